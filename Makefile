@@ -1,0 +1,36 @@
+# Needs python3 (3.11 or later, with venv) and make; everything else is set up under .venv, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+WORKERS ?= 4
+
+.PHONY: demo test lint install clean
+
+demo: $(STAMP)
+	$(BIN)/ddbench run --method wmdd --method random --dataset digits --ipc 10 --seeds 3
+
+# One thread a test process: the workers already fill the cores.
+test: export OMP_NUM_THREADS ?= 1
+test: $(STAMP)
+	$(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+# A changed pyproject.toml, in the root or in a plugin, installs again.
+$(STAMP): $(PROJECTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group dev -e . $(addprefix -e ,$(PLUGINS))
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,215 @@
+"""The command line: thin, no logic, no torch until a run starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ddbench import __version__
+from ddbench.errors import DDBenchError
+from ddbench.plugins import PluginRegistry
+
+if TYPE_CHECKING:
+    from ddbench.cache import Cache
+
+KINDS = ("methods", "evaluators", "datasets", "models", "recipes", "tables")
+STAGES = ("data", "teacher", "statistics", "method", "distill", "measure", "labels", "evaluate")
+
+results_option = click.option(
+    "--results-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of records and pictures.",
+)
+cache_option = click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    default=Path("~/.cache/ddbench"),
+    envvar="DDBENCH_CACHE",
+    show_default=True,
+    help="Folder of teachers, statistics, distilled sets (also DDBENCH_CACHE).",
+)
+
+
+def say(text: str) -> None:
+    """A line for a person on stderr."""
+    click.echo(text, err=True)
+
+
+def open_cache(folder: Path, force: tuple[str, ...] = ()) -> Cache:
+    """The cache in `folder`."""
+    from ddbench.cache import Cache
+
+    return Cache(folder.expanduser().resolve(), frozenset(force), say)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ddbench")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Benchmark for dataset distillation: teacher, distil, evaluate, compare."""
+    if context.obj is None:
+        context.obj = PluginRegistry()
+
+
+@cli.command("run")
+@click.option("--method", "methods", multiple=True, required=True, help="Distiller; repeat for a grid.")
+@click.option("--dataset", "datasets", multiple=True, required=True, help="Dataset; repeat for a grid.")
+@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat for a grid.")
+@click.option("--recipe", "recipes", multiple=True, help="Named hyper-parameters or a YAML file; later over earlier.")
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets.")
+@click.option("--image-size", type=int, help="Side of the images, in pixels (default: the recipe's).")
+@click.option("--arch", help="Network of the teacher (default: the recipe's).")
+@click.option("--student", "students", multiple=True, help="Network of the student; repeat (default: the teacher's).")
+@click.option("--evaluator", help="Protocol (default: fkd; full-data for the method full).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Base seed.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Students on one distilled set."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Distilled sets.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Overrides one setting; repeat.")
+@results_option
+@cache_option
+@click.option("--dry-run", is_flag=True, help="Say what is cached and what is to do, with the whole configuration.")
+@click.option("--force", type=click.Choice(STAGES), multiple=True, help="Compute this stage and those after it anew.")
+@click.pass_obj
+def run_command(
+    registry: PluginRegistry,
+    /,
+    results_dir: Path,
+    cache_dir: Path,
+    data_dir: Path | None,
+    dry_run: bool,
+    force: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Distil and evaluate: prints top-1 on the real validation set, writes a record.
+
+    Stages that were computed before are read from the cache; an interrupted run goes on where it was.
+    """
+    from ddbench.resolve import Request, experiments
+
+    cells = experiments(Request(**options), registry)
+
+    from ddbench import running
+    from ddbench.stages import Workspace
+
+    workspace = Workspace(registry, open_cache(cache_dir, force), data_dir, download=not dry_run)
+    if dry_run:
+        running.dry_run(cells, workspace, click.echo)
+    else:
+        running.run(cells, workspace, results_dir, click.echo, say)
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name", required=False)
+@click.pass_obj
+def list_command(registry: PluginRegistry, kind: str, name: str | None) -> None:
+    """What is installed; with NAME, every parameter with type, default and meaning."""
+    from ddbench import listing
+
+    click.echo(listing.text(kind, name, registry))
+
+
+@cli.command("show")
+@click.argument("run", required=False)
+@results_option
+def show_command(run: str | None, results_dir: Path) -> None:
+    """A record, readable: RUN is its name or the beginning of it (default: the newest)."""
+    from ddbench import records, showing
+
+    click.echo(showing.record_text(records.read(records.find(results_dir / "records", run))))
+
+
+@cli.command("export")
+@click.argument("run")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["imagefolder", "safetensors"]),
+    default="imagefolder",
+    show_default=True,
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets.")
+@results_option
+@cache_option
+@click.pass_obj
+def export_command(
+    registry: PluginRegistry,
+    run: str,
+    form: str,
+    output: Path,
+    data_dir: Path | None,
+    results_dir: Path,
+    cache_dir: Path,
+) -> None:
+    """Writes the distilled images of a record, with weights and a card, for use outside."""
+    from ddbench import records
+    from ddbench.export import export_run
+    from ddbench.stages import Workspace
+
+    record = records.read(records.find(results_dir / "records", run))
+    workspace = Workspace(registry, open_cache(cache_dir), data_dir)
+    click.echo(f"written: {export_run(record, workspace, output, form)}")
+
+
+@cli.group("cache")
+def cache_group() -> None:
+    """The folder of teachers, statistics and distilled sets."""
+
+
+@cache_group.command("ls")
+@cache_option
+def cache_ls(cache_dir: Path) -> None:
+    """Every artifact: stage, key, size, age."""
+    from ddbench import showing
+
+    click.echo(showing.cache_text(open_cache(cache_dir).entries()))
+
+
+@cache_group.command("prune")
+@click.option("--stage", type=click.Choice([*STAGES, "checkpoints"]), multiple=True, help="Only this stage; repeat.")
+@click.option("--older-than", type=click.FloatRange(min=0), default=0.0, metavar="DAYS", help="Only what is older.")
+@cache_option
+def cache_prune(cache_dir: Path, stage: tuple[str, ...], older_than: float) -> None:
+    """Removes artifacts; what is needed again is computed again."""
+    count, size = open_cache(cache_dir).prune(frozenset(stage), older_than * 86400)
+    click.echo(f"removed {count} files, {size / 2**20:.1f} MB")
+
+
+def main() -> None:
+    """The console script: bad input is one line and exit code 2; Ctrl-C is one line and 130."""
+    try:
+        registry = PluginRegistry()
+        registry.add_commands(cli)
+        cli.main(standalone_mode=False, obj=registry)
+    except DDBenchError as error:
+        fail(str(error), 2)
+    except click.exceptions.Abort:
+        fail("stopped; the same command goes on from the last checkpoint", 130)
+    except click.ClickException as error:
+        fail(" ".join(error.format_message().split()), error.exit_code)
+    except click.exceptions.Exit as signal:
+        sys.exit(signal.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from the last checkpoint", 130)
+    except BrokenPipeError:
+        os._exit(141)
+
+
+def fail(text: str, code: int) -> None:
+    """One line on stderr, below whatever the progress display has drawn, then out."""
+    from ddbench import progress
+
+    progress.close()
+    say(f"ddbench: {text}")
+    sys.exit(code)

@@ -1,0 +1,113 @@
+"""The configuration tree: an Experiment and its sections, all pydantic, all frozen. Imports no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SerializeAsAny, model_validator
+
+from ddbench.distiller import Distiller
+from ddbench.evaluator import Evaluator
+
+
+class Section(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+    """A part of the configuration: unknown names are refused."""
+
+
+class DataConfig(Section):
+    """How images are stored and seen."""
+
+    image_size: int = Field(default=224, ge=4, le=1024, description="side of what networks see, in pixels")
+    stored_size: int = Field(
+        default=256, ge=4, le=1024, description="short side of the decoded cache; crops are taken from it"
+    )
+    resize: Literal["bilinear", "bicubic"] = Field(
+        default="bilinear", description="interpolation of the stored short side (antialiased, as Pillow's)"
+    )
+    skip_corrupt: bool = Field(default=False, description="skip and count unreadable images instead of stopping")
+
+    @model_validator(mode="after")
+    def _stored_covers_image(self) -> "DataConfig":
+        if self.stored_size < self.image_size:
+            raise ValueError(f"stored_size {self.stored_size} is smaller than image_size {self.image_size}")
+        return self
+
+
+class TrainingSettings(Section):
+    """Hyper-parameters of one training run of a network."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.025, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; AdamW uses (0.9, 0.999)")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    decay_vectors: bool = Field(default=True, description="whether weight decay also acts on biases and norm scales")
+    batch_size: int = Field(default=32, ge=1)
+    epochs: int = Field(default=100, ge=1, description="epochs; the learning rate follows a cosine to 0 by epoch")
+
+
+Stem = Literal["auto", "imagenet", "small", "tiny-released"]
+
+
+class TeacherConfig(TrainingSettings):
+    """The classifier trained on the real data ("squeeze")."""
+
+    arch: str = Field(default="resnet18", description="network name: torchvision, timm or convnet-dN")
+    stem: Stem = Field(
+        default="auto",
+        description="first layers: imagenet as published; small = 3x3 stride 1, no max-pool; "
+        "tiny-released = 3x3 stride 2 padding 3, no max-pool; auto = small up to 32 px, else imagenet",
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the teacher's initialisation and batches")
+    checkpoint: Path | None = Field(
+        default=None, description="weights to use instead of training: .safetensors, or .pt read weights-only"
+    )
+
+
+class StatisticsConfig(Section):
+    """Statistics of the real data at the input of every BatchNorm layer, class by class."""
+
+    variance: Literal["exact", "batch-mean"] = Field(
+        default="exact",
+        description="exact: over all images of the class; batch-mean: mean of within-batch variances (released)",
+    )
+    batch_size: int = Field(default=100, ge=1, description="images a batch (released: 100)")
+
+
+class DistillConfig(Section):
+    """What the core does around any method's distillation."""
+
+    jpeg_quality: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="pass distilled images through JPEG of this quality (released: 75)",
+    )
+    checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints of the recover loop")
+
+
+class RuntimeConfig(Section):
+    """Where and how it is computed, resolved: no `auto` is left in an Experiment that runs."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="bf16 = autocast where it is fast")
+
+
+class Experiment(Section):
+    """Everything that one cell of a grid depends on: one distilled set, one student, one seed."""
+
+    dataset: str
+    method: str
+    ipc: int | None = Field(ge=1)
+    evaluator: str
+    student: str
+    student_stem: Stem = "auto"
+    seed: int = Field(default=0, ge=0, description="base seed")
+    repeat: int = Field(default=0, ge=0, description="which distilled set: its seed is seed + repeat")
+    student_seed: int = Field(default=0, ge=0, description="which student on the set: its seed is seed + student_seed")
+    recipes: tuple[str, ...]
+    data: DataConfig
+    teacher: TeacherConfig
+    statistics: StatisticsConfig
+    distill: DistillConfig
+    runtime: RuntimeConfig
+    method_settings: SerializeAsAny[Distiller]
+    evaluator_settings: SerializeAsAny[Evaluator]

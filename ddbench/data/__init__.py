@@ -1,0 +1,1 @@
+"""Datasets: what they are (spec), where they lie (folders, arrays, download), their images (dataset)."""

@@ -1,0 +1,172 @@
+"""Datasets that are a few files of raw pixels: digits, CIFAR's binary version, Fashion-MNIST's idx files."""
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddbench.data.decode import Pixels
+from ddbench.data.folders import find_folder
+from ddbench.data.source import ArraySplit, Source
+from ddbench.data.spec import MissingDataError
+from ddbench.errors import DDBenchError
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def open_digits() -> Source:
+    """scikit-learn's bundled 8 x 8 handwritten digits: 1,437 for training, 360 for validation.
+
+    Gray levels 0..16 are scaled to 0..255. The split is fixed and stratified without any random draw: of all
+    images sorted by class (the bundled order inside a class), every fifth is validation.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.argsort(digits.target, kind="stable")
+    pixels = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
+    labels = digits.target[order]
+    val = np.arange(len(order)) % 5 == 0
+    names = tuple(str(k) for k in range(10))
+    return Source(names, ArraySplit(pixels[~val], labels[~val]), ArraySplit(pixels[val], labels[val]), names)
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """A CIFAR binary version: records of `label_bytes` labels (the last one counts) and 3072 pixels.
+
+    `pickled` is the folder of the Python version, `records` how many images training and validation have.
+    """
+
+    name: str
+    folder: str
+    pickled: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    names: str
+    label_bytes: int
+    classes: int
+    records: tuple[int, int]
+
+
+CIFAR10 = Cifar(
+    name="cifar10",
+    folder="cifar-10-batches-bin",
+    pickled="cifar-10-batches-py",
+    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    val=("test_batch.bin",),
+    names="batches.meta.txt",
+    label_bytes=1,
+    classes=10,
+    records=(50_000, 10_000),
+)
+CIFAR100 = Cifar(
+    name="cifar100",
+    folder="cifar-100-binary",
+    pickled="cifar-100-python",
+    train=("train.bin",),
+    val=("test.bin",),
+    names="fine_label_names.txt",
+    label_bytes=2,
+    classes=100,
+    records=(50_000, 10_000),
+)
+
+
+def open_cifar(data_dir: Path | None, layout: Cifar) -> Source:
+    """CIFAR from its binary version.
+
+    The Python version consists of pickles, which can run code, and is not read. Raises DDBenchError: files
+    missing, of the wrong length, or with labels out of range.
+    """
+    try:
+        root = find_folder(layout.name, data_dir, (layout.folder,), (*layout.train, *layout.val))
+    except MissingDataError as error:
+        if data_dir and ((data_dir / layout.pickled).is_dir() or data_dir.name == layout.pickled):
+            raise MissingDataError(
+                f"{layout.name}: {data_dir} has only the Python version ({layout.pickled}), which is pickled "
+                f"and never read here; put the binary version ({layout.folder}) beside it"
+            ) from error
+        raise
+    names = tuple(_read(root / layout.names).decode("utf-8", "replace").split())
+    if len(names) != layout.classes:
+        raise DDBenchError(f"{root / layout.names} names {len(names)} classes, expected {layout.classes}")
+    train, val = (
+        _cifar_split(root, files, layout, count)
+        for files, count in zip((layout.train, layout.val), layout.records, strict=True)
+    )
+    return Source(names, train, val, names)
+
+
+def _cifar_split(root: Path, files: tuple[str, ...], layout: Cifar, count: int) -> ArraySplit:
+    size = layout.label_bytes + 3 * 32 * 32
+    data = b"".join(_read(root / file) for file in files)
+    if len(data) != count * size:
+        raise DDBenchError(
+            f"{root}: {', '.join(files)} hold {len(data)} bytes, expected {count * size} ({count} images); "
+            "damaged or cut off"
+        )
+    records = np.frombuffer(data, dtype=np.uint8).reshape(count, size)
+    labels = records[:, layout.label_bytes - 1]
+    _check_labels(labels, layout.classes, root / files[0])
+    pixels = records[:, layout.label_bytes :].reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
+    return ArraySplit(pixels, labels)
+
+
+def open_fashion(data_dir: Path | None, records: tuple[int, int] = (60_000, 10_000)) -> Source:
+    """Fashion-MNIST from its four idx files, gzipped or not.
+
+    They lie in fashion-mnist/ or torchvision's FashionMNIST/raw/. `records`: images of both splits. Raises
+    DDBenchError: a file missing, damaged, of the wrong length, or with labels out of range.
+    """
+    marks = [f"{split}-{kind}-ubyte*" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    root = find_folder("fashion-mnist", data_dir, ("fashion-mnist", "FashionMNIST/raw"), marks)
+    splits = []
+    for split, count in zip(("train", "t10k"), records, strict=True):
+        pixels = _read_idx(root, f"{split}-images-idx3-ubyte", (count, 28, 28))
+        labels = _read_idx(root, f"{split}-labels-idx1-ubyte", (count,))
+        _check_labels(labels, len(FASHION_CLASSES), root / f"{split}-labels-idx1-ubyte")
+        splits.append(ArraySplit(pixels, labels))
+    return Source(FASHION_CLASSES, splits[0], splits[1], FASHION_CLASSES)
+
+
+def _read_idx(root: Path, name: str, shape: tuple[int, ...]) -> Pixels:
+    """A uint8 idx file: 0, 0, type 8, the number of dimensions, each dimension (big-endian), the data."""
+    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    length = len(header) + int(np.prod(shape))
+    path = root / name
+    data = _read(path) if path.is_file() else _gunzip(root / f"{name}.gz", length)
+    if not data.startswith(header) or len(data) != length:
+        raise DDBenchError(f"{path} is not an idx file of {' x '.join(map(str, shape))} bytes; damaged or cut off")
+    return np.frombuffer(data, dtype=np.uint8, offset=len(header)).reshape(shape)
+
+
+def _gunzip(path: Path, length: int) -> bytes:
+    if not path.is_file():
+        raise DDBenchError(f"neither {path.with_suffix('')} nor {path.name} is there")
+    try:
+        with gzip.open(path) as file:
+            return file.read(length + 1)  # one more than expected shows an overlong file without unpacking it all
+    except (OSError, EOFError, zlib.error) as error:
+        raise DDBenchError(f"{path} cannot be unpacked: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DDBenchError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _check_labels(labels: NDArray[np.uint8], classes: int, path: Path) -> None:
+    counts = np.bincount(labels, minlength=classes)
+    if len(counts) > classes:
+        raise DDBenchError(f"{path}: label {len(counts) - 1} is out of range 0..{classes - 1}; the file is damaged")
+    if not counts.all():
+        raise DDBenchError(f"{path}: class {int(np.argmin(counts))} has no image; the file is damaged")

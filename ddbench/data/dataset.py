@@ -1,0 +1,144 @@
+"""A dataset as stages and methods see it: names and counts, decoded images of both splits, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddbench import views
+from ddbench.cache import Cache
+from ddbench.config import DataConfig
+from ddbench.data.decode import DECODE_VERSION
+from ddbench.data.images import Images, load_images
+from ddbench.data.registry import open_source
+from ddbench.data.source import Source
+from ddbench.data.spec import DatasetSpec, Report
+from ddbench.errors import DDBenchError
+from ddbench.events import Event
+
+__all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A dataset without its images.
+
+    Classes in label order, images a class, and the side of what networks see, in pixels. `class_titles` are
+    the names for people (pictures, reports). `fingerprint` is `Source.fingerprint`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    class_titles: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    val_counts: tuple[int, ...]
+    image_size: int
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+
+class Dataset:
+    """The real data, class-wise.
+
+    Images are decoded (or found in the cache) when the first one is asked for, both splits at once, so that a
+    bad validation image shows before anything is trained. `mean`, `std` float32 [3], of pixel values in [0,
+    1]. `depends_on` is what the stored pixels depend on, for keys.
+    """
+
+    def __init__(self, spec: DatasetSpec, source: Source, config: DataConfig, cache: Cache, report: Report) -> None:
+        self.config = config
+        self.mean = torch.tensor(spec.mean)
+        self.std = torch.tensor(spec.std)
+        self._name = spec.name
+        self._source = source
+        self._cache = cache
+        self._report = report
+        self._fingerprint = source.fingerprint()
+        self.depends_on: dict[str, Any] = {
+            "version": DECODE_VERSION,
+            "fingerprint": self._fingerprint,
+            **config.model_dump(mode="json", exclude={"image_size"}),
+        }
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """Names and counts. With `skip_corrupt` the images are decoded first: what is left is counted."""
+        source = self._source
+        if self.config.skip_corrupt:
+            train, val = self.train.labels.numpy(), self.val.labels.numpy()
+        else:
+            train, val = source.train.labels, source.val.labels
+        classes = len(source.class_names)
+        return DatasetInfo(
+            name=self._name,
+            class_names=source.class_names,
+            class_titles=source.class_titles or source.class_names,
+            train_counts=tuple(np.bincount(train, minlength=classes).tolist()),
+            val_counts=tuple(np.bincount(val, minlength=classes).tolist()),
+            image_size=self.config.image_size,
+            fingerprint=self._fingerprint,
+        )
+
+    @cached_property
+    def _images(self) -> tuple[Images, Images]:
+        both = []
+        for name, split in (("train", self._source.train), ("val", self._source.val)):
+            images = load_images(name, split, self.depends_on, self.config, self._cache, self._report)
+            counts = torch.bincount(images.labels, minlength=len(self._source.class_names))
+            if not bool(counts.all()):
+                empty = self._source.class_names[int(counts.argmin())]
+                raise DDBenchError(f"no readable image of class '{empty}' is left in {name}")
+            both.append(images)
+        return both[0], both[1]
+
+    @property
+    def train(self) -> Images:
+        """The training images."""
+        return self._images[0]
+
+    @property
+    def val(self) -> Images:
+        """The validation images."""
+        return self._images[1]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """What networks see, float32 [B, 3, H, W] on the pixels' device, from uint8 or float in [0, 1]."""
+        return views.normalise(pixels, self.mean.to(pixels.device), self.std.to(pixels.device))
+
+    def evaluation_view(self, split: Literal["train", "val"], indices: Tensor) -> Tensor:
+        """Normalised float32 [B, 3, S, S]: the central `image_size` pixels of `indices` (int64 [B])."""
+        images = self.train if split == "train" else self.val
+        return self.normalise(images.centre(indices, self.config.image_size))
+
+
+def _ignore(event: Event) -> None:
+    """Tells nobody."""
+
+
+def load_dataset(
+    spec: DatasetSpec,
+    config: DataConfig,
+    data_dir: Path | None,
+    cache: Cache,
+    report: Report | None = None,
+    *,
+    download: bool = True,
+) -> Dataset:
+    """Finds and fingerprints a dataset's files; nothing is decoded yet.
+
+    Where no `data_dir` is named they are fetched if need be, unless `download` is off. Raises DDBenchError,
+    one line: files missing, unreadable, or not in the expected layout.
+    """
+    report = report or _ignore
+    source = open_source(spec, data_dir, report, download)
+    return Dataset(spec, source, config, cache, report)

@@ -1,0 +1,245 @@
+"""The datasets that come with ddbench, and `imagefolder:PATH`. Imports no torch, Pillow or numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddbench.data.spec import DatasetSpec, Download, MissingDataError, RemoteFile, Report, default_data_dir
+from ddbench.errors import DDBenchError, unknown
+from ddbench.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ddbench.data.source import Source
+
+_FOLDER_PREFIX = "imagefolder:"
+_GIB = 1024**3
+
+
+def _digits(data_dir: Path | None) -> Source:
+    from ddbench.data.arrays import open_digits
+
+    return open_digits()
+
+
+def _imagenette(data_dir: Path | None) -> Source:
+    from ddbench.data.folders import open_imagenette
+
+    return open_imagenette(data_dir)
+
+
+def _tiny_imagenet(data_dir: Path | None) -> Source:
+    from ddbench.data.folders import open_tiny_imagenet
+
+    return open_tiny_imagenet(data_dir)
+
+
+def _imagenet(data_dir: Path | None) -> Source:
+    from ddbench.data.folders import open_imagenet
+
+    return open_imagenet(data_dir)
+
+
+def _cifar10(data_dir: Path | None) -> Source:
+    from ddbench.data.arrays import CIFAR10, open_cifar
+
+    return open_cifar(data_dir, CIFAR10)
+
+
+def _cifar100(data_dir: Path | None) -> Source:
+    from ddbench.data.arrays import CIFAR100, open_cifar
+
+    return open_cifar(data_dir, CIFAR100)
+
+
+def _fashion(data_dir: Path | None) -> Source:
+    from ddbench.data.arrays import open_fashion
+
+    return open_fashion(data_dir)
+
+
+def _imagefolder(name: str, folder: str) -> DatasetSpec:
+    def open_folder(data_dir: Path | None) -> Source:
+        from ddbench.data.folders import open_imagefolder
+
+        return open_imagefolder(Path(folder))
+
+    return DatasetSpec(
+        name=name,
+        about="your own images: PATH/train/CLASS/ and PATH/val/CLASS/",
+        source="the person's own",
+        native_size=224,
+        open=open_folder,
+        layout="PATH/train/CLASS/*.{jpg,png,...}, PATH/val/CLASS/*.{jpg,png,...}",
+    )
+
+
+def _fetch(download: Download) -> Callable[[Path, Report], None]:
+    def fetch(data_dir: Path, report: Report) -> None:
+        from ddbench.data.download import install
+
+        install(download, data_dir, report)
+
+    return fetch
+
+
+def _archive(folder: str, url: str, digest: str, max_bytes: int) -> Callable[[Path, Report], None]:
+    return _fetch(Download(folder, (RemoteFile(url, digest),), max_bytes))
+
+
+_IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
+_TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
+_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_FASHION_FILES = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+
+_SPECS = (
+    DatasetSpec(
+        name="digits",
+        about="8x8 handwritten digits, bundled with scikit-learn: needs no download",
+        source="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (its test part)",
+        native_size=8,
+        open=_digits,
+        mean=(0.3058, 0.3058, 0.3058),
+        std=(0.3761, 0.3761, 0.3761),
+        classes=10,
+        train_size=1437,
+        val_size=360,
+    ),
+    DatasetSpec(
+        name="imagenette",
+        about="ten easily told classes of ImageNet",
+        source="Howard, https://github.com/fastai/imagenette",
+        native_size=224,
+        open=_imagenette,
+        classes=10,
+        train_size=9469,
+        val_size=3925,
+        layout="imagenette2/, imagenette2-320/ or imagenette2-160/, each with train/WNID/ and val/WNID/",
+        download=_IMAGENETTE_URL,
+        fetch=_archive("imagenette2", _IMAGENETTE_URL, "md5:fe2fc210e6bb7c5664d602c3cd71e612", 3 * _GIB),
+    ),
+    DatasetSpec(
+        name="tiny-imagenet",
+        about="200 classes of ImageNet at 64x64",
+        source="Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS231n 2015",
+        native_size=64,
+        open=_tiny_imagenet,
+        classes=200,
+        train_size=100_000,
+        val_size=10_000,
+        layout="tiny-imagenet-200/, also inside tiny-imagenet-mini/, with train/, val/, wnids.txt, words.txt",
+        download=_TINY_URL,
+        fetch=_archive("tiny-imagenet-200", _TINY_URL, "md5:90528d7ca1a48142e341f4ef8d21d0de", _GIB),
+    ),
+    DatasetSpec(
+        name="imagenet-1k",
+        about="ImageNet, 1000 classes (ILSVRC 2012)",
+        source="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015",
+        native_size=224,
+        open=_imagenet,
+        classes=1000,
+        train_size=1_281_167,
+        val_size=50_000,
+        layout="imagenet-1k/, imagenet/, ILSVRC2012/ or ILSVRC/Data/CLS-LOC/, with train/WNID/ and val/WNID/",
+    ),
+    DatasetSpec(
+        name="cifar10",
+        about="ten classes of 32x32 photographs (binary version)",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+        native_size=32,
+        open=_cifar10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        classes=10,
+        train_size=50_000,
+        val_size=10_000,
+        layout="cifar-10-batches-bin/ with data_batch_{1..5}.bin, test_batch.bin, batches.meta.txt",
+        download=_CIFAR10_URL,
+        fetch=_archive("cifar-10-batches-bin", _CIFAR10_URL, "md5:c32a1d4ab5d03f1284b67883e8d87530", _GIB // 2),
+    ),
+    DatasetSpec(
+        name="cifar100",
+        about="a hundred classes of 32x32 photographs (binary version, fine labels)",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+        native_size=32,
+        open=_cifar100,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        classes=100,
+        train_size=50_000,
+        val_size=10_000,
+        layout="cifar-100-binary/ with train.bin, test.bin, fine_label_names.txt",
+        download=_CIFAR100_URL,
+        fetch=_archive("cifar-100-binary", _CIFAR100_URL, "md5:03b5dce01913d631647c71ecec9e9cb8", _GIB // 2),
+    ),
+    DatasetSpec(
+        name="fashion-mnist",
+        about="ten classes of 28x28 gray pictures of clothes",
+        source="Xiao, Rasul and Vollgraf, arXiv:1708.07747",
+        native_size=28,
+        open=_fashion,
+        mean=(0.2860, 0.2860, 0.2860),
+        std=(0.3530, 0.3530, 0.3530),
+        classes=10,
+        train_size=60_000,
+        val_size=10_000,
+        layout="fashion-mnist/ or FashionMNIST/raw/ with the four idx files, gzipped or not",
+        download=_FASHION_URL,
+        fetch=_fetch(
+            Download(
+                "fashion-mnist",
+                tuple(RemoteFile(f"{_FASHION_URL}/{name}", f"md5:{md5}") for name, md5 in _FASHION_FILES.items()),
+                _GIB // 8,
+                unpack=False,
+            )
+        ),
+    ),
+    _imagefolder("imagefolder:PATH", "PATH"),
+)
+
+
+@hookimpl
+def ddbench_datasets() -> Iterable[DatasetSpec]:
+    """The datasets that come with ddbench; `imagefolder:PATH` stands for every folder of a person's own."""
+    return _SPECS
+
+
+def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
+    """The dataset called `name` among `specs`, or the one that `imagefolder:PATH` means. Opens nothing.
+
+    Raises DDBenchError ("did you mean") for an unknown name.
+    """
+    if name.startswith(_FOLDER_PREFIX):
+        folder = name.removeprefix(_FOLDER_PREFIX)
+        if not folder:
+            raise DDBenchError("imagefolder: needs a path, e.g. imagefolder:~/pictures with train/ and val/ in it")
+        return _imagefolder(name, folder)
+    by_name = {spec.name: spec for spec in specs}
+    if name not in by_name:
+        raise unknown("dataset", name, by_name)
+    return by_name[name]
+
+
+def open_source(spec: DatasetSpec, data_dir: Path | None, report: Report, download: bool = True) -> Source:
+    """Opens a dataset, fetching it first where it is not there, no data folder is given, and `download`.
+
+    A data folder that a person named is only read. Raises MissingDataError, DDBenchError.
+    """
+    try:
+        return spec.open(data_dir)
+    except MissingDataError as error:
+        if spec.fetch is None:
+            raise
+        if data_dir is not None or not download:
+            where = "without --data-dir and DDBENCH_DATA" if data_dir is not None else "by a run"
+            raise MissingDataError(f"{error}; {where} it is downloaded from {spec.download}") from error
+    spec.fetch(default_data_dir(), report)
+    return spec.open(None)

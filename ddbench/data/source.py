@@ -1,0 +1,150 @@
+"""Where a dataset's images come from: files or arrays in memory, named, ordered, fingerprinted."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, in_parallel
+from ddbench.errors import DDBenchError
+
+CONTENT_BYTES = 2 * 1024**3
+_HEADER_BYTES = 64 * 1024
+
+
+class Split(Protocol):
+    """Images of one split, sorted by class, then by name."""
+
+    labels: NDArray[np.int64]
+
+    def name(self, index: int) -> str:
+        """What an image is called, for people: a path, or a position."""
+
+    def image(self, index: int) -> Image.Image:
+        """The image, RGB. Raises CorruptImage if it cannot be decoded, DDBenchError if it cannot be read."""
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels, from the header alone where there is one. Raises as `image`."""
+
+    def num_bytes(self) -> int:
+        """Bytes that a digest of the whole content would read."""
+
+    def identity(self, content: bool) -> Iterator[bytes]:
+        """What goes into the fingerprint; `content`: with a digest of every file."""
+
+
+class FileSplit:
+    """Image files under `root`: `names` are paths relative to it, with `/`; `labels` their classes."""
+
+    def __init__(self, root: Path, files: Sequence[tuple[int, str]]) -> None:
+        self.root = root
+        ordered = sorted(files)
+        self.names = [name for _, name in ordered]
+        self.labels = np.array([label for label, _ in ordered], dtype=np.int64)
+        self._sizes: list[int] | None = None
+
+    def name(self, index: int) -> str:
+        return str(self.root / self.names[index])
+
+    def _read(self, index: int, count: int = -1) -> bytes:
+        try:
+            with (self.root / self.names[index]).open("rb") as file:
+                return file.read(count)
+        except OSError as error:
+            raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+
+    def image(self, index: int) -> Image.Image:
+        return decode(self._read(index))
+
+    def shape(self, index: int) -> tuple[int, int]:
+        try:
+            return image_size(self._read(index, _HEADER_BYTES))
+        except CorruptImage:
+            # A header may be longer than usual (an embedded thumbnail or profile).
+            return image_size(self._read(index))
+
+    def _file_sizes(self) -> list[int]:
+        if self._sizes is None:
+
+            def size(index: int) -> int:
+                try:
+                    return (self.root / self.names[index]).stat().st_size
+                except OSError as error:
+                    raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+
+            self._sizes = list(in_parallel(size, len(self.names)))
+        return self._sizes
+
+    def num_bytes(self) -> int:
+        return sum(self._file_sizes())
+
+    def identity(self, content: bool) -> Iterator[bytes]:
+        sizes = self._file_sizes()
+
+        def line(index: int) -> bytes:
+            digest = hashlib.sha256(self._read(index)).hexdigest() if content else ""
+            parts = [self.names[index], int(self.labels[index]), sizes[index], digest]
+            return json.dumps(parts).encode()
+
+        return in_parallel(line, len(self.names))
+
+
+class ArraySplit:
+    """Images in memory: `pixels` uint8 [n, H, W] (gray) or [n, H, W, 3] (RGB), `labels` [n]."""
+
+    def __init__(self, pixels: Pixels, labels: NDArray[np.integer]) -> None:
+        order = np.argsort(labels, kind="stable")
+        self.pixels = np.ascontiguousarray(pixels[order])
+        self.labels = labels[order].astype(np.int64)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index]).convert("RGB")
+
+    def shape(self, index: int) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def num_bytes(self) -> int:
+        return 0  # already in memory: its content always counts, whatever the size
+
+    def identity(self, content: bool) -> Iterator[bytes]:
+        yield json.dumps([list(self.pixels.shape), self.labels.tolist()]).encode()
+        yield hashlib.sha256(self.pixels.data).digest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that was found: its classes in label order and its two splits.
+
+    `class_names` identify the classes (folder names, wnids); `class_titles` are for people, and the names
+    again where nothing better is known.
+    """
+
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    class_titles: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """32 hex digits that stand for this very data, wherever the folder lies and whenever it was copied.
+
+        Covers the class order and, of both splits, every image's label, relative path, file size and content
+        (SHA-256). The content is left out where the files come to more than CONTENT_BYTES: there
+        (ImageNet-1K) an image replaced by another of exactly the same size goes unnoticed. Raises
+        DDBenchError for unreadable files.
+        """
+        content = self.train.num_bytes() + self.val.num_bytes() <= CONTENT_BYTES
+        digest = hashlib.sha256(json.dumps([self.class_names, content]).encode())
+        for name, split in (("train", self.train), ("val", self.val)):
+            digest.update(f"\n{name}".encode())
+            for line in split.identity(content):
+                digest.update(b"\n" + line)
+        return digest.hexdigest()[:32]

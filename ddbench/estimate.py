@@ -1,0 +1,68 @@
+"""How long a run will take: a short probe on this device, times the images that each stage puts through a network."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from ddbench.device import autocast
+from ddbench.models import build_network
+from ddbench.stages import Pipeline
+
+PROBE_IMAGES = 32
+PROBE_ROUNDS = 3
+
+
+def seconds(pipelines: list[Pipeline]) -> float:
+    """Estimated seconds of what is still to do, shared stages counted once. Rough: for a warning, not for a record."""
+    counted: set[str] = set()
+    per_image: dict[tuple[str, int], float] = {}
+    total = 0.0
+    for pipeline in pipelines:
+        experiment, info = pipeline.experiment, pipeline.dataset.info
+        network = (experiment.teacher.arch, info.image_size)
+        if network not in per_image:
+            per_image[network] = probe(pipeline)
+        todo = {stage for stage, state in pipeline.plan() if state != "cached"}
+        images = 0.0
+        teacher = pipeline.workspace.cache.path("teacher", pipeline.keys.teacher()).stem
+        if "teacher" in todo and experiment.teacher.checkpoint is None and teacher not in counted:
+            counted.add(teacher)
+            images += experiment.teacher.epochs * sum(info.train_counts)
+        first = pipeline.workspace.cache.path("distill", pipeline.keys.unit(0)).stem
+        if "distill" in todo and first not in counted:
+            counted.add(first)
+            images += experiment.method_settings.work(info.num_classes, experiment.ipc or 0)
+        if "evaluate" in todo:
+            if experiment.ipc is None:
+                images += experiment.teacher.epochs * sum(info.train_counts)
+            else:
+                images += experiment.evaluator_settings.work(info.num_classes * experiment.ipc)
+        total += images * per_image[network]
+    return total
+
+
+def probe(pipeline: Pipeline) -> float:
+    """Seconds that one image takes forward and backward through the teacher's network on this device."""
+    config, info = pipeline.experiment.teacher, pipeline.dataset.info
+    network = build_network(config.arch, info.num_classes, info.image_size, config.stem, 0)
+    network = network.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.zeros(PROBE_IMAGES, 3, info.image_size, info.image_size, device=pipeline.device)
+    times = []
+    for _ in range(PROBE_ROUNDS):
+        start = time.perf_counter()
+        with autocast(pipeline.device, pipeline.precision):
+            loss = network(images).float().logsumexp(1).mean()
+        loss.backward()
+        loss.item()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) / PROBE_IMAGES
+
+
+def readable(value: float) -> str:
+    """Seconds for a person: `50 s`, `12 min`, `3.5 h`."""
+    if value < 90:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"

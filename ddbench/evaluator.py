@@ -1,0 +1,44 @@
+"""What a protocol is: the Evaluator base class and the metrics it reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from ddbench.task import EvaluateTask
+
+
+class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+    """What one student reached on the whole validation set. Accuracies in percent."""
+
+    top1_last: float = Field(description="top-1 after the last epoch: the result")
+    top1_best: float | None = Field(
+        default=None, description="best epoch, chosen on validation data: never a result; None if not tracked"
+    )
+    per_class: list[float] = Field(description="top-1 of each class, in class order")
+    student_steps: int = Field(description="optimiser steps of the student")
+    label_bytes: int = Field(description="bytes of labels that the student consumed or that were stored")
+    image_bytes: int = Field(description="bytes of the distilled images (uint8)")
+    regime: str = Field(description="label regime: fkd, soft, hard")
+
+
+class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+    """A protocol: how a student is trained on a distilled set and measured. Its fields are its parameters.
+
+    `version` is printed with every number and part of the key: bump it when results change.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    paper: ClassVar[str] = ""
+    needs_teacher: ClassVar[bool] = True
+
+    def work(self, images: int) -> int:
+        """Images put forward and backward through the student for a set of `images`: for the time estimate only."""
+        return 0
+
+    def evaluate(self, task: EvaluateTask) -> Metrics:
+        """Trains one student from scratch with one seed and measures it."""
+        raise NotImplementedError

@@ -1,0 +1,13 @@
+"""The built-in protocols, registered through the same hook as anyone's. Imports no torch."""
+
+from collections.abc import Iterable
+
+from ddbench.evaluator import Evaluator
+from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SoftLabels
+from ddbench.hookspecs import hookimpl
+
+
+@hookimpl
+def ddbench_evaluators() -> Iterable[type[Evaluator]]:
+    """The fkd, soft and hard protocols of a distilled set, and the full-data reference."""
+    return [KnowledgeDistillation, SoftLabels, HardLabels, FullData]

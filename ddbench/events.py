@@ -1,0 +1,23 @@
+"""Lifecycle events: what a stage tells its observers (progress display, loggers)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["started", "step", "finished", "cached", "resumed", "note"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened: `kind` of `stage` (teacher, statistics, distill, evaluate, data), for `unit`.
+
+    `step` of `total` with `metrics` (floats, e.g. loss, top1) where kind is "step"; `message` for people.
+    """
+
+    kind: Kind
+    stage: str
+    unit: str = ""
+    step: int = 0
+    total: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    message: str = ""

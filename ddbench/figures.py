@@ -1,0 +1,116 @@
+"""Pictures of distilled sets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_COLUMNS = 10
+MAX_ROWS = 20
+GAP = 2
+"""Pixels between two images."""
+SMALL, LARGE = 64, 96
+"""Images are shown by whole multiples: enlarged while below SMALL pixels, reduced until at most LARGE."""
+DPI = 100
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def preview(images: Tensor, labels: Tensor, class_names: Sequence[str], path: Path, title: str) -> None:
+    """Writes a PNG grid: a named row a class, at most 10 images a row and 20 classes; says what is left out.
+
+    `images` uint8 [m, 3, S, S], `labels` int64 [m] into `class_names`. Small images are enlarged by a whole
+    factor without smoothing (every pixel stays a square), large ones reduced by a whole factor (box mean).
+    """
+    pixels: Pixels = images.detach().cpu().numpy()
+    label_of = labels.detach().cpu().numpy()
+    classes = np.unique(label_of)
+    per_class = int(max(np.count_nonzero(label_of == label) for label in classes))
+    shown = classes[:MAX_ROWS]
+    rows = [[_scaled(image) for image in pixels[label_of == label][:MAX_COLUMNS]] for label in shown]
+    _draw(
+        _grid(rows),
+        [_short(class_names[int(label)]) for label in shown],
+        f"{title}\n{_left_out(len(shown), len(classes), per_class)}".strip(),
+        path,
+    )
+
+
+def _left_out(shown: int, classes: int, per_class: int) -> str:
+    parts = []
+    if classes > shown:
+        parts.append(f"{shown} of {classes} classes")
+    if per_class > MAX_COLUMNS:
+        parts.append(f"{MAX_COLUMNS} of {per_class} images a class")
+    return f"shown: {', '.join(parts)}" if parts else ""
+
+
+def _scaled(image: Pixels) -> Pixels:
+    """uint8 [3, S, S] -> uint8 [T, T, 3], T a whole multiple or fraction of S."""
+    size = image.shape[-1]
+    shown = np.ascontiguousarray(image.transpose(1, 2, 0))
+    if size < SMALL:
+        factor = SMALL // size
+        return shown.repeat(factor, axis=0).repeat(factor, axis=1)
+    factor = -(-size // LARGE)
+    if factor == 1:
+        return shown
+    side = size // factor
+    blocks = shown[: side * factor, : side * factor].reshape(side, factor, side, factor, 3)
+    mean: Pixels = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    return mean
+
+
+def _grid(rows: list[list[Pixels]]) -> Pixels:
+    """Rows of equally large tiles on white, with gaps."""
+    tile = rows[0][0].shape[0]
+    columns = max(len(row) for row in rows)
+    canvas = np.full((len(rows) * (tile + GAP) - GAP, columns * (tile + GAP) - GAP, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (tile + GAP), j * (tile + GAP)
+            canvas[top : top + tile, left : left + tile] = image
+    return canvas
+
+
+def _short(name: str, longest: int = 24) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _draw(grid: Pixels, names: list[str], heading: str, path: Path) -> None:
+    """Puts the grid pixel for pixel on a figure just large enough for its texts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    margin = 10
+    height, width = grid.shape[:2]
+    figure = Figure(dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    texts = [figure.text(0, 0, name, fontsize=8, ha="right", va="center", parse_math=False) for name in names]
+    head = figure.text(0, 0, heading, fontsize=9, ha="left", va="top", parse_math=False)
+    with warnings.catch_warnings():
+        # A script that the bundled font lacks is drawn as boxes; that is no news for a run's log.
+        warnings.filterwarnings("ignore", message="Glyph")
+        renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+        side = max(text.get_window_extent(renderer).width for text in texts)
+        above = head.get_window_extent(renderer)
+        left, top = round(side) + 2 * margin, round(above.height) + 2 * margin
+        total_width = max(left + width, margin + round(above.width)) + margin
+        total_height = top + height + margin
+        figure.set_size_inches(total_width / DPI, total_height / DPI)
+        figure.figimage(grid, left, margin, origin="upper")
+        step = (height + GAP) / len(names)
+        for i, text in enumerate(texts):
+            middle = margin + height - (i * step + (step - GAP) / 2)
+            text.set_position(((left - margin) / total_width, middle / total_height))
+        head.set_position((margin / total_width, 1 - margin / total_height))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=DPI, format="png")

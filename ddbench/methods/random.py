@@ -1,0 +1,43 @@
+"""Random real images: the baseline that every method has to beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddbench.distiller import Distiller, Unit, UnitResult
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import DatasetInfo
+    from ddbench.task import DistillTask
+
+
+class Random(Distiller, frozen=True, extra="forbid"):
+    """IPC real images of each class, drawn without replacement, seeded by run and class."""
+
+    name = "random"
+    version = "1"
+    paper = "baseline: random real images"
+    needs_teacher = False
+
+    def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
+        """Refuses an IPC above the smallest class."""
+        return too_few_images(dataset, ipc)
+
+    def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
+        """Draws the indices."""
+        import torch
+
+        chosen = []
+        for label in range(task.info.num_classes):
+            mine = task.dataset.train.of_class(label)
+            order = torch.randperm(len(mine), generator=task.generator("random", label))
+            chosen.append(mine[order[: task.ipc]])
+        return UnitResult(indices=torch.cat(chosen))
+
+
+def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
+    """The reason to refuse `ipc` where a class has fewer images, else None."""
+    for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
+        if ipc is not None and ipc > count:
+            return f"--ipc {ipc} is more than the {count} training images of class '{name}'"
+    return None

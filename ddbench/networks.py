@@ -1,0 +1,36 @@
+"""The networks that are known to work, by name: a catalogue without torch, so that it lists at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """One line of the catalogue: the `name` that `build_network` takes, which library has it, what it is."""
+
+    name: str
+    source: Literal["torchvision", "timm", "ddbench"]
+    about: str
+
+
+CATALOG: tuple[NetworkInfo, ...] = (
+    NetworkInfo("resnet18", "torchvision", "residual network, BatchNorm; the usual teacher and student"),
+    NetworkInfo("resnet34", "torchvision", "residual network, BatchNorm"),
+    NetworkInfo("resnet50", "torchvision", "residual network of bottlenecks, BatchNorm"),
+    NetworkInfo("resnet101", "torchvision", "residual network of bottlenecks, BatchNorm"),
+    NetworkInfo("vgg11_bn", "torchvision", "plain convolutions, BatchNorm; 32 px and more"),
+    NetworkInfo("densenet121", "torchvision", "densely connected convolutions, BatchNorm; 32 px and more"),
+    NetworkInfo("mobilenet_v2", "torchvision", "inverted residuals, BatchNorm"),
+    NetworkInfo("shufflenet_v2_x1_0", "torchvision", "channel shuffles, BatchNorm"),
+    NetworkInfo("efficientnet_b0", "torchvision", "scaled inverted residuals, BatchNorm"),
+    NetworkInfo("regnet_y_400mf", "torchvision", "regular residual design, BatchNorm"),
+    NetworkInfo("convnext_tiny", "torchvision", "modern convolutions, LayerNorm"),
+    NetworkInfo("swin_t", "torchvision", "transformer on shifted windows, LayerNorm"),
+    NetworkInfo("vit_tiny_patch16_224", "timm", "vision transformer, LayerNorm; built for the image size in use"),
+    NetworkInfo("vit_small_patch16_224", "timm", "vision transformer, LayerNorm; built for the image size in use"),
+    NetworkInfo("mixer_s16_224", "timm", "MLP on patches, LayerNorm; built for the image size in use"),
+    NetworkInfo("convnet-d3", "ddbench", "ConvNet of 3 blocks (convnet-d1 to -d6), width 128, instance norm"),
+    NetworkInfo("convnet-bn-d3", "ddbench", "the same with BatchNorm, for methods that match its statistics"),
+    NetworkInfo("convnet-d4", "ddbench", "ConvNet of 4 blocks, usual for 64 px"),
+)
+OTHERS = "any other classifier as torchvision/NAME or timm/NAME"

@@ -1,0 +1,155 @@
+"""Records: one JSON file for one evaluation, written atomically, and all of them as a pandas frame."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ddbench.cache import writing
+from ddbench.errors import DDBenchError, did_you_mean
+from ddbench.evaluator import Metrics
+from ddbench.recipes import first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic", "safetensors", "pillow")
+
+
+class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+    """One student trained on one distilled set with one seed, and everything needed to do it again."""
+
+    name: str
+    created: str = Field(description="UTC, ISO 8601")
+    method: str
+    method_version: str
+    dataset: str
+    classes: int
+    ipc: int | None
+    image_size: int
+    recipes: list[str]
+    evaluator: str
+    evaluator_version: str
+    student: str
+    seed: int = Field(description="base seed")
+    repeat: int = Field(description="which distilled set")
+    student_seed: int = Field(description="which student on that set")
+    metrics: Metrics
+    teacher: dict[str, Any] = Field(description="name, top1 on the validation set, key; empty without a teacher")
+    feature_transport_cost: float | None = Field(
+        description="W_2^2 of the set's features to their class, mean over classes; None where no teacher was used"
+    )
+    distilled_digest: str
+    distilled_images: int
+    keys: dict[str, Any]
+    configuration: dict[str, Any]
+    seconds: dict[str, float] = Field(description="seconds of each stage when it was computed")
+    seconds_per_iteration: float | None = Field(description="of the recover loop, where the method has one")
+    peak_memory: dict[str, int] = Field(description="bytes: device, and resident in the process")
+    device: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None
+
+
+def run_name(method: str, dataset: str, ipc: int | None, key: str) -> str:
+    """A file name for a run: letters, digits, dots, dashes and underscores alone, so that it stays in its folder."""
+    size = "full" if ipc is None else f"ipc{ipc}"
+    return f"{_safe(method)}-{_safe(dataset)}-{size}-{key[:8]}"
+
+
+def _safe(text: str) -> str:
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in text).strip("_")[-40:]
+
+
+def write(record: Record, folder: Path) -> Path:
+    """Writes the record as `folder/NAME.json`, whole or not at all. Returns its path."""
+    path = folder / f"{record.name}.json"
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> Record:
+    """Reads one record. Raises DDBenchError where the file is damaged or is none."""
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DDBenchError(f"no record {path}") from error
+    except (ValueError, TypeError, ValidationError) as error:
+        raise DDBenchError(f"{path} is not a record: {first_line(error)}") from error
+
+
+def find(folder: Path, name: str | None) -> Path:
+    """The record called `name` (or beginning so), or the newest one. Raises DDBenchError with "did you mean"."""
+    paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        raise DDBenchError(f"no records in {folder}; run something first, e.g. ddbench run --dataset digits --ipc 1")
+    if name is None:
+        return paths[-1]
+    exact = [path for path in paths if path.stem == name.removesuffix(".json")]
+    matching = exact or [path for path in paths if path.stem.startswith(name)]
+    if len(matching) > 1:
+        raise DDBenchError(f"'{name}' begins {len(matching)} records: {', '.join(p.stem for p in matching[:3])} ...")
+    if not matching:
+        raise DDBenchError(f"no record '{name}' in {folder}{did_you_mean(name, [path.stem for path in paths])}")
+    return matching[0]
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """All readable records of `folder` as a tidy frame: one row a record, the metrics as columns."""
+    import pandas as pd
+
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = read(path)
+        row = record.model_dump(mode="json", exclude={"metrics", "configuration", "keys"})
+        rows.append({**row, **record.metrics.model_dump(mode="json")})
+    return pd.DataFrame(rows)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that ddbench runs from (with "+" where it is changed), or None."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def now() -> str:
+    """The time of a record."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

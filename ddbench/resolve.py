@@ -1,0 +1,219 @@
+"""From what a person typed to experiments: recipes composed, `--set` applied, everything validated. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ddbench import recipes as recipes_module
+from ddbench.config import (
+    DataConfig,
+    DistillConfig,
+    Experiment,
+    RuntimeConfig,
+    StatisticsConfig,
+    TeacherConfig,
+)
+from ddbench.errors import DDBenchError, did_you_mean, unknown
+from ddbench.recipes import SECTIONS, Recipe, first_line
+
+if TYPE_CHECKING:
+    from ddbench.plugins import PluginRegistry
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the options of `ddbench run`, before any recipe is read."""
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...]
+    ipcs: tuple[int, ...]
+    recipes: tuple[str, ...] = ()
+    image_size: int | None = None
+    arch: str | None = None
+    students: tuple[str, ...] = ()
+    evaluator: str | None = None
+    seed: int = 0
+    seeds: int = 1
+    repeats: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    assignments: tuple[str, ...] = field(default_factory=tuple)
+
+
+def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
+    """Every cell of the grid that `request` spans, in the order dataset, method, IPC, repeat, student, seed.
+
+    Raises DDBenchError with one line for the first unknown name, wrong type or impossible value.
+    """
+    known = _load(request.recipes, registry)
+    cells = []
+    for dataset in request.datasets:
+        registry.dataset(dataset)
+        for method in request.methods:
+            ipcs: tuple[int | None, ...] = request.ipcs
+            if not registry.distiller(method).needs_ipc:
+                ipcs = (None,)
+            for ipc in ipcs:
+                cells += _cells(request, registry, known, dataset, method, ipc)
+    return cells
+
+
+def _load(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
+    known = recipes_module.load(registry.recipe_files())
+    for name in names:
+        if name.endswith((".yaml", ".yml")):
+            known.append(recipes_module.load_file(Path(name)))
+        elif name not in {recipe.name for recipe in known}:
+            raise unknown("recipe", name, {recipe.name for recipe in known})
+    return known
+
+
+def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> tuple[str, ...]:
+    """The recipes that apply, in order: where no budget was chosen, the dataset's default one comes first.
+
+    The default budget is `paper` where a paper's sizes are known for the dataset, else `quick`.
+    """
+    names = tuple(_stem(name, known) for name in chosen)
+    budgets = {recipe.name for recipe in known if recipe.kind == "budget"}
+    if not budgets & set(names):
+        names = ("paper" if _covers("paper", known, dataset) else "quick", *names)
+    for name in names:
+        if name in budgets and not _covers(name, known, dataset):
+            others = sorted(other for other in budgets if _covers(other, known, dataset))
+            raise DDBenchError(f"recipe '{name}' has no sizes for dataset '{dataset}'; it has: {', '.join(others)}")
+    return names
+
+
+def _stem(name: str, known: list[Recipe]) -> str:
+    if not name.endswith((".yaml", ".yml")):
+        return name
+    return next(recipe.name for recipe in reversed(known) if recipe.path == Path(name))
+
+
+def _covers(name: str, known: list[Recipe], dataset: str) -> bool:
+    context = {"dataset": [dataset], "budget": [name]}
+    return any(
+        block.matches(context) and "image_size" in block.settings.get("data", {})
+        for recipe in known
+        if recipe.name == name
+        for block in recipe.blocks
+    )
+
+
+def _cells(
+    request: Request,
+    registry: PluginRegistry,
+    known: list[Recipe],
+    dataset: str,
+    method: str,
+    ipc: int | None,
+) -> list[Experiment]:
+    distiller = registry.distiller(method)
+    evaluator = request.evaluator or distiller.default_evaluator
+    protocol = registry.evaluator(evaluator)
+    names = recipe_names(request.recipes, known, dataset)
+    settings = _compose(known, names, dataset, method, evaluator)
+    _apply_options(settings, request)
+    _apply_assignments(settings, request.assignments, method, registry)
+
+    teacher = _validated(TeacherConfig, "teacher", settings)
+    students = request.students or (teacher.arch,)
+    runtime = _validated(RuntimeConfig, "runtime", settings)
+    sections = {
+        "data": _validated(DataConfig, "data", settings),
+        "statistics": _validated(StatisticsConfig, "statistics", settings),
+        "distill": _validated(DistillConfig, "distill", settings),
+        "method_settings": _validated(distiller, "method", settings, owner=method),
+        "evaluator_settings": _validated(protocol, "evaluator", settings, owner=evaluator),
+    }
+    if ipc is not None and ipc < 1:
+        raise DDBenchError(f"--ipc {ipc}: images per class must be at least 1")
+    return [
+        Experiment(
+            dataset=dataset,
+            method=method,
+            ipc=ipc,
+            evaluator=evaluator,
+            student=student,
+            student_stem=teacher.stem if student == teacher.arch else "auto",
+            seed=request.seed,
+            repeat=repeat,
+            student_seed=number,
+            recipes=names,
+            teacher=teacher,
+            runtime=runtime,
+            **sections,
+        )
+        for repeat in range(request.repeats)
+        for student in students
+        for number in range(request.seeds)
+    ]
+
+
+def _compose(
+    known: list[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
+) -> dict[str, dict[str, Any]]:
+    context = {"dataset": [dataset], "method": [method], "evaluator": [evaluator], "budget": list(names)}
+    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name in names:
+        for recipe in known:
+            if recipe.name != name:
+                continue
+            for block in recipe.blocks:
+                if block.matches(context):
+                    for section, values in block.settings.items():
+                        settings[section].update(values)
+    return settings
+
+
+def _apply_options(settings: dict[str, dict[str, Any]], request: Request) -> None:
+    data = settings["data"]
+    if request.image_size is not None and request.image_size != data.get("image_size"):
+        usual = DataConfig(**data)
+        data["image_size"] = request.image_size
+        data["stored_size"] = round(request.image_size * usual.stored_size / usual.image_size)
+    if request.arch is not None:
+        settings["teacher"]["arch"] = request.arch
+    settings["runtime"].update({"device": request.device, "precision": request.precision})
+
+
+def _apply_assignments(
+    settings: dict[str, dict[str, Any]], assignments: Iterable[str], method: str, registry: PluginRegistry
+) -> None:
+    methods = {distiller.name for distiller in registry.distillers()}
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        section, dot, name = path.strip().partition(".")
+        if not (equals and dot and name):
+            raise DDBenchError(f"--set {text}: write it as section.name=value, e.g. --set teacher.epochs=20")
+        if section in methods and section not in SECTIONS:
+            if section != method:
+                continue
+            section = "method"
+        if section not in SECTIONS:
+            raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, SECTIONS)}")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
+        settings[section][name.strip()] = parsed
+
+
+def _validated(model: type[Model], section: str, settings: Mapping[str, Mapping[str, Any]], owner: str = "") -> Model:
+    values = settings[section]
+    for name in values:
+        if name not in model.model_fields:
+            place = f"{section} ({owner})" if owner else section
+            raise DDBenchError(f"{place} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise DDBenchError(f"{section}.{first_line(error)}".replace("..", ".")) from error

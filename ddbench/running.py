@@ -1,0 +1,129 @@
+"""Runs the cells of a grid, writes their records and pictures, and summarises them in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from ddbench import estimate, figures, progress, published, records
+from ddbench.config import Experiment
+from ddbench.records import Record
+from ddbench.stages import Pipeline, Workspace
+
+Echo = Callable[[str], None]
+LONG = 3600.0
+
+
+def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, echo: Echo, warn: Echo) -> list[Record]:
+    """Every cell, in order; each record is on disk before the next cell starts.
+
+    All cells are checked against their dataset first, so that nothing is trained for a grid that cannot run.
+    """
+    pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
+    _announce(pipelines, warn)
+    found, pictures = [], []
+    for pipeline in pipelines:
+        record = pipeline.run()
+        path = records.write(record, results_dir / "records")
+        picture = preview(pipeline, record, results_dir)
+        found.append(record)
+        if picture not in pictures:
+            pictures.append(picture)
+        warn(f"record: {path}")
+    progress.close()
+    columns = summary(zip(pipelines, found, strict=True)).to_dict("list")
+    echo(tabulate(columns, headers="keys", tablefmt="simple", disable_numparse=True))
+    echo("")
+    echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {found[-1].name})")
+    for picture in pictures:
+        echo(f"preview:  {picture}")
+    return found
+
+
+def _announce(pipelines: list[Pipeline], warn: Echo) -> None:
+    if all(state == "cached" for pipeline in pipelines for _, state in pipeline.plan()):
+        return
+    seconds = estimate.seconds(pipelines)
+    if seconds > LONG:
+        first = pipelines[0].experiment
+        quick = f"ddbench run --method {first.method} --dataset {first.dataset} --ipc {first.ipc} --recipe quick"
+        warn(
+            f"this will take about {estimate.readable(seconds)} here; minutes instead of the paper's protocol: {quick}"
+        )
+
+
+def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
+    """Draws `preview.png` of the distilled images (once a set) and returns its path."""
+    experiment, info = pipeline.experiment, pipeline.dataset.info
+    name = records.run_name(experiment.method, experiment.dataset, experiment.ipc, record.distilled_digest)
+    path = results_dir / "runs" / name / "preview.png"
+    if not path.exists():
+        images, labels = pipeline.distilled.head(10)
+        size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
+        figures.preview(images, labels, info.class_titles, path, f"{experiment.method}, {experiment.dataset}, {size}")
+    return path
+
+
+def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
+    """One row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets."""
+    rows = []
+    for pipeline, record in cells:
+        experiment = pipeline.experiment
+        rows.append(
+            {
+                "method": record.method,
+                "dataset": f"{record.dataset} {record.image_size}px",
+                "ipc": "all" if record.ipc is None else str(record.ipc),
+                "student": record.student,
+                "protocol": f"{record.evaluator} v{record.evaluator_version}",
+                "recipe": "+".join(record.recipes),
+                "top1": record.metrics.top1_last,
+                "set": record.repeat,
+                "W2": record.feature_transport_cost,
+                "distill": record.seconds.get("distill", 0.0),
+                "evaluate": record.seconds["evaluate"],
+                "memory": max(record.peak_memory.values()),
+                "published": published.beside(experiment),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    by = ["method", "dataset", "ipc", "student", "protocol", "recipe", "published"]
+    lines = []
+    for names, part in frame.groupby(by, sort=False):
+        values = dict(zip(by, names, strict=True))
+        shown = values.pop("published")
+        costs = part["W2"].dropna()
+        lines.append(
+            {
+                **values,
+                "top-1 (last epoch)": spread(part["top1"]),
+                "n": f"{len(part)} students, {part['set'].nunique()} sets",
+                "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
+                "distill s": f"{part['distill'].mean():.1f}",
+                "student s": f"{part['evaluate'].mean():.1f}",
+                "peak MB": f"{part['memory'].max() / 2**20:.0f}",
+                **({"published (Table 1)": shown} if (frame["published"] != "").any() else {}),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def spread(values: pd.Series[float]) -> str:
+    """`62.3 ± 0.4`: mean and sample deviation; the mean alone where there is one value."""
+    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{deviation}"
+
+
+def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Echo) -> None:
+    """Says for every cell which stages are cached and which are to do, and prints the complete configuration."""
+    for experiment in experiments:
+        pipeline = Pipeline(workspace, experiment)
+        echo(f"# {experiment.method}, {experiment.dataset}, IPC {experiment.ipc}, {experiment.student}, ")
+        for stage, state in pipeline.plan():
+            echo(f"#   {stage:<11} {state}")
+        echo(yaml.safe_dump(pipeline.experiment.model_dump(mode="json"), sort_keys=False).rstrip())
+        echo("")

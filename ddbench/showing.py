@@ -1,0 +1,69 @@
+"""Records and cache contents as text for a person."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tabulate import tabulate
+
+if TYPE_CHECKING:
+    from ddbench.records import Record
+
+
+def record_text(record: Record) -> str:
+    """One record, readable: what was measured, under which protocol, what it cost, and its whole configuration."""
+    metrics = record.metrics
+    teacher = record.teacher
+    rows = [
+        ("record", record.name),
+        ("created", record.created),
+        ("method", f"{record.method} v{record.method_version}"),
+        ("dataset", f"{record.dataset}, {record.classes} classes, {record.image_size} px"),
+        ("IPC", "all" if record.ipc is None else record.ipc),
+        ("recipes", " + ".join(record.recipes)),
+        ("protocol", f"{record.evaluator} v{record.evaluator_version} ({metrics.regime} labels)"),
+        ("student", f"{record.student}, seed {record.seed} + {record.student_seed}, set {record.repeat}"),
+        ("top-1 (last epoch)", f"{metrics.top1_last:.2f} %"),
+        ("top-1 by class", " ".join(f"{value:.0f}" for value in metrics.per_class)),
+    ]
+    if metrics.top1_best is not None:
+        rows.append(("best epoch", f"{metrics.top1_best:.2f} % (chosen on validation data: not a result)"))
+    if teacher:
+        rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} %"))
+    if record.feature_transport_cost is not None:
+        rows.append(("W2² of features", f"{record.feature_transport_cost:.2f}"))
+    if record.seconds_per_iteration is not None:
+        rows.append(("recover", f"{record.seconds_per_iteration:.4f} s a step"))
+    rows += [
+        ("student steps", metrics.student_steps),
+        ("bytes", f"images {metrics.image_bytes:,}, labels {metrics.label_bytes:,}"),
+        ("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in record.seconds.items())),
+        (
+            "peak memory",
+            ", ".join(f"{kind} {value / 2**20:.0f} MB" for kind, value in record.peak_memory.items()),
+        ),
+        ("device", f"{record.device['name']} ({record.device['type']}, {record.device['threads']} threads)"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        ("distilled set", record.distilled_digest),
+    ]
+    table = tabulate([(name, str(value)) for name, value in rows], tablefmt="plain", disable_numparse=True)
+    return f"{table}\n\n{yaml.safe_dump(record.configuration, sort_keys=False).rstrip()}"
+
+
+def cache_text(entries: list[dict[str, Any]]) -> str:
+    """What `ddbench cache ls` prints: one line an artifact, and the sum."""
+    now = time.time()
+    rows = [
+        (
+            entry["stage"],
+            entry["key"],
+            f"{entry['bytes'] / 2**20:.2f}",
+            f"{(now - entry['modified']) / 86400:.1f}",
+        )
+        for entry in entries
+    ]
+    total = sum(entry["bytes"] for entry in entries) / 2**20
+    table = tabulate(rows, headers=["stage", "key", "MB", "days old"], tablefmt="simple", disable_numparse=True)
+    return f"{table}\n\n{len(entries)} files, {total:.1f} MB"

@@ -1,0 +1,395 @@
+"""The stage graph: teacher -> statistics -> distill -> evaluate, each step through the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ddbench import device as devices
+from ddbench import records, versions
+from ddbench.cache import Artifact, Built, Cache, Checkpoint, key_of
+from ddbench.config import DataConfig, Experiment
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.distilled import DistilledSet, check_result, class_weights, to_uint8
+from ddbench.distiller import Unit, UnitResult
+from ddbench.errors import DDBenchError
+from ddbench.evaluator import Metrics
+from ddbench.events import Event
+from ddbench.keys import Keys, teacher_name
+from ddbench.models import TappedNetwork, build_network, load_checkpoint
+from ddbench.statistics import ClassStatistics, collect
+from ddbench.task import DistillTask, EvaluateTask, Report
+from ddbench.training import accuracy, train_teacher
+from ddbench.transport import transport_cost
+
+if TYPE_CHECKING:
+    from ddbench.plugins import PluginRegistry
+
+
+class Workspace:
+    """Where stages read and write, and whom they tell: shared by all experiments of a grid.
+
+    Keeps the dataset and the teacher that were used last, because the cells of a grid mostly share them.
+    """
+
+    def __init__(self, registry: PluginRegistry, cache: Cache, data_dir: Path | None, download: bool = True) -> None:
+        self.registry = registry
+        self.cache = cache
+        self.emit: Callable[[Event], None] = registry.emit
+        self._data_dir = data_dir
+        self._download = download
+        self._datasets: dict[tuple[str, DataConfig], Dataset] = {}
+        self._teachers: dict[str, TappedNetwork] = {}
+
+    def dataset(self, name: str, config: DataConfig) -> Dataset:
+        """The decoded dataset; decoding is a cached stage of its own."""
+        if (name, config) not in self._datasets:
+            self._datasets.clear()
+            spec = self.registry.dataset(name)
+            self._datasets[name, config] = load_dataset(
+                spec, config, self._data_dir, self.cache, self.emit, download=self._download
+            )
+        return self._datasets[name, config]
+
+    def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
+        """The teacher with this key, on its device; `load` makes it where it is not the last one used."""
+        if key not in self._teachers:
+            self._teachers.clear()
+            self._teachers[key] = load()
+        return self._teachers[key]
+
+
+class Pipeline:
+    """The stages of one experiment. Asking for a stage computes what is missing before it.
+
+    Raises DDBenchError before anything is trained where the method cannot do what is asked.
+    """
+
+    def __init__(self, workspace: Workspace, experiment: Experiment) -> None:
+        self.workspace = workspace
+        self.experiment = experiment.model_copy(update={"runtime": devices.resolve(experiment.runtime)})
+        self.method = experiment.method_settings
+        self.protocol = experiment.evaluator_settings
+        self.device = torch.device(self.experiment.runtime.device)
+        self.precision = self.experiment.runtime.precision
+        self.dataset = workspace.dataset(experiment.dataset, experiment.data)
+        reason = self.method.skip(self.dataset.info, experiment.ipc)
+        if reason:
+            raise DDBenchError(reason)
+        self._found: dict[Path, Artifact] = {}
+        self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
+        self.units = self.method.units(self.dataset.info.num_classes, experiment.ipc or 0)
+
+    # -- stages ---------------------------------------------------------------------------------------------
+
+    def teacher(self) -> Artifact:
+        """The teacher's weights, its validation accuracy in the meta."""
+        return self._stage("teacher", self.keys.teacher(), self._build_teacher, teacher_name(self.experiment.teacher))
+
+    def statistics(self, label: int) -> ClassStatistics:
+        """Features and BatchNorm statistics of one class of the training set."""
+        name = self.dataset.info.class_names[label]
+        found = self._stage(
+            "statistics", self.keys.statistics(label), lambda slot: self._build_statistics(label), unit=name
+        )
+        layers = int(found.meta["layers"])
+        return ClassStatistics(
+            features=found.tensors["features"],
+            bn_means=[found.tensors[f"bn.{layer}.mean"] for layer in range(layers)],
+            bn_vars=[found.tensors[f"bn.{layer}.var"] for layer in range(layers)],
+        )
+
+    def unit(self, unit: Unit) -> Artifact:
+        """Images (or indices) and weights of one unit."""
+        depends_on = self.keys.unit(unit.index)
+        return self._stage("distill", depends_on, lambda slot: self._build_unit(unit, slot), self._unit_name(unit))
+
+    @cached_property
+    def distilled(self) -> DistilledSet:
+        """The distilled set, put together from its units."""
+        found = [self.unit(unit) for unit in self.units]
+        parts = {name: torch.cat([part.tensors[name] for part in found]) for name in found[0].tensors}
+        labels = parts["labels"]
+        return DistilledSet(
+            dataset=self.dataset,
+            labels=labels,
+            weights=class_weights(labels, parts.get("weights")),
+            keys=tuple(part.key for part in found),
+            stored=parts.get("images"),
+            indices=parts.get("indices"),
+        )
+
+    def evaluation(self) -> Artifact:
+        """One student's metrics."""
+        depends_on = self.keys.evaluate(self.distilled.keys)
+        return self._stage("evaluate", depends_on, self._build_evaluation, self._student_name)
+
+    def transport_cost(self) -> float | None:
+        """W_2^2 of the set's features to their class's features, mean over classes; None without a teacher."""
+        needs = self.protocol.needs_teacher or self.method.needs_teacher
+        if not needs or self.experiment.ipc is None:
+            return None
+        found = self._stage("measure", self.keys.measure(self.distilled.keys), lambda slot: self._build_measure())
+        return float(found.meta["transport_cost"])
+
+    def plan(self) -> list[tuple[str, str]]:
+        """(stage, "cached" or "to do") in order, for `--dry-run`: nothing is computed."""
+        cache, keys = self.workspace.cache, self.keys
+        rows: list[tuple[str, str]] = []
+        needs_statistics = self.method.needs_teacher
+        if needs_statistics or self.protocol.needs_teacher:
+            rows.append(("teacher", _state([cache.has("teacher", keys.teacher())])))
+        if needs_statistics:
+            labels = range(self.dataset.info.num_classes)
+            rows.append(("statistics", _state([cache.has("statistics", keys.statistics(k)) for k in labels])))
+        done = [cache.has("distill", keys.unit(unit.index)) for unit in self.units]
+        rows.append(("distill", _state(done)))
+        units = tuple(cache.path("distill", keys.unit(unit.index)).stem for unit in self.units)
+        rows.append(("evaluate", _state([cache.has("evaluate", keys.evaluate(units))])))
+        return rows
+
+    def _unit_name(self, unit: Unit) -> str:
+        return f"{self.experiment.method} {unit.index + 1}/{len(self.units)}"
+
+    @property
+    def _student_name(self) -> str:
+        return f"{self.experiment.student} seed {self.experiment.seed + self.experiment.student_seed}"
+
+    # -- builders -------------------------------------------------------------------------------------------
+
+    def _stage(
+        self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built], unit: str = ""
+    ) -> Artifact:
+        emit = self.workspace.emit
+
+        def measured(checkpoint: Checkpoint) -> Built:
+            devices.prepare(self.device)
+            resumed = checkpoint.path.exists()
+            emit(Event("resumed" if resumed else "started", stage, unit))
+            # A stage may be asked for by code that runs without gradients; its own must not depend on that.
+            with torch.enable_grad(), devices.measured(self.device) as cost:
+                tensors, meta = build(checkpoint)
+            emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds}))
+            return tensors, {**meta, "cost": cost.as_dict(), "device": devices.describe(self.device)}
+
+        path = self.workspace.cache.path(stage, depends_on)
+        if path not in self._found:
+            if self.workspace.cache.has(stage, depends_on):
+                emit(Event("cached", stage, unit))
+            self._found[path] = self.workspace.cache.get(stage, depends_on, measured)
+        return self._found[path]
+
+    def _report(self, stage: str, unit: str) -> Report:
+        def report(step: int, total: int, **metrics: float) -> None:
+            self.workspace.emit(Event("step", stage, unit, step, total, metrics))
+
+        return report
+
+    def _build_teacher(self, checkpoint: Checkpoint) -> Built:
+        config = self.experiment.teacher
+        report = self._report("teacher", teacher_name(config))
+        if config.checkpoint is None:
+            network = train_teacher(self.dataset, config, self.device, self.precision, checkpoint, report)
+        else:
+            network = self._bare_teacher()
+            load_checkpoint(network, config.checkpoint, self.dataset.info.num_classes)
+            network.to(self.device)
+        top1, per_class = accuracy(network, self.dataset, "val", self.device, "fp32")
+        tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        return tensors, {"top1": top1, "per_class": per_class, "classes": list(self.dataset.info.class_names)}
+
+    def _bare_teacher(self) -> torch.nn.Module:
+        config, info = self.experiment.teacher, self.dataset.info
+        return build_network(config.arch, info.num_classes, info.image_size, config.stem, config.seed)
+
+    def tapped_teacher(self) -> TappedNetwork:
+        """The teacher on the device with its taps, in evaluation mode, frozen."""
+
+        def load() -> TappedNetwork:
+            found = self.teacher()
+            network = self._bare_teacher()
+            network.load_state_dict(found.tensors)
+            return TappedNetwork(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+        return self.workspace.teacher(key_of({**self.keys.teacher(), "on": str(self.device)}), load)
+
+    def _build_statistics(self, label: int) -> Built:
+        config = self.experiment.statistics
+        mine = self.dataset.train.of_class(label)
+        teacher = self.tapped_teacher()
+        batches = (
+            self.dataset.evaluation_view("train", part).to(self.device) for part in torch.split(mine, config.batch_size)
+        )
+        found = collect(teacher, batches, config.variance)
+        tensors: dict[str, Tensor] = {"features": found.features}
+        for layer, (mean, variance) in enumerate(zip(found.bn_means, found.bn_vars, strict=True)):
+            tensors[f"bn.{layer}.mean"], tensors[f"bn.{layer}.var"] = mean, variance
+        return tensors, {"layers": len(found.bn_means), "images": len(mine)}
+
+    def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
+        experiment = self.experiment
+        timing: dict[str, float] = {}
+        task = DistillTask(
+            dataset=self.dataset,
+            ipc=experiment.ipc or 0,
+            seed=experiment.seed + experiment.repeat,
+            device=self.device,
+            precision=self.precision,
+            checkpoint=checkpoint,
+            checkpoint_every=experiment.distill.checkpoint_every,
+            report=self._report("distill", self._unit_name(unit)),
+            cached=self._intermediates,
+            statistics=self.statistics,
+            timing=timing,
+            _teacher=self.tapped_teacher,
+        )
+        result = self.method.distill(task, unit)
+        if isinstance(result, Tensor):
+            result = UnitResult(images=result)
+        if not isinstance(result, UnitResult):
+            raise DDBenchError(f"method '{experiment.method}' returned {type(result).__name__} instead of images")
+        check_result(result, unit, self.dataset, experiment.method)
+        tensors: dict[str, Tensor] = {}
+        if result.images is not None:
+            tensors["images"] = to_uint8(result.images.detach(), experiment.distill.jpeg_quality)
+            tensors["labels"] = torch.tensor([slot.label for slot in unit.slots])
+        elif result.indices is not None:
+            tensors["indices"] = result.indices.long()
+            tensors["labels"] = self.dataset.train.labels[result.indices].clone()
+        if result.weights is not None:
+            tensors["weights"] = result.weights.detach().float().cpu()
+        return tensors, {"classes": list(self.dataset.info.class_names), **timing}
+
+    def _intermediates(
+        self, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        found = self._stage(
+            "method", self.keys.intermediate(name, dict(depends_on)), lambda slot: (build(), {}), unit=name
+        )
+        return found.tensors
+
+    def _labels(
+        self, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        key = self.keys.labels(self.distilled.keys, name, dict(depends_on))
+        return self._stage("labels", key, lambda slot: (build(), {}), unit=name).tensors
+
+    def _build_evaluation(self, checkpoint: Checkpoint) -> Built:
+        experiment = self.experiment
+        task = EvaluateTask(
+            dataset=self.dataset,
+            distilled=self.distilled,
+            teacher_config=experiment.teacher,
+            student_arch=experiment.student,
+            student_stem=experiment.student_stem,
+            seed=experiment.seed + experiment.student_seed,
+            ipc=experiment.ipc,
+            device=self.device,
+            precision=self.precision,
+            checkpoint=checkpoint,
+            report=self._report("evaluate", self._student_name),
+            cached=self._labels,
+            _teacher=self.tapped_teacher,
+        )
+        metrics = self.protocol.evaluate(task)
+        if not isinstance(metrics, Metrics):
+            raise DDBenchError(f"evaluator '{experiment.evaluator}' returned {type(metrics).__name__}, not Metrics")
+        return {}, {"metrics": metrics.model_dump(mode="json")}
+
+    def _build_measure(self) -> Built:
+        teacher, distilled = self.tapped_teacher(), self.distilled
+        costs = []
+        for label in range(self.dataset.info.num_classes):
+            mine = distilled.labels == label
+            pixels = distilled.images[mine].to(self.device)
+            with torch.no_grad():
+                parts = [teacher(self.dataset.normalise(part), bn=False).features for part in torch.split(pixels, 100)]
+            features = torch.cat(parts).float().cpu()
+            costs.append(transport_cost(features, distilled.weights[mine], self.statistics(label).features))
+        return {}, {"transport_cost": sum(costs) / len(costs), "per_class": costs}
+
+    # -- the record -----------------------------------------------------------------------------------------
+
+    def run(self) -> records.Record:
+        """Everything up to the record of this experiment, stage by stage, so that each is timed for itself."""
+        if self.method.needs_teacher or self.protocol.needs_teacher:
+            self.teacher()
+        if self.method.needs_teacher:
+            for label in range(self.dataset.info.num_classes):
+                self.statistics(label)
+        evaluation = self.evaluation()
+        cost = self.transport_cost()
+        return self._record(evaluation, cost)
+
+    def _record(self, evaluation: Artifact, transport: float | None) -> records.Record:
+        experiment, info, cache = self.experiment, self.dataset.info, self.workspace.cache
+        used: dict[str, list[Artifact | None]] = {"evaluate": [evaluation]}
+        used["distill"] = [cache.find("distill", self.keys.unit(unit.index)) for unit in self.units]
+        if self.method.needs_teacher or self.protocol.needs_teacher:
+            used["teacher"] = [cache.find("teacher", self.keys.teacher())]
+        if self.method.needs_teacher:
+            used["statistics"] = [cache.find("statistics", self.keys.statistics(k)) for k in range(info.num_classes)]
+        present = {stage: [part for part in parts if part] for stage, parts in used.items()}
+        costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in present.items()}
+        flat = [cost for parts in costs.values() for cost in parts]
+        steps = [part.meta for part in present["distill"] if part.meta.get("steps")]
+        teacher = present.get("teacher") or []
+        configuration = experiment.model_dump(mode="json")
+        if experiment.teacher.checkpoint is not None:
+            configuration["teacher"]["checkpoint"] = experiment.teacher.checkpoint.name
+        return records.Record(
+            name=f"{records.run_name(experiment.method, experiment.dataset, experiment.ipc, evaluation.key)}",
+            created=records.now(),
+            method=experiment.method,
+            method_version=self.method.version,
+            dataset=experiment.dataset.rpartition("/")[2] if ":" in experiment.dataset else experiment.dataset,
+            classes=info.num_classes,
+            ipc=experiment.ipc,
+            image_size=info.image_size,
+            recipes=list(experiment.recipes),
+            evaluator=experiment.evaluator,
+            evaluator_version=self.protocol.version,
+            student=experiment.student,
+            seed=experiment.seed,
+            repeat=experiment.repeat,
+            student_seed=experiment.student_seed,
+            metrics=Metrics(**evaluation.meta["metrics"]),
+            teacher={
+                "name": teacher_name(experiment.teacher),
+                "top1": teacher[0].meta["top1"],
+                "key": teacher[0].key,
+                "digest": teacher[0].digest,
+            }
+            if teacher
+            else {},
+            feature_transport_cost=transport,
+            distilled_digest=self.distilled.digest,
+            distilled_images=len(self.distilled),
+            keys={stage: [part.key for part in parts] for stage, parts in present.items()},
+            configuration=configuration,
+            seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
+            seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
+            peak_memory={
+                "device": max(cost["peak_device"] for cost in flat),
+                "resident": max(cost["peak_resident"] for cost in flat),
+            },
+            device=evaluation.meta["device"],
+            versions={**records.versions(), "numerics": _numerics()},
+            git_commit=records.git_commit(),
+        )
+
+
+def _state(done: list[bool]) -> str:
+    if all(done):
+        return "cached"
+    return "to do" if not any(done) else f"{sum(done)} of {len(done)} cached"
+
+
+def _numerics() -> str:
+    names = sorted(name for name in vars(versions) if name.isupper())
+    return " ".join(f"{name.lower()}={getattr(versions, name)}" for name in names)

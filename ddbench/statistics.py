@@ -1,0 +1,71 @@
+"""What the teacher sees in one class of real images: features, and moments before every BatchNorm layer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddbench.errors import DDBenchError
+from ddbench.models import TappedNetwork
+from ddbench.objectives import moments
+
+Variance = Literal["exact", "batch-mean"]
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Of one class, float32 on the CPU: features [n, d], a mean [C] and a variance [C] a BatchNorm layer."""
+
+    features: Tensor
+    bn_means: list[Tensor]
+    bn_vars: list[Tensor]
+
+
+class _Accumulator:
+    """Mean and variance per channel over batches, merged as they come (Chan et al., 1983), in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.within = self.between = torch.zeros((), dtype=torch.float64)
+
+    def add(self, layer_input: Tensor) -> None:
+        means, variances = (statistic.double() for statistic in moments(layer_input))
+        size, mean = len(means), means.mean(0)
+        variance = variances.mean(0) + means.var(0, correction=0)
+        shift = mean - self.mean
+        self.between = self.between + shift.square() * (self.count * size / (self.count + size))
+        self.within = self.within + variance * size
+        self.count += size
+        self.mean = self.mean + shift * (size / self.count)
+
+
+@torch.no_grad()
+def collect(network: TappedNetwork, batches: Iterable[Tensor], variance: Variance) -> ClassStatistics:
+    """Features and BatchNorm-input statistics of the images in `batches`, in one pass, one batch in memory.
+
+    batches: normalised float32 [B, 3, S, S] of one class on the network's device; B may differ.
+    variance: both are population variances over images and positions. "exact": over all images at once, by
+    the law of total variance, however they are batched; "batch-mean": the mean of the within-batch variances
+    weighted by batch size (released code), which lacks the variance of the batch means.
+    Raises DDBenchError where there is no image or a statistic is not finite.
+    """
+    features: list[Tensor] = []
+    layers = [_Accumulator() for _ in network.bn_names]
+    for images in batches:
+        output = network(images)
+        features.append(output.features.float().cpu())
+        for layer, layer_input in zip(layers, output.bn_inputs, strict=True):
+            layer.add(layer_input)
+    if not features:
+        raise DDBenchError("statistics need at least one image of the class")
+    totals = [layer.within + layer.between if variance == "exact" else layer.within for layer in layers]
+    statistics = ClassStatistics(
+        torch.cat(features),
+        [layer.mean.float().cpu() for layer in layers],
+        [(total / layer.count).float().cpu() for total, layer in zip(totals, layers, strict=True)],
+    )
+    if not all(t.isfinite().all() for t in (statistics.features, *statistics.bn_means, *statistics.bn_vars)):
+        raise DDBenchError("the teacher's features or BatchNorm inputs are not finite: are its weights sound?")
+    return statistics

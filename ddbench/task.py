@@ -1,0 +1,122 @@
+"""What a method and a protocol may use: the tasks that the core hands to `distill` and `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddbench import seeds
+from ddbench.cache import Checkpoint
+from ddbench.config import Stem, TeacherConfig
+from ddbench.data.dataset import Dataset, DatasetInfo
+from ddbench.distilled import DistilledSet
+from ddbench.distiller import Unit
+from ddbench.models import TappedNetwork, build_network
+from ddbench.recover import Objective, RecoverSettings, recover, slot_noise
+from ddbench.statistics import ClassStatistics
+
+Report = Callable[..., None]
+Cached = Callable[[str, Mapping[str, Any], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class DistillTask:
+    """What a distiller may use for one unit.
+
+    `dataset` is the real data (class-wise), `seed` the run's seed, `checkpoint` this unit's slot.
+    `cached(name, depends_on, fn)` keeps a method's own expensive intermediate: its key holds the teacher, the
+    statistics, the seed and the method's version, and `depends_on` what else it depends on.
+    `report(step, total, **metrics)` tells the progress display. `timing` may be given `steps` and `seconds`.
+    """
+
+    dataset: Dataset
+    ipc: int
+    seed: int
+    device: torch.device
+    precision: str
+    checkpoint: Checkpoint
+    checkpoint_every: int
+    report: Report
+    cached: Cached
+    statistics: Callable[[int], ClassStatistics]
+    timing: dict[str, float]
+    _teacher: Callable[[], TappedNetwork]
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Names, counts and sizes of the dataset."""
+        return self.dataset.info
+
+    @property
+    def teacher(self) -> TappedNetwork:
+        """The teacher on `device`, in evaluation mode, its parameters frozen; trained at the first use."""
+        return self._teacher()
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """A CPU generator seeded by the run's seed and `names`: give a name to every kind of draw."""
+        return seeds.generator("distill", self.seed, *names)
+
+    def noise(self, unit: Unit) -> Tensor:
+        """Standard normal images [n, 3, S, S] in normalised space, each seeded by (run seed, class, index)."""
+        return slot_noise(self.seed, unit, self.info.image_size)
+
+    def recover(self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings) -> Tensor:
+        """Runs the shared pixel-optimisation loop on this unit: normalised [n, 3, S, S] in, pixels in [0, 1] out."""
+        return recover(self, unit, objective, initial, settings)
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """What an evaluator may use for one student with one seed.
+
+    `seed` is the student's; `cached(name, depends_on, fn)` keeps stored labels, keyed by the distilled set, the
+    teacher and the protocol.
+    """
+
+    dataset: Dataset
+    distilled: DistilledSet
+    teacher_config: TeacherConfig
+    student_arch: str
+    student_stem: Stem
+    seed: int
+    ipc: int | None
+    device: torch.device
+    precision: str
+    checkpoint: Checkpoint
+    report: Report
+    cached: Cached
+    _teacher: Callable[[], TappedNetwork]
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 [m, 3, S, S]: the distilled images."""
+        return self.distilled.images
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [m]."""
+        return self.distilled.labels
+
+    @property
+    def weights(self) -> Tensor:
+        """float32 [m], each class summing to 1."""
+        return self.distilled.weights
+
+    @property
+    def teacher(self) -> TappedNetwork:
+        """The teacher on `device`, in evaluation mode, its parameters frozen."""
+        return self._teacher()
+
+    def student(self) -> nn.Module:
+        """A freshly initialised student, seeded by this task's seed, on the CPU."""
+        return build_network(
+            self.student_arch,
+            self.dataset.info.num_classes,
+            self.dataset.info.image_size,
+            self.student_stem,
+            seeds.derive("student", self.seed),
+        )

@@ -1,0 +1,273 @@
+"""The one training loop: teacher, student and the full-data reference; and how accuracy is measured."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ddbench import seeds, views
+from ddbench.device import autocast
+from ddbench.errors import DDBenchError
+from ddbench.models import build_network
+
+if TYPE_CHECKING:
+    from ddbench.cache import Checkpoint
+    from ddbench.config import TeacherConfig, TrainingSettings
+    from ddbench.data.dataset import Dataset
+
+SAVE_SECONDS = 20.0
+
+Report = Callable[..., None]
+"""Told (step, total, **metrics)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimiser step: normalised `images` float32 [B, 3, S, S] on the device, a `loss` of the logits."""
+
+    images: Tensor
+    loss: Callable[[Tensor], Tensor]
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """The share of the learning rate in `epoch` (from 0) of `epochs`: 0.5 (1 + cos(pi epoch / epochs))."""
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy from the host that a CUDA device need not be waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def prefetched(items: Iterable[T]) -> Generator[T, None, None]:
+    """The same items in the same order, each made in a background thread while the one before it is used."""
+    end = object()
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        ahead = pool.submit(next, iterator, end)
+        while (item := ahead.result()) is not end:
+            ahead = pool.submit(next, iterator, end)
+            yield item  # type: ignore[misc]  # `end` is the only item that is no T
+
+
+def optimizer_for(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW (0.9, 0.999) over the network's parameters, at the full learning rate.
+
+    `decay_vectors=False` leaves parameters of fewer than two dimensions (biases, norm scales) without weight
+    decay.
+    """
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for parameter in network.parameters():
+        (decayed if settings.decay_vectors or parameter.ndim >= 2 else free).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((decayed, settings.weight_decay), (free, 0.0))
+        if parameters
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def fit(
+    network: nn.Module,
+    epoch_batches: Callable[[int], Iterable[Batch]],
+    settings: TrainingSettings,
+    device: torch.device,
+    precision: str,
+    checkpoint: Checkpoint | None = None,
+    report: Report | None = None,
+    validate: Callable[[int], float | None] | None = None,
+    seed: int = 0,
+) -> float | None:
+    """Trains `network` in place, on `device`; the last epoch is the result.
+
+    `epoch_batches(epoch)` gives the batches of an epoch (from 0) as a pure function of it; `settings` the
+    optimiser, with the learning rate on a cosine to 0 by epoch. After every epoch `report(epoch + 1, epochs,
+    **metrics)` is called, and `validate(epoch)` may return a number (percent) that is reported as top1; the
+    best of them is returned (None without any) and never changes the training. `seed` is for the network's
+    own draws (dropout). Saves network, optimiser and epoch to `checkpoint` at epoch ends, at most every 20
+    seconds; a resumed run ends with the same weights. Raises DDBenchError where a loss is not finite, naming
+    the step.
+    """
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
+    optimizer = optimizer_for(network, settings)
+    start, best = _resume(network, optimizer, checkpoint)
+    saved_at = time.monotonic()
+    for epoch in range(start, settings.epochs):
+        rate = settings.learning_rate * cosine(epoch, settings.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _train_epoch(network, optimizer, epoch_batches(epoch), device, precision, epoch, seed)
+        metrics = {"loss": loss, "learning_rate": rate}
+        top1 = validate(epoch) if validate else None
+        if top1 is not None:
+            metrics["top1"] = top1
+            best = top1 if best is None else max(best, top1)
+        if checkpoint is not None and time.monotonic() - saved_at >= SAVE_SECONDS:
+            checkpoint.save(_state(network, optimizer), {"epoch": epoch + 1, "best": best})
+            saved_at = time.monotonic()
+        if report is not None:
+            report(epoch + 1, settings.epochs, **metrics)
+    return best
+
+
+def _train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    epoch: int,
+    seed: int,
+) -> float:
+    network.train()
+    losses: list[Tensor] = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seeds.derive("fit", seed, epoch))
+        for batch in batches:
+            with autocast(device, precision):
+                logits = network(batch.images.contiguous(memory_format=torch.channels_last))
+            loss = batch.loss(logits.float())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.detach())
+    # One look at the numbers an epoch: reading them step by step would make the host wait for the device.
+    values = torch.stack(losses)
+    wrong = (~values.isfinite()).nonzero()
+    if len(wrong):
+        step = int(wrong[0])
+        raise DDBenchError(
+            f"the loss is {float(values[step])} at step {step + 1} of epoch {epoch + 1}; "
+            "a lower learning rate or fp32 may help"
+        )
+    return float(values.mean())
+
+
+def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    return tensors
+
+
+def _resume(
+    network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None
+) -> tuple[int, float | None]:
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is None:
+        return 0, None
+    tensors, meta = saved
+    network.load_state_dict(
+        {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")}
+    )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            number, key = int(name.split("/")[1]), name.split("/")[2]
+            # The saved tensor may be a memory-mapped file, in another memory format than the running one's.
+            like = parameters[number] if tensor.shape == parameters[number].shape else tensor
+            state.setdefault(number, {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(meta["epoch"]), meta["best"]
+
+
+def train_on_real_images(
+    network: nn.Module,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    seed: int,
+    device: torch.device,
+    precision: str,
+    checkpoint: Checkpoint | None = None,
+    report: Report | None = None,
+) -> int:
+    """Trains `network` in place on the whole training set: random-resized-crop, flip, cross-entropy.
+
+    A fresh permutation an epoch, the last partial batch kept, views seeded by (`seed`, epoch, batch). Returns
+    the number of optimiser steps. Source: torchvision's reference recipe without warm-up, as the papers'
+    squeeze stage.
+    """
+    images, size = dataset.train, dataset.info.image_size
+    mean, std = dataset.mean.to(device), dataset.std.to(device)
+
+    def epoch_batches(epoch: int) -> Iterator[Batch]:
+        seen = views.epoch_views(len(images), images.sizes, seed, epoch, settings.batch_size)
+        boxes, flips = to_device(seen.boxes, device), to_device(seen.flips, device)
+        labels = to_device(images.labels[seen.order], device)
+        with closing(prefetched(images.read(seen.order[part])[0] for part in seen.batches)) as loaded:
+            for part, pixels in zip(seen.batches, loaded, strict=True):
+                whole = to_device(pixels, device).float() / 255
+                crops = views.crop_resize(whole, boxes[part], size, flips[part])
+                yield Batch(views.normalise(crops, mean, std), _cross_entropy(labels[part]))
+
+    fit(network, epoch_batches, settings, device, precision, checkpoint, report, seed=seed)
+    return settings.epochs * len(views.batch_slices(len(images), settings.batch_size))
+
+
+def _cross_entropy(labels: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda logits: functional.cross_entropy(logits, labels)
+
+
+def train_teacher(
+    dataset: Dataset,
+    config: TeacherConfig,
+    device: torch.device,
+    precision: str,
+    checkpoint: Checkpoint | None = None,
+    report: Report | None = None,
+) -> nn.Module:
+    """The teacher ("squeeze"): `config.arch` trained from scratch on the training set, in eval mode."""
+    seed = seeds.derive("teacher", config.seed)
+    classes, size = dataset.info.num_classes, dataset.info.image_size
+    network = build_network(config.arch, classes, size, config.stem, seed=seed)
+    train_on_real_images(network, dataset, config, seed, device, precision, checkpoint, report)
+    return network.eval()
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module,
+    dataset: Dataset,
+    split: Literal["train", "val"],
+    device: torch.device,
+    precision: str,
+    batch_size: int = 256,
+) -> tuple[float, list[float]]:
+    """Top-1 in percent of every image of `split` in its evaluation view, and of each class in class order.
+
+    A class without an image counts 0. Leaves the network in eval mode.
+    """
+    images = dataset.train if split == "train" else dataset.val
+    network.to(device).eval()
+    mean, std = dataset.mean.to(device), dataset.std.to(device)
+    rows = torch.arange(len(images))
+    parts = [rows[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    guesses: list[Tensor] = []
+    with closing(prefetched(images.centre(part, dataset.info.image_size) for part in parts)) as loaded:
+        for pixels in loaded:
+            batch = views.normalise(to_device(pixels, device), mean, std)
+            with autocast(device, precision):
+                logits = network(batch.contiguous(memory_format=torch.channels_last))
+            guesses.append(logits.argmax(1))
+    right = (torch.cat(guesses).cpu() == images.labels).double()
+    classes = dataset.info.num_classes
+    hits = torch.bincount(images.labels, weights=right, minlength=classes)
+    counts = torch.bincount(images.labels, minlength=classes).clamp(min=1)
+    return 100 * float(right.mean()), (100 * hits / counts).tolist()

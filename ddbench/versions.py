@@ -1,0 +1,10 @@
+"""Versions of the core's numerics: part of every cache key. Bump one when the numbers that it makes change."""
+
+MODELS = "1"
+VIEWS = "1"
+TRAINING = "1"
+STATISTICS = "1"
+OBJECTIVES = "1"
+RECOVER = "1"
+TRANSPORT = "1"
+DISTILLED = "1"

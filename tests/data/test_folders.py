@@ -1,0 +1,206 @@
+"""Datasets in folders: where they are found, their class order, and every way in which they can be broken."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ddbench.data.folders import (
+    IMAGENETTE,
+    open_imagefolder,
+    open_imagenet,
+    open_imagenette,
+    open_tiny_imagenet,
+)
+from ddbench.errors import DDBenchError
+
+MakeFolder = Callable[..., Path]
+Damage = Callable[[Path], None]
+WNIDS = ("n03", "n01", "n02")
+
+
+def dot(path: Path, colour: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (1, 1), (colour, 0, 0)).save(path, "PNG")
+
+
+def tiny(root: Path, train: int = 2, val: int = 2) -> Path:
+    """Tiny ImageNet's layout with three classes; validation images of the classes come mixed."""
+    lines = []
+    for k, wnid in enumerate(WNIDS):
+        for number in range(train):
+            dot(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("boxes\n")
+        for number in range(val):
+            name = f"val_{number * len(WNIDS) + k}.JPEG"
+            dot(root / "val" / "images" / name)
+            lines.append(f"{name}\t{wnid}\t0\t0\t1\t1\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(sorted(lines)))
+    (root / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
+    (root / "words.txt").write_text("n01\tstandard poodle\nn02\ttabby, tabby cat\nn99\tnever seen\n")
+    return root
+
+
+def test_imagefolder_is_sorted_by_class_then_path(make_folder: MakeFolder) -> None:
+    root = make_folder(classes=("bee", "Wasp", "ant"))
+    dot(root / "train" / "bee" / "deep" / "er" / "9.PNG")
+    dot(root / "train" / "bee" / ".hidden.png")
+    (root / "train" / "bee" / "notes.txt").write_text("no image")
+    (root / "train" / ".cache").mkdir()
+    source = open_imagefolder(root)
+    assert source.class_names == ("Wasp", "ant", "bee")
+    assert source.train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 4
+    names = [Path(source.train.name(index)).relative_to(root).as_posix() for index in range(10)]
+    assert names[6:] == ["train/bee/0.jpg", "train/bee/1.jpg", "train/bee/2.jpg", "train/bee/deep/er/9.PNG"]
+    assert names == sorted(names)
+
+
+def breakages() -> dict[Damage, str]:
+    def no_val(root: Path) -> None:
+        shutil.rmtree(root / "val")
+
+    def empty_class(root: Path) -> None:
+        (root / "train" / "cow").mkdir()
+        dot(root / "val" / "cow" / "0.png")
+
+    def no_images_at_all(root: Path) -> None:
+        for path in root.rglob("*.jpg"):
+            path.unlink()
+
+    def class_missing_in_val(root: Path) -> None:
+        shutil.rmtree(root / "val" / "bee")
+
+    def class_missing_in_train(root: Path) -> None:
+        for number in range(5):
+            dot(root / "val" / f"x{number}" / "0.png")
+
+    def no_class_folders(root: Path) -> None:
+        shutil.rmtree(root / "val")
+        dot(root / "val" / "0.png")
+
+    return {
+        no_val: r"^no folder {root}/val \(expected",
+        empty_class: r"^the folder {root}/train/cow holds no images \(\.jpg",
+        no_images_at_all: r"^the folder {root}/train/ant holds no images",
+        class_missing_in_val: r"^{root}: class 'bee' is in train/ but not in val/",
+        class_missing_in_train: r"^{root}: classes 'x0', 'x1', 'x2' and 2 more are in val/ but not in train/",
+        no_class_folders: r"^{root}/val holds no class folders \(.*; found 1 images that .*\)",
+    }
+
+
+@pytest.mark.parametrize(("damage", "line"), breakages().items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_broken_imagefolder(make_folder: MakeFolder, damage: Damage, line: str) -> None:
+    root = make_folder()
+    damage(root)
+    with pytest.raises(DDBenchError, match=line.format(root=root)):
+        open_imagefolder(root)
+
+
+def test_links_are_followed_and_a_circle_of_links_is_one_line(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder()
+    (root / "train" / "bee").rename(tmp_path / "elsewhere")
+    (root / "train" / "bee").symlink_to(tmp_path / "elsewhere")
+    assert open_imagefolder(root).train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    (root / "train" / "ant" / "circle").symlink_to(root / "train" / "ant")
+    with pytest.raises(DDBenchError, match=r"^cannot list .*: Too many levels of symbolic links$"):
+        open_imagefolder(root)
+
+
+@pytest.mark.parametrize("size", ["imagenette2", "imagenette2-320", "imagenette2-160"])
+def test_imagenette_in_the_data_folder_or_being_it(make_folder: MakeFolder, tmp_path: Path, size: str) -> None:
+    root = make_folder(tmp_path / "data" / size, classes=tuple(IMAGENETTE), train=1, val=1)
+    for data_dir in (root.parent, root):
+        source = open_imagenette(data_dir)
+        assert source.class_names == tuple(sorted(IMAGENETTE))
+        assert source.class_titles[:2] == ("tench", "English springer")
+        assert source.train.name(0) == str(root / "train" / "n01440764" / "0.jpg")
+
+
+def test_imagenette_prefers_the_largest_and_refuses_another_set(make_folder: MakeFolder, tmp_path: Path) -> None:
+    for size in ("imagenette2-160", "imagenette2"):
+        make_folder(tmp_path / size, classes=tuple(IMAGENETTE), train=1, val=1)
+    assert "/imagenette2/" in open_imagenette(tmp_path).train.name(0)
+    for split in ("train", "val"):
+        shutil.rmtree(tmp_path / "imagenette2" / split / "n01440764")
+    with pytest.raises(DDBenchError, match=r"is not ImageNette \(class 'n01440764' is .*imagefolder:"):
+        open_imagenette(tmp_path)
+
+
+def test_imagenet_needs_a_thousand_wnids(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "imagenet", classes=tuple(IMAGENETTE), train=1, val=1)
+    with pytest.raises(DDBenchError, match=r"should hold 1000 wnid folders, it holds 10\).*imagefolder:"):
+        open_imagenet(tmp_path)
+    for k in range(990):
+        for split in ("train", "val"):
+            (root / split / f"n{k:08d}").mkdir()
+            (root / split / f"n{k:08d}" / "0.JPEG").touch()
+    source = open_imagenet(root)
+    assert len(source.class_names) == 1000
+    assert source.train.labels.tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("below", ["tiny-imagenet-200", "tiny-imagenet-mini/tiny-imagenet-200"])
+def test_tiny_imagenet(tmp_path: Path, below: str) -> None:
+    root = tiny(tmp_path / below)
+    for data_dir in (tmp_path, root):
+        source = open_tiny_imagenet(data_dir)
+        assert source.class_names == ("n01", "n02", "n03")
+        assert source.class_titles == ("standard poodle", "tabby", "n03")
+        assert source.train.labels.tolist() == source.val.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        # Class n01 is the second of each round of three validation images.
+        assert [Path(source.val.name(index)).name for index in (0, 1)] == ["val_1.JPEG", "val_4.JPEG"]
+
+
+def test_tiny_imagenet_subset_is_a_shorter_wnids_file(tmp_path: Path) -> None:
+    root = tiny(tmp_path / "tiny-imagenet-200")
+    (root / "wnids.txt").write_text("n03\nn01\n")
+    source = open_tiny_imagenet(tmp_path)
+    assert source.class_names == ("n01", "n03")
+    assert source.val.labels.tolist() == [0, 0, 1, 1]
+
+
+def tiny_breakages() -> dict[Damage, str]:
+    def no_annotations(root: Path) -> None:
+        (root / "val" / "val_annotations.txt").unlink()
+
+    def odd_annotation(root: Path) -> None:
+        (root / "val" / "val_annotations.txt").write_text("val_0.JPEG n01\n")
+
+    def image_gone(root: Path) -> None:
+        (root / "val" / "images" / "val_4.JPEG").unlink()
+
+    def image_not_annotated(root: Path) -> None:
+        dot(root / "val" / "images" / "val_77.JPEG")
+
+    def class_gone(root: Path) -> None:
+        shutil.rmtree(root / "train" / "n02")
+
+    def class_without_training_images(root: Path) -> None:
+        shutil.rmtree(root / "train" / "n02" / "images")
+
+    def class_without_validation_images(root: Path) -> None:
+        dot(root / "train" / "n04" / "images" / "0.JPEG")
+        (root / "wnids.txt").write_text("n01\nn02\nn03\nn04\n")
+
+    def no_classes(root: Path) -> None:
+        (root / "wnids.txt").write_text("\n")
+
+    return {
+        no_annotations: "cannot read .*val_annotations.txt: No such file",
+        odd_annotation: "val_annotations.txt, line 1: expected 'FILE<tab>WNID...', found 'val_0.JPEG n01'",
+        image_gone: r"val/images/val_4.JPEG of val_annotations.txt is not there",
+        image_not_annotated: r"val/images/val_77.JPEG has no line in val_annotations.txt",
+        class_gone: "class n02 of wnids.txt has no folder in train/",
+        class_without_training_images: "train/n02 holds no images",
+        class_without_validation_images: "class n04 has no image in val/",
+        no_classes: "wnids.txt lists no class",
+    }
+
+
+@pytest.mark.parametrize(("damage", "line"), tiny_breakages().items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_broken_tiny_imagenet(tmp_path: Path, damage: Damage, line: str) -> None:
+    damage(tiny(tmp_path / "tiny-imagenet-200"))
+    with pytest.raises(DDBenchError, match=line):
+        open_tiny_imagenet(tmp_path)

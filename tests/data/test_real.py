@@ -1,0 +1,53 @@
+"""The real images: published counts, class order, and pixels against torchvision."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ddbench.cache import Cache
+from ddbench.config import DataConfig
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.folders import IMAGENETTE
+from ddbench.data.registry import ddbench_datasets, resolve_dataset
+
+pytestmark = pytest.mark.real
+
+
+def load(name: str, needs: str, config: DataConfig, cache: Cache) -> tuple[Dataset, Path]:
+    data_dir = os.environ.get("DDBENCH_DATA")
+    if not data_dir or not (Path(data_dir) / needs).is_dir():
+        pytest.skip(f"needs DDBENCH_DATA with {needs}/")
+    return load_dataset(resolve_dataset(name, ddbench_datasets()), config, Path(data_dir), cache), Path(data_dir)
+
+
+def test_imagenette_is_complete_and_its_pixels_are_torchvisions(cache: Cache) -> None:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
+
+    data, data_dir = load("imagenette", "imagenette2", DataConfig(image_size=64, stored_size=72), cache)
+    assert (len(data.train), len(data.val)) == (9469, 3925)
+    assert sum(data.info.train_counts) == 9469
+    assert data.info.class_names == tuple(sorted(IMAGENETTE))
+    folder = ImageFolder(str(data_dir / "imagenette2" / "val"), Compose([Resize(72), CenterCrop(64), PILToTensor()]))
+    assert data.val.labels.tolist() == folder.targets
+    chosen = torch.randperm(3925, generator=torch.Generator().manual_seed(0))[:100]
+    expected = torch.stack([folder[index][0] for index in chosen.tolist()])
+    assert torch.equal(data.val.centre(chosen, 64), expected)
+
+
+def test_tiny_imagenet_subset(cache: Cache) -> None:
+    needs = "tiny-imagenet-mini/tiny-imagenet-200"
+    data, data_dir = load("tiny-imagenet", needs, DataConfig(image_size=64, stored_size=64), cache)
+    assert data.info.class_names == tuple(sorted((data_dir / needs / "wnids.txt").read_text().split()))
+    assert data.info.train_counts == (100,) * 10
+    assert data.info.val_counts == (20,) * 10
+    lines = (data_dir / needs / "val" / "val_annotations.txt").read_text().splitlines()
+    wnid = data.info.class_names[3]
+    files = sorted(line.split("\t")[0] for line in lines if line.split("\t")[1] == wnid)
+    pixels, _ = data.val.read(data.val.of_class(3))
+    for found, file in zip(pixels, files, strict=True):
+        with Image.open(data_dir / needs / "val" / "images" / file) as image:
+            assert bytes(found.permute(1, 2, 0).contiguous().numpy().tobytes()) == image.convert("RGB").tobytes()

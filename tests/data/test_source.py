@@ -1,0 +1,107 @@
+"""The fingerprint: what moves it and what does not."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddbench.data import source as source_module
+from ddbench.data.folders import open_imagefolder
+from ddbench.data.source import ArraySplit, Source
+from ddbench.errors import DDBenchError
+
+MakeFolder = Callable[..., Path]
+
+
+def fingerprint(root: Path) -> str:
+    return open_imagefolder(root).fingerprint()
+
+
+def swap_one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_it_follows_the_content_not_the_place_or_the_time(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder()
+    before = fingerprint(root)
+    assert len(before) == 32
+    moved = tmp_path / "another place" / "pictures"
+    shutil.copytree(root, moved)
+    for path in moved.rglob("*.jpg"):
+        os.utime(path, (1, 1))
+    assert fingerprint(moved) == before
+
+
+def test_every_change_of_the_data_moves_it(make_folder: MakeFolder) -> None:
+    def swap(root: Path) -> None:
+        one, two = root / "train" / "ant" / "0.jpg", root / "train" / "bee" / "0.jpg"
+        first, second = one.read_bytes(), two.read_bytes()
+        one.write_bytes(second)
+        two.write_bytes(first)
+
+    changes = [
+        lambda root: swap_one_byte(root / "train" / "ant" / "0.jpg"),
+        lambda root: swap_one_byte(root / "val" / "bee" / "1.jpg"),
+        lambda root: (root / "train" / "ant" / "0.jpg").unlink(),
+        lambda root: (root / "train" / "ant" / "0.jpg").rename(root / "train" / "bee" / "9.jpg"),
+        lambda root: (root / "train" / "ant" / "0.jpg").rename(root / "train" / "ant" / "9.jpg"),
+        lambda root: [(root / split / "ant").rename(root / split / "asp") for split in ("train", "val")],
+        swap,
+    ]
+    seen = {fingerprint(make_folder())}
+    for change in changes:
+        root = make_folder()
+        change(root)
+        seen.add(fingerprint(root))
+        shutil.rmtree(root)
+    assert len(seen) == len(changes) + 1
+
+
+def test_above_the_bound_it_covers_names_and_sizes_only(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder()
+    with_content = fingerprint(root)
+    monkeypatch.setattr(source_module, "CONTENT_BYTES", 0)
+    by_size = fingerprint(root)
+    assert by_size != with_content
+    path = root / "train" / "ant" / "0.jpg"
+    swap_one_byte(path)
+    assert fingerprint(root) == by_size
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert fingerprint(root) != by_size
+
+
+def test_arrays_count_with_labels_and_class_names() -> None:
+    pixels = np.zeros((4, 2, 2), dtype=np.uint8)
+    labels = np.array([1, 0, 1, 0])
+
+    def of(pixels: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> str:
+        split = ArraySplit(pixels, labels)
+        return Source(names, split, split).fingerprint()
+
+    other = pixels.copy()
+    other[2, 1, 1] = 1
+    names = ("a", "b")
+    prints = {of(pixels, labels, names), of(other, labels, names), of(pixels, 1 - labels * 0, names)}
+    assert len(prints | {of(pixels, labels, ("a", "c"))}) == 4
+
+
+def test_arrays_are_sorted_by_class_keeping_their_order() -> None:
+    labels = np.array([2, 0, 1, 0, 2])
+    split = ArraySplit(np.arange(5, dtype=np.uint8).reshape(5, 1, 1), labels)
+    assert split.labels.tolist() == [0, 0, 1, 2, 2]
+    assert split.pixels.ravel().tolist() == [1, 3, 2, 0, 4]
+
+
+def test_a_file_that_goes_away_is_named(make_folder: MakeFolder) -> None:
+    root = make_folder()
+    source = open_imagefolder(root)
+    (root / "train" / "ant" / "1.jpg").unlink()
+    with pytest.raises(DDBenchError, match=r"cannot read .*train/ant/1.jpg: No such file"):
+        source.fingerprint()

@@ -1,0 +1,123 @@
+"""Artifacts: found again, never damaged, never half-written, computed once."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddbench.cache import Cache, Checkpoint, key_of
+from ddbench.errors import DDBenchError
+
+DEPENDS = {"seed": 1, "nested": {"b": [1, 2.5], "a": "x"}}
+
+
+def build(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    return {"x": torch.arange(1000, dtype=torch.float32), "empty": torch.zeros(0, 3)}, {"note": "hello"}
+
+
+def refuse(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    raise AssertionError("must not be built")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), json_values, max_size=4))
+def test_key_ignores_order_and_sees_every_change(tree: dict[str, Any]) -> None:
+    assert key_of(dict(reversed(tree.items()))) == key_of(tree)
+    assert key_of({**tree, "one more": 1}) != key_of(tree)
+
+
+def test_second_get_reads_what_the_first_built(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first = cache.get("teacher", DEPENDS, build)
+    second = Cache(tmp_path).get("teacher", DEPENDS, refuse)
+    assert second.digest == first.digest
+    assert second.meta == {"note": "hello"}
+    assert torch.equal(second.tensors["x"], torch.arange(1000, dtype=torch.float32))
+    assert Cache(tmp_path).find("teacher", {**DEPENDS, "seed": 2}) is None
+    assert Cache(tmp_path).find("distill", DEPENDS) is None
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.3, 0.7, 0.999])
+def test_one_flipped_byte_is_found_named_and_recomputed(tmp_path: Path, fraction: float) -> None:
+    path = Cache(tmp_path).get("teacher", DEPENDS, build).path
+    data = bytearray(path.read_bytes())
+    data[int(fraction * len(data))] ^= 0x10
+    path.write_bytes(bytes(data))
+    warnings: list[str] = []
+    again = Cache(tmp_path, warn=warnings.append).get("teacher", DEPENDS, build)
+    assert torch.equal(again.tensors["x"], torch.arange(1000, dtype=torch.float32))
+    assert len(warnings) == 1
+    assert path.name in warnings[0]
+
+
+def test_truncated_artifact_is_recomputed(tmp_path: Path) -> None:
+    path = Cache(tmp_path).get("teacher", DEPENDS, build).path
+    os.truncate(path, path.stat().st_size // 2)
+    warnings: list[str] = []
+    Cache(tmp_path, warn=warnings.append).get("teacher", DEPENDS, build)
+    assert len(warnings) == 1
+
+
+def test_damaged_checkpoint_is_set_aside(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "c.safetensors")
+    checkpoint.save({"x": torch.ones(5)}, {"step": 3})
+    loaded = checkpoint.load()
+    assert loaded is not None
+    assert loaded[1] == {"step": 3}
+    os.truncate(checkpoint.path, 20)
+    assert checkpoint.load() is None
+    assert not checkpoint.path.exists()
+
+
+def test_force_recomputes_the_stage_and_those_after_it(tmp_path: Path) -> None:
+    for stage in ("data", "statistics", "distill"):
+        Cache(tmp_path).get(stage, DEPENDS, build)
+    forced = Cache(tmp_path, force=frozenset({"statistics"}))
+    assert forced.has("data", DEPENDS)
+    assert not forced.has("statistics", DEPENDS)
+    assert not forced.has("distill", DEPENDS)
+    forced.get("statistics", DEPENDS, build)
+    forced.get("statistics", DEPENDS, refuse)
+
+
+def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        Cache(tmp_path).get("teacher", DEPENDS, refuse)
+    assert not list((tmp_path / "teacher").glob("*"))
+
+
+def test_cache_on_a_file_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DDBenchError, match="cannot write to"):
+        Cache(tmp_path / "file").get("teacher", DEPENDS, build)
+
+
+def _count(root: Path, log: Path) -> None:
+    def slow(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        with log.open("a") as handle:
+            handle.write("built\n")
+        return build(checkpoint)
+
+    Cache(root).get("teacher", DEPENDS, slow)
+
+
+def test_many_processes_build_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_count, args=(tmp_path / "c", tmp_path / "log")) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"

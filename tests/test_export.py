@@ -1,0 +1,142 @@
+"""Exported sets read back by other people's readers, byte for byte, and never half written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+
+from ddbench.errors import DDBenchError
+from ddbench.export import export_set, folder_names
+
+NAMES = ("English springer", "../../etc/passwd", "church")
+CARD = {"method": "wmdd", "ipc": 2, "settings": {"bn_weight": 10.0, "checkpoint": Path("a/b")}}
+
+
+@pytest.fixture
+def parts() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "images": torch.randint(0, 256, (6, 3, 16, 16), generator=generator, dtype=torch.uint8),
+        "labels": torch.tensor([2, 0, 1, 0, 1, 2]),
+        "weights": torch.tensor([0.25, 0.1, 0.5, 0.9, 0.5, 0.75]),
+        "class_names": NAMES,
+        "card": CARD,
+    }
+
+
+def pixels(path: str) -> Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def test_imagefolder_is_lossless_and_keeps_labels_and_weights(tmp_path: Path, parts: dict[str, Any]) -> None:
+    target = tmp_path / "deep" / "set"
+    export_set(**parts, target=target, format="imagefolder")
+    read = ImageFolder(str(target), loader=pixels)
+    with (target / "weights.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert len(read) == len(rows) == 6
+    found = []
+    for (path, _), (image, label) in zip(read.samples, read, strict=True):
+        row = rows[Path(path).relative_to(target).as_posix()]
+        assert int(row["label"]) == label
+        assert row["class"] == NAMES[label]
+        number = next(i for i in range(6) if torch.equal(image, parts["images"][i]))
+        assert label == parts["labels"][number]
+        assert np.float32(row["weight"]) == parts["weights"][number]
+        found.append(number)
+    assert sorted(found) == list(range(6))
+    card = (target / "README.md").read_text(encoding="utf-8")
+    assert "bn_weight: 10.0" in card
+    assert "6 images of 3 classes, 16 x 16 pixels" in card
+    assert [path.name for path in target.parent.iterdir()] == ["set"]
+
+
+def test_safetensors_holds_everything(tmp_path: Path, parts: dict[str, Any]) -> None:
+    target = tmp_path / "set"
+    target.mkdir()
+    export_set(**parts, target=target, format="safetensors")
+    with safe_open(target / "distilled.safetensors", framework="pt") as file:
+        for name in ("images", "labels", "weights"):
+            assert torch.equal(file.get_tensor(name), parts[name])
+        assert json.loads(file.metadata()["class_names"]) == list(NAMES)
+    card = json.loads((target / "card.json").read_text(encoding="utf-8"))
+    assert card["settings"] == {"bn_weight": 10.0, "checkpoint": "a/b"}
+    assert sorted(path.name for path in target.iterdir()) == ["card.json", "distilled.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["imagefolder", "safetensors"])
+def test_nothing_is_written_over(tmp_path: Path, parts: dict[str, Any], format: str) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    file.write_text("mine")
+    for target in (folder, file):
+        with pytest.raises(DDBenchError, match="is not an empty folder"):
+            export_set(**parts, target=target, format=format)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "mine.txt"]
+
+
+@pytest.mark.parametrize("format", ["imagefolder", "safetensors"])
+def test_a_failure_half_way_leaves_nothing(
+    tmp_path: Path, parts: dict[str, Any], format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text = Path.write_text
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> int:
+        write_text(path, "half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DDBenchError, match="No space left on device"):
+        export_set(**parts, target=tmp_path / "set", format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_parent_is_one_line(tmp_path: Path, parts: dict[str, Any]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DDBenchError, match="cannot write"):
+        export_set(**parts, target=tmp_path / "file" / "set", format="imagefolder")
+
+
+def test_bad_parts_are_refused(tmp_path: Path, parts: dict[str, Any]) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"images": parts["images"].float()}, "uint8"),
+        ({"labels": parts["labels"][:5]}, "5 labels"),
+        ({"labels": parts["labels"] + 1}, "beyond the 3 classes"),
+        ({"format": "image-folder"}, "did you mean 'imagefolder'"),
+    ]
+    for change, says in wrong:
+        with pytest.raises(DDBenchError, match=says):
+            export_set(**{**parts, "target": tmp_path / "set", "format": "safetensors", **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.text(max_size=100), min_size=1, max_size=20))
+def test_folder_names_stay_inside_are_distinct_and_sort_in_class_order(names: list[str]) -> None:
+    folders = folder_names(names)
+    assert len(folders) == len(names)
+    assert folders == sorted(folders)
+    assert len({folder.casefold() for folder in folders}) == len(names)
+    for folder in folders:
+        assert Path(folder).name == folder
+        assert folder not in ("", ".", "..")
+        assert not folder.startswith(".")
+        assert len(folder.encode()) <= 255
+
+
+def test_usual_names_are_kept() -> None:
+    assert folder_names(["n01440764", "n02102040"]) == ["n01440764", "n02102040"]
+    assert folder_names(["T-shirt/top", "Ankle boot"]) == ["0_T-shirt_top", "1_Ankle_boot"]

@@ -1,0 +1,253 @@
+"""The training loop: schedule, weight decay, resume to the bit, real data, accuracy, and what it refuses."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ddbench import seeds, training, views
+from ddbench.cache import Cache, Checkpoint
+from ddbench.config import DataConfig, TeacherConfig, TrainingSettings
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.registry import ddbench_datasets
+from ddbench.errors import DDBenchError
+from ddbench.training import Batch
+
+CPU = torch.device("cpu")
+
+
+def small_network(dropout: float = 0.0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(8 * 36, 4),
+        )
+
+
+def batches(epoch: int) -> Iterator[Batch]:
+    generator = seeds.generator("training test", epoch)
+    for _ in range(3):
+        images = torch.randn(6, 3, 8, 8, generator=generator)
+        labels = torch.randint(0, 4, (6,), generator=generator)
+        yield Batch(images, lambda logits, labels=labels: functional.cross_entropy(logits, labels))  # type: ignore[misc]
+
+
+def run(
+    settings: TrainingSettings,
+    network: nn.Module,
+    epoch_batches: Callable[[int], Iterator[Batch]] = batches,
+    checkpoint: Checkpoint | None = None,
+    validate: Callable[[int], float | None] | None = None,
+) -> tuple[dict[str, Tensor], float | None]:
+    best = training.fit(network, epoch_batches, settings, CPU, "fp32", checkpoint, validate=validate)
+    return network.state_dict(), best
+
+
+def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def test_cosine_values() -> None:
+    assert training.cosine(0, 300) == 1.0
+    assert training.cosine(150, 300) == pytest.approx(0.5)
+    assert training.cosine(100, 300) == pytest.approx(0.75)
+    assert training.cosine(299, 300) == pytest.approx(0.5 * (1 + math.cos(math.pi * 299 / 300)))
+
+
+def test_learning_rate_follows_the_cosine_by_epoch() -> None:
+    seen: list[float] = []
+    steps: list[tuple[int, int]] = []
+
+    def report(step: int, total: int, **metrics: float) -> None:
+        steps.append((step, total))
+        seen.append(metrics["learning_rate"])
+
+    training.fit(small_network(), batches, TrainingSettings(epochs=4, learning_rate=0.2), CPU, "fp32", report=report)
+    assert seen == pytest.approx([0.2, 0.2 * 0.5 * (1 + math.sqrt(0.5)), 0.1, 0.2 * 0.5 * (1 - math.sqrt(0.5))])
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def constant(epoch: int) -> Iterator[Batch]:
+    """One step an epoch whose loss has the gradient zero everywhere: only weight decay moves anything."""
+    yield Batch(torch.zeros(2, 3, 8, 8), lambda logits: (logits * 0).sum())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_weight_decay_reaches_the_right_parameters(optimizer: str, decay_vectors: bool) -> None:
+    network = small_network()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    settings = TrainingSettings.model_validate(
+        {
+            "optimizer": optimizer,
+            "decay_vectors": decay_vectors,
+            "epochs": 1,
+            "learning_rate": 0.1,
+            "weight_decay": 0.5,
+        }
+    )
+    run(settings, network, constant)
+    for name, parameter in network.named_parameters():
+        decayed = decay_vectors or parameter.ndim >= 2
+        expected = before[name] * (1 - 0.1 * 0.5) if decayed else before[name]
+        torch.testing.assert_close(parameter.detach(), expected, msg=name)
+
+
+def test_sgd_is_the_textbook_recursion() -> None:
+    """v <- 0.9 v + (g + wd w), w <- w - lr v on a linear network, in float64."""
+    linear = nn.Linear(3 * 2 * 2, 2, bias=False)
+    network = nn.Sequential(nn.Flatten(), linear)
+    weight = linear.weight.detach().double().clone()
+    images = torch.randn(5, 3, 2, 2, generator=seeds.generator("sgd"))
+    settings = TrainingSettings(epochs=3, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+
+    def once(epoch: int) -> Iterator[Batch]:
+        yield Batch(images, lambda logits: logits.square().sum() / 2)
+
+    velocity, flat = torch.zeros_like(weight), images.flatten(1).double()
+    for epoch in range(3):
+        velocity = 0.9 * velocity + (flat @ weight.T).T @ flat + 0.01 * weight
+        weight = weight - 0.1 * 0.5 * (1 + math.cos(math.pi * epoch / 3)) * velocity
+    trained, _ = run(settings, network, once)
+    torch.testing.assert_close(trained["1.weight"].double(), weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stop", [1, 3])
+def test_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, stop: int
+) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    settings = TrainingSettings.model_validate({"optimizer": optimizer, "epochs": 5, "learning_rate": 0.01})
+    tops = [10.0, 50.0, 20.0, 30.0, 40.0]
+    whole, best = run(settings, small_network(dropout=0.3), validate=lambda epoch: tops[epoch])
+
+    def dies(epoch: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(epoch)):
+            if epoch == stop and number == 1:
+                raise KeyboardInterrupt
+            yield batch
+
+    slot = Checkpoint(tmp_path / "slot.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, small_network(dropout=0.3), dies, slot, lambda epoch: tops[epoch])
+    asked: list[int] = []
+
+    def watched(epoch: int) -> Iterator[Batch]:
+        asked.append(epoch)
+        return batches(epoch)
+
+    torch.manual_seed(5)  # another process: another global generator
+    resumed, resumed_best = run(settings, small_network(dropout=0.3), watched, slot, lambda epoch: tops[epoch])
+    assert asked == list(range(stop, 5))
+    assert_equal(whole, resumed)
+    assert best == resumed_best == 50.0
+
+
+def test_checkpoints_are_not_written_more_often_than_stated(tmp_path: Path) -> None:
+    slot = Checkpoint(tmp_path / "slot.safetensors")
+    run(TrainingSettings(epochs=3), small_network(), checkpoint=slot)
+    assert not slot.path.exists()
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run(TrainingSettings(epochs=2), small_network(dropout=0.5))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    def explode(epoch: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(epoch)):
+            factor = float("nan") if (epoch, number) == (1, 2) else 1.0
+            yield Batch(batch.images, lambda logits, b=batch, f=factor: b.loss(logits) * f)  # type: ignore[misc]
+
+    with pytest.raises(DDBenchError, match="nan at step 3 of epoch 2"):
+        run(TrainingSettings(epochs=3), small_network(), explode)
+
+
+def test_prefetched_keeps_order_and_raises_what_was_raised() -> None:
+    assert list(training.prefetched(range(100))) == list(range(100))
+    assert list(training.prefetched([])) == []
+    assert list(training.prefetched([None, 1])) == [None, 1]
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise DDBenchError("a file that cannot be decoded")
+
+    stream = training.prefetched(broken())
+    assert next(stream) == 1
+    with pytest.raises(DDBenchError, match="decoded"):
+        next(stream)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
+    config = DataConfig(image_size=8, stored_size=8)
+    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+
+
+def test_accuracy_is_a_count(digits: Dataset) -> None:
+    """A network that knows one bit of each image, against a loop over the images."""
+
+    class Brightness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return functional.one_hot((images.mean((1, 2, 3)) > -0.2).long() * 3, 10).float()
+
+    top1, per_class = training.accuracy(Brightness(), digits, "val", CPU, "fp32", batch_size=100)
+    hits = [0] * 10
+    for index, label in enumerate(digits.val.labels.tolist()):
+        guess = 3 if float(digits.evaluation_view("val", torch.tensor([index])).mean()) > -0.2 else 0
+        hits[label] += guess == label
+    assert top1 == pytest.approx(100 * sum(hits) / len(digits.val))
+    assert per_class == pytest.approx([100 * h / c for h, c in zip(hits, digits.info.val_counts, strict=True)])
+
+
+def test_teacher_learns_digits_and_is_reproducible(digits: Dataset) -> None:
+    config = TeacherConfig(arch="convnet-d2", epochs=3, batch_size=32, learning_rate=0.05)
+    first = training.train_teacher(digits, config, CPU, "fp32")
+    assert not first.training
+    assert training.accuracy(first, digits, "val", CPU, "fp32")[0] > 60
+    again = training.train_teacher(digits, config, CPU, "fp32")
+    assert_equal(first.state_dict(), again.state_dict())
+    other = training.train_teacher(digits, config.model_copy(update={"seed": 1, "epochs": 1}), CPU, "fp32")
+    assert not torch.equal(first.state_dict()["classifier.weight"], other.state_dict()["classifier.weight"])
+
+
+def test_real_images_reach_the_loss_as_cropped_views_with_their_own_labels(digits: Dataset) -> None:
+    """What the network is given, against single crops computed one by one."""
+    seen: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.detach().clone())
+            return images.mean((1, 2, 3))[:, None] * self.scale
+
+    settings = TrainingSettings(epochs=1, batch_size=500)
+    steps = training.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
+    count = len(digits.train)
+    assert steps == len(seen) == math.ceil(count / 500)
+    expected = views.epoch_views(count, digits.train.sizes, 3, 0, 500)
+    whole, _ = digits.train.read(expected.order[:5])
+    for place in range(5):
+        crop = views.crop_resize(whole[place : place + 1].float() / 255, expected.boxes[place], 8)
+        crop = crop.flip(-1) if expected.flips[place] else crop
+        torch.testing.assert_close(seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)
