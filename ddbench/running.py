@@ -50,10 +50,11 @@ def _announce(pipelines: list[Pipeline], warn: Echo) -> None:
     seconds = estimate.seconds(pipelines)
     if seconds > LONG:
         first = pipelines[0].experiment
-        quick = f"ddbench run --method {first.method} --dataset {first.dataset} --ipc {first.ipc} --recipe quick"
-        warn(
-            f"this will take about {estimate.readable(seconds)} here; minutes instead of the paper's protocol: {quick}"
-        )
+        warn(f"this will take about {estimate.readable(seconds)} on this device")
+        if "paper" in first.recipes:
+            size = "" if first.ipc is None else f" --ipc {first.ipc}"
+            quick = f"ddbench run --method {first.method} --dataset {first.dataset}{size} --recipe quick"
+            warn(f"in minutes, but not the paper's protocol: {quick}")
 
 
 def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
