@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -56,16 +57,17 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
         text = str(error)
-        if number == errno.ENOSPC or "No space left" in text or "os error 28" in text:
+        told = re.search(r"os error (\d+)", text)  # safetensors says it in words alone
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise DDBenchError(
                 f"the disk is full: {path} could not be written; free some space, then run again"
             ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST) or "denied" in text:
-            raise DDBenchError(f"cannot write to {path}: {os.strerror(number) if number else text}") from error
+        if number is not None:
+            raise DDBenchError(f"cannot write to {path}: {os.strerror(number)}") from error
         if isinstance(error, OSError):
-            raise DDBenchError(f"writing {path} failed: {error}") from error
+            raise DDBenchError(f"cannot write to {path}: {text}") from error
         raise
 
 

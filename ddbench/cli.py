@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,14 +195,17 @@ def main() -> None:
         fail(str(error), 2)
     except click.exceptions.Abort:
         fail("stopped; the same command goes on from the last checkpoint", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        fail(" ".join(error.format_message().split()), error.exit_code)
+        fail(error.format_message(), error.exit_code)
     except click.exceptions.Exit as signal:
         sys.exit(signal.exit_code)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 130)
-    except BrokenPipeError:
-        os._exit(141)
+    except OSError as error:  # the machine's answer, not a fault of ours: a full disk below stdout, a lost mount
+        fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
 
 
 def fail(text: str, code: int) -> None:
@@ -211,5 +213,5 @@ def fail(text: str, code: int) -> None:
     from ddbench import progress
 
     progress.close()
-    say(f"ddbench: {text}")
+    say(f"ddbench: {' '.join(text.splitlines())}")
     sys.exit(code)

@@ -9,7 +9,7 @@ from ddbench.distiller import Distiller
 from ddbench.evaluator import Evaluator
 
 
-class Section(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+class Section(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """A part of the configuration: unknown names are refused."""
 
 
@@ -104,6 +104,7 @@ class Experiment(Section):
     repeat: int = Field(default=0, ge=0, description="which distilled set: its seed is seed + repeat")
     student_seed: int = Field(default=0, ge=0, description="which student on the set: its seed is seed + student_seed")
     recipes: tuple[str, ...]
+    changed: tuple[str, ...] = Field(default=(), description="settings that were changed by --set, over the recipes")
     data: DataConfig
     teacher: TeacherConfig
     statistics: StatisticsConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -101,6 +102,8 @@ def check_result(result: UnitResult, unit: Unit, dataset: Dataset, method: str) 
         if not (low >= -1e-4 and high <= 1 + 1e-4):
             raise DDBenchError(f"method '{method}' returned pixels outside [0, 1] (from {low:g} to {high:g})")
     if result.indices is not None:
+        if result.indices.dtype != torch.int64 or result.indices.ndim != 1:
+            raise DDBenchError(f"method '{method}' returned indices that are not a list of int64")
         inside = (result.indices >= 0) & (result.indices < len(dataset.train))
         if not bool(inside.all()):
             raise DDBenchError(f"method '{method}' returned indices outside the training set")
@@ -112,6 +115,23 @@ def check_result(result: UnitResult, unit: Unit, dataset: Dataset, method: str) 
         result.weights.shape != (count,) or not bool((result.weights >= 0).all() & result.weights.isfinite().all())
     ):
         raise DDBenchError(f"method '{method}' returned weights that are not one number >= 0 a slot")
+
+
+def assemble(
+    dataset: Dataset, units: Sequence[Mapping[str, Tensor]], keys: tuple[str, ...], method: str
+) -> DistilledSet:
+    """The set whose units hold these tensors (`labels`, `images` or `indices`, maybe `weights`), in this order.
+
+    Raises DDBenchError naming the method where the units do not hold the same, or a class has no weight.
+    """
+    if any(unit.keys() != units[0].keys() for unit in units):
+        raise DDBenchError(f"method '{method}' must return images, or indices, and weights for all units or for none")
+    parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0]}
+    try:
+        weights = class_weights(parts["labels"], parts.get("weights"))
+    except DDBenchError as error:
+        raise DDBenchError(f"method '{method}': {error}") from error
+    return DistilledSet(dataset, parts["labels"], weights, keys, parts.get("images"), parts.get("indices"))
 
 
 def class_weights(labels: Tensor, weights: Tensor | None) -> Tensor:

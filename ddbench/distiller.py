@@ -43,7 +43,7 @@ class UnitResult:
     weights: Tensor | None = None
 
 
-class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """A method: its fields are its hyper-parameters (give each a description that names its source).
 
     `version` is part of every cache key: bump it when results change. `paper` is shown beside the name.

@@ -24,7 +24,7 @@ class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     regime: str = Field(description="label regime: fkd, soft, hard")
 
 
-class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """A protocol: how a student is trained on a distilled set and measured. Its fields are its parameters.
 
     `version` is printed with every number and part of the key: bump it when results change.
@@ -34,6 +34,7 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=())
     version: ClassVar[str]
     paper: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
+    on_real_data: ClassVar[bool] = False
 
     def work(self, images: int) -> int:
         """Images put forward and backward through the student for a set of `images`: for the time estimate only."""

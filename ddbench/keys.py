@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ class Keys:
             "precision": self.experiment.runtime.precision,
         }
 
+    @cached_property
+    def _checkpoint_digest(self) -> str | None:
+        checkpoint = self.experiment.teacher.checkpoint
+        return None if checkpoint is None else file_digest(checkpoint)
+
     def teacher(self) -> Depends:
         """The teacher: real data, its recipe or its checkpoint's content, device kind and precision."""
         config = self.experiment.teacher
@@ -50,7 +56,7 @@ class Keys:
             made: Depends = {
                 "arch": config.arch,
                 "stem": config.stem,
-                "checkpoint": file_digest(config.checkpoint),
+                "checkpoint": self._checkpoint_digest,
             }
         else:
             made = {**config.model_dump(mode="json", exclude={"checkpoint"}), **self._device}
@@ -74,7 +80,7 @@ class Keys:
         if experiment.method_settings.needs_teacher:
             real = {
                 "teacher": key_of(self.teacher()),
-                "statistics": experiment.statistics.model_dump(mode="json"),
+                "statistics": {**experiment.statistics.model_dump(mode="json"), "version": versions.STATISTICS},
             }
         return {
             "method": experiment.method,
@@ -87,7 +93,7 @@ class Keys:
     def intermediate(self, name: str, depends_on: Depends) -> Depends:
         """A method's own expensive intermediate: only what it says, besides the data, the teacher and the seed."""
         core = {"transport": versions.TRANSPORT}
-        return {**self._method, "name": name, "depends_on": depends_on, "versions": core}
+        return {**self._method, "name": name, "depends_on": depends_on, "device": self._device, "versions": core}
 
     def unit(self, index: int) -> Depends:
         """One unit of the distilled set: everything that its images depend on."""

@@ -38,8 +38,13 @@ def comparison() -> dict[tuple[str, str, int | None], str]:
 
 
 def beside(experiment: Experiment) -> str:
-    """Table 1's number for this cell where dataset, image size and recipe are the paper's, else an empty string."""
+    """Table 1's number where data, size, recipe, networks and protocol are the paper's, else an empty string."""
     size = PAPER_SIZES.get(experiment.dataset)
-    if experiment.recipes != ("paper",) or experiment.data.image_size != size:
+    changed = [name for name in experiment.changed if not name.startswith("runtime.")]
+    if experiment.recipes != ("paper",) or changed or experiment.data.image_size != size:
+        return ""
+    if {experiment.teacher.arch, experiment.student} != {"resnet18"}:
+        return ""
+    if experiment.evaluator != experiment.method_settings.default_evaluator:
         return ""
     return comparison().get((experiment.method, experiment.dataset, experiment.ipc), "")

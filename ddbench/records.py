@@ -89,6 +89,8 @@ def read(path: Path) -> Record:
         return Record(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise DDBenchError(f"no record {path}") from error
+    except OSError as error:
+        raise DDBenchError(f"record {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, ValidationError) as error:
         raise DDBenchError(f"{path} is not a record: {first_line(error)}") from error
 
@@ -97,7 +99,8 @@ def find(folder: Path, name: str | None) -> Path:
     """The record called `name` (or beginning so), or the newest one. Raises DDBenchError with "did you mean"."""
     paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
-        raise DDBenchError(f"no records in {folder}; run something first, e.g. ddbench run --dataset digits --ipc 1")
+        example = "ddbench run --method random --dataset digits --ipc 1"
+        raise DDBenchError(f"no records in {folder}; run something first, e.g. {example}")
     if name is None:
         return paths[-1]
     exact = [path for path in paths if path.stem == name.removesuffix(".json")]

@@ -72,12 +72,16 @@ def recover(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor
         with torch.no_grad():
             images.copy_(torch.maximum(torch.minimum(images, high), low))
         done = step + 1
-        if done % REPORT_EVERY == 0 or done == settings.steps:
-            values = {name: float(term.detach()) for name, term in terms.items()}
-            if not all(math.isfinite(value) for value in values.values()):
-                raise DDBenchError(f"recover: the loss is not finite at step {done} of unit {unit.index}: {values}")
+        reports = done % REPORT_EVERY == 0 or done == settings.steps
+        saves = done % task.checkpoint_every == 0 and done < settings.steps
+        if not (reports or saves):
+            continue
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise DDBenchError(f"recover: the loss is not finite at step {done} of unit {unit.index}: {values}")
+        if reports:
             task.report(done, settings.steps, loss=sum(values.values()), **values)
-        if done % task.checkpoint_every == 0 and done < settings.steps:
+        if saves:
             _save(task, images, optimizer, done, seconds + time.perf_counter() - clock)
     task.timing.update(steps=settings.steps, seconds=seconds + time.perf_counter() - clock)
     return ((images.detach() * deviation) + mean).clamp(0, 1)

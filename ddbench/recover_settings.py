@@ -1,6 +1,6 @@
 """Hyper-parameters of the recover loop, shared by every method that uses it. Imports no torch."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 
 class RecoverSettings(BaseModel, frozen=True):
@@ -26,3 +26,10 @@ class RecoverSettings(BaseModel, frozen=True):
         ge=0,
         description="roll by 0..jitter pixels down and right, once a batch (released code: 32 at 224 px)",
     )
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and below 1")
+        return betas

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ddbench.plugins import PluginRegistry
 
 Model = TypeVar("Model", bound=BaseModel)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,24 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
     Raises DDBenchError with one line for the first unknown name, wrong type or impossible value.
     """
     known = _load(request.recipes, registry)
+    methods = _distinct(request.methods)
     cells = []
-    for dataset in request.datasets:
+    for dataset in _distinct(request.datasets):
         registry.dataset(dataset)
-        for method in request.methods:
-            ipcs: tuple[int | None, ...] = request.ipcs
+        for method in methods:
+            ipcs: tuple[int | None, ...] = _distinct(request.ipcs)
             if not registry.distiller(method).needs_ipc:
                 ipcs = (None,)
+            elif not ipcs:
+                raise DDBenchError(f"method '{method}' needs a number of images per class, e.g. --ipc 10")
             for ipc in ipcs:
                 cells += _cells(request, registry, known, dataset, method, ipc)
     return cells
+
+
+def _distinct(values: Iterable[T]) -> tuple[T, ...]:
+    """Each once, in order: a cell that is named twice must not count as two students."""
+    return tuple(dict.fromkeys(values))
 
 
 def _load(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
@@ -119,13 +128,15 @@ def _cells(
     distiller = registry.distiller(method)
     evaluator = request.evaluator or distiller.default_evaluator
     protocol = registry.evaluator(evaluator)
+    if protocol.on_real_data and distiller.needs_ipc:
+        raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: it goes with --method full")
     names = recipe_names(request.recipes, known, dataset)
     settings = _compose(known, names, dataset, method, evaluator)
     _apply_options(settings, request)
-    _apply_assignments(settings, request.assignments, method, registry)
+    changed = _apply_assignments(settings, request, method, evaluator, registry)
 
     teacher = _validated(TeacherConfig, "teacher", settings)
-    students = request.students or (teacher.arch,)
+    students = _distinct(request.students) or (teacher.arch,)
     runtime = _validated(RuntimeConfig, "runtime", settings)
     sections = {
         "data": _validated(DataConfig, "data", settings),
@@ -148,6 +159,7 @@ def _cells(
             repeat=repeat,
             student_seed=number,
             recipes=names,
+            changed=changed,
             teacher=teacher,
             runtime=runtime,
             **sections,
@@ -177,34 +189,47 @@ def _compose(
 def _apply_options(settings: dict[str, dict[str, Any]], request: Request) -> None:
     data = settings["data"]
     if request.image_size is not None and request.image_size != data.get("image_size"):
-        usual = DataConfig(**data)
+        usual = _validated(DataConfig, "data", settings)
         data["image_size"] = request.image_size
         data["stored_size"] = round(request.image_size * usual.stored_size / usual.image_size)
     if request.arch is not None:
         settings["teacher"]["arch"] = request.arch
-    settings["runtime"].update({"device": request.device, "precision": request.precision})
+    chosen = {"device": request.device, "precision": request.precision}
+    settings["runtime"].update({name: value for name, value in chosen.items() if value != "auto"})
 
 
 def _apply_assignments(
-    settings: dict[str, dict[str, Any]], assignments: Iterable[str], method: str, registry: PluginRegistry
-) -> None:
+    settings: dict[str, dict[str, Any]], request: Request, method: str, evaluator: str, registry: PluginRegistry
+) -> tuple[str, ...]:
+    """Applies every `--set` that concerns this cell and returns the names that it changed."""
     methods = {distiller.name for distiller in registry.distillers()}
-    for text in assignments:
+    evaluators = {protocol.name for protocol in registry.evaluators()}
+    changed = []
+    for text in request.assignments:
         path, equals, value = text.partition("=")
         section, dot, name = path.strip().partition(".")
         if not (equals and dot and name):
             raise DDBenchError(f"--set {text}: write it as section.name=value, e.g. --set teacher.epochs=20")
         if section in methods and section not in SECTIONS:
+            if section not in request.methods:
+                raise DDBenchError(f"--set {text}: this run has no --method {section}")
             if section != method:
                 continue
             section = "method"
+        elif section in evaluators and section not in SECTIONS:
+            if section != evaluator:
+                continue
+            section = "evaluator"
         if section not in SECTIONS:
-            raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, SECTIONS)}")
+            names = {*SECTIONS, *request.methods}
+            raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, names)}")
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
         settings[section][name.strip()] = parsed
+        changed.append(f"{section}.{name.strip()}")
+    return tuple(changed)
 
 
 def _validated(model: type[Model], section: str, settings: Mapping[str, Mapping[str, Any]], owner: str = "") -> Model:
@@ -213,6 +238,8 @@ def _validated(model: type[Model], section: str, settings: Mapping[str, Mapping[
         if name not in model.model_fields:
             place = f"{section} ({owner})" if owner else section
             raise DDBenchError(f"{place} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
+        if isinstance(values[name], bool) and model.model_fields[name].annotation in (int, float):
+            raise DDBenchError(f"{section}.{name}: a number is needed (got {values[name]})")
     try:
         return model(**values)
     except ValidationError as error:

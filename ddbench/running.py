@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import yaml
 from tabulate import tabulate
 
 from ddbench import estimate, figures, progress, published, records
-from ddbench.config import Experiment
+from ddbench.cache import writing
+from ddbench.config import Experiment, Stem
+from ddbench.models import build_network, load_checkpoint
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace
 
@@ -24,7 +27,13 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     All cells are checked against their dataset first, so that nothing is trained for a grid that cannot run.
     """
     pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
-    _announce(pipelines, warn)
+    todo = any(state != "cached" for pipeline in pipelines for _, state in pipeline.plan())
+    if todo:
+        _check_networks(pipelines)
+    with writing(results_dir):
+        (results_dir / "records").mkdir(parents=True, exist_ok=True)
+    if todo:
+        _announce(pipelines, warn)
     found, pictures = [], []
     for pipeline in pipelines:
         record = pipeline.run()
@@ -44,9 +53,25 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     return found
 
 
+def _check_networks(pipelines: Iterable[Pipeline]) -> None:
+    """Builds every network once, and reads a teacher's checkpoint: an unknown name shows before anything is trained."""
+    checked = set()
+    for pipeline in pipelines:
+        experiment, info = pipeline.experiment, pipeline.dataset.info
+        teacher = experiment.teacher
+        wanted: list[tuple[str, Stem, Path | None]] = [(experiment.student, experiment.student_stem, None)]
+        if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
+            wanted.append((teacher.arch, teacher.stem, teacher.checkpoint))
+        for arch, stem, checkpoint in wanted:
+            key = (arch, stem, checkpoint, info.num_classes, info.image_size)
+            if key not in checked:
+                network = build_network(arch, info.num_classes, info.image_size, stem)
+                if checkpoint is not None:
+                    load_checkpoint(network, checkpoint, info.num_classes)
+                checked.add(key)
+
+
 def _announce(pipelines: list[Pipeline], warn: Echo) -> None:
-    if all(state == "cached" for pipeline in pipelines for _, state in pipeline.plan()):
-        return
     seconds = estimate.seconds(pipelines)
     if seconds > LONG:
         first = pipelines[0].experiment
@@ -65,7 +90,14 @@ def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
     if not path.exists():
         images, labels = pipeline.distilled.head(10)
         size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
-        figures.preview(images, labels, info.class_titles, path, f"{experiment.method}, {experiment.dataset}, {size}")
+        title = f"{experiment.method}, {experiment.dataset}, {size}"
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with writing(path):
+            try:
+                figures.preview(images, labels, info.class_titles, partial, title)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
     return path
 
 
@@ -81,7 +113,7 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "ipc": "all" if record.ipc is None else str(record.ipc),
                 "student": record.student,
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
-                "recipe": "+".join(record.recipes),
+                "recipe": "+".join(record.recipes) + (" --set" if experiment.changed else ""),
                 "top1": record.metrics.top1_last,
                 "set": record.repeat,
                 "W2": record.feature_transport_cost,
@@ -121,10 +153,14 @@ def spread(values: pd.Series[float]) -> str:
 
 def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Echo) -> None:
     """Says for every cell which stages are cached and which are to do, and prints the complete configuration."""
-    for experiment in experiments:
-        pipeline = Pipeline(workspace, experiment)
-        echo(f"# {experiment.method}, {experiment.dataset}, IPC {experiment.ipc}, {experiment.student}, ")
+    pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
+    _check_networks(pipelines)
+    for pipeline in pipelines:
+        experiment = pipeline.experiment
+        size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
+        student = f"{experiment.student} seed {experiment.seed + experiment.student_seed}"
+        echo(f"# {experiment.method}, {experiment.dataset}, {size}, set {experiment.repeat}, {student}")
         for stage, state in pipeline.plan():
             echo(f"#   {stage:<11} {state}")
-        echo(yaml.safe_dump(pipeline.experiment.model_dump(mode="json"), sort_keys=False).rstrip())
+        echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False).rstrip())
         echo("")

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ddbench import device as devices
 from ddbench import records, versions
-from ddbench.cache import Artifact, Built, Cache, Checkpoint, key_of
+from ddbench.cache import Artifact, Built, Cache, Checkpoint, digest_of, key_of
 from ddbench.config import DataConfig, Experiment
 from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.distilled import DistilledSet, check_result, class_weights, to_uint8
+from ddbench.distilled import DistilledSet, assemble, check_result, to_uint8
 from ddbench.distiller import Unit, UnitResult
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Metrics
@@ -113,16 +113,8 @@ class Pipeline:
     def distilled(self) -> DistilledSet:
         """The distilled set, put together from its units."""
         found = [self.unit(unit) for unit in self.units]
-        parts = {name: torch.cat([part.tensors[name] for part in found]) for name in found[0].tensors}
-        labels = parts["labels"]
-        return DistilledSet(
-            dataset=self.dataset,
-            labels=labels,
-            weights=class_weights(labels, parts.get("weights")),
-            keys=tuple(part.key for part in found),
-            stored=parts.get("images"),
-            indices=parts.get("indices"),
-        )
+        keys = tuple(part.key for part in found)
+        return assemble(self.dataset, [part.tensors for part in found], keys, self.experiment.method)
 
     def evaluation(self) -> Artifact:
         """One student's metrics."""
@@ -363,7 +355,7 @@ class Pipeline:
                 "name": teacher_name(experiment.teacher),
                 "top1": teacher[0].meta["top1"],
                 "key": teacher[0].key,
-                "digest": teacher[0].digest,
+                "digest": digest_of(teacher[0].tensors),
             }
             if teacher
             else {},

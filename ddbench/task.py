@@ -29,7 +29,7 @@ class DistillTask:
 
     `dataset` is the real data (class-wise), `seed` the run's seed, `checkpoint` this unit's slot.
     `cached(name, depends_on, fn)` keeps a method's own expensive intermediate: its key holds the teacher, the
-    statistics, the seed and the method's version, and `depends_on` what else it depends on.
+    statistics, IPC, the seed, the device and the method's version, and `depends_on` what else it depends on.
     `report(step, total, **metrics)` tells the progress display. `timing` may be given `steps` and `seconds`.
     """
 

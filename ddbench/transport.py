@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import ot
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -88,6 +87,8 @@ def transport_plan(points: Tensor, weights: Tensor, features: Tensor) -> tuple[T
             f"got {w.numel()} that sum to {float(w.sum()):g}"
         )
 
+    import ot  # here, because POT takes seconds to import, which a run from the cache need not wait for
+
     # Centring both changes no distance but saves the digits that a large common offset would cost.
     costs = squared_distances(b - z.mean(0), z - z.mean(0))
     # POT leaves the dual of a massless point arbitrary: solve without these points, then extend the dual.
@@ -162,6 +163,8 @@ def barycenter_released(features: Tensor, m: int, generator: Generator, iteratio
     `features` [n, d], `m` points; at most `iterations` rounds (POT's default: 100; its default threshold
     1e-7). Raises DDBenchError on features that are not finite.
     """
+    import ot
+
     z = _float64_on_cpu(features, "features")
     weights = torch.full((m,), 1 / m, dtype=torch.float64)
     points = ot.lp.free_support_barycenter(

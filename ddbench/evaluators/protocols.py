@@ -117,6 +117,7 @@ class FullData(Evaluator, frozen=True, extra="forbid"):
     name = "full-data"
     version = "1"
     needs_teacher = False
+    on_real_data = True
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on the real training set and measures it."""

@@ -52,6 +52,8 @@ def load_file(path: Path) -> Recipe:
         return Recipe(**{**tree, "path": path})
     except FileNotFoundError as error:
         raise DDBenchError(f"no recipe file {path}") from error
+    except OSError as error:
+        raise DDBenchError(f"recipe {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DDBenchError(f"recipe {path} is not plain YAML: {' '.join(str(error).split())}") from error
     except (ValidationError, TypeError) as error:

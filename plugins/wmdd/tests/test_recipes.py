@@ -1,0 +1,121 @@
+"""The recipes say what the paper's Table 7 and the released code say."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from ddbench_wmdd import WMDD
+
+from ddbench.config import Experiment
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+
+DATASETS = ("imagenette", "tiny-imagenet", "imagenet-1k")
+
+
+def resolved(dataset: str, *recipes: str) -> Experiment:
+    (cell,) = experiments(
+        Request(methods=("wmdd",), datasets=(dataset,), ipcs=(10,), recipes=recipes), PluginRegistry()
+    )
+    return cell
+
+
+def settings(experiment: Experiment) -> WMDD:
+    assert isinstance(experiment.method_settings, WMDD)
+    return experiment.method_settings
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_paper_is_table_7(dataset: str) -> None:
+    folder = os.environ.get("DDBENCH_PAPER")
+    if not folder:
+        pytest.skip("needs the published tables (DDBENCH_PAPER)")
+    with (Path(folder) / "tables" / "table7_hyperparameters.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    squeeze = {row["name"]: row["value"] for row in rows if row["stage"] == "squeeze"}
+    recover = {row["name"]: row["value"] for row in rows if row["stage"] == "recover" and row["dataset"] == dataset}
+    cell = resolved(dataset, "paper")
+    teacher, method = cell.teacher, settings(cell)
+    assert teacher.optimizer == squeeze["optimizer"].lower()
+    assert teacher.learning_rate == float(squeeze["learning_rate"])
+    assert teacher.weight_decay == float(squeeze["weight_decay"])
+    assert teacher.momentum == float(squeeze["momentum"])
+    assert (teacher.batch_size, teacher.epochs) == (int(squeeze["batch_size"]), int(squeeze["epochs"]))
+    assert method.bn_weight == float(recover["lambda"])
+    assert method.learning_rate == float(recover["learning_rate"])
+    assert list(method.betas) == [float(beta) for beta in recover["betas"].split()]
+    assert (method.batch_size, method.steps) == (int(recover["batch_size"]), int(recover["iterations"]))
+    assert (squeeze["scheduler"], recover["scheduler"], recover["optimizer"]) == ("cosine", "cosine", "Adam")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "bn_weight", "rate"),
+    [("imagenette", 10, 0.25), ("tiny-imagenet", 300, 0.1), ("imagenet-1k", 500, 0.25)],
+)
+def test_paper_is_the_papers_method(dataset: str, bn_weight: float, rate: float) -> None:
+    cell = resolved(dataset, "paper")
+    method = settings(cell)
+    assert resolved(dataset) == cell  # and the default
+    assert (method.bn_weight, method.learning_rate, method.steps) == (bn_weight, rate, 2000)
+    assert (method.solver, method.iterations) == ("paper", 10)
+    assert (method.feature_form, method.bn_form, method.cross_entropy_weight) == ("squared", "squared", 0)
+    assert method.crop_per_image
+    assert (cell.teacher.arch, cell.statistics.variance, cell.distill.jpeg_quality) == ("resnet18", "exact", None)
+    assert cell.evaluator == "fkd"
+    protocol = cell.evaluator_settings.model_dump()
+    assert (protocol["epochs"], protocol["batch_size"], protocol["temperature"]) == (300, 100, 20)
+    assert (protocol["learning_rate"], protocol["weight_decay"], protocol["cutmix_alpha"]) == (1e-3, 0.01, 1)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("budget", ["paper", "quick"])
+def test_released_is_what_the_published_code_computes(dataset: str, budget: str) -> None:
+    plain, cell = resolved(dataset, budget), resolved(dataset, budget, "released")
+    method = settings(cell)
+    assert (method.solver, method.feature_form, method.bn_form) == ("released", "norm", "norm")
+    assert method.cross_entropy_weight == 1
+    assert not method.crop_per_image
+    assert (cell.statistics.variance, cell.statistics.batch_size, cell.distill.jpeg_quality) == ("batch-mean", 100, 75)
+    assert cell.teacher.epochs == (50 if budget == "paper" else plain.teacher.epochs)
+    kept = ("steps", "learning_rate", "betas", "batch_size")
+    assert [getattr(method, name) for name in kept] == [getattr(settings(plain), name) for name in kept]
+    assert cell.evaluator_settings == plain.evaluator_settings
+    if (dataset, budget) != ("tiny-imagenet", "paper"):
+        assert (cell.data, cell.teacher.stem) == (plain.data, plain.teacher.stem)
+        assert (method.bn_weight, method.jitter) == (settings(plain).bn_weight, settings(plain).jitter)
+
+
+def test_released_runs_tiny_imagenet_at_224_pixels_with_its_own_stem() -> None:
+    native, released = resolved("tiny-imagenet", "paper"), resolved("tiny-imagenet", "paper", "released")
+    assert (native.data.image_size, native.teacher.stem) == (64, "small")
+    assert (released.data.image_size, released.data.stored_size) == (224, 256)
+    assert released.teacher.stem == released.student_stem == "tiny-released"
+    assert (settings(released).bn_weight, settings(released).jitter) == (500, 32)
+    assert settings(released).learning_rate == 0.1
+
+
+def test_recipes_compose_in_the_order_given() -> None:
+    assert settings(resolved("imagenette", "quick", "released", "lloyd")).solver == "lloyd"
+    assert settings(resolved("imagenette", "quick", "lloyd", "released")).solver == "released"
+    assert settings(resolved("imagenette", "lloyd", "quick")).steps == 500
+
+
+def test_quick_on_imagenette_is_what_the_published_code_was_measured_with() -> None:
+    cell = resolved("imagenette", "quick", "released")
+    assert (cell.data.image_size, cell.data.stored_size) == (64, 72)
+    assert (cell.teacher.stem, cell.teacher.epochs) == ("imagenet", 20)
+    method = settings(cell)
+    assert (method.steps, method.jitter, method.learning_rate, method.bn_weight) == (500, 8, 0.25, 10)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", *DATASETS])
+@pytest.mark.parametrize("budget", ["quick", "smoke"])
+def test_quick_and_smoke_have_sizes_for_every_dataset(dataset: str, budget: str) -> None:
+    cell = resolved(dataset, budget)
+    method = settings(cell)
+    assert method.jitter <= cell.data.image_size // 7
+    assert method.steps <= 500
+    assert cell.data.image_size <= 64

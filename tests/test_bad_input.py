@@ -1,0 +1,372 @@
+"""Bad input of every kind: one line that says what is wrong, exit code 2, and nothing left behind."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ddbench.models import build_network
+
+if TYPE_CHECKING:
+    from conftest import Finished, Outcome, Shell
+
+FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
+DIGITS = ("run", "--dataset", "digits", *FAST)
+WMDD = (*DIGITS, "--method", "wmdd", "--ipc", "1")
+
+
+def refused(outcome: "Outcome", *said: str) -> None:
+    """One line for the person, after whatever progress told before it; no table; exit code 2."""
+    assert outcome.code == 2, outcome.err
+    assert outcome.out == ""
+    ours = [line for line in outcome.errors if line.startswith("ddbench: ")]
+    assert len(ours) == 1, outcome.err
+    assert outcome.errors[-1] == ours[0]
+    assert "Traceback" not in outcome.err
+    for part in said:
+        assert part in ours[0]
+
+
+def refused_at_once(shell: "Shell", outcome: "Outcome", *said: str) -> None:
+    """Refused, and the only line on stderr; neither results nor cache were begun."""
+    refused(outcome, *said)
+    assert len(outcome.errors) == 1
+    assert not shell.results.exists()
+    assert not shell.cache.exists() or shell.files("cache") == {}
+
+
+TYPED_WRONGLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    ((*DIGITS, "--method", "wmd", "--ipc", "1"), ("unknown method 'wmd'", "did you mean 'wmdd'?")),
+    ((*FAST, "--dataset", "digit", "--method", "wmdd", "--ipc", "1"), ("unknown dataset 'digit'", "mean 'digits'?")),
+    ((*WMDD, "--recipe", "releasd"), ("unknown recipe 'releasd'", "did you mean 'released'?")),
+    ((*WMDD, "--recipe", "absent.yaml"), ("no recipe file absent.yaml",)),
+    ((*WMDD, "--recipe", "paper"), ("recipe 'paper' has no sizes for dataset 'digits'", "quick, smoke")),
+    ((*WMDD, "--evaluator", "fdk"), ("unknown evaluator 'fdk'", "did you mean 'fkd'?")),
+    ((*WMDD, "--arch", "resnet19"), ("resnet19", "did you mean")),
+    ((*WMDD, "--student", "convnet-bn-d9"), ("convnet-bn-d9", "did you mean 'convnet-bn-d")),
+    ((*WMDD, "--student", "convnet-d6"), ("convnet-d6", "64 pixels or more, not 16")),
+    ((*WMDD, "--set", "teacher.epoch=3"), ("teacher has no setting 'epoch'", "did you mean 'epochs'?")),
+    ((*WMDD, "--set", "method.slover=lloyd"), ("method (wmdd) has no setting 'slover'", "did you mean 'solver'?")),
+    ((*WMDD, "--set", "wmdd.slover=lloyd"), ("method (wmdd) has no setting 'slover'", "did you mean 'solver'?")),
+    ((*WMDD, "--set", "evaluator.epoch=3"), ("evaluator (fkd) has no setting 'epoch'", "did you mean 'epochs'?")),
+    ((*WMDD, "--set", "teachr.epochs=3"), ("unknown section 'teachr'", "did you mean 'teacher'?")),
+    ((*WMDD, "--set", "wmmd.steps=3"), ("unknown section 'wmmd'", "did you mean 'wmdd'?")),
+    ((*WMDD, "--set", "random.steps=3"), ("no --method random",)),
+    ((*WMDD, "--set", "teacher.epochs=many"), ("teacher.epochs", "integer", "'many'")),
+    ((*WMDD, "--set", "teacher.epochs=1.5"), ("teacher.epochs", "1.5")),
+    ((*WMDD, "--set", "teacher.epochs=true"), ("teacher.epochs", "a number is needed")),
+    ((*WMDD, "--set", "teacher.epochs="), ("teacher.epochs", "None")),
+    ((*WMDD, "--set", "teacher.epochs=[1, 2]"), ("teacher.epochs", "[1, 2]")),
+    ((*WMDD, "--set", "teacher.epochs=0"), ("teacher.epochs", "greater than or equal to 1")),
+    ((*WMDD, "--set", "teacher.learning_rate=.inf"), ("teacher.learning_rate", "finite")),
+    ((*WMDD, "--set", "method.learning_rate=inf"), ("method.learning_rate", "finite")),
+    ((*WMDD, "--set", "evaluator.temperature=.nan"), ("evaluator.temperature",)),
+    ((*WMDD, "--set", "teacher.optimizer=lion"), ("teacher.optimizer", "'sgd' or 'adamw'", "'lion'")),
+    ((*WMDD, "--set", "data.stored_size=8"), ("data", "stored_size 8 is smaller than image_size 16")),
+    ((*WMDD, "--set", "runtime.device=tpu"), ("runtime.device", "'tpu'")),
+    ((*WMDD, "--set", "teacher.epochs"), ("teacher.epochs", "write it as section.name=value")),
+    ((*WMDD, "--set", "epochs=3"), ("epochs=3", "write it as section.name=value")),
+    ((*WMDD, "--set", "teacher.epochs=[3"), ("'[3' is not a plain value",)),
+    ((*WMDD, "--set", "teacher.arch=!!python/object:os.system"), ("is not a plain value",)),
+    ((*WMDD, "--set", "teacher.epochs=3\nmore"), ("teacher.epochs",)),
+    ((*DIGITS, "--method", "wmdd", "--ipc", "0"), ("--ipc 0", "at least 1")),
+    ((*DIGITS, "--method", "wmdd", "--ipc", "-3"), ("--ipc -3", "at least 1")),
+    ((*DIGITS, "--method", "wmdd"), ("method 'wmdd' needs", "--ipc")),
+    ((*WMDD, "--image-size", "2"), ("data.image_size",)),
+    ((*WMDD, "--device", "gpu"), ("runtime.device", "'gpu'")),
+    ((*WMDD, "--device", "cuda:99"), ("--device cuda:99", "use --device cpu")),
+    ((*WMDD, "--set", "teacher.checkpoint=absent.pt"), ("absent.pt", "No such file")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), TYPED_WRONGLY, ids=lambda value: " ".join(value)[-40:])
+def test_what_is_typed_wrongly_is_refused_at_once(
+    shell: "Shell", arguments: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    command = arguments if arguments[0] == "run" else ("run", *arguments)
+    refused_at_once(shell, shell(*command), *said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*WMDD, "--bogus"), "No such option '--bogus'"),
+        ((*WMDD, "--seed"), "'--seed' requires an argument"),
+        ((*WMDD, "--ipc", "ten"), "'ten' is not a valid integer"),
+        ((*WMDD, "--seeds", "0"), "'--seeds': 0 is not in the range"),
+        ((*WMDD, "--precision", "fp8"), "'fp8' is not one of"),
+        ((*WMDD, "--force", "train"), "'train' is not one of"),
+        (("run",), "Missing option '--method'"),
+        (("run", "--method", "wmdd"), "Missing option '--dataset'"),
+        (("rum",), "No such command 'rum'"),
+        (("list", "method"), "'method' is not one of"),
+        (("list",), "Missing argument"),
+        (("list", "methods", "wmd"), "did you mean 'wmdd'?"),
+        (("show",), "no records in results/records; run something first, e.g. ddbench run --method"),
+        (("export", "x"), "Missing option '--output'"),
+        (("export", "x", "--output", "y"), "no records in"),
+        (("cache", "prune", "--stage", "teachers"), "'teachers' is not one of"),
+        (("cache", "prune", "--older-than", "-1"), "'--older-than': -1.0 is not in the range"),
+    ],
+)
+def test_every_command_refuses_in_one_line(shell: "Shell", arguments: tuple[str, ...], said: str) -> None:
+    refused_at_once(shell, shell(*arguments), said)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_asked_for_and_absent(shell: "Shell") -> None:
+    refused_at_once(shell, shell(*WMDD, "--device", "cuda"), "--device cuda: this machine has 0 usable CUDA devices")
+
+
+@pytest.mark.parametrize("method", ["wmdd", "random"])
+def test_an_ipc_above_the_class_size_is_refused_before_the_teacher_trains(shell: "Shell", method: str) -> None:
+    """In a grid, too, where the cell before it could have run."""
+    outcome = shell(*DIGITS, "--method", method, "--ipc", "1", "--ipc", "140")
+    refused_at_once(shell, outcome, "--ipc 140 is more than the 139 training images of class '8'")
+    assert not (shell.cache / "teacher").exists()
+
+
+# -- folders --------------------------------------------------------------------------------------------------
+
+
+def own(folder: Path, method: str = "wmdd", ipc: int = 1, *more: str) -> tuple[str, ...]:
+    options = ("--method", method, "--ipc", str(ipc), "--arch", "convnet-bn-d3", *more)
+    return ("run", "--dataset", f"imagefolder:{folder}", *FAST, *options)
+
+
+def test_a_missing_folder(shell: "Shell", tmp_path: Path) -> None:
+    refused_at_once(shell, shell(*own(tmp_path / "absent")), "absent does not exist", "train/CLASS/")
+
+
+def test_a_missing_data_folder_of_a_named_dataset(shell: "Shell", tmp_path: Path) -> None:
+    options = ("run", "--dataset", "imagenette", "--method", "wmdd", "--ipc", "1", *FAST)
+    outcome = shell(*options, "--data-dir", tmp_path / "absent")
+    refused_at_once(shell, outcome, "imagenette", "absent does not exist", "--data-dir")
+
+
+def test_no_folder_in_the_name_of_a_dataset(shell: "Shell") -> None:
+    refused_at_once(shell, shell("run", "--dataset", "imagefolder:", "--method", "full", *FAST), "needs a path")
+
+
+def test_a_folder_without_a_split(shell: "Shell", image_folder: Callable[..., Path]) -> None:
+    folder = image_folder()
+    shutil.rmtree(folder / "val")
+    refused_at_once(shell, shell(*own(folder)), f"no folder {folder / 'val'}")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_class_folder(shell: "Shell", image_folder: Callable[..., Path], split: str) -> None:
+    folder = image_folder()
+    for path in (folder / split / "dog").iterdir():
+        path.unlink()
+    refused_at_once(shell, shell(*own(folder)), f"{folder / split / 'dog'} holds no images")
+
+
+@pytest.mark.parametrize(("split", "other"), [("val", "train"), ("train", "val")])
+def test_a_class_missing_in_one_split(
+    shell: "Shell", image_folder: Callable[..., Path], split: str, other: str
+) -> None:
+    folder = image_folder()
+    shutil.rmtree(folder / split / "dog")
+    refused_at_once(shell, shell(*own(folder)), f"class 'dog' is in {other}/ but not in {split}/")
+
+
+def truncate(path: Path, share: float) -> None:
+    os.truncate(path, int(share * path.stat().st_size))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.8])
+def test_a_truncated_jpeg_is_named_before_the_teacher_trains(
+    shell: "Shell", image_folder: Callable[..., Path], split: str, share: float
+) -> None:
+    folder = image_folder()
+    bad = folder / split / "dog" / "1.jpg"
+    truncate(bad, share)
+    outcome = shell(*own(folder))
+    refused(outcome, f"{bad} cannot be decoded", "--set data.skip_corrupt=true")
+    assert {Path(name).parent.name for name in shell.files("cache")} <= {"data"}
+    assert not [name for name in shell.files("results") if name.endswith(".json")]
+
+
+def test_truncated_jpegs_are_skipped_and_counted_on_request(shell: "Shell", image_folder: Callable[..., Path]) -> None:
+    folder = image_folder()
+    truncate(folder / "train" / "dog" / "1.jpg", 0.8)
+    truncate(folder / "val" / "cat" / "0.jpg", 0.02)
+    skip = ("--set", "data.skip_corrupt=true")
+    refused(shell(*own(folder, "random", 4, *skip)), "--ipc 4 is more than the 3 training images of class 'dog'")
+    outcome = shell(*own(folder, "random", 3, *skip))
+    assert outcome.code == 0, outcome.err
+    assert "skipped 1 corrupt image of train" in outcome.err
+    assert "skipped 1 corrupt image of val" in outcome.err
+    assert str(folder / "train" / "dog" / "1.jpg") in outcome.err
+    # 3 validation images are left: one cat, two dogs.
+    (record,) = (shell.results / "records").iterdir()
+    assert '"distilled_images": 6' in record.read_text()
+
+
+def test_a_class_of_nothing_but_corrupt_images(shell: "Shell", image_folder: Callable[..., Path]) -> None:
+    folder = image_folder()
+    for path in (folder / "train" / "cat").iterdir():
+        truncate(path, 0.5)
+    refused(shell(*own(folder, "random", 1, "--set", "data.skip_corrupt=true")), "class 'cat'", "train")
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """Unpickling it makes a folder: what a hostile checkpoint might do."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def with_checkpoint(path: Path) -> tuple[str, ...]:
+    return (*WMDD, "--set", f"teacher.checkpoint={path}")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_checkpoint_with_another_class_count(shell: "Shell", tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"seven.{suffix}"
+    weights = build_network("convnet-bn-d3", 7, 16).state_dict()
+    if suffix == "pt":
+        torch.save(weights, path)
+    else:
+        save_file(weights, path)
+    refused_at_once(shell, shell(*with_checkpoint(path)), "seven", "has 7 classes, the dataset 10")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_hostile_checkpoint_runs_nothing(shell: "Shell", tmp_path: Path, wrapped: bool) -> None:
+    touched, path = tmp_path / "touched", tmp_path / "hostile.pt"
+    torch.save({"state_dict": Payload(touched)} if wrapped else Payload(touched), path)
+    refused_at_once(shell, shell(*with_checkpoint(path)), "hostile.pt", "cannot be read as weights")
+    assert not touched.exists()
+    torch.load(path, weights_only=False)  # the payload is live
+    assert touched.is_dir()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights"])
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a.bin"])
+def test_a_checkpoint_that_is_none(shell: "Shell", tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused_at_once(shell, shell(*with_checkpoint(tmp_path / name)), name)
+
+
+# -- disks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_cache_that_cannot_be_written(shell: "Shell", below: str) -> None:
+    shell.cache.write_text("a file")
+    outcome = shell(*WMDD, "--cache-dir", shell.cache / below)
+    refused(outcome, f"cannot write to {shell.cache / below}")
+    assert shell.cache.read_text() == "a file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_cache(shell: "Shell") -> None:
+    shell.cache.mkdir(mode=0o500)
+    refused(shell(*WMDD), f"cannot write to {shell.cache}", "Permission denied")
+
+
+@pytest.mark.parametrize("place", ["results", "results/records"])
+def test_results_that_cannot_be_written_show_before_anything_is_trained(shell: "Shell", place: str) -> None:
+    path = shell.root / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a file")
+    refused(shell(*WMDD), "results")
+    assert shell.files("cache") == {}
+
+
+def test_a_preview_that_cannot_be_written(finished: "Finished", tmp_path: Path) -> None:
+    """The record of the number is on disk by then."""
+    (tmp_path / "runs").write_text("a file")
+    shell = finished.shell
+    options = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--set", "teacher.batch_size=256")
+    outcome = shell("run", *FAST, *options, "--results-dir", tmp_path)
+    refused(outcome, f"cannot write to {tmp_path / 'runs'}", "preview.png")
+    assert len(list((tmp_path / "records").iterdir())) == 1
+
+
+def test_a_file_that_may_not_grow(shell: "Shell") -> None:
+    """Writes end short in the middle of a file, as under a quota; Python ignores the signal and sees EFBIG."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        outcome = shell(*WMDD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused(outcome, f"cannot write to {shell.cache}", "File too large")
+    assert not list(shell.cache.rglob("*.partial"))
+    assert shell(*WMDD, "--set", "teacher.batch_size=256").code == 0
+
+
+def can_mount() -> bool:
+    tools = [shutil.which(name) for name in ("unshare", "mount")]
+    return all(tools) and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="this person may not mount a small disk")
+def test_a_full_disk(shell: "Shell") -> None:
+    """A real one of 512 kB, in a mount namespace of its own."""
+    disk = shell.root / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-m", "ddbench", *WMDD, "--cache-dir", str(disk), "--set", "teacher.batch_size=256"]
+    inside = f'mount -t tmpfs -o size=512k tmpfs "{disk}" && "$@"; code=$?; find "{disk}" -name "*.partial"; exit $code'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", inside, "sh", *command], cwd=shell.root, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ddbench: the disk is full: ")
+    assert str(disk) in last
+    assert not [name for name in shell.files("results") if name.endswith(".json")]
+
+
+# -- records and exports --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_record(finished: "Finished") -> None:
+    name = next((finished.shell.results / "records").iterdir()).stem
+    wrong = name.replace("ipc", "ipcc")
+    refused(finished.shell("show", wrong), f"no record '{wrong}'", f"did you mean '{name}'?")
+
+
+def test_an_ambiguous_record(finished: "Finished") -> None:
+    refused(finished.shell("show", "wmdd"), "'wmdd' begins 2 records")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"name": "x"}', "\x00"])
+def test_a_damaged_record(shell: "Shell", content: str) -> None:
+    folder = shell.results / "records"
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text(content)
+    refused(shell("show", "x"), "x.json is not a record")
+
+
+def test_an_export_writes_over_nothing(finished: "Finished", tmp_path: Path) -> None:
+    name = next((finished.shell.results / "records").glob("wmdd*")).stem
+    (tmp_path / "mine.txt").write_text("mine")
+    refused(finished.shell("export", name, "--output", tmp_path), "is not an empty folder")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_export_of_a_pruned_set(finished: "Finished", tmp_path: Path) -> None:
+    name = next((finished.shell.results / "records").glob("wmdd*")).stem
+    outcome = finished.shell("export", name, "--output", tmp_path / "x", "--cache-dir", tmp_path / "empty")
+    refused(outcome, name, "not in the cache any more")
+    assert not (tmp_path / "x").exists()

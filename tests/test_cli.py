@@ -1,0 +1,346 @@
+"""The command line as a person uses it: runs, tables, records, pictures, the cache; and what stays unloaded."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from ddbench.cli import KINDS, STAGES, cli
+from ddbench.plugins import PluginRegistry
+
+if TYPE_CHECKING:
+    from conftest import Finished, Shell
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """The rows of a printed table, by column: columns are as wide as the rule below the heading says."""
+    lines = text.splitlines()
+    rule = next(number for number, line in enumerate(lines) if re.fullmatch(r"-+(  -+)+", line))
+    spans = [match.span() for match in re.finditer("-+", lines[rule])]
+    names = [lines[rule - 1][start:end].strip() for start, end in spans]
+    body = lines[rule + 1 :]
+    body = body[: body.index("")] if "" in body else body
+    return [dict(zip(names, (line[start:end].strip() for start, end in spans), strict=True)) for line in body]
+
+
+def records_in(shell: "Shell") -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((shell.results / "records").glob("*.json"))]
+
+
+def copy_of(finished: "Finished", target: Path) -> "Shell":
+    shutil.copytree(finished.shell.root, target, dirs_exist_ok=True)
+    return type(finished.shell)(target)
+
+
+def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished") -> None:
+    table = rows(finished.first.out)
+    assert [(row["method"], row["ipc"]) for row in table] == [
+        ("wmdd", "1"),
+        ("wmdd", "2"),
+        ("random", "1"),
+        ("random", "2"),
+    ]
+    found = {(record["method"], str(record["ipc"])): record for record in records_in(finished.shell)}
+    assert len(found) == 4
+    for row in table:
+        record = found[row["method"], row["ipc"]]
+        assert row["top-1 (last epoch)"] == f"{record['metrics']['top1_last']:.2f}"
+        assert row["W2² of features"] == f"{record['feature_transport_cost']:.2f}"
+        assert (row["dataset"], row["recipe"]) == ("digits 16px", "smoke")
+        assert (row["student"], row["protocol"]) == ("convnet-bn-d3", "fkd v1")
+        assert row["n"].startswith("1 student")
+        assert record["distilled_images"] == 10 * record["ipc"]
+        assert len(record["metrics"]["per_class"]) == 10
+
+
+def test_a_run_leaves_a_preview_of_each_set(finished: "Finished") -> None:
+    named = [line.split()[1] for line in finished.first.out.splitlines() if line.startswith("preview:")]
+    assert len(set(named)) == 4
+    for name in named:
+        with Image.open(finished.shell.root / name) as picture:
+            picture.load()
+            assert (picture.format, min(picture.size) > 100) == ("PNG", True)
+    assert not list(finished.shell.results.rglob("*.partial"))
+
+
+def test_a_grid_of_two_methods_shares_one_teacher(finished: "Finished") -> None:
+    assert len(list((finished.shell.cache / "teacher").iterdir())) == 1
+    assert len(list((finished.shell.cache / "statistics").iterdir())) == 10
+    assert len({record["teacher"]["digest"] for record in records_in(finished.shell)}) == 1
+
+
+def test_progress_stays_off_stdout(finished: "Finished") -> None:
+    assert "started" not in finished.first.out
+    assert re.search(r"^teacher .*started", finished.first.err, re.MULTILINE)
+
+
+def test_the_same_command_again_reads_the_cache(finished: "Finished") -> None:
+    before = finished.shell.files("cache")
+    start = time.monotonic()
+    again = finished.shell.run(*finished.grid)
+    assert time.monotonic() - start < 5
+    assert rows(again.out)[0]["top-1 (last epoch)"] == rows(finished.first.out)[0]["top-1 (last epoch)"]
+    assert [{**row, "peak MB": ""} for row in rows(again.out)] == [
+        {**row, "peak MB": ""} for row in rows(finished.first.out)
+    ]
+    assert "started" not in again.err
+    assert finished.shell.files("cache") == before
+
+
+def test_forced_stages_are_computed_again_to_the_same_numbers(finished: "Finished", tmp_path: Path) -> None:
+    shell = copy_of(finished, tmp_path)
+    before = {record["name"]: record for record in records_in(shell)}
+    outcome = shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--force", "distill")
+    assert re.search(r"^teacher .*: cached", outcome.err, re.MULTILINE)
+    assert re.search(r"^distill wmdd.*: started", outcome.err, re.MULTILINE)
+    after = {record["name"]: record for record in records_in(shell)}
+    assert after.keys() == before.keys()
+    for name, record in after.items():
+        assert record["distilled_digest"] == before[name]["distilled_digest"]
+        assert record["metrics"] == before[name]["metrics"]
+
+
+def test_the_full_dataset_has_no_ipc_and_no_teacher(shell: "Shell") -> None:
+    outcome = shell.run("--method", "full", "--dataset", "digits", "--ipc", "5")
+    (row,) = rows(outcome.out)
+    (record,) = records_in(shell)
+    assert (row["method"], row["ipc"], row["protocol"]) == ("full", "all", "full-data v1")
+    assert (record["ipc"], record["distilled_images"], record["teacher"]) == (None, 1437, {})
+    assert not (shell.cache / "teacher").exists()
+
+
+def test_seeds_and_repeats_are_counted(finished: "Finished", tmp_path: Path) -> None:
+    shell = copy_of(finished, tmp_path)
+    options = ("--method", "random", "--dataset", "digits", "--ipc", "2", "--results-dir", "several")
+    outcome = shell.run(*options, "--seeds", "2", "--repeats", "3")
+    (row,) = rows(outcome.out)
+    found = [json.loads(path.read_text()) for path in (tmp_path / "several" / "records").iterdir()]
+    assert row["n"] == "6 students, 3 sets"
+    assert len({record["distilled_digest"] for record in found}) == 3
+    assert sorted((record["repeat"], record["student_seed"]) for record in found) == [
+        (repeat, seed) for repeat in range(3) for seed in range(2)
+    ]
+    top1 = torch.tensor([record["metrics"]["top1_last"] for record in found], dtype=torch.float64)
+    assert row["top-1 (last epoch)"] == f"{float(top1.mean()):.2f} ± {float(top1.std()):.2f}"
+
+
+def test_two_students_stand_in_two_rows(finished: "Finished", tmp_path: Path) -> None:
+    shell = copy_of(finished, tmp_path)
+    students = ("--student", "convnet-bn-d3", "--student", "convnet-d2")
+    outcome = shell.run("--method", "random", "--dataset", "digits", "--ipc", "1", *students)
+    assert [row["student"] for row in rows(outcome.out)] == ["convnet-bn-d3", "convnet-d2"]
+
+
+def test_dry_run_tells_what_is_cached_and_computes_nothing(finished: "Finished") -> None:
+    before = finished.shell.files()
+    outcome = finished.shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "2", "--ipc", "3", "--dry-run")
+    states = re.findall(r"^#   (\w+) +(.*)$", outcome.out, re.MULTILINE)
+    stages = ["teacher", "statistics", "distill", "evaluate"]
+    assert states[:4] == [(stage, "cached") for stage in stages]
+    assert states[4:] == list(zip(stages, ["cached", "cached", "to do", "to do"], strict=True))
+    assert finished.shell.files() == before
+
+
+def test_dry_run_prints_the_configuration_that_the_record_holds(finished: "Finished") -> None:
+    outcome = finished.shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "2", "--dry-run")
+    record = next(r for r in records_in(finished.shell) if (r["method"], r["ipc"]) == ("wmdd", 2))
+    assert yaml.safe_load(outcome.out) == record["configuration"]
+
+
+def test_dry_run_in_a_fresh_place_writes_nothing_at_all(shell: "Shell") -> None:
+    outcome = shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--dry-run")
+    assert set(re.findall(r"^#   \w+ +(.*)$", outcome.out, re.MULTILINE)) == {"to do"}
+    assert list(shell.root.iterdir()) == []
+
+
+def test_show_finds_a_record_by_the_beginning_of_its_name(finished: "Finished") -> None:
+    for record in records_in(finished.shell):
+        for name in (record["name"], record["name"][:-3]):
+            outcome = finished.shell("show", name)
+            assert outcome.code == 0
+            assert f"{record['metrics']['top1_last']:.2f} %" in outcome.out
+            assert record["distilled_digest"] in outcome.out
+            head, _, configuration = outcome.out.partition("\n\n")
+            assert record["name"] in head
+            assert yaml.safe_load(configuration) == record["configuration"]
+
+
+def test_show_without_a_name_is_the_newest(finished: "Finished") -> None:
+    newest = max((finished.shell.results / "records").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert newest.stem in finished.shell("show").out
+
+
+@pytest.mark.parametrize("method", ["wmdd", "random"])
+def test_both_exports_hold_the_images_of_the_record(finished: "Finished", tmp_path: Path, method: str) -> None:
+    record = next(r for r in records_in(finished.shell) if (r["method"], r["ipc"]) == (method, 2))
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    for target, form in ((folder, "imagefolder"), (file, "safetensors")):
+        outcome = finished.shell("export", record["name"], "--format", form, "--output", target)
+        assert (outcome.code, outcome.out) == (0, f"written: {target}\n"), outcome.err
+    tensors = load_file(file / "distilled.safetensors")
+    assert tensors["images"].shape == (20, 3, 16, 16)
+    assert tensors["labels"].bincount().tolist() == [2] * 10
+    pictures = sorted(folder.rglob("*.png"))
+    assert len(pictures) == 20
+    with Image.open(pictures[0]) as first:
+        pixels = torch.tensor(list(first.convert("RGB").tobytes())).view(16, 16, 3).permute(2, 0, 1)
+    assert torch.equal(pixels, tensors["images"][0].long())
+    assert json.loads((file / "card.json").read_text())["distilled_digest"] == record["distilled_digest"]
+
+
+def test_cache_ls_has_a_line_a_file(finished: "Finished") -> None:
+    outcome = finished.shell("cache", "ls")
+    listed = {(row["stage"], row["key"]) for row in rows(outcome.out)}
+    files = {(Path(name).parent.name, Path(name).stem) for name in finished.shell.files("cache")}
+    assert listed == files
+    assert f"{len(files)} files" in outcome.out.splitlines()[-1]
+
+
+def test_prune_removes_what_is_asked_and_the_rest_is_computed_again(finished: "Finished", tmp_path: Path) -> None:
+    shell = copy_of(finished, tmp_path)
+    assert shell("cache", "prune", "--older-than", "1").out.startswith("removed 0 files")
+    before = shell.files("cache")
+    assert shell("cache", "prune", "--stage", "evaluate", "--stage", "distill").out.startswith("removed 8 files")
+    gone = {Path(name).parent.name for name in before.keys() - shell.files("cache").keys()}
+    assert gone == {"evaluate", "distill"}
+    again = shell.run(*finished.grid)
+    numbers = [row["top-1 (last epoch)"] for row in rows(again.out)]
+    assert numbers == [row["top-1 (last epoch)"] for row in rows(finished.first.out)]
+    assert shell.files("cache").keys() == before.keys()
+    shell("cache", "prune")
+    assert shell.files("cache") == {}
+
+
+def names_of(kind: str) -> list[str]:
+    registry = PluginRegistry()
+    things: dict[str, list[str]] = {
+        "methods": [cls.name for cls in registry.distillers()],
+        "evaluators": [cls.name for cls in registry.evaluators()],
+        "datasets": [spec.name for spec in registry.datasets()],
+        "tables": [spec.name for spec in registry.tables()],
+        "models": ["resnet18"],
+        "recipes": ["paper", "quick", "smoke", "released", "lloyd"],
+    }
+    return things[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_names_everything_of_a_kind_and_each_has_a_page(shell: "Shell", kind: str) -> None:
+    whole = shell("list", kind)
+    assert whole.code == 0
+    for name in names_of(kind):
+        assert name in whole.out
+        page = shell("list", kind, name)
+        assert (page.code, name in page.out) == (0, True)
+
+
+COMMANDS = ["", "run", "list", "show", "export", "cache", "cache ls", "cache prune"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option(shell: "Shell", command: str) -> None:
+    outcome = shell(*command.split(), "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    group: Any = cli
+    for word in command.split():
+        group = group.commands[word]
+    for parameter in group.params:
+        for option in parameter.opts:
+            assert not option.startswith("--") or option in outcome.out
+    for name in getattr(group, "commands", {}):
+        assert re.search(rf"^  {name} ", outcome.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["", "cache"])
+def test_a_bare_group_shows_its_help_as_a_page(shell: "Shell", command: str) -> None:
+    outcome = shell(*command.split())
+    assert outcome.code == 2
+    assert outcome.err.startswith("Usage: ddbench")
+    assert len(outcome.errors) > 5
+
+
+def test_version(shell: "Shell") -> None:
+    outcome = shell("--version")
+    assert (outcome.code, outcome.out.split()[0]) == (0, "ddbench,")
+
+
+def test_stages_of_the_command_line_are_those_of_the_cache() -> None:
+    from ddbench import cache
+
+    assert STAGES == cache.STAGES
+
+
+# -- true processes -------------------------------------------------------------------------------------------
+
+LIGHT = """
+import sys
+from ddbench.cli import main
+for line in {commands!r}:
+    sys.argv = ["ddbench", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, line
+heavy = {{"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "ot", "PIL"}} & sys.modules.keys()
+print("heavy:", sorted(heavy))
+"""
+
+
+def test_help_and_list_load_no_heavy_library() -> None:
+    commands = ["--help", "--version", "run --help", *(f"list {kind}" for kind in KINDS), "list methods wmdd"]
+    commands += ["list datasets digits", "list recipes paper", "list evaluators fkd", "list models resnet18"]
+    script = LIGHT.format(commands=commands)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "ddbench", "list", "methods", "wmd"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ddbench: unknown method 'wmd'; did you mean 'wmdd'?\n"
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    command = [sys.executable, "-m", "ddbench", "list", "recipes", "paper"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() != 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_stdout_on_a_full_disk_is_one_line() -> None:
+    command = [sys.executable, "-m", "ddbench", "list", "methods"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "ddbench: output: No space left on device\n"
+
+
+def test_an_interrupt_is_one_line_and_130(tmp_path: Path) -> None:
+    arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
+    command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("evaluate"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait() == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "ddbench: stopped; the same command goes on from the last checkpoint"
+    assert not list((tmp_path / "cache").rglob("evaluate/*"))

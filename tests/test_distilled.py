@@ -1,0 +1,115 @@
+"""What is stored of a distilled set: rounding, JPEG, weights, digest, the first images of each class."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ddbench.cache import Cache
+from ddbench.config import DataConfig
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.registry import ddbench_datasets
+from ddbench.distilled import DistilledSet, assemble, class_weights, to_uint8
+from ddbench.errors import DDBenchError
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
+    config = DataConfig(image_size=8, stored_size=10)
+    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+
+
+def test_every_stored_value_survives_the_way_to_pixels_and_back() -> None:
+    stored = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(to_uint8(stored.float() / 255, None), stored)
+    between = torch.tensor([0.0, 0.49, 0.51, 1.49, 254.51, 255.0]) / 255
+    assert to_uint8(between.reshape(1, 1, 1, 6), None).flatten().tolist() == [0, 0, 1, 1, 255, 255]
+
+
+def test_jpeg_is_pillows_at_that_quality_after_cutting_off() -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = to_uint8(images, 75)
+    for image, seen in zip(images, found, strict=True):
+        pixels = np.asarray((image * 255).floor().permute(1, 2, 0), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG")  # Pillow's own default is 75
+        expected = np.asarray(Image.open(buffer))
+        assert np.array_equal(seen.permute(1, 2, 0).numpy(), expected)
+    assert not torch.equal(found, to_uint8(images, None))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0.01, 1e4)), min_size=1, max_size=30))
+def test_weights_of_each_class_sum_to_one_and_keep_their_ratios(slots: list[tuple[int, float]]) -> None:
+    labels = torch.tensor([label for label, _ in slots])
+    raw = torch.tensor([weight for _, weight in slots], dtype=torch.float64)
+    found = class_weights(labels, raw)
+    for label in labels.unique():
+        mine = labels == label
+        torch.testing.assert_close(found[mine].double(), raw[mine] / raw[mine].sum(), rtol=1e-6, atol=0)
+    uniform = class_weights(labels, None)
+    for label in labels.unique():
+        mine = labels == label
+        torch.testing.assert_close(uniform[mine], torch.full((int(mine.sum()),), 1 / int(mine.sum())))
+
+
+def test_a_class_without_weight_is_refused() -> None:
+    with pytest.raises(DDBenchError, match="weights of a class sum to zero"):
+        class_weights(torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_units_are_put_together_in_order(digits: Dataset) -> None:
+    units = [
+        {
+            "images": torch.full((2, 3, 8, 8), value, dtype=torch.uint8),
+            "labels": torch.tensor([value, value]),
+            "weights": torch.tensor([1.0, 3.0]),
+        }
+        for value in (0, 1)
+    ]
+    found = assemble(digits, units, ("a", "b"), "mine")
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.weights.tolist() == [0.25, 0.75, 0.25, 0.75]
+    assert found.images[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
+    assert found.keys == ("a", "b")
+    assert (len(found), found.image_bytes) == (4, 4 * 3 * 8 * 8)
+
+
+def test_the_digest_moves_with_images_labels_and_weights(digits: Dataset) -> None:
+    images = torch.arange(4 * 3 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(4, 3, 8, 8)
+    labels, weights = torch.tensor([0, 0, 1, 1]), torch.full((4,), 0.5)
+
+    def digest(images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, key: str = "k") -> str:
+        return DistilledSet(digits, labels, weights, (key,), stored=images).digest
+
+    first = digest(images, labels, weights)
+    assert first == digest(images.clone(), labels, weights, "another key")
+    changed = images.clone()
+    changed[3, 2, 7, 7] += 1
+    assert len({first, digest(changed, labels, weights), digest(images, labels.flip(0), weights)}) == 3
+    assert digest(images, labels, torch.tensor([0.5, 0.5, 0.4, 0.6])) != first
+    indices = DistilledSet(digits, labels, weights, ("k",), indices=torch.tensor([0, 1, 2, 3]))
+    assert indices.digest != first
+
+
+def test_a_set_of_real_images_is_their_evaluation_view(digits: Dataset) -> None:
+    indices = torch.cat([digits.train.of_class(label)[:3] for label in range(10)])
+    found = DistilledSet(digits, digits.train.labels[indices], torch.full((30,), 1 / 3), ("k",), indices=indices)
+    assert torch.equal(digits.normalise(found.images), digits.evaluation_view("train", indices))
+    pictures, labels = found.head(2)
+    assert labels.tolist() == [label for label in range(10) for _ in range(2)]
+    assert torch.equal(pictures, found.images[torch.arange(30) % 3 < 2])
+
+
+def test_the_head_of_a_set_in_any_order(digits: Dataset) -> None:
+    labels = torch.tensor([1, 0, 1, 1, 0])
+    images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 3, 8, 8)
+    pictures, shown = DistilledSet(digits, labels, torch.ones(5), ("k",), stored=images).head(2)
+    assert shown.tolist() == [1, 0, 1, 0]
+    assert pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 4]

@@ -1,0 +1,242 @@
+"""What each setting makes anew, and what it must leave alone: the cache keys, setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddbench import versions
+from ddbench.cache import Cache, key_of
+from ddbench.config import Experiment
+from ddbench.data.dataset import load_dataset
+from ddbench.errors import DDBenchError
+from ddbench.keys import Keys, file_digest, teacher_name
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+
+EVERYTHING = {"teacher", "statistics", "method", "distill", "measure", "labels", "evaluate"}
+FROM_STATISTICS = EVERYTHING - {"teacher"}
+FROM_METHOD = FROM_STATISTICS - {"statistics"}
+FROM_DISTILL = FROM_METHOD - {"method"}
+STUDENT = {"labels", "evaluate"}
+SETTINGS = {
+    "steps": 21,
+    "learning_rate": 0.3,
+    "betas": [0.6, 0.9],
+    "batch_size": 50,
+    "crop_scale_min": 0.1,
+    "crop_per_image": False,
+    "jitter": 1,
+    "solver": "lloyd",
+    "iterations": 3,
+    "weight_step": 0.5,
+    "start": "real",
+    "feature_form": "norm",
+    "cross_entropy_weight": 1.0,
+    "bn_weight": 11.0,
+    "bn_form": "norm",
+}
+"""Another value than the recipe's for every setting of WMDD."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> PluginRegistry:
+    return PluginRegistry()
+
+
+@pytest.fixture(scope="module")
+def keys_of(registry: PluginRegistry, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
+    cache = Cache(tmp_path_factory.mktemp("cache"))
+
+    def compute(changes: dict[str, Any] | None = None, *assignments: str, **request: Any) -> dict[str, str]:
+        options: dict[str, Any] = {
+            "methods": ("wmdd",),
+            "datasets": ("digits",),
+            "ipcs": (2,),
+            "recipes": ("smoke",),
+            "device": "cpu",
+            "precision": "fp32",
+            **request,
+        }
+        (cell,) = experiments(Request(**options, assignments=assignments), registry)
+        cell = cell.model_copy(update=changes or {})
+        dataset = load_dataset(registry.dataset(cell.dataset), cell.data, None, cache)
+        keys = Keys(cell, dataset, cell.method_settings.version, cell.evaluator_settings.version)
+        units = (key_of(keys.unit(0)), key_of(keys.unit(1)))
+        return {
+            "teacher": key_of(keys.teacher()),
+            "statistics": key_of(keys.statistics(3)),
+            "method": key_of(keys.intermediate("barycenter", {"class": 3})),
+            "distill": units[0],
+            "measure": key_of(keys.measure(units)),
+            "labels": key_of(keys.labels(units, "labels", {"seed": 0})),
+            "evaluate": key_of(keys.evaluate(units)),
+        }
+
+    return compute
+
+
+def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "stages"),
+    [
+        ("teacher.seed=1", EVERYTHING),
+        ("teacher.epochs=2", EVERYTHING),
+        ("teacher.arch=convnet-d3", EVERYTHING),
+        ("teacher.stem=imagenet", EVERYTHING),
+        ("data.stored_size=18", EVERYTHING),
+        ("data.resize=bicubic", EVERYTHING),
+        ("statistics.variance=batch-mean", FROM_STATISTICS),
+        ("statistics.batch_size=50", FROM_STATISTICS),
+        ("distill.jpeg_quality=75", FROM_DISTILL),
+        ("distill.checkpoint_every=1", set()),
+        ("evaluator.epochs=4", STUDENT),
+        ("evaluator.temperature=10", STUDENT),
+        ("evaluator.labels=stored", STUDENT),
+    ],
+)
+def test_a_setting_makes_its_stage_and_what_follows_anew(
+    keys_of: Callable[..., dict[str, str]], assignment: str, stages: set[str]
+) -> None:
+    assert moved(keys_of(), keys_of(None, assignment)) - {"student"} == stages
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({"ipc": 3}, FROM_METHOD),
+        ({"seed": 1}, FROM_METHOD),
+        ({"repeat": 1}, FROM_METHOD),
+        ({"student_seed": 1}, {"evaluate"}),
+        ({"student": "convnet-d3"}, {"evaluate"}),
+        ({"student_stem": "small"}, {"evaluate"}),
+        ({"recipes": ("another", "name")}, set()),
+    ],
+)
+def test_cells_of_a_grid_share_what_they_can(
+    keys_of: Callable[..., dict[str, str]], changes: dict[str, Any], stages: set[str]
+) -> None:
+    assert moved(keys_of(), keys_of(changes)) == stages
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_a_setting_of_the_method_leaves_teacher_statistics_and_intermediates_alone(
+    keys_of: Callable[..., dict[str, str]], name: str
+) -> None:
+    assert moved(keys_of(), keys_of(None, f"method.{name}={SETTINGS[name]}")) == FROM_DISTILL
+
+
+def test_no_setting_of_the_method_is_forgotten(registry: PluginRegistry) -> None:
+    assert set(SETTINGS) == set(registry.distiller("wmdd").model_fields)
+
+
+def test_the_same_experiment_has_the_same_keys(keys_of: Callable[..., dict[str, str]]) -> None:
+    assert keys_of() == keys_of(None, "teacher.epochs=1", "method.steps=20", "method.betas=[0.5, 0.9]")
+
+
+def test_the_image_size_is_in_every_key(keys_of: Callable[..., dict[str, str]]) -> None:
+    assert moved(keys_of(), keys_of(image_size=8)) == EVERYTHING
+    # Crops of another size from the same stored pixels.
+    assert moved(keys_of(), keys_of(None, "data.image_size=8")) == EVERYTHING
+
+
+def test_device_kind_and_precision_are_in_the_keys_and_the_device_number_is_not(
+    keys_of: Callable[..., dict[str, str]],
+) -> None:
+    assert moved(keys_of(), keys_of(precision="bf16")) == EVERYTHING
+    assert moved(keys_of(), keys_of(device="cuda")) == EVERYTHING
+    assert keys_of(device="cuda:0") == keys_of(device="cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("MODELS", EVERYTHING),
+        ("TRAINING", EVERYTHING),
+        ("VIEWS", EVERYTHING),
+        ("STATISTICS", {"statistics", "method", "distill", "measure", "labels", "evaluate"}),
+        ("TRANSPORT", FROM_METHOD),
+        ("OBJECTIVES", FROM_DISTILL),
+        ("RECOVER", FROM_DISTILL),
+        ("DISTILLED", FROM_DISTILL),
+    ],
+)
+def test_a_new_version_of_the_numerics_makes_what_it_computes_anew(
+    keys_of: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, name: str, stages: set[str]
+) -> None:
+    before = keys_of()
+    monkeypatch.setattr(versions, name, "another")
+    assert moved(before, keys_of()) == stages
+
+
+def test_every_version_is_in_a_key() -> None:
+    names = {name for name in vars(versions) if name.isupper()}
+    assert names == {
+        *("MODELS", "VIEWS", "TRAINING", "STATISTICS", "OBJECTIVES", "RECOVER", "TRANSPORT", "DISTILLED"),
+    }
+
+
+def test_versions_of_method_and_protocol_are_in_the_keys(
+    keys_of: Callable[..., dict[str, str]], registry: PluginRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys_of()
+    monkeypatch.setattr(registry.distiller("wmdd"), "version", "another")
+    assert moved(before, keys_of()) == FROM_METHOD
+    before = keys_of()
+    monkeypatch.setattr(registry.evaluator("fkd"), "version", "another")
+    assert moved(before, keys_of()) == STUDENT
+
+
+def test_a_checkpoint_counts_by_its_content_not_by_its_path_or_a_training_recipe(
+    keys_of: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    for name, content in (("one", b"weights"), ("two", b"weights"), ("three", b"others")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    one, two, three = (f"teacher.checkpoint={tmp_path / name}.safetensors" for name in ("one", "two", "three"))
+    given = keys_of(None, one)
+    assert moved(keys_of(), given) == EVERYTHING
+    assert given == keys_of(None, two) == keys_of(None, one, "teacher.epochs=7")
+    assert moved(given, keys_of(None, three)) == EVERYTHING
+    # It is the same teacher on any device, but what is computed with it is not the same.
+    assert moved(given, keys_of(None, one, device="cuda")) == FROM_STATISTICS
+    with pytest.raises(DDBenchError, match=r"teacher\.checkpoint .*four\.safetensors cannot be read"):
+        keys_of(None, f"teacher.checkpoint={tmp_path / 'four.safetensors'}")
+
+
+def test_real_images_do_not_depend_on_a_teacher_that_no_stage_uses(keys_of: Callable[..., dict[str, str]]) -> None:
+    random = {"methods": ("random",), "evaluator": "hard"}
+    seeded = moved(keys_of(**random), keys_of(None, "teacher.seed=1", **random))
+    assert not seeded & {"method", "distill", "labels", "evaluate"}
+    fkd = {"methods": ("random",)}
+    seeded = moved(keys_of(**fkd), keys_of(None, "teacher.seed=1", **fkd))
+    assert seeded & {"method", "distill", "evaluate"} == {"evaluate"}
+
+
+def test_another_dataset_shares_nothing(keys_of: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for number in range(10):
+            folder = tmp_path / split / str(number)
+            folder.mkdir(parents=True)
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / "a.png")
+    before = keys_of(datasets=(f"imagefolder:{tmp_path}",))
+    assert moved(keys_of(), before) == EVERYTHING
+    Image.new("RGB", (17, 16), (9, 9, 9)).save(tmp_path / "train" / "3" / "a.png")
+    assert moved(before, keys_of(datasets=(f"imagefolder:{tmp_path}",))) == EVERYTHING
+
+
+def test_names_of_teachers_and_digests_of_files(registry: PluginRegistry, tmp_path: Path) -> None:
+    request = Request(methods=("wmdd",), datasets=("digits",), ipcs=(1,), recipes=("smoke",))
+    experiment: Experiment = experiments(request, registry)[0]
+    assert teacher_name(experiment.teacher) == "convnet-bn-d3"
+    given = experiment.teacher.model_copy(update={"checkpoint": tmp_path / "mine.pt"})
+    assert teacher_name(given) == "convnet-bn-d3 (checkpoint mine.pt)"
+    (tmp_path / "empty").write_bytes(b"")
+    assert file_digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

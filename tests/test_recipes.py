@@ -1,0 +1,166 @@
+"""The shipped recipes: every number names its source, reaches a setting, and is the paper's where it says so."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddbench import recipes
+from ddbench.config import DataConfig, DistillConfig, Experiment, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.errors import DDBenchError
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+
+REGISTRY = PluginRegistry()
+SHIPPED = recipes.load(REGISTRY.recipe_files())
+METHODS = [cls.name for cls in REGISTRY.distillers()]
+DATASETS = [spec.name for spec in REGISTRY.datasets()]
+PAPER_DATASETS = ("imagenette", "tiny-imagenet", "imagenet-1k")
+CORE = {
+    "data": DataConfig,
+    "teacher": TeacherConfig,
+    "statistics": StatisticsConfig,
+    "distill": DistillConfig,
+    "runtime": RuntimeConfig,
+}
+
+
+def cell(method: str, dataset: str, *names: str, evaluator: str | None = None) -> Experiment:
+    (found,) = experiments(Request((method,), (dataset,), (10,), names, evaluator=evaluator), REGISTRY)
+    return found
+
+
+@pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: f"{recipe.path.parts[-3]}-{recipe.name}")
+def test_every_block_has_a_source_and_names_what_exists(recipe: recipes.Recipe) -> None:
+    assert recipe.about.endswith(".")
+    assert recipe.path.stem == recipe.name
+    known = {
+        "dataset": {*DATASETS},
+        "method": {*METHODS},
+        "evaluator": {cls.name for cls in REGISTRY.evaluators()},
+        "budget": {other.name for other in SHIPPED if other.kind == "budget"},
+    }
+    for block in recipe.blocks:
+        assert len(block.source) > 10
+        for kind, names in block.applies.items():
+            assert set(names) <= known[kind]
+        for section, values in block.settings.items():
+            models: list[Any] = [CORE[section]] if section in CORE else []
+            if section == "method":
+                models = [REGISTRY.distiller(name) for name in block.applies["method"]]
+            if section == "evaluator":
+                models = [REGISTRY.evaluator(name) for name in block.applies["evaluator"]]
+            assert models
+            for model in models:
+                assert set(values) <= set(model.model_fields)
+
+
+def test_recipes_of_one_name_are_of_one_kind() -> None:
+    for name in {recipe.name for recipe in SHIPPED}:
+        assert len({recipe.kind for recipe in SHIPPED if recipe.name == name}) == 1
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("budget", ["quick", "smoke"])
+def test_quick_and_smoke_serve_every_method_on_every_dataset(dataset: str, budget: str) -> None:
+    for method in METHODS:
+        found = cell(method, dataset, budget)
+        assert found.recipes == (budget,)
+        assert found.data.image_size <= 64
+        assert found.teacher.epochs <= 20
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("evaluator", [cls.name for cls in REGISTRY.evaluators()])
+def test_every_protocol_can_be_asked_for(dataset: str, evaluator: str) -> None:
+    method = "full" if REGISTRY.evaluator(evaluator).on_real_data else "random"
+    assert cell(method, dataset, "smoke", evaluator=evaluator).evaluator == evaluator
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_paper_stands_only_for_the_papers_datasets(dataset: str) -> None:
+    if dataset in PAPER_DATASETS:
+        assert cell("wmdd", dataset, "paper").recipes == ("paper",)
+    else:
+        with pytest.raises(DDBenchError, match="it has: quick, smoke"):
+            cell("wmdd", dataset, "paper")
+
+
+WMDD_TABLE_7 = {
+    "imagenette": {"bn_weight": 10, "learning_rate": 0.25, "betas": (0.5, 0.9), "batch_size": 100, "steps": 2000},
+    "tiny-imagenet": {"bn_weight": 300, "learning_rate": 0.1, "betas": (0.5, 0.9), "batch_size": 100, "steps": 2000},
+    "imagenet-1k": {"bn_weight": 500, "learning_rate": 0.25, "betas": (0.5, 0.9), "batch_size": 100, "steps": 2000},
+}
+SQUEEZE_TABLE_7 = {
+    "optimizer": "sgd",
+    "learning_rate": 0.025,
+    "weight_decay": 1e-4,
+    "momentum": 0.9,
+    "batch_size": 32,
+    "epochs": 100,
+}
+
+
+@pytest.mark.parametrize("dataset", PAPER_DATASETS)
+def test_paper_is_table_7(dataset: str) -> None:
+    found = cell("wmdd", dataset, "paper")
+    method = found.method_settings.model_dump()
+    assert {name: method[name] for name in WMDD_TABLE_7[dataset]} == WMDD_TABLE_7[dataset]
+    assert {name: getattr(found.teacher, name) for name in SQUEEZE_TABLE_7} == SQUEEZE_TABLE_7
+    assert found.teacher.arch == found.student == "resnet18"
+    assert (method["solver"], method["iterations"], method["bn_form"]) == ("paper", 10, "squared")
+    assert method["cross_entropy_weight"] == 0
+    assert found.statistics.variance == "exact"
+
+
+def test_table_7_above_is_the_papers() -> None:
+    folder = os.environ.get("DDBENCH_PAPER")
+    if not folder:
+        pytest.skip("DDBENCH_PAPER is not set")
+    with (Path(folder) / "tables" / "table7_hyperparameters.csv").open(newline="") as file:
+        table = {(row["stage"], row["dataset"], row["name"]): row["value"] for row in csv.DictReader(file)}
+    for name, value in SQUEEZE_TABLE_7.items():
+        told = table["squeeze", "all", name]
+        assert told.lower() == value if isinstance(value, str) else float(told) == value
+    names = {"bn_weight": "lambda", "steps": "iterations"}
+    for dataset, values in WMDD_TABLE_7.items():
+        for name, value in values.items():
+            told = [float(part) for part in table["recover", dataset, names.get(name, name)].split()]
+            assert told == list(value if isinstance(value, tuple) else (value,))
+
+
+def test_quick_on_imagenette_is_what_it_says() -> None:
+    found = cell("wmdd", "imagenette", "quick", "released")
+    method = found.method_settings.model_dump()
+    assert (found.data.image_size, found.data.stored_size) == (64, 72)
+    assert (found.teacher.arch, found.teacher.stem, found.teacher.epochs) == ("resnet18", "imagenet", 20)
+    assert (method["steps"], method["jitter"], method["learning_rate"], method["bn_weight"]) == (500, 8, 0.25, 10)
+    assert (method["solver"], method["feature_form"], method["bn_form"]) == ("released", "norm", "norm")
+    assert (method["cross_entropy_weight"], method["crop_per_image"]) == (1, False)
+    assert (found.distill.jpeg_quality, found.statistics.variance) == (75, "batch-mean")
+    evaluator = found.evaluator_settings.model_dump()
+    assert (evaluator["epochs"], evaluator["batch_size"], evaluator["temperature"]) == (300, 100, 20)
+
+
+def test_released_at_the_papers_budget_is_the_published_codes() -> None:
+    assert cell("wmdd", "imagenette", "paper", "released").teacher.epochs == 50
+    tiny = cell("wmdd", "tiny-imagenet", "paper", "released")
+    assert (tiny.data.image_size, tiny.teacher.stem) == (224, "tiny-released")
+    assert tiny.method_settings.model_dump()["bn_weight"] == 500
+    assert cell("wmdd", "tiny-imagenet", "quick", "released").data.image_size == 64
+
+
+def test_lloyd_changes_the_solver_alone() -> None:
+    plain, lloyd = cell("wmdd", "imagenette", "quick"), cell("wmdd", "imagenette", "quick", "lloyd")
+    settings = plain.method_settings.model_copy(update={"solver": "lloyd"})
+    assert lloyd == plain.model_copy(update={"method_settings": settings, "recipes": ("quick", "lloyd")})
+
+
+def test_all_methods_of_a_budget_are_judged_alike() -> None:
+    """One teacher, one protocol: what differs between rows of a table is the method."""
+    for dataset in PAPER_DATASETS:
+        for budget in ("paper", "quick", "smoke"):
+            cells = [cell(method, dataset, budget, evaluator="fkd") for method in METHODS]
+            assert len({repr((c.data, c.teacher, c.evaluator_settings, c.student, c.student_stem)) for c in cells}) == 1

@@ -1,0 +1,281 @@
+"""The pixel loop against a plain one written here; its draws, its bounds, and going on after a kill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from ddbench import seeds, views
+from ddbench.cache import Cache, Checkpoint
+from ddbench.config import DataConfig
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.registry import ddbench_datasets
+from ddbench.distiller import Slot, Unit, units_of_whole_classes
+from ddbench.errors import DDBenchError
+from ddbench.models import Output, TappedNetwork, build_network
+from ddbench.recover import Objective, learning_rate, recover, slot_noise
+from ddbench.recover_settings import RecoverSettings
+from ddbench.task import DistillTask
+
+SIZE = 8
+UNIT = Unit(3, tuple(Slot(label, index) for label in range(3) for index in range(2)))
+TEN = RecoverSettings(steps=10, jitter=2, learning_rate=0.25)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
+    config = DataConfig(image_size=SIZE, stored_size=SIZE)
+    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillTask]:
+    teacher = TappedNetwork(build_network("convnet-bn-d1", 10, SIZE, seed=1))
+
+    def make(slot: str = "slot", every: int = 1000, precision: str = "fp32", seed: int = 4) -> DistillTask:
+        reports: list[tuple[int, int, dict[str, float]]] = []
+        task = DistillTask(
+            dataset=digits,
+            ipc=2,
+            seed=seed,
+            device=torch.device("cpu"),
+            precision=precision,
+            checkpoint=Checkpoint(tmp_path / f"{slot}.safetensors"),
+            checkpoint_every=every,
+            report=lambda step, total, **metrics: reports.append((step, total, metrics)),
+            cached=lambda name, depends_on, fn: fn(),
+            statistics=lambda label: pytest.fail("not asked for"),
+            timing={},
+            _teacher=lambda: teacher,
+        )
+        object.__setattr__(task, "reports", reports)
+        return task
+
+    return make
+
+
+def pull(output: Output) -> dict[str, Tensor]:
+    """Two terms, so that their sum is seen to be minimised."""
+    return {"features": (output.features - 1).square().sum(), "logits": 0.1 * output.logits.square().sum()}
+
+
+def plain_loop(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor, chosen: RecoverSettings) -> Tensor:
+    """The same algorithm as a person writes it down: pixel by pixel bounds, a crop at a time."""
+    mean, std = task.dataset.mean[:, None, None], task.dataset.std[:, None, None]
+    images = torch.nn.Parameter(initial.clone())
+    adam = torch.optim.Adam([images], betas=chosen.betas)
+    for step in range(chosen.steps):
+        draw = seeds.generator("recover", task.seed, unit.index, step)
+        drawn = len(initial) if chosen.crop_per_image else 1
+        sizes = torch.tensor([[SIZE, SIZE]] * drawn)
+        boxes = views.random_boxes(sizes, (chosen.crop_scale_min, 1.0), generator=draw).tolist()
+        flips = (torch.rand(drawn, generator=draw) < 0.5).tolist()
+        seen = []
+        for number, image in enumerate(images):
+            top, left, height, width = boxes[number % drawn]
+            cut = image[None, :, top : top + height, left : left + width]
+            view = torch.nn.functional.interpolate(
+                cut, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
+            )
+            seen.append(view.flip(3) if flips[number % drawn] else view)
+        batch = torch.cat(seen)
+        if chosen.jitter:
+            down, right = (int(n) for n in torch.randint(0, chosen.jitter + 1, (2,), generator=draw))
+            batch = torch.cat([batch[:, :, SIZE - down :], batch[:, :, : SIZE - down]], 2)
+            batch = torch.cat([batch[..., SIZE - right :], batch[..., : SIZE - right]], 3)
+        loss = torch.stack(list(objective(task.teacher(batch)).values())).sum()
+        for group in adam.param_groups:
+            group["lr"] = chosen.learning_rate * (1 + math.cos(math.pi * step / chosen.steps)) / 2
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        images.data = ((images.data * std + mean).clamp(0, 1) - mean) / std
+    return images.data * std + mean
+
+
+@pytest.mark.parametrize("change", [{}, {"crop_per_image": False}, {"jitter": 0, "crop_scale_min": 1.0}])
+def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillTask], change: dict[str, Any]) -> None:
+    chosen = TEN.model_copy(update=change)
+    task = make_task()
+    # A gradient near zero would leave its sign, and so Adam's step, to rounding: the default epsilon hides nothing.
+    found = recover(task, UNIT, pull, task.noise(UNIT), chosen)
+    expected = plain_loop(task, UNIT, pull, task.noise(UNIT), chosen)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert float((found - expected).abs().median()) < 1e-6
+    assert float((found - (task.noise(UNIT) * 0.3 + 0.5)).abs().max()) > 0.1  # it did move
+
+
+@settings(max_examples=15, deadline=None)
+@given(rate=st.floats(0.01, 50), seed=st.integers(0, 100), direction=st.sampled_from([-1.0, 1.0]))
+def test_pixels_never_leave_their_range(digits: Dataset, rate: float, seed: int, direction: float) -> None:
+    teacher = TappedNetwork(build_network("convnet-bn-d1", 10, SIZE, seed=1))
+    mean, std = digits.mean[:, None, None], digits.std[:, None, None]
+    seen: list[Tensor] = []
+
+    def objective(output: Output) -> dict[str, Tensor]:
+        return {"push": direction * output.features.sum()}
+
+    teacher.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach() * std + mean))
+    task = DistillTask(
+        dataset=digits,
+        ipc=2,
+        seed=seed,
+        device=torch.device("cpu"),
+        precision="fp32",
+        checkpoint=Checkpoint(Path("never-written")),
+        checkpoint_every=1000,
+        report=lambda step, total, **metrics: None,
+        cached=lambda name, depends_on, fn: fn(),
+        statistics=lambda label: pytest.fail("not asked for"),
+        timing={},
+        _teacher=lambda: teacher,
+    )
+    found = recover(task, UNIT, objective, task.noise(UNIT), RecoverSettings(steps=4, learning_rate=rate, jitter=1))
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    for view in seen[1:]:  # the first is the noise that it starts from
+        assert -1e-5 <= float(view.min()) <= float(view.max()) <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9, 26])
+def test_a_resumed_run_ends_with_the_same_bytes(make_task: Callable[..., DistillTask], stop: int) -> None:
+    chosen = TEN.model_copy(update={"steps": 30})
+    task = make_task("whole")
+    whole = recover(task, UNIT, pull, task.noise(UNIT), chosen)
+
+    class Killed(Exception):
+        pass
+
+    calls = 0
+
+    def dying(output: Output) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls > stop:
+            raise Killed
+        return pull(output)
+
+    task = make_task("resumed", every=3)
+    with pytest.raises(Killed):
+        recover(task, UNIT, dying, task.noise(UNIT), chosen)
+    asked = 0
+
+    def counting(output: Output) -> dict[str, Tensor]:
+        nonlocal asked
+        asked += 1
+        return pull(output)
+
+    again = make_task("resumed", every=3)
+    resumed = recover(
+        again, UNIT, counting, torch.full_like(whole, float("nan")) if stop > 2 else again.noise(UNIT), chosen
+    )
+    assert torch.equal(resumed, whole)
+    assert asked == 30 - stop // 3 * 3
+    assert again.timing["steps"] == 30
+    assert again.timing["seconds"] > 0
+
+
+def test_a_damaged_checkpoint_only_costs_time(make_task: Callable[..., DistillTask]) -> None:
+    task = make_task("whole")
+    whole = recover(task, UNIT, pull, task.noise(UNIT), TEN)
+    task = make_task("damaged", every=4)
+    recover(task, UNIT, pull, task.noise(UNIT), TEN)
+    content = task.checkpoint.path.read_bytes()
+    task.checkpoint.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert torch.equal(recover(task, UNIT, pull, task.noise(UNIT), TEN), whole)
+
+
+def test_noise_depends_on_seed_class_and_index_alone() -> None:
+    whole = slot_noise(7, units_of_whole_classes(4, 3, 1000)[0], SIZE)
+    parts = torch.cat([slot_noise(7, unit, SIZE) for unit in units_of_whole_classes(4, 3, 3)])
+    assert torch.equal(whole, parts)
+    backwards = Unit(9, tuple(reversed([Slot(label, index) for label in range(4) for index in range(3)])))
+    assert torch.equal(slot_noise(7, backwards, SIZE).flip(0), whole)
+    assert torch.equal(slot_noise(7, Unit(0, (Slot(2, 1),)), SIZE)[0], whole[7])
+    assert len({float(image.sum()) for image in whole}) == 12
+    assert not torch.equal(slot_noise(8, backwards, SIZE), slot_noise(7, backwards, SIZE))
+    assert abs(float(whole.mean())) < 0.1
+    assert abs(float(whole.std()) - 1) < 0.1
+
+
+def test_every_unit_and_run_has_its_own_draws(make_task: Callable[..., DistillTask]) -> None:
+    task, other = make_task(), make_task(seed=5)
+    start = task.noise(UNIT)
+    first = recover(task, UNIT, pull, start, TEN)
+    assert torch.equal(recover(make_task(), UNIT, pull, start, TEN), first)
+    assert not torch.equal(recover(task, Unit(4, UNIT.slots), pull, start, TEN), first)
+    assert not torch.equal(recover(other, UNIT, pull, start, TEN), first)
+
+
+def test_the_learning_rate_is_a_cosine_to_zero() -> None:
+    chosen = RecoverSettings(steps=4, learning_rate=0.2)
+    expected = [0.2, 0.1 + 0.1 * math.sqrt(0.5), 0.1, 0.1 - 0.1 * math.sqrt(0.5)]
+    assert [learning_rate(step, chosen) for step in range(4)] == pytest.approx(expected)
+    assert learning_rate(4, chosen) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
+    make_task: Callable[..., DistillTask], bad: float
+) -> None:
+    calls = 0
+
+    def breaking(output: Output) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        return {**pull(output), "broken": output.features.sum() * (bad if calls > 5 else 1.0)}
+
+    task = make_task("breaking", every=4)
+    message = r"not finite at step 8 of unit 3: \{'features': .*'logits': .*'broken': .*(nan|inf)"
+    with pytest.raises(DDBenchError, match=message) as caught:
+        recover(task, UNIT, breaking, task.noise(UNIT), TEN)
+    assert "\n" not in str(caught.value)
+    saved = task.checkpoint.load()
+    assert saved is not None
+    assert saved[1]["step"] == 4
+    assert saved[0]["images"].isfinite().all()
+
+
+def test_it_reports_the_terms_and_their_sum(make_task: Callable[..., DistillTask]) -> None:
+    task: Any = make_task()
+    found = recover(task, UNIT, pull, task.noise(UNIT), TEN.model_copy(update={"steps": 60}))
+    assert [(step, total) for step, total, _ in task.reports] == [(25, 60), (50, 60), (60, 60)]
+    for _, _, metrics in task.reports:
+        assert metrics["loss"] == pytest.approx(metrics["features"] + metrics["logits"])
+    start = (task.noise(UNIT) * task.dataset.std[:, None, None] + task.dataset.mean[:, None, None]).clamp(0, 1)
+    before, after = (float(sum(pull(task.teacher(task.dataset.normalise(seen))).values())) for seen in (start, found))
+    assert after < before
+
+
+def test_bf16_changes_the_pass_through_the_teacher_and_not_the_type_of_the_images(
+    make_task: Callable[..., DistillTask],
+) -> None:
+    kinds: set[torch.dtype] = set()
+
+    def watching(output: Output) -> dict[str, Tensor]:
+        kinds.add(output.logits.dtype)
+        return pull(output)
+
+    task = make_task(precision="bf16")
+    found = recover(task, UNIT, watching, task.noise(UNIT), TEN)
+    assert kinds == {torch.bfloat16}
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"learning_rate": 0}, {"betas": (0.5, 1.0)}, {"betas": (-0.1, 0.9)}, {"crop_scale_min": 0}],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RecoverSettings(**wrong)
