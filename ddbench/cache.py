@@ -107,6 +107,12 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
         return None
 
 
+def _sweep(path: Path) -> None:
+    """Removes what killed writers of `path` left half-written; nobody else may be writing it."""
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def set_aside(path: Path) -> Path:
     """Renames a damaged file so that it is never read again, and returns its new path."""
     target = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
@@ -206,6 +212,10 @@ class Cache:
             if found is not None:
                 return found
             checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
+            for file in (path, checkpoint.path):
+                _sweep(file)
+            if stage in self._force:
+                checkpoint.clear()
             tensors, meta = build(checkpoint)
             write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
             self._fresh.add(path)

@@ -1,12 +1,9 @@
-"""The configuration tree: an Experiment and its sections, all pydantic, all frozen. Imports no torch."""
+"""The sections of the configuration, all pydantic, all frozen. Imports no torch."""
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SerializeAsAny, model_validator
-
-from ddbench.distiller import Distiller
-from ddbench.evaluator import Evaluator
+from pydantic import BaseModel, Field, model_validator
 
 
 class Section(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
@@ -89,26 +86,3 @@ class RuntimeConfig(Section):
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="bf16 = autocast where it is fast")
-
-
-class Experiment(Section):
-    """Everything that one cell of a grid depends on: one distilled set, one student, one seed."""
-
-    dataset: str
-    method: str
-    ipc: int | None = Field(ge=1)
-    evaluator: str
-    student: str
-    student_stem: Stem = "auto"
-    seed: int = Field(default=0, ge=0, description="base seed")
-    repeat: int = Field(default=0, ge=0, description="which distilled set: its seed is seed + repeat")
-    student_seed: int = Field(default=0, ge=0, description="which student on the set: its seed is seed + student_seed")
-    recipes: tuple[str, ...]
-    changed: tuple[str, ...] = Field(default=(), description="settings that were changed by --set, over the recipes")
-    data: DataConfig
-    teacher: TeacherConfig
-    statistics: StatisticsConfig
-    distill: DistillConfig
-    runtime: RuntimeConfig
-    method_settings: SerializeAsAny[Distiller]
-    evaluator_settings: SerializeAsAny[Evaluator]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddbench.data.dataset import DatasetInfo
+    from ddbench.data.spec import DatasetInfo
     from ddbench.task import DistillTask
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PROJECT = "ddbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec

@@ -10,9 +10,10 @@ from typing import Any
 
 from ddbench import versions
 from ddbench.cache import key_of
-from ddbench.config import Experiment, TeacherConfig
+from ddbench.config import TeacherConfig
 from ddbench.data.dataset import Dataset
 from ddbench.errors import DDBenchError
+from ddbench.experiment import Experiment
 
 Depends = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ddbench.config import Experiment
+from ddbench.experiment import Experiment
 
 HERE = Path(__file__).parent
 FOLDERS = (HERE / "published", HERE.parent / "results" / "paper")

@@ -8,11 +8,13 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from ddbench import versions
 from ddbench.cache import writing
 from ddbench.errors import DDBenchError, did_you_mean
 from ddbench.evaluator import Metrics
@@ -124,17 +126,29 @@ def load(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+def provenance() -> dict[str, Any]:
+    """When and with what something is computed: `created` (UTC), `versions` of packages, `git_commit`."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "git_commit": git_commit(),
+    }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    names = sorted(name for name in vars(versions) if name.isupper())
+    found["numerics"] = " ".join(f"{name.lower()}={getattr(versions, name)}" for name in names)
     return found
 
 
+@lru_cache(maxsize=1)
 def git_commit() -> str | None:
     """The commit of the checkout that ddbench runs from (with "+" where it is changed), or None."""
     root = Path(__file__).parent.parent
@@ -151,8 +165,3 @@ def git_commit() -> str | None:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-
-def now() -> str:
-    """The time of a record."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,12 +14,12 @@ from ddbench import recipes as recipes_module
 from ddbench.config import (
     DataConfig,
     DistillConfig,
-    Experiment,
     RuntimeConfig,
     StatisticsConfig,
     TeacherConfig,
 )
 from ddbench.errors import DDBenchError, did_you_mean, unknown
+from ddbench.experiment import Experiment
 from ddbench.recipes import SECTIONS, Recipe, first_line
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from ddbench import estimate, figures, progress, published, records
 from ddbench.cache import writing
-from ddbench.config import Experiment, Stem
+from ddbench.config import Stem
+from ddbench.experiment import Experiment
 from ddbench.models import build_network, load_checkpoint
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace

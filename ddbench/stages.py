@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from ddbench import device as devices
-from ddbench import records, versions
-from ddbench.cache import Artifact, Built, Cache, Checkpoint, digest_of, key_of
-from ddbench.config import DataConfig, Experiment
+from ddbench import recording, records
+from ddbench.cache import Artifact, Built, Cache, Checkpoint, key_of
+from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.distilled import DistilledSet, assemble, check_result, to_uint8
 from ddbench.distiller import Unit, UnitResult
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Metrics
 from ddbench.events import Event
+from ddbench.experiment import Experiment
 from ddbench.keys import Keys, teacher_name
 from ddbench.models import TappedNetwork, build_network, load_checkpoint
+from ddbench.records import Record
 from ddbench.statistics import ClassStatistics, collect
 from ddbench.task import DistillTask, EvaluateTask, Report
 from ddbench.training import accuracy, train_teacher
@@ -166,8 +168,10 @@ class Pipeline:
             # A stage may be asked for by code that runs without gradients; its own must not depend on that.
             with torch.enable_grad(), devices.measured(self.device) as cost:
                 tensors, meta = build(checkpoint)
-            emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds}))
-            return tensors, {**meta, "cost": cost.as_dict(), "device": devices.describe(self.device)}
+            reached = {"top1": meta["top1"]} if "top1" in meta else {}
+            emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
+            made = {"cost": cost.as_dict(), "device": devices.describe(self.device), "made": records.provenance()}
+            return tensors, {**meta, **made}
 
         path = self.workspace.cache.path(stage, depends_on)
         if path not in self._found:
@@ -291,7 +295,7 @@ class Pipeline:
         metrics = self.protocol.evaluate(task)
         if not isinstance(metrics, Metrics):
             raise DDBenchError(f"evaluator '{experiment.evaluator}' returned {type(metrics).__name__}, not Metrics")
-        return {}, {"metrics": metrics.model_dump(mode="json")}
+        return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}
 
     def _build_measure(self) -> Built:
         teacher, distilled = self.tapped_teacher(), self.distilled
@@ -307,7 +311,7 @@ class Pipeline:
 
     # -- the record -----------------------------------------------------------------------------------------
 
-    def run(self) -> records.Record:
+    def run(self) -> Record:
         """Everything up to the record of this experiment, stage by stage, so that each is timed for itself."""
         if self.method.needs_teacher or self.protocol.needs_teacher:
             self.teacher()
@@ -316,72 +320,10 @@ class Pipeline:
                 self.statistics(label)
         evaluation = self.evaluation()
         cost = self.transport_cost()
-        return self._record(evaluation, cost)
-
-    def _record(self, evaluation: Artifact, transport: float | None) -> records.Record:
-        experiment, info, cache = self.experiment, self.dataset.info, self.workspace.cache
-        used: dict[str, list[Artifact | None]] = {"evaluate": [evaluation]}
-        used["distill"] = [cache.find("distill", self.keys.unit(unit.index)) for unit in self.units]
-        if self.method.needs_teacher or self.protocol.needs_teacher:
-            used["teacher"] = [cache.find("teacher", self.keys.teacher())]
-        if self.method.needs_teacher:
-            used["statistics"] = [cache.find("statistics", self.keys.statistics(k)) for k in range(info.num_classes)]
-        present = {stage: [part for part in parts if part] for stage, parts in used.items()}
-        costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in present.items()}
-        flat = [cost for parts in costs.values() for cost in parts]
-        steps = [part.meta for part in present["distill"] if part.meta.get("steps")]
-        teacher = present.get("teacher") or []
-        configuration = experiment.model_dump(mode="json")
-        if experiment.teacher.checkpoint is not None:
-            configuration["teacher"]["checkpoint"] = experiment.teacher.checkpoint.name
-        return records.Record(
-            name=f"{records.run_name(experiment.method, experiment.dataset, experiment.ipc, evaluation.key)}",
-            created=records.now(),
-            method=experiment.method,
-            method_version=self.method.version,
-            dataset=experiment.dataset.rpartition("/")[2] if ":" in experiment.dataset else experiment.dataset,
-            classes=info.num_classes,
-            ipc=experiment.ipc,
-            image_size=info.image_size,
-            recipes=list(experiment.recipes),
-            evaluator=experiment.evaluator,
-            evaluator_version=self.protocol.version,
-            student=experiment.student,
-            seed=experiment.seed,
-            repeat=experiment.repeat,
-            student_seed=experiment.student_seed,
-            metrics=Metrics(**evaluation.meta["metrics"]),
-            teacher={
-                "name": teacher_name(experiment.teacher),
-                "top1": teacher[0].meta["top1"],
-                "key": teacher[0].key,
-                "digest": digest_of(teacher[0].tensors),
-            }
-            if teacher
-            else {},
-            feature_transport_cost=transport,
-            distilled_digest=self.distilled.digest,
-            distilled_images=len(self.distilled),
-            keys={stage: [part.key for part in parts] for stage, parts in present.items()},
-            configuration=configuration,
-            seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
-            seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
-            peak_memory={
-                "device": max(cost["peak_device"] for cost in flat),
-                "resident": max(cost["peak_resident"] for cost in flat),
-            },
-            device=evaluation.meta["device"],
-            versions={**records.versions(), "numerics": _numerics()},
-            git_commit=records.git_commit(),
-        )
+        return recording.record(self, evaluation, cost)
 
 
 def _state(done: list[bool]) -> str:
     if all(done):
         return "cached"
     return "to do" if not any(done) else f"{sum(done)} of {len(done)} cached"
-
-
-def _numerics() -> str:
-    names = sorted(name for name in vars(versions) if name.isupper())
-    return " ".join(f"{name.lower()}={getattr(versions, name)}" for name in names)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ddbench import seeds
 from ddbench.cache import Checkpoint
 from ddbench.config import Stem, TeacherConfig
-from ddbench.data.dataset import Dataset, DatasetInfo
+from ddbench.data.dataset import Dataset
+from ddbench.data.spec import DatasetInfo
 from ddbench.distilled import DistilledSet
 from ddbench.distiller import Unit
 from ddbench.models import TappedNetwork, build_network

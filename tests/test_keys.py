@@ -10,9 +10,9 @@ import pytest
 
 from ddbench import versions
 from ddbench.cache import Cache, key_of
-from ddbench.config import Experiment
 from ddbench.data.dataset import load_dataset
 from ddbench.errors import DDBenchError
+from ddbench.experiment import Experiment
 from ddbench.keys import Keys, file_digest, teacher_name
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments

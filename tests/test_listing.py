@@ -10,13 +10,12 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from ddbench import listing
+from ddbench import hookimpl, listing
 from ddbench.config import DataConfig
 from ddbench.data import registry as builtin_datasets
 from ddbench.distiller import Distiller
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Evaluator
-from ddbench.hookspecs import hookimpl
 from ddbench.plugins import PluginRegistry
 from ddbench.recipes import builtin_paths
 from ddbench.tables import TableSpec

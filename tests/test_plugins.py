@@ -14,17 +14,17 @@ import click
 import pluggy
 import pytest
 
+from ddbench import hookimpl
 from ddbench.distiller import Distiller
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Evaluator
 from ddbench.events import Event
-from ddbench.hookspecs import hookimpl
 from ddbench.plugins import PluginRegistry
 from ddbench.tables import TableSpec
 
 METHOD = """
     from ddbench.distiller import Distiller
-    from ddbench.hookspecs import hookimpl
+    from ddbench import hookimpl
 
     class Method(Distiller):
         name = "{name}"

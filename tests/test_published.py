@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ddbench import published
-from ddbench.config import Experiment
+from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 

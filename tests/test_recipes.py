@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ddbench import recipes
-from ddbench.config import DataConfig, DistillConfig, Experiment, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.config import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.errors import DDBenchError
+from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 

@@ -19,7 +19,7 @@ from ddbench.records import Record
 def record(**changes: Any) -> Record:
     values: dict[str, Any] = {
         "name": "wmdd-digits-ipc1-0123abcd",
-        "created": records.now(),
+        "created": records.provenance()["created"],
         "method": "wmdd",
         "method_version": "1",
         "dataset": "digits",
@@ -46,7 +46,7 @@ def record(**changes: Any) -> Record:
         "seconds_per_iteration": None,
         "peak_memory": {"device": 0, "resident": 5},
         "device": {"type": "cpu", "name": "a CPU — ü", "threads": 1},
-        "versions": records.versions(),
+        "versions": records.provenance()["versions"],
         "git_commit": None,
     }
     return Record(**{**values, **changes})
@@ -143,4 +143,4 @@ def test_a_run_is_a_file_name_and_nothing_more(method: str, dataset: str, ipc: i
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
-    assert {"python", "ddbench", "torch", "numpy", "POT"} <= records.versions().keys()
+    assert {"python", "ddbench", "torch", "numpy", "POT"} <= records.provenance()["versions"].keys()

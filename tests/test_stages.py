@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddbench import hookimpl
 from ddbench.cache import Cache, digest_of
-from ddbench.config import Experiment
 from ddbench.distiller import Distiller, Unit, UnitResult, units_of_whole_classes
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Evaluator
 from ddbench.events import Event
-from ddbench.hookspecs import hookimpl
+from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
 from ddbench.records import Record
 from ddbench.resolve import Request, experiments

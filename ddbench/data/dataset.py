@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,33 +17,11 @@ from ddbench.data.decode import DECODE_VERSION
 from ddbench.data.images import Images, load_images
 from ddbench.data.registry import open_source
 from ddbench.data.source import Source
-from ddbench.data.spec import DatasetSpec, Report
+from ddbench.data.spec import DatasetInfo, DatasetSpec, Report
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
 
 __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """A dataset without its images.
-
-    Classes in label order, images a class, and the side of what networks see, in pixels. `class_titles` are
-    the names for people (pictures, reports). `fingerprint` is `Source.fingerprint`.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    class_titles: tuple[str, ...]
-    train_counts: tuple[int, ...]
-    val_counts: tuple[int, ...]
-    image_size: int
-    fingerprint: str
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
 
 
 class Dataset:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench import hookimpl
 from ddbench.data.spec import DatasetSpec, Download, MissingDataError, RemoteFile, Report, default_data_dir
 from ddbench.errors import DDBenchError, unknown
-from ddbench.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ddbench.data.source import Source

@@ -48,6 +48,28 @@ class Download:
 
 
 @dataclass(frozen=True)
+class DatasetInfo:
+    """A dataset without its images.
+
+    Classes in label order, images a class, and the side of what networks see, in pixels. `class_titles` are
+    the names for people (pictures, reports). `fingerprint` is `Source.fingerprint`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    class_titles: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    val_counts: tuple[int, ...]
+    image_size: int
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """A dataset by name.
 

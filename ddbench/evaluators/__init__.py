@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
+from ddbench import hookimpl
 from ddbench.evaluator import Evaluator
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SoftLabels
-from ddbench.hookspecs import hookimpl
 
 
 @hookimpl

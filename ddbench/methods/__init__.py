@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ddbench import hookimpl
 from ddbench.distiller import Distiller
-from ddbench.hookspecs import hookimpl
 from ddbench.methods.full import Full
 from ddbench.methods.random import Random
 from ddbench.recipes import builtin_paths

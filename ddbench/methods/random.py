@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ddbench.distiller import Distiller, Unit, UnitResult
 
 if TYPE_CHECKING:
-    from ddbench.data.dataset import DatasetInfo
+    from ddbench.data.spec import DatasetInfo
     from ddbench.task import DistillTask
 
 

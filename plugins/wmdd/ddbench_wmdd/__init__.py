@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from ddbench import hookimpl
 from ddbench.distiller import Distiller, Unit, UnitResult, units_of_whole_classes
-from ddbench.hookspecs import hookimpl
 from ddbench.recover_settings import RecoverSettings
 
 if TYPE_CHECKING:
-    from ddbench.data.dataset import DatasetInfo
+    from ddbench.data.spec import DatasetInfo
     from ddbench.task import DistillTask
 
 

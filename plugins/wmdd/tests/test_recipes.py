@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ddbench_wmdd import WMDD
 
-from ddbench.config import Experiment
+from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ddbench.cache import Cache, Checkpoint
 from ddbench.config import DataConfig
-from ddbench.data.dataset import Dataset, DatasetInfo, load_dataset
+from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.registry import ddbench_datasets
+from ddbench.data.spec import DatasetInfo
 from ddbench.distiller import Slot, Unit
 from ddbench.models import Output, TappedNetwork
 from ddbench.plugins import PluginRegistry

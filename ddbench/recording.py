@@ -1,0 +1,81 @@
+"""From a finished pipeline to its record: what was used, what it cost, under which configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddbench import records
+from ddbench.cache import Artifact, digest_of
+from ddbench.evaluator import Metrics
+from ddbench.keys import teacher_name
+from ddbench.records import Record
+
+if TYPE_CHECKING:
+    from ddbench.stages import Pipeline
+
+
+def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) -> Record:
+    """The record of `evaluation`. Times, memory and versions are those of the artifacts when they were computed, so
+    that a run from the cache gives the same record."""
+    experiment, info, cache = pipeline.experiment, pipeline.dataset.info, pipeline.workspace.cache
+    used: dict[str, list[Artifact | None]] = {"evaluate": [evaluation]}
+    used["distill"] = [cache.find("distill", pipeline.keys.unit(unit.index)) for unit in pipeline.units]
+    if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
+        used["teacher"] = [cache.find("teacher", pipeline.keys.teacher())]
+    if pipeline.method.needs_teacher:
+        used["statistics"] = [cache.find("statistics", pipeline.keys.statistics(k)) for k in range(info.num_classes)]
+    present = {stage: [part for part in parts if part] for stage, parts in used.items()}
+    costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in present.items()}
+    flat = [cost for parts in costs.values() for cost in parts]
+    steps = [part.meta for part in present["distill"] if part.meta.get("steps")]
+    teacher = present.get("teacher") or []
+    configuration = experiment.model_dump(mode="json")
+    if experiment.teacher.checkpoint is not None:
+        configuration["teacher"]["checkpoint"] = experiment.teacher.checkpoint.name
+    return Record(
+        name=records.run_name(experiment.method, experiment.dataset, experiment.ipc, evaluation.key),
+        created=evaluation.meta["made"]["created"],
+        method=experiment.method,
+        method_version=pipeline.method.version,
+        dataset=_dataset_name(experiment.dataset),
+        classes=info.num_classes,
+        ipc=experiment.ipc,
+        image_size=info.image_size,
+        recipes=list(experiment.recipes),
+        evaluator=experiment.evaluator,
+        evaluator_version=pipeline.protocol.version,
+        student=experiment.student,
+        seed=experiment.seed,
+        repeat=experiment.repeat,
+        student_seed=experiment.student_seed,
+        metrics=Metrics(**evaluation.meta["metrics"]),
+        teacher={
+            "name": teacher_name(experiment.teacher),
+            "top1": teacher[0].meta["top1"],
+            "key": teacher[0].key,
+            "digest": digest_of(teacher[0].tensors),
+        }
+        if teacher
+        else {},
+        feature_transport_cost=transport,
+        distilled_digest=pipeline.distilled.digest,
+        distilled_images=len(pipeline.distilled),
+        keys={stage: [part.key for part in parts] for stage, parts in present.items()},
+        configuration=configuration,
+        seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
+        seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
+        peak_memory={
+            "device": max(cost["peak_device"] for cost in flat),
+            "resident": max(cost["peak_resident"] for cost in flat),
+        },
+        device=evaluation.meta["device"],
+        versions=evaluation.meta["made"]["versions"],
+        git_commit=evaluation.meta["made"]["git_commit"],
+    )
+
+
+def _dataset_name(name: str) -> str:
+    """The dataset for a table: of a person's own images the folder's name, not where it lies."""
+    kind, colon, folder = name.partition(":")
+    return f"{kind}:{Path(folder).name}" if colon else name
