@@ -87,7 +87,7 @@ def registry(tmp_path: Path) -> PluginRegistry:
         ddbench_recipes=hookimpl(lambda: [recipe]),
         ddbench_tables=hookimpl(lambda: [TableSpec("all", "all against all", lambda records, options: records)]),
     )
-    core = SimpleNamespace(ddbench_recipes=hookimpl(builtin_paths))
+    core = SimpleNamespace(ddbench_recipes=hookimpl(lambda: builtin_paths()))
     found = PluginRegistry(())
     found.register(plugin, "ddbench-sea")
     found.register(builtin_datasets, "ddbench")

@@ -144,3 +144,12 @@ def test_a_run_is_a_file_name_and_nothing_more(method: str, dataset: str, ipc: i
 
 def test_versions_name_what_numbers_depend_on() -> None:
     assert {"python", "ddbench", "torch", "numpy", "POT"} <= records.provenance()["versions"].keys()
+
+
+def test_every_committed_record_can_be_read() -> None:
+    paths = sorted((Path(__file__).parent.parent / "results" / "records").glob("*.json"))
+    assert paths
+    for path in paths:
+        record = records.read(path)
+        assert record.name == path.stem
+        assert str(Path.home()) not in path.read_text(encoding="utf-8")
