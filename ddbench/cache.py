@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from ddbench.errors import DDBenchError
 
 # Upstream first: forcing a stage forces every stage after it, because their keys cannot see its new content.
-STAGES = ("data", "teacher", "statistics", "method", "distill", "measure", "labels", "evaluate")
+STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 FORMAT = "1"
 
 Tensors = dict[str, Tensor]
@@ -247,7 +247,11 @@ class Cache:
         with writing(self.root):
             lock.parent.mkdir(parents=True, exist_ok=True)
             probe = FileLock(str(lock))
-            probe.acquire()
+            try:
+                probe.acquire(timeout=0)
+            except Timeout:
+                self._warn(f"waiting for another process that makes this {path.parent.name} artifact")
+                probe.acquire()
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddbench.cache import Cache
 
 KINDS = ("methods", "evaluators", "datasets", "models", "recipes", "tables")
-STAGES = ("data", "teacher", "statistics", "method", "distill", "measure", "labels", "evaluate")
+STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 
 results_option = click.option(
     "--results-dir",
@@ -177,11 +177,13 @@ def cache_ls(cache_dir: Path) -> None:
 
 @cache_group.command("prune")
 @click.option("--stage", type=click.Choice([*STAGES, "checkpoints"]), multiple=True, help="Only this stage; repeat.")
-@click.option("--older-than", type=click.FloatRange(min=0), default=0.0, metavar="DAYS", help="Only what is older.")
+@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older.")
 @cache_option
-def cache_prune(cache_dir: Path, stage: tuple[str, ...], older_than: float) -> None:
+def cache_prune(cache_dir: Path, stage: tuple[str, ...], older_than: float | None) -> None:
     """Removes artifacts; what is needed again is computed again."""
-    count, size = open_cache(cache_dir).prune(frozenset(stage), older_than * 86400)
+    if not stage and older_than is None:
+        raise DDBenchError("cache prune: say what: --stage STAGE, or --older-than DAYS (0 is everything)")
+    count, size = open_cache(cache_dir).prune(frozenset(stage), (older_than or 0.0) * 86400)
     click.echo(f"removed {count} files, {size / 2**20:.1f} MB")
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddbench.cache import digest_of
+from ddbench.cache import canonical, digest_of
 from ddbench.distiller import Unit, UnitResult
 from ddbench.errors import DDBenchError
 
@@ -49,10 +49,12 @@ class DistilledSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over images (or indices), labels and weights."""
+        """SHA-256 over images, labels and weights; for real images over their indices and what they point into."""
         body = self.stored if self.stored is not None else self.indices
         assert body is not None
-        return digest_of({"body": body, "labels": self.labels, "weights": self.weights})
+        real = {**self.dataset.depends_on, "image_size": self.dataset.config.image_size}
+        meta = canonical(real) if self.stored is None else ""
+        return digest_of({"body": body, "labels": self.labels, "weights": self.weights}, meta)
 
     @property
     def image_bytes(self) -> int:
@@ -85,6 +87,13 @@ def _through_jpeg(image: Tensor, quality: int) -> Tensor:
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def check_units(units: list[Unit], num_classes: int, ipc: int, method: str) -> None:
+    """Refuses units that do not hold each of the IPC slots of every class exactly once. Raises DDBenchError."""
+    slots = [(slot.label, slot.index) for unit in units for slot in unit.slots]
+    if sorted(slots) != [(label, index) for label in range(num_classes) for index in range(ipc)]:
+        raise DDBenchError(f"method '{method}' must make each of {ipc} images of {num_classes} classes once")
 
 
 def check_result(result: UnitResult, unit: Unit, dataset: Dataset, method: str) -> None:

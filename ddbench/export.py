@@ -168,6 +168,10 @@ def export_run(record: Record, workspace: Workspace, target: Path, format: str) 
     if images is None:
         data = DataConfig(**record.configuration["data"])
         real = workspace.dataset(record.configuration["dataset"], data)
+        if real.depends_on != units[0].meta["data"]:
+            raise DDBenchError(
+                f"the images of {record.configuration['dataset']} are not those of {record.name} any more"
+            )
         images = real.train.centre(parts["indices"], data.image_size)
     weights = class_weights(parts["labels"], parts.get("weights"))
     card = record.model_dump(mode="json")

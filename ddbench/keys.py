@@ -149,7 +149,7 @@ class Keys:
             "units": list(units),
             "real": self._real,
             "teacher": teacher,
-            "recipe": None if settings.needs_teacher else recipe,
+            "recipe": recipe if settings.on_real_data else None,
             "evaluator": experiment.evaluator,
             "evaluator_version": self.evaluator_version,
             "settings": settings.model_dump(mode="json"),

@@ -1,5 +1,6 @@
 """Networks: built by name and seed, loaded from checkpoints, and tapped for features and BatchNorm inputs."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -248,6 +249,19 @@ def load_checkpoint(network: nn.Module, path: Path, class_count: int) -> None:
 
 def _is_plain(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.layout == torch.strided
+
+
+def check_class_order(path: Path, class_names: tuple[str, ...]) -> None:
+    """Compares the class names in a safetensors file's metadata (`classes`, a JSON list), where it has them.
+
+    Raises DDBenchError where they are not the dataset's, in its order.
+    """
+    if path.suffix != ".safetensors":
+        return
+    with safetensors.safe_open(str(path), framework="pt") as handle:
+        text = (handle.metadata() or {}).get("classes")
+    if text is not None and json.loads(text) != list(class_names):
+        raise DDBenchError(f"teacher.checkpoint {path}: its classes are not the dataset's, in the dataset's order")
 
 
 def _some(names: list[str]) -> str:

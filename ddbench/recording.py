@@ -59,6 +59,11 @@ def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) ->
         if teacher
         else {},
         feature_transport_cost=transport,
+        data={
+            "fingerprint": info.fingerprint,
+            "train_images": sum(info.train_counts),
+            "val_images": sum(info.val_counts),
+        },
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
         keys={stage: [part.key for part in parts] for stage, parts in present.items()},

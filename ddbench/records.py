@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import warnings
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic
 class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     """One student trained on one distilled set with one seed, and everything needed to do it again."""
 
+    format: int = Field(default=1, description="of this file")
     name: str
     created: str = Field(description="UTC, ISO 8601")
     method: str
@@ -48,6 +50,9 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     teacher: dict[str, Any] = Field(description="name, top1 on the validation set, key; empty without a teacher")
     feature_transport_cost: float | None = Field(
         description="W_2^2 of the set's features to their class, mean over classes; None where no teacher was used"
+    )
+    data: dict[str, Any] = Field(
+        default_factory=dict, description="fingerprint of the real images, and how many of each split were used"
     )
     distilled_digest: str
     distilled_images: int
@@ -120,7 +125,11 @@ def load(folder: Path) -> pd.DataFrame:
 
     rows = []
     for path in sorted(folder.glob("*.json")):
-        record = read(path)
+        try:
+            record = read(path)
+        except DDBenchError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
         row = record.model_dump(mode="json", exclude={"metrics", "configuration", "keys"})
         rows.append({**row, **record.metrics.model_dump(mode="json")})
     return pd.DataFrame(rows)

@@ -79,7 +79,10 @@ def _load(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
     known = recipes_module.load(registry.recipe_files())
     for name in names:
         if name.endswith((".yaml", ".yml")):
-            known.append(recipes_module.load_file(Path(name)))
+            own = recipes_module.load_file(Path(name))
+            if own.name in {recipe.name for recipe in known}:
+                raise DDBenchError(f"recipe {name} is called '{own.name}', like an installed one: rename it")
+            known.append(own)
         elif name not in {recipe.name for recipe in known}:
             raise unknown("recipe", name, {recipe.name for recipe in known})
     return known
@@ -92,7 +95,10 @@ def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> 
     """
     names = tuple(_stem(name, known) for name in chosen)
     budgets = {recipe.name for recipe in known if recipe.kind == "budget"}
-    if not budgets & set(names):
+    chosen_budgets = sorted(budgets & set(names))
+    if len(chosen_budgets) > 1:
+        raise DDBenchError(f"--recipe: one budget at a time, not {' and '.join(chosen_budgets)}")
+    if not chosen_budgets:
         names = ("paper" if _covers("paper", known, dataset) else "quick", *names)
     for name in names:
         if name in budgets and not _covers(name, known, dataset):
@@ -164,7 +170,7 @@ def _cells(
             runtime=runtime,
             **sections,
         )
-        for repeat in range(request.repeats)
+        for repeat in range(request.repeats if distiller.needs_ipc else 1)
         for student in students
         for number in range(request.seeds)
     ]
@@ -217,12 +223,17 @@ def _apply_assignments(
                 continue
             section = "method"
         elif section in evaluators and section not in SECTIONS:
+            used = {request.evaluator or registry.distiller(name).default_evaluator for name in request.methods}
+            if section not in used:
+                raise DDBenchError(f"--set {text}: this run has no --evaluator {section}")
             if section != evaluator:
                 continue
             section = "evaluator"
         if section not in SECTIONS:
-            names = {*SECTIONS, *request.methods}
+            names = {*SECTIONS, *request.methods, evaluator}
             raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, names)}")
+        if not value.strip():
+            raise DDBenchError(f"--set {text}: there is no value (for none, write null)")
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -238,7 +249,7 @@ def _validated(model: type[Model], section: str, settings: Mapping[str, Mapping[
         if name not in model.model_fields:
             place = f"{section} ({owner})" if owner else section
             raise DDBenchError(f"{place} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
-        if isinstance(values[name], bool) and model.model_fields[name].annotation in (int, float):
+        if isinstance(values[name], bool) and "bool" not in str(model.model_fields[name].annotation):
             raise DDBenchError(f"{section}.{name}: a number is needed (got {values[name]})")
     try:
         return model(**values)

@@ -116,7 +116,9 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
                 "recipe": "+".join(record.recipes) + (" --set" if experiment.changed else ""),
                 "top1": record.metrics.top1_last,
-                "set": record.repeat,
+                "set": record.distilled_digest,
+                "source": experiment.dataset,
+                "seed": record.student_seed,
                 "W2": record.feature_transport_cost,
                 "distill": record.seconds.get("distill", 0.0),
                 "evaluate": record.seconds["evaluate"],
@@ -125,25 +127,32 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    by = ["method", "dataset", "ipc", "student", "protocol", "recipe", "published"]
+    # The same student on the same set is one measurement, however often it was asked for.
+    frame = frame.drop_duplicates(["source", "student", "protocol", "recipe", "method", "set", "seed"])
+    by = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "published"]
     lines = []
     for names, part in frame.groupby(by, sort=False):
         values = dict(zip(by, names, strict=True))
-        shown = values.pop("published")
+        shown, _ = values.pop("published"), values.pop("source")
+        sets = part["set"].nunique()
         costs = part["W2"].dropna()
         lines.append(
             {
                 **values,
                 "top-1 (last epoch)": spread(part["top1"]),
-                "n": f"{len(part)} students, {part['set'].nunique()} sets",
+                "n": f"{_count(len(part), 'student')} on {_count(sets, 'set')}",
                 "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
                 "distill s": f"{part['distill'].mean():.1f}",
                 "student s": f"{part['evaluate'].mean():.1f}",
-                "peak MB": f"{part['memory'].max() / 2**20:.0f}",
+                "process peak MB": f"{part['memory'].max() / 2**20:.0f}",
                 **({"published (Table 1)": shown} if (frame["published"] != "").any() else {}),
             }
         )
     return pd.DataFrame(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def spread(values: pd.Series[float]) -> str:

@@ -15,14 +15,14 @@ from ddbench import recording, records
 from ddbench.cache import Artifact, Built, Cache, Checkpoint, key_of
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.distilled import DistilledSet, assemble, check_result, to_uint8
+from ddbench.distilled import DistilledSet, assemble, check_result, check_units, to_uint8
 from ddbench.distiller import Unit, UnitResult
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Metrics
 from ddbench.events import Event
 from ddbench.experiment import Experiment
 from ddbench.keys import Keys, teacher_name
-from ddbench.models import TappedNetwork, build_network, load_checkpoint
+from ddbench.models import TappedNetwork, build_network, check_class_order, load_checkpoint
 from ddbench.records import Record
 from ddbench.statistics import ClassStatistics, collect
 from ddbench.task import DistillTask, EvaluateTask, Report
@@ -86,6 +86,8 @@ class Pipeline:
         self._found: dict[Path, Artifact] = {}
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
         self.units = self.method.units(self.dataset.info.num_classes, experiment.ipc or 0)
+        if experiment.ipc is not None:
+            check_units(self.units, self.dataset.info.num_classes, experiment.ipc, experiment.method)
 
     # -- stages ---------------------------------------------------------------------------------------------
 
@@ -147,6 +149,14 @@ class Pipeline:
         rows.append(("evaluate", _state([cache.has("evaluate", keys.evaluate(units))])))
         return rows
 
+    def _undeclared(self, kind: str, name: str) -> Callable[..., Any]:
+        """What asks for a teacher in place of one that the key does not know of."""
+
+        def refuse(*_: object) -> Any:
+            raise DDBenchError(f"{kind} '{name}' uses the teacher but says needs_teacher = False: correct its class")
+
+        return refuse
+
     def _unit_name(self, unit: Unit) -> str:
         return f"{self.experiment.method} {unit.index + 1}/{len(self.units)}"
 
@@ -194,8 +204,14 @@ class Pipeline:
         else:
             network = self._bare_teacher()
             load_checkpoint(network, config.checkpoint, self.dataset.info.num_classes)
+            check_class_order(config.checkpoint, self.dataset.info.class_names)
             network.to(self.device)
         top1, per_class = accuracy(network, self.dataset, "val", self.device, "fp32")
+        if config.checkpoint is not None and top1 < 5 + 100 / self.dataset.info.num_classes:
+            message = (
+                f"{teacher_name(config)} is near chance ({top1:.2f} %): is its class order that of the sorted names?"
+            )
+            self.workspace.emit(Event("note", "teacher", message=message))
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         return tensors, {"top1": top1, "per_class": per_class, "classes": list(self.dataset.info.class_names)}
 
@@ -230,6 +246,8 @@ class Pipeline:
     def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
         experiment = self.experiment
         timing: dict[str, float] = {}
+        declared = self.method.needs_teacher
+        undeclared = self._undeclared("method", experiment.method)
         task = DistillTask(
             dataset=self.dataset,
             ipc=experiment.ipc or 0,
@@ -240,9 +258,9 @@ class Pipeline:
             checkpoint_every=experiment.distill.checkpoint_every,
             report=self._report("distill", self._unit_name(unit)),
             cached=self._intermediates,
-            statistics=self.statistics,
+            statistics=self.statistics if declared else undeclared,
             timing=timing,
-            _teacher=self.tapped_teacher,
+            _teacher=self.tapped_teacher if declared else undeclared,
         )
         result = self.method.distill(task, unit)
         if isinstance(result, Tensor):
@@ -259,7 +277,7 @@ class Pipeline:
             tensors["labels"] = self.dataset.train.labels[result.indices].clone()
         if result.weights is not None:
             tensors["weights"] = result.weights.detach().float().cpu()
-        return tensors, {"classes": list(self.dataset.info.class_names), **timing}
+        return tensors, {"classes": list(self.dataset.info.class_names), "data": self.dataset.depends_on, **timing}
 
     def _intermediates(
         self, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
@@ -290,7 +308,9 @@ class Pipeline:
             checkpoint=checkpoint,
             report=self._report("evaluate", self._student_name),
             cached=self._labels,
-            _teacher=self.tapped_teacher,
+            _teacher=self.tapped_teacher
+            if self.protocol.needs_teacher
+            else self._undeclared("evaluator", experiment.evaluator),
         )
         metrics = self.protocol.evaluate(task)
         if not isinstance(metrics, Metrics):

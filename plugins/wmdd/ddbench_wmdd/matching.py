@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddbench import objectives, transport
 from ddbench.distiller import Unit, UnitResult
+from ddbench.errors import DDBenchError
 
 if TYPE_CHECKING:
     from ddbench.models import Output
@@ -45,6 +46,11 @@ def barycenter(method: WMDD, task: DistillTask, label: int) -> transport.Barycen
 
 def distill(method: WMDD, task: DistillTask, unit: Unit) -> UnitResult:
     """Images of one unit (Eq. 15: feature match + lambda PCBN), with the barycenters' weights."""
+    if method.bn_weight and not task.teacher.bn_names:
+        raise DDBenchError(
+            "wmdd matches BatchNorm statistics, and this teacher has none: take another --arch "
+            "(e.g. convnet-bn-d3), or --set method.bn_weight=0"
+        )
     labels = torch.tensor([slot.label for slot in unit.slots])
     classes = torch.unique(labels).tolist()
     found = {label: barycenter(method, task, label) for label in classes}
@@ -62,7 +68,7 @@ def distill(method: WMDD, task: DistillTask, unit: Unit) -> UnitResult:
         if method.cross_entropy_weight:
             cross_entropy = objectives.cross_entropy(output.logits, labels_on_device)
             terms["cross_entropy"] = method.cross_entropy_weight * cross_entropy
-        if method.bn_weight and means:
+        if method.bn_weight:
             regulariser = objectives.pcbn(output.bn_inputs, class_weights, means, variances, method.bn_form)
             terms["pcbn"] = method.bn_weight * regulariser
         return terms
