@@ -96,14 +96,14 @@ def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> 
     names = tuple(_stem(name, known) for name in chosen)
     budgets = {recipe.name for recipe in known if recipe.kind == "budget"}
     chosen_budgets = sorted(budgets & set(names))
-    if len(chosen_budgets) > 1:
-        raise DDBenchError(f"--recipe: one budget at a time, not {' and '.join(chosen_budgets)}")
     if not chosen_budgets:
         names = ("paper" if _covers("paper", known, dataset) else "quick", *names)
     for name in names:
         if name in budgets and not _covers(name, known, dataset):
             others = sorted(other for other in budgets if _covers(other, known, dataset))
             raise DDBenchError(f"recipe '{name}' has no sizes for dataset '{dataset}'; it has: {', '.join(others)}")
+    if len(chosen_budgets) > 1:
+        raise DDBenchError(f"--recipe: one budget at a time, not {' and '.join(chosen_budgets)}")
     return names
 
 

@@ -126,7 +126,7 @@ def test_seeds_and_repeats_are_counted(finished: "Finished", tmp_path: Path) -> 
     outcome = shell.run(*options, "--seeds", "2", "--repeats", "3")
     (row,) = rows(outcome.out)
     found = [json.loads(path.read_text()) for path in (tmp_path / "several" / "records").iterdir()]
-    assert row["n"] == "6 students, 3 sets"
+    assert row["n"] == "6 students on 3 sets"
     assert len({record["distilled_digest"] for record in found}) == 3
     assert sorted((record["repeat"], record["student_seed"]) for record in found) == [
         (repeat, seed) for repeat in range(3) for seed in range(2)
@@ -218,7 +218,9 @@ def test_prune_removes_what_is_asked_and_the_rest_is_computed_again(finished: "F
     numbers = [row["top-1 (last epoch)"] for row in rows(again.out)]
     assert numbers == [row["top-1 (last epoch)"] for row in rows(finished.first.out)]
     assert shell.files("cache").keys() == before.keys()
-    shell("cache", "prune")
+    refused = shell("cache", "prune")
+    assert (refused.code, len(refused.errors)) == (2, 1)
+    shell("cache", "prune", "--older-than", "0")
     assert shell.files("cache") == {}
 
 

@@ -157,7 +157,7 @@ def test_the_seed_fixes_every_weight_and_the_global_generator_is_left_alone(name
         ("timm/vit_tinny_patch16_224", "did you mean 'timm/vit_tiny_patch16_224'"),
         ("convnet-d7", "did you mean 'convnet-d"),
         ("timm/hf-hub:someone/something", "unknown network"),
-        ("qqqqqqqqqqqq", "known: convnet-d3"),
+        ("qqqqqqqqqqqq", "known: convnet-bn-d3"),
         ("vit_tiny_patch16_224", "'vit_tiny_patch16_224' cannot be built for 8-pixel images"),
         ("convnet-d4", "needs images of 16 pixels or more, not 8"),
     ],

@@ -43,7 +43,7 @@ def test_a_grid_is_every_cell_in_order(registry: PluginRegistry) -> None:
         for dataset in ("digits", "cifar10")
         for method in ("wmdd", "full", "random")
         for ipc in ((5, 1) if method != "full" else (None,))
-        for repeat in range(3)
+        for repeat in range(3 if method != "full" else 1)
         for student in ("convnet-d3", "resnet18")
         for seed in range(2)
     ]
@@ -74,9 +74,30 @@ def test_a_distilled_set_is_not_evaluated_by_training_on_the_real_one(registry: 
 
 
 def test_set_is_remembered_and_may_name_the_method_or_the_protocol(registry: PluginRegistry) -> None:
-    found = one(registry, methods=("wmdd",), assignments=("wmdd.steps=7", "fkd.epochs=4", "hard.epochs=9"))
-    assert found.changed == ("method.steps", "evaluator.epochs")
-    assert found.evaluator_settings.model_dump()["epochs"] == 4
+    wmdd, full = ask(registry, methods=("wmdd", "full"), assignments=("wmdd.steps=7", "fkd.epochs=4"))
+    assert wmdd.changed == ("method.steps", "evaluator.epochs")
+    assert wmdd.evaluator_settings.model_dump()["epochs"] == 4
+    assert full.changed == ()
+    with pytest.raises(DDBenchError, match="this run has no --evaluator hard"):
+        one(registry, methods=("wmdd",), assignments=("hard.epochs=9",))
+
+
+def test_one_budget_at_a_time(registry: PluginRegistry) -> None:
+    with pytest.raises(DDBenchError, match="one budget at a time, not quick and smoke"):
+        one(registry, recipes=("smoke", "quick"))
+
+
+def test_an_own_recipe_cannot_pass_for_an_installed_one(registry: PluginRegistry, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("{name: paper, kind: budget, about: x, blocks: []}")
+    with pytest.raises(DDBenchError, match="like an installed one: rename it"):
+        one(registry, recipes=("smoke", str(own)))
+
+
+@pytest.mark.parametrize("text", ["distill.jpeg_quality=true", "evaluator.cutmix_alpha=on", "teacher.checkpoint="])
+def test_booleans_and_nothing_are_no_numbers_and_no_paths(registry: PluginRegistry, text: str) -> None:
+    with pytest.raises(DDBenchError, match=r"a number is needed|there is no value"):
+        one(registry, assignments=(text,))
     hard = one(registry, evaluator="hard")
     assert (hard.evaluator, type(hard.evaluator_settings).__name__) == ("hard", "HardLabels")
 
