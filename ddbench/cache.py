@@ -21,9 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench.errors import DDBenchError
+from ddbench.events import STAGES
 
-# Upstream first: forcing a stage forces every stage after it, because their keys cannot see its new content.
-STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 FORMAT = "1"
 
 Tensors = dict[str, Tensor]
@@ -71,25 +70,35 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to; it becomes `path` when the block ends, and is gone where the block fails.
+
+    Makes the folder. Raises DDBenchError as `writing` does.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
 def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
     """Writes one safetensors file so that it is there whole or not at all. Returns its digest.
 
     `meta` is JSON-able. Raises DDBenchError where the disk is full or the folder cannot be written.
     """
     text = canonical(meta)
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    digest = digest_of(whole, text)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(whole, str(partial), metadata={"format": FORMAT, "meta": text, "digest": digest})
-            with partial.open("rb") as handle:
-                os.fsync(handle.fileno())
-            partial.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = digest_of(on_cpu, text)
+    with whole(path) as partial:
+        save_file(on_cpu, str(partial), metadata={"format": FORMAT, "meta": text, "digest": digest})
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
     return digest
 
 
@@ -171,6 +180,7 @@ class Cache:
     ) -> None:
         self.root = root
         self._warn = warn or (lambda text: None)
+        # Keys cannot see the new content of what stands upstream: forcing a stage forces every stage after it.
         first = min((STAGES.index(stage) for stage in force), default=len(STAGES))
         self._force = frozenset(STAGES[first:])
         self._fresh: set[Path] = set()

@@ -10,13 +10,13 @@ import click
 
 from ddbench import __version__
 from ddbench.errors import DDBenchError
+from ddbench.events import STAGES
 from ddbench.plugins import PluginRegistry
 
 if TYPE_CHECKING:
     from ddbench.cache import Cache
 
 KINDS = ("methods", "evaluators", "datasets", "models", "recipes", "tables")
-STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 
 results_option = click.option(
     "--results-dir",

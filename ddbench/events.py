@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Upstream first. The command line offers them, the cache forces a stage together with those after it.
+STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
+
 Kind = Literal["started", "step", "finished", "cached", "resumed", "note"]
 
 

@@ -18,18 +18,16 @@ if TYPE_CHECKING:
 def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) -> Record:
     """The record of `evaluation`. Times, memory and versions are those of the artifacts when they were computed, so
     that a run from the cache gives the same record."""
-    experiment, info, cache = pipeline.experiment, pipeline.dataset.info, pipeline.workspace.cache
-    used: dict[str, list[Artifact | None]] = {"evaluate": [evaluation]}
-    used["distill"] = [cache.find("distill", pipeline.keys.unit(unit.index)) for unit in pipeline.units]
+    experiment, info = pipeline.experiment, pipeline.dataset.info
+    used = {"evaluate": [evaluation], "distill": [pipeline.unit(unit) for unit in pipeline.units]}
     if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
-        used["teacher"] = [cache.find("teacher", pipeline.keys.teacher())]
+        used["teacher"] = [pipeline.teacher()]
     if pipeline.method.needs_teacher:
-        used["statistics"] = [cache.find("statistics", pipeline.keys.statistics(k)) for k in range(info.num_classes)]
-    present = {stage: [part for part in parts if part] for stage, parts in used.items()}
-    costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in present.items()}
+        used["statistics"] = [pipeline.class_statistics(label) for label in range(info.num_classes)]
+    costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in used.items()}
     flat = [cost for parts in costs.values() for cost in parts]
-    steps = [part.meta for part in present["distill"] if part.meta.get("steps")]
-    teacher = present.get("teacher") or []
+    steps = [part.meta for part in used["distill"] if part.meta.get("steps")]
+    teacher = used.get("teacher")
     configuration = experiment.model_dump(mode="json")
     if experiment.teacher.checkpoint is not None:
         configuration["teacher"]["checkpoint"] = experiment.teacher.checkpoint.name
@@ -66,7 +64,7 @@ def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) ->
         },
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
-        keys={stage: [part.key for part in parts] for stage, parts in present.items()},
+        keys={stage: [part.key for part in parts] for stage, parts in used.items()},
         configuration=configuration,
         seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
         seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,

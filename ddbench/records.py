@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import warnings
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from ddbench import versions
-from ddbench.cache import writing
+from ddbench.cache import whole
 from ddbench.errors import DDBenchError, did_you_mean
 from ddbench.evaluator import Metrics
 from ddbench.recipes import first_line
@@ -79,14 +78,8 @@ def _safe(text: str) -> str:
 def write(record: Record, folder: Path) -> Path:
     """Writes the record as `folder/NAME.json`, whole or not at all. Returns its path."""
     path = folder / f"{record.name}.json"
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     return path
 
 

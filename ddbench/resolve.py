@@ -208,27 +208,26 @@ def _apply_assignments(
     settings: dict[str, dict[str, Any]], request: Request, method: str, evaluator: str, registry: PluginRegistry
 ) -> tuple[str, ...]:
     """Applies every `--set` that concerns this cell and returns the names that it changed."""
-    methods = {distiller.name for distiller in registry.distillers()}
-    evaluators = {protocol.name for protocol in registry.evaluators()}
+    protocols = {request.evaluator or registry.distiller(name).default_evaluator for name in request.methods}
+    # A method or a protocol may be named instead of its section: (section, all names, this run's, this cell's).
+    owners = (
+        ("method", {distiller.name for distiller in registry.distillers()}, set(request.methods), method),
+        ("evaluator", {protocol.name for protocol in registry.evaluators()}, protocols, evaluator),
+    )
     changed = []
     for text in request.assignments:
         path, equals, value = text.partition("=")
         section, dot, name = path.strip().partition(".")
         if not (equals and dot and name):
             raise DDBenchError(f"--set {text}: write it as section.name=value, e.g. --set teacher.epochs=20")
-        if section in methods and section not in SECTIONS:
-            if section not in request.methods:
-                raise DDBenchError(f"--set {text}: this run has no --method {section}")
-            if section != method:
-                continue
-            section = "method"
-        elif section in evaluators and section not in SECTIONS:
-            used = {request.evaluator or registry.distiller(name).default_evaluator for name in request.methods}
+        owned = next((owner for owner in owners if section in owner[1] and section not in SECTIONS), None)
+        if owned is not None:
+            kind, _, used, mine = owned
             if section not in used:
-                raise DDBenchError(f"--set {text}: this run has no --evaluator {section}")
-            if section != evaluator:
+                raise DDBenchError(f"--set {text}: this run has no --{kind} {section}")
+            if section != mine:
                 continue
-            section = "evaluator"
+            section = kind
         if section not in SECTIONS:
             names = {*SECTIONS, *request.methods, evaluator}
             raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import yaml
 from tabulate import tabulate
 
 from ddbench import estimate, figures, progress, published, records
-from ddbench.cache import writing
+from ddbench.cache import whole, writing
 from ddbench.config import Stem
 from ddbench.experiment import Experiment
-from ddbench.models import build_network, load_checkpoint
+from ddbench.models import build_network
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace
 
@@ -66,9 +65,10 @@ def _check_networks(pipelines: Iterable[Pipeline]) -> None:
         for arch, stem, checkpoint in wanted:
             key = (arch, stem, checkpoint, info.num_classes, info.image_size)
             if key not in checked:
-                network = build_network(arch, info.num_classes, info.image_size, stem)
-                if checkpoint is not None:
-                    load_checkpoint(network, checkpoint, info.num_classes)
+                if checkpoint is None:
+                    build_network(arch, info.num_classes, info.image_size, stem)
+                else:
+                    pipeline.checkpoint_network()
                 checked.add(key)
 
 
@@ -92,13 +92,8 @@ def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
         images, labels = pipeline.distilled.head(10)
         size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
         title = f"{experiment.method}, {experiment.dataset}, {size}"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with writing(path):
-            try:
-                figures.preview(images, labels, info.class_titles, partial, title)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with whole(path) as partial:
+            figures.preview(images, labels, info.class_titles, partial, title)
     return path
 
 

@@ -95,12 +95,15 @@ class Pipeline:
         """The teacher's weights, its validation accuracy in the meta."""
         return self._stage("teacher", self.keys.teacher(), self._build_teacher, teacher_name(self.experiment.teacher))
 
+    def class_statistics(self, label: int) -> Artifact:
+        """What `statistics` reads, with its cost."""
+        name = self.dataset.info.class_names[label]
+        depends_on = self.keys.statistics(label)
+        return self._stage("statistics", depends_on, lambda slot: self._build_statistics(label), name)
+
     def statistics(self, label: int) -> ClassStatistics:
         """Features and BatchNorm statistics of one class of the training set."""
-        name = self.dataset.info.class_names[label]
-        found = self._stage(
-            "statistics", self.keys.statistics(label), lambda slot: self._build_statistics(label), unit=name
-        )
+        found = self.class_statistics(label)
         layers = int(found.meta["layers"])
         return ClassStatistics(
             features=found.tensors["features"],
@@ -202,10 +205,7 @@ class Pipeline:
         if config.checkpoint is None:
             network = train_teacher(self.dataset, config, self.device, self.precision, checkpoint, report)
         else:
-            network = self._bare_teacher()
-            load_checkpoint(network, config.checkpoint, self.dataset.info.num_classes)
-            check_class_order(config.checkpoint, self.dataset.info.class_names)
-            network.to(self.device)
+            network = self.checkpoint_network().to(self.device)
         top1, per_class = accuracy(network, self.dataset, "val", self.device, "fp32")
         if config.checkpoint is not None and top1 < 5 + 100 / self.dataset.info.num_classes:
             message = (
@@ -214,6 +214,14 @@ class Pipeline:
             self.workspace.emit(Event("note", "teacher", message=message))
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         return tensors, {"top1": top1, "per_class": per_class, "classes": list(self.dataset.info.class_names)}
+
+    def checkpoint_network(self) -> torch.nn.Module:
+        """The network of the user's checkpoint, on the CPU. Raises DDBenchError where it does not fit the dataset."""
+        network, info, path = self._bare_teacher(), self.dataset.info, self.experiment.teacher.checkpoint
+        assert path is not None
+        load_checkpoint(network, path, info.num_classes)
+        check_class_order(path, info.class_names)
+        return network
 
     def _bare_teacher(self) -> torch.nn.Module:
         config, info = self.experiment.teacher, self.dataset.info
