@@ -85,3 +85,13 @@ def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[
         )
         for number, start in enumerate(starts)
     ]
+
+
+def units_across_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:
+    """Units of one image each of up to `batch_size` classes: the batches of SRe2L's released code."""
+    slots = [
+        tuple(Slot(label, index) for label in range(start, min(start + batch_size, num_classes)))
+        for index in range(ipc)
+        for start in range(0, num_classes, batch_size)
+    ]
+    return [Unit(number, part) for number, part in enumerate(slots)]

@@ -61,7 +61,8 @@ def recover(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor
     clock = time.perf_counter()
     for step in range(start, settings.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, settings)
-        view = _view(images, settings, seeds.generator("recover", task.seed, unit.index, step), size)
+        draws = seeds.generator("recover", task.seed, unit.index, step)
+        view = _view(images, settings, settings.crop_scale(step), draws, size)
         with autocast(device, task.precision):
             output = task.teacher(view.contiguous(memory_format=torch.channels_last))
             terms = objective(output)
@@ -87,11 +88,13 @@ def recover(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor
     return ((images.detach() * deviation) + mean).clamp(0, 1)
 
 
-def _view(images: Tensor, settings: RecoverSettings, generator: torch.Generator, size: int) -> Tensor:
+def _view(
+    images: Tensor, settings: RecoverSettings, scale: tuple[float, float], generator: torch.Generator, size: int
+) -> Tensor:
     count = images.shape[0]
     drawn = count if settings.crop_per_image else 1
     sizes = torch.tensor([[size, size]]).expand(drawn, 2)
-    boxes = views.random_boxes(sizes, generator=generator, scale=(settings.crop_scale_min, 1.0))
+    boxes = views.random_boxes(sizes, generator=generator, scale=scale)
     flips = torch.rand(drawn, generator=generator) < 0.5
     view = views.crop_resize(images, boxes if drawn > 1 else boxes[0], size, flips.expand(count))
     if settings.jitter:

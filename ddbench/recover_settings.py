@@ -27,6 +27,10 @@ class RecoverSettings(BaseModel, frozen=True):
         description="roll by 0..jitter pixels down and right, once a batch (released code: 32 at 224 px)",
     )
 
+    def crop_scale(self, step: int) -> tuple[float, float]:
+        """Range of a crop's area at `step` (from 0), within (0, 1]. Override it for a curriculum."""
+        return self.crop_scale_min, 1.0
+
     @field_validator("betas")
     @classmethod
     def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:

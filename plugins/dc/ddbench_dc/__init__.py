@@ -1,0 +1,1 @@
+"""DC and DSA (gradient matching): being written."""

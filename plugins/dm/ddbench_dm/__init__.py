@@ -1,0 +1,1 @@
+"""DM and its Gaussian-kernel form (distribution matching): being written."""

@@ -1,0 +1,1 @@
+"""SRe2L and CDA (teacher inversion by cross-entropy and global BatchNorm): being written."""
