@@ -254,13 +254,18 @@ def _is_plain(value: Tensor) -> bool:
 def check_class_order(path: Path, class_names: tuple[str, ...]) -> None:
     """Compares the class names in a safetensors file's metadata (`classes`, a JSON list), where it has them.
 
-    Raises DDBenchError where they are not the dataset's, in its order.
+    Anything else under that name is a remark for people and is not read. Raises DDBenchError where the names
+    are not the dataset's, in its order.
     """
     if path.suffix != ".safetensors":
         return
     with safetensors.safe_open(str(path), framework="pt") as handle:
-        text = (handle.metadata() or {}).get("classes")
-    if text is not None and json.loads(text) != list(class_names):
+        text = (handle.metadata() or {}).get("classes", "")
+    try:
+        classes = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(classes, list) and classes != list(class_names):
         raise DDBenchError(f"teacher.checkpoint {path}: its classes are not the dataset's, in the dataset's order")
 
 

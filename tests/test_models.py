@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ddbench.config import Stem
 from ddbench.errors import DDBenchError
-from ddbench.models import TappedNetwork, build_network, final_classifier, load_checkpoint
+from ddbench.models import TappedNetwork, build_network, check_class_order, final_classifier, load_checkpoint
 from ddbench.networks import CATALOG
 
 OTHER_FAMILIES = [
@@ -294,3 +294,18 @@ def test_the_catalogue_needs_no_torch() -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
+
+
+def test_class_names_beside_a_checkpoint_are_compared_and_remarks_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    names = ("cat", "dog")
+
+    def with_classes(text: str) -> Path:
+        save_file({"weight": torch.zeros(1)}, path, {"classes": text})
+        return path
+
+    check_class_order(with_classes('["cat", "dog"]'), names)
+    for remark in ("in sorted order", "2", ""):
+        check_class_order(with_classes(remark), names)
+    with pytest.raises(DDBenchError, match=r"teacher\.safetensors: its classes are not the dataset's"):
+        check_class_order(with_classes('["dog", "cat"]'), names)
