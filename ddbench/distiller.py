@@ -74,6 +74,14 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         raise NotImplementedError
 
 
+def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
+    """The reason to refuse `ipc` where a class has fewer images, else None: for `skip`."""
+    for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
+        if ipc is not None and ipc > count:
+            return f"--ipc {ipc} is more than the {count} training images of class '{name}'"
+    return None
+
+
 def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:
     """Units of as many whole classes as `batch_size` images hold, at least one class each."""
     per_unit = max(1, batch_size // ipc)

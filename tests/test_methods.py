@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ddbench.cache import Cache
+from ddbench.distiller import too_few_images
 from ddbench.errors import DDBenchError
-from ddbench.methods.random import too_few_images
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 from ddbench.stages import Pipeline, Workspace

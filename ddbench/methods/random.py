@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddbench.distiller import Distiller, Unit, UnitResult
+from ddbench.distiller import Distiller, Unit, UnitResult, too_few_images
 
 if TYPE_CHECKING:
     from ddbench.data.spec import DatasetInfo
@@ -33,11 +33,3 @@ class Random(Distiller, frozen=True, extra="forbid"):
             order = torch.randperm(len(mine), generator=task.generator("random", label))
             chosen.append(mine[order[: task.ipc]])
         return UnitResult(indices=torch.cat(chosen))
-
-
-def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
-    """The reason to refuse `ipc` where a class has fewer images, else None."""
-    for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
-        if ipc is not None and ipc > count:
-            return f"--ipc {ipc} is more than the {count} training images of class '{name}'"
-    return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, UnitResult, units_of_whole_classes
+from ddbench.distiller import Distiller, Unit, UnitResult, too_few_images, units_of_whole_classes
 from ddbench.recover_settings import RecoverSettings
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ class WMDD(RecoverSettings, Distiller, frozen=True, extra="forbid"):
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses more barycenter points than the class has images."""
-        from ddbench.methods.random import too_few_images
-
         return too_few_images(dataset, ipc)
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
