@@ -21,6 +21,13 @@ class DataConfig(Section):
         default="bilinear", description="interpolation of the stored short side (antialiased, as Pillow's)"
     )
     skip_corrupt: bool = Field(default=False, description="skip and count unreadable images instead of stopping")
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of every class's training images kept away from teacher and distillation; students and "
+        "teacher are measured on them in place of the validation images",
+    )
 
     @model_validator(mode="after")
     def _stored_covers_image(self) -> "DataConfig":

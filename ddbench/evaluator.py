@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
-    """What one student reached on the whole validation set. Accuracies in percent."""
+    """What one student reached on all of the dataset's `val` images. Accuracies in percent."""
 
     top1_last: float = Field(description="top-1 after the last epoch: the result")
     top1_best: float | None = Field(
-        default=None, description="best epoch, chosen on validation data: never a result; None if not tracked"
+        default=None, description="best epoch, chosen on what is measured on: never a result; None if not tracked"
     )
     per_class: list[float] = Field(description="top-1 of each class, in class order")
     student_steps: int = Field(description="optimiser steps of the student")

@@ -46,12 +46,15 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     repeat: int = Field(description="which distilled set")
     student_seed: int = Field(description="which student on that set")
     metrics: Metrics
-    teacher: dict[str, Any] = Field(description="name, top1 on the validation set, key; empty without a teacher")
+    teacher: dict[str, Any] = Field(
+        description="name, top1 (on what students are measured on), key; empty without a teacher"
+    )
     feature_transport_cost: float | None = Field(
         description="W_2^2 of the set's features to their class, mean over classes; None where no teacher was used"
     )
     data: dict[str, Any] = Field(
-        default_factory=dict, description="fingerprint of the real images, and how many of each split were used"
+        default_factory=dict,
+        description="fingerprint of the real images, how many were trained on, and how many measured on",
     )
     distilled_digest: str
     distilled_images: int
@@ -63,6 +66,16 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     device: dict[str, Any]
     versions: dict[str, str]
     git_commit: str | None
+
+    @property
+    def holdout(self) -> float:
+        """The share of the training images that was held out and measured on; 0: measured on the validation images."""
+        return float(self.configuration.get("data", {}).get("holdout", 0.0))
+
+    @property
+    def measured_on(self) -> str:
+        """What every accuracy of this record is measured on, in words."""
+        return f"held-out training images ({self.holdout:g})" if self.holdout else "validation images"
 
 
 def run_name(method: str, dataset: str, ipc: int | None, key: str) -> str:
@@ -124,7 +137,7 @@ def load(folder: Path) -> pd.DataFrame:
             warnings.warn(str(error), stacklevel=2)
             continue
         row = record.model_dump(mode="json", exclude={"metrics", "configuration", "keys"})
-        rows.append({**row, **record.metrics.model_dump(mode="json")})
+        rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
     return pd.DataFrame(rows)
 
 

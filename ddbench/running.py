@@ -34,6 +34,8 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
         (results_dir / "records").mkdir(parents=True, exist_ok=True)
     if todo:
         _announce(pipelines, warn)
+    for line in dict.fromkeys(filter(None, map(_doubt, pipelines))):
+        warn(line)
     found, pictures = [], []
     for pipeline in pipelines:
         record = pipeline.run()
@@ -83,6 +85,16 @@ def _announce(pipelines: list[Pipeline], warn: Echo) -> None:
             warn(f"in minutes, but not the paper's protocol: {quick}")
 
 
+def _doubt(pipeline: Pipeline) -> str | None:
+    """What a reader must know of a given teacher where training images are held out."""
+    experiment = pipeline.experiment
+    used = pipeline.method.needs_teacher or pipeline.protocol.needs_teacher
+    if not (used and experiment.data.holdout and experiment.teacher.checkpoint):
+        return None
+    name = experiment.teacher.checkpoint.name
+    return f"note: {name} (teacher.checkpoint) may have seen the held-out training images: numbers may be too high"
+
+
 def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
     """Draws `preview.png` of the distilled images (once a set) and returns its path."""
     experiment, info = pipeline.experiment, pipeline.dataset.info
@@ -98,7 +110,10 @@ def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
 
 
 def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
-    """One row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets."""
+    """One row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets.
+
+    What was measured on held-out training images never shares a row with what was measured on validation images.
+    """
     rows = []
     for pipeline, record in cells:
         experiment = pipeline.experiment
@@ -110,6 +125,8 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "student": record.student,
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
                 "recipe": "+".join(record.recipes) + (" --set" if experiment.changed else ""),
+                "measured on": record.measured_on,
+                "holdout": record.holdout,
                 "top1": record.metrics.top1_last,
                 "set": record.distilled_digest,
                 "source": experiment.dataset,
@@ -123,17 +140,18 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows)
     # The same student on the same set is one measurement, however often it was asked for.
-    frame = frame.drop_duplicates(["source", "student", "protocol", "recipe", "method", "set", "seed"])
-    by = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "published"]
+    frame = frame.drop_duplicates(["source", "student", "protocol", "recipe", "measured on", "method", "set", "seed"])
+    by = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
     lines = []
     for names, part in frame.groupby(by, sort=False):
         values = dict(zip(by, names, strict=True))
-        shown, _ = values.pop("published"), values.pop("source")
+        shown, _, measured = values.pop("published"), values.pop("source"), values.pop("measured on")
         sets = part["set"].nunique()
         costs = part["W2"].dropna()
         lines.append(
             {
                 **values,
+                **({"measured on": measured} if frame["holdout"].any() else {}),
                 "top-1 (last epoch)": spread(part["top1"]),
                 "n": f"{_count(len(part), 'student')} on {_count(sets, 'set')}",
                 "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",

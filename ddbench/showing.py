@@ -25,13 +25,13 @@ def record_text(record: Record) -> str:
         ("recipes", " + ".join(record.recipes)),
         ("protocol", f"{record.evaluator} v{record.evaluator_version} ({metrics.regime} labels)"),
         ("student", f"{record.student}, seed {record.seed} + {record.student_seed}, set {record.repeat}"),
-        ("top-1 (last epoch)", f"{metrics.top1_last:.2f} %"),
+        ("top-1 (last epoch)", f"{metrics.top1_last:.2f} % on {record.measured_on}"),
         ("top-1 by class", " ".join(f"{value:.0f}" for value in metrics.per_class)),
     ]
     if metrics.top1_best is not None:
-        rows.append(("best epoch", f"{metrics.top1_best:.2f} % (chosen on validation data: not a result)"))
+        rows.append(("best epoch", f"{metrics.top1_best:.2f} % (chosen on {record.measured_on}: not a result)"))
     if teacher:
-        rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} %"))
+        rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} % on {record.measured_on}"))
     if record.feature_transport_cost is not None:
         rows.append(("W2² of features", f"{record.feature_transport_cost:.2f}"))
     if record.seconds_per_iteration is not None:

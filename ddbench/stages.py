@@ -92,7 +92,7 @@ class Pipeline:
     # -- stages ---------------------------------------------------------------------------------------------
 
     def teacher(self) -> Artifact:
-        """The teacher's weights, its validation accuracy in the meta."""
+        """The teacher's weights; in the meta its accuracy on the images to measure on."""
         return self._stage("teacher", self.keys.teacher(), self._build_teacher, teacher_name(self.experiment.teacher))
 
     def class_statistics(self, label: int) -> Artifact:

@@ -14,9 +14,10 @@ from ddbench import views
 from ddbench.cache import Cache
 from ddbench.config import DataConfig
 from ddbench.data.decode import DECODE_VERSION
+from ddbench.data.holdout import Selection, hold_out
 from ddbench.data.images import Images, load_images
 from ddbench.data.registry import open_source
-from ddbench.data.source import Source
+from ddbench.data.source import Source, Split
 from ddbench.data.spec import DatasetInfo, DatasetSpec, Report
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
@@ -28,8 +29,9 @@ class Dataset:
     """The real data, class-wise.
 
     Images are decoded (or found in the cache) when the first one is asked for, both splits at once, so that a
-    bad validation image shows before anything is trained. `mean`, `std` float32 [3], of pixel values in [0,
-    1]. `depends_on` is what the stored pixels depend on, for keys.
+    bad validation image shows before anything is trained. With `holdout`, `train` and `val` are the training
+    images that stay and those that are held out; the validation images are not touched. `mean`, `std` float32
+    [3], of pixel values in [0, 1]. `depends_on` is what both splits depend on, for keys.
     """
 
     def __init__(self, spec: DatasetSpec, source: Source, config: DataConfig, cache: Cache, report: Report) -> None:
@@ -41,11 +43,14 @@ class Dataset:
         self._cache = cache
         self._report = report
         self._fingerprint = source.fingerprint()
-        self.depends_on: dict[str, Any] = {
+        # What is held out selects among the stored pixels and does not change them.
+        self._pixels_depend_on: dict[str, Any] = {
             "version": DECODE_VERSION,
             "fingerprint": self._fingerprint,
-            **config.model_dump(mode="json", exclude={"image_size"}),
+            **config.model_dump(mode="json", exclude={"image_size", "holdout"}),
         }
+        selected = {"holdout": config.holdout} if config.holdout else {}
+        self.depends_on: dict[str, Any] = {**self._pixels_depend_on, **selected}
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -55,6 +60,9 @@ class Dataset:
             train, val = self.train.labels.numpy(), self.val.labels.numpy()
         else:
             train, val = source.train.labels, source.val.labels
+            if self.config.holdout:
+                kept, held = self._hold_out(torch.from_numpy(train))
+                train, val = train[kept.numpy()], train[held.numpy()]
         classes = len(source.class_names)
         return DatasetInfo(
             name=self._name,
@@ -68,24 +76,31 @@ class Dataset:
 
     @cached_property
     def _images(self) -> tuple[Images, Images]:
-        both = []
-        for name, split in (("train", self._source.train), ("val", self._source.val)):
-            images = load_images(name, split, self.depends_on, self.config, self._cache, self._report)
-            counts = torch.bincount(images.labels, minlength=len(self._source.class_names))
-            if not bool(counts.all()):
-                empty = self._source.class_names[int(counts.argmin())]
-                raise DDBenchError(f"no readable image of class '{empty}' is left in {name}")
-            both.append(images)
-        return both[0], both[1]
+        train = self._decoded("train", self._source.train)
+        if not self.config.holdout:
+            return train, self._decoded("val", self._source.val)
+        kept, held = self._hold_out(train.labels)
+        return Selection(train, kept), Selection(train, held)
+
+    def _decoded(self, name: str, split: Split) -> Images:
+        images = load_images(name, split, self._pixels_depend_on, self.config, self._cache, self._report)
+        counts = torch.bincount(images.labels, minlength=len(self._source.class_names))
+        if not bool(counts.all()):
+            empty = self._source.class_names[int(counts.argmin())]
+            raise DDBenchError(f"no readable image of class '{empty}' is left in {name}")
+        return images
+
+    def _hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return hold_out(labels, self._source.class_names, self.config.holdout)
 
     @property
     def train(self) -> Images:
-        """The training images."""
+        """The training images, without those that are held out."""
         return self._images[0]
 
     @property
     def val(self) -> Images:
-        """The validation images."""
+        """The images to measure on: the validation images, or the training images that are held out."""
         return self._images[1]
 
     def normalise(self, pixels: Tensor) -> Tensor:
