@@ -1,1 +1,63 @@
-"""SRe2L and CDA (teacher inversion by cross-entropy and global BatchNorm): being written."""
+"""SRe2L: dataset distillation by inverting a teacher (Yin et al., NeurIPS 2023).
+
+The plugin's entry point: hook implementations and the method's hyper-parameters. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ddbench import hookimpl
+from ddbench.distiller import Distiller, Unit, units_across_classes
+from ddbench.recover_settings import RecoverSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddbench.task import DistillTask
+
+
+class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
+    """Images that the teacher classifies rightly and whose BatchNorm statistics are the teacher's own."""
+
+    name = "sre2l"
+    version = "1"
+    paper = "Yin et al., Squeeze, Recover and Relabel, NeurIPS 2023 (arXiv 2306.13092)"
+
+    steps: int = Field(default=4000, ge=1, description="optimisation steps a unit (released scripts: 4000)")
+    bn_weight: float = Field(
+        default=0.01,
+        ge=0,
+        description="weight of the BatchNorm alignment (released scripts: ImageNet-1K 0.01, Tiny ImageNet 1)",
+    )
+    first_bn_scale: float = Field(
+        default=10.0, ge=0, description="factor on the alignment of the first BatchNorm layer (released code: 10)"
+    )
+
+    def units(self, num_classes: int, ipc: int) -> list[Unit]:
+        """One image each of as many classes as a batch holds (released code)."""
+        return units_across_classes(num_classes, ipc, self.batch_size)
+
+    def work(self, num_classes: int, ipc: int) -> int:
+        """Every image is put through the teacher once a step."""
+        return num_classes * ipc * self.steps
+
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+        """Pixels from noise, by cross-entropy and BatchNorm alignment."""
+        from ddbench_sre2l.inversion import distill
+
+        return distill(self, task, unit)
+
+
+@hookimpl
+def ddbench_distillers() -> Iterable[type[Distiller]]:
+    return [SRe2L]
+
+
+@hookimpl
+def ddbench_recipes() -> Iterable[Path]:
+    return sorted((Path(__file__).parent / "recipes").glob("*.yaml"))

@@ -1,0 +1,72 @@
+"""The recipes say what the released scripts say, and where nothing is given, what is said in their source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ddbench_sre2l import SRe2L
+
+from ddbench.experiment import Experiment
+from ddbench.plugins import PluginRegistry
+from ddbench.recipes import load
+from ddbench.resolve import Request, experiments
+
+RELEASED = {"betas": (0.5, 0.9), "batch_size": 100, "first_bn_scale": 10, "crop_scale_min": 0.08}
+
+
+def resolved(method: str, dataset: str, recipe: str) -> Experiment:
+    asked = Request(methods=(method,), datasets=(dataset,), ipcs=(10,), recipes=(recipe,))
+    (cell,) = experiments(asked, PluginRegistry())
+    return cell
+
+
+def settings(method: str, dataset: str, recipe: str) -> dict[str, Any]:
+    found = resolved(method, dataset, recipe).method_settings
+    assert isinstance(found, SRe2L)
+    return found.model_dump()
+
+
+PAPER = [
+    ("sre2l", "imagenet-1k", 0.25, 0.01, 4000, 32),
+    ("sre2l", "tiny-imagenet", 0.1, 1, 4000, 4),
+    ("sre2l", "imagenette", 0.25, 0.01, 2000, 32),
+]
+
+
+@pytest.mark.parametrize(("method", "dataset", "rate", "weight", "steps", "jitter"), PAPER)
+def test_paper_is_the_released_scripts(
+    method: str, dataset: str, rate: float, weight: float, steps: int, jitter: int
+) -> None:
+    varied = {"learning_rate": rate, "bn_weight": weight, "steps": steps, "jitter": jitter}
+    assert settings(method, dataset, "paper") == {**RELEASED, **varied, "crop_per_image": False}
+    cell = resolved(method, dataset, "paper")
+    assert (cell.data.image_size, cell.evaluator) == (64 if dataset == "tiny-imagenet" else 224, "fkd")
+
+
+QUICK = [
+    ("imagenette", {}),
+    ("imagenet-1k", {}),
+    ("tiny-imagenet", {"learning_rate": 0.1, "bn_weight": 1, "jitter": 4}),
+    ("cifar10", {"jitter": 4}),
+    ("cifar100", {"jitter": 4}),
+    ("fashion-mnist", {"jitter": 4}),
+    ("digits", {"jitter": 2, "steps": 300}),
+]
+
+
+@pytest.mark.parametrize(("dataset", "varied"), QUICK)
+def test_quick_takes_the_steps_of_wmdd(dataset: str, varied: dict[str, Any]) -> None:
+    usual = {"learning_rate": 0.25, "bn_weight": 0.01, "steps": 500, "jitter": 8, "crop_per_image": True}
+    found = settings("sre2l", dataset, "quick")
+    assert found == {**RELEASED, **usual, **varied}
+    other = resolved("wmdd", dataset, "quick").method_settings.model_dump()
+    assert [found[name] for name in ("steps", "batch_size")] == [other[name] for name in ("steps", "batch_size")]
+
+
+def test_every_block_is_for_this_plugins_methods_alone() -> None:
+    paths = [path for path in PluginRegistry().recipe_files() if path.parent.parent.name == "ddbench_sre2l"]
+    assert [path.stem for path in paths] == ["paper", "quick", "smoke"]
+    for recipe in load(paths):
+        for block in recipe.blocks:
+            assert set(block.applies["method"]) <= {"sre2l", "cda"}
