@@ -1,10 +1,11 @@
-"""SRe2L: dataset distillation by inverting a teacher (Yin et al., NeurIPS 2023).
+"""SRe2L (Yin et al., NeurIPS 2023) and CDA (Yin and Shen, TMLR 2024): dataset distillation by inverting a teacher.
 
 The plugin's entry point: hook implementations and the method's hyper-parameters. Imports no torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
     bn_weight: float = Field(
         default=0.01,
         ge=0,
-        description="weight of the BatchNorm alignment (released scripts: ImageNet-1K 0.01, Tiny ImageNet 1)",
+        description="weight of the BatchNorm alignment (released scripts: ImageNet-1K 0.01; Tiny ImageNet 1, CDA 0.05)",
     )
     first_bn_scale: float = Field(
         default=10.0, ge=0, description="factor on the alignment of the first BatchNorm layer (released code: 10)"
@@ -53,9 +54,21 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
         return distill(self, task, unit)
 
 
+class CDA(SRe2L, frozen=True, extra="forbid"):
+    """SRe2L on crops from easy to hard: first the whole image, at last any part of it above `crop_scale_min`."""
+
+    name = "cda"
+    paper = "Yin and Shen, Dataset Distillation via Curriculum Data Synthesis, TMLR 2024 (arXiv 2311.18838)"
+
+    def crop_scale(self, step: int) -> tuple[float, float]:
+        """Smallest area on a cosine from 1 to `crop_scale_min` over all steps (released code: cosine, milestone 1)."""
+        easy = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.crop_scale_min + (1 - self.crop_scale_min) * easy, 1.0
+
+
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
-    return [SRe2L]
+    return [SRe2L, CDA]
 
 
 @hookimpl

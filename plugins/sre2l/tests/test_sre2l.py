@@ -1,4 +1,4 @@
-"""SRe2L: how slots are packed, the objective by brute force, and as a method on the command line."""
+"""SRe2L and CDA: how slots are packed, the objective by brute force, and as a method on the command line."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
-METHODS = ["sre2l"]
+METHODS = ["sre2l", "cda"]
 
 
 @pytest.mark.parametrize("method", METHODS)

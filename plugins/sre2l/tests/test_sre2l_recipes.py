@@ -31,6 +31,9 @@ PAPER = [
     ("sre2l", "imagenet-1k", 0.25, 0.01, 4000, 32),
     ("sre2l", "tiny-imagenet", 0.1, 1, 4000, 4),
     ("sre2l", "imagenette", 0.25, 0.01, 2000, 32),
+    ("cda", "imagenet-1k", 0.25, 0.01, 4000, 32),
+    ("cda", "tiny-imagenet", 0.4, 0.05, 4000, 4),
+    ("cda", "imagenette", 0.25, 0.01, 2000, 32),
 ]
 
 
@@ -44,21 +47,20 @@ def test_paper_is_the_released_scripts(
     assert (cell.data.image_size, cell.evaluator) == (64 if dataset == "tiny-imagenet" else 224, "fkd")
 
 
-QUICK = [
-    ("imagenette", {}),
-    ("imagenet-1k", {}),
-    ("tiny-imagenet", {"learning_rate": 0.1, "bn_weight": 1, "jitter": 4}),
-    ("cifar10", {"jitter": 4}),
-    ("cifar100", {"jitter": 4}),
-    ("fashion-mnist", {"jitter": 4}),
-    ("digits", {"jitter": 2, "steps": 300}),
+QUICK: list[tuple[str, str, dict[str, Any]]] = [
+    ("sre2l", "tiny-imagenet", {"learning_rate": 0.1, "bn_weight": 1, "jitter": 4}),
+    ("cda", "tiny-imagenet", {"learning_rate": 0.4, "bn_weight": 0.05, "jitter": 4}),
 ]
+for name in ("sre2l", "cda"):
+    QUICK += [(name, dataset, {}) for dataset in ("imagenette", "imagenet-1k")]
+    QUICK += [(name, dataset, {"jitter": 4}) for dataset in ("cifar10", "cifar100", "fashion-mnist")]
+    QUICK += [(name, "digits", {"jitter": 2, "steps": 300})]
 
 
-@pytest.mark.parametrize(("dataset", "varied"), QUICK)
-def test_quick_takes_the_steps_of_wmdd(dataset: str, varied: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("method", "dataset", "varied"), QUICK)
+def test_quick_takes_the_steps_of_wmdd(method: str, dataset: str, varied: dict[str, Any]) -> None:
     usual = {"learning_rate": 0.25, "bn_weight": 0.01, "steps": 500, "jitter": 8, "crop_per_image": True}
-    found = settings("sre2l", dataset, "quick")
+    found = settings(method, dataset, "quick")
     assert found == {**RELEASED, **usual, **varied}
     other = resolved("wmdd", dataset, "quick").method_settings.model_dump()
     assert [found[name] for name in ("steps", "batch_size")] == [other[name] for name in ("steps", "batch_size")]
