@@ -58,7 +58,10 @@ class CDA(SRe2L, frozen=True, extra="forbid"):
     """SRe2L on crops from easy to hard: first the whole image, at last any part of it above `crop_scale_min`."""
 
     name = "cda"
-    paper = "Yin and Shen, Dataset Distillation via Curriculum Data Synthesis, TMLR 2024 (arXiv 2311.18838)"
+    paper = (
+        "Yin and Shen, Dataset Distillation via Curriculum Data Synthesis in Large Data Era, TMLR 2024 "
+        "(arXiv 2311.18838)"
+    )
 
     def crop_scale(self, step: int) -> tuple[float, float]:
         """Smallest area on a cosine from 1 to `crop_scale_min` over all steps (released code: cosine, milestone 1)."""
