@@ -29,6 +29,9 @@ SAVE_SECONDS = 20.0
 Report = Callable[..., None]
 """Told (step, total, **metrics)."""
 
+Schedule = Callable[[int, int], float]
+"""The share of the learning rate in an epoch (from 0) of so many."""
+
 T = TypeVar("T")
 
 
@@ -43,6 +46,11 @@ class Batch:
 def cosine(epoch: int, epochs: int) -> float:
     """The share of the learning rate in `epoch` (from 0) of `epochs`: 0.5 (1 + cos(pi epoch / epochs))."""
     return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def step_at_half(epoch: int, epochs: int) -> float:
+    """The share of the learning rate in `epoch` (from 0) of `epochs`: 1 in the first half, then a tenth."""
+    return 1.0 if 2 * epoch < epochs else 0.1
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -93,23 +101,24 @@ def fit(
     report: Report | None = None,
     validate: Callable[[int], float | None] | None = None,
     seed: int = 0,
+    schedule: Schedule = cosine,
 ) -> float | None:
     """Trains `network` in place, on `device`; the last epoch is the result.
 
     `epoch_batches(epoch)` gives the batches of an epoch (from 0) as a pure function of it; `settings` the
-    optimiser, with the learning rate on a cosine to 0 by epoch. After every epoch `report(epoch + 1, epochs,
-    **metrics)` is called, and `validate(epoch)` may return a number (percent) that is reported as top1; the
-    best of them is returned (None without any) and never changes the training. `seed` is for the network's
-    own draws (dropout). Saves network, optimiser and epoch to `checkpoint` at epoch ends, at most every 20
-    seconds; a resumed run ends with the same weights. Raises DDBenchError where a loss is not finite, naming
-    the step.
+    optimiser, `schedule` the share of its learning rate by epoch, a cosine to 0. After every epoch
+    `report(epoch + 1, epochs, **metrics)` is called, and `validate(epoch)` may return a number (percent) that is
+    reported as top1; the best of them is returned (None without any) and never changes the training. `seed` is
+    for the network's own draws (dropout). Saves network, optimiser and epoch to `checkpoint` at epoch ends, at
+    most every 20 seconds; a resumed run ends with the same weights. Raises DDBenchError where a loss is not
+    finite, naming the step.
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = optimizer_for(network, settings)
     start, best = _resume(network, optimizer, checkpoint)
     saved_at = time.monotonic()
     for epoch in range(start, settings.epochs):
-        rate = settings.learning_rate * cosine(epoch, settings.epochs)
+        rate = settings.learning_rate * schedule(epoch, settings.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = _train_epoch(network, optimizer, epoch_batches(epoch), device, precision, epoch, seed)

@@ -23,6 +23,8 @@ from ddbench.distiller import Slot, Unit
 from ddbench.models import Output, TappedNetwork, build_network
 from ddbench.recover import recover
 from ddbench.recover_settings import RecoverSettings
+from ddbench.siamese import augment, draw_augmentation
+from ddbench.siamese_settings import OPERATIONS
 from ddbench.statistics import ClassStatistics
 from ddbench.task import DistillTask
 from ddbench.training import train_on_real_images
@@ -49,6 +51,7 @@ PINNED: dict[str, tuple[str, float, dict[str, float]]] = {
             "crops": 119.7011,
             "mixed": -48.8847,
             "shares": 2.192708,
+            "siamese": -357.9883,
         },
     ),
     "TRAINING": (
@@ -153,6 +156,8 @@ def of_views(digits: Dataset, folder: Path) -> dict[str, float]:
     position = torch.arange(1.0, 21.0)
     crops = views.crop_resize(draw(20, 3, 32, 40), seen.boxes, 24, seen.flips)
     mixed = views.cutmix(crops[:8], seen.mixes[0].partner, seen.mixes[0].box)
+    drawn = [draw_augmentation(name, 24, seeds.generator("pinned", name), 8) for name in OPERATIONS]
+    siamese = torch.cat([augment(draw(8, 3, 24, 24), each) for each in drawn])
     return {
         "order": float(seen.order @ position.long()),
         "boxes": float((seen.boxes.float().T @ position) @ torch.tensor([1.0, 2.0, 3.0, 4.0])),
@@ -160,6 +165,7 @@ def of_views(digits: Dataset, folder: Path) -> dict[str, float]:
         "crops": float(crops.norm()),
         "mixed": float((mixed * draw(8, 3, 24, 24)).sum()),
         "shares": sum(mix.share for mix in seen.mixes),
+        "siamese": float((siamese * draw(48, 3, 24, 24)).sum()),
     }
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from ddbench import hookimpl
 from ddbench.evaluator import Evaluator
-from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SoftLabels
+from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
 
 
 @hookimpl
 def ddbench_evaluators() -> Iterable[type[Evaluator]]:
-    """The fkd, soft and hard protocols of a distilled set, and the full-data reference."""
-    return [KnowledgeDistillation, SoftLabels, HardLabels, FullData]
+    """The fkd, soft, hard and dsa protocols of a distilled set, and the full-data reference."""
+    return [KnowledgeDistillation, SoftLabels, HardLabels, SiameseAugmentation, FullData]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ddbench.evaluator import Evaluator, Metrics
+from ddbench.siamese_settings import DSA_STRATEGY, Strategy
 
 if TYPE_CHECKING:
     from ddbench.task import EvaluateTask
@@ -109,6 +110,45 @@ class HardLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
         from ddbench.evaluators.students import evaluate_student
 
         return evaluate_student(task, self, ClassLabels(task, self))
+
+
+class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
+    """DSA's protocol: SGD on class labels and views of differentiable siamese augmentation, no teacher.
+
+    Every epoch is a fresh permutation; one operation is drawn a batch, its parameters for each image. Each
+    sample's loss is multiplied by its image's weight, weights having mean 1 over the set. The learning rate is a
+    tenth in the second half of the epochs, the last epoch is the result. The released code trains 1001 epochs,
+    502 of them at the full rate, and forgets the momentum at the change.
+    """
+
+    name = "dsa"
+    version = "1"
+    paper = "Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation (ICML 2021), as DC and DM"
+    needs_teacher = False
+
+    epochs: int = Field(
+        default=1000, ge=1, description="epochs over the distilled set (DSA, DM: 1000; DC, without augmentation: 300)"
+    )
+    batch_size: int = Field(default=256, ge=1, description="images a step; a smaller last batch is kept (DC: 256)")
+    learning_rate: float = Field(
+        default=0.01, gt=0, description="of SGD, a tenth of it in the second half of the epochs (DC: 0.01)"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD (DC: 0.9)")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of SGD, on all parameters (DC: 0.0005)")
+    strategy: Strategy = Field(
+        default=DSA_STRATEGY,
+        description="operations of siamese augmentation, joined by underscores (DSA: all six); null = none",
+    )
+
+    def work(self, images: int) -> int:
+        """Images through the student: every image once an epoch."""
+        return images * self.epochs
+
+    def evaluate(self, task: EvaluateTask) -> Metrics:
+        """Trains one student on augmented views and class labels, and measures it."""
+        from ddbench.evaluators.students import evaluate_with_siamese_augmentation
+
+        return evaluate_with_siamese_augmentation(task, self)
 
 
 class FullData(Evaluator, frozen=True, extra="forbid"):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ddbench import seeds
 from ddbench.config import TrainingSettings
 from ddbench.evaluator import Metrics
 from ddbench.evaluators.labels import LabelSource, SampleLosses, view_batches
-from ddbench.training import Batch, accuracy, fit, train_on_real_images
-from ddbench.views import batch_slices
+from ddbench.siamese import augment, draw_augmentation
+from ddbench.training import Batch, Schedule, accuracy, cosine, fit, step_at_half, to_device, train_on_real_images
+from ddbench.views import batch_slices, normalise
 
 if TYPE_CHECKING:
-    from ddbench.evaluators.protocols import DistilledSetProtocol
+    from ddbench.evaluators.protocols import DistilledSetProtocol, SiameseAugmentation
     from ddbench.task import EvaluateTask
 
 
@@ -24,10 +27,58 @@ def weighted(losses: SampleLosses, weights: Tensor) -> SampleLosses:
     return lambda logits: (losses(logits) * weights).mean()
 
 
+def sample_weights(task: EvaluateTask) -> Tensor:
+    """The weights of the set's images [m] on the device, scaled to mean 1 over the set."""
+    return (task.weights * len(task.weights) / task.weights.sum()).to(task.device)
+
+
+def train_and_measure(
+    task: EvaluateTask,
+    epoch_batches: Callable[[int], Iterable[Batch]],
+    training: TrainingSettings,
+    label_bytes: int,
+    regime: str,
+    validate_every: int = 0,
+    schedule: Schedule = cosine,
+) -> Metrics:
+    """Trains the task's student from scratch on the batches of every epoch, and measures the last one."""
+    device = task.device
+
+    def validate(epoch: int) -> float | None:
+        done = epoch + 1
+        if validate_every == 0 or done % validate_every or done == training.epochs:
+            return None
+        return accuracy(student, task.dataset, "val", device, task.precision)[0]
+
+    student = task.student()
+    seed = seeds.derive("student", task.seed)
+    best = fit(
+        student,
+        epoch_batches,
+        training,
+        device,
+        task.precision,
+        task.checkpoint,
+        task.report,
+        validate,
+        seed,
+        schedule,
+    )
+    top1, per_class = accuracy(student, task.dataset, "val", device, task.precision)
+    return Metrics(
+        top1_last=top1,
+        top1_best=None if validate_every == 0 else max(top1, best if best is not None else top1),
+        per_class=per_class,
+        student_steps=training.epochs * len(batch_slices(len(task.labels), training.batch_size)),
+        label_bytes=label_bytes,
+        image_bytes=task.distilled.image_bytes,
+        regime=regime,
+    )
+
+
 def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source: LabelSource) -> Metrics:
     """Trains the task's student on its distilled set with `source`'s labels, and measures the last epoch."""
-    device = task.device
-    weights = (task.weights * len(task.weights) / task.weights.sum()).to(device)
+    weights = sample_weights(task)
     training = TrainingSettings(
         optimizer="adamw",
         learning_rate=settings.learning_rate,
@@ -41,25 +92,37 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
         for batch in view_batches(task, source.views(epoch)):
             yield Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
 
-    def validate(epoch: int) -> float | None:
-        done = epoch + 1
-        if settings.validate_every == 0 or done % settings.validate_every or done == settings.epochs:
-            return None
-        return accuracy(student, task.dataset, "val", device, task.precision)[0]
+    return train_and_measure(task, epoch_batches, training, source.label_bytes, source.regime, settings.validate_every)
 
-    student = task.student()
+
+def evaluate_with_siamese_augmentation(task: EvaluateTask, settings: SiameseAugmentation) -> Metrics:
+    """Trains the task's student on class labels as DC, DSA and DM do, and measures the last epoch."""
+    device, size = task.device, task.dataset.info.image_size
+    mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
+    weights, labels = sample_weights(task), task.labels.to(device)
     seed = seeds.derive("student", task.seed)
-    best = fit(student, epoch_batches, training, device, task.precision, task.checkpoint, task.report, validate, seed)
-    top1, per_class = accuracy(student, task.dataset, "val", device, task.precision)
-    return Metrics(
-        top1_last=top1,
-        top1_best=None if settings.validate_every == 0 else max(top1, best if best is not None else top1),
-        per_class=per_class,
-        student_steps=settings.epochs * len(batch_slices(source.count, source.batch_size)),
-        label_bytes=source.label_bytes,
-        image_bytes=task.distilled.image_bytes,
-        regime=source.regime,
+    training = TrainingSettings(
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
     )
+
+    def losses_of(rows: Tensor) -> SampleLosses:
+        return lambda logits: functional.cross_entropy(logits, labels[rows], reduction="none")
+
+    def epoch_batches(epoch: int) -> Iterator[Batch]:
+        order = torch.randperm(len(labels), generator=seeds.generator("siamese", seed, epoch, "order"))
+        draws = seeds.generator("siamese", seed, epoch, "augmentation")
+        for part in batch_slices(len(order), settings.batch_size):
+            images = normalise(to_device(task.images[order[part]], device), mean, std)
+            if settings.strategy is not None:
+                images = augment(images, draw_augmentation(settings.strategy, size, draws, len(images)))
+            rows = to_device(order[part], device)
+            yield Batch(images, weighted(losses_of(rows), weights[rows]))
+
+    return train_and_measure(task, epoch_batches, training, task.labels.nbytes, "hard", schedule=step_at_half)
 
 
 def evaluate_on_real_images(task: EvaluateTask) -> Metrics:
