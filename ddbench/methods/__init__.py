@@ -1,4 +1,4 @@
-"""Built-in methods: real-image baselines and the full-data reference. Imports no torch."""
+"""Built-in methods: baselines made of real images, and the full-data reference. Imports no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,13 +6,17 @@ from pathlib import Path
 from ddbench import hookimpl
 from ddbench.distiller import Distiller
 from ddbench.methods.full import Full
+from ddbench.methods.herding import Herding
+from ddbench.methods.k_center import KCenter
+from ddbench.methods.kmeans import KMeans
 from ddbench.methods.random import Random
+from ddbench.methods.rded import RDED
 from ddbench.recipes import builtin_paths
 
 
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
-    return [Random, Full]
+    return [Random, Herding, KCenter, KMeans, RDED, Full]
 
 
 @hookimpl
