@@ -129,6 +129,17 @@ def show_command(run: str | None, results_dir: Path) -> None:
     click.echo(showing.record_text(records.read(records.find(results_dir / "records", run))))
 
 
+@cli.command("records")
+@click.option("--format", "form", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
+@click.option("--scores", "scored", is_flag=True, help="Scores of comparable records: over random, under hard labels.")
+@results_option
+def records_command(form: str, scored: bool, results_dir: Path) -> None:
+    """All records in one table, a row each; csv and json give every column."""
+    from ddbench import showing
+
+    click.echo(showing.overview(results_dir / "records", form, scored, say))
+
+
 @cli.command("export")
 @click.argument("run")
 @click.option(

@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -112,8 +113,7 @@ def find(folder: Path, name: str | None) -> Path:
     """The record called `name` (or beginning so), or the newest one. Raises DDBenchError with "did you mean"."""
     paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
-        example = "ddbench run --method random --dataset digits --ipc 1"
-        raise DDBenchError(f"no records in {folder}; run something first, e.g. {example}")
+        raise nothing_in(folder)
     if name is None:
         return paths[-1]
     exact = [path for path in paths if path.stem == name.removesuffix(".json")]
@@ -125,8 +125,19 @@ def find(folder: Path, name: str | None) -> Path:
     return matching[0]
 
 
-def load(folder: Path) -> pd.DataFrame:
-    """All readable records of `folder` as a tidy frame: one row a record, the metrics as columns."""
+def nothing_in(folder: Path) -> DDBenchError:
+    """The error where a folder holds no record, with a command that makes one."""
+    example = "ddbench run --method random --dataset digits --ipc 1"
+    return DDBenchError(f"no records in {folder}; run something first, e.g. {example}")
+
+
+def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
+    """All readable records of `folder` as a tidy frame: one row a record, the metrics as columns.
+
+    `ipc` is a nullable integer, missing for the whole training set; `holdout` the share of the training images that
+    was measured on in place of the validation images (0: none); `configuration` the whole tree, as a dict. `warn` is
+    told of every file that is no record.
+    """
     import pandas as pd
 
     rows = []
@@ -134,11 +145,12 @@ def load(folder: Path) -> pd.DataFrame:
         try:
             record = read(path)
         except DDBenchError as error:
-            warnings.warn(str(error), stacklevel=2)
+            warn(str(error))
             continue
-        row = record.model_dump(mode="json", exclude={"metrics", "configuration", "keys"})
+        row = record.model_dump(mode="json", exclude={"metrics", "keys"})
         rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.astype({"ipc": "Int64"}) if rows else frame
 
 
 def provenance() -> dict[str, Any]:

@@ -1,15 +1,23 @@
-"""Records and cache contents as text for a person."""
+"""Records and cache contents as text: for a person, or as CSV or JSON for a program."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from tabulate import tabulate
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ddbench.records import Record
+
+ESSENTIAL = ("name", "method", "dataset", "image_size", "ipc", "evaluator", "student", "repeat", "student_seed")
+DIGITS = {"holdout": "g", "lrs": ".4f"}
 
 
 def record_text(record: Record) -> str:
@@ -50,6 +58,57 @@ def record_text(record: Record) -> str:
     ]
     table = tabulate([(name, str(value)) for name, value in rows], tablefmt="plain", disable_numparse=True)
     return f"{table}\n\n{yaml.safe_dump(record.configuration, sort_keys=False).rstrip()}"
+
+
+def overview(folder: Path, form: str, scored: bool, warn: Callable[[str], None]) -> str:
+    """All records of `folder`, or with `scored` their scores (see `ddbench.scores`).
+
+    `form` text: the essential columns, rounded; csv: every column, nested ones by dotted names; json: every column
+    as it is. `warn` is told of files that are no records. Raises DDBenchError where there is no record.
+    """
+    from ddbench import records
+    from ddbench.scores import scores
+
+    frame = records.load(folder, warn)
+    if frame.empty:
+        raise records.nothing_in(folder)
+    if scored:
+        frame = scores(frame)
+    elif form == "text":
+        frame = frame[[*ESSENTIAL, "regime", "holdout", "top1_last"]]
+    return frame_text(frame, form)
+
+
+def frame_text(frame: pd.DataFrame, form: str) -> str:
+    """A frame as text, csv or json (`form`). A missing value is empty, in json null."""
+    whole = frame.astype(object).where(frame.notna(), None)
+    rows = [{str(name): value for name, value in row.items()} for row in whole.to_dict("records")]
+    if form == "json":
+        return json.dumps(rows, indent=1, allow_nan=False)
+    if form == "csv":
+        import pandas as pd
+
+        flat = pd.DataFrame([_flat(row) for row in rows], columns=None if rows else frame.columns, dtype=object)
+        return flat.to_csv(index=False).rstrip("\n")
+    shown = [[_shown(name, value) for name, value in row.items()] for row in rows]
+    return tabulate(shown, headers=list(frame.columns), tablefmt="simple", disable_numparse=True)
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names; a list as JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return format(value, DIGITS.get(name, ".2f"))
+    return "" if value is None else str(value)
 
 
 def cache_text(entries: list[dict[str, Any]]) -> str:
