@@ -1,0 +1,205 @@
+"""The loop of DM: at every step the embeddings of real and synthetic images are matched, class by class."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ddbench import seeds, views
+from ddbench.device import autocast
+from ddbench.distiller import Unit
+from ddbench.errors import DDBenchError
+from ddbench.models import build_network, final_classifier
+from ddbench.objectives import gaussian_mmd, median_bandwidths
+from ddbench.siamese import augment, draw_augmentation
+from ddbench.training import prefetched, to_device
+
+if TYPE_CHECKING:
+    from ddbench.task import DistillTask
+    from ddbench_dm import DM
+
+Embed = Callable[[Tensor], Tensor]
+"""Normalised images [B, 3, S, S] to embeddings [B, d]."""
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Embeddings of the synthetic [m, d] and of the real images [n, d] of one class to a scalar."""
+
+REPORT_EVERY = 25
+PIXELS_TOGETHER = 2**20
+"""Real pixels that go through the network at once, in whole classes: four of 256 images at 32 px."""
+
+
+def kernel_match(synthetic: Tensor, real: Tensor, multiples: Sequence[float]) -> Tensor:
+    """Squared MMD of embeddings [m, d] and [n, d] under Gaussian kernels, in the units of DM's loss: a scalar.
+
+    The biased estimate (V-statistic) of M3D, with `multiples` of the median distance of the real embeddings as
+    bandwidths s. It is divided by the sum of 1 / s^2: for kernels far wider than the distances it is the squared
+    distance of the means, and DM's learning rate keeps its meaning (not in M3D).
+    """
+    bandwidths = median_bandwidths(real, multiples)
+    return gaussian_mmd(synthetic, real, bandwidths) / bandwidths.double().pow(-2).sum()
+
+
+def embedding(network: nn.Module) -> Embed:
+    """What feeds the final linear classifier of `network`, float32 or wider; freezes its parameters in place.
+
+    BatchNorm takes the statistics of the batch; all else is in evaluation mode, so that both halves go through the
+    same network (the released code is in training mode: the same for networks without dropout).
+    """
+    network.requires_grad_(False).eval()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    taken: list[Tensor] = []
+    final_classifier(network)[1].register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+
+    def embed(images: Tensor) -> Tensor:
+        network(images.contiguous(memory_format=torch.channels_last))
+        features = taken.pop().flatten(1)
+        return features.to(torch.promote_types(features.dtype, torch.float32))
+
+    return embed
+
+
+def fresh_network(method: DM, task: DistillTask, step: int) -> nn.Module:
+    """The network of one step, on the device: freshly initialised, seeded by (run seed, step)."""
+    seed = seeds.derive("distill", task.seed, "network", step)
+    network = build_network(method.network, task.info.num_classes, task.info.image_size, seed=seed)
+    return network.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def real_batches(method: DM, task: DistillTask, classes: Sequence[Tensor], start: int) -> Iterator[Tensor]:
+    """uint8 [n, 3, S, S] for each step from `start`: of each class `real_batch` images, without replacement.
+
+    `classes`: the indices of each class's training images. Seeded by (run seed, step, class).
+    """
+    for step in range(start, method.steps):
+        orders = [
+            torch.randperm(len(mine), generator=task.generator("real", step, label))
+            for label, mine in enumerate(classes)
+        ]
+        chosen = [mine[order[: method.real_batch]] for mine, order in zip(classes, orders, strict=True)]
+        yield task.dataset.train.centre(torch.cat(chosen), task.info.image_size)
+
+
+def match(
+    method: DM,
+    task: DistillTask,
+    step: int,
+    real: Sequence[Tensor],
+    synthetic: Sequence[Tensor],
+    distance: Distance,
+) -> Tensor:
+    """The loss of one step, a detached scalar; its gradient is added to that of the synthetic images.
+
+    `real` and `synthetic`: normalised images [n, 3, S, S] of each class. For each class one augmentation is drawn,
+    seeded by (run seed, step, class), for both halves (DM: the same). Classes go through the network in groups, and
+    the real half without gradient; all at once where a BatchNorm layer would see the difference (DM: the same).
+    """
+    network = fresh_network(method, task, step)
+    embed, classes = embedding(network), len(real)
+    together = max(1, PIXELS_TOGETHER // (method.real_batch * task.info.image_size**2))
+    if any(isinstance(module, _BatchNorm) for module in network.modules()):
+        together = classes
+    total = torch.zeros((), device=task.device)
+
+    def augmented(halves: Sequence[Tensor], labels: range) -> Tensor:
+        return torch.cat([_augmented(method, task, step, label, halves[label]) for label in labels])
+
+    for first in range(0, classes, together):
+        labels = range(first, min(first + together, classes))
+        with autocast(task.device, task.precision):
+            with torch.no_grad():
+                embedded_real = embed(augmented(real, labels))
+            embedded = embed(augmented(synthetic, labels))
+        parts = torch.split(embedded, [len(synthetic[label]) for label in labels])
+        real_parts = torch.split(embedded_real, [len(real[label]) for label in labels])
+        loss = torch.stack([distance(*pair) for pair in zip(parts, real_parts, strict=True)]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def _augmented(method: DM, task: DistillTask, step: int, label: int, images: Tensor) -> Tensor:
+    if method.strategy is None:
+        return images
+    draws = task.generator("augmentation", step, label)
+    return augment(images, draw_augmentation(method.strategy, task.info.image_size, draws))
+
+
+def initial_images(method: DM, task: DistillTask, unit: Unit, classes: Sequence[Tensor]) -> Tensor:
+    """Where the images of a unit start, normalised float32 [n, 3, S, S] on the CPU."""
+    if method.initial == "noise":
+        return task.noise(unit)
+    orders = [
+        torch.randperm(len(mine), generator=task.generator("initial", label)) for label, mine in enumerate(classes)
+    ]
+    chosen = [classes[slot.label][orders[slot.label][slot.index]] for slot in unit.slots]
+    return task.dataset.evaluation_view("train", torch.stack(chosen))
+
+
+def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Tensor:
+    """Pixels in [0, 1], float32 [n, 3, S, S], for a unit of all classes, in class order.
+
+    SGD with momentum on the normalised pixels, at a constant rate. Unlike in the released code, pixels are clamped to
+    the valid range after each step: what is stored is what was optimised. What is drawn depends on (run seed, step,
+    class) alone, so a resumed run ends with the same bytes. Raises DDBenchError naming the step where the loss is not
+    finite.
+    """
+    device, train = task.device, task.dataset.train
+    low = task.dataset.normalise(torch.zeros(1, 3, 1, 1, device=device))
+    high = task.dataset.normalise(torch.ones(1, 3, 1, 1, device=device))
+    classes = [train.of_class(label) for label in range(task.info.num_classes)]
+    counts = [min(len(mine), method.real_batch) for mine in classes]
+    images = initial_images(method, task, unit, classes).to(device, copy=True)
+    velocity = torch.zeros_like(images)
+    start, seconds = _resume(task, images, velocity)
+    images.requires_grad_(True)
+    losses: list[Tensor] = []
+    clock = time.perf_counter()
+    with closing(prefetched(real_batches(method, task, classes, start))) as loaded:
+        for step, pixels in enumerate(loaded, start):
+            images.grad = None
+            real = torch.split(task.dataset.normalise(to_device(pixels, device)), counts)
+            losses.append(match(method, task, step, real, torch.split(images, task.ipc), distance))
+            with torch.no_grad():
+                assert images.grad is not None
+                velocity.mul_(method.momentum).add_(images.grad)
+                images.sub_(method.learning_rate * velocity)
+                images.copy_(torch.maximum(torch.minimum(images, high), low))
+            done = step + 1
+            reports = done % REPORT_EVERY == 0 or done == method.steps
+            saves = done % task.checkpoint_every == 0 and done < method.steps
+            if reports or saves:
+                _check(losses, done)
+            if reports:
+                task.report(done, method.steps, loss=float(losses[-1]))
+            if saves:
+                tensors = {"images": images.detach(), "velocity": velocity}
+                task.checkpoint.save(tensors, {"step": done, "seconds": seconds + time.perf_counter() - clock})
+    task.timing.update(steps=method.steps, seconds=seconds + time.perf_counter() - clock)
+    return views.denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device)).clamp(0, 1)
+
+
+def _check(losses: list[Tensor], done: int) -> None:
+    """Looks at the losses of the steps up to `done` and forgets all but the last; one wait for the device."""
+    wrong = (~torch.stack(losses).isfinite()).nonzero()
+    if len(wrong):
+        step = done - len(losses) + 1 + int(wrong[0])
+        raise DDBenchError(f"the loss is not finite at step {step}; a lower method.learning_rate or fp32 may help")
+    del losses[:-1]
+
+
+def _resume(task: DistillTask, images: Tensor, velocity: Tensor) -> tuple[int, float]:
+    found = task.checkpoint.load()
+    if found is None:
+        return 0, 0.0
+    tensors, meta = found
+    images.copy_(tensors["images"])
+    velocity.copy_(tensors["velocity"])
+    return int(meta["step"]), float(meta["seconds"])

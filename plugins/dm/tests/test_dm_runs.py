@@ -1,0 +1,109 @@
+"""dm and dm-rbf as methods among others: from the command line, killed for real, and what the recipes say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ddbench_dm import DM, DMRbf
+
+from ddbench.cache import read_tensors
+from ddbench.experiment import Experiment
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+
+PATIENCE = 300.0
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "ddbench", "run", "--method", "dm", "--dataset", "digits", "--ipc", "2"),
+        *("--recipe", "smoke", "--student", "convnet-d2", "--device", "cpu", "--precision", "fp32"),
+        *("--cache-dir", str(folder / "cache"), "--results-dir", str(folder / "results"), *more),
+    ]
+
+
+def finish(folder: Path, *more: str) -> dict[str, dict[str, Any]]:
+    """Runs to the end; the records by method."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command(folder, *more), env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in (folder / "results" / "records").glob("*.json")]
+    return {record["method"]: record for record in records}
+
+
+def test_a_run_of_both_from_the_command_line(tmp_path: Path) -> None:
+    records = finish(tmp_path, "--method", "dm-rbf")
+    assert {method: record["evaluator"] for method, record in records.items()} == {"dm": "dsa", "dm-rbf": "dsa"}
+    assert len({record["distilled_digest"] for record in records.values()}) == 2
+    assert not list((tmp_path / "cache").glob("teacher/*.safetensors"))
+    units = [read_tensors(path) for path in (tmp_path / "cache" / "distill").glob("[!.]*.safetensors")]
+    assert [tuple(found[0]["images"].shape) for found in units if found is not None] == [(20, 3, 16, 16)] * 2
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_a_run_ends_with_the_bytes_of_an_untouched_one(tmp_path: Path) -> None:
+    more = ("--image-size", "8", "--set", "method.steps=60")
+    untouched = finish(tmp_path / "untouched", *more)["dm"]
+    folder = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(folder, *more), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline, step = time.monotonic() + PATIENCE, 0
+    while step < 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        for path in (folder / "cache" / "checkpoints" / "distill").glob("[!.]*"):
+            found = read_tensors(path)
+            step = 0 if found is None else int(found[1]["step"])
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert not list((folder / "cache").glob("distill/[!.]*.safetensors"))
+    resumed = finish(folder, *more)["dm"]
+    assert resumed["distilled_digest"] == untouched["distilled_digest"]
+    assert resumed["metrics"] == untouched["metrics"]
+
+
+def resolved(method: str, dataset: str, *recipes: str) -> Experiment:
+    request = Request(methods=(method,), datasets=(dataset,), ipcs=(10,), recipes=recipes)
+    (cell,) = experiments(request, PluginRegistry())
+    return cell
+
+
+@pytest.mark.parametrize(("method", "kind"), [("dm", DM), ("dm-rbf", DMRbf)])
+@pytest.mark.parametrize(
+    ("dataset", "network"),
+    [("tiny-imagenet", "convnet-d4"), ("imagenette", "convnet-d6"), ("imagenet-1k", "convnet-d6")],
+)
+def test_paper_is_the_papers_method(method: str, kind: type[DM], dataset: str, network: str) -> None:
+    cell = resolved(method, dataset, "paper")
+    assert cell.method_settings == kind(network=network)  # the defaults are the paper's
+    assert cell.evaluator == "dsa"
+    settings = cell.method_settings.model_dump()
+    assert (settings["steps"], settings["learning_rate"], settings["momentum"]) == (20_000, 1, 0.5)
+    assert (settings["real_batch"], settings["initial"]) == (256, "real")
+    assert settings["strategy"] == "color_crop_cutout_flip_scale_rotate"
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "imagenette", "tiny-imagenet"])
+@pytest.mark.parametrize("budget", ["quick", "smoke"])
+def test_quick_is_far_below_the_paper_and_says_so(dataset: str, budget: str) -> None:
+    settings = resolved("dm", dataset, budget).method_settings.model_dump()
+    assert settings["steps"] <= 2000
+    (recipe,) = [
+        text
+        for text in (Path(path).read_text() for path in PluginRegistry().recipe_files())
+        if "[dm, dm-rbf]" in text and f"name: {budget}" in text
+    ]
+    assert {"quick": "not the paper's", "smoke": "to see that it runs"}[budget] in recipe
