@@ -180,16 +180,17 @@ def global_bn(
     means: Sequence[Tensor],
     variances: Sequence[Tensor],
     first_scale: float = 10.0,
+    form: Form = "norm",
 ) -> Tensor:
-    """BatchNorm matching over the whole batch: norms of the mean's and the variance's error, summed (SRe2L).
+    """BatchNorm matching over the whole batch: errors of mean and variance, summed over layers (SRe2L: "norm").
 
     bn_inputs as in `moments`; means and variances: [C] a layer, the running statistics. first_scale
-    multiplies the first layer (10 in SRe2L). A float32 scalar, 0 without layers. Raises DDBenchError for
-    lists of different lengths.
+    multiplies the first layer (10 in SRe2L); form as in `pcbn`. A float32 scalar, 0 without layers. Raises
+    DDBenchError for another form and for lists of different lengths.
     """
     uniform = torch.ones(1, len(bn_inputs[0]), device=bn_inputs[0].device) if bn_inputs else torch.ones(1, 1)
     rows = [[statistic[None] for statistic in statistics] for statistics in (means, variances)]
-    return pcbn(bn_inputs, uniform, rows[0], rows[1], "norm", first_scale)
+    return pcbn(bn_inputs, uniform, rows[0], rows[1], form, first_scale)
 
 
 def class_weight_matrix(labels: Tensor, weights: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ def _wide(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked(bandwidths: Sequence[float] | Tensor) -> Tensor:
-    scales = torch.as_tensor(bandwidths)
+    scales = bandwidths if isinstance(bandwidths, Tensor) else torch.tensor(bandwidths, dtype=torch.float64)
     if not bool((scales > 0).all()):
         raise DDBenchError(f"the bandwidths of a Gaussian kernel must be positive, got {scales.tolist()}")
     return scales
