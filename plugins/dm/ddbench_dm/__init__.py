@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ddbench import hookimpl
 from ddbench.distiller import Distiller, Unit, too_few_images
@@ -74,12 +74,18 @@ class DMRbf(DM, frozen=True, extra="forbid"):
     version = "1"
     paper = "Zhang et al., M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy, AAAI 2024 (loss alone)"
 
-    bandwidths: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    bandwidths: tuple[float, ...] = Field(
         default=(0.5, 0.5**0.5, 1.0, 2**0.5, 2.0),
-        min_length=1,
         description="of the kernels, in units of the median distance of the class's real embeddings in that step "
         "(M3D: the same ladder about the root of the mean squared distance of real and synthetic ones)",
     )
+
+    @field_validator("bandwidths")
+    @classmethod
+    def _positive(cls, bandwidths: tuple[float, ...]) -> tuple[float, ...]:
+        if not bandwidths or min(bandwidths) <= 0:
+            raise ValueError("at least one is needed, and all above 0")
+        return bandwidths
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses also a class of one image: it has no distance to take a bandwidth from."""
