@@ -173,6 +173,24 @@ def export_command(
     click.echo(f"written: {export_run(record, workspace, output, form)}")
 
 
+@cli.command("new-plugin")
+@click.argument("name")
+@click.option("--evaluator", is_flag=True, help="A protocol in place of a method.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    show_default=True,
+    help="Folder to write it to.",
+)
+@click.pass_obj
+def new_plugin_command(registry: PluginRegistry, name: str, evaluator: bool, output: Path) -> None:
+    """Writes ddbench-NAME: a package with one method that works, and its tests."""
+    from ddbench.scaffold import new_plugin
+
+    click.echo(f"written: {new_plugin(registry, name, 'evaluator' if evaluator else 'method', output)}")
+
+
 @cli.group("cache")
 def cache_group() -> None:
     """The folder of teachers, statistics and distilled sets."""
