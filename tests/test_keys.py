@@ -38,6 +38,9 @@ SETTINGS = {
     "cross_entropy_weight": 1.0,
     "bn_weight": 11.0,
     "bn_form": "norm",
+    "feature_loss": "mmd",
+    "regulariser": "bn",
+    "initial": "real",
 }
 """Another value than the recipe's for every setting of WMDD."""
 

@@ -1,15 +1,15 @@
 """WMDD: dataset distillation by matching Wasserstein barycenters of features (Liu et al., ICCV 2025).
 
-The plugin's entry point: hook implementations and the method's hyper-parameters. Imports no torch.
+The plugin's entry point: hook implementations and the methods' hyper-parameters. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ddbench import hookimpl
 from ddbench.distiller import Distiller, Unit, UnitResult, too_few_images, units_of_whole_classes
@@ -18,14 +18,84 @@ from ddbench.recover_settings import RecoverSettings
 if TYPE_CHECKING:
     from ddbench.data.spec import DatasetInfo
     from ddbench.task import DistillTask
+    from ddbench.transport import Barycenter
+
+PAPER = "Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025 (arXiv 2311.18531)"
 
 
-class WMDD(RecoverSettings, Distiller, frozen=True, extra="forbid"):
+class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"):
+    """What WMDD and its sibling share: all but the barycenter (Eq. 12 to 15; the ablation of Table 4)."""
+
+    feature_loss: Literal["wasserstein", "cross-entropy", "mmd"] = Field(
+        default="wasserstein",
+        description="wasserstein: features meet the barycenter (Eq. 12); cross-entropy: the teacher's, in its place "
+        "(Table 4); mmd: Gaussian MMD to all features of the class, in its place (section 5.5)",
+    )
+    regulariser: Literal["pcbn", "bn", "none"] = Field(
+        default="pcbn",
+        description="pcbn: BatchNorm statistics of each class (Eq. 13, 14); bn: the teacher's running ones, of the "
+        "whole batch, first layer x10 (Table 4; released script without PCBN); none: no term",
+    )
+    feature_form: Literal["squared", "norm"] = Field(
+        default="squared",
+        description="of feature_loss=wasserstein; squared: Eq. 12; norm: one Frobenius norm over the batch (released)",
+    )
+    cross_entropy_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the teacher's cross-entropy beside another feature_loss (paper: none; released: 1)",
+    )
+    bn_weight: float = Field(
+        default=10.0,
+        ge=0,
+        description="lambda of Eq. 15 (Table 7: ImageNette 10, Tiny ImageNet 300, ImageNet-1K 500)",
+    )
+    bn_form: Literal["squared", "norm"] = Field(
+        default="squared",
+        description="squared: Eq. 13; norm: unsquared norms, averaged over classes (released)",
+    )
+    initial: Literal["noise", "real"] = Field(
+        default="noise",
+        description="start of the pixels; noise: standard normal (paper, released); real: the real images nearest to "
+        "the barycenter's points, random ones where feature_loss has no barycenter (ddbench)",
+    )
+
+    def barycenter(self, task: DistillTask, label: int) -> Barycenter:
+        """The points [IPC, d] and weights [IPC] that one class's images shall meet, through `task.cached`."""
+        raise NotImplementedError
+
+    def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
+        """Refuses more barycenter points, or real images to start from, than the class has images."""
+        needs_images = self.feature_loss == "wasserstein" or self.initial == "real"
+        return too_few_images(dataset, ipc) if needs_images else None
+
+    def units(self, num_classes: int, ipc: int) -> list[Unit]:
+        """Whole classes, as many as a batch holds: PCBN needs all images of a class together."""
+        return units_of_whole_classes(num_classes, ipc, self.batch_size)
+
+    def work(self, num_classes: int, ipc: int) -> int:
+        """Every image is put through the teacher once a step."""
+        return num_classes * ipc * self.steps
+
+    def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
+        """Targets of the unit's classes, then pixels that match them."""
+        from ddbench_wmdd.matching import distill
+
+        return distill(self, task, unit)
+
+    @model_validator(mode="after")
+    def _cross_entropy_alone_has_weight_1(self) -> Self:
+        if self.feature_loss == "cross-entropy" and self.cross_entropy_weight not in (0, 1):
+            raise ValueError("feature_loss=cross-entropy has weight 1: set bn_weight, and no cross_entropy_weight")
+        return self
+
+
+class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
     """Images whose features sit on the Wasserstein barycenter of their class (Algorithm 1)."""
 
     name = "wmdd"
     version = "1"
-    paper = "Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025 (arXiv 2311.18531)"
+    paper = PAPER
 
     solver: Literal["paper", "released", "lloyd"] = Field(
         default="paper",
@@ -45,44 +115,36 @@ class WMDD(RecoverSettings, Distiller, frozen=True, extra="forbid"):
         description="start of Algorithm 2's points: kmeans++ or random real features, or standard normal "
         "(the paper gives none)",
     )
-    feature_form: Literal["squared", "norm"] = Field(
-        default="squared", description="squared: Eq. 12; norm: one Frobenius norm over the batch (released)"
+
+    def barycenter(self, task: DistillTask, label: int) -> Barycenter:
+        """The barycenter by `solver`. Cached without lambda."""
+        from ddbench_wmdd.matching import wasserstein_barycenter
+
+        return wasserstein_barycenter(self, task, label)
+
+
+class SlicedWMDD(BarycenterMatching, frozen=True, extra="forbid"):
+    """WMDD with the barycenter under the sliced Wasserstein distance, uniform weights (section 5.6, Table 5)."""
+
+    name = "wmdd-sliced"
+    version = "1"
+    paper = PAPER
+
+    projections: int = Field(
+        default=512, ge=1, description="random directions a round (the paper gives none; 512: ResNet-18's features)"
     )
-    cross_entropy_weight: float = Field(
-        default=0.0, ge=0, description="weight of the teacher's cross-entropy (paper: none; released: 1)"
-    )
-    bn_weight: float = Field(
-        default=10.0,
-        ge=0,
-        description="lambda of Eq. 15 (Table 7: ImageNette 10, Tiny ImageNet 300, ImageNet-1K 500)",
-    )
-    bn_form: Literal["squared", "norm"] = Field(
-        default="squared",
-        description="squared: Eq. 13; norm: unsquared norms, averaged over classes (released)",
-    )
+    iterations: int = Field(default=100, ge=1, description="rounds of the sliced barycenter (the paper gives none)")
 
-    def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses more barycenter points than the class has images."""
-        return too_few_images(dataset, ipc)
+    def barycenter(self, task: DistillTask, label: int) -> Barycenter:
+        """The sliced barycenter. Cached without lambda."""
+        from ddbench_wmdd.matching import sliced_barycenter
 
-    def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """Whole classes, as many as a batch holds: PCBN needs all images of a class together."""
-        return units_of_whole_classes(num_classes, ipc, self.batch_size)
-
-    def work(self, num_classes: int, ipc: int) -> int:
-        """Every image is put through the teacher once a step."""
-        return num_classes * ipc * self.steps
-
-    def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
-        """Barycenters of the unit's classes, then pixels that match them."""
-        from ddbench_wmdd.matching import distill
-
-        return distill(self, task, unit)
+        return sliced_barycenter(self, task, label)
 
 
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
-    return [WMDD]
+    return [WMDD, SlicedWMDD]
 
 
 @hookimpl

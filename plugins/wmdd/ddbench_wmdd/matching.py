@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ddbench import objectives, transport
+from ddbench import objectives, sliced, transport
 from ddbench.distiller import Unit, UnitResult
 from ddbench.errors import DDBenchError
+from ddbench.transport import Barycenter
 
 if TYPE_CHECKING:
     from ddbench.models import Output
     from ddbench.task import DistillTask
-    from ddbench_wmdd import WMDD
+    from ddbench_wmdd import WMDD, BarycenterMatching, SlicedWMDD
+
+Term = Callable[["Output"], Tensor]
 
 
-def barycenter(method: WMDD, task: DistillTask, label: int) -> transport.Barycenter:
+def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Barycenter:
     """The barycenter of one class's features: points [IPC, d] and weights [IPC]. Cached without lambda."""
     depends_on: dict[str, object] = {"class": label, "solver": method.solver}
     if method.solver == "paper":
@@ -27,51 +31,132 @@ def barycenter(method: WMDD, task: DistillTask, label: int) -> transport.Barycen
             "start": method.start,
         }
 
-    def solve() -> dict[str, Tensor]:
-        features = task.statistics(label).features
-        draw = task.generator("barycenter", label)
+    def solve(features: Tensor, draw: torch.Generator) -> Barycenter:
         if method.solver == "paper":
-            found = transport.barycenter_paper(
+            return transport.barycenter_paper(
                 features, task.ipc, draw, method.iterations, method.weight_step, method.start
             )
-        elif method.solver == "released":
-            found = transport.barycenter_released(features, task.ipc, draw)
-        else:
-            (found,) = transport.barycenter_lloyd([features], task.ipc, [draw])
-        return {"points": found.points.float(), "weights": found.weights.float()}
+        if method.solver == "released":
+            return transport.barycenter_released(features, task.ipc, draw)
+        return transport.barycenter_lloyd([features], task.ipc, [draw])[0]
 
-    tensors = task.cached("barycenter", depends_on, solve)
-    return transport.Barycenter(points=tensors["points"], weights=tensors["weights"])
+    return _cached(task, label, depends_on, solve)
 
 
-def distill(method: WMDD, task: DistillTask, unit: Unit) -> UnitResult:
-    """Images of one unit (Eq. 15: feature match + lambda PCBN), with the barycenters' weights."""
-    if method.bn_weight and not task.teacher.bn_names:
+def sliced_barycenter(method: SlicedWMDD, task: DistillTask, label: int) -> Barycenter:
+    """The sliced barycenter of one class's features: points [IPC, d], uniform weights [IPC]. Cached without lambda."""
+
+    def solve(features: Tensor, draw: torch.Generator) -> Barycenter:
+        on_device = features.to(task.device)
+        return sliced.barycenter_sliced(on_device, task.ipc, draw, method.projections, method.iterations)
+
+    depends_on = {"class": label, "projections": method.projections, "iterations": method.iterations}
+    return _cached(task, label, depends_on, solve)
+
+
+def _cached(
+    task: DistillTask,
+    label: int,
+    depends_on: Mapping[str, object],
+    solve: Callable[[Tensor, torch.Generator], Barycenter],
+) -> Barycenter:
+    def build() -> dict[str, Tensor]:
+        found = solve(task.statistics(label).features, task.generator("barycenter", label))
+        return {"points": found.points.float().cpu(), "weights": found.weights.float().cpu()}
+
+    tensors = task.cached("barycenter", depends_on, build)
+    return Barycenter(points=tensors["points"], weights=tensors["weights"])
+
+
+def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitResult:
+    """Images of one unit and their weights: Eq. 15, feature match + lambda PCBN, or a combination of Table 4.
+
+    Barycenters, and weights other than uniform, belong to `feature_loss=wasserstein` alone.
+    """
+    regularised = method.bn_weight > 0 and method.regulariser != "none"
+    if regularised and not task.teacher.bn_names:
         raise DDBenchError(
-            "wmdd matches BatchNorm statistics, and this teacher has none: take another --arch "
+            f"{method.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
             "(e.g. convnet-bn-d3), or --set method.bn_weight=0"
         )
+    classes = sorted({slot.label for slot in unit.slots})
     labels = torch.tensor([slot.label for slot in unit.slots])
-    classes = torch.unique(labels).tolist()
-    found = {label: barycenter(method, task, label) for label in classes}
-    targets = torch.cat([found[label].points for label in classes]).to(task.device)
-    weights = torch.cat([found[label].weights for label in classes])
-    statistics = [task.statistics(label) for label in classes]
-    layers = range(len(statistics[0].bn_means))
-    means = [torch.stack([part.bn_means[layer] for part in statistics]).to(task.device) for layer in layers]
-    variances = [torch.stack([part.bn_vars[layer] for part in statistics]).to(task.device) for layer in layers]
-    class_weights = objectives.class_weight_matrix(labels, weights).to(task.device)
-    labels_on_device = labels.to(task.device)
+    terms: dict[str, Term] = {}
+    targets: dict[int, Barycenter] = {}
+    weights = torch.full((len(labels),), 1 / task.ipc)
+    if method.feature_loss == "wasserstein":
+        targets = {label: method.barycenter(task, label) for label in classes}
+        weights = torch.cat([target.weights for target in targets.values()])
+        points = torch.cat([target.points for target in targets.values()]).to(task.device)
+        terms["feature"] = lambda output: objectives.feature_match(output.features, points, method.feature_form)
+    elif method.feature_loss == "mmd":
+        terms["mmd"] = _mmd(task, classes)
+    cross_entropy_weight = 1.0 if method.feature_loss == "cross-entropy" else method.cross_entropy_weight
+    if cross_entropy_weight:
+        on_device = labels.to(task.device)
+        terms["cross_entropy"] = lambda output: (
+            cross_entropy_weight * objectives.cross_entropy(output.logits, on_device)
+        )
+    if regularised:
+        terms[method.regulariser] = _regulariser(method, task, classes, labels, weights)
 
     def objective(output: Output) -> dict[str, Tensor]:
-        terms = {"feature": objectives.feature_match(output.features, targets, method.feature_form)}
-        if method.cross_entropy_weight:
-            cross_entropy = objectives.cross_entropy(output.logits, labels_on_device)
-            terms["cross_entropy"] = method.cross_entropy_weight * cross_entropy
-        if method.bn_weight:
-            regulariser = objectives.pcbn(output.bn_inputs, class_weights, means, variances, method.bn_form)
-            terms["pcbn"] = method.bn_weight * regulariser
-        return terms
+        return {name: term(output) for name, term in terms.items()}
 
-    images = task.recover(unit, objective, task.noise(unit), method)
+    initial = task.noise(unit) if method.initial == "noise" else real_images(task, classes, targets)
+    images = task.recover(unit, objective, initial, method)
     return UnitResult(images=images, weights=weights)
+
+
+def real_images(task: DistillTask, classes: Sequence[int], targets: Mapping[int, Barycenter]) -> Tensor:
+    """Central views of IPC distinct real images a class, normalised [K * IPC, 3, S, S], in the slots' order.
+
+    Those that lie nearest to the points of the class's barycenter in `targets`: the assignment of different
+    images to the points with the least sum of squared distances of features. Random ones for other classes.
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    chosen: list[Tensor] = []
+    for label in classes:
+        mine = task.dataset.train.of_class(label)
+        if label in targets:
+            features = task.statistics(label).features.double()
+            centre = features.mean(0)
+            distances = transport.squared_distances(targets[label].points.double() - centre, features - centre)
+            picked = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
+        else:
+            picked = torch.randperm(len(mine), generator=task.generator("initial", label))[: task.ipc]
+        chosen.append(mine[picked])
+    return task.dataset.evaluation_view("train", torch.cat(chosen))
+
+
+def _mmd(task: DistillTask, classes: Sequence[int]) -> Term:
+    """Sum over classes of the biased MMD^2 of its images' features and all its real ones, bandwidths of the latter."""
+    real = [task.statistics(label).features.to(task.device) for label in classes]
+    bandwidths = [objectives.median_bandwidths(features).cpu() for features in real]
+    fixed = [objectives.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
+
+    def term(output: Output) -> Tensor:
+        synthetic = output.features.reshape(len(classes), task.ipc, -1)
+        parts = zip(synthetic, real, bandwidths, fixed, strict=True)
+        return torch.stack([objectives.gaussian_mmd(x, y, s, y_kernel_mean=own) for x, y, s, own in parts]).sum()
+
+    return term
+
+
+def _regulariser(
+    method: BarycenterMatching, task: DistillTask, classes: Sequence[int], labels: Tensor, weights: Tensor
+) -> Term:
+    """lambda times PCBN, its images weighted, or times the match of the whole batch, its images alike."""
+    if method.regulariser == "bn":
+        means, variances = task.teacher.running_statistics()
+        return lambda output: (
+            method.bn_weight * objectives.global_bn(output.bn_inputs, means, variances, form=method.bn_form)
+        )
+    statistics = [task.statistics(label) for label in classes]
+    means, variances = (
+        [torch.stack(layer).to(task.device) for layer in zip(*moments, strict=True)]
+        for moments in ([part.bn_means for part in statistics], [part.bn_vars for part in statistics])
+    )
+    rows = objectives.class_weight_matrix(labels, weights).to(task.device)
+    return lambda output: method.bn_weight * objectives.pcbn(output.bn_inputs, rows, means, variances, method.bn_form)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ddbench_wmdd import WMDD
+from ddbench_wmdd import WMDD, BarycenterMatching
 
 from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
@@ -16,9 +16,9 @@ from ddbench.resolve import Request, experiments
 DATASETS = ("imagenette", "tiny-imagenet", "imagenet-1k")
 
 
-def resolved(dataset: str, *recipes: str) -> Experiment:
+def resolved(dataset: str, *recipes: str, method: str = "wmdd") -> Experiment:
     (cell,) = experiments(
-        Request(methods=("wmdd",), datasets=(dataset,), ipcs=(10,), recipes=recipes), PluginRegistry()
+        Request(methods=(method,), datasets=(dataset,), ipcs=(10,), recipes=recipes), PluginRegistry()
     )
     return cell
 
@@ -119,3 +119,17 @@ def test_quick_and_smoke_have_sizes_for_every_dataset(dataset: str, budget: str)
     assert method.jitter <= cell.data.image_size // 7
     assert method.steps <= 500
     assert cell.data.image_size <= 64
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("recipes", [("paper",), ("quick",), ("smoke",), ("quick", "released"), ("paper", "released")])
+def test_the_sliced_sibling_takes_what_is_not_the_barycenter_from_the_same_recipes(
+    dataset: str, recipes: tuple[str, ...]
+) -> None:
+    cell, sibling = resolved(dataset, *recipes), resolved(dataset, *recipes, method="wmdd-sliced")
+    shared = BarycenterMatching.model_fields
+    mine, its = cell.method_settings.model_dump(), sibling.method_settings.model_dump()
+    assert {name: mine[name] for name in shared} == {name: its[name] for name in shared}
+    assert its.keys() - shared == {"projections", "iterations"}
+    for section in ("data", "teacher", "statistics", "distill", "evaluator_settings"):
+        assert getattr(sibling, section) == getattr(cell, section)
