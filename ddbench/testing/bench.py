@@ -32,6 +32,7 @@ Moment = Literal["save", "report"]
 
 SHARED = ("data", "teacher", "statistics")  # what no method and no protocol makes
 TEACHER = ("teacher.epochs=3", "teacher.batch_size=64", "teacher.learning_rate=0.05", "distill.checkpoint_every=3")
+BRIEF = ("teacher.batch_size=8",)  # a student on a few real images learns from them in so few epochs
 STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
 STOPS = 3
 
@@ -248,7 +249,7 @@ def bench_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budget
         ipcs=() if on_real_data else (ipc,),
         recipes=(budget,),
         precision="fp32",
-        assignments=(*TEACHER, *(data.SIZES if dataset == data.FEW else ())),
+        assignments=(*TEACHER, *(BRIEF if on_real_data else ()), *(data.SIZES if dataset == data.FEW else ())),
     )
     (cell,) = experiments(request, registry)
     if isinstance(subject, Evaluator):

@@ -65,7 +65,7 @@ class Conformance:
         folder = tmp_path_factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:
             folder = folder.parent  # one teacher for all workers of a session
-        return _bench(type(self), folder / "ddbench")  # type: ignore[arg-type]  # a class can be hashed
+        return _bench(type(self), folder / "ddbench")  # type: ignore[arg-type]  # mypy: a class cannot be hashed
 
     @classmethod
     def bench_in(cls, folder: Path) -> Bench:
