@@ -123,20 +123,25 @@ def lay_out_own_files(command: str, folder: Path) -> None:
         (folder / found[1]).write_text(recipe, encoding="utf-8")
 
 
+PAGE = ROOT / "docs" / "writing-a-plugin.md"
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the plugin page's package and what an installer writes about it."""
     folder = tmp_path_factory.mktemp("plugin")
-    page = ROOT / "docs" / "writing-a-plugin.md"
-    (toml,) = blocks(page, "toml")
-    method, extras = blocks(page, "python")
-    project = tomllib.loads(toml)["project"]
-    package = folder / "ddbench_medoids"
-    package.mkdir()
-    (package / "__init__.py").write_text(method, encoding="utf-8")
-    (package / "extras.py").write_text(extras, encoding="utf-8")
-    points = {**project["entry-points"]["ddbench"], "extras": "ddbench_medoids.extras"}
-    about = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    method, kit, invert, stripes = blocks(PAGE, "python")
+    ddbench("ddbench new-plugin blur", folder)
+    written = folder / "ddbench-blur"
+    assert (written / "ddbench_blur" / "__init__.py").read_text(encoding="utf-8") == method
+    assert (written / "tests" / "test_conformance.py").read_text(encoding="utf-8") == kit
+    package = (written / "ddbench_blur").rename(folder / "ddbench_blur")
+    (package / "invert.py").write_text(invert, encoding="utf-8")
+    (package / "stripes.py").write_text(stripes, encoding="utf-8")
+    project = tomllib.loads((written / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = {**project["entry-points"]["ddbench"], "invert": "ddbench_blur.invert", "stripes": "ddbench_blur.stripes"}
+    assert all(f'`{name} = "{points[name]}"`' in PAGE.read_text(encoding="utf-8") for name in ("invert", "stripes"))
+    about = folder / f"ddbench_blur-{project['version']}.dist-info"
     about.mkdir()
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join(["[ddbench]", *lines, ""]), encoding="utf-8")
@@ -147,20 +152,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
-    shown = [command for command in commands(ROOT / "docs" / "writing-a-plugin.md") if command.startswith("ddbench ")]
-    told = {command: ddbench(command, tmp_path, PYTHONPATH=str(installed)) for command in shown}
-    assert any("list methods medoids" in command and "distance: nearer" in text for command, text in told.items())
+    shown = [command for command in commands(PAGE) if command.startswith("ddbench ")]
+    # A new plugin is written where its name is not taken yet.
+    site = {command: {} if " new-plugin " in command else {"PYTHONPATH": str(installed)} for command in shown}
+    told = {command: ddbench(command, tmp_path, **site[command]) for command in shown}
+    assert any("list methods blur" in command and "real images in one" in text for command, text in told.items())
+    assert {path.name for path in tmp_path.glob("ddbench-*")} == {"ddbench-blur", "ddbench-quiet"}
     found = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
-    made = {(record["dataset"], record["evaluator"], record["distilled_images"]) for record in found}
-    assert made == {("digits", "fkd", 20), ("stripes", "plain", 4)}
-    by_dataset = {record["dataset"]: record for record in found}
-    assert by_dataset["digits"]["configuration"]["method_settings"] == {"weights": "distance"}
-    assert by_dataset["stripes"]["metrics"]["student_steps"] == 20
+    made = {(record["method"], record["dataset"], record["evaluator"], record["distilled_images"]) for record in found}
+    assert made == {("blur", "digits", "fkd", 20), ("invert", "digits", "fkd", 10), ("blur", "stripes", "hard", 4)}
+    settings = {(record["method"], record["dataset"]): record["configuration"]["method_settings"] for record in found}
+    assert settings["blur", "digits"] == {"blend": 2}
+    assert settings["invert", "digits"]["steps"] == 20
 
 
 @pytest.mark.slow
 def test_a_plugin_module_imports_no_torch(installed: Path) -> None:
-    code = "import sys, ddbench_medoids, ddbench_medoids.extras; sys.exit('torch' in sys.modules)"
+    code = "import sys, ddbench_blur, ddbench_blur.invert, ddbench_blur.stripes; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 

@@ -2,10 +2,10 @@
 
 ```python
 from ddbench.testing import DistillerConformance
-from ddbench_blur import Blur
+from ddbench_blur import BlurMethod
 
-class TestBlur(DistillerConformance):
-    distiller = Blur(steps=5)
+class TestBlurMethod(DistillerConformance):
+    distiller = BlurMethod(blend=2)
 ```
 
 Each test is one promise. It runs the stages of `ddbench run` on scikit-learn's digits, with a small teacher that is

@@ -14,6 +14,7 @@ from unittest import mock
 
 from torch import Tensor
 
+from ddbench import device as devices
 from ddbench import hookimpl, training
 from ddbench.cache import Built, Cache, Checkpoint, canonical, digest_of
 from ddbench.distiller import Distiller
@@ -183,6 +184,7 @@ class Bench:
         taught = watching.teacher_state(teacher) if teacher is not None else {}
         if self.stage == "evaluate":
             _ = pipeline.distilled
+        devices.prepare(pipeline.device)  # modes that every stage sets are none of the method's doing
         before = watching.global_state(pipeline.device)
         made = self.made(pipeline)
         after = watching.global_state(pipeline.device)

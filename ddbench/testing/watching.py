@@ -32,7 +32,6 @@ def global_state(device: torch.device) -> dict[str, object]:
             "CUDA's global generator": torch.cuda.get_rng_state(device).numpy().tobytes(),
             "cudnn.benchmark": torch.backends.cudnn.benchmark,
             "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
-            "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         }
     return state
 
