@@ -79,6 +79,10 @@ class DC(Distiller, frozen=True, extra="forbid"):
         """Refuses an IPC above the smallest class where the images to start from are real ones."""
         return too_few_images(dataset, ipc) if self.initial == "real" else None
 
+    def networks(self) -> tuple[str, ...]:
+        """The network whose gradients are matched."""
+        return (self.network,)
+
     def work(self, num_classes: int, ipc: int) -> int:
         """Real and synthetic images of the matching steps, and those of training the networks."""
         outer, inner = self.loops(ipc)
@@ -106,7 +110,8 @@ class DSA(DC, frozen=True, extra="forbid"):
     network_momentum: float = Field(default=0.0, ge=0, lt=1, description="of the network's SGD (released code: none)")
     strategy: Strategy = Field(
         default=DSA_STRATEGY,
-        description="operations of siamese augmentation, joined by underscores (DSA: all six, digits without flip)",
+        description="operations of siamese augmentation, joined by underscores; null = none, as DC "
+        "(DSA: all six, digits without flip)",
     )
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:

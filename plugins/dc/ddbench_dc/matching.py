@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench import seeds, views
@@ -97,6 +98,7 @@ class Matching:
         layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         if not layers:
             return
+        network.train()
         classes = range(self.task.info.num_classes)
         batch = torch.cat([self.real(k, BATCH_NORM_IMAGES, "batch norm", iteration, step) for k in classes])
         with torch.no_grad(), autocast(self.task.device, self.task.precision):
@@ -121,9 +123,10 @@ class Matching:
                 draws = self.task.generator("augmentation", iteration, step, label)
                 view = draw_augmentation(self.strategy, size, draws)
                 pair = [augment(batch, view) for batch in pair]
-            losses = [
-                self.loss(network, batch, torch.full((len(batch),), label, device=batch.device)) for batch in pair
-            ]
+            with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+                losses = [
+                    self.loss(network, batch, torch.full((len(batch),), label, device=batch.device)) for batch in pair
+                ]
             wanted = torch.autograd.grad(losses[0], parameters)
             found = torch.autograd.grad(losses[1], parameters, create_graph=True)
             distance = gradient_distance(found, wanted)

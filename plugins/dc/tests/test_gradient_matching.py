@@ -1,11 +1,9 @@
-"""DC and DSA: the distance and its gradient by hand, the loops, siamese views, resuming, on the command line."""
+"""DC and DSA: the distance and its gradient by hand, the loops, siamese views, resuming."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +15,9 @@ from ddbench_dc import DC, DSA
 from ddbench_dc.matching import Matching, distill, gradient_distance, matched_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ddbench.cache import Cache, Checkpoint
-from ddbench.cli import main
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.registry import ddbench_datasets
@@ -311,8 +307,21 @@ def test_batchnorm_statistics_move_once_towards_real_images_and_stay(make_task: 
     images = torch.randn(20, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     matching.match(network, images, 0, 0)
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
-    matching.train(network, torch.optim.SGD(network.parameters(), lr=0.01), images, 0, 0, 0)
+    matching.fix_batch_norm(network, 0, 1)  # no training between two steps: they move all the same
     assert not torch.equal(layer.running_mean, before["features.1.running_mean"])
+    moved = layer.running_mean.clone()
+    matching.train(network, torch.optim.SGD(network.parameters(), lr=0.01), images, 0, 0, 0)
+    assert not torch.equal(layer.running_mean, moved)
+
+
+def test_the_distance_falls_against_the_gradient_of_a_network_with_attention(make_task: MakeTask) -> None:
+    matching = Matching(DC(network="timm/vit_small_patch8_224", real_batch=2), make_task(1), None)
+    network = matching.network(0).eval()
+    images = torch.randn(CLASSES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    distance, gradient = matching.match(network, images, 0, 0)
+    step = 1e-3 * gradient / gradient.norm()
+    nearer, farther = (float(matching.match(network, images + by * step, 0, 0)[0]) for by in (-1, 1))
+    assert nearer < float(distance) < farther
 
 
 # -- siamese augmentation -----------------------------------------------------------------------------------
@@ -415,46 +424,3 @@ def test_an_ipc_above_the_smallest_class_is_refused_where_images_start_from_real
     assert DSA().skip(info, 4) is None
     assert "'dog'" in (DSA().skip(info, 5) or "")
     assert DC().skip(info, 5) is None
-
-
-Command = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`ddbench run` on digits with the quickest settings: exit code, stdout, the lines on stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, list[str]]:
-        folders = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))
-        quickest = ("--recipe", "smoke", "--device", "cpu", "--evaluator", "hard")
-        monkeypatch.setattr(sys, "argv", ["ddbench", "run", "--dataset", "digits", *quickest, *folders, *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err.splitlines()
-
-    return run
-
-
-@pytest.mark.parametrize("method", ["dc", "dsa"])
-def test_a_run_from_the_command_line(command: Command, tmp_path: Path, method: str) -> None:
-    code, out, errors = command("--method", method, "--ipc", "2")
-    assert code == 0, errors
-    assert f"{method}-digits-ipc2" in out
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json"))
-    assert (record["method"], record["distilled_images"]) == (method, 20)
-    (unit,) = (load_file(path) for path in (tmp_path / "cache" / "distill").glob("*.safetensors"))
-    assert unit["labels"].tolist() == [label for label in range(CLASSES) for _ in range(2)]
-    assert unit["images"].shape == (20, 3, 16, 16)
-    assert not list((tmp_path / "cache" / "teacher").glob("*"))
-
-
-def test_an_unknown_operation_is_refused_in_one_line(command: Command) -> None:
-    code, _, errors = command("--method", "dsa", "--ipc", "1", "--set", "dsa.strategy=crop_fold")
-    assert code == 2
-    assert "strategy" in errors[-1]
-    assert "'fold'" in errors[-1]
