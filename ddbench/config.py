@@ -85,7 +85,7 @@ class DistillConfig(Section):
         le=100,
         description="pass distilled images through JPEG of this quality (released: 75)",
     )
-    checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints of the recover loop")
+    checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints of a method's loop")
 
 
 class RuntimeConfig(Section):

@@ -65,6 +65,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         slots = tuple(Slot(label, index) for label in range(num_classes) for index in range(ipc))
         return [Unit(0, slots)]
 
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks that it builds beside the teacher: looked up before anything is trained."""
+        return ()
+
     def work(self, num_classes: int, ipc: int) -> int:
         """Images put forward and backward through the teacher's network in all: for the time estimate only."""
         return 0

@@ -64,6 +64,7 @@ def _check_networks(pipelines: Iterable[Pipeline]) -> None:
         wanted: list[tuple[str, Stem, Path | None]] = [(experiment.student, experiment.student_stem, None)]
         if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
             wanted.append((teacher.arch, teacher.stem, teacher.checkpoint))
+        wanted += [(name, "auto", None) for name in pipeline.method.networks()]
         for arch, stem, checkpoint in wanted:
             key = (arch, stem, checkpoint, info.num_classes, info.image_size)
             if key not in checked:

@@ -2,7 +2,7 @@
 
 Source: Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021, and its released
 code, whose ranges these are. Images are augmented as networks see them, in normalised space: what lies outside
-of an image, or is cut out of it, is 0, the mean colour.
+of an image, or is cut out of it, is 0, the mean colour. These numbers belong to `versions.VIEWS`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
 DIGITS = ("run", "--dataset", "digits", *FAST)
 WMDD = (*DIGITS, "--method", "wmdd", "--ipc", "1")
+DC = (*DIGITS, "--method", "dc", "--ipc", "1")
 
 
 def refused(outcome: "Outcome", *said: str) -> None:
@@ -53,6 +54,8 @@ TYPED_WRONGLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--arch", "resnet19"), ("resnet19", "did you mean")),
     ((*WMDD, "--student", "convnet-bn-d9"), ("convnet-bn-d9", "did you mean 'convnet-bn-d")),
     ((*WMDD, "--student", "convnet-d6"), ("convnet-d6", "64 pixels or more, not 16")),
+    ((*DC, "--set", "dc.network=convnet-d6"), ("convnet-d6", "64 pixels or more, not 16")),
+    ((*DC, "--set", "dc.network=resnet81"), ("resnet81", "did you mean")),
     ((*WMDD, "--set", "teacher.epoch=3"), ("teacher has no setting 'epoch'", "did you mean 'epochs'?")),
     ((*WMDD, "--set", "method.slover=lloyd"), ("method (wmdd) has no setting 'slover'", "did you mean 'solver'?")),
     ((*WMDD, "--set", "wmdd.slover=lloyd"), ("method (wmdd) has no setting 'slover'", "did you mean 'solver'?")),

@@ -42,7 +42,6 @@ def test_the_papers_cells_have_the_papers_numbers(registry: PluginRegistry) -> N
     assert published.beside(cell(registry, ipc=1)) == "40.2 ± 0.6"
     assert published.beside(cell(registry, "tiny-imagenet", 50)) == "59.4 ± 0.5"
     assert published.beside(cell(registry, "imagenet-1k", 100)) == "60.7 ± 0.2"
-    assert published.beside(cell(registry, methods=("sre2l",))) == "54.2 ± 0.4"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +58,8 @@ def test_the_papers_cells_have_the_papers_numbers(registry: PluginRegistry) -> N
         {"arch": "resnet50", "students": ("resnet18",)},
         {"evaluator": "hard"},
         {"methods": ("random",)},  # the paper quotes it from elsewhere, under another protocol
+        {"methods": ("sre2l",)},  # measured there, with settings that it does not give
+        {"methods": ("sre2l",), "dataset": "tiny-imagenet"},
         {"methods": ("dm",)},
         {"methods": ("dm",), "evaluator": "fkd"},
     ],

@@ -14,7 +14,7 @@ from ddbench import views
 from ddbench.cache import Cache
 from ddbench.config import DataConfig
 from ddbench.data.decode import DECODE_VERSION
-from ddbench.data.holdout import Selection, hold_out
+from ddbench.data.holdout import HOLDOUT_VERSION, Selection, hold_out
 from ddbench.data.images import Images, load_images
 from ddbench.data.registry import open_source
 from ddbench.data.source import Source, Split
@@ -49,7 +49,7 @@ class Dataset:
             "fingerprint": self._fingerprint,
             **config.model_dump(mode="json", exclude={"image_size", "holdout"}),
         }
-        selected = {"holdout": config.holdout} if config.holdout else {}
+        selected = {"holdout": [config.holdout, HOLDOUT_VERSION]} if config.holdout else {}
         self.depends_on: dict[str, Any] = {**self._pixels_depend_on, **selected}
 
     @cached_property

@@ -11,6 +11,9 @@ from ddbench import seeds
 from ddbench.data.images import Images
 from ddbench.errors import DDBenchError
 
+HOLDOUT_VERSION = "1"
+"""Part of the keys wherever images are held out: bump it when other images are drawn."""
+
 
 def hold_out(labels: Tensor, class_names: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
     """Which training images stay, and which are held out: two int64 lists of ascending indices.

@@ -55,7 +55,7 @@ def best_crops(task: DistillTask, candidates: Tensor, boxes: Tensor, side: int, 
     """Of each of `candidates` [n] the crop of lowest loss, resized to `side`, and its loss.
 
     `boxes` [n, crops, 4]. Returns float32 [n, 3, side, side] in [0, 1] and float64 [n], on the CPU; of equal
-    losses the first counts. Holds 256 crops at a time on the device.
+    losses the first counts. Holds about 256 crops at a time on the device, at least those of one image.
     """
     crops = boxes.shape[1]
     patches, losses = [], []

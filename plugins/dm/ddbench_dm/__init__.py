@@ -29,7 +29,6 @@ class DM(Distiller, frozen=True, extra="forbid"):
     version = "1"
     paper = "Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023 (arXiv 2110.04181)"
     needs_teacher = False
-    default_evaluator = "dsa"
 
     network: str = Field(
         default="convnet-d3",
@@ -55,6 +54,10 @@ class DM(Distiller, frozen=True, extra="forbid"):
         """Refuses more images than the class has, where they are to start from real ones."""
         return too_few_images(dataset, ipc) if self.initial == "real" else None
 
+    def networks(self) -> tuple[str, ...]:
+        """The embedding network."""
+        return (self.network,)
+
     def work(self, num_classes: int, ipc: int) -> int:
         """Images forward and backward through the network; a real one goes forward alone, a third of that."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
@@ -77,7 +80,7 @@ class DMRbf(DM, frozen=True, extra="forbid"):
     bandwidths: tuple[float, ...] = Field(
         default=(0.5, 0.5**0.5, 1.0, 2**0.5, 2.0),
         description="of the kernels, in units of the median distance of the class's real embeddings in that step "
-        "(M3D: the same ladder about the root of the mean squared distance of real and synthetic ones)",
+        "(M3D: such a ladder about the root of half the mean squared distance of real and synthetic ones)",
     )
 
     @field_validator("bandwidths")
