@@ -65,6 +65,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         slots = tuple(Slot(label, index) for label in range(num_classes) for index in range(ipc))
         return [Unit(0, slots)]
 
+    def skip_teacher(self, batch_norms: int) -> str | None:
+        """A reason why it cannot use a teacher with so many BatchNorm layers, or None. Asked before training."""
+        return None
+
     def networks(self) -> tuple[str, ...]:
         """Names of the networks that it builds beside the teacher: looked up before anything is trained."""
         return ()

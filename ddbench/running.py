@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from tabulate import tabulate
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench import estimate, figures, progress, published, records
 from ddbench.cache import whole, writing
@@ -56,23 +57,27 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
 
 
 def _check_networks(pipelines: Iterable[Pipeline]) -> None:
-    """Builds every network once, and reads a teacher's checkpoint: an unknown name shows before anything is trained."""
-    checked = set()
+    """Builds every network once, and reads a teacher's checkpoint: what cannot be shows before anything is trained."""
+    batch_norms: dict[tuple[str, Stem, Path | None, int, int], int] = {}
+
+    def look_up(pipeline: Pipeline, arch: str, stem: Stem = "auto", checkpoint: Path | None = None) -> int:
+        info = pipeline.dataset.info
+        key = (arch, stem, checkpoint, info.num_classes, info.image_size)
+        if key not in batch_norms:
+            bare = checkpoint is None
+            network = (
+                build_network(arch, info.num_classes, info.image_size, stem) if bare else pipeline.checkpoint_network()
+            )
+            batch_norms[key] = sum(isinstance(module, _BatchNorm) for module in network.modules())
+        return batch_norms[key]
+
     for pipeline in pipelines:
-        experiment, info = pipeline.experiment, pipeline.dataset.info
-        teacher = experiment.teacher
-        wanted: list[tuple[str, Stem, Path | None]] = [(experiment.student, experiment.student_stem, None)]
+        experiment, teacher = pipeline.experiment, pipeline.experiment.teacher
+        look_up(pipeline, experiment.student, experiment.student_stem)
+        for name in pipeline.method.networks():
+            look_up(pipeline, name)
         if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
-            wanted.append((teacher.arch, teacher.stem, teacher.checkpoint))
-        wanted += [(name, "auto", None) for name in pipeline.method.networks()]
-        for arch, stem, checkpoint in wanted:
-            key = (arch, stem, checkpoint, info.num_classes, info.image_size)
-            if key not in checked:
-                if checkpoint is None:
-                    build_network(arch, info.num_classes, info.image_size, stem)
-                else:
-                    pipeline.checkpoint_network()
-                checked.add(key)
+            pipeline.check_teacher(look_up(pipeline, teacher.arch, teacher.stem, teacher.checkpoint))
 
 
 def _announce(pipelines: list[Pipeline], warn: Echo) -> None:

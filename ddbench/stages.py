@@ -236,7 +236,15 @@ class Pipeline:
             network.load_state_dict(found.tensors)
             return TappedNetwork(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-        return self.workspace.teacher(key_of({**self.keys.teacher(), "on": str(self.device)}), load)
+        teacher = self.workspace.teacher(key_of({**self.keys.teacher(), "on": str(self.device)}), load)
+        self.check_teacher(len(teacher.bn_names))
+        return teacher
+
+    def check_teacher(self, batch_norms: int) -> None:
+        """Raises DDBenchError where the method cannot use a teacher with so many BatchNorm layers."""
+        reason = self.method.skip_teacher(batch_norms) if self.method.needs_teacher else None
+        if reason:
+            raise DDBenchError(reason)
 
     def _build_statistics(self, label: int) -> Built:
         config = self.experiment.statistics

@@ -61,6 +61,14 @@ class DistillTask:
         """A CPU generator seeded by the run's seed and `names`: give a name to every kind of draw."""
         return seeds.generator("distill", self.seed, *names)
 
+    def sample(self, label: int, count: int, *names: str | int) -> Tensor:
+        """int64 [count]: different random training images of a class, all of them where it has fewer.
+
+        Drawn by (run seed, `names`, `label`); a larger count begins with the images of a smaller one.
+        """
+        mine = self.dataset.train.of_class(label)
+        return mine[torch.randperm(len(mine), generator=self.generator(*names, label))[:count]]
+
     def noise(self, unit: Unit) -> Tensor:
         """Standard normal images [n, 3, S, S] in normalised space, each seeded by (run seed, class, index)."""
         return slot_noise(self.seed, unit, self.info.image_size)

@@ -54,6 +54,7 @@ TYPED_WRONGLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--arch", "resnet19"), ("resnet19", "did you mean")),
     ((*WMDD, "--student", "convnet-bn-d9"), ("convnet-bn-d9", "did you mean 'convnet-bn-d")),
     ((*WMDD, "--student", "convnet-d6"), ("convnet-d6", "64 pixels or more, not 16")),
+    ((*WMDD, "--arch", "convnet-d3"), ("this teacher has none", "--set wmdd.bn_weight=0")),
     ((*DC, "--set", "dc.network=convnet-d6"), ("convnet-d6", "64 pixels or more, not 16")),
     ((*DC, "--set", "dc.network=resnet81"), ("resnet81", "did you mean")),
     ((*WMDD, "--set", "teacher.epoch=3"), ("teacher has no setting 'epoch'", "did you mean 'epochs'?")),

@@ -33,9 +33,7 @@ def distill(method: RDED, task: DistillTask, unit: Unit) -> UnitResult:
     through 8-bit JPEG: `distill.jpeg_quality=75`.
     """
     label, size = unit.slots[0].label, task.info.image_size
-    mine = task.dataset.train.of_class(label)
-    order = torch.randperm(len(mine), generator=task.generator("rded", "images", label))
-    candidates = mine[order[: method.candidates]]
+    candidates = task.sample(label, method.candidates, "rded", "images")
     boxes = random_crops(task, candidates, method.crops, task.generator("rded", "crops", label))
     patches, losses = best_crops(task, candidates, boxes, size // method.factor, teacher_loss(task, label))
     best = losses.argsort(stable=True)[: method.factor**2 * task.ipc]

@@ -27,9 +27,5 @@ class Random(Distiller, frozen=True, extra="forbid"):
         """Draws the indices."""
         import torch
 
-        chosen = []
-        for label in range(task.info.num_classes):
-            mine = task.dataset.train.of_class(label)
-            order = torch.randperm(len(mine), generator=task.generator("random", label))
-            chosen.append(mine[order[: task.ipc]])
+        chosen = [task.sample(label, task.ipc, "random") for label in range(task.info.num_classes)]
         return UnitResult(indices=torch.cat(chosen))

@@ -66,10 +66,8 @@ class Matching:
 
     def real(self, label: int, count: int, *names: str | int) -> Tensor:
         """Up to `count` real images of one class, normalised, on the device, drawn without replacement by `names`."""
-        train, size = self.task.dataset.train, self.task.info.image_size
-        mine = train.of_class(label)
-        order = torch.randperm(len(mine), generator=self.task.generator(*names, label))
-        return self.task.dataset.normalise(train.centre(mine[order[:count]], size).to(self.task.device))
+        chosen, dataset = self.task.sample(label, count, *names), self.task.dataset
+        return dataset.normalise(dataset.train.centre(chosen, self.task.info.image_size).to(self.task.device))
 
     def initial(self, unit: Unit) -> Tensor:
         """The images to start from: noise seeded by slot, or real images of each class."""

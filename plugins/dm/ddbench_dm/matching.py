@@ -73,17 +73,13 @@ def fresh_network(method: DM, task: DistillTask, step: int) -> nn.Module:
     return network.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def real_batches(method: DM, task: DistillTask, classes: Sequence[Tensor], start: int) -> Iterator[Tensor]:
+def real_batches(method: DM, task: DistillTask, start: int) -> Iterator[Tensor]:
     """uint8 [n, 3, S, S] for each step from `start`: of each class `real_batch` images, without replacement.
 
-    `classes`: the indices of each class's training images. Seeded by (run seed, step, class).
+    Seeded by (run seed, step, class).
     """
     for step in range(start, method.steps):
-        orders = [
-            torch.randperm(len(mine), generator=task.generator("real", step, label))
-            for label, mine in enumerate(classes)
-        ]
-        chosen = [mine[order[: method.real_batch]] for mine, order in zip(classes, orders, strict=True)]
+        chosen = [task.sample(label, method.real_batch, "real", step) for label in range(task.info.num_classes)]
         yield task.dataset.train.centre(torch.cat(chosen), task.info.image_size)
 
 
@@ -132,15 +128,12 @@ def _augmented(method: DM, task: DistillTask, step: int, label: int, images: Ten
     return augment(images, draw_augmentation(method.strategy, task.info.image_size, draws))
 
 
-def initial_images(method: DM, task: DistillTask, unit: Unit, classes: Sequence[Tensor]) -> Tensor:
+def initial_images(method: DM, task: DistillTask, unit: Unit) -> Tensor:
     """Where the images of a unit start, normalised float32 [n, 3, S, S] on the CPU."""
     if method.initial == "noise":
         return task.noise(unit)
-    orders = [
-        torch.randperm(len(mine), generator=task.generator("initial", label)) for label, mine in enumerate(classes)
-    ]
-    chosen = [classes[slot.label][orders[slot.label][slot.index]] for slot in unit.slots]
-    return task.dataset.evaluation_view("train", torch.stack(chosen))
+    chosen = [task.sample(label, task.ipc, "initial") for label in range(task.info.num_classes)]
+    return task.dataset.evaluation_view("train", torch.cat(chosen))
 
 
 def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Tensor:
@@ -151,18 +144,17 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     class) alone, so a resumed run ends with the same bytes. Raises DDBenchError naming the step where the loss is not
     finite.
     """
-    device, train = task.device, task.dataset.train
+    device = task.device
     low = task.dataset.normalise(torch.zeros(1, 3, 1, 1, device=device))
     high = task.dataset.normalise(torch.ones(1, 3, 1, 1, device=device))
-    classes = [train.of_class(label) for label in range(task.info.num_classes)]
-    counts = [min(len(mine), method.real_batch) for mine in classes]
-    images = initial_images(method, task, unit, classes).to(device, copy=True)
+    counts = [min(count, method.real_batch) for count in task.info.train_counts]
+    images = initial_images(method, task, unit).to(device, copy=True)
     velocity = torch.zeros_like(images)
     start, seconds = _resume(task, images, velocity)
     images.requires_grad_(True)
     losses: list[Tensor] = []
     clock = time.perf_counter()
-    with closing(prefetched(real_batches(method, task, classes, start))) as loaded:
+    with closing(prefetched(real_batches(method, task, start))) as loaded:
         for step, pixels in enumerate(loaded, start):
             images.grad = None
             real = torch.split(task.dataset.normalise(to_device(pixels, device)), counts)

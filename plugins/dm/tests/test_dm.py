@@ -273,7 +273,7 @@ def test_a_class_smaller_than_the_batch_gives_all_it_has(make_task: Callable[...
     counts = [len(task.dataset.train.of_class(label)) for label in range(10)]
     classes = [task.dataset.train.of_class(label) for label in range(10)]
     method = DM(**{**SMALL, "real_batch": max(counts) - 1})
-    (pixels,) = ddbench_dm.matching.real_batches(method, task, classes, start=method.steps - 1)
+    (pixels,) = ddbench_dm.matching.real_batches(method, task, start=method.steps - 1)
     assert len(pixels) == sum(min(count, method.real_batch) for count in counts)
     first = pixels[: counts[0]] if counts[0] < max(counts) else pixels[: counts[0] - 1]
     whole = task.dataset.train.centre(classes[0], SIZE).flatten(1).tolist()

@@ -39,6 +39,15 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
         default=10.0, ge=0, description="factor on the alignment of the first BatchNorm layer (released code: 10)"
     )
 
+    def skip_teacher(self, batch_norms: int) -> str | None:
+        """Refuses a teacher without BatchNorm where its statistics are matched."""
+        if batch_norms or not self.bn_weight:
+            return None
+        return (
+            f"{self.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
+            f"(e.g. convnet-bn-d3), or --set {self.name}.bn_weight=0"
+        )
+
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """One image each of as many classes as a batch holds (released code)."""
         return units_across_classes(num_classes, ipc, self.batch_size)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ddbench import objectives
 from ddbench.distiller import Unit
-from ddbench.errors import DDBenchError
 
 if TYPE_CHECKING:
     from ddbench.models import Output
@@ -22,14 +21,8 @@ def distill(method: SRe2L, task: DistillTask, unit: Unit) -> Tensor:
 
     The loss is the mean cross-entropy to the slots' classes plus `bn_weight` times the distance of the batch's
     BatchNorm statistics to the running ones, as in the released code. Its image priors (total variation, l2)
-    are left out: its scripts give them weight 0. Raises DDBenchError for a teacher without BatchNorm, unless
-    `bn_weight` is 0.
+    are left out: its scripts give them weight 0.
     """
-    if method.bn_weight and not task.teacher.bn_names:
-        raise DDBenchError(
-            f"{method.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
-            f"(e.g. convnet-bn-d3), or --set {method.name}.bn_weight=0"
-        )
     labels = torch.tensor([slot.label for slot in unit.slots], device=task.device)
     means, variances = task.teacher.running_statistics()
 

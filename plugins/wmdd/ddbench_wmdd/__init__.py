@@ -60,6 +60,11 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         "the barycenter's points, random ones where feature_loss has no barycenter (ddbench)",
     )
 
+    @property
+    def regularised(self) -> bool:
+        """Whether BatchNorm statistics are matched."""
+        return self.bn_weight > 0 and self.regulariser != "none"
+
     def barycenter(self, task: DistillTask, label: int) -> Barycenter:
         """The points [IPC, d] and weights [IPC] that one class's images shall meet, through `task.cached`."""
         raise NotImplementedError
@@ -68,6 +73,15 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         """Refuses more barycenter points, or real images to start from, than the class has images."""
         needs_images = self.feature_loss == "wasserstein" or self.initial == "real"
         return too_few_images(dataset, ipc) if needs_images else None
+
+    def skip_teacher(self, batch_norms: int) -> str | None:
+        """Refuses a teacher without BatchNorm where its statistics are matched."""
+        if batch_norms or not self.regularised:
+            return None
+        return (
+            f"{self.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
+            f"(e.g. convnet-bn-d3), or --set {self.name}.bn_weight=0"
+        )
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """Whole classes, as many as a batch holds: PCBN needs all images of a class together."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ddbench import objectives, sliced, transport
 from ddbench.distiller import Unit, UnitResult
-from ddbench.errors import DDBenchError
 from ddbench.transport import Barycenter
 
 if TYPE_CHECKING:
@@ -73,12 +72,6 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
 
     Barycenters, and weights other than uniform, belong to `feature_loss=wasserstein` alone.
     """
-    regularised = method.bn_weight > 0 and method.regulariser != "none"
-    if regularised and not task.teacher.bn_names:
-        raise DDBenchError(
-            f"{method.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
-            "(e.g. convnet-bn-d3), or --set method.bn_weight=0"
-        )
     classes = sorted({slot.label for slot in unit.slots})
     labels = torch.tensor([slot.label for slot in unit.slots])
     terms: dict[str, Term] = {}
@@ -97,7 +90,7 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
         terms["cross_entropy"] = lambda output: (
             cross_entropy_weight * objectives.cross_entropy(output.logits, on_device)
         )
-    if regularised:
+    if method.regularised:
         terms[method.regulariser] = _regulariser(method, task, classes, labels, weights)
 
     def objective(output: Output) -> dict[str, Tensor]:
@@ -118,15 +111,14 @@ def real_images(task: DistillTask, classes: Sequence[int], targets: Mapping[int,
 
     chosen: list[Tensor] = []
     for label in classes:
-        mine = task.dataset.train.of_class(label)
         if label in targets:
             features = task.statistics(label).features.double()
             centre = features.mean(0)
             distances = transport.squared_distances(targets[label].points.double() - centre, features - centre)
-            picked = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
+            nearest = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
+            chosen.append(task.dataset.train.of_class(label)[nearest])
         else:
-            picked = torch.randperm(len(mine), generator=task.generator("initial", label))[: task.ipc]
-        chosen.append(mine[picked])
+            chosen.append(task.sample(label, task.ipc, "initial"))
     return task.dataset.evaluation_view("train", torch.cat(chosen))
 
 

@@ -357,3 +357,11 @@ def test_an_ipc_above_the_smallest_class_is_refused_where_images_or_points_are_t
         assert "'dog'" in (method.skip(info, 5) or "")
     for free in (WMDD(feature_loss="mmd"), SlicedWMDD(feature_loss="cross-entropy")):
         assert free.skip(info, 5) is None
+
+
+def test_a_teacher_without_batchnorm_is_refused_only_where_its_statistics_are_matched() -> None:
+    for method in (WMDD(), SlicedWMDD(regulariser="bn")):
+        assert f"--set {method.name}.bn_weight=0" in (method.skip_teacher(0) or "")
+        assert method.skip_teacher(1) is None
+    for method in (WMDD(bn_weight=0), SlicedWMDD(regulariser="none")):
+        assert method.skip_teacher(0) is None
