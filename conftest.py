@@ -1,9 +1,22 @@
-"""Settings of every test, also of the plugins'."""
+"""Settings of every test, also of the plugins', and the command line in this process: what a person types and sees."""
 
+from __future__ import annotations
+
+import contextlib
+import io
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
+import pytest
 from hypothesis import settings
+
+from ddbench.cli import main
 
 # An example's time says nothing on a machine that does other things too; how many examples there are does.
 settings.register_profile("ddbench", deadline=None)
@@ -12,3 +25,78 @@ settings.load_profile("ddbench")
 # A job that a shell starts in the background ignores Ctrl-C, and would hand that on to the commands under test.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Few, large batches and no bf16: what these runs have to show does not depend on either.
+FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit code, and the text on stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines on stderr."""
+        return self.err.splitlines()
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs `ddbench ARGUMENTS` in this process, with `root` as working directory and its `cache` as cache."""
+
+    root: Path
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder."""
+        return self.root / "cache"
+
+    @property
+    def results(self) -> Path:
+        """The default results folder."""
+        return self.root / "results"
+
+    def __call__(self, *arguments: str | Path) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.chdir(self.root))
+            stack.enter_context(mock.patch.dict(os.environ, {"DDBENCH_CACHE": str(self.cache)}))
+            for name in ("DDBENCH_DATA", "XDG_CACHE_HOME"):
+                os.environ.pop(name, None)
+            stack.enter_context(mock.patch.object(sys, "argv", ["ddbench", *map(str, arguments)]))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            try:
+                main()
+                code: object = 0
+            except SystemExit as end:
+                code = end.code
+        assert isinstance(code, int)
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    def run(self, *arguments: str | Path) -> Outcome:
+        """`ddbench run` with the quickest settings; must succeed."""
+        outcome = self("run", *FAST, *arguments)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    def files(self, folder: str = "") -> dict[str, int]:
+        """Every file below `root`/`folder` and when it was written (ns); locks are no content."""
+        paths = (path for path in (self.root / folder).rglob("*") if path.is_file() and path.suffix != ".lock")
+        return {str(path.relative_to(self.root)): path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.fixture(scope="session")
+def shell_in() -> Callable[[Path], Shell]:
+    """Makes a shell in a folder."""
+    return Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A shell in an empty folder."""
+    return Shell(tmp_path)

@@ -3,55 +3,32 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from safetensors.torch import load_file
 
-from ddbench.cli import main
+if TYPE_CHECKING:
+    from conftest import Shell
 
+DIGITS = ("--dataset", "digits", "--evaluator", "hard")
 CLASSES = 10
-
-Command = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`ddbench run` on digits with the quickest settings: exit code, stdout, the lines on stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, list[str]]:
-        folders = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))
-        quickest = ("--recipe", "smoke", "--device", "cpu", "--evaluator", "hard")
-        monkeypatch.setattr(sys, "argv", ["ddbench", "run", "--dataset", "digits", *quickest, *folders, *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err.splitlines()
-
-    return run
 
 
 @pytest.mark.parametrize("method", ["dc", "dsa"])
-def test_a_run_from_the_command_line(command: Command, tmp_path: Path, method: str) -> None:
-    code, out, errors = command("--method", method, "--ipc", "2")
-    assert code == 0, errors
-    assert f"{method}-digits-ipc2" in out
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json"))
+def test_a_run_from_the_command_line(shell: Shell, method: str) -> None:
+    outcome = shell.run(*DIGITS, "--method", method, "--ipc", "2")
+    assert f"{method}-digits-ipc2" in outcome.out
+    (record,) = (json.loads(path.read_text()) for path in (shell.results / "records").glob("*.json"))
     assert (record["method"], record["distilled_images"]) == (method, 20)
-    (unit,) = (load_file(path) for path in (tmp_path / "cache" / "distill").glob("*.safetensors"))
+    (unit,) = (load_file(path) for path in (shell.cache / "distill").glob("*.safetensors"))
     assert unit["labels"].tolist() == [label for label in range(CLASSES) for _ in range(2)]
     assert unit["images"].shape == (20, 3, 16, 16)
-    assert not list((tmp_path / "cache" / "teacher").glob("*"))
+    assert not list((shell.cache / "teacher").glob("*"))
 
 
-def test_an_unknown_operation_is_refused_in_one_line(command: Command) -> None:
-    code, _, errors = command("--method", "dsa", "--ipc", "1", "--set", "dsa.strategy=crop_fold")
-    assert code == 2
-    assert "strategy" in errors[-1]
-    assert "'fold'" in errors[-1]
+def test_an_unknown_operation_is_refused_in_one_line(shell: Shell) -> None:
+    outcome = shell("run", *DIGITS, "--method", "dsa", "--ipc", "1", "--set", "dsa.strategy=crop_fold")
+    assert outcome.code == 2
+    assert "strategy" in outcome.errors[-1]
+    assert "'fold'" in outcome.errors[-1]

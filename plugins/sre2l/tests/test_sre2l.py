@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.cache import Cache, Checkpoint
-from ddbench.cli import main
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.registry import ddbench_datasets
@@ -31,6 +29,9 @@ from ddbench.recover_settings import RecoverSettings
 from ddbench.resolve import Request, experiments
 from ddbench.stages import Pipeline, Workspace
 from ddbench.task import DistillTask
+
+if TYPE_CHECKING:
+    from conftest import Shell
 
 SIZE = 8
 
@@ -184,51 +185,26 @@ def test_recovered_images_are_recognised_and_nearer_to_the_statistics(tmp_path: 
     assert after[1] < before[1] / 2
 
 
-Command = Callable[..., tuple[int, str, list[str]]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`ddbench run` on digits with the quickest settings: exit code, stdout, the lines on stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, list[str]]:
-        folders = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))
-        quickest = ("--recipe", "smoke", "--device", "cpu", "--set", "teacher.batch_size=256")
-        monkeypatch.setattr(sys, "argv", ["ddbench", "run", "--dataset", "digits", *quickest, *folders, *arguments])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err.splitlines()
-
-    return run
-
-
 METHODS = ["sre2l", "cda"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_from_the_command_line(command: Command, tmp_path: Path, method: str) -> None:
-    code, out, errors = command("--method", method, "--ipc", "2")
-    assert code == 0, errors
-    assert f"{method}-digits-ipc2" in out
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json"))
+def test_a_run_from_the_command_line(shell: Shell, method: str) -> None:
+    outcome = shell.run("--dataset", "digits", "--method", method, "--ipc", "2")
+    assert f"{method}-digits-ipc2" in outcome.out
+    (record,) = (json.loads(path.read_text()) for path in (shell.results / "records").glob("*.json"))
     assert (record["method"], record["distilled_images"]) == (method, 20)
-    units = [load_file(path) for path in (tmp_path / "cache" / "distill").glob("*.safetensors")]
+    units = [load_file(path) for path in (shell.cache / "distill").glob("*.safetensors")]
     assert [unit["labels"].tolist() for unit in units] == [list(range(10))] * 2
     assert not torch.equal(units[0]["images"], units[1]["images"])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_teacher_without_batchnorm_is_refused_before_it_is_trained(
-    command: Command, tmp_path: Path, method: str
-) -> None:
-    code, _, errors = command("--method", method, "--ipc", "1", "--arch", "convnet-d3")
-    assert code == 2
-    assert [line for line in errors if line.startswith("ddbench: ")] == errors[-1:]
-    assert errors[-1].startswith(f"ddbench: {method} matches BatchNorm statistics, and this teacher has none")
-    assert f"--set {method}.bn_weight=0" in errors[-1]
-    assert not list((tmp_path / "cache").glob("teacher/*"))
+def test_a_teacher_without_batchnorm_is_refused_before_it_is_trained(shell: Shell, method: str) -> None:
+    smoke = ("--dataset", "digits", "--recipe", "smoke")
+    outcome = shell("run", *smoke, "--method", method, "--ipc", "1", "--arch", "convnet-d3")
+    assert outcome.code == 2
+    assert [line for line in outcome.errors if line.startswith("ddbench: ")] == outcome.errors[-1:]
+    assert outcome.errors[-1].startswith(f"ddbench: {method} matches BatchNorm statistics, and this teacher has none")
+    assert f"--set {method}.bn_weight=0" in outcome.errors[-1]
+    assert not list(shell.cache.glob("teacher/*"))
