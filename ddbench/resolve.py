@@ -220,9 +220,15 @@ def _apply_assignments(
         section, dot, name = path.strip().partition(".")
         if not (equals and dot and name):
             raise DDBenchError(f"--set {text}: write it as section.name=value, e.g. --set teacher.epochs=20")
-        owned = next((owner for owner in owners if section in owner[1] and section not in SECTIONS), None)
-        if owned is not None:
-            kind, _, used, mine = owned
+        owning = [owner for owner in owners if section in owner[1] and section not in SECTIONS]
+        # A method and a protocol may share a name (dsa): the one that the run has is meant.
+        meant = [owner for owner in owning if section in owner[2]]
+        if len(meant) > 1:
+            raise DDBenchError(
+                f"--set {text}: '{section}' is a method and an evaluator here: write method. or evaluator."
+            )
+        if owning:
+            kind, _, used, mine = (meant or owning)[0]
             if section not in used:
                 raise DDBenchError(f"--set {text}: this run has no --{kind} {section}")
             if section != mine:

@@ -264,3 +264,14 @@ def test_a_wrong_cell_anywhere_in_the_grid_refuses_the_whole(registry: PluginReg
         ask(registry, ipcs=(10, 0))
     with pytest.raises(DDBenchError, match="unknown method 'randon'"):
         ask(registry, methods=("wmdd", "randon"))
+
+
+def test_a_name_of_both_a_method_and_a_protocol_means_the_one_that_is_run(registry: PluginRegistry) -> None:
+    protocol = one(registry, evaluator="dsa", assignments=("dsa.epochs=4",))
+    assert protocol.evaluator_settings.model_dump()["epochs"] == 4
+    method = one(registry, methods=("dsa",), assignments=("dsa.iterations=5",))
+    assert method.method_settings.model_dump()["iterations"] == 5
+    with pytest.raises(DDBenchError, match=r"'dsa' is a method and an evaluator here: write method\. or evaluator\."):
+        one(registry, methods=("dsa",), evaluator="dsa", assignments=("dsa.iterations=5",))
+    with pytest.raises(DDBenchError, match="this run has no --method dsa"):
+        one(registry, assignments=("dsa.iterations=5",))
