@@ -90,6 +90,19 @@ def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
     return None
 
 
+def no_batch_norm(method: str, batch_norms: int) -> str | None:
+    """The reason to refuse a teacher without BatchNorm layers, else None: for `skip_teacher` of what matches them.
+
+    `method` is the name of a method with a setting `bn_weight`.
+    """
+    if batch_norms:
+        return None
+    return (
+        f"{method} matches BatchNorm statistics, and this teacher has none: take another --arch "
+        f"(e.g. convnet-bn-d3), or --set {method}.bn_weight=0"
+    )
+
+
 def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:
     """Units of as many whole classes as `batch_size` images hold, at least one class each."""
     per_unit = max(1, batch_size // ipc)

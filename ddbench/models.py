@@ -162,6 +162,11 @@ def final_classifier(network: nn.Module) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm layers of a network by name, in the order in which it defines them."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
 @dataclass(frozen=True)
 class Output:
     """What one forward pass of a tapped network gives.
@@ -187,7 +192,7 @@ class TappedNetwork(nn.Module):
         _, classifier = final_classifier(network)
         self.network = network.requires_grad_(False)
         self.feature_dim: int = classifier.in_features
-        layers = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+        layers = batch_norms(network)
         self.bn_names: list[str] = list(layers)
         # What the running forward call collects, by layer; None between calls: no activation outlives one.
         self._taken: dict[str, Tensor] | None = None

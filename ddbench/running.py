@@ -8,13 +8,12 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from tabulate import tabulate
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench import estimate, figures, progress, published, records
 from ddbench.cache import whole, writing
 from ddbench.config import Stem
 from ddbench.experiment import Experiment
-from ddbench.models import build_network
+from ddbench.models import batch_norms, build_network
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace
 
@@ -58,18 +57,18 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
 
 def _check_networks(pipelines: Iterable[Pipeline]) -> None:
     """Builds every network once, and reads a teacher's checkpoint: what cannot be shows before anything is trained."""
-    batch_norms: dict[tuple[str, Stem, Path | None, int, int], int] = {}
+    counts: dict[tuple[str, Stem, Path | None, int, int], int] = {}
 
     def look_up(pipeline: Pipeline, arch: str, stem: Stem = "auto", checkpoint: Path | None = None) -> int:
         info = pipeline.dataset.info
         key = (arch, stem, checkpoint, info.num_classes, info.image_size)
-        if key not in batch_norms:
+        if key not in counts:
             bare = checkpoint is None
             network = (
                 build_network(arch, info.num_classes, info.image_size, stem) if bare else pipeline.checkpoint_network()
             )
-            batch_norms[key] = sum(isinstance(module, _BatchNorm) for module in network.modules())
-        return batch_norms[key]
+            counts[key] = len(batch_norms(network))
+        return counts[key]
 
     for pipeline in pipelines:
         experiment, teacher = pipeline.experiment, pipeline.experiment.teacher

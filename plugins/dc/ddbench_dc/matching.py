@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench import seeds, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
-from ddbench.models import build_network
+from ddbench.models import batch_norms, build_network
 from ddbench.siamese import augment, draw_augmentation
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Matching:
         As released: one pass in training mode over 16 images of every class, because the few images of a synthetic
         batch have no statistics to speak of. Nothing happens in a network without BatchNorm.
         """
-        layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        layers = batch_norms(network).values()
         if not layers:
             return
         network.train()

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench import seeds, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
-from ddbench.models import build_network, final_classifier
+from ddbench.models import batch_norms, build_network, final_classifier
 from ddbench.objectives import gaussian_mmd, median_bandwidths
 from ddbench.siamese import augment, draw_augmentation
 from ddbench.training import prefetched, to_device
@@ -52,9 +51,8 @@ def embedding(network: nn.Module) -> Embed:
     same network (the released code is in training mode: the same for networks without dropout).
     """
     network.requires_grad_(False).eval()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
+    for layer in batch_norms(network).values():
+        layer.train()
     taken: list[Tensor] = []
     final_classifier(network)[1].register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
 
@@ -100,7 +98,7 @@ def match(
     network = fresh_network(method, task, step)
     embed, classes = embedding(network), len(real)
     together = max(1, PIXELS_TOGETHER // (method.real_batch * task.info.image_size**2))
-    if any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if batch_norms(network):
         together = classes
     total = torch.zeros((), device=task.device)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, units_across_classes
+from ddbench.distiller import Distiller, Unit, no_batch_norm, units_across_classes
 from ddbench.recover_settings import RecoverSettings
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
 
     def skip_teacher(self, batch_norms: int) -> str | None:
         """Refuses a teacher without BatchNorm where its statistics are matched."""
-        if batch_norms or not self.bn_weight:
-            return None
-        return (
-            f"{self.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
-            f"(e.g. convnet-bn-d3), or --set {self.name}.bn_weight=0"
-        )
+        return no_batch_norm(self.name, batch_norms) if self.bn_weight else None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """One image each of as many classes as a batch holds (released code)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, UnitResult, too_few_images, units_of_whole_classes
+from ddbench.distiller import Distiller, Unit, UnitResult, no_batch_norm, too_few_images, units_of_whole_classes
 from ddbench.recover_settings import RecoverSettings
 
 if TYPE_CHECKING:
@@ -76,12 +76,7 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
 
     def skip_teacher(self, batch_norms: int) -> str | None:
         """Refuses a teacher without BatchNorm where its statistics are matched."""
-        if batch_norms or not self.regularised:
-            return None
-        return (
-            f"{self.name} matches BatchNorm statistics, and this teacher has none: take another --arch "
-            f"(e.g. convnet-bn-d3), or --set {self.name}.bn_weight=0"
-        )
+        return no_batch_norm(self.name, batch_norms) if self.regularised else None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """Whole classes, as many as a batch holds: PCBN needs all images of a class together."""
