@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -11,12 +12,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 from hypothesis import settings
 
+from ddbench.cache import Cache
 from ddbench.cli import main
+from ddbench.config import DataConfig
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset
 
 # An example's time says nothing on a machine that does other things too; how many examples there are does.
 settings.register_profile("ddbench", deadline=None)
@@ -100,3 +107,18 @@ def shell_in() -> Callable[[Path], Shell]:
 def shell(tmp_path: Path) -> Shell:
     """A shell in an empty folder."""
     return Shell(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def digits_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
+    """The digits at a size in pixels and, where it is another one, a stored size; each decoded once a session."""
+    from ddbench.data.dataset import load_dataset
+    from ddbench.data.registry import ddbench_datasets
+
+    @functools.cache
+    def at(image_size: int, stored_size: int | None = None) -> Dataset:
+        spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
+        config = DataConfig(image_size=image_size, stored_size=stored_size or image_size)
+        return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("digits")))
+
+    return at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,19 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddbench.cache import Cache
-from ddbench.config import DataConfig
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.data.dataset import Dataset
 from ddbench.distilled import DistilledSet, assemble, class_weights, to_uint8
 from ddbench.errors import DDBenchError
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=8, stored_size=10)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(8, 10)
 
 
 def test_every_stored_value_survives_the_way_to_pixels_and_back() -> None:

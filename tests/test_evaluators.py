@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from ddbench import views
 from ddbench.cache import Cache, Checkpoint
-from ddbench.config import DataConfig, TeacherConfig
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.config import TeacherConfig
+from ddbench.data.dataset import Dataset
 from ddbench.distilled import DistilledSet, class_weights
 from ddbench.evaluator import Metrics
 from ddbench.evaluators import ddbench_evaluators
@@ -45,10 +44,8 @@ SMALL = {"epochs": 4, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=8, stored_size=8)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ddbench import objectives, seeds, statistics, transport, versions, views
-from ddbench.cache import Cache, Checkpoint
-from ddbench.config import DataConfig, TrainingSettings
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.cache import Checkpoint
+from ddbench.config import TrainingSettings
+from ddbench.data.dataset import Dataset
 from ddbench.distilled import class_weights, to_uint8
 from ddbench.distiller import Slot, Unit
 from ddbench.models import Output, TappedNetwork, build_network
@@ -127,10 +126,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=SIZE, stored_size=SIZE)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(SIZE)
 
 
 def teacher() -> TappedNetwork:

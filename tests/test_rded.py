@@ -18,7 +18,6 @@ from torchvision.transforms.functional import resized_crop
 from ddbench.cache import Cache, Checkpoint
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
 from ddbench.data.spec import DatasetInfo
 from ddbench.distiller import Unit
 from ddbench.methods import patches as numerics
@@ -50,10 +49,8 @@ def undefined(label: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    cache = Cache(tmp_path_factory.mktemp("cache"))
-    return load_dataset(spec, DataConfig(image_size=SIZE, stored_size=SIZE + 2), None, cache)
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(SIZE, SIZE + 2)
 
 
 @pytest.fixture

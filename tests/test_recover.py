@@ -15,10 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ddbench import seeds, views
-from ddbench.cache import Cache, Checkpoint
-from ddbench.config import DataConfig
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.cache import Checkpoint
+from ddbench.data.dataset import Dataset
 from ddbench.distiller import Slot, Unit, units_of_whole_classes
 from ddbench.errors import DDBenchError
 from ddbench.models import Output, TappedNetwork, build_network
@@ -32,10 +30,8 @@ TEN = RecoverSettings(steps=10, jitter=2, learning_rate=0.25)
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=SIZE, stored_size=SIZE)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(SIZE)
 
 
 @pytest.fixture

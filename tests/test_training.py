@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench import seeds, training, views
-from ddbench.cache import Cache, Checkpoint
-from ddbench.config import DataConfig, TeacherConfig, TrainingSettings
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.cache import Checkpoint
+from ddbench.config import TeacherConfig, TrainingSettings
+from ddbench.data.dataset import Dataset
 from ddbench.errors import DDBenchError
 from ddbench.training import Batch
 
@@ -195,10 +194,8 @@ def test_prefetched_keeps_order_and_raises_what_was_raised() -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=8, stored_size=8)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(8)
 
 
 def test_accuracy_is_a_count(digits: Dataset) -> None:

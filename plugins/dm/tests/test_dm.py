@@ -16,10 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ddbench import seeds
-from ddbench.cache import Cache, Checkpoint
-from ddbench.config import DataConfig
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.cache import Checkpoint
+from ddbench.data.dataset import Dataset
 from ddbench.data.spec import DatasetInfo
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
@@ -34,10 +32,8 @@ SMALL: dict[str, Any] = {"network": "convnet-d2", "steps": 3, "real_batch": 12, 
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=SIZE, stored_size=SIZE)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(SIZE)
 
 
 @pytest.fixture

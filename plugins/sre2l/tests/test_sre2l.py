@@ -18,9 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.cache import Cache, Checkpoint
-from ddbench.config import DataConfig
-from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.registry import ddbench_datasets
+from ddbench.data.dataset import Dataset
 from ddbench.distiller import Slot, Unit
 from ddbench.models import TappedNetwork, build_network
 from ddbench.plugins import PluginRegistry
@@ -64,10 +62,8 @@ class Captured(DistillTask):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    config = DataConfig(image_size=SIZE, stored_size=SIZE)
-    return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("cache")))
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(SIZE)
 
 
 @pytest.fixture
