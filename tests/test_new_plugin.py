@@ -166,6 +166,12 @@ def names(listing: str) -> set[str]:
 
 
 @pytest.mark.slow
+def test_the_wheel_has_the_published_numbers(environment: Environment) -> None:
+    told = environment("python -c 'from ddbench import published as p; print(p.FOLDER, p.load().shape[0])'")
+    assert told.stdout == f"{environment.packages}/ddbench/published 155\n", told.stderr
+
+
+@pytest.mark.slow
 def test_what_is_written_runs_from_its_wheel(environment: Environment) -> None:
     where = environment("python -c 'import ddbench, ddbench_blur; print(ddbench.__file__, ddbench_blur.__file__)'")
     assert all(path.startswith(str(environment.packages)) for path in where.stdout.split()), where

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from pathlib import Path
-
 import pytest
 from ddbench_wmdd import WMDD, BarycenterMatching
 
+from ddbench import published
 from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
@@ -30,25 +27,24 @@ def settings(experiment: Experiment) -> WMDD:
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_paper_is_table_7(dataset: str) -> None:
-    folder = os.environ.get("DDBENCH_PAPER")
-    if not folder:
-        pytest.skip("needs the published tables (DDBENCH_PAPER)")
-    with (Path(folder) / "tables" / "table7_hyperparameters.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    squeeze = {row["name"]: row["value"] for row in rows if row["stage"] == "squeeze"}
-    recover = {row["name"]: row["value"] for row in rows if row["stage"] == "recover" and row["dataset"] == dataset}
+    table = published.load("hyperparameters")
+    squeeze, recover = (
+        {row.ours or row.metric: row.value for row in table.itertuples() if row.dataset == name}
+        for name in ("all", dataset)
+    )
     cell = resolved(dataset, "paper")
     teacher, method = cell.teacher, settings(cell)
-    assert teacher.optimizer == squeeze["optimizer"].lower()
-    assert teacher.learning_rate == float(squeeze["learning_rate"])
-    assert teacher.weight_decay == float(squeeze["weight_decay"])
-    assert teacher.momentum == float(squeeze["momentum"])
-    assert (teacher.batch_size, teacher.epochs) == (int(squeeze["batch_size"]), int(squeeze["epochs"]))
-    assert method.bn_weight == float(recover["lambda"])
-    assert method.learning_rate == float(recover["learning_rate"])
-    assert list(method.betas) == [float(beta) for beta in recover["betas"].split()]
-    assert (method.batch_size, method.steps) == (int(recover["batch_size"]), int(recover["iterations"]))
-    assert (squeeze["scheduler"], recover["scheduler"], recover["optimizer"]) == ("cosine", "cosine", "Adam")
+    assert teacher.optimizer == squeeze["teacher.optimizer"].lower()
+    assert teacher.learning_rate == float(squeeze["teacher.learning_rate"])
+    assert teacher.weight_decay == float(squeeze["teacher.weight_decay"])
+    assert teacher.momentum == float(squeeze["teacher.momentum"])
+    assert (teacher.batch_size, teacher.epochs) == (int(squeeze["teacher.batch_size"]), int(squeeze["teacher.epochs"]))
+    assert method.bn_weight == float(recover["method.bn_weight"])
+    assert method.learning_rate == float(recover["method.learning_rate"])
+    assert list(method.betas) == [float(beta) for beta in recover["method.betas"].split(",")]
+    assert (method.batch_size, method.steps) == (int(recover["method.batch_size"]), int(recover["method.steps"]))
+    assert squeeze["scheduler"] == recover["scheduler"] == "cosine decay"
+    assert recover["optimizer"] == "Adam"
 
 
 @pytest.mark.parametrize(
