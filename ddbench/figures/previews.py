@@ -1,4 +1,4 @@
-"""Pictures of distilled sets."""
+"""The picture of a distilled set that every run leaves behind."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
+
+    Pixels = npt.NDArray[np.uint8]
 
 MAX_COLUMNS = 10
 MAX_ROWS = 20
@@ -21,7 +22,6 @@ SMALL, LARGE = 64, 96
 """Images are shown by whole multiples: enlarged while below SMALL pixels, reduced until at most LARGE."""
 DPI = 100
 
-Pixels = npt.NDArray[np.uint8]
 
 
 def preview(images: Tensor, labels: Tensor, class_names: Sequence[str], path: Path, title: str) -> None:
@@ -30,15 +30,17 @@ def preview(images: Tensor, labels: Tensor, class_names: Sequence[str], path: Pa
     `images` uint8 [m, 3, S, S], `labels` int64 [m] into `class_names`. Small images are enlarged by a whole
     factor without smoothing (every pixel stays a square), large ones reduced by a whole factor (box mean).
     """
+    import numpy as np
+
     pixels: Pixels = images.detach().cpu().numpy()
     label_of = labels.detach().cpu().numpy()
     classes = np.unique(label_of)
     per_class = int(max(np.count_nonzero(label_of == label) for label in classes))
     shown = classes[:MAX_ROWS]
-    rows = [[_scaled(image) for image in pixels[label_of == label][:MAX_COLUMNS]] for label in shown]
+    rows = [[scaled(image) for image in pixels[label_of == label][:MAX_COLUMNS]] for label in shown]
     _draw(
-        _grid(rows),
-        [_short(class_names[int(label)]) for label in shown],
+        tiled(rows),
+        [short(class_names[int(label)]) for label in shown],
         f"{title}\n{_left_out(len(shown), len(classes), per_class)}".strip(),
         path,
     )
@@ -53,10 +55,10 @@ def _left_out(shown: int, classes: int, per_class: int) -> str:
     return f"shown: {', '.join(parts)}" if parts else ""
 
 
-def _scaled(image: Pixels) -> Pixels:
+def scaled(image: Pixels) -> Pixels:
     """uint8 [3, S, S] -> uint8 [T, T, 3], T a whole multiple or fraction of S."""
     size = image.shape[-1]
-    shown = np.ascontiguousarray(image.transpose(1, 2, 0))
+    shown = image.transpose(1, 2, 0).copy()
     if size < SMALL:
         factor = SMALL // size
         return shown.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -65,12 +67,14 @@ def _scaled(image: Pixels) -> Pixels:
         return shown
     side = size // factor
     blocks = shown[: side * factor, : side * factor].reshape(side, factor, side, factor, 3)
-    mean: Pixels = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    mean: Pixels = blocks.mean(axis=(1, 3)).round().astype("uint8")
     return mean
 
 
-def _grid(rows: list[list[Pixels]]) -> Pixels:
+def tiled(rows: list[list[Pixels]]) -> Pixels:
     """Rows of equally large tiles on white, with gaps."""
+    import numpy as np
+
     tile = rows[0][0].shape[0]
     columns = max(len(row) for row in rows)
     canvas = np.full((len(rows) * (tile + GAP) - GAP, columns * (tile + GAP) - GAP, 3), 255, np.uint8)
@@ -81,7 +85,7 @@ def _grid(rows: list[list[Pixels]]) -> Pixels:
     return canvas
 
 
-def _short(name: str, longest: int = 24) -> str:
+def short(name: str, longest: int = 24) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
