@@ -112,7 +112,8 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
         if header["format"] != FORMAT or digest_of(tensors, text) != digest:
             return None
         return tensors, json.loads(text), digest
-    except (SafetensorError, OSError, KeyError, ValueError):
+    # RuntimeError: torch's, where the file goes away (a checkpoint that is done with) between two openings of it.
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
         return None
 
 

@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ddbench import __version__
+from ddbench import __version__, options
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
+from ddbench.figures.command import figure_command
 from ddbench.plugins import PluginRegistry
-
-if TYPE_CHECKING:
-    from ddbench.cache import Cache
+from ddbench.tables.command import table_command
 
 KINDS = ("methods", "evaluators", "datasets", "models", "recipes", "tables")
-
-results_option = click.option(
-    "--results-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of records and pictures.",
-)
-cache_option = click.option(
-    "--cache-dir",
-    type=click.Path(path_type=Path),
-    default=Path("~/.cache/ddbench"),
-    envvar="DDBENCH_CACHE",
-    show_default=True,
-    help="Folder of teachers, statistics, distilled sets (also DDBENCH_CACHE).",
-)
-
-
-def say(text: str) -> None:
-    """A line for a person on stderr."""
-    click.echo(text, err=True)
-
-
-def open_cache(folder: Path, force: tuple[str, ...] = ()) -> Cache:
-    """The cache in `folder`."""
-    from ddbench.cache import Cache
-
-    return Cache(folder.expanduser().resolve(), frozenset(force), say)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -60,22 +31,12 @@ def cli(context: click.Context) -> None:
 @click.option("--method", "methods", multiple=True, required=True, help="Distiller; repeat for a grid.")
 @click.option("--dataset", "datasets", multiple=True, required=True, help="Dataset; repeat for a grid.")
 @click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat for a grid.")
-@click.option("--recipe", "recipes", multiple=True, help="Named hyper-parameters or a YAML file; later over earlier.")
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets.")
-@click.option("--image-size", type=int, help="Side of the images, in pixels (default: the recipe's).")
-@click.option("--arch", help="Network of the teacher (default: the recipe's).")
 @click.option("--student", "students", multiple=True, help="Network of the student; repeat (default: the teacher's).")
 @click.option("--evaluator", help="Protocol (default: fkd; full-data for the method full).")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Base seed.")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Students on one distilled set."
-)
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Distilled sets.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Overrides one setting; repeat.")
-@results_option
-@cache_option
+@options.experiment
+@options.data
+@options.results
+@options.cache
 @click.option("--dry-run", is_flag=True, help="Say what is cached and what is to do, with the whole configuration.")
 @click.option("--force", type=click.Choice(STAGES), multiple=True, help="Compute this stage and those after it anew.")
 @click.pass_obj
@@ -87,7 +48,7 @@ def run_command(
     data_dir: Path | None,
     dry_run: bool,
     force: tuple[str, ...],
-    **options: Any,
+    **asked: Any,
 ) -> None:
     """Distil and evaluate: prints top-1 on the real validation set, writes a record.
 
@@ -96,16 +57,20 @@ def run_command(
     """
     from ddbench.resolve import Request, experiments
 
-    cells = experiments(Request(**options), registry)
+    cells = experiments(Request(**asked), registry)
 
     from ddbench import running
     from ddbench.stages import Workspace
 
-    workspace = Workspace(registry, open_cache(cache_dir, force), data_dir, download=not dry_run)
+    workspace = Workspace(registry, options.open_cache(cache_dir, force), data_dir, download=not dry_run)
     if dry_run:
         running.dry_run(cells, workspace, click.echo)
     else:
-        running.run(cells, workspace, results_dir, click.echo, say)
+        running.run(cells, workspace, results_dir, click.echo, options.say)
+
+
+cli.add_command(table_command)
+cli.add_command(figure_command)
 
 
 @cli.command("list")
@@ -121,7 +86,7 @@ def list_command(registry: PluginRegistry, kind: str, name: str | None) -> None:
 
 @cli.command("show")
 @click.argument("run", required=False)
-@results_option
+@options.results
 def show_command(run: str | None, results_dir: Path) -> None:
     """A record, readable: RUN is its name or the beginning of it (default: the newest)."""
     from ddbench import records, showing
@@ -132,12 +97,12 @@ def show_command(run: str | None, results_dir: Path) -> None:
 @cli.command("records")
 @click.option("--format", "form", type=click.Choice(["text", "csv", "json"]), default="text", show_default=True)
 @click.option("--scores", "scored", is_flag=True, help="Scores of comparable records: over random, under hard labels.")
-@results_option
+@options.results
 def records_command(form: str, scored: bool, results_dir: Path) -> None:
     """All records in one table, a row each; csv and json give every column."""
     from ddbench import showing
 
-    click.echo(showing.overview(results_dir / "records", form, scored, say))
+    click.echo(showing.overview(results_dir / "records", form, scored, options.say))
 
 
 @cli.command("export")
@@ -150,9 +115,9 @@ def records_command(form: str, scored: bool, results_dir: Path) -> None:
     show_default=True,
 )
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to make.")
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets.")
-@results_option
-@cache_option
+@options.data
+@options.results
+@options.cache
 @click.pass_obj
 def export_command(
     registry: PluginRegistry,
@@ -169,7 +134,7 @@ def export_command(
     from ddbench.stages import Workspace
 
     record = records.read(records.find(results_dir / "records", run))
-    workspace = Workspace(registry, open_cache(cache_dir), data_dir)
+    workspace = Workspace(registry, options.open_cache(cache_dir), data_dir)
     click.echo(f"written: {export_run(record, workspace, output, form)}")
 
 
@@ -197,23 +162,23 @@ def cache_group() -> None:
 
 
 @cache_group.command("ls")
-@cache_option
+@options.cache
 def cache_ls(cache_dir: Path) -> None:
     """Every artifact: stage, key, size, age."""
     from ddbench import showing
 
-    click.echo(showing.cache_text(open_cache(cache_dir).entries()))
+    click.echo(showing.cache_text(options.open_cache(cache_dir).entries()))
 
 
 @cache_group.command("prune")
 @click.option("--stage", type=click.Choice([*STAGES, "checkpoints"]), multiple=True, help="Only this stage; repeat.")
 @click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older.")
-@cache_option
+@options.cache
 def cache_prune(cache_dir: Path, stage: tuple[str, ...], older_than: float | None) -> None:
     """Removes artifacts; what is needed again is computed again."""
     if not stage and older_than is None:
         raise DDBenchError("cache prune: say what: --stage STAGE, or --older-than DAYS (0 is everything)")
-    count, size = open_cache(cache_dir).prune(frozenset(stage), (older_than or 0.0) * 86400)
+    count, size = options.open_cache(cache_dir).prune(frozenset(stage), (older_than or 0.0) * 86400)
     click.echo(f"removed {count} files, {size / 2**20:.1f} MB")
 
 
@@ -245,5 +210,5 @@ def fail(text: str, code: int) -> None:
     from ddbench import progress
 
     progress.close()
-    say(f"ddbench: {' '.join(text.splitlines())}")
+    options.say(f"ddbench: {' '.join(text.splitlines())}")
     sys.exit(code)

@@ -16,33 +16,50 @@ PROBE_IMAGES = 32
 PROBE_ROUNDS = 3
 
 
-def seconds(pipelines: list[Pipeline]) -> float:
+class Estimate:
     """Estimated seconds of what is still to do, shared stages counted once. Rough: for a warning, not for a record."""
-    counted: set[str] = set()
-    per_image: dict[tuple[str, int], float] = {}
-    total = 0.0
-    for pipeline in pipelines:
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._counted: set[str] = set()
+        self._per_image: dict[tuple[str, int], float] = {}
+
+    def add(self, pipeline: Pipeline) -> float:
+        """Seconds that `pipeline` needs beyond those added before."""
         experiment, info = pipeline.experiment, pipeline.dataset.info
-        network = (experiment.teacher.arch, info.image_size)
-        if network not in per_image:
-            per_image[network] = probe(pipeline)
         todo = {stage for stage, state in pipeline.plan() if state != "cached"}
         images = 0.0
-        teacher = pipeline.workspace.cache.path("teacher", pipeline.keys.teacher()).stem
-        if "teacher" in todo and experiment.teacher.checkpoint is None and teacher not in counted:
-            counted.add(teacher)
+        if "teacher" in todo and experiment.teacher.checkpoint is None and self._first(pipeline.teacher_key):
             images += experiment.teacher.epochs * sum(info.train_counts)
-        first = pipeline.workspace.cache.path("distill", pipeline.keys.unit(0)).stem
-        if "distill" in todo and first not in counted:
-            counted.add(first)
+        if "distill" in todo and self._first(*pipeline.unit_keys):
             images += experiment.method_settings.work(info.num_classes, experiment.ipc or 0)
-        if "evaluate" in todo:
+        if "evaluate" in todo and self._first(pipeline.evaluation_key):
             if experiment.ipc is None:
                 images += experiment.teacher.epochs * sum(info.train_counts)
             else:
                 images += experiment.evaluator_settings.work(info.num_classes * experiment.ipc)
-        total += images * per_image[network]
-    return total
+        seconds = images * self._pace(pipeline) if images else 0.0
+        self.total += seconds
+        return seconds
+
+    def _first(self, *keys: str) -> bool:
+        new = not self._counted.issuperset(keys)
+        self._counted.update(keys)
+        return new
+
+    def _pace(self, pipeline: Pipeline) -> float:
+        network = (pipeline.experiment.teacher.arch, pipeline.dataset.info.image_size)
+        if network not in self._per_image:
+            self._per_image[network] = probe(pipeline)
+        return self._per_image[network]
+
+
+def seconds(pipelines: list[Pipeline]) -> float:
+    """Estimated seconds of what all of them still have to do."""
+    estimated = Estimate()
+    for pipeline in pipelines:
+        estimated.add(pipeline)
+    return estimated.total
 
 
 def probe(pipeline: Pipeline) -> float:

@@ -76,7 +76,12 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     @property
     def measured_on(self) -> str:
         """What every accuracy of this record is measured on, in words."""
-        return f"held-out training images ({self.holdout:g})" if self.holdout else "validation images"
+        return measured_on(self.holdout)
+
+
+def measured_on(holdout: float) -> str:
+    """What accuracies are measured on, in words; `holdout` the share of the training images held out, 0: none."""
+    return f"held-out training images ({holdout:g})" if holdout else "validation images"
 
 
 def run_name(method: str, dataset: str, ipc: int | None, key: str) -> str:
@@ -125,6 +130,17 @@ def find(folder: Path, name: str | None) -> Path:
     return matching[0]
 
 
+def readable(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[Record]:
+    """All readable records of `folder`, by name; `warn` is told of every file that is no record."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(read(path))
+        except DDBenchError as error:
+            warn(str(error))
+    return found
+
+
 def nothing_in(folder: Path) -> DDBenchError:
     """The error where a folder holds no record, with a command that makes one."""
     example = "ddbench run --method random --dataset digits --ipc 1"
@@ -141,12 +157,7 @@ def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFr
     import pandas as pd
 
     rows = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = read(path)
-        except DDBenchError as error:
-            warn(str(error))
-            continue
+    for record in readable(folder, warn):
         row = record.model_dump(mode="json", exclude={"metrics", "keys"})
         rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)

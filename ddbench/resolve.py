@@ -54,7 +54,7 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
 
     Raises DDBenchError with one line for the first unknown name, wrong type or impossible value.
     """
-    known = _load(request.recipes, registry)
+    known = load_recipes(request.recipes, registry)
     methods = _distinct(request.methods)
     cells = []
     for dataset in _distinct(request.datasets):
@@ -66,7 +66,7 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
             elif not ipcs:
                 raise DDBenchError(f"method '{method}' needs a number of images per class, e.g. --ipc 10")
             for ipc in ipcs:
-                cells += _cells(request, registry, known, dataset, method, ipc)
+                cells += of_one(request, registry, known, dataset, method, ipc)
     return cells
 
 
@@ -75,7 +75,8 @@ def _distinct(values: Iterable[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _load(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
+def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
+    """All installed recipes and the files among `names`. Raises DDBenchError for an unknown or unreadable one."""
     known = recipes_module.load(registry.recipe_files())
     for name in names:
         if name.endswith((".yaml", ".yml")):
@@ -123,7 +124,7 @@ def _covers(name: str, known: list[Recipe], dataset: str) -> bool:
     )
 
 
-def _cells(
+def of_one(
     request: Request,
     registry: PluginRegistry,
     known: list[Recipe],
@@ -131,6 +132,7 @@ def _cells(
     method: str,
     ipc: int | None,
 ) -> list[Experiment]:
+    """The experiments of one dataset, method and IPC: sets, students, seeds. Raises as `experiments`."""
     distiller = registry.distiller(method)
     evaluator = request.evaluator or distiller.default_evaluator
     protocol = registry.evaluator(evaluator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -29,22 +30,20 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
     todo = any(state != "cached" for pipeline in pipelines for _, state in pipeline.plan())
     if todo:
-        _check_networks(pipelines)
+        check_networks(pipelines)
     with writing(results_dir):
         (results_dir / "records").mkdir(parents=True, exist_ok=True)
     if todo:
-        _announce(pipelines, warn)
+        announce(pipelines, warn)
     for line in dict.fromkeys(filter(None, map(_doubt, pipelines))):
         warn(line)
     found, pictures = [], []
     for pipeline in pipelines:
-        record = pipeline.run()
-        path = records.write(record, results_dir / "records")
-        picture = preview(pipeline, record, results_dir)
+        record, picture = finish(pipeline, results_dir)
         found.append(record)
         if picture not in pictures:
             pictures.append(picture)
-        warn(f"record: {path}")
+        warn(f"record: {results_dir / 'records' / record.name}.json")
     progress.close()
     columns = summary(zip(pipelines, found, strict=True)).to_dict("list")
     echo(tabulate(columns, headers="keys", tablefmt="simple", disable_numparse=True))
@@ -55,31 +54,41 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     return found
 
 
-def _check_networks(pipelines: Iterable[Pipeline]) -> None:
-    """Builds every network once, and reads a teacher's checkpoint: what cannot be shows before anything is trained."""
-    counts: dict[tuple[str, Stem, Path | None, int, int], int] = {}
+def finish(pipeline: Pipeline, results_dir: Path) -> tuple[Record, Path]:
+    """Everything up to one cell's record and picture, both written: the record and the picture's path."""
+    record = pipeline.run()
+    records.write(record, results_dir / "records")
+    return record, preview(pipeline, record, results_dir)
 
-    def look_up(pipeline: Pipeline, arch: str, stem: Stem = "auto", checkpoint: Path | None = None) -> int:
-        info = pipeline.dataset.info
-        key = (arch, stem, checkpoint, info.num_classes, info.image_size)
-        if key not in counts:
-            bare = checkpoint is None
-            network = (
-                build_network(arch, info.num_classes, info.image_size, stem) if bare else pipeline.checkpoint_network()
-            )
-            counts[key] = len(batch_norms(network))
-        return counts[key]
 
+def check_networks(pipelines: Iterable[Pipeline]) -> None:
+    """Builds every network once, and reads a teacher's checkpoint: what cannot be shows before anything is trained.
+
+    Raises DDBenchError for an unknown network, one that cannot take the images, or a teacher of no use.
+    """
     for pipeline in pipelines:
-        experiment, teacher = pipeline.experiment, pipeline.experiment.teacher
-        look_up(pipeline, experiment.student, experiment.student_stem)
+        experiment, teacher, info = pipeline.experiment, pipeline.experiment.teacher, pipeline.dataset.info
+        sizes = (info.num_classes, info.image_size)
+        _batch_norm_count(experiment.student, experiment.student_stem, *sizes)
         for name in pipeline.method.networks():
-            look_up(pipeline, name)
+            _batch_norm_count(name, "auto", *sizes)
         if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
-            pipeline.check_teacher(look_up(pipeline, teacher.arch, teacher.stem, teacher.checkpoint))
+            given = teacher.checkpoint is not None
+            count = (
+                len(batch_norms(pipeline.checkpoint_network()))
+                if given
+                else _batch_norm_count(teacher.arch, teacher.stem, *sizes)
+            )
+            pipeline.check_teacher(count)
 
 
-def _announce(pipelines: list[Pipeline], warn: Echo) -> None:
+@cache
+def _batch_norm_count(arch: str, stem: Stem, num_classes: int, image_size: int) -> int:
+    return len(batch_norms(build_network(arch, num_classes, image_size, stem)))
+
+
+def announce(pipelines: list[Pipeline], warn: Echo) -> None:
+    """Says how long it will take, where that is long."""
     seconds = estimate.seconds(pipelines)
     if seconds > LONG:
         first = pipelines[0].experiment
@@ -140,7 +149,7 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "distill": record.seconds.get("distill", 0.0),
                 "evaluate": record.seconds["evaluate"],
                 "memory": max(record.peak_memory.values()),
-                "published": published.beside(experiment),
+                "published": published.beside(experiment, record.classes),
             }
         )
     frame = pd.DataFrame(rows)
@@ -182,7 +191,7 @@ def spread(values: pd.Series[float]) -> str:
 def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Echo) -> None:
     """Says for every cell which stages are cached and which are to do, and prints the complete configuration."""
     pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
-    _check_networks(pipelines)
+    check_networks(pipelines)
     for pipeline in pipelines:
         experiment = pipeline.experiment
         size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"

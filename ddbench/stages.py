@@ -43,7 +43,7 @@ class Workspace:
         self.registry = registry
         self.cache = cache
         self.emit: Callable[[Event], None] = registry.emit
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         self._download = download
         self._datasets: dict[tuple[str, DataConfig], Dataset] = {}
         self._teachers: dict[str, TappedNetwork] = {}
@@ -54,7 +54,7 @@ class Workspace:
             self._datasets.clear()
             spec = self.registry.dataset(name)
             self._datasets[name, config] = load_dataset(
-                spec, config, self._data_dir, self.cache, self.emit, download=self._download
+                spec, config, self.data_dir, self.cache, self.emit, download=self._download
             )
         return self._datasets[name, config]
 
@@ -80,7 +80,7 @@ class Pipeline:
         self.device = torch.device(self.experiment.runtime.device)
         self.precision = self.experiment.runtime.precision
         self.dataset = workspace.dataset(experiment.dataset, experiment.data)
-        reason = self.method.skip(self.dataset.info, experiment.ipc)
+        reason = self.method.skip(self.dataset.info, experiment.ipc) or self.protocol.skip(experiment.ipc)
         if reason:
             raise DDBenchError(reason)
         self._found: dict[Path, Artifact] = {}
@@ -95,20 +95,20 @@ class Pipeline:
         """The teacher's weights; in the meta its accuracy on the images to measure on."""
         return self._stage("teacher", self.keys.teacher(), self._build_teacher, teacher_name(self.experiment.teacher))
 
-    def class_statistics(self, label: int) -> Artifact:
+    def class_statistics(self, label: int, layer: int | None = None) -> Artifact:
         """What `statistics` reads, with its cost."""
-        name = self.dataset.info.class_names[label]
-        depends_on = self.keys.statistics(label)
-        return self._stage("statistics", depends_on, lambda slot: self._build_statistics(label), name)
+        name = self.dataset.info.class_names[label] + ("" if layer is None else f", layer {layer}")
+        depends_on = self.keys.statistics(label, layer)
+        return self._stage("statistics", depends_on, lambda slot: self._build_statistics(label, layer), name)
 
-    def statistics(self, label: int) -> ClassStatistics:
-        """Features and BatchNorm statistics of one class of the training set."""
-        found = self.class_statistics(label)
-        layers = int(found.meta["layers"])
+    def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
+        """Features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class's real images."""
+        found = self.class_statistics(label, layer)
+        numbers = range(int(found.meta["layers"]))
         return ClassStatistics(
             features=found.tensors["features"],
-            bn_means=[found.tensors[f"bn.{layer}.mean"] for layer in range(layers)],
-            bn_vars=[found.tensors[f"bn.{layer}.var"] for layer in range(layers)],
+            bn_means=[found.tensors[f"bn.{number}.mean"] for number in numbers],
+            bn_vars=[found.tensors[f"bn.{number}.var"] for number in numbers],
         )
 
     def unit(self, unit: Unit) -> Artifact:
@@ -148,9 +148,23 @@ class Pipeline:
             rows.append(("statistics", _state([cache.has("statistics", keys.statistics(k)) for k in labels])))
         done = [cache.has("distill", keys.unit(unit.index)) for unit in self.units]
         rows.append(("distill", _state(done)))
-        units = tuple(cache.path("distill", keys.unit(unit.index)).stem for unit in self.units)
-        rows.append(("evaluate", _state([cache.has("evaluate", keys.evaluate(units))])))
+        rows.append(("evaluate", _state([cache.has("evaluate", keys.evaluate(self.unit_keys))])))
         return rows
+
+    @property
+    def evaluation_key(self) -> str:
+        """The key of `evaluation`, which a record of it names; nothing is computed."""
+        return self.workspace.cache.path("evaluate", self.keys.evaluate(self.unit_keys)).stem
+
+    @property
+    def teacher_key(self) -> str:
+        """The teacher's key; nothing is computed."""
+        return self.workspace.cache.path("teacher", self.keys.teacher()).stem
+
+    @property
+    def unit_keys(self) -> tuple[str, ...]:
+        """The keys of the distilled set's units; nothing is computed."""
+        return tuple(self.workspace.cache.path("distill", self.keys.unit(unit.index)).stem for unit in self.units)
 
     def _undeclared(self, kind: str, name: str) -> Callable[..., Any]:
         """What asks for a teacher in place of one that the key does not know of."""
@@ -246,25 +260,25 @@ class Pipeline:
         if reason:
             raise DDBenchError(reason)
 
-    def _build_statistics(self, label: int) -> Built:
+    def _build_statistics(self, label: int, layer: int | None) -> Built:
         config = self.experiment.statistics
         mine = self.dataset.train.of_class(label)
         teacher = self.tapped_teacher()
         batches = (
             self.dataset.evaluation_view("train", part).to(self.device) for part in torch.split(mine, config.batch_size)
         )
-        found = collect(teacher, batches, config.variance)
+        found = collect(teacher, batches, config.variance, layer)
         tensors: dict[str, Tensor] = {"features": found.features}
-        for layer, (mean, variance) in enumerate(zip(found.bn_means, found.bn_vars, strict=True)):
-            tensors[f"bn.{layer}.mean"], tensors[f"bn.{layer}.var"] = mean, variance
+        for number, (mean, variance) in enumerate(zip(found.bn_means, found.bn_vars, strict=True)):
+            tensors[f"bn.{number}.mean"], tensors[f"bn.{number}.var"] = mean, variance
         return tensors, {"layers": len(found.bn_means), "images": len(mine)}
 
-    def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
+    def distill_task(self, unit: Unit, checkpoint: Checkpoint) -> DistillTask:
+        """What the method gets for one unit."""
         experiment = self.experiment
-        timing: dict[str, float] = {}
         declared = self.method.needs_teacher
         undeclared = self._undeclared("method", experiment.method)
-        task = DistillTask(
+        return DistillTask(
             dataset=self.dataset,
             ipc=experiment.ipc or 0,
             seed=experiment.seed + experiment.repeat,
@@ -275,9 +289,12 @@ class Pipeline:
             report=self._report("distill", self._unit_name(unit)),
             cached=self._intermediates,
             statistics=self.statistics if declared else undeclared,
-            timing=timing,
+            timing={},
             _teacher=self.tapped_teacher if declared else undeclared,
         )
+
+    def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
+        experiment, task = self.experiment, self.distill_task(unit, checkpoint)
         result = self.method.distill(task, unit)
         if isinstance(result, Tensor):
             result = UnitResult(images=result)
@@ -293,7 +310,7 @@ class Pipeline:
             tensors["labels"] = self.dataset.train.labels[result.indices].clone()
         if result.weights is not None:
             tensors["weights"] = result.weights.detach().float().cpu()
-        return tensors, {"classes": list(self.dataset.info.class_names), "data": self.dataset.depends_on, **timing}
+        return tensors, {"classes": list(self.dataset.info.class_names), "data": self.dataset.depends_on, **task.timing}
 
     def _intermediates(
         self, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]

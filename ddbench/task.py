@@ -31,7 +31,10 @@ class DistillTask:
     `dataset` is the real data (class-wise), `seed` the run's seed, `checkpoint` this unit's slot.
     `cached(name, depends_on, fn)` keeps a method's own expensive intermediate: its key holds the teacher, the
     statistics, IPC, the seed, the device and the method's version, and `depends_on` what else it depends on.
+    `statistics(label, layer=None)` are of a class's real images, the features of the layer of that number (see
+    `ddbench.models.weighted_layers`; None: what feeds the classifier).
     `report(step, total, **metrics)` tells the progress display. `timing` may be given `steps` and `seconds`.
+    `tick()` is to be called at the end of every iteration: a stopwatch may listen.
     """
 
     dataset: Dataset
@@ -43,9 +46,10 @@ class DistillTask:
     checkpoint_every: int
     report: Report
     cached: Cached
-    statistics: Callable[[int], ClassStatistics]
+    statistics: Callable[..., ClassStatistics]
     timing: dict[str, float]
     _teacher: Callable[[], TappedNetwork]
+    tick: Callable[[], None] = lambda: None
 
     @property
     def info(self) -> DatasetInfo:
@@ -73,9 +77,14 @@ class DistillTask:
         """Standard normal images [n, 3, S, S] in normalised space, each seeded by (run seed, class, index)."""
         return slot_noise(self.seed, unit, self.info.image_size)
 
-    def recover(self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings) -> Tensor:
-        """Runs the shared pixel-optimisation loop on this unit: normalised [n, 3, S, S] in, pixels in [0, 1] out."""
-        return recover(self, unit, objective, initial, settings)
+    def recover(
+        self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings, layer: int | None = None
+    ) -> Tensor:
+        """Runs the shared pixel-optimisation loop on this unit: normalised [n, 3, S, S] in, pixels in [0, 1] out.
+
+        The features that `objective` is given are those of `layer`, a number as in `statistics`.
+        """
+        return recover(self, unit, objective, initial, settings, layer)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_ours_of_the_other_tables_is_what_ddbench_calls_it(registry: PluginRegis
         assert f"'{loss}'" in losses
         assert f"'{regulariser}'" in regularisers
     assert [row["ours"] for row in layers] == ["5", "10", "15", "16", "17", "18"]
-    known = {f"teacher.{name}" for name in TeacherConfig.model_fields} | {f"method.{name}" for name in fields}
+    known = {f"teacher.{name}" for name in TeacherConfig.model_fields} | {f"wmdd.{name}" for name in fields}
     assert {row["ours"] for row in settings if row["ours"]} <= known
     fixed = {(row["method"], row["metric"]) for row in settings if not row["ours"]}
     assert fixed == {("squeeze", "scheduler"), ("recover", "scheduler"), ("recover", "optimizer")}

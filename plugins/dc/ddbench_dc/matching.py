@@ -195,6 +195,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
                         "a lower learning_rate or network_learning_rate may help"
                     )
                 images.sub_(momentum.mul_(method.momentum).add_(gradient), alpha=method.learning_rate)
+                task.tick()
                 task.report(done, steps, distance=value)
                 if step + 1 < outer:
                     for epoch in range(inner):

@@ -162,6 +162,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
                 velocity.mul_(method.momentum).add_(images.grad)
                 images.sub_(method.learning_rate * velocity)
                 images.copy_(torch.maximum(torch.minimum(images, high), low))
+            task.tick()
             done = step + 1
             reports = done % REPORT_EVERY == 0 or done == method.steps
             saves = done % task.checkpoint_every == 0 and done < method.steps

@@ -39,10 +39,10 @@ def test_paper_is_table_7(dataset: str) -> None:
     assert teacher.weight_decay == float(squeeze["teacher.weight_decay"])
     assert teacher.momentum == float(squeeze["teacher.momentum"])
     assert (teacher.batch_size, teacher.epochs) == (int(squeeze["teacher.batch_size"]), int(squeeze["teacher.epochs"]))
-    assert method.bn_weight == float(recover["method.bn_weight"])
-    assert method.learning_rate == float(recover["method.learning_rate"])
-    assert list(method.betas) == [float(beta) for beta in recover["method.betas"].split(",")]
-    assert (method.batch_size, method.steps) == (int(recover["method.batch_size"]), int(recover["method.steps"]))
+    assert method.bn_weight == float(recover["wmdd.bn_weight"])
+    assert method.learning_rate == float(recover["wmdd.learning_rate"])
+    assert list(method.betas) == [float(beta) for beta in recover["wmdd.betas"].split(",")]
+    assert (method.batch_size, method.steps) == (int(recover["wmdd.batch_size"]), int(recover["wmdd.steps"]))
     assert squeeze["scheduler"] == recover["scheduler"] == "cosine decay"
     assert recover["optimizer"] == "Adam"
 

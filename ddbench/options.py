@@ -1,0 +1,65 @@
+"""Command-line options that several commands share. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ddbench.cache import Cache
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+results = click.option(
+    "--results-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of records and pictures.",
+)
+cache = click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    default=Path("~/.cache/ddbench"),
+    envvar="DDBENCH_CACHE",
+    show_default=True,
+    help="Folder of teachers, statistics, distilled sets (also DDBENCH_CACHE).",
+)
+data = click.option(
+    "--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets."
+)
+_EXPERIMENT = (
+    click.option("--recipe", "recipes", multiple=True, help="Named hyper-parameters or a YAML file; later wins."),
+    click.option("--image-size", type=int, help="Side of the images, in pixels (default: the recipe's)."),
+    click.option("--arch", help="Network of the teacher (default: the recipe's)."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Base seed."),
+    click.option(
+        "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Students on one distilled set."
+    ),
+    click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Distilled sets."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+    click.option("--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Overrides one setting; repeat."),
+)
+
+
+def experiment(command: Command) -> Command:
+    """Adds the options of every command that runs experiments: fields of `ddbench.resolve.Request`."""
+    for option in reversed(_EXPERIMENT):
+        command = option(command)
+    return command
+
+
+def say(text: str) -> None:
+    """A line for a person on stderr."""
+    click.echo(text, err=True)
+
+
+def open_cache(folder: Path, force: tuple[str, ...] = ()) -> Cache:
+    """The cache in `folder`."""
+    from ddbench.cache import Cache
+
+    return Cache(folder.expanduser().resolve(), frozenset(force), say)

@@ -1,0 +1,77 @@
+"""`ddbench table`: its options, and nothing else. Imports no torch and no pandas until a table is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ddbench import options
+
+if TYPE_CHECKING:
+    from ddbench.plugins import PluginRegistry
+
+FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
+
+
+def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+@click.command("table")
+@click.argument("name")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: those found in the data folder).")
+@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
+@click.option("--methods", multiple=True, callback=_names, help="Only these: names with commas, or repeat.")
+@options.experiment
+@options.data
+@options.results
+@options.cache
+@click.option("--only-cached", is_flag=True, help="Compute nothing: what was never run says so.")
+@click.option("--dry-run", is_flag=True, help="Say for each cell what is cached, what is to do and how long it takes.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write (default: stdout).")
+@click.pass_obj
+def table_command(
+    registry: PluginRegistry,
+    /,
+    name: str,
+    data_dir: Path | None,
+    results_dir: Path,
+    cache_dir: Path,
+    only_cached: bool,
+    dry_run: bool,
+    form: str,
+    output: Path | None,
+    **asked: Any,
+) -> None:
+    """Runs what a table lacks, reuses what is there, and prints it beside the paper's numbers.
+
+    NAME: see `ddbench list tables`. Without --dataset and without a known dataset in the data folder, the table is
+    made of records and published numbers alone. Ctrl-C keeps every finished cell.
+    """
+    spec = registry.table(name)
+
+    from ddbench.cache import whole
+    from ddbench.resolve import Request
+    from ddbench.stages import Workspace
+    from ddbench.tables import filling, layout, planning
+
+    request = Request(**asked)
+    usable = Workspace(registry, options.open_cache(cache_dir), data_dir, download=not (dry_run or only_cached))
+    request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
+    if dry_run:
+        click.echo(planning.plan(spec, request, registry, workspace, results_dir))
+        return
+    frame = filling.frame_of(spec, request, registry, workspace, results_dir, only_cached, options.say)
+    text = layout.text_of(spec, frame, form)
+    if output is None:
+        click.echo(text)
+    else:
+        with whole(output) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+        click.echo(f"written: {output}")
+    failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
+    if failed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,114 @@
+"""The core's tables: those that compare methods, and so name none of them. Imports no torch and no pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ddbench import hookimpl
+from ddbench.tables import TOP1, Asked, Cell, Metric, TableSpec
+from ddbench.tables.efficiency import one_process_each
+from ddbench.tables.hyperparameters import of_recipes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDENTS = ("resnet18", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224")
+REGIMES = ("fkd", "soft", "hard")
+
+
+def comparison(asked: Asked) -> Iterable[Cell]:
+    """Every method on every dataset at every IPC, under its default protocol."""
+    for dataset in asked.datasets:
+        for method in asked.methods:
+            for ipc in asked.ipcs:
+                yield Cell(method, method, dataset, ipc)
+
+
+def cross_arch(asked: Asked) -> Iterable[Cell]:
+    """Every method by students of Table 2; a fifth of the distilled images chooses the epoch (section 5.4)."""
+    for dataset in asked.datasets:
+        for method in asked.methods:
+            for student in STUDENTS:
+                for ipc in asked.ipcs:
+                    settings = {"evaluator.select_share": 0.2}
+                    yield Cell(method, method, dataset, ipc, student, "fkd", settings)
+
+
+def regimes(asked: Asked) -> Iterable[Cell]:
+    """Every method under each label regime."""
+    for dataset in asked.datasets:
+        for method in asked.methods:
+            for ipc in asked.ipcs:
+                for regime in REGIMES:
+                    yield Cell(method, method, dataset, ipc, evaluator=regime)
+
+
+def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `ior` of every method and regime, and `hlr` beside the hard labels (see `ddbench.scores`).
+
+    Both are of a cell, not of a student: the same on all its lines.
+    """
+    from ddbench.scores import scores
+    from ddbench.tables.lines import SETTING
+
+    frame = frame.assign(ior=float("nan"), hlr=float("nan"))
+    if records.empty:
+        return frame
+    for _, part in frame[frame["state"] == "measured"].groupby(list(SETTING), dropna=False):
+        for score in scores(records[records["name"].isin(part["record"])]).to_dict("records"):
+            mine = part[
+                (part["method"] == score["method"])
+                & (part["ipc"] == score["ipc"])
+                & (part["evaluator"] == score["protocol"].partition(" ")[0])
+            ].index
+            frame.loc[mine, "ior"] = score["ior"]
+            if score["regime"] == "hard":
+                frame.loc[mine, "hlr"] = score["hlr"]
+    return frame
+
+
+@hookimpl
+def ddbench_tables() -> Iterable[TableSpec]:
+    return [
+        TableSpec("comparison", "methods x datasets x IPC", comparison, "WMDD paper, Table 1", ipcs=(1, 10, 50)),
+        TableSpec(
+            "cross-arch",
+            "the same distilled set taught to other networks",
+            cross_arch,
+            "WMDD paper, Table 2",
+            across=("ipc", "student"),
+            metrics={"top1_selected": Metric("top-1", 2)},
+            ipcs=(50,),
+        ),
+        TableSpec(
+            "efficiency",
+            "seconds an iteration, memory and total time at IPC 1, one process a method",
+            comparison,
+            "WMDD paper, Table 3",
+            metrics={
+                "seconds_per_iteration": Metric("s / iteration", of_cell=True),
+                "peak_memory_gb": Metric("peak GB", of_cell=True),
+                "total_seconds": Metric("s for 2,000 iterations", of_cell=True),
+            },
+            ipcs=(1,),
+            fill=one_process_each,
+        ),
+        TableSpec(
+            "hyperparameters",
+            "settings by dataset, as the recipes give them",
+            comparison,
+            "WMDD paper, Table 7",
+            row="setting",
+            metrics={"value": Metric("value", of_cell=True)},
+            fill=of_recipes,
+        ),
+        TableSpec(
+            "regimes",
+            "methods under full, fixed and hard labels, with improvement over random and hard-label recovery",
+            regimes,
+            across=("ipc", "evaluator"),
+            metrics={**TOP1, "ior": Metric("IOR", 2, of_cell=True), "hlr": Metric("HLR", 2, of_cell=True)},
+            finish=with_scores,
+        ),
+    ]

@@ -1,0 +1,48 @@
+"""`hyperparameters` (Table 7): the settings that recipes give. Runs nothing; imports no torch and no pandas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ddbench.errors import DDBenchError
+from ddbench.tables import Cell, Desk, TableSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
+    """A line a dataset and setting of teacher, method and protocol: its value under the recipes that are asked for."""
+    import pandas as pd
+
+    from ddbench import published
+    from ddbench.resolve import load_recipes
+    from ddbench.tables.cells import of_cell
+    from ddbench.tables.lines import COLUMNS, line_of
+
+    known = load_recipes(desk.request.recipes, desk.registry)
+    lines: list[dict[str, Any]] = []
+    for cell in cells:
+        try:
+            experiment = of_cell(cell, desk.request, desk.registry, known)[0]
+        except DDBenchError as error:
+            lines.append({**line_of(spec, cell, None, "failed", str(error)), "value": None})
+            continue
+        sections = {
+            "teacher": experiment.teacher,
+            cell.method: experiment.method_settings,
+            experiment.evaluator: experiment.evaluator_settings,
+        }
+        for name, section in sections.items():
+            for setting, value in section.model_dump(mode="json").items():
+                if value is not None:
+                    shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
+                    row = replace(cell, row=f"{name}.{setting}")
+                    lines.append({**line_of(spec, row, experiment, "read"), "value": shown})
+    frame = pd.DataFrame(lines, columns=[*COLUMNS, "value"]).astype({"ipc": "Int64"})
+    frame = frame.drop_duplicates(["row", "dataset", "ipc"])
+    theirs = {(row["ours"], row["dataset"]): row["value"] for row in published.load(spec.name).to_dict("records")}
+    places = frame[["row", "dataset"]].itertuples(index=False)
+    found = [theirs.get((row, name), theirs.get((row, "all"))) for row, name in places]
+    return frame.assign(published_value=pd.Series(found, index=frame.index, dtype=object))
