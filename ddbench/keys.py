@@ -64,14 +64,15 @@ class Keys:
         core = {"models": versions.MODELS, "training": versions.TRAINING, "views": versions.VIEWS}
         return {**self._real, "teacher": made, "versions": core}
 
-    def statistics(self, label: int) -> Depends:
-        """Features and BatchNorm statistics of one class: always float32."""
+    def statistics(self, label: int, layer: int | None = None) -> Depends:
+        """Features (of `layer`, where one is asked for) and BatchNorm statistics of one class: always float32."""
         return {
             "teacher": key_of(self.teacher()),
             "statistics": self.experiment.statistics.model_dump(mode="json"),
             "class": self.dataset.info.class_names[label],
             "device": self._device["kind"],
             "version": versions.STATISTICS,
+            **({} if layer is None else {"layer": layer}),
         }
 
     @property

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -23,6 +23,7 @@ SMALL_IMAGE = 32
 STEM_POOLS = {"maxpool", "maxpool1", "features.pool0", "stem.pool"}  # ResNets, GoogLeNet, DenseNets, timm
 CONVNET_WIDTH = 128
 FEATURES = ""  # the key of the features among what is tapped: no layer has this name
+SHORTCUTS = {"downsample", "shortcut"}  # ResNets of torchvision and timm
 
 
 class ConvNet(nn.Module):
@@ -167,11 +168,24 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
 
 
+def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """What the number in "ResNet-18" counts: convolutions and linear layers by name, without those of shortcuts.
+
+    In the order in which the network defines them. Layer n is the n-th, from 1; the last one is a ResNet's classifier.
+    """
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and SHORTCUTS.isdisjoint(name.split("."))
+    }
+
+
 @dataclass(frozen=True)
 class Output:
     """What one forward pass of a tapped network gives.
 
-    logits [B, classes]; features [B, d]; bn_inputs: [B, C, ...] each, as `bn_names` lists the layers.
+    logits [B, classes]; features [B, d], of the layer that was asked for; bn_inputs: [B, C, ...] each, as `bn_names`
+    lists the layers.
     """
 
     logits: Tensor
@@ -183,8 +197,8 @@ class TappedNetwork(nn.Module):
     """A trained classifier as an instrument: always in evaluation mode, its parameters frozen in place.
 
     `bn_names`: its BatchNorm layers in the order in which the network defines them, which in the catalogue is
-    that of the forward pass; empty without BatchNorm. `feature_dim`: the width of what feeds the final linear
-    classifier. Raises DDBenchError as `final_classifier` does.
+    that of the forward pass; empty without BatchNorm. `layer_names`: its layers as `weighted_layers` counts them.
+    `feature_dim`: the width of what feeds the final linear classifier. Raises DDBenchError as `final_classifier` does.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -194,6 +208,7 @@ class TappedNetwork(nn.Module):
         self.feature_dim: int = classifier.in_features
         layers = batch_norms(network)
         self.bn_names: list[str] = list(layers)
+        self.layer_names: list[str] = list(weighted_layers(network))
         # What the running forward call collects, by layer; None between calls: no activation outlives one.
         self._taken: dict[str, Tensor] | None = None
         for name, layer in {**layers, FEATURES: classifier}.items():
@@ -208,20 +223,50 @@ class TappedNetwork(nn.Module):
         """Stays in evaluation mode: a teacher's statistics must not move."""
         return super().train(False)
 
-    def forward(self, images: Tensor, bn: bool = True) -> Output:
-        """Logits, features and, with `bn`, BatchNorm inputs of normalised images [B, 3, S, S]."""
+    def forward(self, images: Tensor, bn: bool = True, layer: int | None = None) -> Output:
+        """Logits, features and, with `bn`, BatchNorm inputs of normalised images [B, 3, S, S].
+
+        Features are what feeds the final classifier, or with `layer` what feeds the layer of that number (see
+        `weighted_layers`): maps [B, C, H, W] averaged over H and W, in float32 at least, vectors as they are. Raises
+        DDBenchError for a number without a layer and for a layer that takes anything else.
+        """
         taken: dict[str, Tensor] = {}
         self._taken = taken
+        name = FEATURES
+        tap: AbstractContextManager[Any] = nullcontext()
+        if layer is not None:
+            name = self._layer_name(layer)
+            # Here for this call alone: nobody else pays for it, and a teacher is shared.
+            tap = self.network.get_submodule(name).register_forward_pre_hook(partial(self._take, name))
         try:
-            logits = self.network(images)
+            with tap:
+                logits = self.network(images)
         finally:
             self._taken = None
-        return Output(logits, taken[FEATURES], [taken[name] for name in self.bn_names] if bn else [])
+        features = taken[name] if layer is None else _pooled(taken[name], layer)
+        return Output(logits, features, [taken[norm] for norm in self.bn_names] if bn else [])
+
+    def _layer_name(self, layer: int) -> str:
+        count = len(self.layer_names)
+        if not 1 <= layer <= count:
+            raise DDBenchError(f"there is no layer {layer}: this {type(self.network).__name__} has layers 1 to {count}")
+        return self.layer_names[layer - 1]
 
     def running_statistics(self) -> tuple[list[Tensor], list[Tensor]]:
         """The network's own running means and variances, [C] each, one of `bn_names` after the other."""
         layers: list[Any] = [self.network.get_submodule(name) for name in self.bn_names]
         return [layer.running_mean for layer in layers], [layer.running_var for layer in layers]
+
+
+def _pooled(x: Tensor, layer: int) -> Tensor:
+    """What feeds a layer, [B, C, H, W] or [B, d], as features [B, C] or [B, d]."""
+    if x.ndim == 4:
+        return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+    if x.ndim != 2:
+        raise DDBenchError(
+            f"layer {layer} takes {list(x.shape)}: features come from maps [B, C, H, W] and vectors [B, d]"
+        )
+    return x
 
 
 def load_checkpoint(network: nn.Module, path: Path, class_count: int) -> None:

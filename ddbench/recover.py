@@ -43,12 +43,20 @@ def learning_rate(step: int, settings: RecoverSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / settings.steps)) * settings.learning_rate
 
 
-def recover(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings) -> Tensor:
+def recover(
+    task: DistillTask,
+    unit: Unit,
+    objective: Objective,
+    initial: Tensor,
+    settings: RecoverSettings,
+    layer: int | None = None,
+) -> Tensor:
     """Optimises the pixels of one unit with Adam and returns them, in [0, 1], float32 [n, 3, S, S].
 
-    `initial` is in normalised space. Every step sees one random-resized-crop, flip and roll of the images; pixels
-    are clamped to the valid range after each step; the last iterate is kept (design of SRe2L and of the released
-    WMDD code). What is drawn depends on (run seed, unit, step) alone, so a resumed run ends with the same bytes.
+    `initial` is in normalised space; `objective` is given the features of `layer`, as `TappedNetwork.forward` has it.
+    Every step sees one random-resized-crop, flip and roll of the images; pixels are clamped to the valid range after
+    each step; the last iterate is kept (design of SRe2L and of the released WMDD code). What is drawn depends on
+    (run seed, unit, step) alone, so a resumed run ends with the same bytes.
     Raises DDBenchError naming the step and the terms where the loss is no longer finite.
     """
     device, size = task.device, task.info.image_size
@@ -64,7 +72,7 @@ def recover(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor
         draws = seeds.generator("recover", task.seed, unit.index, step)
         view = _view(images, settings, settings.crop_scale(step), draws, size)
         with autocast(device, task.precision):
-            output = task.teacher(view.contiguous(memory_format=torch.channels_last))
+            output = task.teacher(view.contiguous(memory_format=torch.channels_last), layer=layer)
             terms = objective(output)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -72,6 +80,7 @@ def recover(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor
         optimizer.step()
         with torch.no_grad():
             images.copy_(torch.maximum(torch.minimum(images, high), low))
+        task.tick()
         done = step + 1
         reports = done % REPORT_EVERY == 0 or done == settings.steps
         saves = done % task.checkpoint_every == 0 and done < settings.steps

@@ -42,29 +42,32 @@ class _Accumulator:
 
 
 @torch.no_grad()
-def collect(network: TappedNetwork, batches: Iterable[Tensor], variance: Variance) -> ClassStatistics:
+def collect(
+    network: TappedNetwork, batches: Iterable[Tensor], variance: Variance, layer: int | None = None
+) -> ClassStatistics:
     """Features and BatchNorm-input statistics of the images in `batches`, in one pass, one batch in memory.
 
     batches: normalised float32 [B, 3, S, S] of one class on the network's device; B may differ.
     variance: both are population variances over images and positions. "exact": over all images at once, by
     the law of total variance, however they are batched; "batch-mean": the mean of the within-batch variances
     weighted by batch size (released code), which lacks the variance of the batch means.
-    Raises DDBenchError where there is no image or a statistic is not finite.
+    layer: whose features, as in `TappedNetwork.forward`; None: what feeds the classifier.
+    Raises DDBenchError where there is no image or a statistic is not finite, and where there is no such layer.
     """
     features: list[Tensor] = []
-    layers = [_Accumulator() for _ in network.bn_names]
+    accumulators = [_Accumulator() for _ in network.bn_names]
     for images in batches:
-        output = network(images)
+        output = network(images, layer=layer)
         features.append(output.features.float().cpu())
-        for layer, layer_input in zip(layers, output.bn_inputs, strict=True):
-            layer.add(layer_input)
+        for accumulator, layer_input in zip(accumulators, output.bn_inputs, strict=True):
+            accumulator.add(layer_input)
     if not features:
         raise DDBenchError("statistics need at least one image of the class")
-    totals = [layer.within + layer.between if variance == "exact" else layer.within for layer in layers]
+    totals = [found.within + found.between if variance == "exact" else found.within for found in accumulators]
     statistics = ClassStatistics(
         torch.cat(features),
-        [layer.mean.float().cpu() for layer in layers],
-        [(total / layer.count).float().cpu() for total, layer in zip(totals, layers, strict=True)],
+        [found.mean.float().cpu() for found in accumulators],
+        [(total / found.count).float().cpu() for total, found in zip(totals, accumulators, strict=True)],
     )
     if not all(t.isfinite().all() for t in (statistics.features, *statistics.bn_means, *statistics.bn_vars)):
         raise DDBenchError("the teacher's features or BatchNorm inputs are not finite: are its weights sound?")

@@ -66,6 +66,17 @@ def test_features_are_those_of_the_images_in_their_order(teacher: TappedNetwork)
     assert not any(t.requires_grad for t in (statistics.features, *statistics.bn_means, *statistics.bn_vars))
 
 
+def test_features_of_a_layer_come_with_the_same_moments(teacher: TappedNetwork) -> None:
+    last, earlier = (collect(teacher, in_batches(*RAGGED), "exact", layer) for layer in (None, 7))
+    assert earlier.features.shape == (17, 128)
+    assert earlier.features.dtype == torch.float32
+    torch.testing.assert_close(earlier.features, teacher(images(), layer=7).features)
+    for name in ("bn_means", "bn_vars"):
+        assert all(torch.equal(a, b) for a, b in zip(getattr(last, name), getattr(earlier, name), strict=True))
+    with pytest.raises(DDBenchError, match="no layer 19"):
+        collect(teacher, in_batches(*RAGGED), "exact", 19)
+
+
 class FarFromZero(nn.Module):
     """A BatchNorm layer fed with values far from zero, where sums of squares in float32 lose the variance."""
 
