@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,20 @@ class DistilledSet:
     def image_bytes(self) -> int:
         """Bytes of the images as uint8."""
         return len(self) * 3 * self.dataset.config.image_size**2
+
+    def part(self, rows: Tensor) -> DistilledSet:
+        """The set of these images alone (int64 [n]), the weights of each class summing to 1 again.
+
+        Raises DDBenchError where a class is left with no weight.
+        """
+        labels = self.labels[rows]
+        return replace(
+            self,
+            labels=labels,
+            weights=class_weights(labels, self.weights[rows]),
+            stored=None if self.stored is None else self.stored[rows],
+            indices=None if self.indices is None else self.indices[rows],
+        )
 
     def head(self, per_class: int) -> tuple[Tensor, Tensor]:
         """The first `per_class` images of each class, and their labels: for a picture."""

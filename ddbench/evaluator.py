@@ -17,6 +17,12 @@ class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     top1_best: float | None = Field(
         default=None, description="best epoch, chosen on what is measured on: never a result; None if not tracked"
     )
+    top1_selected: float | None = Field(
+        default=None, description="top-1 after `selected_epoch`; None where the protocol selects no epoch"
+    )
+    selected_epoch: int | None = Field(
+        default=None, description="best epoch (from 1) on distilled images that were held out; None as above"
+    )
     per_class: list[float] = Field(description="top-1 of each class, in class order")
     student_steps: int = Field(description="optimiser steps of the student")
     label_bytes: int = Field(description="bytes of labels that the student consumed or that were stored")
@@ -35,6 +41,10 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     paper: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
     on_real_data: ClassVar[bool] = False
+
+    def skip(self, ipc: int | None) -> str | None:
+        """A reason why it cannot take a set of `ipc` images a class (None: all), or None. Asked before training."""
+        return None
 
     def work(self, images: int) -> int:
         """Images put forward and backward through the student for a set of `images`: for the time estimate only."""

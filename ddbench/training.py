@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -71,6 +71,40 @@ def prefetched(items: Iterable[T]) -> Generator[T, None, None]:
             yield item  # type: ignore[misc]  # `end` is the only item that is no T
 
 
+class BestEpoch:
+    """Keeps a network's weights of the epoch with the highest score; the earliest of equal ones.
+
+    `score(network)` gives a tuple, compared from left to right; it must not change the network's weights. `epoch`
+    (from 1) and `weights`, a copy of the state dict, are those of the best epoch so far. `state` and `resume` are for
+    `fit`, which keeps all this in its checkpoint.
+    """
+
+    def __init__(self, score: Callable[[nn.Module], tuple[float, ...]]) -> None:
+        self._score = score
+        self._best: tuple[float, ...] | None = None
+        self.epoch = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def look(self, network: nn.Module, epoch: int) -> None:
+        """Scores `network` after `epoch` (from 1)."""
+        score = self._score(network)
+        if self._best is None or score > self._best:
+            self._best, self.epoch = score, epoch
+            self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and meta of a checkpoint."""
+        return {f"kept/{name}": tensor for name, tensor in self.weights.items()}, {
+            "kept_score": self._best,
+            "kept_epoch": self.epoch,
+        }
+
+    def resume(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self._best, self.epoch = tuple(meta["kept_score"]), int(meta["kept_epoch"])
+        self.weights = _under("kept/", tensors)
+
+
 def optimizer_for(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW (0.9, 0.999) over the network's parameters, at the full learning rate.
 
@@ -102,6 +136,7 @@ def fit(
     validate: Callable[[int], float | None] | None = None,
     seed: int = 0,
     schedule: Schedule = cosine,
+    keep: BestEpoch | None = None,
 ) -> float | None:
     """Trains `network` in place, on `device`; the last epoch is the result.
 
@@ -109,13 +144,13 @@ def fit(
     optimiser, `schedule` the share of its learning rate by epoch, a cosine to 0. After every epoch
     `report(epoch + 1, epochs, **metrics)` is called, and `validate(epoch)` may return a number (percent) that is
     reported as top1; the best of them is returned (None without any) and never changes the training. `seed` is
-    for the network's own draws (dropout). Saves network, optimiser and epoch to `checkpoint` at epoch ends, at
-    most every 20 seconds; a resumed run ends with the same weights. Raises DDBenchError where a loss is not
-    finite, naming the step.
+    for the network's own draws (dropout). `keep` is shown the network after every epoch. Saves network, optimiser,
+    epoch and what is kept to `checkpoint` at epoch ends, at most every 20 seconds; a resumed run ends with the same
+    weights. Raises DDBenchError where a loss is not finite, naming the step.
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = optimizer_for(network, settings)
-    start, best = _resume(network, optimizer, checkpoint)
+    start, best = _resume(network, optimizer, checkpoint, keep)
     saved_at = time.monotonic()
     for epoch in range(start, settings.epochs):
         rate = settings.learning_rate * schedule(epoch, settings.epochs)
@@ -127,8 +162,11 @@ def fit(
         if top1 is not None:
             metrics["top1"] = top1
             best = top1 if best is None else max(best, top1)
+        if keep is not None:
+            keep.look(network, epoch + 1)
         if checkpoint is not None and time.monotonic() - saved_at >= SAVE_SECONDS:
-            checkpoint.save(_state(network, optimizer), {"epoch": epoch + 1, "best": best})
+            kept, of_kept = ({}, {}) if keep is None else keep.state()
+            checkpoint.save(_state(network, optimizer) | kept, {"epoch": epoch + 1, "best": best, **of_kept})
             saved_at = time.monotonic()
         if report is not None:
             report(epoch + 1, settings.epochs, **metrics)
@@ -175,16 +213,20 @@ def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     return tensors
 
 
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def _resume(
-    network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None
+    network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None, keep: BestEpoch | None
 ) -> tuple[int, float | None]:
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
         return 0, None
     tensors, meta = saved
-    network.load_state_dict(
-        {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")}
-    )
+    network.load_state_dict(_under("network/", tensors))
+    if keep is not None:
+        keep.resume(tensors, meta)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -55,6 +55,22 @@ def test_weights_of_each_class_sum_to_one_and_keep_their_ratios(slots: list[tupl
         torch.testing.assert_close(uniform[mine], torch.full((int(mine.sum()),), 1 / int(mine.sum())))
 
 
+def test_a_part_of_a_set_has_its_images_and_weights_of_one_a_class(digits: Dataset) -> None:
+    labels, weights = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0.5, 0.3, 0.2, 0.9, 0.1])
+    rows = torch.tensor([0, 2, 4])
+    pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    indices = torch.cat([digits.train.of_class(0)[:3], digits.train.of_class(1)[:2]])
+    for whole in (
+        DistilledSet(digits, labels, weights, ("unit",), stored=pixels),
+        DistilledSet(digits, labels, weights, ("unit",), indices=indices),
+    ):
+        part = whole.part(rows)
+        assert torch.equal(part.images, whole.images[rows])
+        assert part.labels.tolist() == [0, 0, 1]
+        torch.testing.assert_close(part.weights, torch.tensor([5 / 7, 2 / 7, 1.0]))
+        assert len(whole.images) == 5
+
+
 def test_a_class_without_weight_is_refused() -> None:
     with pytest.raises(DDBenchError, match="weights of a class sum to zero"):
         class_weights(torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.0, 0.0]))

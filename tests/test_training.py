@@ -1,7 +1,7 @@
 """The training loop: schedule, weight decay, resume to the bit, real data, accuracy, and what it refuses."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from ddbench.cache import Checkpoint
 from ddbench.config import TeacherConfig, TrainingSettings
 from ddbench.data.dataset import Dataset
 from ddbench.errors import DDBenchError
-from ddbench.training import Batch
+from ddbench.training import Batch, BestEpoch
 
 CPU = torch.device("cpu")
 
@@ -152,6 +152,60 @@ def test_resumed_run_ends_with_the_same_bits(
     assert asked == list(range(stop, 5))
     assert_equal(whole, resumed)
     assert best == resumed_best == 50.0
+
+
+def scored(values: Sequence[tuple[float, ...]], seen: list[dict[str, Tensor]] | None = None) -> BestEpoch:
+    """Keeps by a known sequence of scores, one an epoch; adds what it was shown to `seen`."""
+    left = iter(values)
+
+    def score(network: nn.Module) -> tuple[float, ...]:
+        if seen is not None:
+            seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return next(left)
+
+    return BestEpoch(score)
+
+
+@pytest.mark.parametrize(
+    ("values", "epoch"),
+    [
+        ([(1.0,), (3.0,), (2.0,), (0.0,)], 2),
+        ([(1.0,), (2.0,), (3.0,), (4.0,)], 4),
+        ([(2.0, -5.0), (2.0, -1.0), (2.0, -3.0), (1.0, 0.0)], 2),  # the second number decides
+        ([(2.0, -1.0), (2.0, -1.0), (2.0, -1.0), (2.0, -1.0)], 1),  # the earliest of equal ones
+    ],
+)
+def test_the_epoch_that_is_kept_is_the_one_with_the_highest_score(values: list[tuple[float, ...]], epoch: int) -> None:
+    seen: list[dict[str, Tensor]] = []
+    keep, network = scored(values, seen), small_network()
+    training.fit(network, batches, TrainingSettings(epochs=4, learning_rate=0.05), CPU, "fp32", keep=keep)
+    assert keep.epoch == epoch
+    assert_equal(keep.weights, seen[epoch - 1])
+    assert_equal(seen[-1], network.state_dict())
+    assert_equal(seen[-1], run(TrainingSettings(epochs=4, learning_rate=0.05), small_network())[0])
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    """The best epoch, the second, comes after the first kill and before the second: it is found, or remembered."""
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    values = [(50.0, -0.1 - 0.2), (50.0, -0.1), (20.0, 0.0), (50.0, -0.2), (40.0, 0.0)]
+    settings = TrainingSettings(epochs=5, learning_rate=0.05)
+    whole = scored(values)
+    training.fit(small_network(), batches, settings, CPU, "fp32", keep=whole)
+
+    def dies(epoch: int) -> Iterator[Batch]:
+        if epoch == stop:
+            raise KeyboardInterrupt
+        return batches(epoch)
+
+    slot = Checkpoint(tmp_path / "slot.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(small_network(), dies, settings, CPU, "fp32", slot, keep=scored(values))
+    resumed, network = scored(values[stop:]), small_network()
+    training.fit(network, batches, settings, CPU, "fp32", slot, keep=resumed)
+    assert resumed.epoch == whole.epoch == 2
+    assert_equal(resumed.weights, whole.weights)
 
 
 def test_checkpoints_are_not_written_more_often_than_stated(tmp_path: Path) -> None:
