@@ -154,26 +154,34 @@ def export_run(record: Record, workspace: Workspace, target: Path, format: str) 
     Raises DDBenchError where the set is no longer in the cache (run the same command again), and as
     `export_set`.
     """
+    found = stored_set(record, workspace)
+    if found is None:
+        raise DDBenchError(f"the distilled set of {record.name} is not in the cache any more: run it again")
+    export_set(*found, record.model_dump(mode="json"), target, format)
+    return target
+
+
+def stored_set(record: Record, workspace: Workspace) -> tuple[Tensor, Tensor, Tensor, list[str]] | None:
+    """Images (uint8 [m, 3, S, S]), labels, weights and class names of a record's distilled set, from the cache.
+
+    None where it is no longer there. Raises DDBenchError where it is real images, and these are not the same any more.
+    """
     import torch
 
     from ddbench.config import DataConfig
-    from ddbench.distilled import class_weights
+    from ddbench.distilled import assemble, class_weights
 
     found = [workspace.cache.read("distill", key) for key in record.keys["distill"]]
     units = [unit for unit in found if unit is not None]
     if len(units) < len(found):
-        raise DDBenchError(f"the distilled set of {record.name} is not in the cache any more: run it again")
-    parts = {name: torch.cat([unit.tensors[name] for unit in units]) for name in units[0].tensors}
-    images = parts.get("images")
-    if images is None:
-        data = DataConfig(**record.configuration["data"])
-        real = workspace.dataset(record.configuration["dataset"], data)
-        if real.depends_on != units[0].meta["data"]:
-            raise DDBenchError(
-                f"the images of {record.configuration['dataset']} are not those of {record.name} any more"
-            )
-        images = real.train.centre(parts["indices"], data.image_size)
-    weights = class_weights(parts["labels"], parts.get("weights"))
-    card = record.model_dump(mode="json")
-    export_set(images, parts["labels"], weights, units[0].meta["classes"], card, target, format)
-    return target
+        return None
+    class_names = units[0].meta["classes"]
+    if "images" in units[0].tensors:
+        parts = {name: torch.cat([unit.tensors[name] for unit in units]) for name in units[0].tensors}
+        return parts["images"], parts["labels"], class_weights(parts["labels"], parts.get("weights")), class_names
+    name = record.configuration["dataset"]
+    real = workspace.dataset(name, DataConfig(**record.configuration["data"]))
+    chosen = assemble(real, [unit.tensors for unit in units], (), record.method)
+    if chosen.digest != record.distilled_digest:
+        raise DDBenchError(f"the images of {name} are not those of {record.name} any more")
+    return chosen.images, chosen.labels, chosen.weights, class_names

@@ -23,7 +23,6 @@ SMALL, LARGE = 64, 96
 DPI = 100
 
 
-
 def preview(images: Tensor, labels: Tensor, class_names: Sequence[str], path: Path, title: str) -> None:
     """Writes a PNG grid: a named row a class, at most 10 images a row and 20 classes; says what is left out.
 
