@@ -73,6 +73,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """Names of the networks that it builds beside the teacher: looked up before anything is trained."""
         return ()
 
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the teacher's layers whose features it asks for: looked up before anything is trained."""
+        return ()
+
     def work(self, num_classes: int, ipc: int) -> int:
         """Images put forward and backward through the teacher's network in all: for the time estimate only."""
         return 0

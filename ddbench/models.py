@@ -180,6 +180,12 @@ def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def check_layer(layer: int, count: int, arch: str) -> None:
+    """Raises DDBenchError where a network of `count` weighted layers, called `arch`, has none of this number."""
+    if not 1 <= layer <= count:
+        raise DDBenchError(f"there is no layer {layer}: {arch} has layers 1 to {count}")
+
+
 @dataclass(frozen=True)
 class Output:
     """What one forward pass of a tapped network gives.
@@ -235,7 +241,8 @@ class TappedNetwork(nn.Module):
         name = FEATURES
         tap: AbstractContextManager[Any] = nullcontext()
         if layer is not None:
-            name = self._layer_name(layer)
+            check_layer(layer, len(self.layer_names), type(self.network).__name__)
+            name = self.layer_names[layer - 1]
             # Here for this call alone: nobody else pays for it, and a teacher is shared.
             tap = self.network.get_submodule(name).register_forward_pre_hook(partial(self._take, name))
         try:
@@ -245,12 +252,6 @@ class TappedNetwork(nn.Module):
             self._taken = None
         features = taken[name] if layer is None else _pooled(taken[name], layer)
         return Output(logits, features, [taken[norm] for norm in self.bn_names] if bn else [])
-
-    def _layer_name(self, layer: int) -> str:
-        count = len(self.layer_names)
-        if not 1 <= layer <= count:
-            raise DDBenchError(f"there is no layer {layer}: this {type(self.network).__name__} has layers 1 to {count}")
-        return self.layer_names[layer - 1]
 
     def running_statistics(self) -> tuple[list[Tensor], list[Tensor]]:
         """The network's own running means and variances, [C] each, one of `bn_names` after the other."""

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from tabulate import tabulate
+from torch import nn
 
 from ddbench import estimate, figures, progress, published, records
 from ddbench.cache import whole, writing
 from ddbench.config import Stem
 from ddbench.experiment import Experiment
-from ddbench.models import batch_norms, build_network
+from ddbench.models import batch_norms, build_network, weighted_layers
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace
 
@@ -69,22 +70,23 @@ def check_networks(pipelines: Iterable[Pipeline]) -> None:
     for pipeline in pipelines:
         experiment, teacher, info = pipeline.experiment, pipeline.experiment.teacher, pipeline.dataset.info
         sizes = (info.num_classes, info.image_size)
-        _batch_norm_count(experiment.student, experiment.student_stem, *sizes)
+        _built(experiment.student, experiment.student_stem, *sizes)
         for name in pipeline.method.networks():
-            _batch_norm_count(name, "auto", *sizes)
+            _built(name, "auto", *sizes)
         if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
             given = teacher.checkpoint is not None
-            count = (
-                len(batch_norms(pipeline.checkpoint_network()))
-                if given
-                else _batch_norm_count(teacher.arch, teacher.stem, *sizes)
-            )
-            pipeline.check_teacher(count)
+            counts = _counts(pipeline.checkpoint_network()) if given else _built(teacher.arch, teacher.stem, *sizes)
+            pipeline.check_teacher(*counts)
 
 
 @cache
-def _batch_norm_count(arch: str, stem: Stem, num_classes: int, image_size: int) -> int:
-    return len(batch_norms(build_network(arch, num_classes, image_size, stem)))
+def _built(arch: str, stem: Stem, num_classes: int, image_size: int) -> tuple[int, int]:
+    return _counts(build_network(arch, num_classes, image_size, stem))
+
+
+def _counts(network: nn.Module) -> tuple[int, int]:
+    """How many BatchNorm and how many weighted layers there are."""
+    return len(batch_norms(network)), len(weighted_layers(network))
 
 
 def announce(pipelines: list[Pipeline], warn: Echo) -> None:

@@ -22,7 +22,7 @@ from ddbench.evaluator import Metrics
 from ddbench.events import Event
 from ddbench.experiment import Experiment
 from ddbench.keys import Keys, teacher_name
-from ddbench.models import TappedNetwork, build_network, check_class_order, load_checkpoint
+from ddbench.models import TappedNetwork, build_network, check_class_order, check_layer, load_checkpoint
 from ddbench.records import Record
 from ddbench.statistics import ClassStatistics, collect
 from ddbench.task import DistillTask, EvaluateTask, Report
@@ -251,14 +251,18 @@ class Pipeline:
             return TappedNetwork(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
         teacher = self.workspace.teacher(key_of({**self.keys.teacher(), "on": str(self.device)}), load)
-        self.check_teacher(len(teacher.bn_names))
+        self.check_teacher(len(teacher.bn_names), len(teacher.layer_names))
         return teacher
 
-    def check_teacher(self, batch_norms: int) -> None:
-        """Raises DDBenchError where the method cannot use a teacher with so many BatchNorm layers."""
-        reason = self.method.skip_teacher(batch_norms) if self.method.needs_teacher else None
+    def check_teacher(self, batch_norms: int, layers: int) -> None:
+        """Raises DDBenchError where the method cannot use a teacher with so many BatchNorm and weighted layers."""
+        if not self.method.needs_teacher:
+            return
+        reason = self.method.skip_teacher(batch_norms)
         if reason:
             raise DDBenchError(reason)
+        for layer in self.method.layers():
+            check_layer(layer, layers, self.experiment.teacher.arch)
 
     def _build_statistics(self, label: int, layer: int | None) -> Built:
         config = self.experiment.statistics

@@ -118,7 +118,7 @@ def test_a_layer_is_tapped_for_one_call_and_gives_a_gradient() -> None:
 def test_a_layer_that_is_not_there_or_has_no_maps_is_refused() -> None:
     tapped = TappedNetwork(build_network("convnet-d2", 3, 8))
     for layer in (0, 4, -1):
-        with pytest.raises(DDBenchError, match=f"there is no layer {layer}: this ConvNet has layers 1 to 3"):
+        with pytest.raises(DDBenchError, match=f"there is no layer {layer}: ConvNet has layers 1 to 3"):
             tapped(torch.zeros(1, 3, 8, 8), layer=layer)
     transformer = TappedNetwork(build_network("vit_tiny_patch16_224", 3, 32))
     with pytest.raises(DDBenchError, match=r"layer 2 takes \[1, 5, 192\]: features come from maps"):
