@@ -22,6 +22,12 @@ DIGITS = {"holdout": "g", "lrs": ".4f"}
 
 def record_text(record: Record) -> str:
     """One record, readable: what was measured, under which protocol, what it cost, and its whole configuration."""
+    table = tabulate(record_rows(record), tablefmt="plain", disable_numparse=True)
+    return f"{table}\n\n{yaml.safe_dump(record.configuration, sort_keys=False).rstrip()}"
+
+
+def record_rows(record: Record) -> list[tuple[str, str]]:
+    """A record without its configuration: what each line says, and what it is about."""
     metrics = record.metrics
     teacher = record.teacher
     rows = [
@@ -38,6 +44,9 @@ def record_text(record: Record) -> str:
     ]
     if metrics.top1_best is not None:
         rows.append(("best epoch", f"{metrics.top1_best:.2f} % (chosen on {record.measured_on}: not a result)"))
+    if metrics.top1_selected is not None:
+        chosen = f"after epoch {metrics.selected_epoch}, chosen on held-out distilled images"
+        rows.append(("top-1 (selected)", f"{metrics.top1_selected:.2f} % on {record.measured_on} ({chosen})"))
     if teacher:
         rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} % on {record.measured_on}"))
     if record.feature_transport_cost is not None:
@@ -56,8 +65,7 @@ def record_text(record: Record) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("distilled set", record.distilled_digest),
     ]
-    table = tabulate([(name, str(value)) for name, value in rows], tablefmt="plain", disable_numparse=True)
-    return f"{table}\n\n{yaml.safe_dump(record.configuration, sort_keys=False).rstrip()}"
+    return [(name, str(value)) for name, value in rows]
 
 
 def overview(folder: Path, form: str, scored: bool, warn: Callable[[str], None]) -> str:

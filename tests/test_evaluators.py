@@ -313,6 +313,8 @@ def test_wrong_settings_are_refused() -> None:
         {"labels": "both"},
         {"epoch": 3},
         {"cutmix_alpha": 0},
+        {"select_share": 0},
+        {"select_share": 1},
     ):
         with pytest.raises(ValidationError):
             KnowledgeDistillation.model_validate(wrong)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ddbench import seeds, views
 from ddbench.device import autocast
+from ddbench.evaluators.selection import split
 from ddbench.training import to_device
 from ddbench.views import EpochViews, Mix, batch_slices
 
@@ -75,14 +76,17 @@ def divergences(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 
 class LabelSource(ABC):
-    """Views and labels of every epoch of one student."""
+    """Views and labels of every epoch of one student.
+
+    `task` has the images that are trained on; `held_out` says which images of the whole set are not: bool [m].
+    """
 
     regime: ClassVar[str]
 
     def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol) -> None:
-        self.task = task
+        self.task, self.held_out = split(task, settings.select_share)
         self.settings = settings
-        self.count = len(task.labels)
+        self.count = len(self.task.labels)
         self.batch_size = min(settings.batch_size, self.count)
 
     def views(self, epoch: int) -> EpochViews:
@@ -164,7 +168,7 @@ class StoredLabels(OnlineLabels):
 
     def __init__(self, task: EvaluateTask, settings: KnowledgeDistillation) -> None:
         super().__init__(task, settings)
-        self.stored = task.cached("labels", {"seed": task.seed}, self._relabel)
+        self.stored = self.task.cached("labels", {"seed": task.seed}, self._relabel)
         self.batches = super().views(0).batches
 
     def _relabel(self) -> dict[str, Tensor]:
@@ -205,12 +209,10 @@ class FixedSoftLabels(LabelSource):
     def __init__(self, task: EvaluateTask, settings: SoftLabels) -> None:
         super().__init__(task, settings)
         self.temperature = settings.temperature
-        device = task.device
+        device, images = task.device, self.task.images
         mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
         parts = batch_slices(self.count, self.batch_size)
-        logits = [
-            teacher_logits(task, views.normalise(to_device(task.images[rows], device), mean, std)) for rows in parts
-        ]
+        logits = [teacher_logits(task, views.normalise(to_device(images[rows], device), mean, std)) for rows in parts]
         self.targets = torch.softmax(torch.cat(logits).float() / self.temperature, 1)
 
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:
@@ -231,7 +233,7 @@ class ClassLabels(LabelSource):
 
     def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol) -> None:
         super().__init__(task, settings)
-        self.targets = functional.one_hot(task.labels, task.dataset.info.num_classes).float().to(task.device)
+        self.targets = functional.one_hot(self.task.labels, task.dataset.info.num_classes).float().to(task.device)
 
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:
         """Cross-entropy with the class, or with both classes of a mixed image by area."""

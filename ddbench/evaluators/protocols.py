@@ -19,7 +19,7 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     Every epoch is a fresh permutation; every image gets a random-resized-crop, a flip and CutMix (one box a
     batch). Each sample's loss is multiplied by the weight of the image that was pasted onto, weights having
     mean 1 over the set. AdamW without weight decay on biases and norm scales, cosine by epoch to 0. The last
-    epoch is the result.
+    epoch is the result; with `select_share` the epoch that is best on held-out distilled images is measured too.
     """
 
     epochs: int = Field(default=300, ge=1, description="epochs over the distilled set (SRe2L/FKD: 300)")
@@ -46,6 +46,22 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         ge=0,
         description="also validate every so many epochs, to record top1_best; 0 = last epoch only",
     )
+
+    select_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        # It came after version 1: unset, it is in no key and no record, which are then what they were.
+        exclude_if=lambda share: share is None,
+        description="share of each class's distilled images that are held out from training to choose the epoch of "
+        "top1_selected (WMDD, Table 2: 0.2); null = none, the last epoch only",
+    )
+
+    def skip(self, ipc: int | None) -> str | None:
+        """Refuses to hold out the only image of a class."""
+        if self.select_share is None or ipc != 1:
+            return None
+        return "--ipc 1: evaluator.select_share holds out at least one image of a class, and one must be trained on"
 
     def work(self, images: int) -> int:
         """Images through the student: every image once an epoch."""

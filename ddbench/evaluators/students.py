@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,19 @@ from ddbench import seeds
 from ddbench.config import TrainingSettings
 from ddbench.evaluator import Metrics
 from ddbench.evaluators.labels import LabelSource, SampleLosses, view_batches
+from ddbench.evaluators.selection import score_on
 from ddbench.siamese import augment, draw_augmentation
-from ddbench.training import Batch, Schedule, accuracy, cosine, fit, step_at_half, to_device, train_on_real_images
+from ddbench.training import (
+    Batch,
+    BestEpoch,
+    Schedule,
+    accuracy,
+    cosine,
+    fit,
+    step_at_half,
+    to_device,
+    train_on_real_images,
+)
 from ddbench.views import batch_slices, normalise
 
 if TYPE_CHECKING:
@@ -36,12 +48,17 @@ def train_and_measure(
     task: EvaluateTask,
     epoch_batches: Callable[[int], Iterable[Batch]],
     training: TrainingSettings,
+    images: int,
     label_bytes: int,
     regime: str,
     validate_every: int = 0,
     schedule: Schedule = cosine,
+    keep: BestEpoch | None = None,
 ) -> Metrics:
-    """Trains the task's student from scratch on the batches of every epoch, and measures the last one."""
+    """Trains the task's student from scratch on the batches of every epoch, and measures the last one.
+
+    `images` are in an epoch. The epoch that `keep` chose is measured too.
+    """
     device = task.device
 
     def validate(epoch: int) -> float | None:
@@ -63,13 +80,21 @@ def train_and_measure(
         validate,
         seed,
         schedule,
+        keep,
     )
     top1, per_class = accuracy(student, task.dataset, "val", device, task.precision)
+    selected = None
+    if keep is not None:
+        chosen = copy.deepcopy(student)
+        chosen.load_state_dict(keep.weights)
+        selected = accuracy(chosen, task.dataset, "val", device, task.precision)[0]
     return Metrics(
         top1_last=top1,
         top1_best=None if validate_every == 0 else max(top1, best if best is not None else top1),
+        top1_selected=selected,
+        selected_epoch=None if keep is None else keep.epoch,
         per_class=per_class,
-        student_steps=training.epochs * len(batch_slices(len(task.labels), training.batch_size)),
+        student_steps=training.epochs * len(batch_slices(images, training.batch_size)),
         label_bytes=label_bytes,
         image_bytes=task.distilled.image_bytes,
         regime=regime,
@@ -77,8 +102,8 @@ def train_and_measure(
 
 
 def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source: LabelSource) -> Metrics:
-    """Trains the task's student on its distilled set with `source`'s labels, and measures the last epoch."""
-    weights = sample_weights(task)
+    """Trains the task's student with `source`'s images and labels; measures the last epoch, and a selected one."""
+    weights = sample_weights(source.task)
     training = TrainingSettings(
         optimizer="adamw",
         learning_rate=settings.learning_rate,
@@ -89,10 +114,19 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     )
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        for batch in view_batches(task, source.views(epoch)):
+        for batch in view_batches(source.task, source.views(epoch)):
             yield Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
 
-    return train_and_measure(task, epoch_batches, training, source.label_bytes, source.regime, settings.validate_every)
+    return train_and_measure(
+        task,
+        epoch_batches,
+        training,
+        source.count,
+        source.label_bytes,
+        source.regime,
+        settings.validate_every,
+        keep=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
+    )
 
 
 def evaluate_with_siamese_augmentation(task: EvaluateTask, settings: SiameseAugmentation) -> Metrics:
@@ -122,7 +156,9 @@ def evaluate_with_siamese_augmentation(task: EvaluateTask, settings: SiameseAugm
             rows = to_device(order[part], device)
             yield Batch(images, weighted(losses_of(rows), weights[rows]))
 
-    return train_and_measure(task, epoch_batches, training, task.labels.nbytes, "hard", schedule=step_at_half)
+    return train_and_measure(
+        task, epoch_batches, training, len(labels), task.labels.nbytes, "hard", schedule=step_at_half
+    )
 
 
 def evaluate_on_real_images(task: EvaluateTask) -> Metrics:
