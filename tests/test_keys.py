@@ -41,6 +41,7 @@ SETTINGS = {
     "feature_loss": "mmd",
     "regulariser": "bn",
     "initial": "real",
+    "layer": 3,
 }
 """Another value than the recipe's for every setting of WMDD."""
 
@@ -102,6 +103,7 @@ def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("evaluator.epochs=4", STUDENT),
         ("evaluator.temperature=10", STUDENT),
         ("evaluator.labels=stored", STUDENT),
+        ("evaluator.select_share=0.2", STUDENT),
     ],
 )
 def test_a_setting_makes_its_stage_and_what_follows_anew(
@@ -133,6 +135,39 @@ def test_a_setting_of_the_method_leaves_teacher_statistics_and_intermediates_alo
     keys_of: Callable[..., dict[str, str]], name: str
 ) -> None:
     assert moved(keys_of(), keys_of(None, f"method.{name}={SETTINGS[name]}")) == FROM_DISTILL
+
+
+def test_keys_of_what_was_made_before_a_setting_came_stay_what_they_were(
+    keys_of: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that is new and unset is in no key: what lies in people's caches must be found again.
+
+    Where a recipe, a version or the digits themselves change, the keys here change rightly: write the new ones.
+    """
+    for name in (name for name in vars(versions) if name.isupper()):
+        monkeypatch.setattr(versions, name, "1")
+    found = keys_of(None, "evaluator.cutmix_alpha=null")
+    assert found == {
+        "teacher": "730f30aaa2cd1d208ef9d6739fbb9159",
+        "statistics": "30dc962041cbab43408e1872952a95e3",
+        "method": "bc11b43769f97dfb328aa7bb032bae6f",
+        "distill": "563b3406b322f182eb97c09a411ba822",
+        "measure": "77850a21f800970d3e0acef9be5a5929",
+        "labels": "ed1236afaaad36d4ac16c44bba6dabb1",
+        "evaluate": "8b65c97115cba4255bdbb8c75ca31a7a",
+    }
+    unset = keys_of(None, "evaluator.cutmix_alpha=null", "method.layer=null", "evaluator.select_share=null")
+    assert unset == found
+
+
+def test_statistics_of_a_layer_have_a_key_of_their_own(registry: PluginRegistry, tmp_path: Path) -> None:
+    request = Request(methods=("wmdd",), datasets=("digits",), ipcs=(1,), recipes=("smoke",))
+    (cell,) = experiments(request, registry)
+    dataset = load_dataset(registry.dataset("digits"), cell.data, None, Cache(tmp_path))
+    keys = Keys(cell, dataset, "1", "1")
+    found = [key_of(keys.statistics(3, layer)) for layer in (None, 1, 2)]
+    assert found[0] == key_of(keys.statistics(3))
+    assert len(set(found)) == 3
 
 
 def test_no_setting_of_the_method_is_forgotten(registry: PluginRegistry) -> None:

@@ -40,6 +40,15 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         default="squared",
         description="of feature_loss=wasserstein; squared: Eq. 12; norm: one Frobenius norm over the batch (released)",
     )
+    layer: int | None = Field(
+        default=None,
+        ge=1,
+        # It came after version 1: unset, it is in no key and no record, which are then what they were.
+        exclude_if=lambda layer: layer is None,
+        description="whose features are matched (Table 6): what feeds the teacher's layer of this number, averaged "
+        "over height and width; in ResNet-18 1 is the stem, 2 to 17 the blocks' convolutions, 18 the classifier; "
+        "null = the classifier",
+    )
     cross_entropy_weight: float = Field(
         default=0.0,
         ge=0,
@@ -78,6 +87,10 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         """Refuses a teacher without BatchNorm where its statistics are matched."""
         return no_batch_norm(self.name, batch_norms) if self.regularised else None
 
+    def layers(self) -> tuple[int, ...]:
+        """The layer whose features are matched, where one is named."""
+        return () if self.layer is None else (self.layer,)
+
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """Whole classes, as many as a batch holds: PCBN needs all images of a class together."""
         return units_of_whole_classes(num_classes, ipc, self.batch_size)
@@ -96,6 +109,12 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
     def _cross_entropy_alone_has_weight_1(self) -> Self:
         if self.feature_loss == "cross-entropy" and self.cross_entropy_weight not in (0, 1):
             raise ValueError("feature_loss=cross-entropy has weight 1: set bn_weight, and no cross_entropy_weight")
+        return self
+
+    @model_validator(mode="after")
+    def _cross_entropy_matches_no_layer(self) -> Self:
+        if self.feature_loss == "cross-entropy" and self.layer is not None:
+            raise ValueError("feature_loss=cross-entropy matches no features: set no layer")
         return self
 
 

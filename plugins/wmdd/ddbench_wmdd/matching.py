@@ -39,7 +39,7 @@ def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Baryc
             return transport.barycenter_released(features, task.ipc, draw)
         return transport.barycenter_lloyd([features], task.ipc, [draw])[0]
 
-    return _cached(task, label, depends_on, solve)
+    return _cached(method, task, label, depends_on, solve)
 
 
 def sliced_barycenter(method: SlicedWMDD, task: DistillTask, label: int) -> Barycenter:
@@ -50,21 +50,28 @@ def sliced_barycenter(method: SlicedWMDD, task: DistillTask, label: int) -> Bary
         return sliced.barycenter_sliced(on_device, task.ipc, draw, method.projections, method.iterations)
 
     depends_on = {"class": label, "projections": method.projections, "iterations": method.iterations}
-    return _cached(task, label, depends_on, solve)
+    return _cached(method, task, label, depends_on, solve)
 
 
 def _cached(
+    method: BarycenterMatching,
     task: DistillTask,
     label: int,
     depends_on: Mapping[str, object],
     solve: Callable[[Tensor, torch.Generator], Barycenter],
 ) -> Barycenter:
     def build() -> dict[str, Tensor]:
-        found = solve(task.statistics(label).features, task.generator("barycenter", label))
+        found = solve(_features(method, task, label), task.generator("barycenter", label))
         return {"points": found.points.float().cpu(), "weights": found.weights.float().cpu()}
 
-    tensors = task.cached("barycenter", depends_on, build)
+    layer = {} if method.layer is None else {"layer": method.layer}
+    tensors = task.cached("barycenter", {**depends_on, **layer}, build)
     return Barycenter(points=tensors["points"], weights=tensors["weights"])
+
+
+def _features(method: BarycenterMatching, task: DistillTask, label: int) -> Tensor:
+    """Of a class's real images, at the layer that is matched: [n, d] on the CPU."""
+    return task.statistics(label, method.layer).features
 
 
 def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitResult:
@@ -83,7 +90,7 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
         points = torch.cat([target.points for target in targets.values()]).to(task.device)
         terms["feature"] = lambda output: objectives.feature_match(output.features, points, method.feature_form)
     elif method.feature_loss == "mmd":
-        terms["mmd"] = _mmd(task, classes)
+        terms["mmd"] = _mmd(method, task, classes)
     cross_entropy_weight = 1.0 if method.feature_loss == "cross-entropy" else method.cross_entropy_weight
     if cross_entropy_weight:
         on_device = labels.to(task.device)
@@ -96,12 +103,14 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     def objective(output: Output) -> dict[str, Tensor]:
         return {name: term(output) for name, term in terms.items()}
 
-    initial = task.noise(unit) if method.initial == "noise" else real_images(task, classes, targets)
-    images = task.recover(unit, objective, initial, method)
+    initial = task.noise(unit) if method.initial == "noise" else real_images(method, task, classes, targets)
+    images = task.recover(unit, objective, initial, method, layer=method.layer)
     return UnitResult(images=images, weights=weights)
 
 
-def real_images(task: DistillTask, classes: Sequence[int], targets: Mapping[int, Barycenter]) -> Tensor:
+def real_images(
+    method: BarycenterMatching, task: DistillTask, classes: Sequence[int], targets: Mapping[int, Barycenter]
+) -> Tensor:
     """Central views of IPC distinct real images a class, normalised [K * IPC, 3, S, S], in the slots' order.
 
     Those that lie nearest to the points of the class's barycenter in `targets`: the assignment of different
@@ -112,7 +121,7 @@ def real_images(task: DistillTask, classes: Sequence[int], targets: Mapping[int,
     chosen: list[Tensor] = []
     for label in classes:
         if label in targets:
-            features = task.statistics(label).features.double()
+            features = _features(method, task, label).double()
             centre = features.mean(0)
             distances = transport.squared_distances(targets[label].points.double() - centre, features - centre)
             nearest = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
@@ -122,9 +131,9 @@ def real_images(task: DistillTask, classes: Sequence[int], targets: Mapping[int,
     return task.dataset.evaluation_view("train", torch.cat(chosen))
 
 
-def _mmd(task: DistillTask, classes: Sequence[int]) -> Term:
+def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> Term:
     """Sum over classes of the biased MMD^2 of its images' features and all its real ones, bandwidths of the latter."""
-    real = [task.statistics(label).features.to(task.device) for label in classes]
+    real = [_features(method, task, label).to(task.device) for label in classes]
     bandwidths = [objectives.median_bandwidths(features).cpu() for features in real]
     fixed = [objectives.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
 

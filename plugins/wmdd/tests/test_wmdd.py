@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 from ddbench.cache import Cache
 from ddbench.cli import main
 from ddbench.distiller import Slot
+from ddbench.errors import DDBenchError
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 from ddbench.stages import Pipeline, Workspace
+
+if TYPE_CHECKING:
+    from conftest import Shell
 
 
 @given(classes=st.integers(1, 60), ipc=st.integers(1, 60), batch_size=st.integers(1, 120))
@@ -122,6 +126,53 @@ def test_a_start_from_real_images_that_hardly_moves_ends_on_those_images(run: Ca
         nearest = int((features - features.mean(0)).square().sum(1).argmin())
         image = made.dataset.train.centre(made.dataset.train.of_class(label)[nearest : nearest + 1], size)
         assert torch.equal(made.distilled.images[label : label + 1], image)
+
+
+def test_the_classifiers_layer_is_what_is_matched_where_no_layer_is_named(run: Callable[..., Pipeline]) -> None:
+    """Two convolutions, then the classifier: layer 3 is the default, under a key of its own."""
+    two = ("teacher.arch=convnet-bn-d2", "method.initial=real")
+    last, named, earlier = (run(*two, *layer) for layer in ((), ("method.layer=3",), ("method.layer=2",)))
+    assert torch.equal(named.distilled.images, last.distilled.images)
+    assert torch.equal(named.distilled.weights, last.distilled.weights)
+    assert not torch.equal(earlier.distilled.images, last.distilled.images)
+    keys = [made.unit(made.units[0]).key for made in (last, named, earlier)]
+    assert len(set(keys)) == 3
+    # Real features of the layer, from what the module before it gives: two by two pooling after the first block.
+    seen: list[torch.Tensor] = []
+    network: Any = earlier.tapped_teacher().network
+    hook = network.features[3].register_forward_hook(lambda _, args, maps: seen.append(maps.mean((2, 3))))
+    mine = earlier.dataset.train.of_class(4)
+    with torch.no_grad():
+        network(earlier.dataset.evaluation_view("train", mine))
+    hook.remove()
+    features = earlier.statistics(4, 2).features
+    assert features.shape == (len(mine), 128)
+    torch.testing.assert_close(features, torch.cat(seen), rtol=1e-4, atol=1e-5)
+
+
+def test_matching_a_layer_brings_its_features_nearer_to_the_barycenters(run: Callable[..., Pipeline]) -> None:
+    def distance(made: Pipeline) -> float:
+        with torch.no_grad():
+            normal = made.dataset.normalise(made.distilled.images)
+            features = made.tapped_teacher()(normal, layer=2).features
+        means = torch.stack([made.statistics(label, 2).features.mean(0) for label in range(10)])
+        return float((features.reshape(10, 2, -1).mean(1) - means).square().sum())
+
+    shared = ("method.crop_scale_min=1.0", "method.jitter=0", "method.bn_weight=0", "teacher.arch=convnet-bn-d2")
+    started, matched = (run(f"method.steps={steps}", "method.layer=2", *shared) for steps in (1, 60))
+    assert distance(matched) < 0.5 * distance(started)
+
+
+def test_a_layer_that_the_teacher_does_not_have_is_refused_before_it_is_trained(
+    run: Callable[..., Pipeline], shell: Shell
+) -> None:
+    with pytest.raises(DDBenchError, match="there is no layer 3: convnet-bn-d1 has layers 1 to 2"):
+        _ = run("method.layer=3").distilled
+    where = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
+    refused = shell("run", *where, "--arch", "resnet18", "--set", "method.layer=19")
+    assert refused.code != 0
+    assert "there is no layer 19: resnet18 has layers 1 to 18" in refused.errors[-1]
+    assert not any("/teacher/" in name for name in shell.files("cache"))
 
 
 def test_the_command_line_runs_a_combination_and_the_sibling(

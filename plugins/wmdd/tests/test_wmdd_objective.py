@@ -29,6 +29,7 @@ from ddbench.task import DistillTask
 IPC = 3
 SIZE = 8
 CLASSES = (2, 3)
+WIDTHS = {None: 5, 2: 4 * 36}
 UNIT = Unit(1, tuple(Slot(label, index) for label in CLASSES for index in range(IPC)))
 
 
@@ -56,11 +57,15 @@ class Captured(DistillTask):
 
     objectives: list[Objective] = dataclasses.field(default_factory=list)
     initials: list[Tensor] = dataclasses.field(default_factory=list)
+    layers: list[int | None] = dataclasses.field(default_factory=list)
     intermediates: list[tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=list)
 
-    def recover(self, unit: Unit, objective: Objective, initial: Tensor, settings: Any) -> Tensor:
+    def recover(
+        self, unit: Unit, objective: Objective, initial: Tensor, settings: Any, layer: int | None = None
+    ) -> Tensor:
         self.objectives.append(objective)
         self.initials.append(initial)
+        self.layers.append(layer)
         return torch.zeros(len(unit.slots), 3, SIZE, SIZE)
 
     def terms(self, method: BarycenterMatching, images: Tensor, unit: Unit = UNIT) -> tuple[dict[str, Tensor], Tensor]:
@@ -69,7 +74,7 @@ class Captured(DistillTask):
         assert isinstance(result, UnitResult)
         assert result.weights is not None
         with torch.no_grad():
-            return self.objectives[-1](self.teacher(images)), result.weights
+            return self.objectives[-1](self.teacher(images, layer=self.layers[-1])), result.weights
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +91,10 @@ def make_task(digits: Dataset, tmp_path: Path) -> MakeTask:
         torch.manual_seed(2)
         teacher = TappedNetwork(Small().double())
 
-    def statistics(label: int) -> ClassStatistics:
+    def statistics(label: int, layer: int | None = None) -> ClassStatistics:
         draw = torch.Generator().manual_seed(label)
         return ClassStatistics(
-            torch.randn(12, 5, generator=draw),
+            torch.randn(12, WIDTHS[layer], generator=draw),
             [torch.randn(4, generator=draw), torch.randn(5, generator=draw)],
             [torch.rand(4, generator=draw), torch.rand(5, generator=draw)],
         )
@@ -129,18 +134,23 @@ def pixels(seed: int = 0) -> Tensor:
 # -- by brute force -----------------------------------------------------------------------------------------
 
 
-def seen(task: DistillTask, images: Tensor) -> tuple[list[list[Tensor]], Tensor, Tensor]:
-    """Image by image: what feeds each BatchNorm layer [positions, channels], all features, all logits."""
+def seen(task: DistillTask, images: Tensor, layer: int | None = None) -> tuple[list[list[Tensor]], Tensor, Tensor]:
+    """Image by image: what feeds each BatchNorm layer [positions, channels], all features, all logits.
+
+    Features of layer 2 are what feeds the hidden layer.
+    """
     network: Any = task.teacher.network
     inputs: list[list[Tensor]] = [[], []]
     features, logits = [], []
     for image in images:
         maps = network.convolution(image[None])
-        flat = network.hidden(network.first(maps).relu().flatten(1))
+        second = network.first(maps).relu().flatten(1)
+        flat = network.hidden(second)
         inputs[0].append(maps[0].flatten(1).T)
         inputs[1].append(flat)
-        features.append(network.second(flat).relu()[0])
-        logits.append(network.classifier(features[-1]))
+        last = network.second(flat).relu()
+        features.append((last if layer is None else second)[0])
+        logits.append(network.classifier(last[0]))
     return inputs, torch.stack(features), torch.stack(logits)
 
 
@@ -168,7 +178,7 @@ def brute_mmd(x: Tensor, y: Tensor) -> float:
 
 def brute_force(method: BarycenterMatching, task: DistillTask, images: Tensor) -> dict[str, float]:
     """Eq. 12, 13 and 14, what the released code computes instead, or what the ablation puts in their place."""
-    inputs, features, logits = seen(task, images)
+    inputs, features, logits = seen(task, images, method.layer)
     labels = [slot.label for slot in UNIT.slots]
     weights = torch.full((6,), 1 / IPC).double()
     found: dict[str, float] = {}
@@ -180,7 +190,7 @@ def brute_force(method: BarycenterMatching, task: DistillTask, images: Tensor) -
         found["feature"] = squares if method.feature_form == "squared" else squares**0.5
     elif method.feature_loss == "mmd":
         found["mmd"] = sum(
-            brute_mmd(features[start : start + IPC], task.statistics(label).features.double())
+            brute_mmd(features[start : start + IPC], task.statistics(label, method.layer).features.double())
             for start, label in zip((0, IPC), CLASSES, strict=True)
         )
     else:
@@ -219,6 +229,21 @@ def test_each_combination_computes_its_terms(
     uniform = torch.equal(weights, torch.full((6,), 1 / IPC))
     assert uniform == (feature_loss != "wasserstein")  # and no barycenter is computed where none is met:
     assert [name for name, _ in task.intermediates] == ([] if uniform else 4 * ["barycenter"])
+
+
+@pytest.mark.parametrize("method", [WMDD(layer=2), WMDD(layer=2, feature_loss="mmd"), SlicedWMDD(layer=2)])
+def test_the_features_of_a_layer_take_the_place_of_the_last(make_task: MakeTask, method: BarycenterMatching) -> None:
+    """The feature loss alone: BatchNorm statistics are those of every layer as before."""
+    task, images = make_task(), pixels()
+    terms, _ = task.terms(method, images)
+    with torch.no_grad():
+        expected = brute_force(method, task, images)
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
+    assert list(expected)[1:] == ["pcbn"]
+    assert {depends_on["layer"] for _, depends_on in task.intermediates} <= {2}
+    assert len(task.intermediates) == (0 if method.feature_loss == "mmd" else 4)
+    last = method.model_copy(update={"layer": None})
+    assert brute_force(last, task, images) != pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("form", ["squared", "norm"])
@@ -285,6 +310,11 @@ def test_a_weight_of_the_cross_entropy_alone_is_refused() -> None:
         SlicedWMDD(feature_loss="cross-entropy", cross_entropy_weight=0.5)
 
 
+def test_a_layer_is_for_features_that_are_matched() -> None:
+    with pytest.raises(ValidationError, match="feature_loss=cross-entropy matches no features: set no layer"):
+        WMDD(feature_loss="cross-entropy", layer=17)
+
+
 def test_a_barycenter_depends_on_its_class_and_seed_and_not_on_the_unit(make_task: MakeTask) -> None:
     for method in (WMDD(), SlicedWMDD(projections=5, iterations=9)):
         task, images = make_task(), pixels()
@@ -308,13 +338,21 @@ def test_the_sliced_barycenter_is_that_of_the_class_and_its_key_names_its_settin
 # -- where the pixels start ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [WMDD(initial="real"), SlicedWMDD(initial="real", projections=5, iterations=9)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        WMDD(initial="real"),
+        WMDD(initial="real", layer=2),
+        SlicedWMDD(initial="real", projections=5, iterations=9),
+    ],
+)
 def test_real_images_start_at_the_assignment_of_least_distance(make_task: MakeTask, method: BarycenterMatching) -> None:
     task = make_task()
     task.terms(method, pixels())
     chosen = []
     for label in CLASSES:
-        features, points = task.statistics(label).features.double(), method.barycenter(task, label).points.double()
+        features = task.statistics(label, method.layer).features.double()
+        points = method.barycenter(task, label).points.double()
 
         def cost(rows: tuple[int, ...], features: Tensor = features, points: Tensor = points) -> float:
             return float((features[list(rows)] - points).square().sum())
