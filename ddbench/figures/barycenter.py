@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POINTS = 200
 """Points of each distribution and of each barycenter."""
-STEPS = 300
+STEPS = 200
 BANDWIDTHS = (0.1, 0.4, 1.6)
 """Widths of the MMD's Gaussian kernels: the finest tells outlines apart, the widest reaches across the plane."""
 EDGE, PIXELS, BLUR = 2.2, 220, 0.05

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ddbench.errors import DDBenchError
 from ddbench.figures import style
+from ddbench.figures.measured import key_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 COLUMNS = 3
 DODGE, SPREAD = 0.035, 0.25
 """Decades between the error bars of neighbouring lines, and of all lines at most."""
-LETTER = 0.075
-"""Inches of a letter in the legend."""
+PANEL = 3.6
+"""Inches of a panel's width."""
 GREY = "#555555"
 """Of what is published."""
 
@@ -48,19 +48,20 @@ def draw(frame: pd.DataFrame, label: str, text: str) -> Figure:
     ours = list(frame.loc[~frame["published"], "series"].unique())
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    legend = LETTER * max(map(len, frame["series"])) + 0.6
-    figure = Figure(figsize=(3.3 * columns + legend, 3.4 * rows + 1.0), layout="constrained")
+    legend = style.LETTER * max(map(len, frame["series"])) + 0.8
+    figure = Figure(figsize=(PANEL * columns + legend, 3.4 * rows + 1.0), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number >= len(panels):
             axes.set_axis_off()
             continue
         _panel(axes, frame[frame["panel"] == panels[number]], ours)
-        axes.set_title(textwrap.fill(panels[number], 36, replace_whitespace=False), loc="left")
+        axes.set_title(style.wrapped(panels[number], PANEL - 0.5), loc="left")
         axes.set_xlabel(label)
         axes.set_ylabel("top-1 accuracy (%)")
     drawn = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(drawn.values(), drawn.keys(), loc="outside right upper")
+    names = sorted(drawn, key=lambda name: name not in ours)
+    figure.legend([drawn[name] for name in names], names, loc="outside right upper", handlelength=3)
     style.caption(figure, text)
     return figure
 
@@ -77,7 +78,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, ours: list[str]) -> None:
             colour, marker = style.COLOURS[number % len(style.COLOURS)], style.MARKERS[number % len(style.MARKERS)]
             # Side by side, so that error bars at the same x can be told apart.
             stroke, shift = "-", step * (mine.index(series) - (len(mine) - 1) / 2)
-        axes.errorbar(
+        drawn = axes.errorbar(
             line["x"] * 10**shift,
             line["top1"],
             line["deviation"].fillna(0),
@@ -88,6 +89,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, ours: list[str]) -> None:
             markerfacecolor=colour if series in mine else "white",
             capsize=2.5,
         )
+        drawn.lines[0].set_gid(f"mean-{ours.index(series) if series in mine else 'published'}")
     ticks = sorted(frame["x"].unique())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
@@ -100,7 +102,7 @@ def measured(frame: pd.DataFrame) -> str:
     students, sets = _range(frame["n"], "student"), _range(frame["sets"], "distilled set")
     return (
         f"Top-1 on real images that were not trained on, after the last epoch: mean and sample deviation of {students} "
-        f"on {sets} a point. Recipe: {recipes}. Settings that differ are in the legend."
+        f"on {sets} a point. Recipe: {recipes}. Settings that differ stand in the legend.{key_note(frame['series'])}"
     )
 
 

@@ -17,7 +17,7 @@ from ddbench.errors import DDBenchError
 from ddbench.figures import style
 from ddbench.figures.previews import short
 from ddbench.figures.selecting import command_of
-from ddbench.figures.sets import dataset_of, sets_of
+from ddbench.figures.sets import Shown, dataset_of, made_by, sets_of
 from ddbench.models import TappedNetwork, build_network
 from ddbench.seeds import generator
 
@@ -33,7 +33,6 @@ CLASSES = 10
 REAL = 60
 """Real images a class."""
 PERPLEXITY = 30.0
-COLUMNS = 3
 BATCH = 100
 COLOURS = (*style.COLOURS, "#F0E442", "#999999", "#882255")
 """A colour a class; its name stands at its place, so that nobody depends on colours."""
@@ -55,18 +54,18 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     bounds = np.cumsum([0, *map(len, parts)])
     real, *distilled = (points[start:end] for start, end in pairwise(bounds))
 
-    columns = min(COLUMNS, len(shown))
-    rows = -(-len(shown) // columns)
+    rows = 1 if len(shown) <= 3 else 2
+    columns = -(-len(shown) // rows)
     figure = Figure(figsize=(max(5.4, 3.9 * columns), 3.9 * rows + 0.9), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    names = [short(name, 14) for name in dataset.info.class_titles[:CLASSES]]
-    for axes in list(grid)[len(shown) :]:
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    names = [short(name, 18) for name in dataset.info.class_titles[:CLASSES]]
+    for axes in grid[len(shown) :]:
         axes.set_axis_off()
     for axes, one, kept, theirs in zip(grid, shown, mine, distilled, strict=False):
         _scatter(axes, real, labels, theirs, one.labels[kept], names)
         axes.set_title(one.label, loc="left")
     figure.suptitle(f"Features of the teacher: {taught.teacher['name']}, {taught.teacher['top1']:.1f} % top-1", size=10)
-    style.caption(figure, caption(shown[0].record, len(real), len(points)))
+    style.caption(figure, caption(shown, len(real), len(points)))
     return figure
 
 
@@ -142,13 +141,15 @@ def _scatter(
     axes.set_ylabel("t-SNE 2")
 
 
-def caption(record: Record, real: int, points: int) -> str:
+def caption(shown: Sequence[Shown], real: int, points: int) -> str:
     """What is shown, and where it departs from the paper."""
+    record = shown[0].record
     of_classes = f", the first {CLASSES} of {record.classes} classes" if record.classes > CLASSES else ""
     perplexity = min(PERPLEXITY, (points - 1) / 3)
     return (
         f"{record.dataset}, {record.image_size} px, {record.ipc} images per class{of_classes}. Dots: {real} training "
         f"images, the same in every panel. Triangles: distilled images. One t-SNE of all {points} (perplexity "
         f"{perplexity:g}, seed 0). The paper trains a model on the real and distilled images of each method (section "
-        "5.8); here all features are the teacher's, which the distilled images may have been fitted to."
+        "5.8); here all features are the teacher's, which the distilled images may have been fitted to. "
+        f"{made_by(shown)}"
     )

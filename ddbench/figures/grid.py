@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ddbench.figures import style
 from ddbench.figures.previews import GAP, scaled, short, tiled
-from ddbench.figures.sets import class_titles, sets_of
+from ddbench.figures.sets import Shown, class_titles, made_by, sets_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 IMAGES = 12
-"""Images in a row, over all blocks."""
-LETTER, LINE, GUTTER = 0.075, 0.17, 0.14
-"""Inches: of a letter and a line of text, and between two blocks."""
+"""Images in a row, over all blocks; of each block at least two."""
+LINE, GUTTER = 0.17, 0.14
+"""Inches: of a line of text, and between two blocks."""
 TILE = 0.55
 """About the inches of an image's side: the nearest whole number of dots a pixel."""
 
@@ -31,7 +30,7 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
 
     shown = sets_of(found, workspace, warn)
     first = shown[0].record
-    count = min(first.ipc or 1, max(1, IMAGES // len(shown)))
+    count = min(first.ipc or 1, max(2, IMAGES // len(shown)))
     classes = range(min(first.classes, CLASSES))
     blocks = [
         tiled([[scaled(image) for image in one.images[one.labels == label][:count].numpy()] for label in classes])
@@ -40,13 +39,13 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     tile = (blocks[0].shape[0] + GAP) // len(classes) - GAP
     scale = max(1, round(TILE * style.DPI / tile)) / style.DPI
     height, width = blocks[0].shape[0] * scale, blocks[0].shape[1] * scale
-    heads = [textwrap.fill(one.label, max(8, int(width / LETTER))) for one in shown]
+    heads = [style.wrapped(one.label.replace(", ", ",\n").replace(" [", "\n["), width) for one in shown]
     names = [short(name) for name in class_titles(shown[0], workspace)][: len(classes)]
 
-    left, above = LETTER * max(map(len, names)) + 0.15, LINE * max(head.count("\n") + 1 for head in heads) + 0.15
+    left, above = style.LETTER * max(map(len, names)) + 0.15, LINE * max(head.count("\n") + 1 for head in heads) + 0.15
     across = left + len(blocks) * (width + GUTTER)
     figure = Figure(figsize=(across, 1))
-    below = LINE * style.caption(figure, caption(first, count, len(classes))) + 0.2
+    below = LINE * style.caption(figure, caption(shown, count, len(classes))) + 0.2
     total = above + height + below
     figure.set_figheight(total)
     for number, (block, head) in enumerate(zip(blocks, heads, strict=True)):
@@ -62,11 +61,12 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     return figure
 
 
-def caption(record: Record, count: int, classes: int) -> str:
+def caption(shown: Sequence[Shown], count: int, classes: int) -> str:
     """What is shown, and of how much."""
+    record = shown[0].record
     of_classes = f"the first {classes} of {record.classes} classes, " if classes < record.classes else ""
     of_images = f"the first {count} of " if count < (record.ipc or 1) else ""
     return (
-        f"{record.dataset}, {record.image_size} px: {of_classes}{of_images}{record.ipc} images per class; of every way "
-        "of making a set the first one. Images as stored: what students are trained on before augmentation."
+        f"{record.dataset}, {record.image_size} px: {of_classes}{of_images}{record.ipc} images per class, as they "
+        f"are stored: what students are trained on before augmentation. {made_by(shown)}"
     )

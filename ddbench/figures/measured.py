@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,23 @@ def told_apart(heads: Sequence[str], facts: Sequence[Facts], found: Sequence[Rec
     return labels
 
 
+def recipe(record: Record, over: str = "") -> str:
+    """The recipes of a record, with `--set` where more was changed than `over` and what the labels say anyway."""
+    changed = [name for name in record.configuration.get("changed", ()) if not name.startswith("runtime.")]
+    return "+".join(record.recipes) + (" --set" if set(changed) - {over, "teacher.checkpoint"} else "")
+
+
+def in_order(label: str) -> list[tuple[int, float, str]]:
+    """A key to sort labels by in which numbers count as numbers: 50 before 300."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    return [(1, float(part), "") if part[:1].isdigit() else (0, 0.0, part) for part in parts]
+
+
+def key_note(labels: Iterable[str]) -> str:
+    """What a caption says of keys in brackets, where there are any."""
+    return " In brackets: a record's key." if any(label.endswith("]") for label in labels) else ""
+
+
 def _said(name: str, value: object, record: Record) -> str:
     if name == "teacher":
         return f"teacher {record.teacher['top1']:.1f} %" if record.teacher else "no teacher"
@@ -123,7 +141,7 @@ def means(found: Sequence[Record], over: str) -> pd.DataFrame:
     titles = dict(zip(panels, _titles([*panels.values()], over), strict=True))
     makers = [record for record, _ in series.values()]
     names = dict(zip(series, called(makers, [made for _, made in series.values()]), strict=True))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (panel, maker, x), mine in students.items():
         shared, maker_of = panels[panel][0], series[maker][0]
         top1 = [record.metrics.top1_last for record in mine.values()]
@@ -133,7 +151,7 @@ def means(found: Sequence[Record], over: str) -> pd.DataFrame:
                 **{name: getattr(shared, name) for name in SHARED},
                 "series": names[maker],
                 "method": maker_of.method,
-                "recipe": "+".join(maker_of.recipes),
+                "recipe": recipe(maker_of, over),
                 "x": x,
                 "top1": fmean(top1),
                 "deviation": stdev(top1) if len(top1) > 1 else float("nan"),
@@ -141,7 +159,8 @@ def means(found: Sequence[Record], over: str) -> pd.DataFrame:
                 "sets": len({digest for digest, _ in mine}),
             }
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["panel", "series", "x"], ignore_index=True)
+    rows.sort(key=lambda row: (in_order(row["panel"]), in_order(row["series"]), row["x"]))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _titles(panels: Sequence[tuple[Record, Facts]], over: str) -> list[str]:

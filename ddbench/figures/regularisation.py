@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SETTING = "method.bn_weight"
 PUBLISHED = (
     "Published (WMDD paper, section 5.7 and Figure 5a; 10 images per class; ImageNet-1K, ImageNette, Tiny ImageNet; "
-    "0.1 to 1000): top-1 rises with \u03bb, then is stable from about 10. The paper prints no numbers."
+    "\u03bb from 0.1 to 1000): top-1 rises with \u03bb, then is stable from about 10. The paper prints no numbers."
 )
 
 
@@ -33,7 +33,7 @@ def draw(found: Sequence[Record], warn: Callable[[str], None]) -> Figure:
     again = f"ddbench run --method wmdd --dataset {first.dataset} --ipc 10 --set {SETTING}=1"
     missing = f"figure 'lambda' needs records at a second value of {SETTING}; e.g. {again}"
     shown = curves.with_two_points(frame(found), missing, warn)
-    return curves.draw(shown, f"\u03bb, weight of BatchNorm matching ({SETTING})", caption(shown))
+    return curves.draw(shown, f"\u03bb ({SETTING})", caption(shown))
 
 
 def caption(shown: pd.DataFrame) -> str:

@@ -28,11 +28,8 @@ class Filters:
         """Whether this record is asked for."""
         asked = ((self.dataset, record.dataset), (self.ipc, record.ipc), (self.image_size, record.image_size))
         known = all(one in (None, other) for one, other in asked)
-        return known and self.methods_match(record) and self.recipes in ((), tuple(record.recipes))
-
-    def methods_match(self, record: Record) -> bool:
-        """Whether the record's method is asked for."""
-        return not self.methods or record.method in self.methods
+        of_method = not self.methods or record.method in self.methods
+        return known and of_method and self.recipes in ((), tuple(record.recipes))
 
     def command(self, method: str) -> str:
         """A command that makes a record like those asked for, with examples for what is not asked."""

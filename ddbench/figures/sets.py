@@ -12,7 +12,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.spec import MissingDataError
 from ddbench.errors import DDBenchError
 from ddbench.export import stored_set
-from ddbench.figures.measured import called, making, real
+from ddbench.figures.measured import called, in_order, key_note, making, real, recipe
 from ddbench.figures.selecting import command_of
 from ddbench.records import Record
 
@@ -21,19 +21,29 @@ if TYPE_CHECKING:
 
     from ddbench.stages import Workspace
 
+    Stored = tuple[Tensor, Tensor, Tensor, list[str]]
+
 MOST = 8
 """Sets that can be told apart side by side."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A distilled set: what it is called, a record of it, images uint8 [m, 3, S, S] and labels int64 [m]."""
+    """A distilled set: what it is called, a record of it, and what `stored_set` gives."""
 
     label: str
     record: Record
-    images: Tensor
-    labels: Tensor
-    class_names: list[str]
+    stored: Stored
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 [m, 3, S, S]"""
+        return self.stored[0]
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [m]"""
+        return self.stored[1]
 
 
 def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[Shown]:
@@ -51,9 +61,9 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
         makers.setdefault(canonical(_facts(record)), record)
     # One and the same set comes of several ways where settings do not reach it (JPEG quality and real images).
     chosen = list({record.distilled_digest: record for record in makers.values()}.values())
-    shown = []
+    kept: list[tuple[Record, Stored]] = []
     gone: list[tuple[Record, str]] = []
-    for label, record in sorted(zip(called(chosen, [_facts(record) for record in chosen]), chosen, strict=True)):
+    for record in chosen:
         try:
             stored = stored_set(record, workspace)
         except MissingDataError:
@@ -63,19 +73,30 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
             continue
         if stored is None:
             gone.append((record, f"the set of {record.name} is not in the cache"))
-            continue
-        images, labels, _, class_names = stored
-        shown.append(Shown(label, record, images, labels, class_names))
+        else:
+            kept.append((record, stored))
     for record, reason in gone:
-        if all(one.record.method != record.method for one in shown):
+        if all(one.method != record.method for one, _ in kept):
             raise DDBenchError(f"{reason}; make it again: {command_of(record)}")
         warn(f"left out: {reason}")
+    records = [record for record, _ in kept]
+    labels = called(records, [_facts(record) for record in records])
+    shown = [Shown(label, *one) for label, one in zip(labels, kept, strict=True)]
+    shown.sort(key=lambda one: in_order(one.label))
     if len(shown) > MOST:
         names = "; ".join(one.label for one in shown)
         raise DDBenchError(
             f"{len(shown)} sets, but {MOST} fit side by side: choose with --methods or --recipe: {names}"
         )
     return shown
+
+
+def made_by(shown: Sequence[Shown]) -> str:
+    """The caption's part on what made the sets."""
+    recipes = {recipe(one.record) for one in shown}
+    return (
+        f"Recipe: {', '.join(sorted(recipes))}; the first distilled set of each.{key_note(one.label for one in shown)}"
+    )
 
 
 def _facts(record: Record) -> dict[str, object]:
@@ -92,4 +113,4 @@ def class_titles(shown: Shown, workspace: Workspace) -> Sequence[str]:
     try:
         return dataset_of(shown.record, workspace).info.class_titles
     except MissingDataError:
-        return shown.class_names
+        return shown.stored[3]

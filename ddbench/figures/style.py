@@ -68,12 +68,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+LETTER = 0.075
+"""Inches of a letter of the usual size, about."""
+
+
+def wrapped(text: str, inches: float, letter: float = LETTER) -> str:
+    """Every line of `text` broken to the width."""
+    return "\n".join(textwrap.fill(line, max(8, int(inches / letter))) for line in text.splitlines())
+
+
 def caption(figure: Figure, text: str) -> int:
     """Puts `text` below everything, wrapped to the figure's width: what was measured, and how. Returns its lines."""
-    letters = int(figure.get_figwidth() * 14.5)
-    wrapped = "\n".join(textwrap.fill(part, letters) for part in text.splitlines())
-    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=8.5, color="#333333")
-    return wrapped.count("\n") + 1
+    lines = wrapped(text, figure.get_figwidth(), 0.066)
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=8.5, color="#333333")
+    return lines.count("\n") + 1
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
