@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+from ddbench.figures import sets
 from ddbench.figures.embedding import REAL, tsne
 from ddbench.figures.previews import GAP
 
@@ -73,12 +74,12 @@ def test_the_grid_shows_the_stored_pixels_by_method_and_by_setting(copied: Shell
 
     names = {path.stem: path for path in (copied.results / "records").glob("*.json")}
     first = next(name for name in names if name.startswith("random") and '"repeat": 0' in names[name].read_text())
-    sets = [first] + [
+    found = [first] + [
         next(name for name in names if f'"bn_weight": {value},' in names[name].read_text()) for value in ("1.0", "50.0")
     ]
     shown = rasters(svg)
     assert len(shown) == 3
-    for picture, name in zip(shown, sets, strict=True):
+    for picture, name in zip(shown, found, strict=True):
         images = exported(copied, name).permute(0, 2, 3, 1).numpy()
         side = images.shape[1] * 4  # 16 px are enlarged to 64
         assert picture.shape == (10 * (side + GAP) - GAP, 2 * (side + GAP) - GAP, 3)
@@ -163,6 +164,17 @@ def test_sets_side_by_side_are_of_one_kind(copied: Shell) -> None:
     assert mixed.errors == ["ddbench: there are records of 1, 2: choose one with --ipc"]
     assert mixed.code == 2
     assert copied("figure", "grid", "--ipc", "1").code == 0
+
+
+def test_more_sets_than_can_be_told_apart_are_refused(made: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "MOST", 2)
+    refused = made("figure", "grid", "--output", "none")
+    assert refused.code == 2
+    assert refused.errors[-1] == (
+        "ddbench: 3 sets, but 2 fit side by side: choose with --methods or --recipe: "
+        "random; wmdd, bn_weight 1; wmdd, bn_weight 50"
+    )
+    assert not (made.root / "none.svg").exists()
 
 
 def test_without_records_it_says_what_to_run(shell: Shell) -> None:

@@ -49,7 +49,7 @@ def draw(frame: pd.DataFrame, label: str, text: str) -> Figure:
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend = style.LETTER * max(map(len, frame["series"])) + 0.8
-    figure = Figure(figsize=(PANEL * columns + legend, 3.4 * rows + 1.0), layout="constrained")
+    figure = Figure(figsize=(PANEL * columns + legend, max(3.4 * rows, 0.21 * len(ours)) + 1.0), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number >= len(panels):

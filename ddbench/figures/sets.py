@@ -60,10 +60,12 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
     for record in sorted(found, key=lambda record: (record.seed + record.repeat, record.name)):
         makers.setdefault(canonical(_facts(record)), record)
     # One and the same set comes of several ways where settings do not reach it (JPEG quality and real images).
-    chosen = list({record.distilled_digest: record for record in makers.values()}.values())
+    chosen: dict[str, Record] = {}
+    for record in makers.values():
+        chosen.setdefault(record.distilled_digest, record)
     kept: list[tuple[Record, Stored]] = []
     gone: list[tuple[Record, str]] = []
-    for record in chosen:
+    for record in chosen.values():
         try:
             stored = stored_set(record, workspace)
         except MissingDataError:
