@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddbench import stopping
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
 
@@ -162,7 +163,8 @@ class Checkpoint:
 
     def save(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Replaces what was saved, atomically."""
-        write_tensors(self.path, tensors, meta)
+        with stopping.saving():
+            write_tensors(self.path, tensors, meta)
 
     def clear(self) -> None:
         """Removes it."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from ddbench import __version__, options
+from ddbench import __version__, options, stopping
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
 from ddbench.figures.command import figure_command
 from ddbench.plugins import PluginRegistry
+from ddbench.report.command import report_command
 from ddbench.tables.command import table_command
 
 KINDS = ("methods", "evaluators", "datasets", "models", "recipes", "tables")
@@ -34,6 +35,7 @@ def cli(context: click.Context) -> None:
 @click.option("--student", "students", multiple=True, help="Network of the student; repeat (default: the teacher's).")
 @click.option("--evaluator", help="Protocol (default: fkd; full-data for the method full).")
 @options.experiment
+@options.time_limit
 @options.data
 @options.results
 @options.cache
@@ -48,6 +50,7 @@ def run_command(
     data_dir: Path | None,
     dry_run: bool,
     force: tuple[str, ...],
+    time_limit: float | None,
     **asked: Any,
 ) -> None:
     """Distil and evaluate: prints top-1 on the real validation set, writes a record.
@@ -65,12 +68,14 @@ def run_command(
     workspace = Workspace(registry, options.open_cache(cache_dir, force), data_dir, download=not dry_run)
     if dry_run:
         running.dry_run(cells, workspace, click.echo)
-    else:
+        return
+    with stopping.listening(time_limit and time_limit * 60):
         running.run(cells, workspace, results_dir, click.echo, options.say)
 
 
 cli.add_command(table_command)
 cli.add_command(figure_command)
+cli.add_command(report_command)
 
 
 @cli.command("list")
@@ -201,6 +206,8 @@ def main() -> None:
         sys.exit(signal.exit_code)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 130)
+    except stopping.Stopped as stopped:
+        fail(f"stopped by {stopped.reason}; the same command goes on from here", stopping.CODES[stopped.reason])
     except OSError as error:  # the machine's answer, not a fault of ours: a full disk below stdout, a lost mount
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
 

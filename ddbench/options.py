@@ -31,6 +31,12 @@ cache = click.option(
 data = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets."
 )
+time_limit = click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Save and stop after so long (exit code 124); the same command goes on.",
+)
 _EXPERIMENT = (
     click.option("--recipe", "recipes", multiple=True, help="Named hyper-parameters or a YAML file; later wins."),
     click.option("--image-size", type=int, help="Side of the images, in pixels (default: the recipe's)."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddbench import seeds, views
+from ddbench import seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
@@ -83,7 +83,7 @@ def recover(
         task.tick()
         done = step + 1
         reports = done % REPORT_EVERY == 0 or done == settings.steps
-        saves = done % task.checkpoint_every == 0 and done < settings.steps
+        saves = (done % task.checkpoint_every == 0 or stopping.requested()) and done < settings.steps
         if not (reports or saves):
             continue
         values = {name: float(term.detach()) for name, term in terms.items()}
@@ -93,6 +93,7 @@ def recover(
             task.report(done, settings.steps, loss=sum(values.values()), **values)
         if saves:
             _save(task, images, optimizer, done, seconds + time.perf_counter() - clock)
+            stopping.stop()
     task.timing.update(steps=settings.steps, seconds=seconds + time.perf_counter() - clock)
     return ((images.detach() * deviation) + mean).clamp(0, 1)
 

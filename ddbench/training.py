@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import seeds, views
+from ddbench import seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.errors import DDBenchError
 from ddbench.models import build_network
@@ -101,6 +103,8 @@ class BestEpoch:
 
     def resume(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Goes on from what `state` gave."""
+        if meta["kept_score"] is None:  # saved in the middle of the first epoch
+            return
         self._best, self.epoch = tuple(meta["kept_score"]), int(meta["kept_epoch"])
         self.weights = _under("kept/", tensors)
 
@@ -146,17 +150,28 @@ def fit(
     reported as top1; the best of them is returned (None without any) and never changes the training. `seed` is
     for the network's own draws (dropout). `keep` is shown the network after every epoch. Saves network, optimiser,
     epoch and what is kept to `checkpoint` at epoch ends, at most every 20 seconds; a resumed run ends with the same
-    weights. Raises DDBenchError where a loss is not finite, naming the step.
+    weights. Where a stop is asked for (`ddbench.stopping`) it saves after the step that it is at, and raises Stopped.
+    Raises DDBenchError where a loss is not finite, naming the step.
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = optimizer_for(network, settings)
-    start, best = _resume(network, optimizer, checkpoint, keep)
+    start, best, begun = _resume(network, optimizer, checkpoint, keep)
     saved_at = time.monotonic()
+
+    def save(epoch: int, inside: _Epoch | None = None) -> None:
+        if checkpoint is not None:
+            kept, of_kept = ({}, {}) if keep is None else keep.state()
+            part = {} if inside is None else inside.state(device)
+            checkpoint.save(_state(network, optimizer) | kept | part, {"epoch": epoch, "best": best, **of_kept})
+
     for epoch in range(start, settings.epochs):
         rate = settings.learning_rate * schedule(epoch, settings.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = _train_epoch(network, optimizer, epoch_batches(epoch), device, precision, epoch, seed)
+        inside = begun if epoch == start else _Epoch()
+        loss = _train_epoch(
+            network, optimizer, epoch_batches(epoch), device, precision, epoch, seed, inside, partial(save, epoch)
+        )
         metrics = {"loss": loss, "learning_rate": rate}
         top1 = validate(epoch) if validate else None
         if top1 is not None:
@@ -164,13 +179,44 @@ def fit(
             best = top1 if best is None else max(best, top1)
         if keep is not None:
             keep.look(network, epoch + 1)
-        if checkpoint is not None and time.monotonic() - saved_at >= SAVE_SECONDS:
-            kept, of_kept = ({}, {}) if keep is None else keep.state()
-            checkpoint.save(_state(network, optimizer) | kept, {"epoch": epoch + 1, "best": best, **of_kept})
+        if time.monotonic() - saved_at >= SAVE_SECONDS or stopping.requested():
+            save(epoch + 1)
             saved_at = time.monotonic()
+            stopping.stop()
         if report is not None:
             report(epoch + 1, settings.epochs, **metrics)
     return best
+
+
+@dataclass
+class _Epoch:
+    """How far an epoch is: the losses of its steps, and where the network's own draws stand (None: at their start)."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    draws: list[Tensor] | None = None
+
+    def state(self, device: torch.device) -> dict[str, Tensor]:
+        """For a checkpoint in the middle of the epoch."""
+        found = {"epoch/losses": torch.stack(self.losses), "epoch/draws/0": torch.get_rng_state()}
+        if device.type == "cuda":
+            found["epoch/draws/1"] = torch.cuda.get_rng_state(device)
+        return found
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> _Epoch:
+        """From a checkpoint; the start of an epoch where it was saved between two."""
+        if "epoch/losses" not in tensors:
+            return cls()
+        draws = _under("epoch/draws/", tensors)
+        return cls(list(tensors["epoch/losses"].to(device, copy=True)), [draws[name].clone() for name in sorted(draws)])
+
+    def seed(self, seed: int, device: torch.device) -> None:
+        """Puts the network's own draws where they belong."""
+        torch.manual_seed(seed)
+        if self.draws is not None:
+            torch.set_rng_state(self.draws[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(self.draws[1], device)
 
 
 def _train_epoch(
@@ -181,12 +227,14 @@ def _train_epoch(
     precision: str,
     epoch: int,
     seed: int,
+    inside: _Epoch,
+    save: Callable[[_Epoch], None],
 ) -> float:
     network.train()
-    losses: list[Tensor] = []
+    losses = inside.losses
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds.derive("fit", seed, epoch))
-        for batch in batches:
+        inside.seed(seeds.derive("fit", seed, epoch), device)
+        for batch in itertools.islice(batches, len(losses), None):
             with autocast(device, precision):
                 logits = network(batch.images.contiguous(memory_format=torch.channels_last))
             loss = batch.loss(logits.float())
@@ -194,7 +242,16 @@ def _train_epoch(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.detach())
+            if stopping.requested():
+                _check(losses, epoch)
+                save(inside)
+                stopping.stop()
     # One look at the numbers an epoch: reading them step by step would make the host wait for the device.
+    return _check(losses, epoch)
+
+
+def _check(losses: list[Tensor], epoch: int) -> float:
+    """The mean loss. Raises DDBenchError at the first one that is not finite."""
     values = torch.stack(losses)
     wrong = (~values.isfinite()).nonzero()
     if len(wrong):
@@ -219,10 +276,10 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _resume(
     network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None, keep: BestEpoch | None
-) -> tuple[int, float | None]:
+) -> tuple[int, float | None, _Epoch]:
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
-        return 0, None
+        return 0, None, _Epoch()
     tensors, meta = saved
     network.load_state_dict(_under("network/", tensors))
     if keep is not None:
@@ -236,7 +293,7 @@ def _resume(
             like = parameters[number] if tensor.shape == parameters[number].shape else tensor
             state.setdefault(number, {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(meta["epoch"]), meta["best"]
+    return int(meta["epoch"]), meta["best"], _Epoch.of(tensors, parameters[0].device)
 
 
 def train_on_real_images(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ddbench import seeds, views
+from ddbench import seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
@@ -178,7 +178,12 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     momentum = torch.zeros_like(images)
     start, seconds = _resume(task, images, momentum)
     clock = time.perf_counter()
+
+    def save(iteration: int, tensors: dict[str, Tensor]) -> None:
+        task.checkpoint.save(tensors, {"iteration": iteration, "seconds": seconds + time.perf_counter() - clock})
+
     for iteration in range(start, method.iterations):
+        before = {"images": images.clone(), "momentum": momentum.clone()}
         with matching.own_draws(iteration):
             network = matching.network(iteration)
             optimizer = torch.optim.SGD(
@@ -197,15 +202,15 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
                 images.sub_(momentum.mul_(method.momentum).add_(gradient), alpha=method.learning_rate)
                 task.tick()
                 task.report(done, steps, distance=value)
+                if stopping.requested():
+                    save(iteration, before)
+                    stopping.stop()
                 if step + 1 < outer:
                     for epoch in range(inner):
                         matching.train(network, optimizer, images, iteration, step, epoch)
         since = done % task.checkpoint_every  # steps since the last multiple of the interval
         if since < outer and done < steps:
-            task.checkpoint.save(
-                {"images": images, "momentum": momentum},
-                {"iteration": iteration + 1, "seconds": seconds + time.perf_counter() - clock},
-            )
+            save(iteration + 1, {"images": images, "momentum": momentum})
     task.timing.update(steps=steps, seconds=seconds + time.perf_counter() - clock)
     pixels = views.denormalise(images, task.dataset.mean.to(task.device), task.dataset.std.to(task.device))
     return pixels.clamp(0, 1)

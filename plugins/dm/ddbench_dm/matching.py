@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ddbench import seeds, views
+from ddbench import seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
@@ -165,7 +165,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
             task.tick()
             done = step + 1
             reports = done % REPORT_EVERY == 0 or done == method.steps
-            saves = done % task.checkpoint_every == 0 and done < method.steps
+            saves = (done % task.checkpoint_every == 0 or stopping.requested()) and done < method.steps
             if reports or saves:
                 _check(losses, done)
             if reports:
@@ -173,6 +173,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
             if saves:
                 tensors = {"images": images.detach(), "velocity": velocity}
                 task.checkpoint.save(tensors, {"step": done, "seconds": seconds + time.perf_counter() - clock})
+                stopping.stop()
     task.timing.update(steps=method.steps, seconds=seconds + time.perf_counter() - clock)
     return views.denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device)).clamp(0, 1)
 
