@@ -21,15 +21,18 @@ class Metric:
 
     Of a student, it is shown as mean, deviation and number over a cell's students. With `of_cell` it is one number or
     text a cell, with its own deviation and number in the columns `NAME_deviation` and `NAME_n`, and a remark in
-    `NAME_note`, where there are such columns.
+    `NAME_note`, where there are such columns. `printed` is its name among the published numbers, where that is
+    another; the difference to those is shown with `subtracted`, where the conditions are the paper's.
     """
 
     title: str
     digits: int | None = None
     of_cell: bool = False
+    printed: str = ""
+    subtracted: bool = False
 
 
-TOP1: Mapping[str, Metric] = {"top1": Metric("top-1", 2)}
+TOP1: Mapping[str, Metric] = {"top1": Metric("top-1", 2, subtracted=True)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Cell:
 
     `row` is the text at the head of its row. `student` and `evaluator`: None for the run's own. `settings` are
     those that make the cell what it is, by dotted name, e.g. {"method.feature_loss": "mmd"}; they come after
-    recipes and `--set`. The IPC is ignored where the method has none.
+    recipes and `--set`. A method without an IPC has it in one cell, under its own protocol, and in none with settings.
     """
 
     row: str
@@ -80,8 +83,8 @@ class TableSpec:
 
     `about` says in one line what it shows; `reference` names the paper's table that it stands beside, whose
     numbers are those of `name` in `ddbench.published`. `row` is the heading of the rows. `across` says what makes
-    columns beside the dataset: "ipc", "student", "evaluator". `metrics` are the columns of the tidy frame that
-    are shown. `ipcs` are taken where none are asked for.
+    columns: "ipc", "student", "evaluator"; every dataset is a block, and no two cells may stand in one place. `metrics`
+    are the columns of the tidy frame that are shown. `ipcs` are taken where none are asked for.
 
     `fill(spec, cells, desk)` measures in place of training students, and returns the tidy frame. `finish(frame,
     records)` adds columns to the tidy frame, from all records.
@@ -99,16 +102,16 @@ class TableSpec:
     finish: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame] | None = None
 
 
-def load(name: str, results_dir: Path = Path("results")) -> pd.DataFrame:
+def load(name: str, results_dir: Path = Path("results"), ipcs: tuple[int, ...] = ()) -> pd.DataFrame:
     """What the records of `results_dir` hold of the table `name`, tidy: one row a cell and student.
 
-    Columns: see docs/tables.md; `state` is "measured" or "never run". Computes nothing. Raises DDBenchError
-    for an unknown table.
+    `ipcs`: images a class (default: the table's own and those of the records). Columns: see docs/tables.md; `state`
+    is "measured" or "never run". Computes nothing. Raises DDBenchError for an unknown table.
     """
     from ddbench.plugins import PluginRegistry
     from ddbench.resolve import Request
     from ddbench.tables.filling import frame_of
 
     registry = PluginRegistry()
-    request = Request(methods=(), datasets=(), ipcs=())
+    request = Request(methods=(), datasets=(), ipcs=ipcs)
     return frame_of(registry.table(name), request, registry, None, results_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,47 +10,91 @@ from typing import TYPE_CHECKING
 from ddbench import published, records
 from ddbench.errors import DDBenchError
 from ddbench.experiment import Experiment
+from ddbench.listing import value_text
 from ddbench.resolve import Request, of_one
 from ddbench.tables import Asked, Cell, TableSpec
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ddbench.plugins import PluginRegistry
     from ddbench.recipes import Recipe
 
 
-def cells_of(spec: TableSpec, request: Request, registry: PluginRegistry, results_dir: Path) -> list[Cell]:
+def cells_of(
+    spec: TableSpec, request: Request, registry: PluginRegistry, results_dir: Path, of_records: bool = False
+) -> list[Cell]:
     """The table's cells, each once, of the datasets, methods and IPCs that are asked for.
 
-    Raises DDBenchError for an unknown name, and where no cell is left.
+    Where no dataset is asked for, those of the paper's table and of all records; where no IPC is, the table's
+    own and, with `of_records`, those of all records. Raises DDBenchError for an unknown name, for two cells in one
+    place, and where no cell is left.
     """
     for name in request.datasets:
         registry.dataset(name)
     for name in request.methods:
         registry.distiller(name)
     methods = request.methods or tuple(method.name for method in registry.distillers())
-    datasets = request.datasets or _known_datasets(spec, results_dir)
-    cells = []
-    for cell in spec.cells(Asked(datasets, methods, request.ipcs or spec.ipcs)):
-        if cell.method in methods:
-            needs_ipc = registry.distiller(cell.method).needs_ipc
-            # What has no IPC has a protocol of its own as well.
-            cells.append(cell if needs_ipc else replace(cell, ipc=None, evaluator=None, settings={}))
-    if not cells and spec.fill is None:
-        raise DDBenchError(f"table '{spec.name}' has no cell of method {', '.join(request.methods)}")
-    distinct = {(cell.row, cell.method, cell.dataset, cell.ipc, cell.student, cell.evaluator): cell for cell in cells}
-    return list(distinct.values())
+    found = records.load(results_dir / "records", lambda line: None)
+    ipcs = request.ipcs or (*spec.ipcs, *(_distinct(found, "ipc") if of_records else ()))
+    asked = Asked(
+        tuple(dict.fromkeys(request.datasets or _known_datasets(spec, found))), methods, tuple(dict.fromkeys(ipcs))
+    )
+    placed: dict[tuple[object, ...], Cell] = {}
+    for cell in _possible(spec.cells(asked), methods, registry):
+        place = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.across))
+        if placed.setdefault(place, cell) != cell:
+            columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.across)
+            raise DDBenchError(f"table '{spec.name}' has two cells in row '{cell.row}'{columns}")
+    if not placed:
+        raise DDBenchError(f"table '{spec.name}' has no cell of method {', '.join(methods)}")
+    return list(placed.values())
 
 
-def _known_datasets(spec: TableSpec, results_dir: Path) -> tuple[str, ...]:
-    """Of published numbers and of records."""
-    names = [*published.PAPER_SIZES] if spec.name in published.TABLES else []
-    names += [str(name) for name in records.load(results_dir / "records", lambda line: None).get("dataset", [])]
-    return tuple(dict.fromkeys(names))
+def _possible(cells: Iterable[Cell], methods: tuple[str, ...], registry: PluginRegistry) -> Iterable[Cell]:
+    for cell in cells:
+        if cell.method not in methods:
+            continue
+        distiller = registry.distiller(cell.method)
+        if distiller.needs_ipc:
+            yield cell
+        elif not cell.settings:
+            yield replace(cell, ipc=None, evaluator=distiller.default_evaluator)
+
+
+def _known_datasets(spec: TableSpec, found: pd.DataFrame) -> tuple[str, ...]:
+    return (*published_datasets(spec), *map(str, _distinct(found, "dataset"))) or tuple(published.PAPER_SIZES)
+
+
+def published_datasets(spec: TableSpec) -> tuple[str, ...]:
+    """The datasets of the paper's table, in its order; none where it has no such table."""
+    if spec.name not in published.TABLES:
+        return ()
+    names = dict.fromkeys(published.load(spec.name)["dataset"])
+    return tuple(name for name in names if name != "all")
+
+
+def _distinct(found: pd.DataFrame, column: str) -> list[str | int]:
+    return [] if found.empty else found[column].dropna().drop_duplicates().sort_values().tolist()
+
+
+def check(cells: Iterable[Cell], request: Request, registry: PluginRegistry, known: list[Recipe]) -> None:
+    """Raises DDBenchError, that of the first, where what is asked for is wrong for every cell."""
+    first: DDBenchError | None = None
+    for cell in cells:
+        try:
+            of_cell(cell, request, registry, known)
+        except DDBenchError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def of_cell(cell: Cell, request: Request, registry: PluginRegistry, known: list[Recipe]) -> list[Experiment]:
     """The experiments of one cell: its sets and students. Raises DDBenchError where it cannot be."""
-    settings = tuple(f"{name}={_plain(value)}" for name, value in cell.settings.items())
+    settings = tuple(f"{name}={value_text(value)}" for name, value in cell.settings.items())
     methods = request.methods or tuple(method.name for method in registry.distillers())
     asked = replace(
         request,
@@ -59,7 +104,3 @@ def of_cell(cell: Cell, request: Request, registry: PluginRegistry, known: list[
         assignments=(*request.assignments, *settings),
     )
     return of_one(asked, registry, known, cell.dataset, cell.method, cell.ipc)
-
-
-def _plain(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

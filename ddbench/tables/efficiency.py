@@ -40,65 +40,124 @@ COLUMNS = (
 def one_process_each(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
     """A line a method: seconds an iteration over 100 consecutive ones, peak memory, seconds of 2,000 iterations.
 
-    The teacher and its statistics are made before, and are in no number; barycenters are in the total. The methods
-    use the teacher's network throughout. On a CPU the run ends with the measured iterations and the total is
-    extrapolated, as it is where a method has fewer than 2,000. Peak memory is that of the process on a CPU, of
-    torch's tensors on a GPU.
+    All of one unit: of the whole set where its method makes that in one. The teacher and its statistics are made
+    before, and are in no number; barycenters are in the total. The methods use the teacher's network throughout. On
+    a CPU the run ends with the measured iterations and the total is extrapolated, as it is where a method has fewer
+    than 2,000. Peak memory is that of the process on a CPU, of torch's tensors on a GPU. The numbers are kept in
+    `results_dir/efficiency`, and hold for the device, threads and precision that they were measured with.
     """
     import pandas as pd
 
-    from ddbench.tables.filling import places
     from ddbench.tables.lines import COLUMNS as LINE
     from ddbench.tables.lines import line_of
 
-    lines: list[dict[str, Any]] = []
-    for cell in cells:
-        distiller = desk.registry.distiller(cell.method)
-        own = {"method.network": desk.request.arch or "resnet18"} if "network" in distiller.model_fields else {}
-        cell = replace(cell, settings=own)
-        if desk.workspace is None or not distiller.needs_ipc:
-            continue
-        (place,) = places([cell], desk.request, desk.workspace)
-        if place.reason:
-            lines.append(line_of(spec, cell, None, "failed", place.reason))
-            continue
-        pipeline = place.pipelines[0]
-        found, reason = None, ""
-        try:
-            found = _measured(pipeline, cell, desk)
-        except DDBenchError as error:
-            reason = str(error)
-        state = "failed" if reason else "never run" if found is None else "measured" if found else "no iterations"
-        line = line_of(spec, cell, pipeline.experiment, state, reason, classes=pipeline.dataset.info.num_classes)
-        lines.append({**line, **(found or {})})
+    cells = [cell for cell in cells if cell.ipc is not None]
+    if not cells:
+        raise DDBenchError(f"table '{spec.name}' is about methods that make images")
+    if desk.workspace is None:
+        stored = _stored(desk)
+        found = [(cell, line) for cell in cells for line in stored if _is_own(line, cell)]
+        there = [cell for cell, _ in found]
+        lines = [line for _, line in found]
+        lines += [line_of(spec, cell, desk.request) for cell in cells if cell not in there]
+        order = [cell.row for cell in cells]
+        lines.sort(key=lambda line: order.index(line["row"]))
+    else:
+        lines = [_line(spec, cell, desk) for cell in cells]
     return pd.DataFrame(lines, columns=list(dict.fromkeys([*LINE, *COLUMNS]))).astype({"ipc": "Int64"})
 
 
-def _measured(pipeline: Pipeline, cell: Cell, desk: Desk) -> dict[str, Any] | None:
+def _line(spec: TableSpec, cell: Cell, desk: Desk) -> dict[str, Any]:
+    from ddbench import device
+    from ddbench.resolve import load_recipes
+    from ddbench.tables.cells import of_cell
+    from ddbench.tables.filling import name_of, one_line, places
+    from ddbench.tables.lines import line_of
+
+    assert desk.workspace is not None
+    distiller = desk.registry.distiller(cell.method)
+    try:
+        known = load_recipes(desk.request.recipes, desk.registry)
+        teacher = of_cell(cell, desk.request, desk.registry, known)[0].teacher.arch
+    except DDBenchError as error:
+        return line_of(spec, cell, desk.request, state="failed", reason=one_line(error))
+    cell = replace(cell, settings={"method.network": teacher} if "network" in distiller.model_fields else {})
+    (place,) = places([cell], desk.request, desk.workspace)
+    if place.reason:
+        return line_of(spec, cell, desk.request, state="failed", reason=place.reason)
+    pipeline = place.pipelines[0]
+    on = device.describe(pipeline.device)
+    line = line_of(spec, cell, desk.request, pipeline.experiment, classes=pipeline.dataset.info.num_classes)
+    line["device"] = f"{on['name']}, {on['threads']} threads, {pipeline.precision}"
+    try:
+        numbers = _measured(pipeline, cell, line, on, desk)
+    except Exception as error:  # whatever a method raises, the other methods go on
+        desk.warn(f"{spec.name}: {name_of(cell)}: failed: {one_line(error)}")
+        return {**line, "state": "failed", "reason": one_line(error)}
+    return line if numbers is None else {**_done(line, numbers), **numbers}
+
+
+def _done(line: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+    return {**line, "state": "measured" if numbers else "no iterations"}
+
+
+def _measured(
+    pipeline: Pipeline, cell: Cell, line: dict[str, Any], on: dict[str, Any], desk: Desk
+) -> dict[str, Any] | None:
     """The numbers of one method, measured where there are none of this device yet; None where nothing may be run.
 
     Empty where the method has no iterations.
     """
-    from ddbench import device, records
+    from ddbench import records
     from ddbench.cache import key_of, whole
+    from ddbench.tables.filling import name_of
 
-    on = device.describe(pipeline.device)
     key = key_of({"unit": pipeline.unit_keys[0], "device": on, "iterations": [WARM, MEASURED, TOTAL]})
     path = desk.results_dir / "efficiency" / f"{records.run_name(cell.method, cell.dataset, cell.ipc, key)}.json"
-    if path.is_file():
-        numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["numbers"]
-        return numbers
+    found = _read(path, desk)
+    if found is not None and found["key"] == key:
+        return dict(found["numbers"])
     if desk.only_cached:
         return None
     if pipeline.method.needs_teacher:
         for label in range(pipeline.dataset.info.num_classes):
             pipeline.statistics(label)
+    desk.warn(f"{line['table']}: {name_of(cell)}: measured in a process of its own")
     numbers = _in_a_process(cell, desk)
     with whole(path) as partial:
-        made = records.provenance()
-        text = json.dumps({"key": key, "method": cell.method, "numbers": numbers, **made}, indent=1)
+        about = {"key": key, "method_version": pipeline.method.version, **records.provenance()}
+        text = json.dumps({**about, "line": _done(line, numbers), "numbers": numbers}, indent=1)
         partial.write_text(text + "\n", encoding="utf-8")
     return numbers
+
+
+def _stored(desk: Desk) -> list[dict[str, Any]]:
+    """The lines of all that was measured, by the installed versions of the methods."""
+    found = [_read(path, desk) for path in sorted((desk.results_dir / "efficiency").glob("*.json"))]
+    versions = {method.name: method.version for method in desk.registry.distillers()}
+    return [
+        {**each["line"], **each["numbers"]}
+        for each in found
+        if each is not None and versions.get(each["line"]["method"]) == each["method_version"]
+    ]
+
+
+def _is_own(line: dict[str, Any], cell: Cell) -> bool:
+    return all(line[name] == getattr(cell, name) for name in ("row", "method", "dataset", "ipc"))
+
+
+def _read(path: Path, desk: Desk) -> dict[str, Any] | None:
+    """What was written for one method, or None."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.keys() >= {"key", "method_version", "line", "numbers"}:
+            return dict(found)
+    except (OSError, ValueError, AttributeError):
+        pass
+    desk.warn(f"{path} holds no measurement of an iteration")
+    return None
 
 
 def _in_a_process(cell: Cell, desk: Desk) -> dict[str, Any]:
@@ -106,11 +165,15 @@ def _in_a_process(cell: Cell, desk: Desk) -> dict[str, Any]:
     places = {"cache": str(desk.workspace.cache.root), "data": str(desk.workspace.data_dir or "")}
     asked = json.dumps({"request": asdict(desk.request), "cell": asdict(cell), **places})
     command = [sys.executable, "-m", "ddbench.tables.efficiency"]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True)
-    if done.returncode:
-        raise DDBenchError((done.stderr.strip().splitlines() or ["its process was killed"])[-1])
-    numbers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return numbers
+    # Its progress goes where ours does.
+    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True)
+    answer = (done.stdout.strip().splitlines() or [""])[-1]
+    if done.returncode or not answer:
+        raise DDBenchError(f"its process ended with status {done.returncode}")
+    found: dict[str, Any] = json.loads(answer)
+    if "reason" in found:
+        raise DDBenchError(found["reason"])
+    return found
 
 
 class _EnoughIterations(Exception):
@@ -118,7 +181,10 @@ class _EnoughIterations(Exception):
 
 
 def measure(pipeline: Pipeline) -> dict[str, Any]:
-    """Runs the first unit and times its iterations (see `one_process_each`); empty where it has none."""
+    """Runs the first unit and times its iterations (see `one_process_each`); empty where it has none.
+
+    Raises DDBenchError where it has too few.
+    """
     import torch
 
     from ddbench import device
@@ -140,8 +206,10 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
         with contextlib.suppress(_EnoughIterations):
             pipeline.method.distill(task, unit)
     each = [after - before for before, after in itertools.pairwise(times[1:])][WARM - 1 :]
-    if len(each) < 2:
+    if len(times) == 1:
         return {}
+    if len(each) < 2:
+        raise DDBenchError(f"{len(times) - 1} iterations, of which the first {WARM} do not count, are too few")
     whole = len(times) - 1 >= TOTAL
     start = times[1] - times[0]
     each = each[:MEASURED]
@@ -163,7 +231,7 @@ def main() -> None:
     from ddbench.plugins import PluginRegistry
     from ddbench.resolve import Request
     from ddbench.stages import Workspace
-    from ddbench.tables.filling import places
+    from ddbench.tables.filling import one_line, places
 
     asked = json.load(sys.stdin)
     fields: dict[str, Any] = {
@@ -172,12 +240,11 @@ def main() -> None:
     registry = PluginRegistry()
     workspace = Workspace(registry, Cache(Path(asked["cache"])), Path(asked["data"]) if asked["data"] else None)
     (place,) = places([Cell(**asked["cell"])], Request(**fields), workspace)
-    if place.reason:
-        sys.exit(place.reason)
     try:
-        print(json.dumps(measure(place.pipelines[0])))
-    except DDBenchError as error:
-        sys.exit(str(error))
+        found = {"reason": place.reason} if place.reason else measure(place.pipelines[0])
+    except Exception as error:  # whatever a method raises, the process that asked must be told
+        found = {"reason": one_line(error)}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

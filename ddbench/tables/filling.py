@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from ddbench.errors import DDBenchError
 from ddbench.records import Record
 from ddbench.resolve import Request, load_recipes
 from ddbench.tables import Cell, Desk, TableSpec
-from ddbench.tables.cells import cells_of, of_cell
+from ddbench.tables.cells import cells_of, check, of_cell, published_datasets
 from ddbench.tables.lines import COLUMNS, line_of
 from ddbench.tables.stored import from_records
 
@@ -35,9 +35,11 @@ def frame_of(
 ) -> pd.DataFrame:
     """The tidy frame of a table: one row a cell and student, or a cell and the reason why there is none.
 
-    Without `workspace` records are read and nothing is computed. Raises DDBenchError for unknown names.
+    Without `workspace` records are read and nothing is computed. Raises DDBenchError for unknown names, and where
+    what is asked for is wrong for every cell.
     """
-    cells = cells_of(spec, request, registry, results_dir)
+    cells = cells_of(spec, request, registry, results_dir, of_records=workspace is None and spec.fill is None)
+    check(cells, request, registry, load_recipes(request.recipes, registry))
     desk = Desk(request, registry, workspace, results_dir, only_cached, warn)
     if spec.fill is not None:
         frame = spec.fill(spec, cells, desk)
@@ -84,57 +86,79 @@ class Place:
     reason: str = ""
 
 
-def places(cells: Iterable[Cell], request: Request, workspace: Workspace) -> list[Place]:
+def places(cells: list[Cell], request: Request, workspace: Workspace) -> list[Place]:
     """Every cell with its pipelines, checked against its dataset and networks; those of one dataset together."""
     from ddbench import running
     from ddbench.stages import Pipeline
 
     registry = workspace.registry
     known = load_recipes(request.recipes, registry)
+    datasets = [cell.dataset for cell in cells]
     found = []
-    for cell in sorted(cells, key=lambda cell: cell.dataset):
+    for cell in sorted(cells, key=lambda cell: datasets.index(cell.dataset)):
         try:
             pipelines = [Pipeline(workspace, each) for each in of_cell(cell, request, registry, known)]
             running.check_networks(pipelines)
             found.append(Place(cell, pipelines))
         except DDBenchError as error:
-            found.append(Place(cell, [], str(error)))
+            found.append(Place(cell, [], one_line(error)))
     return found
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    text = str(error) if isinstance(error, DDBenchError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
     """Runs what has no record yet, cell by cell, and writes each record before it goes on.
 
-    A cell that fails is a line with its reason; Ctrl-C keeps what is done.
+    A cell that fails is a line with its reason; Ctrl-C keeps what is done. Raises DDBenchError where every cell is
+    refused for one and the same reason.
     """
     from ddbench import progress, running
 
     assert desk.workspace is not None
     stored = by_key(desk.results_dir, desk.warn)
     todo = places(cells, desk.request, desk.workspace)
+    if len(reasons := {place.reason for place in todo}) == 1 and (reason := reasons.pop()):
+        raise DDBenchError(reason)
+    missing = [pipeline for place in todo for pipeline in place.pipelines if pipeline.evaluation_key not in stored]
     if not desk.only_cached:
-        missing = [pipeline for place in todo for pipeline in place.pipelines if pipeline.evaluation_key not in stored]
         running.announce(missing, desk.warn)
-    lines = []
+    lines, number = [], 0
     for place in todo:
         if place.reason:
-            lines.append(line_of(spec, place.cell, None, "failed", place.reason))
+            lines.append(line_of(spec, place.cell, desk.request, state="failed", reason=place.reason))
         for pipeline in place.pipelines:
-            record = stored.get(pipeline.evaluation_key)
-            cached = all(state == "cached" for _, state in pipeline.plan())
-            experiment, classes = pipeline.experiment, pipeline.dataset.info.num_classes
-            try:
-                if record is None and (cached or not desk.only_cached):
-                    record, _ = running.finish(pipeline, desk.results_dir)
-                    desk.warn(f"{spec.name}: {place.cell.row}: {desk.results_dir / 'records' / record.name}.json")
-            except Exception as error:  # whatever a method raises, the other cells go on
-                text = str(error) if isinstance(error, DDBenchError) else f"{type(error).__name__}: {error}"
-                reason = " ".join(text.splitlines())
-                lines.append(line_of(spec, place.cell, experiment, "failed", reason, classes=classes))
-                continue
-            lines.append(line_of(spec, place.cell, experiment, record=record, classes=classes))
+            record, reason = stored.get(pipeline.evaluation_key), ""
+            if record is None:
+                number += 1
+                which = f"{spec.name} {number}/{len(missing)}: {name_of(place.cell)}"
+                try:
+                    if not desk.only_cached or _is_cached(pipeline):
+                        record, _ = running.finish(pipeline, desk.results_dir)
+                        desk.warn(f"{which}: record {desk.results_dir / 'records' / record.name}.json")
+                except Exception as error:  # whatever a method raises, the other cells go on
+                    reason = one_line(error)
+                    desk.warn(f"{which}: failed: {reason}")
+            state, classes = "failed" if reason else "", pipeline.dataset.info.num_classes
+            experiment = pipeline.experiment
+            lines.append(line_of(spec, place.cell, desk.request, experiment, state, reason, record, classes))
     progress.close()
     return lines
+
+
+def _is_cached(pipeline: Pipeline) -> bool:
+    return all(state == "cached" for _, state in pipeline.plan())
+
+
+def name_of(cell: Cell) -> str:
+    """`wmdd, digits, IPC 10, hard`: the cell for a person."""
+    size = "" if cell.ipc is None else f"IPC {cell.ipc}"
+    words = (cell.row, cell.dataset, size, cell.student, cell.evaluator)
+    return ", ".join(word for word in words if word)
 
 
 def by_key(results_dir: Path, warn: Callable[[str], None] = lambda line: None) -> dict[str, Record]:
@@ -144,22 +168,26 @@ def by_key(results_dir: Path, warn: Callable[[str], None] = lambda line: None) -
 
 
 def beside(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with `published_METRIC` and `published_METRIC_error` for every metric that the paper gives."""
+    """The frame with what the paper gives for a metric: `published_METRIC`, and that with `_error` and `_note`."""
     theirs = published_rows(spec)
     frame = frame.copy()
-    for metric in spec.metrics:
-        mine = theirs[theirs["metric"] == metric]
+    for metric, how in spec.metrics.items():
         values = {
-            _place(spec, row, row["ours"] or row["method"], row["architecture"]): (row["value"], row["error"])
-            for row in mine.to_dict("records")
+            _place(spec, row, row["ours"] or row["method"], row["architecture"]): [
+                row["value"],
+                row["error"],
+                row["note"],
+            ]
+            for row in theirs[theirs["metric"] == (how.printed or metric)].to_dict("records")
         }
         if values:
             found = [
-                values.get(_place(spec, row, row["row"], row["student"]), (None, None))
+                values.get(_place(spec, row, row["row"], row["student"]), [None, None, ""])
                 for row in frame.to_dict("records")
             ]
-            columns = [f"published_{metric}", f"published_{metric}_error"]
-            frame[columns] = pd.DataFrame(found, index=frame.index, columns=columns, dtype=float)
+            columns = [f"published_{metric}", f"published_{metric}_error", f"published_{metric}_note"]
+            added = pd.DataFrame(found, index=frame.index, columns=columns)
+            frame[columns] = added.astype({columns[0]: float, columns[1]: float})
     return frame
 
 
@@ -172,8 +200,10 @@ def _published_alone(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_rows(spec: TableSpec) -> pd.DataFrame:
-    """The published numbers of the table's name; an empty frame where there are none."""
-    return published.load(spec.name) if spec.name in published.TABLES else published.load(published.TABLES[0]).head(0)
+    """The published numbers of the table's name that are numbers of its metrics; an empty frame without any."""
+    found = published.load(spec.name if published_datasets(spec) else published.TABLES[0])
+    metrics = [how.printed or name for name, how in spec.metrics.items()]
+    return found[(found["table"] == spec.name) & found["metric"].isin(metrics)]
 
 
 def _place(spec: TableSpec, row: Mapping[Any, Any], label: str, network: str) -> tuple[object, ...]:

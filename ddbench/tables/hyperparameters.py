@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ddbench.errors import DDBenchError
-from ddbench.tables import Cell, Desk, TableSpec
+from ddbench.listing import value_text
+from ddbench.tables import Asked, Cell, Desk, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def by_dataset(asked: Asked) -> Iterable[Cell]:
+    """Every method on every dataset."""
+    for dataset in asked.datasets:
+        for method in asked.methods:
+            yield Cell(method, method, dataset, None)
 
 
 def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
@@ -27,7 +36,7 @@ def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
         try:
             experiment = of_cell(cell, desk.request, desk.registry, known)[0]
         except DDBenchError as error:
-            lines.append({**line_of(spec, cell, None, "failed", str(error)), "value": None})
+            lines.append(line_of(spec, cell, desk.request, state="failed", reason=str(error)))
             continue
         sections = {
             "teacher": experiment.teacher,
@@ -37,11 +46,13 @@ def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
         for name, section in sections.items():
             for setting, value in section.model_dump(mode="json").items():
                 if value is not None:
-                    shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
+                    shown = ", ".join(map(value_text, value)) if isinstance(value, list) else value_text(value)
                     row = replace(cell, row=f"{name}.{setting}")
-                    lines.append({**line_of(spec, row, experiment, "read"), "value": shown})
+                    # Nothing runs, so there is no device.
+                    line = {**line_of(spec, row, desk.request, experiment, "read"), "device": ""}
+                    lines.append({**line, "value": shown})
     frame = pd.DataFrame(lines, columns=[*COLUMNS, "value"]).astype({"ipc": "Int64"})
-    frame = frame.drop_duplicates(["row", "dataset", "ipc"])
+    frame = frame.drop_duplicates(["row", "dataset", "setting"])
     theirs = {(row["ours"], row["dataset"]): row["value"] for row in published.load(spec.name).to_dict("records")}
     places = frame[["row", "dataset"]].itertuples(index=False)
     found = [theirs.get((row, name), theirs.get((row, "all"))) for row, name in places]

@@ -14,12 +14,13 @@ from ddbench.tables import Metric, TableSpec
 from ddbench.tables.filling import published_rows
 from ddbench.tables.lines import SETTING
 
-FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "html": "html"}
 PUBLISHED, DIFFERENCE = " published", " difference"
+QUOTED = ("reported elsewhere", "replicated")
+"""How the notes begin of published numbers that the paper has not measured under its own conditions."""
 
 Column = tuple[Any, ...]
-"""What stands over a column: its IPC, then what else is across."""
+"""What stands over a column: what is across."""
 
 
 @dataclass
@@ -32,110 +33,174 @@ class Block:
 
 
 def text_of(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
-    """The frame in one of FORMATS: csv and json are the tidy frame itself, the others its blocks."""
+    """The frame as text, markdown, latex, html, csv or json: the last two are the tidy frame, the others its blocks."""
     if form in ("csv", "json"):
         return frame_text(frame, form)
-    parts = []
-    for block in blocks(spec, frame):
-        body = tabulate(
-            block.cells.to_dict("list"), headers="keys", tablefmt=STYLES[form], disable_numparse=True, showindex=False
-        )
-        parts.append(_dressed(form, block, body))
-    return "\n\n".join(parts)
+    return "\n\n".join(_dressed(form, block) for block in blocks(spec, frame))
 
 
-def _dressed(form: str, block: Block, body: str) -> str:
-    notes = block.notes
+def _dressed(form: str, block: Block) -> str:
+    cells = block.cells.map(lambda text: text.replace("|", r"\|")) if form == "markdown" else block.cells
+    heads = [_head(str(head)) for head in cells]
+    body = tabulate(cells.to_numpy().tolist(), headers=heads, tablefmt=STYLES[form], disable_numparse=True)
     if form == "latex":
-        return "\n".join([f"% {block.heading}", *(f"% {note}" for note in notes), body])
+        above = [f"% {line}" for line in (block.heading, *block.notes)]
+        return "\n".join([*above, body.replace("±", r"$\pm$")])
     if form == "html":
         from html import escape
 
-        return "\n".join([f"<h3>{escape(block.heading)}</h3>", body, *(f"<p>{escape(note)}</p>" for note in notes)])
-    gap = "\n" if form == "markdown" else ""
-    heading = f"**{block.heading}**" if form == "markdown" else block.heading
-    below = [f"{gap}{note}" for note in notes]
-    return "\n".join([heading + gap, body, *below])
+        below = [f"<p>{escape(note)}</p>" for note in block.notes]
+        return "\n".join([f"<h3>{escape(block.heading)}</h3>", body, *below])
+    if form == "markdown":
+        return "\n\n".join([f"**{block.heading}**", body, *block.notes])
+    return "\n".join([block.heading, body, *block.notes])
+
+
+def _head(head: str) -> str:
+    """A published column stands beside its own, and need not say again of what it is."""
+    return next((of.strip() for of in (PUBLISHED, DIFFERENCE) if head.endswith(of)), head)
 
 
 def blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[Block]:
-    """A block for every setting that something was measured in, and one for a dataset without any."""
+    """A block for every setting of every dataset, and one for a dataset of which nothing is known but cells."""
     for dataset in frame["dataset"].drop_duplicates():
         mine = frame[frame["dataset"] == dataset]
-        known = mine[mine["image_size"].notna()]
         loose = mine[mine["image_size"].isna()]
-        if known.empty:
+        if len(loose) == len(mine):
             yield _block(spec, dataset, loose)
-        for _, part in known.groupby(list(SETTING), sort=False, dropna=False):
-            yield _block(spec, _heading(part), pd.concat([part, loose]))
+        parts = [part for _, part in mine.drop(loose.index).groupby(list(SETTING), sort=False, dropna=False)]
+        headings = [_heading(part) for part in parts]
+        for heading, part in zip(headings, parts, strict=True):
+            # Of the same words but not the same setting, e.g. by a recipe of the same name with other values.
+            which = f" (setting {part['setting'].iloc[0]})" if headings.count(heading) > 1 else ""
+            yield _block(spec, heading + which, pd.concat([part, loose]).sort_index())
 
 
 def _heading(part: pd.DataFrame) -> str:
     first = part.iloc[0]
-    words = [f"{first['dataset']}, {first['image_size']:.0f} px", f"recipe {first['recipe']}"]
-    words += [f"teacher {first['teacher']}", str(first["device"])]
+    classes = "" if pd.isna(first["classes"]) else f"{first['classes']:.0f} classes"
+    words = [first["dataset"], classes, f"{first['image_size']:.0f} px", f"recipe {first['recipe']}"]
+    words += [f"teacher {first['teacher']}", first["device"]]
     if first["measured_on"] != "validation images":
         words.append(f"measured on {first['measured_on']}")
-    return ", ".join(words)
+    if first["numerics"]:
+        words.append(f"other numerics: {first['numerics']}")
+    return ", ".join(word for word in words if word)
 
 
 def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> Block:
-    theirs = published_rows(spec)
-    theirs = theirs[theirs["dataset"] == part["dataset"].iloc[0]]
     members: dict[tuple[str, Column], list[int]] = {}
     for number, each in enumerate(part.to_dict("records")):
         members.setdefault((each["row"], _column(spec, each)), []).append(number)
-    columns = sorted(
-        dict.fromkeys(column for _, column in members), key=lambda column: (column[0] is None, column[0] or 0)
-    )
-    usual = part.loc[part["state"] == "measured", "protocol"].mode()
+    columns = list(dict.fromkeys(column for _, column in members))
+    if "ipc" in spec.across:
+        at = spec.across.index("ipc")
+        columns.sort(key=lambda column: (column[at] is None, column[at] or 0))
+    protocols = part.loc[part["state"] == "measured", "protocol"].mode()
+    writer = _Writer(spec, part, protocols.iloc[0] if len(protocols) else "")
     heads = [(column, name, _title(spec, column, name)) for column in columns for name in spec.metrics]
-    notes: list[str] = []
     lines = []
     for row in dict.fromkeys(part["row"]):
-        line = {spec.row: row}
+        line = {spec.row: str(row)}
         for column, name, head in heads:
             mine = part.iloc[members.get((row, column), [])]
-            line[head] = _shown(spec, mine, name, usual.iloc[0] if len(usual) else "", notes)
-            line |= _beside(mine, name, head)
+            line |= {head + of: text for of, text in writer.texts(mine, name).items()}
         lines.append(line)
-    if not theirs.empty:
-        notes.append(_source(theirs))
-    cells = pd.DataFrame(lines).fillna("")
-    order = [spec.row, *(f"{head}{of}" for _, _, head in heads for of in ("", PUBLISHED, DIFFERENCE))]
-    return Block(heading, cells[[name for name in order if name in cells and (cells[name] != "").any()]], notes)
+    cells = pd.DataFrame(lines)
+    order = [spec.row]
+    for *_, head in heads:
+        found = [head + of for of in (PUBLISHED, DIFFERENCE) if (cells[head + of] != "").any()]
+        order += [head, *found] if found or (cells[head] != "").any() else []
+    return Block(heading, cells[order], writer.all_notes())
 
 
 def _column(spec: TableSpec, row: Mapping[Any, Any]) -> Column:
-    ipc = None if pd.isna(row["ipc"]) else int(row["ipc"])
-    return (ipc, *(row[name] for name in spec.across if name != "ipc"))
+    return tuple(_ipc(row["ipc"]) if name == "ipc" else row[name] for name in spec.across)
+
+
+def _ipc(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)
 
 
 def _title(spec: TableSpec, column: Column, name: str) -> str:
-    ipc = "all" if column[0] is None else f"IPC {column[0]}"
-    words = [ipc, *(str(part) for part in column[1:])]
-    return " ".join([*words, spec.metrics[name].title] if len(spec.metrics) > 1 else words)
+    over = dict(zip(spec.across, column, strict=True))
+    words = [str(value) for across, value in over.items() if across != "ipc"]
+    if "ipc" in over:
+        words.insert(0, "all" if over["ipc"] is None else f"IPC {over['ipc']}")
+    return " ".join([*words, spec.metrics[name].title] if len(spec.metrics) > 1 or not words else words)
 
 
-def _shown(spec: TableSpec, mine: pd.DataFrame, name: str, usual: str, notes: list[str]) -> str:
-    """`62.80 ± 1.22 (3)`; the reason's number where it failed; "never run"; nothing where there is no such cell."""
-    metric = spec.metrics[name]
-    found = mine[mine[name].notna()] if name in mine else mine.head(0)
-    if len(found):
-        protocol = found["protocol"].iloc[0]
-        other = f" {protocol}" if usual and protocol != usual and "evaluator" not in spec.across else ""
-        return (_of_cell(found.iloc[0], name, metric) if metric.of_cell else _of_students(found[name], metric)) + other
-    if name != next(iter(spec.metrics)):
-        return ""
-    failed = mine[mine["state"] == "failed"]
-    if len(failed):
-        note = str(failed["reason"].iloc[0])
-        said = [text.partition("] ")[2] for text in notes]
-        if note not in said:
-            notes.append(f"[{len(notes) + 1}] {note}")
-            said.append(note)
-        return f"failed [{said.index(note) + 1}]"
-    return "never run" if (mine["state"] == "never run").any() else ""
+class _Writer:
+    """Writes the cells of one block, and keeps the notes that they refer to."""
+
+    def __init__(self, spec: TableSpec, part: pd.DataFrame, usual: str) -> None:
+        self.spec, self.usual = spec, usual
+        self.notes: list[str] = []
+        theirs = published_rows(spec)
+        self.theirs = theirs[theirs["dataset"].isin(part["dataset"])]
+        remarks = [part[f"published_{name}_note"] for name in spec.metrics if f"published_{name}_note" in part]
+        said = dict.fromkeys(note for notes in remarks for note in notes if note)
+        # What is said of every published number is said once, below.
+        values = sum(
+            int(part[f"published_{name}"].notna().sum()) for name in spec.metrics if f"published_{name}" in part
+        )
+        self.common = next(iter(said)) if len(said) == 1 and values == sum((n != "").sum() for n in remarks) else ""
+        self.any_published = values > 0
+
+    def texts(self, mine: pd.DataFrame, name: str) -> dict[str, str]:
+        """What stands in a place: our number, the published one, and the difference where there is one."""
+        value, published, difference = self._shown(mine, name), "", ""
+        theirs = f"published_{name}"
+        if theirs in mine and not mine[theirs].dropna().empty:
+            line = mine.iloc[0]
+            note = line.get(f"{theirs}_note", "")
+            published = self._published(line[theirs], line.get(f"{theirs}_error"), name)
+            published += f" [{self._note(note)}]" if note and note != self.common else ""
+            measured = mine[mine["state"] == "measured"]
+            its_own = self.spec.metrics[name].subtracted and not str(note).startswith(QUOTED)
+            if its_own and len(measured) and (measured["differs"] == "").all():
+                difference = f"{measured[name].mean() - line[theirs]:+.2f}"
+        return {"": value, PUBLISHED: published, DIFFERENCE: difference}
+
+    def all_notes(self) -> list[str]:
+        """What the numbers in brackets mean, and where published numbers are from."""
+        numbered = [f"[{number}] {note}" for number, note in enumerate(self.notes, 1)]
+        return [*numbered, self._source()] if self.any_published else numbered
+
+    def _note(self, text: str) -> int:
+        if text not in self.notes:
+            self.notes.append(text)
+        return self.notes.index(text) + 1
+
+    def _shown(self, mine: pd.DataFrame, name: str) -> str:
+        """`62.80 ± 1.22 (3)`, what failed with a note, "never run"; nothing where there is no such cell."""
+        words = []
+        found = mine[mine[name].notna()] if name in mine else mine.head(0)
+        if len(found):
+            metric, protocol = self.spec.metrics[name], found["protocol"].iloc[0]
+            words.append(_of_cell(found.iloc[0], name, metric) if metric.of_cell else _of_students(found[name], metric))
+            if self.usual and protocol != self.usual and "evaluator" not in self.spec.across:
+                words[0] += f" {protocol}"
+        if name == next(iter(self.spec.metrics)):
+            failed = mine.loc[mine["state"] == "failed", "reason"].drop_duplicates()
+            words += [f"failed [{self._note(reason)}]" for reason in failed]
+            if not words and (mine["state"] == "never run").any():
+                words.append("never run")
+        return ", ".join(words)
+
+    def _published(self, value: float | str, error: float | None, name: str) -> str:
+        if isinstance(value, str):
+            return value
+        own = self.theirs[self.theirs["metric"] == (self.spec.metrics[name].printed or name)]
+        digits, of_error = (max(map(_decimals, own[column].dropna()), default=0) for column in ("value", "error"))
+        return f"{value:.{digits}f}" + ("" if error is None or pd.isna(error) else f" ± {error:.{of_error}f}")
+
+    def _source(self) -> str:
+        known = self.theirs.dropna(subset=["error", "n"]).to_dict("records")
+        kinds = sorted({f"{row['error_kind']} over {row['n']}" for row in known})
+        sources = ", ".join(dict.fromkeys(map(str, self.theirs["source"]))) or self.spec.reference
+        remark = f"; {self.common}" if self.common else ""
+        return f"published: {sources}" + (f" (± {', '.join(kinds)})" if kinds else "") + remark
 
 
 def _of_students(values: pd.Series[Any], metric: Metric) -> str:
@@ -152,30 +217,11 @@ def _of_cell(line: pd.Series[Any], name: str, metric: Metric) -> str:
     return f"{text} ({note})" if note else text
 
 
-def _beside(mine: pd.DataFrame, name: str, head: str) -> dict[str, str]:
-    """The published column, and the difference where the setting is the paper's."""
-    theirs = f"published_{name}"
-    if theirs not in mine or mine[theirs].dropna().empty:
-        return {}
-    value, error = mine[theirs].iloc[0], mine.get(f"{theirs}_error", pd.Series([None])).iloc[0]
-    shown = {f"{head}{PUBLISHED}": _plain(value) + ("" if pd.isna(error) else f" ± {_plain(error)}")}
-    measured = mine[mine["state"] == "measured"]
-    if len(measured) and (measured["differs"] == "").all() and not isinstance(value, str):
-        shown[f"{head}{DIFFERENCE}"] = f"{measured[name].mean() - value:+.2f}"
-    return shown
-
-
 def _number(value: float | str, metric: Metric) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.3g}" if metric.digits is None else f"{value:.{metric.digits}f}"
 
 
-def _plain(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.10g}"
-
-
-def _source(theirs: pd.DataFrame) -> str:
-    kinds = {f"{row['error_kind']} over {row['n']}" for row in theirs.dropna(subset=["error", "n"]).to_dict("records")}
-    sources = ", ".join(dict.fromkeys(str(source) for source in theirs["source"]))
-    return f"published: {sources}" + (f" (± {', '.join(sorted(kinds))})" if kinds else "")
+def _decimals(value: float) -> int:
+    return len(f"{value:.10g}".partition(".")[2])

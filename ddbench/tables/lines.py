@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ddbench import published
+from ddbench.cache import key_of
 from ddbench.config import TeacherConfig
 from ddbench.experiment import Experiment
 from ddbench.keys import teacher_name
+from ddbench.listing import value_text
 from ddbench.records import Record, measured_on
+from ddbench.resolve import Request
 from ddbench.tables import Cell, TableSpec
 
 COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
-    *("image_size", "recipe", "teacher", "device", "measured_on", "repeat", "student_seed", "state", "reason"),
+    *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
+    *("repeat", "student_seed", "state", "reason"),
     *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
     *("record", "differs"),
 )
-SETTING = ("dataset", "classes", "image_size", "recipe", "teacher", "device", "measured_on")
-"""What must be equal for numbers to stand in one block."""
+SETTING = ("dataset", "classes", "image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting")
+"""What must be equal for numbers to stand in one block. `setting` is a digest of all that the others name in part."""
+SHARED = ("data", "teacher", "runtime")
+"""Sections of the configuration that belong to the setting; the others belong to the cell."""
 
 
 def line_of(
     spec: TableSpec,
     cell: Cell,
-    experiment: Experiment | None,
+    request: Request,
+    experiment: Experiment | None = None,
     state: str = "",
     reason: str = "",
     record: Record | None = None,
-    like: Record | None = None,
     classes: int | None = None,
+    numerics: str = "",
+    apart: str = "",
 ) -> dict[str, Any]:
-    """One row of the tidy frame; `like` lends its setting to a cell that was never run."""
+    """One row of the tidy frame: the cell under `experiment`'s setting, filled by `record` where there is one.
+
+    `numerics` says which versions of the core's numerics are not the installed ones; `apart` tells settings apart
+    that have the same configuration.
+    """
     line: dict[str, Any] = {
         "table": spec.name,
         "row": cell.row,
@@ -45,63 +56,67 @@ def line_of(
         "state": state or ("measured" if record else "never run"),
         "reason": reason,
     }
-    classes = record.classes if record else like.classes if like else classes
     if experiment is not None:
-        line |= {"student": experiment.student, "evaluator": experiment.evaluator}
-        line |= _of_experiment(experiment, cell, classes)
-    shown = record or like
-    if shown is not None:
-        line |= _of_setting(shown, cell)
+        line |= _of_experiment(experiment, cell, request, classes)
+        line |= {"numerics": numerics, "setting": _digest(experiment, numerics, apart)}
     if record is not None:
         line |= _of_record(record)
     return line
 
 
-def _of_experiment(experiment: Experiment, cell: Cell, classes: int | None) -> dict[str, Any]:
-    own = experiment.model_copy(update={"changed": tuple(n for n in experiment.changed if n not in cell.settings)})
+def _of_experiment(experiment: Experiment, cell: Cell, request: Request, classes: int | None) -> dict[str, Any]:
+    changed = tuple(name for name in experiment.changed if name not in cell.settings)
     runtime = experiment.runtime
     return {
+        "student": experiment.student,
+        "evaluator": experiment.evaluator,
         "protocol": f"{experiment.evaluator} v{experiment.evaluator_settings.version}",
         "image_size": experiment.data.image_size,
-        "recipe": _recipe(experiment.recipes, own.changed),
+        "recipe": " --set ".join(["+".join(experiment.recipes), *_changes(experiment, request)]),
         "teacher": teacher_name(experiment.teacher),
-        "device": f"{runtime.device} {runtime.precision}",
+        "device": f"{runtime.device.partition(':')[0]} {runtime.precision}",
         "measured_on": measured_on(experiment.data.holdout),
-        "differs": published.comparable(own, classes) or "",
+        "repeat": experiment.repeat,
+        "student_seed": experiment.student_seed,
+        "differs": published.comparable(experiment.model_copy(update={"changed": changed}), classes) or "",
     }
 
 
-def _of_setting(record: Record, cell: Cell) -> dict[str, Any]:
-    configuration = record.configuration
-    changed = [name for name in configuration.get("changed", []) if name not in cell.settings]
-    runtime = configuration["runtime"]
-    return {
-        "classes": record.classes,
-        "image_size": record.image_size,
-        "recipe": _recipe(record.recipes, changed),
-        "teacher": teacher_name(TeacherConfig(**configuration["teacher"])),
-        "device": f"{runtime['device']} {runtime['precision']}",
-        "measured_on": measured_on(record.holdout),
-    }
+def _changes(experiment: Experiment, request: Request) -> list[str]:
+    """What the recipes do not say: `teacher.epochs=5`, and all that was asked for of methods and protocols.
+
+    A teacher's checkpoint and the device are named elsewhere.
+    """
+    found = []
+    for path in dict.fromkeys(experiment.changed):
+        section, _, name = path.partition(".")
+        if section in ("data", "teacher") and name != "checkpoint":
+            found.append(f"{path}={value_text(getattr(getattr(experiment, section), name))}")
+    return found + [text for text in request.assignments if text.partition(".")[0].strip() not in SHARED]
+
+
+def _digest(experiment: Experiment, numerics: str, apart: str) -> str:
+    shared = {name: getattr(experiment, name).model_dump(mode="json") for name in SHARED}
+    shared["teacher"]["checkpoint"] = checkpoint_name(experiment.teacher)
+    shared["runtime"]["device"] = shared["runtime"]["device"].partition(":")[0]
+    return key_of({**shared, "recipes": experiment.recipes, "numerics": numerics, "apart": apart})[:8]
+
+
+def checkpoint_name(teacher: TeacherConfig) -> str:
+    """The name of the teacher's checkpoint without its folder, as records have it; empty without one."""
+    return teacher.checkpoint.name if teacher.checkpoint else ""
 
 
 def _of_record(record: Record) -> dict[str, Any]:
     metrics = record.metrics
     return {
-        "protocol": f"{record.evaluator} v{record.evaluator_version}",
         "repeat": record.repeat,
         "student_seed": record.student_seed,
         "top1": metrics.top1_last,
-        "top1_selected": getattr(metrics, "top1_selected", None),
+        "top1_selected": metrics.top1_selected,
         "transport_cost": record.feature_transport_cost,
         "distill_seconds": record.seconds.get("distill"),
         "student_seconds": record.seconds["evaluate"],
         "seconds_per_iteration": record.seconds_per_iteration,
         "record": record.name,
     }
-
-
-def _recipe(recipes: Iterable[str], changed: Iterable[str]) -> str:
-    """`quick --set`; a teacher's checkpoint and the device are named elsewhere."""
-    shown = [name for name in changed if name != "teacher.checkpoint" and not name.startswith("runtime.")]
-    return "+".join(recipes) + (" --set" if shown else "")

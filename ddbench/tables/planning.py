@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from ddbench import estimate
-from ddbench.resolve import Request
+from ddbench.resolve import Request, load_recipes
 from ddbench.tables import Cell, TableSpec
-from ddbench.tables.cells import cells_of
+from ddbench.tables.cells import cells_of, check
 from ddbench.tables.filling import Place, by_key, places
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ HEADINGS = ("cell", "dataset", "IPC", "student", "protocol", "state", "takes abo
 def plan(
     spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace | None, results_dir: Path
 ) -> str:
-    """A line a cell: cached, to do with the time that it takes, or why it cannot be. Computes nothing.
+    """A line a cell: measured, to do with the time that it takes, or why it cannot be. Computes nothing.
 
-    What cells share counts where it comes first, so that the times add up.
+    What cells share counts where it comes first, so that the times add up. Without a workspace, and of tables
+    that measure in their own way, the cells alone. Raises DDBenchError as `filling.frame_of`.
     """
     cells = cells_of(spec, request, registry, results_dir)
+    check(cells, request, registry, load_recipes(request.recipes, registry))
     if workspace is None or spec.fill is not None:
-        rows = [_names(spec, cell) for cell in cells]
+        rows = [_names(cell) for cell in cells]
         return tabulate(rows, headers=HEADINGS[:5], tablefmt="simple", disable_numparse=True)
     stored = by_key(results_dir)
     probe = estimate.Estimate()
@@ -37,12 +39,12 @@ def plan(
     for place in places(cells, request, workspace):
         todo = [each for each in place.pipelines if each.evaluation_key not in stored]
         seconds = sum(probe.add(pipeline) for pipeline in todo)
-        rows.append((*_names(spec, place.cell, place), _state(place, len(todo)), _time(seconds)))
+        rows.append((*_names(place.cell, place), _state(place, len(todo)), _time(seconds)))
     text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)
     return f"{text}\n\nin all about {estimate.readable(probe.total)} on this device"
 
 
-def _names(spec: TableSpec, cell: Cell, place: Place | None = None) -> tuple[str, ...]:
+def _names(cell: Cell, place: Place | None = None) -> tuple[str, ...]:
     experiment = place.pipelines[0].experiment if place and place.pipelines else None
     ipc = "all" if cell.ipc is None else str(cell.ipc)
     student = experiment.student if experiment else cell.student or ""

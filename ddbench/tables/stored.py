@@ -2,80 +2,181 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ddbench import records
-from ddbench.cache import canonical
-from ddbench.config import DataConfig, RuntimeConfig, Section, TeacherConfig
+from pydantic import ValidationError
+
+from ddbench import published, records
+from ddbench.config import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.errors import DDBenchError
 from ddbench.experiment import Experiment
 from ddbench.records import Record
-from ddbench.resolve import Request, load_recipes
+from ddbench.resolve import Request, load_recipes, recipe_names
 from ddbench.tables import Cell, Desk, TableSpec
-from ddbench.tables.cells import of_cell
-from ddbench.tables.lines import line_of
+from ddbench.tables.cells import of_cell, published_datasets
+from ddbench.tables.lines import SHARED, checkpoint_name, line_of
 
 if TYPE_CHECKING:
-    from ddbench.plugins import PluginRegistry
+    from ddbench.recipes import Recipe
 
-SECTIONS: dict[str, type[Section]] = {"data": DataConfig, "teacher": TeacherConfig, "runtime": RuntimeConfig}
-OWN = ("method", "dataset", "ipc", "evaluator", "student", "method_settings", "evaluator_settings", "statistics")
-"""What a record must share with a cell to be its own; the rest of its configuration is the setting."""
+Line = dict[str, Any]
 
 
-def from_records(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Setting:
+    """What a record has and a cell does not say."""
+
+    dataset: str
+    classes: int
+    recipes: tuple[str, ...]
+    data: DataConfig
+    teacher: TeacherConfig
+    runtime: RuntimeConfig
+    numerics: str
+
+
+def from_records(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[Line]:
     """Every record that is a cell's own, in each setting (data, teacher, recipes, device) that records have.
 
-    A record is a cell's own where method, protocol, student and all their settings are what the cell's would be
-    under the record's recipes.
+    A record is a cell's own where method, protocol, their installed versions, student and all settings are what the
+    cell's would be under the record's recipes and what `desk.request` asks for; a setting that a record does not
+    have, because it is older, has its default. Cells without a record are there as never run: in a setting
+    without any other, at the IPCs that were asked for, that the setting has, or that the paper has.
     """
-    found = records.readable(desk.results_dir / "records", desk.warn)
-    lines = []
-    for mine in _settings(found, desk.request):
+    known = load_recipes(desk.request.recipes, desk.registry)
+    theirs = published.load(spec.name) if published_datasets(spec) else None
+    blocks: dict[str, list[Line]] = {}
+    for setting, apart, mine in _settings(records.readable(desk.results_dir / "records", desk.warn)):
         block = []
         for cell in cells:
-            if cell.dataset != mine[0].dataset:
-                continue
-            experiment = _under(cell, mine[0], desk.registry)
-            own = [] if experiment is None else _newest(record for record in mine if _is_own(record, experiment))
-            block += [line_of(spec, cell, experiment, record=record) for record in own]
-            if experiment is not None and not own:
-                block.append(line_of(spec, cell, experiment, like=mine[0]))
-        if any(line["state"] == "measured" for line in block):
-            lines += block
-    return lines
+            experiment = _under(cell, setting, mine[0], desk, known)
+            if experiment is not None:
+                own = _newest(record for record in mine if _is_own(record, experiment))
+                line = partial(line_of, spec, cell, desk.request, experiment, classes=setting.classes)
+                found: list[Record | None] = [*own] or [None]
+                block += [line(record=each, numerics=setting.numerics, apart=apart) for each in found]
+        blocks.setdefault(setting.dataset, []).extend(_without_empty_columns(block, desk.request, theirs))
+    measured = [dataset for dataset, block in blocks.items() if block]
+    usual = desk.request.datasets or published_datasets(spec)
+    for cell in cells:
+        wanted = cell.dataset in usual or not (usual or measured)
+        if wanted and cell.dataset not in measured and cell.ipc in (None, *(desk.request.ipcs or spec.ipcs)):
+            blocks.setdefault(cell.dataset, []).append(line_of(spec, cell, desk.request))
+    ordered = dict.fromkeys(cell.dataset for cell in cells)
+    return [line for dataset in ordered for line in blocks.get(dataset, [])]
 
 
-def _settings(found: Iterable[Record], request: Request) -> Iterator[list[Record]]:
-    """Records by everything that a cell does not say, as far as `request` asks for it."""
-    groups: dict[str, list[Record]] = {}
+def _without_empty_columns(block: list[Line], request: Request, theirs: Any) -> list[Line]:
+    """Nothing where nothing was measured; else without IPCs that neither records nor the paper nor the request have."""
+    shown = {line["ipc"] for line in block if line["state"] == "measured"}
+    if not shown:
+        return []
+    shown |= {None, *request.ipcs}
+    if theirs is not None:
+        shown |= set(theirs["ipc"][theirs["dataset"] == block[0]["dataset"]].dropna())
+    return [line for line in block if line["ipc"] in shown]
+
+
+def _settings(found: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Record]]]:
+    """Records by everything that a cell does not say, and a text for each that tells those of one Setting apart."""
+    installed = set(records.provenance()["versions"]["numerics"].split())
+    groups: dict[Setting, list[Record]] = {}
     for record in found:
-        if request.recipes and tuple(record.recipes) != request.recipes:
+        configuration = record.configuration
+        runtime = configuration["runtime"]
+        older = [part for part in record.versions.get("numerics", "").split() if part not in installed]
+        try:
+            # Through the models: a record from before a setting existed is one of its default.
+            setting = Setting(
+                dataset=record.dataset,
+                classes=record.classes,
+                recipes=tuple(record.recipes),
+                data=DataConfig(**configuration["data"]),
+                teacher=TeacherConfig(**configuration["teacher"]),
+                runtime=RuntimeConfig(**{**runtime, "device": runtime["device"].partition(":")[0]}),
+                numerics=" ".join(older),
+            )
+        except (ValidationError, KeyError):
             continue
-        if request.image_size not in (None, record.image_size):
-            continue
-        # Through the models: a record from before a setting existed is one of its default.
-        made = [model(**record.configuration[name]).model_dump(mode="json") for name, model in SECTIONS.items()]
-        key = canonical([record.dataset, record.recipes, made, record.versions.get("numerics")])
-        groups.setdefault(key, []).append(record)
-    yield from groups.values()
+        groups.setdefault(setting, []).append(record)
+    for setting, group in groups.items():
+        for images, part in _apart(group, lambda record: record.data.get("fingerprint")):
+            for weights, mine in _apart(part, _given_teacher):
+                yield setting, f"{images} {weights}".strip(), mine
 
 
-def _under(cell: Cell, record: Record, registry: PluginRegistry) -> Experiment | None:
-    """The cell's experiment under a record's recipes and teacher, or None where there is none such."""
-    arch = record.configuration["teacher"]["arch"]
-    asked = Request(methods=(), datasets=(), ipcs=(), recipes=tuple(record.recipes), arch=arch)
+def _apart(group: list[Record], known: Callable[[Record], str | None]) -> list[tuple[str, list[Record]]]:
+    """By what is `known` of them; those of which nothing is known belong to each part."""
+    parts = dict.fromkeys(filter(None, map(known, group)))
+    if len(parts) < 2:
+        return [("", group)]
+    return [(part, [record for record in group if known(record) in (None, part)]) for part in parts]
+
+
+def _given_teacher(record: Record) -> str | None:
+    """The key of a teacher that was not trained by the recipe; None where that, or no teacher, was used."""
+    return record.teacher.get("key") if record.configuration["teacher"].get("checkpoint") else None
+
+
+def _under(cell: Cell, setting: Setting, record: Record, desk: Desk, known: list[Recipe]) -> Experiment | None:
+    """The cell's experiment in a setting, or None where there is none such, or it is not what is asked for."""
+    request = desk.request
     try:
-        return of_cell(cell, asked, registry, load_recipes(asked.recipes, registry))[0]
+        if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
+            return None
+        if request.recipes and recipe_names(request.recipes, known, cell.dataset) != setting.recipes:
+            return None
+        asked = replace(request, recipes=setting.recipes, arch=setting.teacher.arch, seeds=1, repeats=1)
+        experiment = of_cell(cell, asked, desk.registry, known)[0]
     except DDBenchError:
         return None
+    if not _asked_for(setting, request, experiment):
+        return None
+    changed = [name for name in record.configuration.get("changed", []) if name.partition(".")[0] in SHARED]
+    changed += [name for name in experiment.changed if name.partition(".")[0] not in SHARED]
+    here = {"data": setting.data, "teacher": setting.teacher, "runtime": setting.runtime, "changed": tuple(changed)}
+    return experiment.model_copy(update=here)
+
+
+def _asked_for(setting: Setting, request: Request, experiment: Experiment) -> bool:
+    """Whether the setting has all that options and `--set` ask for of data, teacher and device."""
+    options = (
+        (request.image_size, setting.data.image_size),
+        (request.arch, setting.teacher.arch),
+        (None if request.device == "auto" else request.device.partition(":")[0], setting.runtime.device),
+        (None if request.precision == "auto" else request.precision, setting.runtime.precision),
+    )
+    if any(asked not in (None, found) for asked, found in options):
+        return False
+    changed = [name.partition(".") for name in experiment.changed]
+    return all(
+        checkpoint_name(experiment.teacher) == checkpoint_name(setting.teacher)
+        if name == "checkpoint"
+        else getattr(getattr(experiment, section), name) == getattr(getattr(setting, section), name)
+        for section, _, name in changed
+        if section in ("data", "teacher")
+    )
 
 
 def _is_own(record: Record, experiment: Experiment) -> bool:
-    mine = experiment.model_dump(mode="json")
-    theirs = record.configuration
-    return all(_given(mine[name]) == _given(theirs.get(name)) for name in OWN)
+    method, protocol = experiment.method_settings, experiment.evaluator_settings
+    mine = (experiment.method, method.version, experiment.evaluator, protocol.version)
+    theirs = (record.method, record.method_version, record.evaluator, record.evaluator_version)
+    if (*mine, experiment.student, experiment.ipc) != (*theirs, record.student, record.ipc):
+        return False
+    configuration = record.configuration
+    try:
+        return (
+            method == type(method)(**configuration["method_settings"])
+            and protocol == type(protocol)(**configuration["evaluator_settings"])
+            and experiment.statistics == StatisticsConfig(**configuration["statistics"])
+            and experiment.distill.jpeg_quality == DistillConfig(**configuration["distill"]).jpeg_quality
+        )
+    except (ValidationError, KeyError):
+        return False
 
 
 def _newest(found: Iterable[Record]) -> list[Record]:
@@ -84,8 +185,3 @@ def _newest(found: Iterable[Record]) -> list[Record]:
     return list(
         {(record.seed + record.repeat, record.seed + record.student_seed): record for record in ordered}.values()
     )
-
-
-def _given(value: object) -> object:
-    """Settings without those that are None: a record from before a setting existed has none of it."""
-    return {name: part for name, part in value.items() if part is not None} if isinstance(value, Mapping) else value
