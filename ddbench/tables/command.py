@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ddbench import options
+from ddbench import options, stopping
 
 if TYPE_CHECKING:
     from ddbench.plugins import PluginRegistry
@@ -19,12 +21,22 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
+def _try(output: Path) -> None:
+    """Writes nothing to the folder of `output`, so that what cannot be written shows before hours are spent on it."""
+    from ddbench.cache import writing
+
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    with writing(output), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 @click.command("table")
 @click.argument("name")
 @click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: those found in the data folder).")
 @click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
 @click.option("--methods", multiple=True, callback=_names, help="Only these: names with commas, or repeat.")
 @options.experiment
+@options.time_limit
 @options.data
 @options.results
 @options.cache
@@ -40,6 +52,7 @@ def table_command(
     data_dir: Path | None,
     results_dir: Path,
     cache_dir: Path,
+    time_limit: float | None,
     only_cached: bool,
     dry_run: bool,
     form: str,
@@ -49,7 +62,7 @@ def table_command(
     """Runs what a table lacks, reuses what is there, and prints it beside the paper's numbers.
 
     NAME: see `ddbench list tables`. Without --dataset and without a known dataset in the data folder, the table is
-    made of records and published numbers alone. Ctrl-C keeps every finished cell.
+    made of records and published numbers alone. Ctrl-C keeps every finished cell. Ends with 1 where a cell failed.
     """
     spec = registry.table(name)
 
@@ -61,10 +74,15 @@ def table_command(
     request = Request(**asked)
     usable = Workspace(registry, options.open_cache(cache_dir), data_dir, download=not (dry_run or only_cached))
     request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
+    if workspace is None and not only_cached:
+        options.say("no dataset is named and none is in the data folder: from records and published numbers alone")
     if dry_run:
         click.echo(planning.plan(spec, request, registry, workspace, results_dir))
         return
-    frame = filling.frame_of(spec, request, registry, workspace, results_dir, only_cached, options.say)
+    if output is not None:
+        _try(output)
+    with stopping.listening(time_limit and time_limit * 60):
+        frame = filling.frame_of(spec, request, registry, workspace, results_dir, only_cached, options.say)
     text = layout.text_of(spec, frame, form)
     if output is None:
         click.echo(text)
@@ -72,6 +90,5 @@ def table_command(
         with whole(output) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         click.echo(f"written: {output}")
-    failed = int((frame["state"] == "failed").sum()) if "state" in frame else 0
-    if failed:
-        raise click.exceptions.Exit(1)
+    if (frame["state"] == "failed").any():
+        sys.exit(1)
