@@ -70,7 +70,9 @@ def run_command(
         running.dry_run(cells, workspace, click.echo)
         return
     with stopping.listening(time_limit and time_limit * 60):
-        running.run(cells, workspace, results_dir, click.echo, options.say)
+        done = running.run(cells, workspace, results_dir, click.echo, options.say)
+    if len(done) < len(cells):
+        sys.exit(1)
 
 
 cli.add_command(table_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from ddbench import estimate, figures, progress, published, records
 from ddbench.cache import whole, writing
 from ddbench.config import Stem
+from ddbench.errors import DDBenchError
 from ddbench.experiment import Experiment
 from ddbench.models import batch_norms, build_network, weighted_layers
 from ddbench.records import Record
@@ -38,28 +40,66 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
         announce(pipelines, warn)
     for line in dict.fromkeys(filter(None, map(_doubt, pipelines))):
         warn(line)
-    found, pictures = [], []
+    found: list[tuple[Pipeline, Record]] = []
+    pictures: dict[Path, None] = {}
+    failed = []
     for pipeline in pipelines:
-        record, picture = finish(pipeline, results_dir)
-        found.append(record)
-        if picture not in pictures:
-            pictures.append(picture)
+        try:
+            record, picture = finish(pipeline, results_dir)
+        except DDBenchError as error:
+            if len(pipelines) == 1:
+                raise
+            failed.append(f"{name_of(pipeline.experiment)}: {error}")
+            warn(f"failed: {failed[-1]}")
+            continue
+        found.append((pipeline, record))
+        pictures[picture] = None
         warn(f"record: {results_dir / 'records' / record.name}.json")
     progress.close()
-    columns = summary(zip(pipelines, found, strict=True)).to_dict("list")
-    echo(tabulate(columns, headers="keys", tablefmt="simple", disable_numparse=True))
+    if not found:
+        raise DDBenchError(f"every cell failed; the last one: {failed[-1]}")
+    echo(tabulate(summary(found).to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True))
     echo("")
-    echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {found[-1].name})")
+    echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {found[-1][1].name})")
     for picture in pictures:
         echo(f"preview:  {picture}")
-    return found
+    for line in failed:
+        echo(f"failed:   {line}")
+    return [record for _, record in found]
+
+
+def name_of(experiment: Experiment) -> str:
+    """One cell, in words."""
+    size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
+    student = f"{experiment.student} seed {experiment.seed + experiment.student_seed}"
+    return f"{experiment.method}, {experiment.dataset}, {size}, set {experiment.repeat}, {student}"
 
 
 def finish(pipeline: Pipeline, results_dir: Path) -> tuple[Record, Path]:
-    """Everything up to one cell's record and picture, both written: the record and the picture's path."""
-    record = pipeline.run()
+    """Everything up to one cell's record and picture, both written: the record and the picture's path.
+
+    Raises DDBenchError; what a plugin's code raises besides is one of them, naming the plugin and a file with the
+    traceback.
+    """
+    try:
+        record = pipeline.run()
+    except (DDBenchError, OSError):  # the machine's answers are told by who started the run
+        raise
+    except Exception as error:
+        raise DDBenchError(_fault(pipeline, error, results_dir)) from error
     records.write(record, results_dir / "records")
     return record, preview(pipeline, record, results_dir)
+
+
+def _fault(pipeline: Pipeline, error: Exception, results_dir: Path) -> str:
+    experiment, registry = pipeline.experiment, pipeline.workspace.registry
+    owners = f"{registry.distribution_of('method', experiment.method)}, evaluator '{experiment.evaluator}' of "
+    owners += registry.distribution_of("evaluator", experiment.evaluator)
+    path = results_dir / "failures" / f"{experiment.method}-{experiment.dataset.rpartition('/')[2]}.txt"
+    with whole(path) as partial:
+        partial.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"method '{experiment.method}' of {owners}: {text} (traceback: {path})"
 
 
 def check_networks(pipelines: Iterable[Pipeline]) -> None:
@@ -196,9 +236,7 @@ def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Echo) -> 
     check_networks(pipelines)
     for pipeline in pipelines:
         experiment = pipeline.experiment
-        size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
-        student = f"{experiment.student} seed {experiment.seed + experiment.student_seed}"
-        echo(f"# {experiment.method}, {experiment.dataset}, {size}, set {experiment.repeat}, {student}")
+        echo(f"# {name_of(experiment)}")
         for stage, state in pipeline.plan():
             echo(f"#   {stage:<11} {state}")
         echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False).rstrip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from ddbench.errors import DDBenchError
 from ddbench.evaluator import Metrics
 from ddbench.events import Event
 from ddbench.experiment import Experiment
+from ddbench.guard import guarded
 from ddbench.keys import Keys, teacher_name
 from ddbench.models import TappedNetwork, build_network, check_class_order, check_layer, load_checkpoint
 from ddbench.records import Record
@@ -30,7 +32,7 @@ from ddbench.training import accuracy, train_teacher
 from ddbench.transport import transport_cost
 
 if TYPE_CHECKING:
-    from ddbench.plugins import PluginRegistry
+    from ddbench.plugins import Kind, PluginRegistry
 
 
 class Workspace:
@@ -83,6 +85,8 @@ class Pipeline:
         reason = self.method.skip(self.dataset.info, experiment.ipc) or self.protocol.skip(experiment.ipc)
         if reason:
             raise DDBenchError(reason)
+        self.changed: list[str] = []
+        """What the method or the protocol changed of the process (`ddbench.guard`); it is put back."""
         self._found: dict[Path, Artifact] = {}
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
         self.units = self.method.units(self.dataset.info.num_classes, experiment.ipc or 0)
@@ -173,6 +177,22 @@ class Pipeline:
             raise DDBenchError(f"{kind} '{name}' uses the teacher but says needs_teacher = False: correct its class")
 
         return refuse
+
+    def _tell(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
+        def tell(changed: list[str], printed: bool) -> None:
+            self.changed += changed
+            said = []
+            if changed:
+                said.append(f"changed {', '.join(changed)}: put back (task.generator draws without side effects)")
+            if printed:
+                said.append("printed to stdout, which is for results: shown here (task.report tells progress)")
+            for what in said:
+                # A method may be handed over without being installed.
+                with contextlib.suppress(DDBenchError):
+                    what = f"({self.workspace.registry.distribution_of(kind, name)}) {what}"
+                self.workspace.emit(Event("note", stage, message=f"{kind} '{name}' {what}"))
+
+        return tell
 
     def _unit_name(self, unit: Unit) -> str:
         return f"{self.experiment.method} {unit.index + 1}/{len(self.units)}"
@@ -299,7 +319,8 @@ class Pipeline:
 
     def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
         experiment, task = self.experiment, self.distill_task(unit, checkpoint)
-        result = self.method.distill(task, unit)
+        with guarded(self.device, self._tell("method", experiment.method, "distill")):
+            result = self.method.distill(task, unit)
         if isinstance(result, Tensor):
             result = UnitResult(images=result)
         if not isinstance(result, UnitResult):
@@ -349,7 +370,8 @@ class Pipeline:
             if self.protocol.needs_teacher
             else self._undeclared("evaluator", experiment.evaluator),
         )
-        metrics = self.protocol.evaluate(task)
+        with guarded(self.device, self._tell("evaluator", experiment.evaluator, "evaluate")):
+            metrics = self.protocol.evaluate(task)
         if not isinstance(metrics, Metrics):
             raise DDBenchError(f"evaluator '{experiment.evaluator}' returned {type(metrics).__name__}, not Metrics")
         return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}

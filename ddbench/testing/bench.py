@@ -14,7 +14,6 @@ from unittest import mock
 
 from torch import Tensor
 
-from ddbench import device as devices
 from ddbench import hookimpl, training
 from ddbench.cache import Built, Cache, Checkpoint, canonical, digest_of
 from ddbench.distiller import Distiller
@@ -23,6 +22,7 @@ from ddbench.evaluator import Evaluator
 from ddbench.evaluators.protocols import HardLabels
 from ddbench.events import Event
 from ddbench.experiment import Experiment
+from ddbench.guard import differing
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 from ddbench.stages import Pipeline, Workspace
@@ -184,12 +184,9 @@ class Bench:
         taught = watching.teacher_state(teacher) if teacher is not None else {}
         if self.stage == "evaluate":
             _ = pipeline.distilled
-        devices.prepare(pipeline.device)  # modes that every stage sets are none of the method's doing
-        before = watching.global_state(pipeline.device)
         made = self.made(pipeline)
-        after = watching.global_state(pipeline.device)
         taught_after = watching.teacher_state(teacher) if teacher is not None else {}
-        return Run(made, watching.differing(before, after), watching.differing(taught, taught_after), root)
+        return Run(made, pipeline.changed, differing(taught, taught_after), root)
 
     @cached_property
     def other(self) -> Run:

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from ddbench.distiller import Distiller
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Evaluator
+from ddbench.guard import differing
 from ddbench.plugins import GROUP
 from ddbench.scaffold import NAME
-from ddbench.testing import watching
 from ddbench.testing.bench import Bench, Run, bench_for
 
 IMPORTS = """
@@ -224,7 +224,7 @@ class Conformance:
         )
 
     def _same(self, bench: Bench, made: Mapping[str, str], promise: str, remedy: str) -> None:
-        wrong = watching.differing(first(bench).made, made)
+        wrong = differing(first(bench).made, made)
         demand(not wrong, promise, f"{bench.name}: {_some(wrong)} differ", remedy)
 
     # -- the teacher and the device ---------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,26 +14,6 @@ from torch import nn
 from ddbench.cache import digest_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def global_state(device: torch.device) -> dict[str, object]:
-    """What all code in this process shares, by name: generators, default type, modes."""
-    state: dict[str, object] = {
-        "torch's global generator": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's global generator": str(np.random.get_state()),
-        "the generator of the module random": random.getstate(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's gradient mode": torch.is_grad_enabled(),
-        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-    if device.type == "cuda":
-        state |= {
-            "CUDA's global generator": torch.cuda.get_rng_state(device).numpy().tobytes(),
-            "cudnn.benchmark": torch.backends.cudnn.benchmark,
-            "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
-        }
-    return state
 
 
 def teacher_state(teacher: nn.Module) -> dict[str, object]:
@@ -46,11 +26,6 @@ def teacher_state(teacher: nn.Module) -> dict[str, object]:
         "its requires_grad": [name for name, value in teacher.named_parameters() if value.requires_grad],
         "gradients on its parameters": [name for name, value in teacher.named_parameters() if value.grad is not None],
     }
-
-
-def differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """The names whose values are not equal in both."""
-    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 def alive(device: torch.device) -> tuple[int, str]:
