@@ -199,6 +199,7 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
 
     last = TOTAL if pipeline.device.type == "cuda" else WARM + MEASURED
     unit = pipeline.units[0]
+    device.prepare(pipeline.device)  # the kernels that a run has
     with tempfile.TemporaryDirectory() as folder, device.measured(pipeline.device) as cost:
         task = pipeline.distill_task(unit, Checkpoint(Path(folder) / "slot.safetensors"))
         task = replace(task, tick=tick, cached=lambda name, depends_on, build: build(), checkpoint_every=10**9)
