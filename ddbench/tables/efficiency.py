@@ -23,6 +23,7 @@ from ddbench.tables import Cell, Desk, TableSpec
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ddbench.resolve import Request
     from ddbench.stages import Pipeline
 
 WARM = 5
@@ -55,13 +56,11 @@ def one_process_each(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataF
     if not cells:
         raise DDBenchError(f"table '{spec.name}' is about methods that make images")
     if desk.workspace is None:
-        stored = _stored(desk)
-        found = [(cell, line) for cell in cells for line in stored if _is_own(line, cell)]
-        there = [cell for cell, _ in found]
-        lines = [line for _, line in found]
-        lines += [line_of(spec, cell, desk.request) for cell in cells if cell not in there]
-        order = [cell.row for cell in cells]
-        lines.sort(key=lambda line: order.index(line["row"]))
+        lines = [line for line in _stored(desk) if _is_asked_for(line, desk.request)]
+        there = {(line["row"], line["dataset"], line["ipc"]) for line in lines}
+        missing = [cell for cell in cells if (cell.row, cell.dataset, cell.ipc) not in there]
+        lines += [line_of(spec, cell, desk.request) for cell in missing]
+        lines.sort(key=lambda line: line["row"])
     else:
         lines = [_line(spec, cell, desk) for cell in cells]
     return pd.DataFrame(lines, columns=list(dict.fromkeys([*LINE, *COLUMNS]))).astype({"ipc": "Int64"})
@@ -142,8 +141,9 @@ def _stored(desk: Desk) -> list[dict[str, Any]]:
     ]
 
 
-def _is_own(line: dict[str, Any], cell: Cell) -> bool:
-    return all(line[name] == getattr(cell, name) for name in ("row", "method", "dataset", "ipc"))
+def _is_asked_for(line: dict[str, Any], request: Request) -> bool:
+    asked = {"dataset": request.datasets, "method": request.methods, "ipc": request.ipcs}
+    return all(line[name] in values for name, values in asked.items() if values)
 
 
 def _read(path: Path, desk: Desk) -> dict[str, Any] | None:
