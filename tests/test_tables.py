@@ -408,6 +408,9 @@ def test_published_hyperparameters_are_those_of_the_recipe_paper(shell: Shell) -
         except ValueError:
             assert [part.lower() for part in ours] == [part.lower() for part in printed], line["row"]
     assert numbers == len(lines) - 3  # the optimiser's name
+    digits = shell("table", "hyperparameters", "--methods", "wmdd", "--dataset", "digits")
+    assert re.search(r"^wmdd.steps +300$", digits.out, re.MULTILINE)
+    assert "published" not in digits.out
 
 
 # -- layout ---------------------------------------------------------------------------------------------------
@@ -517,7 +520,8 @@ def test_other_forms_hold_the_same(form: str, parse: Callable[[str], list[list[s
         *([row, *cells] for row, cells in CELLS.items()),
     ]
     if form == "latex":
-        assert text.splitlines()[:4] == [f"% {line}" for line in (HEADING, *NOTES)]
+        assert text.splitlines()[: 1 + len(NOTES)] == [f"% {line}" for line in (HEADING, *NOTES)]
+        assert r"62.00 $\pm$ 2.00 (3)" in text
     if form == "markdown":
         assert text.startswith(f"**{HEADING}**\n\n|")
         assert text.endswith("\n\n".join(NOTES))
@@ -623,10 +627,11 @@ def test_without_data_it_says_so(shell: Shell) -> None:
 def test_a_broken_record_is_named_and_the_table_is_there(shell: Shell) -> None:
     records.write(record(experiment(), 50.0), shell.results / "records")
     (shell.results / "records" / "broken.json").write_text("{")
-    outcome = shell("table", "ablation", "--only-cached", "--format", "json")
+    outcome = shell("table", "sliced", "--only-cached", "--format", "json")
     assert outcome.code == 0, outcome.err
     assert [line["top1"] for line in json.loads(outcome.out) if line["top1"] is not None] == [50.0]
-    assert any("broken.json is not a record" in line for line in outcome.errors)
+    (said,) = outcome.errors
+    assert "broken.json is not a record" in said
 
 
 def test_a_plugins_table_is_found_beside_the_others() -> None:

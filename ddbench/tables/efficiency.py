@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from ddbench import stopping
 from ddbench.errors import DDBenchError
 from ddbench.tables import Cell, Desk, TableSpec
 
@@ -167,6 +169,7 @@ def _in_a_process(cell: Cell, desk: Desk) -> dict[str, Any]:
     command = [sys.executable, "-m", "ddbench.tables.efficiency"]
     # Its progress goes where ours does.
     done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True)
+    stopping.stop()  # Ctrl-C reaches both
     answer = (done.stdout.strip().splitlines() or [""])[-1]
     if done.returncode or not answer:
         raise DDBenchError(f"its process ended with status {done.returncode}")
@@ -234,6 +237,7 @@ def main() -> None:
     from ddbench.stages import Workspace
     from ddbench.tables.filling import one_line, places
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started it says that it was stopped
     asked = json.load(sys.stdin)
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in asked["request"].items()

@@ -49,7 +49,7 @@ def frame_of(
     if not request.methods:
         frame = pd.concat([frame, _published_alone(spec, frame)], ignore_index=True)
     if spec.finish is not None:
-        frame = spec.finish(frame, records.load(results_dir / "records", warn))
+        frame = spec.finish(frame, records.load(results_dir / "records", lambda line: None))  # said above
     return beside(spec, frame)
 
 

@@ -55,5 +55,6 @@ def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
     frame = frame.drop_duplicates(["row", "dataset", "setting"])
     theirs = {(row["ours"], row["dataset"]): row["value"] for row in published.load(spec.name).to_dict("records")}
     places = frame[["row", "dataset"]].itertuples(index=False)
-    found = [theirs.get((row, name), theirs.get((row, "all"))) for row, name in places]
+    of_paper = published.PAPER_SIZES  # what the paper sets for "all" is for these
+    found = [theirs.get((row, name), theirs.get((row, "all"))) if name in of_paper else None for row, name in places]
     return frame.assign(published_value=pd.Series(found, index=frame.index, dtype=object))
