@@ -136,9 +136,7 @@ def announce(pipelines: list[Pipeline], warn: Echo) -> None:
         first = pipelines[0].experiment
         warn(f"this will take about {estimate.readable(seconds)} on this device")
         if "paper" in first.recipes:
-            size = "" if first.ipc is None else f" --ipc {first.ipc}"
-            quick = f"ddbench run --method {first.method} --dataset {first.dataset}{size} --recipe quick"
-            warn(f"in minutes, but not the paper's protocol: {quick}")
+            warn("in minutes, but not the paper's protocol: the same command with --recipe quick")
 
 
 def _doubt(pipeline: Pipeline) -> str | None:
