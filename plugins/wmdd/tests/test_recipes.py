@@ -99,6 +99,18 @@ def test_recipes_compose_in_the_order_given() -> None:
     assert settings(resolved("imagenette", "lloyd", "quick")).steps == 500
 
 
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("budget", ["paper", "quick"])
+def test_tuned_changes_how_pixels_start_and_are_moved_and_nothing_that_others_share(dataset: str, budget: str) -> None:
+    plain, cell = resolved(dataset, budget), resolved(dataset, budget, "tuned")
+    changed = {name for name, value in cell.method_settings if value != getattr(plain.method_settings, name)}
+    chosen = {"solver", "initial", "feature_form", "bn_form", "bn_weight", "learning_rate", "cross_entropy_weight"}
+    assert changed == chosen
+    assert settings(cell).initial == "real"
+    for section in ("data", "teacher", "statistics", "distill", "evaluator_settings", "runtime"):
+        assert getattr(cell, section) == getattr(plain, section), section
+
+
 def test_quick_on_imagenette_is_what_the_published_code_was_measured_with() -> None:
     cell = resolved("imagenette", "quick", "released")
     assert (cell.data.image_size, cell.data.stored_size) == (64, 72)
