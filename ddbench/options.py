@@ -52,6 +52,13 @@ _EXPERIMENT = (
 )
 
 
+def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+methods = click.option("--methods", multiple=True, callback=_names, help="Only these: names with commas, or repeat.")
+
+
 def experiment(command: Command) -> Command:
     """Adds the options of every command that runs experiments: fields of `ddbench.resolve.Request`."""
     for option in reversed(_EXPERIMENT):

@@ -32,14 +32,9 @@ class _Figures(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
-
-
 _dataset = click.option("--dataset", help="Only records of this dataset.")
 _ipc = click.option("--ipc", type=int, help="Only records with so many images per class.")
 _size = click.option("--image-size", type=int, help="Only records of this image size, in pixels.")
-_methods = click.option("--methods", multiple=True, callback=_names, help="Only these: names with commas, or repeat.")
 _recipes = click.option("--recipe", "recipes", multiple=True, help="Only records of this recipe; repeat for several.")
 _output = click.option(
     "--output",
@@ -57,8 +52,10 @@ def _all_of(*parts: Callable[[Command], Command]) -> Callable[[Command], Command
     return decorate
 
 
-_curves = _all_of(_dataset, _size, _methods, _recipes, options.results, _output)
-_images = _all_of(_dataset, _ipc, _size, _methods, _recipes, options.results, options.cache, options.data, _output)
+_curves = _all_of(_dataset, _size, options.methods, _recipes, options.results, _output)
+_images = _all_of(
+    _dataset, _ipc, _size, options.methods, _recipes, options.results, options.cache, options.data, _output
+)
 
 
 @click.group("figure", cls=_Figures, subcommand_metavar="NAME [OPTIONS]")

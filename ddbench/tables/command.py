@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 
 
-def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
-
-
 def _try(output: Path) -> None:
     """Writes nothing to the folder of `output`, so that what cannot be written shows before hours are spent on it."""
     from ddbench.cache import writing
@@ -34,7 +30,7 @@ def _try(output: Path) -> None:
 @click.argument("name")
 @click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: those found in the data folder).")
 @click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
-@click.option("--methods", multiple=True, callback=_names, help="Only these: names with commas, or repeat.")
+@options.methods
 @options.experiment
 @options.time_limit
 @options.data
