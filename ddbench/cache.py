@@ -163,8 +163,8 @@ class Checkpoint:
 
     def save(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Replaces what was saved, atomically."""
-        with stopping.saving():
-            write_tensors(self.path, tensors, meta)
+        stopping.answered()
+        write_tensors(self.path, tensors, meta)
 
     def clear(self) -> None:
         """Removes it."""

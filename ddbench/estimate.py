@@ -56,10 +56,7 @@ class Estimate:
 
 def seconds(pipelines: list[Pipeline]) -> float:
     """Estimated seconds of what all of them still have to do."""
-    estimated = Estimate()
-    for pipeline in pipelines:
-        estimated.add(pipeline)
-    return estimated.total
+    return sum(map(Estimate().add, pipelines))
 
 
 def probe(pipeline: Pipeline) -> float:

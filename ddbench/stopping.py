@@ -39,12 +39,10 @@ def stop() -> None:
         raise Stopped(_reason)
 
 
-@contextlib.contextmanager
-def saving() -> Iterator[None]:
-    """While a loop saves what it was asked to save, patience does not run out."""
+def answered() -> None:
+    """Patience ends here where a stop is `requested`: a loop is about to save, and saving is not cut short."""
     if requested():
         _alarm(0)
-    yield
 
 
 @contextlib.contextmanager

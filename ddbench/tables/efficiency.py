@@ -221,7 +221,7 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
         "seconds_per_iteration": fmean(each),
         "seconds_per_iteration_deviation": stdev(each),
         "seconds_per_iteration_n": len(each),
-        "peak_memory_gb": max(cost.peak_device, 0) / 1e9 or cost.peak_resident / 1e9,
+        "peak_memory_gb": (cost.peak_device or cost.peak_resident) / 1e9,
         "total_seconds": times[TOTAL] - times[0] if whole else start + (TOTAL - 1) * fmean(each),
         "total_seconds_note": "" if whole else "extrapolated",
         "device_name": device.describe(pipeline.device)["name"],
