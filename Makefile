@@ -7,7 +7,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 WORKERS ?= 4
 
-.PHONY: demo test lint install clean
+.PHONY: demo test faults lint install clean
 
 demo: $(STAMP)
 	$(BIN)/ddbench run --method wmdd --method random --dataset digits --ipc 10 --seeds 3
@@ -16,6 +16,12 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# Every injected fault at its full count; the tests run a short form of them.
+faults: export DDBENCH_FAULTS = full
+faults: export OMP_NUM_THREADS ?= 1
+faults: $(STAMP)
+	$(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal --timeout 3600 tests/faults | tee results/faults.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -37,6 +37,16 @@ if threading.current_thread() is threading.main_thread():
 FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the counts of tests that count what they did."""
+    reports = [report for found in ("passed", "failed") for report in terminalreporter.stats.get(found, [])]
+    lines = [str(value) for report in reports for name, value in report.user_properties if name == "counts"]
+    if lines:
+        terminalreporter.section("counts")
+        for line in sorted(lines):
+            terminalreporter.line(line)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended: exit code, and the text on stdout and stderr."""
