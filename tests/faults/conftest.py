@@ -1,4 +1,4 @@
-"""Faults are counted: a short form in every run of the tests, the whole one with DDBENCH_FAULTS=full (`make faults`)."""
+"""Faults are counted: a short form in every run of the tests, the whole with DDBENCH_FAULTS=full (`make faults`)."""
 
 from __future__ import annotations
 
