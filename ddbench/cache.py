@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
+import psutil
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench import stopping
@@ -25,6 +28,14 @@ from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
 
 FORMAT = "1"
+SILENT = 86400.0
+"""Seconds after which a half-written file that nothing was added to has no writer any more, on whatever host."""
+TYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
+    **{torch.uint8: "U8", torch.bool: "BOOL"},
+}
+"""What can be stored, and what the safetensors format calls it."""
 
 Tensors = dict[str, Tensor]
 Built = tuple[Tensors, dict[str, Any]]
@@ -46,9 +57,13 @@ def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        if tensor.numel():
-            sha.update(tensor.flatten().view(torch.uint8).numpy().data)
+        sha.update(_bytes(tensor))
     return sha.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, not copied."""
+    return tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 @contextlib.contextmanager
@@ -71,21 +86,61 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+def _here() -> str:
+    """Where a process number means something: 8 hexadecimal digits of the host and its space of such numbers."""
+    space = 0
+    with contextlib.suppress(OSError):  # containers on one host have each their own
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    return hashlib.sha256(f"{os.uname().nodename} {space}".encode()).hexdigest()[:8]
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to; it becomes `path` when the block ends, and is gone where the block fails.
+    """Where to write a file, or make a folder, that becomes `path` when the block ends and is gone where it fails.
 
-    Makes the folder. Raises DDBenchError as `writing` does.
+    It stands beside `path`; no other writer of `path`, on whatever host, has the same. What killed ones left is
+    removed. Makes the parent folder. Raises DDBenchError as `writing` does.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
             yield partial
+            if partial.is_file():
+                with partial.open("rb") as handle:
+                    os.fsync(handle.fileno())
             partial.replace(path)
         finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+            _remove(partial)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether nobody writes a partial file any more: its writer is dead, or has added nothing for so long.
+
+    Of another host's processes nothing else is known.
+    """
+    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", partial.name)
+    if writer and writer[1] == _here() and not psutil.pid_exists(int(writer[2])):
+        return True
+    try:
+        return time.time() - partial.stat().st_mtime > SILENT
+    except OSError:
+        return False
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed writers of `path` left half-written."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if _abandoned(partial):
+            _remove(partial)
+
+
+def _remove(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        partial.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
@@ -97,14 +152,41 @@ def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_cpu, text)
     with whole(path) as partial:
-        save_file(on_cpu, str(partial), metadata={"format": FORMAT, "meta": text, "digest": digest})
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
+        _save(partial, on_cpu, {"format": FORMAT, "meta": text, "digest": digest})
     return digest
 
 
+def _save(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """Writes the safetensors format: the header's length (8 bytes), the header (JSON), the tensors' bytes.
+
+    The library's own writer, killed, leaves a file under a name of its own that nobody can tell from one in use.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    # Large elements first, so that every tensor begins at a multiple of its element's size.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            file.write(_bytes(tensor))
+
+
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
-    """Reads what `write_tensors` wrote: (memory-mapped tensors, meta, digest), or None where it is damaged."""
+    """Reads what `write_tensors` wrote: (memory-mapped tensors, meta, digest), or None where it is damaged or gone.
+
+    Raises DDBenchError where it may not be read: that says nothing of what it holds.
+    """
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DDBenchError(f"cannot read {path}: {error.strerror}") from error
     try:
         with safe_open(str(path), framework="pt") as handle:
             header = handle.metadata() or {}
@@ -118,23 +200,35 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
         return None
 
 
-def _sweep(path: Path) -> None:
-    """Removes what killed writers of `path` left half-written; nobody else may be writing it."""
-    for partial in path.parent.glob(f".{path.name}.*.partial"):
-        partial.unlink(missing_ok=True)
+def _content(path: Path) -> str | None:
+    """The digest of an artifact's tensors as its header tells, unverified; None where it tells none."""
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            content = json.loads(handle.metadata()["meta"])["meta"]["content"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None
+    return str(content)
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a damaged file so that it is never read again, and returns its new path."""
-    target = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-    with writing(path):
+def set_aside(path: Path, fault: str = "damaged") -> Path:
+    """Renames a file that is of no use so that it is never read again, and returns its new path."""
+    target = path.with_name(f"{path.name}.{fault}-{time.time_ns()}")
+    try:
         path.replace(target)
+    except FileNotFoundError:
+        pass  # another process was quicker
+    except OSError as error:
+        raise DDBenchError(f"{path} is {fault} and cannot be set aside: {error.strerror}") from error
     return target
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished result of one stage: tensors (memory-mapped), its JSON meta, and the digest of both."""
+    """A finished result of one stage: tensors (memory-mapped), its JSON meta, and the digest of both.
+
+    In the meta of what stages write: `content`, the digest of the tensors alone, and `made_from`, by name the
+    contents of the artifacts that it was made from. Artifacts of older versions tell neither.
+    """
 
     stage: str
     key: str
@@ -142,6 +236,16 @@ class Artifact:
     tensors: Tensors
     meta: dict[str, Any]
     digest: str
+
+    @property
+    def name(self) -> str:
+        """Stage and key."""
+        return f"{self.stage}/{self.key}"
+
+    @property
+    def content(self) -> str:
+        """The digest of the tensors alone: the same where they are computed again with the same bits."""
+        return self.meta.get("content") or digest_of(self.tensors)
 
 
 @dataclass(frozen=True)
@@ -152,23 +256,42 @@ class Checkpoint:
     warn: Callable[[str], None] = field(default=lambda text: None, compare=False)
 
     def load(self) -> Built | None:
-        """What was saved last, or None (nothing there, or damaged: then it is set aside, with a warning)."""
+        """What was saved last, or None (nothing there, or damaged or another's: set aside, with a warning)."""
         if not self.path.exists():
             return None
         found = read_tensors(self.path)
         if found is None:
             self.warn(f"damaged checkpoint set aside: {set_aside(self.path)}; starting this part again")
             return None
-        return found[0], found[1]
+        tensors, meta, _ = found
+        if meta.pop("checkpoint_of", self.path.stem) != self.path.stem:
+            self.warn(f"misnamed checkpoint set aside: {set_aside(self.path, 'misnamed')}; starting this part again")
+            return None
+        return tensors, meta
 
     def save(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Replaces what was saved, atomically."""
         stopping.answered()
-        write_tensors(self.path, tensors, meta)
+        write_tensors(self.path, tensors, {**meta, "checkpoint_of": self.path.stem})
 
     def clear(self) -> None:
-        """Removes it."""
+        """Removes it, and what is left of one that was being saved."""
         self.path.unlink(missing_ok=True)
+        _sweep(self.path)
+
+    def clear_behind(self, artifact: Path) -> None:
+        """Removes it where it is older than `artifact`, whose maker was killed before it could do so."""
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_mtime_ns <= artifact.stat().st_mtime_ns:
+                self.clear()
+
+
+class _Aside(Protocol):
+    def __call__(self, fault: str, path: Path, why: str = "") -> None: ...
+
+
+def _leave(fault: str, path: Path, why: str = "") -> None:
+    """Leaves what is not sound where it is."""
 
 
 class Cache:
@@ -187,6 +310,7 @@ class Cache:
         first = min((STAGES.index(stage) for stage in force), default=len(STAGES))
         self._force = frozenset(STAGES[first:])
         self._fresh: set[Path] = set()
+        self._locks_hold = True
 
     def path(self, stage: str, depends_on: Mapping[str, Any]) -> Path:
         """Where the artifact of `stage` with these dependencies stands, or would stand."""
@@ -198,77 +322,131 @@ class Cache:
         return path.exists() and (stage not in self._force or path in self._fresh)
 
     def find(self, stage: str, depends_on: Mapping[str, Any]) -> Artifact | None:
-        """The verified artifact, or None. A damaged one is named, set aside, and never used."""
-        path = self.path(stage, depends_on)
+        """The verified artifact, or None. One that is not sound is named, set aside, and never used.
+
+        That is a damaged one, one of other settings than its name says, and one that was made from an artifact
+        (`made_from` in its meta) in whose place there is another now.
+        """
+        return self._find(stage, depends_on, self._aside)
+
+    def _find(self, stage: str, depends_on: Mapping[str, Any], aside: _Aside) -> Artifact | None:
         if not self.has(stage, depends_on):
             return None
+        found = self._sound(self.path(stage, depends_on), aside)
+        changed = self._changed(found.meta.get("made_from", {})) if found else None
+        if found and changed:
+            aside("outdated", found.path, f" (it was made from another {changed})")
+            return None
+        return found
+
+    def _sound(self, path: Path, aside: _Aside) -> Artifact | None:
         found = read_tensors(path)
         if found is None:
-            self._warn(f"damaged {stage} artifact set aside: {set_aside(path)}; computing it again")
+            if path.exists():
+                aside("damaged", path)
             return None
         tensors, meta, digest = found
-        if canonical(meta["depends_on"]) != canonical(dict(depends_on)):
-            raise DDBenchError(f"{path} was made from other settings than its name says; remove it")
-        return Artifact(stage, path.stem, path, tensors, meta["meta"], digest)
+        artifact = Artifact(path.parent.name, path.stem, path, tensors, meta.get("meta", {}), digest)
+        if key_of({"stage": artifact.stage, **meta.get("depends_on", {})}) != artifact.key:
+            aside("misnamed", path, " (it holds another one than its name says)")
+            return None
+        return artifact
+
+    def _aside(self, fault: str, path: Path, why: str = "") -> None:
+        self._warn(f"{fault} {path.parent.name} artifact set aside: {set_aside(path, fault)}{why}")
+
+    def _changed(self, made_from: Mapping[str, str]) -> str | None:
+        """The name of the first of these artifacts that is there with another content."""
+        for name, content in made_from.items():
+            path = self.root / f"{name}.safetensors"
+            if _content(path) in (None, content):
+                continue
+            now = read_tensors(path)  # the header alone may be damaged
+            if now is not None and now[1]["meta"]["content"] != content:
+                return name
+        return None
 
     def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
-        """The artifact, built by `build` where it is missing; one process builds, the others wait.
+        """The artifact, built by `build` where it is missing; one process of a host builds, the others wait.
 
-        `build` gets a Checkpoint that a killed run left behind, or an empty one, and returns tensors and meta.
+        `build` gets a Checkpoint that a killed run left behind, or an empty one, and returns tensors and meta. Where
+        a stop is asked for meanwhile, it comes when what was built is stored.
         """
-        found = self.find(stage, depends_on)
-        if found is not None:
-            return found
         path = self.path(stage, depends_on)
+        checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
+        # Set aside under the lock alone: else it might be the new one, from a process that was quicker.
+        found = self._find(stage, depends_on, _leave)
+        if found is not None:
+            checkpoint.clear_behind(path)
+            return found
         with self._lock(path):
             found = self.find(stage, depends_on)  # another process may have built it while this one waited
             if found is not None:
                 return found
-            checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
-            for file in (path, checkpoint.path):
-                _sweep(file)
+            _sweep(path)
             if stage in self._force:
                 checkpoint.clear()
             tensors, meta = build(checkpoint)
-            write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
-            self._fresh.add(path)
+            # Where the lock does not hold (between hosts) another may have been first: then both go on with that one.
+            found = self.find(stage, depends_on)
+            if found is None:
+                stopping.answered()
+                write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
+                self._fresh.add(path)
+                found = self.find(stage, depends_on)
+            if found is None:
+                raise DDBenchError(f"{path} cannot be read back after writing; check the disk")
             checkpoint.clear()
-        built = self.find(stage, depends_on)
-        if built is None:
-            raise DDBenchError(f"{path} cannot be read back after writing; check the disk")
-        return built
+        stopping.stop()
+        return found
 
     def read(self, stage: str, key: str) -> Artifact | None:
         """The verified artifact with a key that a record names, or None where it is not (or no longer) there."""
-        path = self.root / stage / f"{key}.safetensors"
-        found = read_tensors(path) if path.is_file() else None
-        return None if found is None else Artifact(stage, key, path, found[0], found[1]["meta"], found[2])
+        return self._sound(self.root / stage / f"{key}.safetensors", self._aside)
 
     def prune(self, stages: frozenset[str], older_than: float) -> tuple[int, int]:
         """Removes artifacts of `stages` (empty: all) older than so many seconds. Returns (files, bytes) removed."""
         now, count, size = time.time(), 0, 0
         for entry in self.entries():
-            if (not stages or entry["stage"] in stages) and now - entry["modified"] >= older_than:
-                with writing(entry["path"]):
-                    entry["path"].unlink(missing_ok=True)
+            path, asked = entry["path"], not stages or entry["stage"] in stages
+            old = _abandoned(path) if path.suffix == ".partial" else now - entry["modified"] >= older_than
+            if asked and old:
+                with writing(path):
+                    path.unlink(missing_ok=True)
                 count, size = count + 1, size + entry["bytes"]
         return count, size
 
     @contextlib.contextmanager
     def _lock(self, path: Path) -> Iterator[None]:
+        """Keeps other processes from building `path` too; the kernel lets go of a killed process's lock.
+
+        It saves work, and nothing else depends on it: it may reach no further than this host, or not hold at all.
+        """
         lock = self.root / "locks" / f"{path.parent.name}-{path.stem}.lock"
         with writing(self.root):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            probe = FileLock(str(lock))
-            try:
-                probe.acquire(timeout=0)
-            except Timeout:
-                self._warn(f"waiting for another process that makes this {path.parent.name} artifact")
-                probe.acquire()
-        try:
+            handle = lock.open("ab")
+        with handle:
+            self._acquire(handle, path.parent.name)
             yield
-        finally:
-            probe.release()
+
+    def _acquire(self, handle: IO[bytes], stage: str) -> None:
+        told = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not told:
+                    self._warn(f"waiting for another process that makes this {stage} artifact")
+                told = True
+            except OSError as error:  # e.g. a Lustre that is mounted without flock
+                if self._locks_hold:
+                    self._warn(f"no locks in {self.root} ({error.strerror}): processes may compute the same twice")
+                self._locks_hold = False
+                return
+            stopping.stop()
+            time.sleep(0.05)
 
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact for `ddbench cache ls`: stage, key, bytes, modified (seconds since 1970), path."""

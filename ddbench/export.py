@@ -43,6 +43,8 @@ def export_set(
     do not belong together, a target that holds something, or a folder that cannot be written; then nothing
     is left behind.
     """
+    from ddbench.cache import writing
+
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     _check(images, labels, weights, class_names)
@@ -51,16 +53,15 @@ def export_set(
     plain_card = json.loads(json.dumps(card, default=str))
     half_written = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        half_written.mkdir(parents=True)
-        if format == "imagefolder":
-            _write_imagefolder(half_written, images, labels, weights, class_names, plain_card)
-        else:
-            _write_safetensors(half_written, images, labels, weights, class_names, plain_card)
-        if target.exists():
-            target.rmdir()
-        half_written.rename(target)
-    except OSError as error:
-        raise DDBenchError(f"cannot write {target}: {error.strerror or error}") from error
+        with writing(target):
+            half_written.mkdir(parents=True)
+            if format == "imagefolder":
+                _write_imagefolder(half_written, images, labels, weights, class_names, plain_card)
+            else:
+                _write_safetensors(half_written, images, labels, weights, class_names, plain_card)
+            if target.exists():
+                target.rmdir()
+            half_written.rename(target)
     finally:
         shutil.rmtree(half_written, ignore_errors=True)
 
@@ -164,21 +165,30 @@ def export_run(record: Record, workspace: Workspace, target: Path, format: str) 
 def stored_set(record: Record, workspace: Workspace) -> tuple[Tensor, Tensor, Tensor, list[str]] | None:
     """Images (uint8 [m, 3, S, S]), labels, weights and class names of a record's distilled set, from the cache.
 
-    None where it is no longer there. Raises DDBenchError where it is real images, and these are not the same any more.
+    None where it is no longer there. Raises DDBenchError where it is not the record's any more: made again with other
+    bits, of real images that are not the same, or no distilled set.
     """
     import torch
 
+    from ddbench.cache import digest_of
     from ddbench.config import DataConfig
-    from ddbench.distilled import assemble, class_weights
+    from ddbench.distilled import assemble, check_stored, class_weights
 
-    found = [workspace.cache.read("distill", key) for key in record.keys["distill"]]
+    found = [workspace.cache.read("distill", key) for key in record.keys.get("distill", [])]
     units = [unit for unit in found if unit is not None]
-    if len(units) < len(found):
+    if not units or len(units) < len(found):
         return None
-    class_names = units[0].meta["classes"]
+    class_names = units[0].meta.get("classes")
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        raise DDBenchError(f"the distilled set of {record.name} in the cache names no classes")
+    check_stored([unit.tensors for unit in units], len(class_names))
     if "images" in units[0].tensors:
         parts = {name: torch.cat([unit.tensors[name] for unit in units]) for name in units[0].tensors}
-        return parts["images"], parts["labels"], class_weights(parts["labels"], parts.get("weights")), class_names
+        weights = class_weights(parts["labels"], parts.get("weights"))
+        found_digest = digest_of({"body": parts["images"], "labels": parts["labels"], "weights": weights})
+        if found_digest != record.distilled_digest:
+            raise DDBenchError(f"the set in the cache is not that of {record.name} any more: run it again")
+        return parts["images"], parts["labels"], weights, class_names
     name = record.configuration["dataset"]
     real = workspace.dataset(name, DataConfig(**record.configuration["data"]))
     chosen = assemble(real, [unit.tensors for unit in units], (), record.method)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -95,23 +96,43 @@ def _safe(text: str) -> str:
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Writes the record as `folder/NAME.json`, whole or not at all. Returns its path."""
+    """Writes the record as `folder/NAME.json`, whole or not at all, with a digest of it. Returns its path."""
     path = folder / f"{record.name}.json"
     with whole(path) as partial:
-        partial.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(sealed(record.model_dump(mode="json")), encoding="utf-8")
     return path
 
 
 def read(path: Path) -> Record:
-    """Reads one record. Raises DDBenchError where the file is damaged or is none."""
+    """Reads one record. Raises DDBenchError where the file is damaged, was changed by hand, or is none."""
     try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+        return Record(**opened(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise DDBenchError(f"no record {path}") from error
     except OSError as error:
         raise DDBenchError(f"record {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, ValidationError) as error:
         raise DDBenchError(f"{path} is not a record: {first_line(error)}") from error
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """Measured values (a JSON object) as the text of a file, with a digest of them: indentation and order are free."""
+    return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
+
+
+def opened(text: str) -> dict[str, Any]:
+    """The values that `sealed` wrote. Raises ValueError where they, or the digest, are not those that were written.
+
+    What older versions wrote has no digest, and is given as it is.
+    """
+    content = dict(json.loads(text))
+    if "digest" in content and content.pop("digest") != _digest(content):
+        raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def find(folder: Path, name: str | None) -> Path:

@@ -83,7 +83,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_unknown_and_missing_fields_are_refused(tmp_path: Path) -> None:
-    tree = json.loads(records.write(record(), tmp_path).read_text())
+    tree = records.opened(records.write(record(), tmp_path).read_text())
     for changed, said in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
         path = tmp_path / "changed.json"
         path.write_text(json.dumps(changed))

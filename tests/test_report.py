@@ -107,7 +107,7 @@ class Report:
 
 def copied(source: Path, folder: Path, stem: str, **changes: Any) -> None:
     """A record of `source` with other values, as `stem`.json."""
-    (folder / f"{stem}.json").write_text(json.dumps({**json.loads(source.read_text()), **changes}))
+    (folder / f"{stem}.json").write_text(records.sealed({**records.opened(source.read_text()), **changes}))
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def _teacher(found: Sequence[Record], workspace: Workspace) -> tuple[Record, Tap
     for key, _ in used.most_common():
         record = next(record for record in found if record.teacher.get("key") == key)
         artifact = workspace.cache.read("teacher", key)
-        if artifact is not None:
+        if artifact is not None and artifact.content == record.teacher.get("digest", artifact.content):
             config = record.configuration["teacher"]
             network = build_network(config["arch"], record.classes, record.image_size, config["stem"], config["seed"])
             network.load_state_dict(artifact.tensors)

@@ -127,8 +127,8 @@ def _measured(
     numbers = _in_a_process(cell, desk)
     with whole(path) as partial:
         about = {"key": key, "method_version": pipeline.method.version, **records.provenance()}
-        text = json.dumps({**about, "line": _done(line, numbers), "numbers": numbers}, indent=1)
-        partial.write_text(text + "\n", encoding="utf-8")
+        text = records.sealed({**about, "line": _done(line, numbers), "numbers": numbers})
+        partial.write_text(text, encoding="utf-8")
     return numbers
 
 
@@ -150,13 +150,15 @@ def _is_asked_for(line: dict[str, Any], request: Request) -> bool:
 
 def _read(path: Path, desk: Desk) -> dict[str, Any] | None:
     """What was written for one method, or None."""
+    from ddbench import records
+
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = records.opened(path.read_text(encoding="utf-8"))
         if found.keys() >= {"key", "method_version", "line", "numbers"}:
-            return dict(found)
-    except (OSError, ValueError, AttributeError):
+            return found
+    except (OSError, ValueError, TypeError):
         pass
     desk.warn(f"{path} holds no measurement of an iteration")
     return None
