@@ -1,6 +1,7 @@
 """The loss terms of teacher inversion, for any method: feature match, cross-entropy, MMD, BatchNorm matching."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -126,17 +127,39 @@ class _Moments(torch.autograd.Function):
         return torch.addcmul(offset[..., None], x, slope[..., None]).to(x.dtype)
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Moments:
+    """What `moments` gives of activations, in their place: `mean` and `variance` [B, C].
+
+    Where memory is short the recover loop gives its objective these, not BatchNorm inputs: all that the terms of
+    this module need of them.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def device(self) -> torch.device:
+        """Of both."""
+        return self.mean.device
+
+
+def moments(x: Tensor | Moments) -> tuple[Tensor, Tensor]:
     """Mean and population variance over the positions of each image and channel, [B, C] each.
 
-    x: activations [B, C, H, W], [B, C, N] or [B, C] (one position: variance 0). The result is float32 for
-    lower precisions too, float64 for float64. Differentiable once.
+    x: activations [B, C, H, W], [B, C, N] or [B, C] (one position: variance 0), or their `Moments`. The result is
+    float32 for lower precisions too, float64 for float64. Differentiable once.
     """
+    if isinstance(x, Moments):
+        return x.mean, x.variance
     mean, variance = _Moments.apply(x[..., None] if x.ndim == 2 else x.flatten(2))
     return mean, variance
 
 
-def class_moments(x: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+def class_moments(x: Tensor | Moments, class_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and population variance per class and channel, [K, C] each (paper, Eq. 14).
 
     x: activations as in `moments`; class_weights [K, B]: a row weighs the images of one class, on any scale.
@@ -152,7 +175,7 @@ def class_moments(x: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pcbn(
-    bn_inputs: Sequence[Tensor],
+    bn_inputs: Sequence[Tensor | Moments],
     class_weights: Tensor,
     means: Sequence[Tensor],
     variances: Sequence[Tensor],
@@ -176,7 +199,7 @@ def pcbn(
 
 
 def global_bn(
-    bn_inputs: Sequence[Tensor],
+    bn_inputs: Sequence[Tensor | Moments],
     means: Sequence[Tensor],
     variances: Sequence[Tensor],
     first_scale: float = 10.0,
@@ -254,8 +277,8 @@ def _size(difference: Tensor, form: Form, dims: tuple[int, ...]) -> Tensor:
 
 
 def _layers(
-    bn_inputs: Sequence[Tensor], means: Sequence[Tensor], variances: Sequence[Tensor], first_scale: float
-) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
+    bn_inputs: Sequence[Tensor | Moments], means: Sequence[Tensor], variances: Sequence[Tensor], first_scale: float
+) -> Iterator[tuple[float, Tensor | Moments, Tensor, Tensor]]:
     if not len(bn_inputs) == len(means) == len(variances):
         raise DDBenchError(f"{len(bn_inputs)} BatchNorm inputs, but {len(means)} means and {len(variances)} variances")
     for index, layer in enumerate(zip(bn_inputs, means, variances, strict=True)):

@@ -5,27 +5,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ddbench import seeds, stopping, views
+from ddbench import memory, seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
+from ddbench.finite import require_finite
 from ddbench.models import Output
+from ddbench.objectives import Moments, moments
 from ddbench.recover_settings import RecoverSettings
 
 if TYPE_CHECKING:
     from ddbench.task import DistillTask
 
 Objective = Callable[[Output], dict[str, Tensor]]
-"""Loss terms by name, already weighted; their sum is minimised. Called inside autocast, once a step."""
+"""Loss terms by name, already weighted; their sum is minimised. Called inside autocast, once a step.
+
+Where memory is short the BatchNorm inputs are `ddbench.objectives.Moments`, which the terms of that module take.
+"""
 
 __all__ = ["Objective", "RecoverSettings", "learning_rate", "recover", "slot_noise"]
 
 REPORT_EVERY = 25
+
+Terms = dict[str, Tensor]
 
 
 def slot_noise(seed: int, unit: Unit, size: int) -> Tensor:
@@ -56,8 +64,10 @@ def recover(
     `initial` is in normalised space; `objective` is given the features of `layer`, as `TappedNetwork.forward` has it.
     Every step sees one random-resized-crop, flip and roll of the images; pixels are clamped to the valid range after
     each step; the last iterate is kept (design of SRe2L and of the released WMDD code). What is drawn depends on
-    (run seed, unit, step) alone, so a resumed run ends with the same bytes.
-    Raises DDBenchError naming the step and the terms where the loss is no longer finite.
+    (run seed, unit, step) alone, so a resumed run ends with the same bytes. Where memory runs out the images go through
+    the teacher in parts, to the same numbers (`_in_parts`).
+    Raises DDBenchError naming the step and the terms where the loss is no longer finite, within 25 steps, and where
+    the images or the optimiser's state are not: neither is saved then, the checkpoint before it stays.
     """
     device, size = task.device, task.info.image_size
     mean = task.dataset.mean.to(device).view(1, 3, 1, 1)
@@ -66,17 +76,21 @@ def recover(
     images = initial.to(device=device, dtype=torch.float32).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas)
     start, seconds = _resume(task, images, optimizer)
+    fitting = memory.Together("images")
+    seen: list[Terms] = []
+
+    def descend(step: int, together: int) -> Terms:
+        draws = seeds.generator("recover", task.seed, unit.index, step)
+        optimizer.zero_grad(set_to_none=True)
+        view = _view(images, settings, settings.crop_scale(step), draws, size)
+        way = _at_once if together == len(images) else partial(_in_parts, together)
+        terms = way(task, view, objective, layer)
+        return {name: term.detach() for name, term in terms.items()}
+
     clock = time.perf_counter()
     for step in range(start, settings.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, settings)
-        draws = seeds.generator("recover", task.seed, unit.index, step)
-        view = _view(images, settings, settings.crop_scale(step), draws, size)
-        with autocast(device, task.precision):
-            output = task.teacher(view.contiguous(memory_format=torch.channels_last), layer=layer)
-            terms = objective(output)
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        seen.append(fitting(partial(descend, step), len(images)))
         optimizer.step()
         with torch.no_grad():
             images.copy_(torch.maximum(torch.minimum(images, high), low))
@@ -86,16 +100,81 @@ def recover(
         saves = (done % task.checkpoint_every == 0 or stopping.requested()) and done < settings.steps
         if not (reports or saves):
             continue
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise DDBenchError(f"recover: the loss is not finite at step {done} of unit {unit.index}: {values}")
+        values = _check(seen, done, unit)
         if reports:
             task.report(done, settings.steps, loss=sum(values.values()), **values)
         if saves:
-            _save(task, images, optimizer, done, seconds + time.perf_counter() - clock)
+            _save(task, unit, images, optimizer, done, seconds + time.perf_counter() - clock)
             stopping.stop()
+    _sound(unit, images, optimizer, settings.steps)
     task.timing.update(steps=settings.steps, seconds=seconds + time.perf_counter() - clock)
     return ((images.detach() * deviation) + mean).clamp(0, 1)
+
+
+def _at_once(task: DistillTask, view: Tensor, objective: Objective, layer: int | None) -> Terms:
+    """The terms of a view [n, 3, S, S]; the gradient of their sum goes to what the view was made of."""
+    with autocast(task.device, task.precision):
+        output = task.teacher(view.contiguous(memory_format=torch.channels_last), layer=layer)
+        terms = objective(output)
+    _sum(terms).backward()  # type: ignore[no-untyped-call]
+    return terms
+
+
+def _in_parts(together: int, task: DistillTask, view: Tensor, objective: Objective, layer: int | None) -> Terms:
+    """As `_at_once`, with `together` images at a time in the teacher: the same up to rounding, for twice the passes.
+
+    In evaluation mode an image's outputs depend on that image alone. So the objective, which may be any function of
+    the whole unit (one norm over the batch, statistics of a class), is given the outputs of a first pass without a
+    graph, and its gradient in them goes back through a second one, part by part (gradient caching, Gao et al. 2021).
+    BatchNorm inputs would be most of the memory: their moments stand for them. Raises DDBenchError where the
+    objective asks for more of them.
+    """
+
+    def outputs(part: Tensor) -> list[Tensor]:
+        with autocast(task.device, task.precision):
+            output = task.teacher(part.contiguous(memory_format=torch.channels_last), layer=layer)
+            return [output.logits, output.features, *(value for x in output.bn_inputs for value in moments(x))]
+
+    parts = torch.split(view.detach(), together)
+    with torch.no_grad():
+        columns = zip(*(outputs(part) for part in parts), strict=True)
+    joined = [torch.cat(column).requires_grad_() for column in columns]
+    logits, features, *values = joined
+    pairs = zip(values[::2], values[1::2], strict=True)
+    with autocast(task.device, task.precision):
+        try:
+            terms = objective(Output(logits, features, [Moments(*pair) for pair in pairs]))  # type: ignore[misc]
+        except (AttributeError, TypeError) as error:
+            raise DDBenchError(
+                "out of memory, and this method's objective needs more of the BatchNorm inputs than their moments: "
+                "a smaller batch, or a device with more memory, is needed"
+            ) from error
+    _sum(terms).backward()  # type: ignore[no-untyped-call]
+    wanted = [torch.zeros_like(value) if value.grad is None else value.grad for value in joined]
+    gradients = []
+    for part, slices in zip(parts, zip(*(torch.split(value, together) for value in wanted), strict=True), strict=True):
+        pixels = part.requires_grad_()
+        torch.autograd.backward(outputs(pixels), slices)
+        gradients.append(pixels.grad)
+    view.backward(torch.cat(gradients))  # type: ignore[arg-type,no-untyped-call]
+    return terms
+
+
+def _sum(terms: Terms) -> Tensor:
+    return torch.stack([term.float() for term in terms.values()]).sum()
+
+
+def _check(seen: list[Terms], done: int, unit: Unit) -> dict[str, float]:
+    """Looks at the terms of the steps up to `done`, forgets them, and gives the last: one wait for the device."""
+    flat = torch.stack([term.double() for terms in seen for term in terms.values()]).tolist()
+    values: dict[str, float] = {}
+    first = done - len(seen) + 1
+    for step, terms in enumerate(seen, first):
+        values, flat = dict(zip(terms, flat, strict=False)), flat[len(terms) :]
+        if not all(math.isfinite(value) for value in values.values()):
+            raise DDBenchError(f"recover: the loss is not finite at step {step} of unit {unit.index}: {values}")
+    seen.clear()
+    return values
 
 
 def _view(
@@ -113,12 +192,18 @@ def _view(
     return view
 
 
-def _save(task: DistillTask, images: Tensor, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+def _sound(unit: Unit, images: Tensor, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Tensor]:
+    """Images and the optimiser's state after `step`. Raises DDBenchError where they are not finite."""
     state = optimizer.state[images]
-    task.checkpoint.save(
-        {"images": images.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]},
-        {"step": step, "seconds": seconds},
-    )
+    tensors = {"images": images.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+    require_finite(f"recover, after step {step} of unit {unit.index}", tensors, "; a lower learning rate may help")
+    return tensors
+
+
+def _save(
+    task: DistillTask, unit: Unit, images: Tensor, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    task.checkpoint.save(_sound(unit, images, optimizer, step), {"step": step, "seconds": seconds})
 
 
 def _resume(task: DistillTask, images: Tensor, optimizer: torch.optim.Optimizer) -> tuple[int, float]:

@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddbench import memory
 from ddbench.errors import DDBenchError
+from ddbench.finite import require_finite
 from ddbench.models import TappedNetwork
 from ddbench.objectives import moments
 
@@ -30,8 +32,9 @@ class _Accumulator:
         self.count = 0
         self.mean = self.within = self.between = torch.zeros((), dtype=torch.float64)
 
-    def add(self, layer_input: Tensor) -> None:
-        means, variances = (statistic.double() for statistic in moments(layer_input))
+    def add(self, means: Tensor, variances: Tensor) -> None:
+        """Of each image of a batch, [B, C] each, as `moments` gives them."""
+        means, variances = means.double(), variances.double()
         size, mean = len(means), means.mean(0)
         variance = variances.mean(0) + means.var(0, correction=0)
         shift = mean - self.mean
@@ -52,23 +55,32 @@ def collect(
     the law of total variance, however they are batched; "batch-mean": the mean of the within-batch variances
     weighted by batch size (released code), which lacks the variance of the batch means.
     layer: whose features, as in `TappedNetwork.forward`; None: what feeds the classifier.
+    Where memory runs out a batch goes through the network in parts, to the same numbers.
     Raises DDBenchError where there is no image or a statistic is not finite, and where there is no such layer.
     """
+
+    def forward(images: Tensor) -> list[Tensor]:
+        output = network(images, layer=layer)
+        return [output.features, *(value for x in output.bn_inputs for value in moments(x))]
+
+    in_parts = memory.in_parts(forward, "images")
     features: list[Tensor] = []
     accumulators = [_Accumulator() for _ in network.bn_names]
     for images in batches:
-        output = network(images, layer=layer)
-        features.append(output.features.float().cpu())
-        for accumulator, layer_input in zip(accumulators, output.bn_inputs, strict=True):
-            accumulator.add(layer_input)
+        found, *values = in_parts(images)
+        features.append(found.float().cpu())
+        for accumulator, means, variances in zip(accumulators, values[::2], values[1::2], strict=True):
+            accumulator.add(means, variances)
     if not features:
         raise DDBenchError("statistics need at least one image of the class")
-    totals = [found.within + found.between if variance == "exact" else found.within for found in accumulators]
+    totals = [part.within + part.between if variance == "exact" else part.within for part in accumulators]
     statistics = ClassStatistics(
         torch.cat(features),
-        [found.mean.float().cpu() for found in accumulators],
-        [(total / found.count).float().cpu() for total, found in zip(totals, accumulators, strict=True)],
+        [part.mean.float().cpu() for part in accumulators],
+        [(total / part.count).float().cpu() for total, part in zip(totals, accumulators, strict=True)],
     )
-    if not all(t.isfinite().all() for t in (statistics.features, *statistics.bn_means, *statistics.bn_vars)):
-        raise DDBenchError("the teacher's features or BatchNorm inputs are not finite: are its weights sound?")
+    named = {"the teacher's features": statistics.features}
+    for name, mean, spread in zip(network.bn_names, statistics.bn_means, statistics.bn_vars, strict=True):
+        named |= {f"the mean before {name}": mean, f"the variance before {name}": spread}
+    require_finite("statistics", named, ": are the teacher's weights sound?")
     return statistics

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import seeds, stopping, views
+from ddbench import memory, seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.errors import DDBenchError
+from ddbench.finite import require_finite
 from ddbench.models import build_network
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def fit(
     for the network's own draws (dropout). `keep` is shown the network after every epoch. Saves network, optimiser,
     epoch and what is kept to `checkpoint` at epoch ends, at most every 20 seconds; a resumed run ends with the same
     weights. Where a stop is asked for (`ddbench.stopping`) it saves after the step that it is at, and raises Stopped.
-    Raises DDBenchError where a loss is not finite, naming the step.
+    Raises DDBenchError where a loss is not finite, naming the step, and where the network's or the optimiser's state
+    is not: neither is saved then, the checkpoint before it stays.
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = optimizer_for(network, settings)
@@ -162,7 +164,8 @@ def fit(
         if checkpoint is not None:
             kept, of_kept = ({}, {}) if keep is None else keep.state()
             part = {} if inside is None else inside.state(device)
-            checkpoint.save(_state(network, optimizer) | kept | part, {"epoch": epoch, "best": best, **of_kept})
+            state = _sound(network, optimizer, f"after epoch {epoch}" if inside is None else f"in epoch {epoch + 1}")
+            checkpoint.save(state | kept | part, {"epoch": epoch, "best": best, **of_kept})
 
     for epoch in range(start, settings.epochs):
         rate = settings.learning_rate * schedule(epoch, settings.epochs)
@@ -185,6 +188,7 @@ def fit(
             stopping.stop()
         if report is not None:
             report(epoch + 1, settings.epochs, **metrics)
+    _sound(network, optimizer, "after the last epoch")
     return best
 
 
@@ -261,6 +265,13 @@ def _check(losses: list[Tensor], epoch: int) -> float:
             "a lower learning rate or fp32 may help"
         )
     return float(values.mean())
+
+
+def _sound(network: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> dict[str, Tensor]:
+    """The state of both. Raises DDBenchError where it is not finite."""
+    tensors = _state(network, optimizer)
+    require_finite(f"training, {where}", tensors, "; a lower learning rate or fp32 may help")
+    return tensors
 
 
 def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -360,21 +371,30 @@ def accuracy(
 ) -> tuple[float, list[float]]:
     """Top-1 in percent of every image of `split` in its evaluation view, and of each class in class order.
 
-    A class without an image counts 0. Leaves the network in eval mode.
+    A class without an image counts 0. Leaves the network in eval mode. Where memory runs out a batch goes through the
+    network in parts. Raises DDBenchError where logits are not finite: they say nothing.
     """
     images = dataset.train if split == "train" else dataset.val
     network.to(device).eval()
     mean, std = dataset.mean.to(device), dataset.std.to(device)
     rows = torch.arange(len(images))
     parts = [rows[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    guesses: list[Tensor] = []
+
+    def guess(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        batch = views.normalise(to_device(pixels, device), mean, std)
+        with autocast(device, precision):
+            logits = network(batch.contiguous(memory_format=torch.channels_last))
+        return logits.argmax(1), logits.isfinite().all(1)
+
+    in_parts = memory.in_parts(guess, "images")
     with closing(prefetched(images.centre(part, dataset.info.image_size) for part in parts)) as loaded:
-        for pixels in loaded:
-            batch = views.normalise(to_device(pixels, device), mean, std)
-            with autocast(device, precision):
-                logits = network(batch.contiguous(memory_format=torch.channels_last))
-            guesses.append(logits.argmax(1))
-    right = (torch.cat(guesses).cpu() == images.labels).double()
+        found = [in_parts(pixels) for pixels in loaded]
+    guesses, sound = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+    if not bool(sound.all()):
+        raise DDBenchError(
+            f"accuracy: the network's logits of {int((~sound).sum())} of {len(images)} images of {split} are not finite"
+        )
+    right = (guesses == images.labels).double()
     classes = dataset.info.num_classes
     hits = torch.bincount(images.labels, weights=right, minlength=classes)
     counts = torch.bincount(images.labels, minlength=classes).clamp(min=1)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import seeds, views
+from ddbench import memory, seeds, views
 from ddbench.device import autocast
+from ddbench.errors import DDBenchError
 from ddbench.evaluators.selection import split
 from ddbench.training import to_device
 from ddbench.views import EpochViews, Mix, batch_slices
@@ -59,10 +60,24 @@ def view_batches(task: EvaluateTask, epoch: EpochViews) -> Iterator[ViewBatch]:
 
 
 def teacher_logits(task: EvaluateTask, images: Tensor) -> Tensor:
-    """The teacher's logits of normalised images [B, 3, S, S], rounded to fp16: [B, K] on the device."""
-    with torch.no_grad(), autocast(task.device, task.precision):
-        logits = task.teacher(images.contiguous(memory_format=torch.channels_last), bn=False).logits
+    """The teacher's logits of normalised images [B, 3, S, S], rounded to fp16: [B, K] on the device.
+
+    Where memory runs out a batch goes through the teacher in parts. Raises DDBenchError where a logit is not finite in
+    fp16: a student could learn nothing from it, and no label is stored.
+    """
+
+    def forward(part: Tensor) -> list[Tensor]:
+        with torch.no_grad(), autocast(task.device, task.precision):
+            return [task.teacher(part.contiguous(memory_format=torch.channels_last), bn=False).logits]
+
+    (logits,) = memory.in_parts(forward, "views")(images)
     half: Tensor = logits.half()
+    if not bool(half.isfinite().all()):
+        largest = float(logits.float().abs().max())
+        raise DDBenchError(
+            f"labels: the teacher's logits are not finite in fp16, which holds up to 65504 (largest: {largest:g}): "
+            "are its weights sound?"
+        )
     return half
 
 

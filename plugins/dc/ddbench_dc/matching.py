@@ -18,6 +18,7 @@ from ddbench import seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
+from ddbench.finite import require_finite
 from ddbench.models import batch_norms, build_network
 from ddbench.siamese import augment, draw_augmentation
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 EPSILON = 1e-6
 BATCH_NORM_IMAGES = 16
+HINT = "; a lower learning_rate or network_learning_rate may help"
 
 
 def matched_parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -169,7 +171,8 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     normalised space, and between two of them the network is trained on the images as they then are. The pixels are free
     until the end and then clamped to [0, 1]; the released code stores and evaluates them unclamped. All draws are
     named by iteration, step, class and epoch, so that a run resumed at the end of an iteration ends with the same
-    bytes. Raises DDBenchError naming the step where the distance is no longer finite.
+    bytes. Raises DDBenchError naming the step where the distance, the pixels or their momentum are no longer finite:
+    nothing is saved then, the checkpoint before it stays.
     """
     matching = Matching(method, task, strategy)
     outer, inner = method.loops(task.ipc)
@@ -180,6 +183,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     clock = time.perf_counter()
 
     def save(iteration: int, tensors: dict[str, Tensor]) -> None:
+        require_finite(f"{method.name}, after iteration {iteration}", tensors, HINT)
         task.checkpoint.save(tensors, {"iteration": iteration, "seconds": seconds + time.perf_counter() - clock})
 
     for iteration in range(start, method.iterations):
@@ -195,10 +199,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
                 distance, gradient = matching.match(network, images, iteration, step)
                 value = float(distance) / task.info.num_classes
                 if not math.isfinite(value):
-                    raise DDBenchError(
-                        f"{method.name}: the distance of gradients is {value} at step {done}; "
-                        "a lower learning_rate or network_learning_rate may help"
-                    )
+                    raise DDBenchError(f"{method.name}: the distance of gradients is {value} at step {done}{HINT}")
                 images.sub_(momentum.mul_(method.momentum).add_(gradient), alpha=method.learning_rate)
                 task.tick()
                 task.report(done, steps, distance=value)
@@ -211,6 +212,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
         since = done % task.checkpoint_every  # steps since the last multiple of the interval
         if since < outer and done < steps:
             save(iteration + 1, {"images": images, "momentum": momentum})
+    require_finite(f"{method.name}, after the last step", {"images": images, "momentum": momentum}, HINT)
     task.timing.update(steps=steps, seconds=seconds + time.perf_counter() - clock)
     pixels = views.denormalise(images, task.dataset.mean.to(task.device), task.dataset.std.to(task.device))
     return pixels.clamp(0, 1)

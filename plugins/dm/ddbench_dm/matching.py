@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ddbench import seeds, stopping, views
+from ddbench import memory, seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
+from ddbench.finite import require_finite
 from ddbench.models import batch_norms, build_network, final_classifier
 from ddbench.objectives import gaussian_mmd, median_bandwidths
 from ddbench.siamese import augment, draw_augmentation
@@ -81,6 +82,11 @@ def real_batches(method: DM, task: DistillTask, start: int) -> Iterator[Tensor]:
         yield task.dataset.train.centre(torch.cat(chosen), task.info.image_size)
 
 
+def classes_together(method: DM, task: DistillTask) -> int:
+    """How many classes go through a network without BatchNorm at once: rounding and memory depend on it alone."""
+    return min(task.info.num_classes, max(1, PIXELS_TOGETHER // (method.real_batch * task.info.image_size**2)))
+
+
 def match(
     method: DM,
     task: DistillTask,
@@ -88,18 +94,18 @@ def match(
     real: Sequence[Tensor],
     synthetic: Sequence[Tensor],
     distance: Distance,
+    most: int | None = None,
 ) -> Tensor:
     """The loss of one step, a detached scalar; its gradient is added to that of the synthetic images.
 
     `real` and `synthetic`: normalised images [n, 3, S, S] of each class. For each class one augmentation is drawn,
     seeded by (run seed, step, class), for both halves (DM: the same). Classes go through the network in groups, and
-    the real half without gradient; all at once where a BatchNorm layer would see the difference (DM: the same).
+    the real half without gradient, `most` at a time where that is given; all at once where a BatchNorm layer would see
+    the difference (DM: the same).
     """
     network = fresh_network(method, task, step)
     embed, classes = embedding(network), len(real)
-    together = max(1, PIXELS_TOGETHER // (method.real_batch * task.info.image_size**2))
-    if batch_norms(network):
-        together = classes
+    together = classes if batch_norms(network) else most or classes_together(method, task)
     total = torch.zeros((), device=task.device)
 
     def augmented(halves: Sequence[Tensor], labels: range) -> Tensor:
@@ -113,7 +119,13 @@ def match(
             embedded = embed(augmented(synthetic, labels))
         parts = torch.split(embedded, [len(synthetic[label]) for label in labels])
         real_parts = torch.split(embedded_real, [len(real[label]) for label in labels])
-        loss = torch.stack([distance(*pair) for pair in zip(parts, real_parts, strict=True)]).sum()
+        losses = []
+        for label, pair in zip(labels, zip(parts, real_parts, strict=True), strict=True):
+            try:
+                losses.append(distance(*pair))
+            except DDBenchError as error:
+                raise DDBenchError(f"{method.name}, class '{task.info.class_names[label]}': {error}") from error
+        loss = torch.stack(losses).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
@@ -139,8 +151,10 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
 
     SGD with momentum on the normalised pixels, at a constant rate. Unlike in the released code, pixels are clamped to
     the valid range after each step: what is stored is what was optimised. What is drawn depends on (run seed, step,
-    class) alone, so a resumed run ends with the same bytes. Raises DDBenchError naming the step where the loss is not
-    finite.
+    class) alone, so a resumed run ends with the same bytes. Where memory runs out fewer classes go through the network
+    at once, to the same numbers; with BatchNorm they cannot. The real images of all classes of a step are in memory at
+    once, on the host and on the device. Raises DDBenchError naming the step where the loss, the pixels or their
+    velocity are not finite: nothing is saved then, the checkpoint before it stays.
     """
     device = task.device
     low = task.dataset.normalise(torch.zeros(1, 3, 1, 1, device=device))
@@ -151,12 +165,25 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     start, seconds = _resume(task, images, velocity)
     images.requires_grad_(True)
     losses: list[Tensor] = []
+    # With BatchNorm one attempt is all there is.
+    most = 1 if batch_norms(fresh_network(method, task, start)) else classes_together(method, task)
+    fitting = memory.Together("classes")
+
+    def sound(step: int) -> dict[str, Tensor]:
+        tensors = {"images": images.detach(), "velocity": velocity}
+        require_finite(f"{method.name}, after step {step}", tensors, "; a lower method.learning_rate may help")
+        return tensors
+
     clock = time.perf_counter()
     with closing(prefetched(real_batches(method, task, start))) as loaded:
         for step, pixels in enumerate(loaded, start):
-            images.grad = None
             real = torch.split(task.dataset.normalise(to_device(pixels, device)), counts)
-            losses.append(match(method, task, step, real, torch.split(images, task.ipc), distance))
+
+            def attempt(together: int, step: int = step, real: Sequence[Tensor] = real) -> Tensor:
+                images.grad = None
+                return match(method, task, step, real, torch.split(images, task.ipc), distance, together)
+
+            losses.append(fitting(attempt, most))
             with torch.no_grad():
                 assert images.grad is not None
                 velocity.mul_(method.momentum).add_(images.grad)
@@ -171,9 +198,9 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
             if reports:
                 task.report(done, method.steps, loss=float(losses[-1]))
             if saves:
-                tensors = {"images": images.detach(), "velocity": velocity}
-                task.checkpoint.save(tensors, {"step": done, "seconds": seconds + time.perf_counter() - clock})
+                task.checkpoint.save(sound(done), {"step": done, "seconds": seconds + time.perf_counter() - clock})
                 stopping.stop()
+    sound(method.steps)
     task.timing.update(steps=method.steps, seconds=seconds + time.perf_counter() - clock)
     return views.denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device)).clamp(0, 1)
 

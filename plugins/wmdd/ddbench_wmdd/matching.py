@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ddbench import objectives, sliced, transport
 from ddbench.distiller import Unit, UnitResult
+from ddbench.errors import DDBenchError
+from ddbench.finite import require_finite
 from ddbench.transport import Barycenter
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ def _cached(
 ) -> Barycenter:
     def build() -> dict[str, Tensor]:
         found = solve(_features(method, task, label), task.generator("barycenter", label))
-        return {"points": found.points.float().cpu(), "weights": found.weights.float().cpu()}
+        tensors = {"points": found.points.float().cpu(), "weights": found.weights.float().cpu()}
+        require_finite(f"the barycenter of class '{task.info.class_names[label]}'", tensors)
+        return tensors
 
     layer = {} if method.layer is None else {"layer": method.layer}
     tensors = task.cached("barycenter", {**depends_on, **layer}, build)
@@ -134,7 +138,7 @@ def real_images(
 def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> Term:
     """Sum over classes of the biased MMD^2 of its images' features and all its real ones, bandwidths of the latter."""
     real = [_features(method, task, label).to(task.device) for label in classes]
-    bandwidths = [objectives.median_bandwidths(features).cpu() for features in real]
+    bandwidths = [_bandwidths(task, *pair).cpu() for pair in zip(classes, real, strict=True)]
     fixed = [objectives.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
 
     def term(output: Output) -> Tensor:
@@ -143,6 +147,13 @@ def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) 
         return torch.stack([objectives.gaussian_mmd(x, y, s, y_kernel_mean=own) for x, y, s, own in parts]).sum()
 
     return term
+
+
+def _bandwidths(task: DistillTask, label: int, features: Tensor) -> Tensor:
+    try:
+        return objectives.median_bandwidths(features)
+    except DDBenchError as error:
+        raise DDBenchError(f"feature_loss=mmd, class '{task.info.class_names[label]}': {error}") from error
 
 
 def _regulariser(
