@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import glob
 import hashlib
 import json
-import os
-import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,10 +19,9 @@ from torch import Tensor
 from ddbench import stopping
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
+from ddbench.files import abandoned, sweep, whole, writing
 
 FORMAT = "1"
-SILENT = 86400.0
-"""Seconds after which a half-written file that nothing was added to has no writer any more, on whatever host."""
 TYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
@@ -64,83 +56,6 @@ def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
 def _bytes(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, not copied."""
     return tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what a disk can answer to a write below `path` into one clear DDBenchError line."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        text = str(error)
-        told = re.search(r"os error (\d+)", text)  # safetensors says it in words alone
-        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            raise DDBenchError(
-                f"the disk is full: {path} could not be written; free some space, then run again"
-            ) from error
-        if number is not None:
-            raise DDBenchError(f"cannot write to {path}: {os.strerror(number)}") from error
-        if isinstance(error, OSError):
-            raise DDBenchError(f"cannot write to {path}: {text}") from error
-        raise
-
-
-def _here() -> str:
-    """Where a process number means something: 8 hexadecimal digits of the host and its space of such numbers."""
-    space = 0
-    with contextlib.suppress(OSError):  # containers on one host have each their own
-        space = Path("/proc/self/ns/pid").stat().st_ino
-    return hashlib.sha256(f"{os.uname().nodename} {space}".encode()).hexdigest()[:8]
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file, or make a folder, that becomes `path` when the block ends and is gone where it fails.
-
-    It stands beside `path`; no other writer of `path`, on whatever host, has the same. What killed ones left is
-    removed. Makes the parent folder. Raises DDBenchError as `writing` does.
-    """
-    partial = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path)
-            yield partial
-            if partial.is_file():
-                with partial.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            partial.replace(path)
-        finally:
-            _remove(partial)
-
-
-def _abandoned(partial: Path) -> bool:
-    """Whether nobody writes a partial file any more: its writer is dead, or has added nothing for so long.
-
-    Of another host's processes nothing else is known.
-    """
-    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", partial.name)
-    if writer and writer[1] == _here() and not psutil.pid_exists(int(writer[2])):
-        return True
-    try:
-        return time.time() - partial.stat().st_mtime > SILENT
-    except OSError:
-        return False
-
-
-def _sweep(path: Path) -> None:
-    """Removes what killed writers of `path` left half-written."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if _abandoned(partial):
-            _remove(partial)
-
-
-def _remove(partial: Path) -> None:
-    if partial.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        partial.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
@@ -277,7 +192,7 @@ class Checkpoint:
     def clear(self) -> None:
         """Removes it, and what is left of one that was being saved."""
         self.path.unlink(missing_ok=True)
-        _sweep(self.path)
+        sweep(self.path)
 
     def clear_behind(self, artifact: Path) -> None:
         """Removes it where it is older than `artifact`, whose maker was killed before it could do so."""
@@ -383,7 +298,7 @@ class Cache:
             found = self.find(stage, depends_on)  # another process may have built it while this one waited
             if found is not None:
                 return found
-            _sweep(path)
+            sweep(path)
             if stage in self._force:
                 checkpoint.clear()
             tensors, meta = build(checkpoint)
@@ -409,7 +324,7 @@ class Cache:
         now, count, size = time.time(), 0, 0
         for entry in self.entries():
             path, asked = entry["path"], not stages or entry["stage"] in stages
-            old = _abandoned(path) if path.suffix == ".partial" else now - entry["modified"] >= older_than
+            old = abandoned(path) if path.suffix == ".partial" else now - entry["modified"] >= older_than
             if asked and old:
                 with writing(path):
                     path.unlink(missing_ok=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +41,7 @@ def export_set(
     do not belong together, a target that holds something, or a folder that cannot be written; then nothing
     is left behind.
     """
-    from ddbench.cache import writing
+    from ddbench.files import whole
 
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -51,19 +49,12 @@ def export_set(
     if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise DDBenchError(f"{target} is not an empty folder: choose a new one, nothing is written over")
     plain_card = json.loads(json.dumps(card, default=str))
-    half_written = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with writing(target):
-            half_written.mkdir(parents=True)
-            if format == "imagefolder":
-                _write_imagefolder(half_written, images, labels, weights, class_names, plain_card)
-            else:
-                _write_safetensors(half_written, images, labels, weights, class_names, plain_card)
-            if target.exists():
-                target.rmdir()
-            half_written.rename(target)
-    finally:
-        shutil.rmtree(half_written, ignore_errors=True)
+    with whole(target) as half_written:
+        half_written.mkdir()
+        if format == "imagefolder":
+            _write_imagefolder(half_written, images, labels, weights, class_names, plain_card)
+        else:
+            _write_safetensors(half_written, images, labels, weights, class_names, plain_card)
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:

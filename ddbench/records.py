@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from ddbench import versions
-from ddbench.cache import whole
 from ddbench.errors import DDBenchError, did_you_mean
 from ddbench.evaluator import Metrics
+from ddbench.files import whole
 from ddbench.recipes import first_line
 
 if TYPE_CHECKING:

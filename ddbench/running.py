@@ -13,10 +13,10 @@ from tabulate import tabulate
 from torch import nn
 
 from ddbench import estimate, figures, progress, published, records
-from ddbench.cache import whole, writing
 from ddbench.config import Stem
 from ddbench.errors import DDBenchError
 from ddbench.experiment import Experiment
+from ddbench.files import whole, writing
 from ddbench.models import batch_norms, build_network, weighted_layers
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace

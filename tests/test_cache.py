@@ -123,15 +123,6 @@ def test_many_processes_build_once(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "built\n"
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
-    path = Cache(tmp_path).path("teacher", DEPENDS)
-    path.parent.mkdir(parents=True)
-    left = path.with_name(f".{path.name}.4711.partial")
-    left.write_bytes(b"half")
-    Cache(tmp_path).get("teacher", DEPENDS, build)
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_force_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     def stopped(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         checkpoint.save({}, {"step": 3})

@@ -86,7 +86,7 @@ def caption(figure: Figure, text: str) -> int:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes `stem`.svg and `stem`.png, each whole or not at all, without dates or versions. Returns their paths."""
-    from ddbench.cache import whole
+    from ddbench.files import whole
 
     paths = []
     for form, unsaid in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):

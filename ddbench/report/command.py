@@ -26,7 +26,7 @@ def report_command(registry: PluginRegistry, results_dir: Path, output: Path | N
 
     Computes nothing. The file needs no network: tables sort and filter, and every number opens its records.
     """
-    from ddbench.cache import whole
+    from ddbench.files import whole
     from ddbench.report.page import page
 
     path = output or results_dir / "report.html"

@@ -19,7 +19,7 @@ FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 
 def _try(output: Path) -> None:
     """Writes nothing to the folder of `output`, so that what cannot be written shows before hours are spent on it."""
-    from ddbench.cache import writing
+    from ddbench.files import writing
 
     folder = next(folder for folder in output.absolute().parents if folder.exists())
     with writing(output), tempfile.TemporaryFile(dir=folder):
@@ -62,7 +62,7 @@ def table_command(
     """
     spec = registry.table(name)
 
-    from ddbench.cache import whole
+    from ddbench.files import whole
     from ddbench.resolve import Request
     from ddbench.stages import Workspace
     from ddbench.tables import filling, layout, planning

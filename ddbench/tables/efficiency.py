@@ -110,7 +110,8 @@ def _measured(
     Empty where the method has no iterations.
     """
     from ddbench import records
-    from ddbench.cache import key_of, whole
+    from ddbench.cache import key_of
+    from ddbench.files import whole
     from ddbench.tables.filling import name_of
 
     key = key_of({"unit": pipeline.unit_keys[0], "device": on, "iterations": [WARM, MEASURED, TOTAL]})
