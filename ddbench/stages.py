@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddbench import device as devices
 from ddbench import recording, records
-from ddbench.cache import Artifact, Built, Cache, Checkpoint, key_of
+from ddbench.cache import Artifact, Built, Cache, Checkpoint, digest_of
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.distilled import DistilledSet, assemble, check_result, check_units, to_uint8
@@ -88,6 +88,7 @@ class Pipeline:
         self.changed: list[str] = []
         """What the method or the protocol changed of the process (`ddbench.guard`); it is put back."""
         self._found: dict[Path, Artifact] = {}
+        self._made_from: list[dict[str, str]] = []
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
         self.units = self.method.units(self.dataset.info.num_classes, experiment.ipc or 0)
         if experiment.ipc is not None:
@@ -213,19 +214,34 @@ class Pipeline:
             resumed = checkpoint.path.exists()
             emit(Event("resumed" if resumed else "started", stage, unit))
             # A stage may be asked for by code that runs without gradients; its own must not depend on that.
-            with torch.enable_grad(), devices.measured(self.device) as cost:
+            with torch.enable_grad(), devices.measured(self.device) as cost, self._tracing() as made_from:
                 tensors, meta = build(checkpoint)
+            units = set(depends_on.get("units", ()))  # found before: the key is made of theirs
+            parts = [part for part in self._found.values() if part.stage == "distill" and part.key in units]
+            made_from |= {part.name: part.content for part in parts}
             reached = {"top1": meta["top1"]} if "top1" in meta else {}
             emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
             made = {"cost": cost.as_dict(), "device": devices.describe(self.device), "made": records.provenance()}
-            return tensors, {**meta, **made}
+            return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
         path = self.workspace.cache.path(stage, depends_on)
         if path not in self._found:
             if self.workspace.cache.has(stage, depends_on):
                 emit(Event("cached", stage, unit))
             self._found[path] = self.workspace.cache.get(stage, depends_on, measured)
-        return self._found[path]
+        found = self._found[path]
+        for made_from in self._made_from[-1:]:
+            made_from |= {**found.meta.get("made_from", {}), found.name: found.content}
+        return found
+
+    @contextlib.contextmanager
+    def _tracing(self) -> Iterator[dict[str, str]]:
+        """What is asked for in this block, name and content: keys do not see where it was made anew with other bits."""
+        self._made_from.append({})
+        try:
+            yield self._made_from[-1]
+        finally:
+            self._made_from.pop()
 
     def _report(self, stage: str, unit: str) -> Report:
         def report(step: int, total: int, **metrics: float) -> None:
@@ -263,14 +279,14 @@ class Pipeline:
 
     def tapped_teacher(self) -> TappedNetwork:
         """The teacher on the device with its taps, in evaluation mode, frozen."""
+        found = self.teacher()  # also where the network is there already: what is built now is made from it
 
         def load() -> TappedNetwork:
-            found = self.teacher()
             network = self._bare_teacher()
             network.load_state_dict(found.tensors)
             return TappedNetwork(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-        teacher = self.workspace.teacher(key_of({**self.keys.teacher(), "on": str(self.device)}), load)
+        teacher = self.workspace.teacher(f"{found.digest} on {self.device}", load)
         self.check_teacher(len(teacher.bn_names), len(teacher.layer_names))
         return teacher
 
