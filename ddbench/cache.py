@@ -120,7 +120,7 @@ def _content(path: Path) -> str | None:
     try:
         with safe_open(str(path), framework="pt") as handle:
             content = json.loads(handle.metadata()["meta"])["meta"]["content"]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError):
         return None
     return str(content)
 
@@ -317,6 +317,8 @@ class Cache:
 
     def read(self, stage: str, key: str) -> Artifact | None:
         """The verified artifact with a key that a record names, or None where it is not (or no longer) there."""
+        if len(key) != 32 or not key.isalnum():  # a record that names a path
+            return None
         return self._sound(self.root / stage / f"{key}.safetensors", self._aside)
 
     def prune(self, stages: frozenset[str], older_than: float) -> tuple[int, int]:

@@ -103,41 +103,93 @@ def _through_jpeg(image: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def check_units(units: list[Unit], num_classes: int, ipc: int, method: str) -> None:
-    """Refuses units that do not hold each of the IPC slots of every class exactly once. Raises DDBenchError."""
+def check_units(units: list[Unit], num_classes: int, ipc: int, who: str) -> None:
+    """Refuses units that do not hold each of the IPC slots of every class exactly once, or are not numbered in order.
+
+    `who` begins the line: "method 'blur' of ddbench-blur". Raises DDBenchError.
+    """
     slots = [(slot.label, slot.index) for unit in units for slot in unit.slots]
     if sorted(slots) != [(label, index) for label in range(num_classes) for index in range(ipc)]:
-        raise DDBenchError(f"method '{method}' must make each of {ipc} images of {num_classes} classes once")
+        raise DDBenchError(f"{who} must make each of {ipc} images of {num_classes} classes once")
+    # A unit's number is in its key: two of one number would be one artifact.
+    if [unit.index for unit in units] != list(range(len(units))):
+        raise DDBenchError(f"{who} must number its {len(units)} units in order, from 0")
 
 
-def check_result(result: UnitResult, unit: Unit, dataset: Dataset, method: str) -> None:
-    """Refuses what a method must not hand back. Raises DDBenchError naming the method and what is wrong."""
+def check_result(result: object, unit: Unit, dataset: Dataset, who: str) -> UnitResult:
+    """What a method handed back, images alone as a UnitResult; refuses what it must not be.
+
+    Weights are float32 on the CPU then; the core scales them to a sum of 1 a class. Raises DDBenchError that begins
+    with `who` and says what is wrong.
+    """
     count, size = len(unit.slots), dataset.config.image_size
-    if (result.images is None) == (result.indices is None):
-        raise DDBenchError(f"method '{method}' must return either images or indices for unit {unit.index}")
-    if result.images is not None:
-        if tuple(result.images.shape) != (count, 3, size, size):
+    if isinstance(result, Tensor):
+        result = UnitResult(images=result)
+    if not isinstance(result, UnitResult):
+        raise DDBenchError(f"{who} returned {type(result).__name__} instead of images")
+    images, indices, weights = result.images, result.indices, result.weights
+    for name, value in (("images", images), ("indices", indices), ("weights", weights)):
+        if not isinstance(value, Tensor | None):
+            raise DDBenchError(f"{who} returned {name} that are no tensor but {type(value).__name__}")
+    if (images is None) == (indices is None):
+        raise DDBenchError(f"{who} must return either images or indices for unit {unit.index}")
+    if images is not None:
+        if tuple(images.shape) != (count, 3, size, size):
             raise DDBenchError(
-                f"method '{method}' returned images of shape {tuple(result.images.shape)} for unit {unit.index}; "
+                f"{who} returned images of shape {tuple(images.shape)} for unit {unit.index}; "
                 f"expected {(count, 3, size, size)}"
             )
-        low, high = float(result.images.min()), float(result.images.max())
+        low, high = (float(images.min()), float(images.max())) if count else (0.0, 0.0)
         if not (low >= -1e-4 and high <= 1 + 1e-4):
-            raise DDBenchError(f"method '{method}' returned pixels outside [0, 1] (from {low:g} to {high:g})")
-    if result.indices is not None:
-        if result.indices.dtype != torch.int64 or result.indices.ndim != 1:
-            raise DDBenchError(f"method '{method}' returned indices that are not a list of int64")
-        inside = (result.indices >= 0) & (result.indices < len(dataset.train))
-        if not bool(inside.all()):
-            raise DDBenchError(f"method '{method}' returned indices outside the training set")
+            raise DDBenchError(f"{who} returned pixels outside [0, 1] (from {low:g} to {high:g})")
+        if not images.is_floating_point():
+            raise DDBenchError(f"{who} returned images of {images.dtype}; expected floats in [0, 1]")
+    if indices is not None:
+        if indices.dtype != torch.int64 or indices.ndim != 1:
+            raise DDBenchError(f"{who} returned indices that are not a list of int64")
+        if not bool(((indices >= 0) & (indices < len(dataset.train))).all()):
+            raise DDBenchError(f"{who} returned indices outside the training set")
         if unit.slots:
             labels = torch.tensor([slot.label for slot in unit.slots])
-            if result.indices.shape != labels.shape or bool((dataset.train.labels[result.indices] != labels).any()):
-                raise DDBenchError(f"method '{method}' returned real images of another class than the slot's")
-    if result.weights is not None and (
-        result.weights.shape != (count,) or not bool((result.weights >= 0).all() & result.weights.isfinite().all())
-    ):
-        raise DDBenchError(f"method '{method}' returned weights that are not one number >= 0 a slot")
+            if indices.shape != labels.shape or bool((dataset.train.labels[indices] != labels).any()):
+                raise DDBenchError(f"{who} returned real images of another class than the slot's")
+    if weights is not None:
+        weights = weights.detach().float().cpu()  # checked as they are stored: a float64 may be too large for that
+        if weights.shape != (count,) or not _are_weights(weights):
+            raise DDBenchError(f"{who} returned weights that are not one number >= 0 a slot")
+    return UnitResult(images, indices, weights)
+
+
+def _are_weights(weights: Tensor) -> bool:
+    return weights.is_floating_point() and bool((weights.isfinite() & (weights >= 0)).all())
+
+
+def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
+    """Refuses tensors that cannot be a set's units: whoever wrote them, it was not `check_result`'s caller.
+
+    Raises DDBenchError saying what is wrong.
+    """
+    names = units[0].keys() if units else set[str]()
+    if names - {"weights"} not in ({"images", "labels"}, {"indices", "labels"}):
+        raise DDBenchError(f"a set is images or indices, and labels; stored are {', '.join(sorted(names)) or 'none'}")
+    for unit in units:
+        if unit.keys() != names:
+            raise DDBenchError("all units must hold images, or indices, and weights, or none")
+        labels, body = unit["labels"], unit["images" if "images" in names else "indices"]
+        weights = unit.get("weights", torch.ones(labels.shape))
+        if "images" in names:
+            size = units[0]["images"].shape[-1]
+            sound = body.dtype == torch.uint8 and body.shape[1:] == (3, size, size)
+        else:
+            sound = body.dtype == torch.int64 and body.ndim == 1
+        sound = sound and labels.dtype == torch.int64 and labels.shape == weights.shape == body.shape[:1]
+        if not sound:
+            shapes = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(unit.items()))
+            raise DDBenchError(f"a stored unit is no part of a set: {shapes}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise DDBenchError(f"a stored unit has labels beyond the {classes} classes")
+        if not _are_weights(weights):
+            raise DDBenchError("a stored unit has weights that are not numbers >= 0")
 
 
 def assemble(
@@ -145,12 +197,18 @@ def assemble(
 ) -> DistilledSet:
     """The set whose units hold these tensors (`labels`, `images` or `indices`, maybe `weights`), in this order.
 
-    Raises DDBenchError naming the method where the units do not hold the same, or a class has no weight.
+    Raises DDBenchError naming the method where they are no set of this dataset's, or a class has no weight.
     """
-    if any(unit.keys() != units[0].keys() for unit in units):
-        raise DDBenchError(f"method '{method}' must return images, or indices, and weights for all units or for none")
-    parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0]}
     try:
+        check_stored(units, dataset.info.num_classes)
+        parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0]}
+        size = dataset.config.image_size
+        if "images" in parts and parts["images"].shape[-1] != size:
+            raise DDBenchError(f"the stored images are of {parts['images'].shape[-1]} px, not {size}")
+        if "indices" in parts:
+            real, chosen = dataset.train.labels, parts["indices"]
+            if not bool(((chosen >= 0) & (chosen < len(real))).all()) or not torch.equal(real[chosen], parts["labels"]):
+                raise DDBenchError("the stored indices are not of these training images")
         weights = class_weights(parts["labels"], parts.get("weights"))
     except DDBenchError as error:
         raise DDBenchError(f"method '{method}': {error}") from error

@@ -5,7 +5,21 @@ from difflib import get_close_matches
 
 
 class DDBenchError(Exception):
-    """Bad input: one line that says what is wrong, where, and what to do. The command line exits with 2."""
+    """Bad input: one line that says what is wrong, where, and what to do. The command line exits with 2.
+
+    What a terminal would not print (a line's end, an escape sequence in somebody's file name) is shown as `\\x1b`; of
+    a text without end the middle is left out.
+    """
+
+    def __init__(self, text: str) -> None:
+        line = " ".join(text.splitlines())
+        if len(line) > 1000:
+            line = f"{line[:600]} ... {line[-300:]}"
+        super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
+
+
+class PluginError(DDBenchError):
+    """What the code of a plugin raised, in a line that names the plugin's distribution; the cause is the exception."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ import torch
 TORCH, NUMPY, RANDOM = "torch's global generator", "NumPy's global generator", "the generator of the module random"
 CUDA = "CUDA's global generator"
 DTYPE, THREADS, GRADIENTS = "torch's default dtype", "torch's number of threads", "torch's gradient mode"
+DEVICE, MATMUL = "torch's default device", "torch's float32 matmul precision"
+FOLDER = "the working directory"
 DETERMINISTIC, BENCHMARK, TF32 = "torch's deterministic algorithms", "cudnn.benchmark", "cudnn.allow_tf32"
 
 
@@ -27,6 +31,9 @@ def global_state(device: torch.device) -> dict[str, object]:
         DTYPE: torch.get_default_dtype(),
         THREADS: torch.get_num_threads(),
         GRADIENTS: torch.is_grad_enabled(),
+        DEVICE: torch.get_default_device(),
+        MATMUL: torch.get_float32_matmul_precision(),
+        FOLDER: _folder(),
         DETERMINISTIC: torch.are_deterministic_algorithms_enabled(),
     }
     if device.type == "cuda":
@@ -36,6 +43,13 @@ def global_state(device: torch.device) -> dict[str, object]:
             TF32: torch.backends.cudnn.allow_tf32,
         }
     return state
+
+
+def _folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""  # it was removed
 
 
 def differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
@@ -83,6 +97,7 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    chosen, matmul, folder = torch.get_default_device(), torch.get_float32_matmul_precision(), _folder()
     found: dict[str, Callable[[], object]] = {
         TORCH: lambda: torch.set_rng_state(generators[0]),
         NUMPY: lambda: np.random.set_state(generators[1]),
@@ -90,6 +105,10 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         DTYPE: lambda: torch.set_default_dtype(dtype),
         THREADS: lambda: torch.set_num_threads(threads),
         GRADIENTS: lambda: torch.set_grad_enabled(gradients),
+        # None, not "cpu": with any device that is set, every new tensor takes a longer way.
+        DEVICE: lambda: torch.set_default_device(None if chosen.type == "cpu" else chosen),
+        MATMUL: lambda: torch.set_float32_matmul_precision(matmul),
+        FOLDER: lambda: os.chdir(folder or "."),
         DETERMINISTIC: lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warns),
     }
     if device.type == "cuda":

@@ -21,7 +21,6 @@ from ddbench.errors import unknown
 from ddbench.evaluator import Evaluator
 from ddbench.plugins import PluginRegistry
 from ddbench.recipes import Block, Recipe
-from ddbench.recipes import load as load_recipes
 
 MIN_COLUMN = 12
 """No column of a table is made narrower than this many characters."""
@@ -316,7 +315,7 @@ def _file_text(path: Path) -> str:
 
 
 def _recipes(registry: PluginRegistry) -> list[Recipe]:
-    return load_recipes(registry.recipe_files())
+    return list(registry.recipes())
 
 
 def _join(*parts: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -12,22 +14,28 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import pluggy
 
 from ddbench import hookspecs
+from ddbench.data.spec import DatasetSpec
 from ddbench.distiller import Distiller
-from ddbench.errors import DDBenchError, unknown
+from ddbench.errors import DDBenchError, PluginError, unknown
 from ddbench.evaluator import Evaluator
+from ddbench.recipes import Recipe, load_file
+from ddbench.stopping import Stopped
 from ddbench.tables import TableSpec
 
 if TYPE_CHECKING:
     import click
 
-    from ddbench.data.spec import DatasetSpec
     from ddbench.events import Event
 
 GROUP = hookspecs.PROJECT
 CORE = "ddbench"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*")
+"""What things may be called: no name is a path, and each can be typed."""
 
 Kind = Literal["method", "evaluator", "dataset", "table"]
 T = TypeVar("T")
+# What a person asked for is no plugin's fault, wherever it is raised.
+_ASKED_FOR = (KeyboardInterrupt, Stopped)
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,11 @@ class PluginRegistry:
         self._evaluators: _Shelf[type[Evaluator]] = _Shelf("evaluator")
         self._datasets: _Shelf[DatasetSpec] = _Shelf("dataset")
         self._tables: _Shelf[TableSpec] = _Shelf("table")
-        self._recipes: list[Path] = []
+        self._recipe_files: dict[Path, str] = {}
+        self._recipes: dict[Path, Recipe] = {}
         self._owner_of_plugin: dict[str, str] = {}
         self._silenced: set[str] = set()
+        self._told: set[str] = set()
         points = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
         for point in sorted(points, key=_load_order):
             self._load(point)
@@ -145,7 +155,40 @@ class PluginRegistry:
 
     def recipe_files(self) -> tuple[Path, ...]:
         """The recipe files that plugins ship, the core's own first, then by distribution name."""
-        return tuple(self._recipes)
+        return tuple(self._recipe_files)
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """What `recipe_files` hold, each read once. Raises DDBenchError for one that is no recipe: what runs under its
+        name would be something else without it."""
+        for path, owner in self._recipe_files.items():
+            if path not in self._recipes:
+                try:
+                    self._recipes[path] = load_file(path)
+                except DDBenchError as error:
+                    raise DDBenchError(f"{error} ({owner} ships it: mend or uninstall that)") from error
+        return tuple(self._recipes[path] for path in self._recipe_files)
+
+    def who(self, kind: Kind, name: str) -> str:
+        """How a plugin's thing is called in an error: `method 'blur' of ddbench-blur`."""
+        try:
+            return f"{kind} '{name}' of {self.distribution_of(kind, name)}"
+        except DDBenchError:
+            return f"{kind} '{name}'"  # it may be handed over without being installed
+
+    @contextlib.contextmanager
+    def blaming(self, kind: Kind, name: str) -> Iterator[None]:
+        """Whatever a plugin's code raises in the block becomes a PluginError that names it: also SystemExit.
+
+        DDBenchErrors, Ctrl-C, a stop that was asked for and the end of the memory pass as they are.
+        """
+        try:
+            yield
+        except (DDBenchError, GeneratorExit, *_ASKED_FOR):
+            raise
+        except BaseException as error:
+            if _ran_out(error):
+                raise
+            raise PluginError(f"{self.who(kind, name)}: {_one_line(error)}") from error
 
     def distribution_of(self, kind: Kind, name: str) -> str:
         """The installed distribution that gives `name`, e.g. `ddbench-wmdd`.
@@ -163,37 +206,77 @@ class PluginRegistry:
         raise unknown(kind, name, shelf.things)
 
     def add_commands(self, cli: click.Group) -> None:
-        """Lets every plugin add its click commands to `cli`; one that raises is a warning line on stderr."""
+        """Lets every plugin add its click commands to `cli`; one that raises is a warning line on stderr.
+
+        A command that is there already stays what it is.
+        """
         for hook in self._manager.hook.ddbench_commands.get_hookimpls():
+            owner, before = self._owner_of_plugin[hook.plugin_name], dict(cli.commands)
             try:
-                hook.function(*(cli,)[: len(hook.argnames)])
-            except Exception as error:
-                owner = self._owner_of_plugin[hook.plugin_name]
+                with contextlib.redirect_stdout(sys.stderr):
+                    hook.function(*(cli,)[: len(hook.argnames)])
+            except _ASKED_FOR:
+                raise
+            except BaseException as error:
                 _warn(f"plugin of {owner} could not add its commands: {_one_line(error)}")
+            taken = [name for name, command in before.items() if cli.commands.get(name) is not command]
+            if taken:
+                cli.commands.update(before)
+                _warn(f"plugin of {owner} may not replace the command {', '.join(taken)}")
 
     def emit(self, event: Event) -> None:
         """Tells every observer. One that raises is named once on stderr and not called again."""
         for hook in self._manager.hook.ddbench_event.get_hookimpls():
             if hook.plugin_name in self._silenced:
                 continue
+            owner = self._owner_of_plugin[hook.plugin_name]
             try:
-                hook.function(*(event,)[: len(hook.argnames)])
-            except Exception as error:
+                with self._observing(owner):
+                    hook.function(*(event,)[: len(hook.argnames)])
+            except _ASKED_FOR:
+                raise
+            except BaseException as error:
                 self._silenced.add(hook.plugin_name)
-                owner = self._owner_of_plugin[hook.plugin_name]
                 _warn(f"observer of {owner} failed and is silenced: {_one_line(error)}")
+
+    def _observing(self, owner: str) -> contextlib.AbstractContextManager[None]:
+        """Observers see and change nothing: what one changes for everybody is put back, and told once."""
+        if owner == CORE:
+            return contextlib.nullcontext()
+        import torch
+
+        from ddbench.guard import guarded
+
+        def tell(changed: list[str], printed: bool) -> None:
+            did = [f"changed {', '.join(changed)}: put back"] if changed else []
+            did += ["printed to stdout, which is for results: shown here"] if printed else []
+            for text in did:
+                line = f"observer of {owner} {text}"
+                if line not in self._told:
+                    self._told.add(line)
+                    _warn(line)
+
+        return guarded(torch.device("cuda" if torch.cuda.is_available() else "cpu"), tell)
 
     def _load(self, point: metadata.EntryPoint) -> None:
         owner = point.dist.name if point.dist is not None else "an unknown distribution"
         name = f"{owner}:{point.name}"
+        dtype = _default_dtype()
         try:
             # A plugin may do anything when it is imported, ask for the end of the program too.
-            offer = self._inspect(point.load(), name)
-        except (Exception, SystemExit) as error:
+            with contextlib.redirect_stdout(sys.stderr):
+                offer = self._inspect(point.load(), name)
+        except _ASKED_FOR:
+            raise
+        except BaseException as error:
             self._withdraw(name)
             _warn(f"plugin '{point.name}' of {owner} is left out: {_one_line(error)}")
-            return
-        self._accept(name, offer, owner)
+        else:
+            self._accept(name, offer, owner)
+        torch = sys.modules.get("torch")
+        if torch is not None and _default_dtype() is not (dtype or torch.float32):
+            torch.set_default_dtype(dtype or torch.float32)
+            _warn(f"plugin '{point.name}' of {owner} changed torch's default dtype when it was imported: put back")
 
     def _inspect(self, plugin: object, name: str) -> _Offer:
         """Registers the hooks of `plugin` and gathers what they return."""
@@ -204,16 +287,16 @@ class PluginRegistry:
             hooks = getattr(self._manager.hook, hook_name).get_hookimpls()
             return [thing for hook in hooks if hook.plugin_name == name for thing in hook.function()]
 
-        recipes = [Path(path) for path in returned("ddbench_recipes")]
-        for path in recipes:
+        files = [Path(path) for path in returned("ddbench_recipes")]
+        for path in files:
             if not path.is_file():
                 raise ValueError(f"its recipe {path} does not exist")
         return _Offer(
             distillers=[(_class_name(cls, Distiller), cls) for cls in returned("ddbench_distillers")],
             evaluators=[(_class_name(cls, Evaluator), cls) for cls in returned("ddbench_evaluators")],
-            datasets=[(spec.name, spec) for spec in returned("ddbench_datasets")],
-            tables=[(spec.name, spec) for spec in returned("ddbench_tables")],
-            recipes=recipes,
+            datasets=[(_spec_name(spec, DatasetSpec), spec) for spec in returned("ddbench_datasets")],
+            tables=[(_spec_name(spec, TableSpec), spec) for spec in returned("ddbench_tables")],
+            recipes=files,
         )
 
     def _accept(self, name: str, offer: _Offer, owner: str) -> None:
@@ -225,7 +308,7 @@ class PluginRegistry:
         self._evaluators.add(offer.evaluators, owner)
         self._datasets.add(offer.datasets, owner)
         self._tables.add(offer.tables, owner)
-        self._recipes.extend(offer.recipes)
+        self._recipe_files.update(dict.fromkeys(offer.recipes, owner))
         self._owner_of_plugin[name] = owner
 
     def _withdraw(self, name: str) -> None:
@@ -245,13 +328,46 @@ def _class_name(cls: Any, base: type) -> str:
     for attribute in ("name", "version"):
         if not isinstance(getattr(cls, attribute, None), str):
             raise TypeError(f"{cls.__name__} has no class variable `{attribute}` (a string)")
-    return str(cls.name)  # type: ignore[attr-defined]
+    return _name(cls.name)  # type: ignore[attr-defined]
+
+
+def _spec_name(spec: Any, base: type) -> str:
+    """The name of a dataset or table. Raises TypeError for anything that is none."""
+    if not isinstance(spec, base):
+        raise TypeError(f"{spec!r} is no {base.__name__}")
+    return _name(spec.name)  # type: ignore[attr-defined]
+
+
+def _name(name: Any) -> str:
+    """The name itself. Raises ValueError for one that could be taken for a path or not be typed."""
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise ValueError(f"{name!r} is no name: letters, digits and . _ + : - alone, a letter or digit first")
+    return name
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    """The kind of exception and its text, which a plugin may not even be able to give."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _ran_out(error: BaseException) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from ddbench.memory import ran_out
+
+    return ran_out(error)
+
+
+def _default_dtype() -> Any:
+    """Torch's default dtype where torch is imported, else None."""
+    torch = sys.modules.get("torch")
+    return torch and torch.get_default_dtype()
+
+
 def _warn(text: str) -> None:
-    print(f"ddbench: warning: {text}", file=sys.stderr)
+    # As an error: one line, whatever a plugin's text has in it.
+    print(DDBenchError(f"ddbench: warning: {text}"), file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import warnings
@@ -12,15 +13,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from ddbench import versions
 from ddbench.errors import DDBenchError, did_you_mean
 from ddbench.evaluator import Metrics
 from ddbench.files import whole
-from ddbench.recipes import first_line
+from ddbench.recipes import check_plain, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,25 @@ if TYPE_CHECKING:
 PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic", "safetensors", "pillow")
 
 
-class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
+Tree = dict[str, Any]
+SECTIONS = ("data", "teacher", "statistics", "distill", "runtime", "method_settings", "evaluator_settings")
+
+
+def _having(**kinds: Any) -> AfterValidator:
+    """A tree with values of these names and kinds, or empty: what reads records takes them out without asking."""
+
+    def check(tree: Tree) -> Tree:
+        for name, kind in kinds.items() if tree else ():
+            if name not in tree:
+                raise ValueError(f"'{name}' is missing")
+            if not isinstance(tree[name], kind):
+                raise ValueError(f"'{name}' is a {type(tree[name]).__name__}")
+        return tree
+
+    return AfterValidator(check)
+
+
+class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """One student trained on one distilled set with one seed, and everything needed to do it again."""
 
     format: int = Field(default=1, description="of this file")
@@ -48,7 +67,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     repeat: int = Field(description="which distilled set")
     student_seed: int = Field(description="which student on that set")
     metrics: Metrics
-    teacher: dict[str, Any] = Field(
+    teacher: Annotated[Tree, _having(name=str, top1=int | float)] = Field(
         description="name, top1 (on what students are measured on), key; empty without a teacher"
     )
     feature_transport_cost: float | None = Field(
@@ -60,12 +79,16 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     )
     distilled_digest: str
     distilled_images: int
-    keys: dict[str, Any]
-    configuration: dict[str, Any]
+    keys: dict[str, list[str]]
+    configuration: Annotated[
+        Tree,
+        Field(min_length=1),
+        _having(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
+    ]
     seconds: dict[str, float] = Field(description="seconds of each stage when it was computed")
     seconds_per_iteration: float | None = Field(description="of the recover loop, where the method has one")
     peak_memory: dict[str, int] = Field(description="bytes: device, and resident in the process")
-    device: dict[str, Any]
+    device: Annotated[Tree, Field(min_length=1), _having(type=str, name=str, threads=int)]
     versions: dict[str, str]
     git_commit: str | None
 
@@ -125,10 +148,22 @@ def opened(text: str) -> dict[str, Any]:
 
     What older versions wrote has no digest, and is given as it is.
     """
-    content = dict(json.loads(text))
+    try:
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    check_plain(found)
+    content = dict(found)
     if "digest" in content and content.pop("digest") != _digest(content):
         raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
     return content
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number that was measured")
+    return value
 
 
 def _digest(content: Mapping[str, Any]) -> str:

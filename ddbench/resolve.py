@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ddbench import recipes as recipes_module
@@ -23,7 +23,7 @@ from ddbench.experiment import Experiment
 from ddbench.recipes import SECTIONS, Recipe, first_line
 
 if TYPE_CHECKING:
-    from ddbench.plugins import PluginRegistry
+    from ddbench.plugins import Kind, PluginRegistry
 
 Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def _distinct(values: Iterable[T]) -> tuple[T, ...]:
 
 def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
     """All installed recipes and the files among `names`. Raises DDBenchError for an unknown or unreadable one."""
-    known = recipes_module.load(registry.recipe_files())
+    known = list(registry.recipes())
     for name in names:
         if name.endswith((".yaml", ".yml")):
             own = recipes_module.load_file(Path(name))
@@ -146,36 +146,45 @@ def of_one(
     teacher = _validated(TeacherConfig, "teacher", settings)
     students = _distinct(request.students) or (teacher.arch,)
     runtime = _validated(RuntimeConfig, "runtime", settings)
-    sections = {
+    sections: dict[str, BaseModel] = {
         "data": _validated(DataConfig, "data", settings),
         "statistics": _validated(StatisticsConfig, "statistics", settings),
         "distill": _validated(DistillConfig, "distill", settings),
-        "method_settings": _validated(distiller, "method", settings, owner=method),
-        "evaluator_settings": _validated(protocol, "evaluator", settings, owner=evaluator),
     }
+    asked: tuple[tuple[Kind, str, type[BaseModel]], ...] = (
+        ("method", method, distiller),
+        ("evaluator", evaluator, protocol),
+    )
+    for kind, owner, model in asked:
+        with registry.blaming(kind, owner):
+            sections[f"{kind}_settings"] = _validated(model, kind, settings, owner)
+            sections[f"{kind}_settings"].model_dump(mode="json")  # what keys and records are made of
     if ipc is not None and ipc < 1:
         raise DDBenchError(f"--ipc {ipc}: images per class must be at least 1")
-    return [
-        Experiment(
-            dataset=dataset,
-            method=method,
-            ipc=ipc,
-            evaluator=evaluator,
-            student=student,
-            student_stem=teacher.stem if student == teacher.arch else "auto",
-            seed=request.seed,
-            repeat=repeat,
-            student_seed=number,
-            recipes=names,
-            changed=changed,
-            teacher=teacher,
-            runtime=runtime,
-            **sections,
-        )
-        for repeat in range(request.repeats if distiller.needs_ipc else 1)
-        for student in students
-        for number in range(request.seeds)
-    ]
+    try:
+        return [
+            Experiment(
+                dataset=dataset,
+                method=method,
+                ipc=ipc,
+                evaluator=evaluator,
+                student=student,
+                student_stem=teacher.stem if student == teacher.arch else "auto",
+                seed=request.seed,
+                repeat=repeat,
+                student_seed=number,
+                recipes=names,
+                changed=changed,
+                teacher=teacher,
+                runtime=runtime,
+                **sections,
+            )
+            for repeat in range(request.repeats if distiller.needs_ipc else 1)
+            for student in students
+            for number in range(request.seeds)
+        ]
+    except ValidationError as error:
+        raise DDBenchError(first_line(error)) from error
 
 
 def _compose(
@@ -199,7 +208,7 @@ def _apply_options(settings: dict[str, dict[str, Any]], request: Request) -> Non
     if request.image_size is not None and request.image_size != data.get("image_size"):
         usual = _validated(DataConfig, "data", settings)
         data["image_size"] = request.image_size
-        data["stored_size"] = round(request.image_size * usual.stored_size / usual.image_size)
+        data["stored_size"] = round(Fraction(request.image_size * usual.stored_size, usual.image_size))
     if request.arch is not None:
         settings["teacher"]["arch"] = request.arch
     chosen = {"device": request.device, "precision": request.precision}
@@ -242,8 +251,8 @@ def _apply_assignments(
         if not value.strip():
             raise DDBenchError(f"--set {text}: there is no value (for none, write null)")
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            parsed = recipes_module.plain(value)
+        except ValueError as error:
             raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
         settings[section][name.strip()] = parsed
         changed.append(f"{section}.{name.strip()}")

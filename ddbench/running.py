@@ -14,7 +14,7 @@ from torch import nn
 
 from ddbench import estimate, figures, progress, published, records
 from ddbench.config import Stem
-from ddbench.errors import DDBenchError
+from ddbench.errors import DDBenchError, PluginError
 from ddbench.experiment import Experiment
 from ddbench.files import whole, writing
 from ddbench.models import batch_norms, build_network, weighted_layers
@@ -83,23 +83,29 @@ def finish(pipeline: Pipeline, results_dir: Path) -> tuple[Record, Path]:
     """
     try:
         record = pipeline.run()
+    except PluginError as error:
+        raise DDBenchError(f"{error} ({_traceback(pipeline, error.__cause__, results_dir)})") from error
     except (DDBenchError, OSError):  # the machine's answers are told by who started the run
         raise
     except Exception as error:
-        raise DDBenchError(_fault(pipeline, error, results_dir)) from error
+        experiment, registry = pipeline.experiment, pipeline.workspace.registry
+        who = f"{registry.who('method', experiment.method)}, {registry.who('evaluator', experiment.evaluator)}"
+        where = _traceback(pipeline, error, results_dir)
+        raise DDBenchError(f"{who}: {type(error).__name__}: {error} ({where})") from error
     records.write(record, results_dir / "records")
     return record, preview(pipeline, record, results_dir)
 
 
-def _fault(pipeline: Pipeline, error: Exception, results_dir: Path) -> str:
-    experiment, registry = pipeline.experiment, pipeline.workspace.registry
-    owners = f"{registry.distribution_of('method', experiment.method)}, evaluator '{experiment.evaluator}' of "
-    owners += registry.distribution_of("evaluator", experiment.evaluator)
-    path = results_dir / "failures" / f"{experiment.method}-{experiment.dataset.rpartition('/')[2]}.txt"
-    with whole(path) as partial:
-        partial.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"method '{experiment.method}' of {owners}: {text} (traceback: {path})"
+def _traceback(pipeline: Pipeline, error: BaseException | None, results_dir: Path) -> str:
+    experiment = pipeline.experiment
+    name = records.run_name(experiment.method, experiment.dataset, experiment.ipc, pipeline.evaluation_key)
+    path = results_dir / "failures" / f"{name}.txt"
+    try:
+        with whole(path) as partial:
+            partial.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+    except DDBenchError as unwritten:  # that is not what went wrong
+        return f"no traceback: {unwritten}"
+    return f"traceback: {path}"
 
 
 def check_networks(pipelines: Iterable[Pipeline]) -> None:
@@ -111,7 +117,9 @@ def check_networks(pipelines: Iterable[Pipeline]) -> None:
         experiment, teacher, info = pipeline.experiment, pipeline.experiment.teacher, pipeline.dataset.info
         sizes = (info.num_classes, info.image_size)
         _built(experiment.student, experiment.student_stem, *sizes)
-        for name in pipeline.method.networks():
+        with pipeline.workspace.registry.blaming("method", experiment.method):
+            names = tuple(pipeline.method.networks())
+        for name in names:
             _built(name, "auto", *sizes)
         if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
             given = teacher.checkpoint is not None

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ddbench import device as devices
-from ddbench import recording, records
+from ddbench import memory, recording, records
 from ddbench.cache import Artifact, Built, Cache, Checkpoint, digest_of
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.distilled import DistilledSet, assemble, check_result, check_units, to_uint8
-from ddbench.distiller import Unit, UnitResult
+from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
-from ddbench.evaluator import Metrics
+from ddbench.evaluator import check_metrics
 from ddbench.events import Event
 from ddbench.experiment import Experiment
 from ddbench.guard import guarded
@@ -55,9 +55,10 @@ class Workspace:
         if (name, config) not in self._datasets:
             self._datasets.clear()
             spec = self.registry.dataset(name)
-            self._datasets[name, config] = load_dataset(
-                spec, config, self.data_dir, self.cache, self.emit, download=self._download
-            )
+            with self.registry.blaming("dataset", name):
+                self._datasets[name, config] = load_dataset(
+                    spec, config, self.data_dir, self.cache, self.emit, download=self._download
+                )
         return self._datasets[name, config]
 
     def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
@@ -82,7 +83,11 @@ class Pipeline:
         self.device = torch.device(self.experiment.runtime.device)
         self.precision = self.experiment.runtime.precision
         self.dataset = workspace.dataset(experiment.dataset, experiment.data)
-        reason = self.method.skip(self.dataset.info, experiment.ipc) or self.protocol.skip(experiment.ipc)
+        registry, method, protocol = workspace.registry, experiment.method, experiment.evaluator
+        with registry.blaming("method", method):
+            reason = self.method.skip(self.dataset.info, experiment.ipc)
+        with registry.blaming("evaluator", protocol):
+            reason = reason or self.protocol.skip(experiment.ipc)
         if reason:
             raise DDBenchError(reason)
         self.changed: list[str] = []
@@ -90,9 +95,11 @@ class Pipeline:
         self._found: dict[Path, Artifact] = {}
         self._made_from: list[dict[str, str]] = []
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
-        self.units = self.method.units(self.dataset.info.num_classes, experiment.ipc or 0)
-        if experiment.ipc is not None:
-            check_units(self.units, self.dataset.info.num_classes, experiment.ipc, experiment.method)
+        with registry.blaming("method", method):
+            self.units = list(self.method.units(self.dataset.info.num_classes, experiment.ipc or 0))
+            if experiment.ipc is not None:
+                who = registry.who("method", method)
+                check_units(self.units, self.dataset.info.num_classes, experiment.ipc, who)
 
     # -- stages ---------------------------------------------------------------------------------------------
 
@@ -179,6 +186,13 @@ class Pipeline:
 
         return refuse
 
+    @contextlib.contextmanager
+    def _running(self, kind: Kind, name: str, stage: str) -> Iterator[str]:
+        """Around a plugin's code: what it raises names it, what it changes is put back. Gives what it is called."""
+        registry = self.workspace.registry
+        with registry.blaming(kind, name), guarded(self.device, self._tell(kind, name, stage)):
+            yield registry.who(kind, name)
+
     def _tell(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
         def tell(changed: list[str], printed: bool) -> None:
             self.changed += changed
@@ -209,12 +223,16 @@ class Pipeline:
     ) -> Artifact:
         emit = self.workspace.emit
 
+        def note(text: str) -> None:
+            emit(Event("note", stage, unit, message=f"{stage}: {text}"))
+
         def measured(checkpoint: Checkpoint) -> Built:
             devices.prepare(self.device)
             resumed = checkpoint.path.exists()
             emit(Event("resumed" if resumed else "started", stage, unit))
             # A stage may be asked for by code that runs without gradients; its own must not depend on that.
-            with torch.enable_grad(), devices.measured(self.device) as cost, self._tracing() as made_from:
+            watched = memory.watched(stage, self.experiment, note)
+            with torch.enable_grad(), devices.measured(self.device) as cost, self._tracing() as made_from, watched:
                 tensors, meta = build(checkpoint)
             units = set(depends_on.get("units", ()))  # found before: the key is made of theirs
             parts = [part for part in self._found.values() if part.stage == "distill" and part.key in units]
@@ -294,10 +312,11 @@ class Pipeline:
         """Raises DDBenchError where the method cannot use a teacher with so many BatchNorm and weighted layers."""
         if not self.method.needs_teacher:
             return
-        reason = self.method.skip_teacher(batch_norms)
+        with self.workspace.registry.blaming("method", self.experiment.method):
+            reason, asked = self.method.skip_teacher(batch_norms), tuple(self.method.layers())
         if reason:
             raise DDBenchError(reason)
-        for layer in self.method.layers():
+        for layer in asked:
             check_layer(layer, layers, self.experiment.teacher.arch)
 
     def _build_statistics(self, label: int, layer: int | None) -> Built:
@@ -335,13 +354,9 @@ class Pipeline:
 
     def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
         experiment, task = self.experiment, self.distill_task(unit, checkpoint)
-        with guarded(self.device, self._tell("method", experiment.method, "distill")):
-            result = self.method.distill(task, unit)
-        if isinstance(result, Tensor):
-            result = UnitResult(images=result)
-        if not isinstance(result, UnitResult):
-            raise DDBenchError(f"method '{experiment.method}' returned {type(result).__name__} instead of images")
-        check_result(result, unit, self.dataset, experiment.method)
+        with self._running("method", experiment.method, "distill") as who:
+            returned = self.method.distill(task, unit)
+            result = check_result(returned, unit, self.dataset, who)
         tensors: dict[str, Tensor] = {}
         if result.images is not None:
             tensors["images"] = to_uint8(result.images.detach(), experiment.distill.jpeg_quality)
@@ -350,7 +365,7 @@ class Pipeline:
             tensors["indices"] = result.indices.long()
             tensors["labels"] = self.dataset.train.labels[result.indices].clone()
         if result.weights is not None:
-            tensors["weights"] = result.weights.detach().float().cpu()
+            tensors["weights"] = result.weights
         return tensors, {"classes": list(self.dataset.info.class_names), "data": self.dataset.depends_on, **task.timing}
 
     def _intermediates(
@@ -386,20 +401,23 @@ class Pipeline:
             if self.protocol.needs_teacher
             else self._undeclared("evaluator", experiment.evaluator),
         )
-        with guarded(self.device, self._tell("evaluator", experiment.evaluator, "evaluate")):
-            metrics = self.protocol.evaluate(task)
-        if not isinstance(metrics, Metrics):
-            raise DDBenchError(f"evaluator '{experiment.evaluator}' returned {type(metrics).__name__}, not Metrics")
+        with self._running("evaluator", experiment.evaluator, "evaluate") as who:
+            metrics = check_metrics(self.protocol.evaluate(task), self.dataset.info.num_classes, who)
         return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}
 
     def _build_measure(self) -> Built:
         teacher, distilled = self.tapped_teacher(), self.distilled
         costs = []
+
+        def forward(part: Tensor) -> list[Tensor]:
+            return [teacher(self.dataset.normalise(part), bn=False).features]
+
+        in_parts = memory.in_parts(forward, "images")
         for label in range(self.dataset.info.num_classes):
             mine = distilled.labels == label
             pixels = distilled.images[mine].to(self.device)
             with torch.no_grad():
-                parts = [teacher(self.dataset.normalise(part), bn=False).features for part in torch.split(pixels, 100)]
+                parts = [in_parts(part)[0] for part in torch.split(pixels, 100)]
             features = torch.cat(parts).float().cpu()
             costs.append(transport_cost(features, distilled.weights[mine], self.statistics(label).features))
         return {}, {"transport_cost": sum(costs) / len(costs), "per_class": costs}

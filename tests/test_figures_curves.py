@@ -72,6 +72,8 @@ def record(
         "keys": {"teacher": [teacher[0]], **({"statistics": ["all"]} if method == "wmdd" else {})},
         "configuration": {
             "dataset": "imagenette",
+            "ipc": ipc,
+            "teacher": {},
             "student_stem": "imagenet",
             "changed": [],
             "data": {"image_size": 64, "stored_size": 72, "resize": "bilinear", "skip_corrupt": False, "holdout": 0.0},

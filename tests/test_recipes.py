@@ -12,7 +12,7 @@ from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 
 REGISTRY = PluginRegistry()
-SHIPPED = recipes.load(REGISTRY.recipe_files())
+SHIPPED = REGISTRY.recipes()
 METHODS = [cls.name for cls in REGISTRY.distillers()]
 DATASETS = [spec.name for spec in REGISTRY.datasets()]
 PAPER_DATASETS = ("imagenette", "tiny-imagenet", "imagenet-1k")

@@ -15,6 +15,8 @@ from ddbench.errors import DDBenchError
 from ddbench.evaluator import Metrics
 from ddbench.records import Record
 
+SECTIONS: dict[str, Any] = {**{name: {} for name in records.SECTIONS}, "data": {"image_size": 16}}
+
 
 def record(**changes: Any) -> Record:
     values: dict[str, Any] = {
@@ -41,7 +43,7 @@ def record(**changes: Any) -> Record:
         "distilled_digest": "d",
         "distilled_images": 2,
         "keys": {"evaluate": ["k"]},
-        "configuration": {"data": {"image_size": 16}},
+        "configuration": {"dataset": "digits", "ipc": 1, "student_stem": "auto", **SECTIONS},
         "seconds": {"evaluate": 1.5},
         "seconds_per_iteration": None,
         "peak_memory": {"device": 0, "resident": 5},

@@ -69,6 +69,7 @@ def tree(method: str, evaluator: str, top1: float, seed: int = 0, repeat: int = 
         "distilled_images": 100,
         "keys": {},
         "configuration": {
+            "dataset": "imagenette",
             "ipc": ipc,
             "student_stem": "imagenet",
             "changed": [],
@@ -209,7 +210,7 @@ IPC = [("configuration.ipc", 1, "IPC")]
         ("configuration.evaluator_settings.epochs", 100, "protocol settings"),
         ("configuration.evaluator_settings.temperature", 1.0, "protocol settings"),
         ("teacher.digest", "another", "teacher"),
-        ("teacher", {"name": "resnet18"}, "teacher (not recorded)"),
+        ("teacher", {"name": "resnet18", "top1": 76.0}, "teacher (not recorded)"),
     ],
 )
 def test_random_images_under_other_terms_are_no_reference(

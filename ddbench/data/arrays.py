@@ -94,7 +94,7 @@ def open_cifar(data_dir: Path | None, layout: Cifar) -> Source:
                 f"and never read here; put the binary version ({layout.folder}) beside it"
             ) from error
         raise
-    names = tuple(_read(root / layout.names).decode("utf-8", "replace").split())
+    names = tuple(_read(root / layout.names, 2**20).decode("utf-8", "replace").split())
     if len(names) != layout.classes:
         raise DDBenchError(f"{root / layout.names} names {len(names)} classes, expected {layout.classes}")
     train, val = (
@@ -106,7 +106,7 @@ def open_cifar(data_dir: Path | None, layout: Cifar) -> Source:
 
 def _cifar_split(root: Path, files: tuple[str, ...], layout: Cifar, count: int) -> ArraySplit:
     size = layout.label_bytes + 3 * 32 * 32
-    data = b"".join(_read(root / file) for file in files)
+    data = b"".join(_read(root / file, count * size) for file in files)
     if len(data) != count * size:
         raise DDBenchError(
             f"{root}: {', '.join(files)} hold {len(data)} bytes, expected {count * size} ({count} images); "
@@ -141,7 +141,7 @@ def _read_idx(root: Path, name: str, shape: tuple[int, ...]) -> Pixels:
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     length = len(header) + int(np.prod(shape))
     path = root / name
-    data = _read(path) if path.is_file() else _gunzip(root / f"{name}.gz", length)
+    data = _read(path, length) if path.is_file() else _gunzip(root / f"{name}.gz", length)
     if not data.startswith(header) or len(data) != length:
         raise DDBenchError(f"{path} is not an idx file of {' x '.join(map(str, shape))} bytes; damaged or cut off")
     return np.frombuffer(data, dtype=np.uint8, offset=len(header)).reshape(shape)
@@ -157,9 +157,11 @@ def _gunzip(path: Path, length: int) -> bytes:
         raise DDBenchError(f"{path} cannot be unpacked: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
+    """The file, or where it is longer one byte more than `most`: enough to see that."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(most + 1)
     except OSError as error:
         raise DDBenchError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -129,8 +129,9 @@ def load_dataset(
     """Finds and fingerprints a dataset's files; nothing is decoded yet.
 
     Where no `data_dir` is named they are fetched if need be, unless `download` is off. Raises DDBenchError,
-    one line: files missing, unreadable, or not in the expected layout.
+    one line: files missing, unreadable, or not in the expected layout; ValueError for a source that is none.
     """
     report = report or _ignore
     source = open_source(spec, data_dir, report, download)
+    source.check()
     return Dataset(spec, source, config, cache, report)

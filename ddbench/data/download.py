@@ -7,6 +7,7 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO, Any
 
 from filelock import FileLock
 
@@ -24,7 +25,19 @@ _UNREACHABLE = (
     TimeoutError,
     ConnectionError,
     ssl.SSLError,
+    ValueError,  # an address that is none, where a server sends us elsewhere
 )
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a server to other addresses of the web alone."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith(("http://", "https://")):
+            raise urllib.error.HTTPError(newurl, code, f"sent on to {newurl}, which is not of the web", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def install(download: Download, data_dir: Path, report: Report) -> None:
@@ -35,6 +48,9 @@ def install(download: Download, data_dir: Path, report: Report) -> None:
     another digest, too large, unsafe or damaged archive, disk full or not writable; then the folder is not
     there.
     """
+    for name in (download.folder, *map(_name, download.files)):
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise DDBenchError(f"a download cannot be called '{name}': it would lie elsewhere than in the data folder")
     target = data_dir / download.folder
     store = data_dir / ".downloads"
     try:
@@ -78,9 +94,11 @@ def fetch(file: RemoteFile, folder: Path, max_bytes: int, report: Report) -> Pat
     Goes on from NAME.part if one is there. Raises DDBenchError: unreachable, more than `max_bytes`, or not
     the published digest (the part is then removed).
     """
-    name = file.url.rsplit("/", 1)[-1]
+    name = _name(file)
     whole, part = folder / name, folder / f"{name}.part"
-    if not whole.exists():
+    if whole.exists():
+        _check(whole, file)  # it was put there whole, but perhaps long ago
+    else:
         try:
             _receive(file.url, part, max_bytes, report)
         except _UNREACHABLE as error:
@@ -94,11 +112,16 @@ def fetch(file: RemoteFile, folder: Path, max_bytes: int, report: Report) -> Pat
     return whole
 
 
+def _name(file: RemoteFile) -> str:
+    """What its address ends with, whatever the server calls it."""
+    return file.url.rsplit("/", 1)[-1]
+
+
 def _receive(url: str, part: Path, max_bytes: int, report: Report) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        reply = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        reply = urllib.request.build_opener(_WebOnly).open(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             return  # there is nothing after what we have: the digest decides
@@ -106,8 +129,9 @@ def _receive(url: str, part: Path, max_bytes: int, report: Report) -> None:
     with reply:
         if reply.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # a server without ranges sends all of it again
-        length = reply.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else 0
+        total = have + (reply.length or 0)
+        if total > max_bytes:
+            raise DDBenchError(f"{url} is larger than the {max_bytes} bytes expected: {total}; refused")
         told = have
 
         def tell(kind: Kind, message: str = "") -> None:

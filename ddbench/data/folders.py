@@ -161,11 +161,19 @@ def _class_folders(split: Path) -> list[str]:
 
 
 def _images(root: Path, folder: str) -> list[str]:
-    """Relative paths of the image files below `root`/`folder`, at any depth; none is a DDBenchError."""
+    """Relative paths of the image files below `root`/`folder`, at any depth.
+
+    Raises DDBenchError where there is none, and where a link leads back to a folder that was there already.
+    """
     found: list[str] = []
     pending = [folder]
+    seen: set[str] = set()
     while pending:
         here = pending.pop()
+        real = os.path.realpath(root / here)
+        if real in seen:
+            raise DDBenchError(f"{root / here} is a link to a folder that is in {root / folder} already")
+        seen.add(real)
         for name, is_folder in _entries(root / here):
             if is_folder:
                 pending.append(f"{here}/{name}")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, in_par
 from ddbench.errors import DDBenchError
 
 CONTENT_BYTES = 2 * 1024**3
+MAX_FILE_BYTES = 512 * 1024**2  # more than any image of MAX_PIXELS takes
 _HEADER_BYTES = 64 * 1024
 
 
@@ -55,6 +58,8 @@ class FileSplit:
     def _read(self, index: int, count: int = -1) -> bytes:
         try:
             with (self.root / self.names[index]).open("rb") as file:
+                if count < 0 and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                    raise CorruptImage(f"more than {MAX_FILE_BYTES} bytes")
                 return file.read(count)
         except OSError as error:
             raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
@@ -74,12 +79,22 @@ class FileSplit:
 
             def size(index: int) -> int:
                 try:
-                    return (self.root / self.names[index]).stat().st_size
+                    found = (self.root / self.names[index]).stat()
                 except OSError as error:
                     raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+                if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+                    raise DDBenchError(f"{self.name(index)} is no ordinary file")
+                return found.st_size
 
             self._sizes = list(in_parallel(size, len(self.names)))
         return self._sizes
+
+    def _digest(self, index: int) -> str:
+        try:
+            with (self.root / self.names[index]).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
 
     def num_bytes(self) -> int:
         return sum(self._file_sizes())
@@ -88,7 +103,7 @@ class FileSplit:
         sizes = self._file_sizes()
 
         def line(index: int) -> bytes:
-            digest = hashlib.sha256(self._read(index)).hexdigest() if content else ""
+            digest = self._digest(index) if content else ""
             parts = [self.names[index], int(self.labels[index]), sizes[index], digest]
             return json.dumps(parts).encode()
 
@@ -96,9 +111,13 @@ class FileSplit:
 
 
 class ArraySplit:
-    """Images in memory: `pixels` uint8 [n, H, W] (gray) or [n, H, W, 3] (RGB), `labels` [n]."""
+    """Images in memory: `pixels` uint8 [n, H, W] (gray) or [n, H, W, 3] (RGB), `labels` [n]. ValueError for others."""
 
     def __init__(self, pixels: Pixels, labels: NDArray[np.integer]) -> None:
+        if pixels.dtype != np.uint8 or pixels.shape[3:] not in ((), (3,)) or pixels.ndim < 3:
+            raise ValueError(f"pixels are {pixels.dtype} {list(pixels.shape)}, not uint8 [n, H, W] or [n, H, W, 3]")
+        if labels.shape != pixels.shape[:1]:
+            raise ValueError(f"{len(pixels)} images have labels of shape {list(labels.shape)}")
         order = np.argsort(labels, kind="stable")
         self.pixels = np.ascontiguousarray(pixels[order])
         self.labels = labels[order].astype(np.int64)
@@ -132,6 +151,18 @@ class Source:
     train: Split
     val: Split
     class_titles: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises ValueError where the classes, or the labels of a split, are none that a dataset can have."""
+        names = self.class_names
+        if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its class names are not different texts, one or more")
+        for name, split in (("train", self.train), ("val", self.val)):
+            labels = split.labels
+            if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or (np.diff(labels) < 0).any():
+                raise ValueError(f"the labels of {name} are not a list of int64, sorted")
+            if labels[0] < 0 or labels[-1] >= len(names):
+                raise ValueError(f"the labels of {name} go from {labels[0]} to {labels[-1]}: {len(names)} classes")
 
     def fingerprint(self) -> str:
         """32 hex digits that stand for this very data, wherever the folder lies and whenever it was copied.

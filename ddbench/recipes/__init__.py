@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from ddbench.errors import DDBenchError
 SECTIONS = ("data", "teacher", "statistics", "distill", "method", "evaluator", "runtime")
 Section = Literal["data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"]
 Filter = Literal["dataset", "method", "evaluator", "budget"]
+MAX_BYTES = 2**20
+MAX_DEPTH = 20
 
 
 class Block(BaseModel, frozen=True, extra="forbid"):
@@ -38,24 +40,61 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     path: Path = Field(exclude=True)
 
 
-def load(paths: Iterable[Path]) -> list[Recipe]:
-    """Reads recipe files. Raises DDBenchError naming the file and the place for anything that is not a recipe."""
-    return [load_file(path) for path in paths]
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: with them a few lines may stand for a tree of billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("an alias (*): write the values out")
+        return super().compose_node(parent, index)
+
+
+def plain(text: str) -> Any:
+    """The value of a YAML text: text, numbers, truth values, null, and lists and mappings of them.
+
+    Raises ValueError for anything else: tags, aliases, dates, whole numbers of more than 64 bits, nesting deeper than
+    MAX_DEPTH, and text that is no YAML.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+        check_plain(value)
+    except Exception as error:  # besides its own errors PyYAML raises whatever a number or date without sense gives
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    return value
+
+
+def check_plain(value: object, depth: int = MAX_DEPTH) -> None:
+    """Raises ValueError where a tree is not of text, numbers, truth values and null, or larger than `plain` allows."""
+    if isinstance(value, dict | list):
+        if not depth:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            check_plain(part, depth - 1)
+    elif isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError("a whole number of more than 64 bits")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"a {type(value).__name__}: text that is to stay text needs quotes")
 
 
 def load_file(path: Path) -> Recipe:
-    """Reads one recipe file; see `load`."""
+    """Reads a recipe file. Raises DDBenchError naming the file and the place for anything that is not a recipe."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise DDBenchError(f"recipe {path} is not a mapping with name, kind, about, blocks")
-        return Recipe(**{**tree, "path": path})
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise DDBenchError(f"no recipe file {path}") from error
-    except OSError as error:
-        raise DDBenchError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DDBenchError(f"recipe {path} is not plain YAML: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:
+        raise DDBenchError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
+        tree = plain(content.decode("utf-8"))
+    except ValueError as error:
+        raise DDBenchError(f"recipe {path} is not plain YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise DDBenchError(f"recipe {path} is not a mapping with name, kind, about, blocks")
+    try:
+        return Recipe(**{**tree, "path": path})
     except (ValidationError, TypeError) as error:
         raise DDBenchError(f"recipe {path}: {first_line(error)}") from error
 
@@ -69,8 +108,12 @@ def first_line(error: Exception) -> str:
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         what = "unknown name"
-    got = "" if isinstance(first["input"], dict | BaseModel) else f" (got {first['input']!r})"
+    got = "" if isinstance(first["input"], dict | BaseModel) else f" (got {_SHORT.repr(first['input'])})"
     return f"{place}: {what}{got}" if place else what
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def builtin_paths() -> list[Path]:

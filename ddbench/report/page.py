@@ -64,7 +64,7 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     folder = results_dir / "records"
     if not records.readable(folder, warn):
         raise records.nothing_in(folder)
-    tables = list(sections.sections(registry, results_dir))
+    tables = list(sections.sections(registry, results_dir, warn))
     # Read again: a record that a run wrote meanwhile may stand in a table.
     found = {record.name: record for record in records.readable(folder, lambda line: None)}
     album = pictures.Album()

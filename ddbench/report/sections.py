@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ddbench.errors import PluginError
 from ddbench.resolve import Request
 from ddbench.tables import TableSpec
 from ddbench.tables.filling import frame_of
@@ -58,11 +59,15 @@ class Section:
     blocks: list[Block]
 
 
-def sections(registry: PluginRegistry, results_dir: Path) -> Iterator[Section]:
-    """Every table in which something was measured."""
+def sections(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None]) -> Iterator[Section]:
+    """Every table in which something was measured; `warn` is told of one whose plugin fails."""
     nothing_asked = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
-        frame = _measured(frame_of(spec, nothing_asked, registry, None, results_dir))
+        try:
+            frame = _measured(frame_of(spec, nothing_asked, registry, None, results_dir))
+        except PluginError as error:
+            warn(f"left out: {error}")
+            continue
         if len(frame):
             yield Section(spec, [*_blocks(spec, frame)])
 

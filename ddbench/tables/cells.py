@@ -41,7 +41,9 @@ def cells_of(
         tuple(dict.fromkeys(request.datasets or _known_datasets(spec, found))), methods, tuple(dict.fromkeys(ipcs))
     )
     placed: dict[tuple[object, ...], Cell] = {}
-    for cell in _possible(spec.cells(asked), methods, registry):
+    with registry.blaming("table", spec.name):
+        cells = list(spec.cells(asked))
+    for cell in _possible(cells, methods, registry):
         place = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.across))
         if placed.setdefault(place, cell) != cell:
             columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.across)

@@ -42,14 +42,17 @@ def frame_of(
     check(cells, request, registry, load_recipes(request.recipes, registry))
     desk = Desk(request, registry, workspace, results_dir, only_cached, warn)
     if spec.fill is not None:
-        frame = spec.fill(spec, cells, desk)
+        with registry.blaming("table", spec.name):
+            frame = spec.fill(spec, cells, desk)
     else:
         lines = run(spec, cells, desk) if workspace else from_records(spec, cells, desk)
         frame = pd.DataFrame(lines, columns=list(COLUMNS)).astype({"ipc": "Int64"})
     if not request.methods:
         frame = pd.concat([frame, _published_alone(spec, frame)], ignore_index=True)
     if spec.finish is not None:
-        frame = spec.finish(frame, records.load(results_dir / "records", lambda line: None))  # said above
+        every = records.load(results_dir / "records", lambda line: None)  # said above
+        with registry.blaming("table", spec.name):
+            frame = spec.finish(frame, every)
     return beside(spec, frame)
 
 

@@ -1,0 +1,498 @@
+"""Plugins that do what they must not: named with their distribution, undone, and no other cell's business."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import click
+import numpy as np
+import pytest
+import torch
+from pydantic import field_validator
+
+from ddbench import guard, hookimpl
+from ddbench.data.source import ArraySplit, Source
+from ddbench.data.spec import DatasetSpec
+from ddbench.distiller import Distiller, Slot, Unit, UnitResult
+from ddbench.errors import DDBenchError
+from ddbench.evaluator import Evaluator, Metrics
+from ddbench.events import Event
+from ddbench.plugins import PluginRegistry
+from ddbench.stages import Pipeline, Workspace
+from ddbench.tables import Asked, Cell, TableSpec
+from ddbench.task import DistillTask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from conftest import Outcome, Shell
+
+MENACE = "ddbench-menace"
+FAST = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
+SMALL = (*FAST, "--image-size", "8", "--student", "convnet-d2")
+
+
+class Weird(BaseException):
+    """No Exception: what catches those lets it through."""
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def gray(unit: Unit) -> torch.Tensor:
+    return torch.full((len(unit.slots), 3, 8, 8), 0.5)
+
+
+def method(name: str, make: Callable[[DistillTask, Unit], Any], **more: Any) -> type[Distiller]:
+    """A method that hands back what `make` gives; `more` are other attributes of its class."""
+    body = {"__module__": __name__, "__doc__": "Misbehaves.", "name": name, "version": "1", "needs_teacher": False}
+    distill = {"distill": lambda self, task, unit: make(task, unit)}
+    return type(name, (Distiller,), {**body, **distill, **more}, frozen=True, extra="forbid")
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+def weighted(value: float, dtype: torch.dtype = torch.float32) -> Callable[[DistillTask, Unit], UnitResult]:
+    return lambda task, unit: UnitResult(gray(unit), weights=torch.full((len(unit.slots),), value, dtype=dtype))
+
+
+def opens(task: DistillTask, unit: Unit) -> None:
+    Path("nowhere.bin").read_bytes()
+
+
+# By name: what `distill` does or gives, and what the line about it says.
+FATAL: dict[str, tuple[Callable[[DistillTask, Unit], Any], str]] = {
+    "leaves": (raising(SystemExit(0)), "SystemExit: 0"),
+    "quits": (lambda task, unit: sys.exit(), "SystemExit"),
+    "weird": (raising(Weird("two\nlines")), "Weird: two lines"),
+    "unspeakable": (raising(Unspeakable()), "Unspeakable"),
+    "stopper": (raising(StopIteration(3)), "StopIteration: 3"),
+    "opener": (opens, "FileNotFoundError"),
+    "aborter": (raising(click.exceptions.Exit(0)), "Exit: 0"),
+    "nothing": (lambda task, unit: None, "returned NoneType instead of images"),
+    "numpy": (lambda task, unit: UnitResult(gray(unit).numpy()), "returned images that are no tensor but ndarray"),  # type: ignore[arg-type]
+    "nan": (lambda task, unit: gray(unit) * float("nan"), "outside [0, 1] (from nan to nan)"),
+    "whole": (lambda task, unit: gray(unit).to(torch.uint8), "returned images of torch.uint8; expected floats"),
+    "sparse": (lambda task, unit: gray(unit).to_sparse(), "sparse"),
+    "flat": (lambda task, unit: gray(unit).flatten(), "returned images of shape (1920,)"),
+    "massless": (weighted(0.0), "weights of a class sum to zero"),
+    "nan-weights": (weighted(float("nan")), "weights that are not one number >= 0 a slot"),
+    "below": (weighted(-1.0), "weights that are not one number >= 0 a slot"),
+    "beyond": (weighted(1e300, torch.float64), "weights that are not one number >= 0 a slot"),  # as float32 infinite
+}
+# What is undone, and the cell goes on.
+UNDONE: dict[str, tuple[Callable[[], object], str]] = {
+    "mover": (lambda: os.chdir("/"), guard.FOLDER),
+    "placer": (lambda: torch.set_default_device("meta"), guard.DEVICE),
+    "rounder": (lambda: torch.set_float32_matmul_precision("medium"), guard.MATMUL),
+}
+
+
+def doing(deed: Callable[[], object]) -> Callable[[DistillTask, Unit], torch.Tensor]:
+    def make(task: DistillTask, unit: Unit) -> torch.Tensor:
+        images = gray(unit)
+        deed()
+        return images
+
+    return make
+
+
+def asked(shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
+    with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
+        return shell(*words)
+
+
+def with_plugin(**hooks: object) -> PluginRegistry:
+    """What is installed, and a plugin whose hooks give these values."""
+    registry = PluginRegistry()
+    made = {f"ddbench_{name}": hookimpl(lambda value=value: value) for name, value in hooks.items()}
+    registry.register(SimpleNamespace(**made), MENACE)
+    return registry
+
+
+def refused(outcome: Outcome, *said: str) -> None:
+    assert (outcome.code, outcome.out) == (2, ""), outcome.err
+    assert "Traceback" not in outcome.err
+    line = outcome.errors[-1]
+    assert line.startswith("ddbench: ")
+    for part in said:
+        assert part in line
+
+
+# -- methods ------------------------------------------------------------------------------------------------
+
+
+def test_whatever_methods_do_they_are_named_and_the_other_cells_go_on(
+    shell: Shell, tell: Callable[[str], None]
+) -> None:
+    methods = [method(name, make) for name, (make, _) in FATAL.items()]
+    methods += [method(name, doing(deed)) for name, (deed, _) in UNDONE.items()]
+    registry = with_plugin(distillers=methods)
+    named = [word for name in (*FATAL, *UNDONE, "random") for word in ("--method", name)]
+    before = guard.global_state(torch.device("cpu"))
+    outcome = asked(shell, registry, "run", *named, *SMALL, "--evaluator", "hard")
+    after = guard.global_state(torch.device("cpu"))
+    assert set(guard.differing(before, after)) <= {guard.RANDOM, guard.NUMPY}
+    assert outcome.code == 1, outcome.err
+    assert "Traceback" not in outcome.out + outcome.err
+    failed = {line.split()[1].rstrip(","): line for line in outcome.out.splitlines() if line.startswith("failed:")}
+    assert failed.keys() == FATAL.keys()
+    for name, (_, said) in FATAL.items():
+        assert f"method '{name}'" in failed[name]
+        assert said in failed[name]
+        if name != "massless":  # refused where the set is put together, of units each of which was sound
+            assert f"method '{name}' of {MENACE}" in failed[name]
+    told = outcome.err.splitlines()
+    for name, (_, changed) in UNDONE.items():
+        assert any(f"method '{name}' ({MENACE}) changed {changed}" in line for line in told), outcome.err
+    kept = {json.loads(path.read_text())["method"] for path in (shell.results / "records").iterdir()}
+    assert kept == {*UNDONE, "random"}
+    tell(f"methods that misbehave: {len(FATAL)} named and left out, {len(UNDONE)} undone, the others went on")
+
+
+def renumbered(self: Distiller, num_classes: int, ipc: int) -> list[Unit]:
+    return [Unit(0, (Slot(label, 0),)) for label in range(num_classes)]
+
+
+PLANS: dict[str, tuple[dict[str, Any], str]] = {
+    "units that end the program": ({"units": raising(SystemExit(0))}, "SystemExit: 0"),
+    "no units": ({"units": lambda *_: None}, "TypeError"),
+    "units of anything": ({"units": lambda *_: ["a", "b"]}, "AttributeError"),
+    "units of one number": ({"units": renumbered}, "must number its 10 units in order, from 0"),
+    "too few": ({"units": lambda *_: [Unit(0, (Slot(0, 0),))]}, "must make each of 1 images of 10 classes once"),
+    "a class too many": ({"units": lambda *_: [Unit(0, tuple(Slot(k, 0) for k in range(11)))]}, "must make each of"),
+    "a skip that fails": ({"skip": raising(KeyError("x"))}, "KeyError: 'x'"),
+    "networks that fail": ({"networks": raising(Weird("x"))}, "Weird: x"),
+}
+
+
+@pytest.mark.parametrize("what", PLANS)
+def test_a_method_that_cannot_say_what_it_does_is_refused_before_anything_runs(shell: Shell, what: str) -> None:
+    more, said = PLANS[what]
+    registry = with_plugin(distillers=[method("planless", lambda task, unit: gray(unit), **more)])
+    outcome = asked(shell, registry, "run", "--method", "random", "--method", "planless", *SMALL)
+    refused(outcome, f"method 'planless' of {MENACE}", said)
+    assert not (shell.results / "records").exists()
+
+
+def test_settings_that_fail_in_their_own_way_are_one_line(shell: Shell) -> None:
+    class Touchy(Distiller, frozen=True, extra="forbid"):
+        """Its validator divides by zero, and its other setting is nothing that JSON has."""
+
+        name = "touchy"
+        version = "1"
+        level: int = 1
+        things: Any = None
+
+        @field_validator("level")
+        @classmethod
+        def _divide(cls, value: int) -> int:
+            return 1 // value
+
+        @field_validator("things")
+        @classmethod
+        def _build(cls, value: object) -> object:
+            return object()
+
+    registry = with_plugin(distillers=[Touchy])
+    for setting, said in (("level=0", "ZeroDivisionError"), ("things=1", "PydanticSerializationError")):
+        outcome = asked(shell, registry, "run", "--method", "touchy", *FAST, "--set", f"touchy.{setting}")
+        refused(outcome, f"method 'touchy' of {MENACE}", said)
+        assert len(outcome.errors) == 1
+
+
+# -- protocols ----------------------------------------------------------------------------------------------
+
+
+def protocol(evaluate: Callable[[Any], Any]) -> type[Evaluator]:
+    class Odd(Evaluator, frozen=True, extra="forbid"):
+        """Misbehaves."""
+
+        name = "odd"
+        version = "1"
+        needs_teacher = False
+
+        def evaluate(self, task: Any) -> Metrics:
+            return evaluate(task)  # type: ignore[no-any-return]
+
+    return Odd
+
+
+def metrics(**changes: Any) -> Metrics:
+    sound = {"top1_last": 50.0, "per_class": [50.0] * 10, "student_steps": 1, "label_bytes": 0, "image_bytes": 0}
+    return Metrics.model_construct(**{**sound, "regime": "hard", **changes})
+
+
+ODD: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "NaN": (lambda task: metrics(top1_last=float("nan")), "returned top1_last: Input should be a finite number"),
+    "above 100": (lambda task: metrics(top1_last=100.5), "returned top1_last: Input should be less than or equal"),
+    "a fraction below 0": (
+        lambda task: metrics(per_class=[-0.1] * 10),
+        "returned per_class.0: Input should be greater",
+    ),
+    "infinite best": (lambda task: metrics(top1_best=float("inf")), "returned top1_best: Input should be a finite"),
+    "other classes": (lambda task: metrics(per_class=[50.0] * 9), "returned top-1 of 9 classes, not 10"),
+    "text": (lambda task: metrics(top1_last="high"), "returned top1_last: Input should be a valid number"),
+    "nothing": (lambda task: None, "returned NoneType, not Metrics"),
+    "leaves": (raising(SystemExit(0)), "SystemExit: 0"),
+    "checked by itself": (lambda task: Metrics(**{**dict(metrics()), "top1_last": 1e9}), "ValidationError"),
+}
+
+
+@pytest.fixture(scope="module")
+def one_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PluginRegistry], Pipeline]:
+    """A pipeline of one random set on digits, whose protocol is the registry's `odd`."""
+    from ddbench.cache import Cache
+    from ddbench.resolve import Request, experiments
+
+    cache = Cache(tmp_path_factory.mktemp("one") / "cache")
+
+    def pipeline(registry: PluginRegistry) -> Pipeline:
+        request = Request(
+            *(("random",), ("digits",), (1,), ("smoke",), 8), students=("convnet-d2",), evaluator="odd", device="cpu"
+        )
+        (experiment,) = experiments(request, registry)
+        return Pipeline(Workspace(registry, cache, None), experiment)
+
+    return pipeline
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_no_student_can_reach_is_no_result(one_set: Callable[[PluginRegistry], Pipeline], what: str) -> None:
+    evaluate, said = ODD[what]
+    pipeline = one_set(with_plugin(evaluators=[protocol(evaluate)]))
+    with pytest.raises(DDBenchError) as caught:
+        pipeline.evaluation()
+    assert str(caught.value).startswith(f"evaluator 'odd' of {MENACE}")
+    assert said in str(caught.value)
+    assert not pipeline.workspace.cache.has("evaluate", pipeline.keys.evaluate(pipeline.unit_keys))
+
+
+def test_what_a_protocol_changes_is_put_back_and_named(shell: Shell) -> None:
+    def evaluate(task: Any) -> Metrics:
+        torch.manual_seed(1)
+        torch.set_default_dtype(torch.float64)
+        print("look at me")
+        return metrics()
+
+    before = guard.global_state(torch.device("cpu"))
+    registry = with_plugin(evaluators=[protocol(evaluate)])
+    outcome = asked(shell, registry, "run", "--method", "random", *SMALL, "--evaluator", "odd")
+    assert outcome.code == 0, outcome.err
+    after = guard.global_state(torch.device("cpu"))
+    assert set(guard.differing(before, after)) <= {guard.RANDOM, guard.NUMPY}
+    assert "look at me" not in outcome.out
+    assert f"evaluator 'odd' ({MENACE}) changed torch's global generator, torch's default dtype" in outcome.err
+
+
+# -- observers, tables, datasets ----------------------------------------------------------------------------
+
+
+def test_observers_can_neither_stop_nor_change_a_run(shell: Shell) -> None:
+    class Fails:
+        @hookimpl
+        def ddbench_event(self, event: Event) -> None:
+            sys.exit()
+
+    class Meddles:
+        @hookimpl
+        def ddbench_event(self, event: Event) -> None:
+            print("look at me")
+            torch.manual_seed(event.step)
+            torch.set_default_dtype(torch.float64)
+
+    words = ("run", "--method", "random", *FAST, "--student", "mobilenet_v2", "--evaluator", "hard")  # it drops out
+    words += ("--set", "evaluator.epochs=2")
+    plain = asked(shell, PluginRegistry(), *words, "--results-dir", "plain")
+    registry = PluginRegistry()
+    registry.register(Fails(), "ddbench-exits")
+    registry.register(Meddles(), "ddbench-meddles")
+    outcome = asked(shell, registry, *words, "--results-dir", "watched", "--force", "data")
+    assert (plain.code, outcome.code) == (0, 0), outcome.err
+    assert "look at me" not in outcome.out
+    for text in (
+        "observer of ddbench-exits failed and is silenced: SystemExit",
+        "observer of ddbench-meddles changed torch's global generator, torch's default dtype: put back",
+        "observer of ddbench-meddles printed to stdout, which is for results: shown here",
+    ):
+        assert sum(text in line for line in outcome.errors) == 1, outcome.err
+    found = [json.loads(next((shell.root / name / "records").iterdir()).read_text()) for name in ("plain", "watched")]
+    for name in ("metrics", "distilled_digest"):
+        assert found[0][name] == found[1][name]
+
+
+def table(name: str, **parts: Any) -> TableSpec:
+    def cells(wanted: Asked) -> Iterable[Cell]:
+        return [Cell("random", "random", dataset, 1) for dataset in wanted.datasets]
+
+    return TableSpec(name, "misbehaves.", **{"cells": cells, **parts})
+
+
+def late(wanted: Asked) -> Iterator[Cell]:
+    yield from ()
+    raise ZeroDivisionError("late")
+
+
+def adding(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
+    raise Weird("no column")
+
+
+TABLES = {
+    "cells": (table("menace-cells", cells=raising(SystemExit(0))), "SystemExit: 0"),
+    "late": (table("menace-late", cells=late), "ZeroDivisionError: late"),
+    "fill": (table("menace-fill", fill=raising(Weird("x"))), "Weird: x"),
+    "finish": (table("menace-finish", finish=adding), "Weird: no column"),
+}
+
+
+def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(shell: Shell) -> None:
+    assert asked(shell, PluginRegistry(), "run", "--method", "random", *SMALL, "--evaluator", "hard").code == 0
+    registry = with_plugin(tables=[spec for spec, _ in TABLES.values()])
+    for spec, said in TABLES.values():
+        outcome = asked(shell, registry, "table", spec.name, "--dataset", "digits", "--only-cached")
+        refused(outcome, f"table '{spec.name}' of {MENACE}", said)
+    outcome = asked(shell, registry, "report")
+    assert outcome.code == 0, outcome.err
+    for spec, _ in TABLES.values():
+        assert sum(f"left out: table '{spec.name}' of {MENACE}" in line for line in outcome.errors) == 1
+    (record,) = (shell.results / "records").iterdir()
+    assert f'id="record-{record.stem}"' in (shell.results / "report.html").read_text(encoding="utf-8")
+
+
+def split(**changes: Any) -> ArraySplit:
+    made = ArraySplit(np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1]))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+DATASETS: dict[str, tuple[Callable[[Path | None], Any], str]] = {
+    "raises": (raising(KeyError("where")), "KeyError: 'where'"),
+    "leaves": (raising(SystemExit(0)), "SystemExit: 0"),
+    "nothing": (lambda folder: None, "AttributeError"),
+    "labels beyond": (lambda folder: Source(("a", "b"), split(labels=np.array([0, 0, 1, 2])), split()), "0 to 2: 2"),
+    "labels below": (lambda folder: Source(("a", "b"), split(labels=np.array([-1, 0, 1, 1])), split()), "from -1"),
+    "unsorted": (lambda folder: Source(("a", "b"), split(), split(labels=np.array([1, 0, 1, 0]))), "sorted"),
+    "no image": (lambda folder: Source(("a", "b"), split(labels=np.array([], np.int64)), split()), "labels of train"),
+    "one name twice": (lambda folder: Source(("a", "a"), split(), split()), "class names"),
+    "floats": (lambda folder: ArraySplit(np.zeros((4, 8, 8)), np.zeros(4, np.int64)), "pixels are float64 [4, 8, 8]"),
+    "labels of others": (lambda f: ArraySplit(np.zeros((4, 8, 8), np.uint8), np.zeros(3, np.int64)), "4 images have"),
+}
+
+
+@pytest.mark.parametrize("what", DATASETS)
+def test_a_dataset_that_is_none_is_one_line(shell: Shell, what: str) -> None:
+    opened, said = DATASETS[what]
+    spec = DatasetSpec(name="hollow", about="misbehaves.", source="none", native_size=8, open=opened)
+    words = ("run", "--method", "random", "--dataset", "hollow", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
+    outcome = asked(shell, with_plugin(datasets=[spec]), *words)
+    refused(outcome, f"dataset 'hollow' of {MENACE}", said)
+    assert not (shell.results / "records").exists()
+
+
+# -- what is installed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[metadata.EntryPoint]]]:
+    """Installs the distribution `ddfault-bad` with this source, and gives its entry points."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(source: str) -> list[metadata.EntryPoint]:
+        (tmp_path / "ddfault_bad.py").write_text("from ddbench import hookimpl\n" + source)
+        info = tmp_path / "ddfault_bad-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ddfault-bad\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[ddbench]\nplug = ddfault_bad\n")
+        return [point for found in metadata.distributions(path=[str(tmp_path)]) for point in found.entry_points]
+
+    yield install
+    sys.modules.pop("ddfault_bad", None)
+
+
+NAMED = """
+from ddbench.distiller import Distiller
+@hookimpl
+def ddbench_distillers():
+    return [type("Bad", (Distiller,), {"__module__": __name__, "name": %r, "version": "1"})]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("class Weird(BaseException): pass\nraise Weird('import')", "Weird: import"),
+        ("raise SystemExit", "SystemExit"),
+        ("@hookimpl\ndef ddbench_tables():\n    raise SystemExit(0)", "SystemExit: 0"),
+        ("@hookimpl\ndef ddbench_evaluators():\n    return None", "TypeError"),
+        ("@hookimpl\ndef ddbench_datasets():\n    return ['digits']", "'digits' is no DatasetSpec"),
+        ("@hookimpl\ndef ddbench_tables():\n    return [print]", "is no TableSpec"),
+        *((NAMED % name, "is no name") for name in ("../x", "/x", "a/b", "", "a b", "-x", "..", "a\nb", "\x1b[2J", 7)),
+    ],
+)
+def test_a_plugin_that_fails_at_its_import_or_names_paths_is_left_out(
+    site: Callable[[str], list[metadata.EntryPoint]], capsys: pytest.CaptureFixture[str], source: str, said: str
+) -> None:
+    points = [*site(source), *(point for point in metadata.entry_points(group="ddbench") if point.name == "methods")]
+    registry = PluginRegistry(points)
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("ddbench: warning: plugin 'plug' of ddfault-bad is left out: ")
+    assert said in line or "`name`" in line
+    assert captured.out == ""
+    assert "random" in {found.name for found in registry.distillers()}
+
+
+def test_what_an_import_prints_and_changes_stays_out_of_results_and_numbers(
+    site: Callable[[str], list[metadata.EntryPoint]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = site("import torch\nprint('look at me')\ntorch.set_default_dtype(torch.float64)")
+    PluginRegistry(points)
+    captured = capsys.readouterr()
+    assert torch.get_default_dtype() is torch.float32
+    assert captured.out == ""
+    assert "look at me" in captured.err
+    assert "plugin 'plug' of ddfault-bad changed torch's default dtype when it was imported: put back" in captured.err
+
+
+def test_a_recipe_that_is_none_is_named_with_who_ships_it(shell: Shell, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("blocks: [*nobody]")
+    outcome = asked(shell, with_plugin(recipes=[bad]), "run", "--method", "random", *SMALL)
+    refused(outcome, f"recipe {bad} is not plain YAML", f"{MENACE} ships it")
+
+
+def test_commands_neither_end_the_program_nor_take_each_others_places(capsys: pytest.CaptureFixture[str]) -> None:
+    class Takes:
+        @hookimpl
+        def ddbench_commands(self, cli: click.Group) -> None:
+            cli.add_command(click.Command("run"))
+            cli.add_command(click.Command("extra"))
+            print("look at me")
+            sys.exit()
+
+    cli = click.Group(commands=[own := click.Command("run")])
+    registry = PluginRegistry(())
+    registry.register(Takes(), MENACE)
+    registry.add_commands(cli)
+    captured = capsys.readouterr()
+    assert cli.commands["run"] is own
+    assert "extra" in cli.commands
+    assert captured.out == ""
+    assert f"plugin of {MENACE} could not add its commands: SystemExit" in captured.err
+    assert f"plugin of {MENACE} may not replace the command run" in captured.err
