@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from ddbench.cache import digest_of, read_tensors
 
 FULL = os.environ.get("DDBENCH_FAULTS") == "full"
+FORK_SERVER = Path(__file__).with_name("fork_server.py")
+MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "digest"}
+"""What a record says of times and memory, and the digest of all that it says."""
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +34,149 @@ def counted() -> Callable[[int, int], int]:
 def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Says a line of counts ("killed 50 times: 50 same records") at the end of the whole test run."""
     return lambda line: record_property("counts", line)
+
+
+class Place:
+    """Where runs keep their cache and their results: below `root`, the cache where another place has it if given."""
+
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
+        self.root, self.cache, self.results = root, cache or root / "cache", root / "results"
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def options(self) -> list[str]:
+        """For the command line."""
+        return ["--cache-dir", str(self.cache), "--results-dir", str(self.results)]
+
+    def lines(self) -> list[str]:
+        """What a run here said."""
+        return (self.root / "log").read_text().splitlines()
+
+    def records(self) -> dict[str, Any]:
+        """Every record by name, without what was measured of times and memory."""
+        found = {path.stem: json.loads(path.read_text()) for path in (self.results / "records").glob("*.json")}
+        return {name: {k: v for k, v in record.items() if k not in MEASURED} for name, record in found.items()}
+
+    def digests(self) -> dict[str, str]:
+        """The tensors' digest of every artifact."""
+        found = {}
+        for path in self.cache.glob("*/[!.]*.safetensors"):
+            read = read_tensors(path)
+            assert read is not None, path
+            found[f"{path.parent.name}/{path.stem}"] = digest_of(read[0])
+        return found
+
+    def left_over(self) -> list[str]:
+        """Half-written files, checkpoints, and what was set aside."""
+        paths = [path for folder in (self.cache, self.results) for path in folder.rglob("*") if path.is_file()]
+        wrong = [path for path in paths if path.name.startswith(".") or ".damaged" in path.name]
+        return sorted(map(str, {*wrong, *(path for path in paths if "checkpoints" in path.parts)}))
+
+
+@pytest.fixture(scope="session")
+def place_at() -> Callable[..., Place]:
+    """Makes a place in a folder."""
+    return Place
+
+
+class Forked:
+    """One `ddbench` process, its messages in a file: a line for every event."""
+
+    def __init__(self, ask: Callable[..., Any], arguments: list[str], log: Path, flock: int | None) -> None:
+        self._ask, self.log = ask, log
+        self.number = ask(run=arguments, log=str(log), flock=flock)
+        self.code: int | None = None
+
+    def lines(self) -> list[str]:
+        """What it said so far."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def end(self, block: bool = True) -> int | None:
+        """The exit code, minus the signal that ended it; None where it still runs."""
+        if self.code is None:
+            self.code = self._ask(wait=self.number, block=block)
+        return self.code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to it."""
+        os.kill(self.number, number)
+
+    def kill(self) -> int | None:
+        """`kill -9`: its exit code is then -9, or that of a run that was quicker."""
+        self.signal(signal.SIGKILL)
+        return self.end()
+
+    def until(self, said: str) -> None:
+        """Waits for a line with these words."""
+        deadline = time.monotonic() + 300
+        while not any(said in line for line in self.lines()):
+            assert self.end(block=False) is None, f"it ended without '{said}': {self.lines()}"
+            assert time.monotonic() < deadline, f"no '{said}': {self.lines()}"
+            time.sleep(0.002)
+
+
+class Small:
+    """A really small experiment that has every stage, stored labels too; run in forked processes.
+
+    `alone` is where it was run once, in a process of its own that nobody touched.
+    """
+
+    def __init__(self, images: Path, alone: Place, ask: Callable[..., Any]) -> None:
+        self.arguments, self.alone, self._ask = small_run(images), alone, ask
+
+    def start(self, place: Place, *more: str, flock: int | None = None) -> Forked:
+        """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock."""
+        return Forked(self._ask, [*self.arguments, *place.options, *more], place.root / "log", flock)
+
+
+def small_run(images: Path) -> list[str]:
+    """Arguments of a run of a second or two: every setting is the smallest that a fault can still hit."""
+    settings = {
+        **{"data.stored_size": 8, "teacher.batch_size": 16, "teacher.epochs": 8, "distill.checkpoint_every": 5},
+        **{"method.steps": 30, "evaluator.labels": "stored", "evaluator.epochs": 15},
+    }
+    command = ["run", "--method", "wmdd", "--dataset", f"imagefolder:{images}", "--ipc", "2", "--recipe", "smoke"]
+    command += ["--device", "cpu", "--precision", "fp32", "--image-size", "8", "--arch", "convnet-bn-d2"]
+    return command + [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three classes, each of its own brightness."""
+    draw, root = np.random.default_rng(0), tmp_path_factory.mktemp("small") / "images"
+    for split, count in (("train", 12), ("val", 6)):
+        for number, name in enumerate(("cat", "dog", "owl")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(0, 100, (12, 14, 3), dtype=np.uint8) + np.uint8(70 * number)
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    """The small experiment, and the process that forks its runs (fork_server.py)."""
+    alone = Place(tmp_path_factory.mktemp("alone"))
+    command = [sys.executable, str(FORK_SERVER), *small_run(small_images), *alone.options]
+    log = alone.root / "log"
+    with log.open("w") as messages:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n", log.read_text()
+
+    def ask(**order: Any) -> Any:
+        print(json.dumps(order), file=server.stdin, flush=True)
+        assert server.stdout is not None
+        return json.loads(server.stdout.readline())
+
+    yield Small(small_images, alone, ask)
+    server.stdin.close()
+    server.wait(60)

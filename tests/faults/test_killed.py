@@ -1,0 +1,87 @@
+"""Killed anywhere: after `kill -9` at a random moment the same command ends with the record of a run left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ddbench.cache import Cache, Checkpoint
+from ddbench.events import STAGES
+
+if TYPE_CHECKING:
+    from conftest import Place, Small
+
+
+def stage_at(lines: Sequence[str]) -> str:
+    """The innermost stage that was under way at the end of these messages."""
+    under_way: list[str] = []
+    last = "before the first stage"
+    for line in lines:
+        stage, told = line.split(" ")[0].rstrip(":"), line.partition(": ")[2]
+        if stage in STAGES and told.startswith(("started", "resumed")):
+            under_way.append(stage)
+        elif stage in STAGES and told.startswith("finished"):
+            under_way.pop()
+            last = "record" if stage == STAGES[-1] else f"after {stage}"
+    return under_way[-1] if under_way else last
+
+
+def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
+    small: Small,
+    place_at: Callable[[Path], Place],
+    tmp_path: Path,
+    counted: Callable[[int, int], int],
+    tell: Callable[[str], None],
+) -> None:
+    seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"kill moments of DDBENCH_KILL_SEED={seed}")
+    draw = random.Random(seed)
+    begun = time.monotonic()
+    assert small.start(place_at(tmp_path / "untouched")).end() == 0
+    length = time.monotonic() - begun
+    expected = small.alone.records(), small.alone.digests()
+    assert len(expected[0]) == 1
+    assert {name.partition("/")[0] for name in expected[1]} == set(STAGES)
+
+    count, stages = counted(5, 50), Counter[str]()
+    for number in range(count):
+        place = place_at(tmp_path / f"killed {number}")
+        run = small.start(place)
+        moment = (number + draw.random()) / count * length  # uniform, one in each of `count` equal parts
+        time.sleep(moment)
+        stages["after its end" if run.kill() == 0 else stage_at(run.lines())] += 1
+        again = small.start(place)
+        assert again.end() == 0, again.lines()
+        assert (place.records(), place.digests()) == expected, f"killed after {moment:.3f} s"
+        assert place.left_over() == [], f"killed after {moment:.3f} s"
+    done = count - stages["after its end"]
+    hit = ", ".join(f"{stage} {hits}" for stage, hits in stages.most_common())
+    tell(f"killed (kill -9) at {done} random moments of a run: {done} same records and artifacts; hit: {hit}")
+    assert done >= count // 2
+
+
+def test_killed_while_it_writes_an_artifact_nothing_of_it_is_left(tmp_path: Path) -> None:
+    def build(size: int) -> Callable[[Checkpoint], tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+        return lambda checkpoint: ({"x": torch.zeros(size, dtype=torch.uint8)}, {})
+
+    folder = tmp_path / "teacher"
+    process = os.fork()
+    if process == 0:
+        Cache(tmp_path).get("teacher", {}, build(2**28))
+        os._exit(0)
+    while not any(path.stat().st_size for path in folder.glob(".*")):
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
+    os.kill(process, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    (left,) = folder.iterdir()
+    assert 0 < left.stat().st_size < 2**28
+    found = Cache(tmp_path).get("teacher", {}, build(10))
+    assert list(folder.iterdir()) == [found.path]
