@@ -109,7 +109,8 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
         text, digest = header["meta"], header["digest"]
         if header["format"] != FORMAT or digest_of(tensors, text) != digest:
             return None
-        return tensors, json.loads(text), digest
+        meta = json.loads(text)
+        return (tensors, meta, digest) if isinstance(meta, dict) else None
     # RuntimeError: torch's, where the file goes away (a checkpoint that is done with) between two openings of it.
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
         return None
@@ -260,9 +261,15 @@ class Cache:
             if path.exists():
                 aside("damaged", path)
             return None
-        tensors, meta, digest = found
-        artifact = Artifact(path.parent.name, path.stem, path, tensors, meta.get("meta", {}), digest)
-        if key_of({"stage": artifact.stage, **meta.get("depends_on", {})}) != artifact.key:
+        tensors, parts, digest = found
+        meta, depends_on = parts.get("meta"), parts.get("depends_on")
+        if not (
+            isinstance(meta, dict) and isinstance(depends_on, dict) and isinstance(meta.get("made_from", {}), dict)
+        ):
+            aside("damaged", path, " (nobody writes such a header)")
+            return None
+        artifact = Artifact(path.parent.name, path.stem, path, tensors, meta, digest)
+        if key_of({"stage": artifact.stage, **depends_on}) != artifact.key:
             aside("misnamed", path, " (it holds another one than its name says)")
             return None
         return artifact

@@ -178,8 +178,8 @@ def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
         labels, body = unit["labels"], unit["images" if "images" in names else "indices"]
         weights = unit.get("weights", torch.ones(labels.shape))
         if "images" in names:
-            size = units[0]["images"].shape[-1]
-            sound = body.dtype == torch.uint8 and body.shape[1:] == (3, size, size)
+            size = units[0]["images"].shape[-1:]
+            sound = body.dtype == torch.uint8 and body.shape[1:] == (3, *size, *size)
         else:
             sound = body.dtype == torch.int64 and body.ndim == 1
         sound = sound and labels.dtype == torch.int64 and labels.shape == weights.shape == body.shape[:1]

@@ -48,6 +48,8 @@ def export_set(
     _check(images, labels, weights, class_names)
     if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise DDBenchError(f"{target} is not an empty folder: choose a new one, nothing is written over")
+    if not target.name:
+        raise DDBenchError(f"{target} is the working directory, which cannot be replaced: choose a new folder")
     plain_card = json.loads(json.dumps(card, default=str))
     with whole(target) as half_written:
         half_written.mkdir()

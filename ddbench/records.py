@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from ddbench import versions
+from ddbench.config import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.errors import DDBenchError, did_you_mean
 from ddbench.evaluator import Metrics
 from ddbench.files import whole
@@ -30,7 +31,6 @@ PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic
 
 
 Tree = dict[str, Any]
-SECTIONS = ("data", "teacher", "statistics", "distill", "runtime", "method_settings", "evaluator_settings")
 
 
 def _having(**kinds: Any) -> AfterValidator:
@@ -45,6 +45,31 @@ def _having(**kinds: Any) -> AfterValidator:
         return tree
 
     return AfterValidator(check)
+
+
+_CORE: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "teacher": TeacherConfig,
+    "statistics": StatisticsConfig,
+    "distill": DistillConfig,
+    "runtime": RuntimeConfig,
+}
+
+
+SECTIONS = (*_CORE, "method_settings", "evaluator_settings")
+
+
+def _sound(tree: Tree) -> Tree:
+    """A configuration with every section, whose values, where the core knows the setting, are such as it can have."""
+    needed = {"runtime": {"device", "precision"}, "distill": {"jpeg_quality"}}
+    for name, model in _CORE.items():
+        if missing := needed.get(name, set()) - tree[name].keys():
+            raise ValueError(f"'{name}.{min(missing)}' is missing")
+        try:
+            model(**{key: value for key, value in tree[name].items() if key in model.model_fields})
+        except ValidationError as error:
+            raise ValueError(f"{name}.{first_line(error)}") from error
+    return tree
 
 
 class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
@@ -84,6 +109,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         Tree,
         Field(min_length=1),
         _having(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
+        AfterValidator(_sound),
     ]
     seconds: dict[str, float] = Field(description="seconds of each stage when it was computed")
     seconds_per_iteration: float | None = Field(description="of the recover loop, where the method has one")

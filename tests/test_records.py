@@ -15,7 +15,12 @@ from ddbench.errors import DDBenchError
 from ddbench.evaluator import Metrics
 from ddbench.records import Record
 
-SECTIONS: dict[str, Any] = {**{name: {} for name in records.SECTIONS}, "data": {"image_size": 16}}
+SECTIONS: dict[str, Any] = {
+    **{name: {} for name in records.SECTIONS},
+    "data": {"image_size": 16},
+    "distill": {"jpeg_quality": None},
+    "runtime": {"device": "cpu", "precision": "fp32"},
+}
 
 
 def record(**changes: Any) -> Record:
@@ -59,6 +64,19 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
     assert records.read(path) == record(created=records.read(path).created)
     assert path.name == "wmdd-digits-ipc1-0123abcd.json"
     assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+def test_values_are_sealed_and_their_form_is_free(tmp_path: Path) -> None:
+    path = records.write(record(), tmp_path)
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(tree.items()))))
+    assert records.read(path) == record(created=tree["created"])
+    for changed in ({**tree, "seed": 1}, {**tree, "digest": ""}, {**tree, "digest": None}):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(DDBenchError, match="is not a record: damaged, or changed by hand"):
+            records.read(path)
+    path.write_text(json.dumps({name: value for name, value in tree.items() if name != "digest"}))  # an older version's
+    assert records.read(path) == record(created=tree["created"])
 
 
 def test_the_same_run_replaces_its_record(tmp_path: Path) -> None:

@@ -1,0 +1,299 @@
+"""Results, caches and names from strangers: what cannot be is refused in a line, and nothing lies elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ddbench import records
+from ddbench.cache import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from conftest import Outcome, Shell
+
+FAST = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
+DM = ("--method", "dm", "--set", "dm.steps=1", "--set", "dm.network=convnet-d1")
+SMALL = ("run", *DM, *FAST, "--image-size", "8", "--student", "convnet-d2", "--evaluator", "hard")
+
+
+class Payload:
+    """Unpickling it makes a folder: what a hostile file might do."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], Shell]) -> Shell:
+    """A shell in which one set of images was made and measured; read it, or copy it."""
+    shell = shell_in(tmp_path_factory.mktemp("done"))
+    outcome = shell(*SMALL)
+    assert outcome.code == 0, outcome.err
+    return shell
+
+
+@pytest.fixture
+def mine(done: Shell, tmp_path: Path) -> Shell:
+    """A copy of it that may be harmed."""
+    shutil.copytree(done.root, tmp_path / "mine")
+    return type(done)(tmp_path / "mine")
+
+
+def record_of(shell: Shell) -> Path:
+    (path,) = (shell.results / "records").glob("*.json")
+    return path
+
+
+def refused(outcome: Outcome, *said: str) -> None:
+    assert (outcome.code, outcome.out) == (2, ""), outcome.err
+    assert "Traceback" not in outcome.err
+    (line,) = [line for line in outcome.errors if line.startswith("ddbench: ")]
+    for part in said:
+        assert part in line
+
+
+# -- records --------------------------------------------------------------------------------------------------
+
+
+def deep(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+def changed(**fields: str) -> Callable[[str], str]:
+    """The record's text with other values, each given as JSON."""
+
+    def change(text: str) -> str:
+        tree = json.loads(text)
+        tree.pop("digest")
+        parts = [f"{json.dumps(name)}: {fields.get(name, json.dumps(value))}" for name, value in tree.items()]
+        return "{" + ", ".join(parts) + "}"
+
+    return change
+
+
+def without(section: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        tree = json.loads(text)
+        tree.pop("digest")
+        del tree["configuration"][section]
+        return json.dumps(tree)
+
+    return change
+
+
+RECORDS: dict[str, tuple[Callable[[str], str], str]] = {
+    "100,000 levels": (lambda text: "[" * 100_000, "nested too deeply"),
+    "1000 levels inside": (changed(configuration=deep(900)), "nested"),
+    "40 levels inside": (changed(data='{"x": ' + deep(40) + "}"), "nested deeper than 20"),
+    "a long number": (changed(seed="9" * 5000), "Exceeds the limit"),
+    "a large number": (changed(ipc="1" + "0" * 30), "more than 64 bits"),
+    "infinity": (changed(seconds='{"evaluate": 1e999}'), "1e999 is no number"),
+    "not a number": (changed(feature_transport_cost="NaN"), "NaN is no number"),
+    "120 percent": (
+        lambda text: re.sub(r'"top1_last": [\d.]+', '"top1_last": 120.0', changed()(text)),
+        "metrics.top1_last: Input should be less than or equal to 100",
+    ),
+    "a list": (lambda text: "[1, 2]", "cannot convert dictionary update sequence"),
+    "a number": (lambda text: "3", "not iterable"),
+    "no configuration": (changed(configuration="{}"), "configuration: Dictionary should have at least 1"),
+    "no device": (changed(device='{"name": 3}'), "device: 'type' is missing"),
+    "a teacher of text": (changed(teacher='{"name": "x", "top1": "y"}'), "teacher: 'top1' is a str"),
+    "a device of numbers": (
+        lambda text: re.sub(r'"device": "cpu"', '"device": [1]', changed()(text)),
+        "configuration: runtime.device: Input should be a valid string",
+    ),
+    "keys of anything": (changed(keys='{"distill": 5}'), "keys.distill: Input should be a valid list"),
+    **{f"no {section}": (without(section), f"configuration: '{section}' is missing") for section in records.SECTIONS},
+}
+READING = (("show",), ("records",), ("records", "--format", "json"), ("report",), ("figure", "scaling"))
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_a_record_that_is_none_is_one_line_wherever_it_is_read(mine: Shell, what: str) -> None:
+    change, said = RECORDS[what]
+    path = record_of(mine)
+    path.write_text(change(path.read_text()))
+    refused(mine("export", path.stem, "--output", "out"), f"{path.name} is not a record", said)
+    for command in READING if what in ("100,000 levels", "infinity", "no runtime") else READING[:2]:
+        outcome = mine(*command)
+        assert outcome.code == 2, outcome.out
+        assert outcome.out == ""
+        assert "Traceback" not in outcome.err
+        assert said in outcome.err
+    assert not (mine.root / "out").exists()
+    assert not (mine.results / "report.html").exists()
+
+
+def test_a_record_of_strange_settings_hurts_no_other(mine: Shell) -> None:
+    """It has the shape of a record, and what its settings say is nothing that ddbench knows."""
+    path = record_of(mine)
+    tree = json.loads(path.read_text())
+    tree.pop("digest")
+    odd: dict[str, Any] = {name: {"strange": [1, {"x": None}]} for name in records.SECTIONS}
+    odd["runtime"] |= {"device": "cpu", "precision": "fp32"}
+    odd["distill"] |= {"jpeg_quality": None}
+    for key, value in {"name": "odd", "configuration": {**tree["configuration"], **odd}}.items():
+        tree[key] = value
+    path.with_name("odd.json").write_text(json.dumps(tree))
+    for command in (*READING, ("table", "comparison", "--only-cached"), ("records", "--scores"), ("show", "odd")):
+        outcome = mine(*command)
+        assert outcome.code in (0, 2), outcome.err
+        assert "Traceback" not in outcome.err
+    listed = mine("records").out
+    assert path.stem in listed
+    assert "odd" in listed
+
+
+def test_a_pickle_is_neither_record_nor_picture_nor_artifact(mine: Shell) -> None:
+    """Every file of results and cache is one, in turn; the same command makes each again or names it."""
+    marker = mine.root / "marker"
+    hostile = pickle.dumps(Payload(marker))
+    for name in mine.files("cache"):
+        if Path(name).suffix == ".safetensors":
+            (mine.root / name).write_bytes(hostile)
+    slot = mine.cache / "checkpoints" / "teacher" / "0.safetensors"
+    slot.parent.mkdir(parents=True, exist_ok=True)
+    slot.write_bytes(hostile)
+    before = json.loads(record_of(mine).read_text())
+    outcome = mine(*SMALL)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("damaged") >= 3
+    after = json.loads(record_of(mine).read_text())
+    assert (after["metrics"], after["distilled_digest"]) == (before["metrics"], before["distilled_digest"])
+    (preview,) = (mine.results / "runs").rglob("preview.png")
+    preview.write_bytes(hostile)
+    (mine.results / "records" / "bad.json").write_bytes(hostile)
+    (mine.results / "efficiency").mkdir()
+    (mine.results / "efficiency" / "dm.json").write_bytes(hostile)
+    for command in (("report",), ("records",), ("table", "efficiency", "--only-cached")):
+        assert mine(*command).code == 0
+    refused(mine("show", "bad"), "bad.json is not a record")
+    assert not marker.exists()
+    pickle.loads(hostile)
+    assert marker.exists()
+
+
+def test_what_records_say_is_text_in_every_table(mine: Shell) -> None:
+    hostile = "<script>alert(1)</script>"
+    path = record_of(mine)
+    tree = json.loads(path.read_text())
+    tree.pop("digest")
+    tree |= {"name": hostile, "dataset": hostile, "student": hostile, "created": hostile, "recipes": [hostile]}
+    tree["versions"] = {hostile: hostile}
+    tree["device"] |= {"name": hostile}
+    path.with_name("bad.json").write_text(json.dumps(tree))
+    assert mine("report").code == 0
+    html = mine("table", "comparison", "--only-cached", "--format", "html")
+    assert html.code == 0
+    for text in ((mine.results / "report.html").read_text(encoding="utf-8"), html.out):
+        assert hostile not in text
+    assert "&lt;script&gt;alert(1)" in (mine.results / "report.html").read_text(encoding="utf-8")
+
+
+# -- artifacts with the right digest and the wrong content ----------------------------------------------------
+
+Tensors = dict[str, torch.Tensor]
+FORGED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    "other shapes": (lambda t: {**t, "images": t["images"][:, :, :4]}, "is no part of a set"),
+    "floats": (lambda t: {**t, "images": t["images"].float()}, "is no part of a set"),
+    "other sizes": (lambda t: {**t, "images": t["images"].repeat(1, 1, 2, 2)}, "of 16 px, not 8"),
+    "too few labels": (lambda t: {**t, "labels": t["labels"][1:]}, "is no part of a set"),
+    "labels beyond": (lambda t: {**t, "labels": t["labels"] + 2**40}, "labels beyond the 10 classes"),
+    "labels below": (lambda t: {**t, "labels": t["labels"] - 1}, "labels beyond the 10 classes"),
+    "NaN": (lambda t: {**t, "weights": torch.full((10,), torch.nan)}, "weights that are not numbers"),
+    "minus": (lambda t: {**t, "weights": -torch.ones(10)}, "weights that are not numbers"),
+    "scalars": (lambda t: {"images": torch.tensor(1, dtype=torch.uint8), "labels": torch.tensor(0)}, "is no part of"),
+    "no images": (lambda t: {"labels": t["labels"]}, "stored are labels"),
+    "nothing": (lambda t: {}, "stored are none"),
+    "both": (lambda t: {**t, "indices": t["labels"]}, "stored are images, indices, labels"),
+    "indices of others": (lambda t: {"indices": t["labels"] + 10**6, "labels": t["labels"]}, "not of these training"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_forged_set_is_neither_measured_nor_exported(mine: Shell, what: str) -> None:
+    forge, said = FORGED[what]
+    (unit,) = (mine.cache / "distill").glob("*.safetensors")
+    found = read_tensors(unit)
+    assert found is not None
+    tensors, meta, _ = found
+    write_tensors(unit, forge({name: value.clone() for name, value in tensors.items()}), meta)
+    for path in (mine.cache / "evaluate").glob("*.safetensors"):
+        path.unlink()
+    refused(mine(*SMALL), "method 'dm'", said)
+    name = record_of(mine).stem
+    refused(mine("export", name, "--output", "out"))
+    assert not (mine.root / "out").exists()
+
+
+@pytest.mark.parametrize("meta", [deep(50_000), "[]", "3", "{}", '{"depends_on": 1}', '{"meta": {}, "depends_on": {}}'])
+def test_a_forged_header_is_no_artifact(mine: Shell, meta: str) -> None:
+    from safetensors.torch import save_file
+
+    from ddbench.cache import FORMAT, digest_of
+
+    for path in (mine.cache / "distill").glob("*.safetensors"):
+        tensors = {"labels": torch.zeros(2)}
+        header = {"format": FORMAT, "meta": meta, "digest": digest_of(tensors, meta)}
+        save_file(tensors, path, metadata=header)
+        refused(mine("export", record_of(mine).stem, "--output", "out"))
+        save_file(tensors, path, metadata=header)
+    outcome = mine(*SMALL)
+    assert "Traceback" not in outcome.err
+    assert outcome.code in (0, 2)  # computed again, or refused
+    assert not (mine.root / "out").exists()
+
+
+# -- names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "*", "records/../../secret", "a\x00b"])
+def test_a_record_is_a_name_in_its_folder(mine: Shell, name: str) -> None:
+    shutil.copy(record_of(mine), mine.root / "secret.json")
+    (mine.results / "records" / "other.json").write_text("{}")
+    for words in (("show", name), ("export", name, "--output", "out")):
+        outcome = mine(*words)
+        refused(outcome)
+        assert "no record" in outcome.err or "begins 2 records" in outcome.err
+    assert not (mine.root / "out").exists()
+
+
+def test_keys_of_a_record_are_no_paths(mine: Shell) -> None:
+    (unit,) = (mine.cache / "distill").glob("*.safetensors")
+    shutil.move(unit, mine.root / "elsewhere.safetensors")
+    path = record_of(mine)
+    for key in ("../../elsewhere", str(mine.root / "elsewhere"), f"../distill/{unit.stem}"):
+        tree = json.loads(path.read_text())
+        tree.pop("digest", None)
+        tree["keys"]["distill"] = [key]
+        path.write_text(json.dumps(tree))
+        refused(mine("export", path.stem, "--output", "out"), "not in the cache any more")
+    assert (mine.root / "elsewhere.safetensors").exists()
+
+
+def test_where_nothing_may_be_written_over(mine: Shell) -> None:
+    name = record_of(mine).stem
+    (mine.root / "link").symlink_to(mine.root / "nowhere")
+    before = mine.files()
+    for output in (".", "..", "/", "link", "results", "results/..", record_of(mine)):
+        refused(mine("export", name, "--output", output), "is not an empty folder")
+    assert mine.files() == before
+    empty = mine.root / "empty"
+    empty.mkdir()
+    outcome = type(mine)(empty)(
+        "export", name, "--output", ".", "--results-dir", mine.results, "--cache-dir", mine.cache
+    )
+    refused(outcome, "is the working directory")
+    assert list(empty.iterdir()) == []
