@@ -11,6 +11,7 @@ from string import Template
 from typing import Literal
 
 from ddbench.errors import DDBenchError
+from ddbench.files import writing
 from ddbench.plugins import PluginRegistry
 
 Kind = Literal["method", "evaluator"]
@@ -41,9 +42,15 @@ def new_plugin(registry: PluginRegistry, name: str, kind: Kind, output: Path) ->
         "class_name": "".join(part.capitalize() for part in name.split("-")) + SUFFIX[kind],
         "run": RUN[kind].format(name=name),
     }
+    with writing(target):
+        _write(target, output, words, kind)
+    return target
+
+
+def _write(target: Path, output: Path, words: dict[str, str], kind: Kind) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ddbench-", dir=output) as place:
-        folder = Path(place) / distribution
+        folder = Path(place) / target.name
         for path, template in {
             "pyproject.toml": "pyproject.toml",
             "README.md": "README.md",
@@ -55,7 +62,6 @@ def new_plugin(registry: PluginRegistry, name: str, kind: Kind, output: Path) ->
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(Template(text).substitute(words), encoding="utf-8")
         folder.rename(target)
-    return target
 
 
 def _check_name(registry: PluginRegistry, name: str, kind: Kind, distribution: str) -> None:

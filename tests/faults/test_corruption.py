@@ -29,7 +29,7 @@ STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "measu
 CELL = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1")
 QUICK = ("evaluator.labels=stored", "method.steps=4", "evaluator.epochs=1", "distill.checkpoint_every=1")
 RUN = (*CELL, *(word for setting in QUICK for word in ("--set", setting)))
-MADE_WHEN = {"created", "seconds", "seconds_per_iteration", "peak_memory", "digest"}
+MADE_WHEN = {"created", "seconds", "seconds_per_iteration", "peak_memory", "digest", "git_commit"}
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ def test_two_artifacts_that_changed_places_are_computed_again(copy: Shell) -> No
 
 def test_a_checkpoint_of_another_unit_is_not_gone_on_from(made: Made, tmp_path: Path) -> None:
     said: list[str] = []
-    path = shutil.copy(made.checkpoint, tmp_path / "0123456789abcdef.safetensors")
+    path = Path(shutil.copy(made.checkpoint, tmp_path / "0123456789abcdef.safetensors"))
     assert Checkpoint(path, said.append).load() is None
     assert said[0].startswith(f"misnamed checkpoint set aside: {path}.misnamed-")
     assert Checkpoint(made.checkpoint).load() is not None
