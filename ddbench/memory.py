@@ -29,6 +29,8 @@ T = TypeVar("T")
 BATCHES = ("batch_size", "real_batch", "network_batch")
 """Settings by which methods and protocols say how many images are together."""
 _SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# oneDNN's word on the CPU, and all of it. From then on it makes no new kernel in this process, memory or not.
+_KERNEL = "could not create a primitive"
 
 _listeners: list[Callable[[str], None]] = []
 
@@ -36,7 +38,9 @@ _listeners: list[Callable[[str], None]] = []
 def ran_out(error: BaseException) -> bool:
     """Whether this is what a device, or the host, answers where there is no memory left."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID))
+    if known or not isinstance(error, RuntimeError):
+        return known
+    return str(error) == _KERNEL or any(text in str(error) for text in _SAID)
 
 
 class Together:
