@@ -123,18 +123,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path
             for number in range(3):
                 Image.new("RGB", (16, 16), (100 * shade, 40 * number, 50)).save(images / split / name / f"{number}.png")
     settings = {"data.stored_size": 16, "method.steps": 3, "evaluator.labels": "stored", "evaluator.epochs": 1}
-    arguments: tuple[str, ...] = (
-        "run",
-        "--method",
-        "wmdd",
-        "--dataset",
-        f"imagefolder:{images}",
-        "--ipc",
-        "1",
-        "--recipe",
-        "smoke",
-    )
-    arguments += ("--device", "cpu", "--precision", "fp32", "--image-size", "16", "--arch", "convnet-bn-d2")
+    command = f"run --method wmdd --ipc 1 --recipe smoke --device cpu --precision fp32 --dataset imagefolder:{images}"
+    arguments = (*command.split(), "--image-size", "16", "--arch", "convnet-bn-d2")
     arguments += tuple(word for name, value in settings.items() for word in ("--set", f"{name}={value}"))
     shell = shell_in(tmp_path_factory.mktemp("reference"))
     outcome = shell(*arguments)
@@ -275,8 +265,11 @@ ONE_CALL["export of tensors"] = ONE_CALL["export of images"]
 """Locks hold nothing; what stands in a folder is written plainly, and the folder renamed."""
 
 
-def faults(kind: str) -> list[tuple[str, int]]:
-    return [(call, error) for call in ONE_CALL.get(kind, CALLS) for error in ERRORS]
+FAULTS = [
+    (kind, call, ERRORS[(2 * number + turn) % len(ERRORS)])
+    for number, kind in enumerate((*BEFORE, *OUTPUTS))
+    for turn, call in enumerate(ONE_CALL.get(kind, CALLS))
+]
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, to make a disk fail at a call of our choice")
@@ -291,11 +284,9 @@ def test_a_disk_that_fails_at_every_kind_of_write(
     library = tmp_path / "failing_disk.so"
     source = Path(__file__).with_name("failing_disk.c")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    every = [(kind, *fault) for kind in (*BEFORE, *OUTPUTS) for fault in faults(kind)]
-    quick = [kind for kind in (*BEFORE, *OUTPUTS) if kind not in ("figure", "report")]
-    chosen = [(kind, *faults(kind)[5 * number % len(faults(kind))]) for number, kind in enumerate(quick)]
-    if counted(0, 1):
-        chosen = every
+    quick = dict.fromkeys(kind for kind, *_ in FAULTS if kind not in ("figure", "report"))
+    one = [[fault for fault in FAULTS if fault[0] == kind] for kind in quick]
+    chosen = FAULTS if counted(0, 1) else [each[number % len(each)] for number, each in enumerate(one)]
     cases = []
     for number, (kind, call, error) in enumerate(chosen):
         root = tmp_path / str(number)
