@@ -13,9 +13,8 @@ class DDBenchError(Exception):
 
     def __init__(self, text: str) -> None:
         line = " ".join(text.splitlines())
-        if len(line) > 1000:
-            line = f"{line[:600]} ... {line[-300:]}"
-        super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
+        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+        super().__init__(shown if len(shown) <= 1000 else f"{shown[:600]} ... {shown[-300:]}")
 
 
 class PluginError(DDBenchError):

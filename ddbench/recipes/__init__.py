@@ -72,6 +72,9 @@ def check_plain(value: object, depth: int = MAX_DEPTH) -> None:
             check_plain(part, depth - 1)
     elif isinstance(value, int) and value.bit_length() > 63:
         raise ValueError("a whole number of more than 64 bits")
+    elif isinstance(value, str) and any("\ud800" <= letter <= "\udbff" for letter in value):
+        # Its other half would make another text of it in a record. (Those of paths that are not UTF-8 are the others.)
+        raise ValueError("half a letter: what JSON writes as two escapes is one in YAML")
     elif not isinstance(value, str | int | float | None):
         raise ValueError(f"a {type(value).__name__}: text that is to stay text needs quotes")
 

@@ -1,0 +1,264 @@
+"""Observers, tables, datasets, recipes and imports that misbehave: named with their distribution, and left out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import click
+import numpy as np
+import pytest
+import torch
+
+from ddbench import hookimpl
+from ddbench.data.source import ArraySplit, Source
+from ddbench.data.spec import DatasetSpec
+from ddbench.events import Event
+from ddbench.plugins import PluginRegistry
+from ddbench.tables import Asked, Cell, TableSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from conftest import Outcome, Shell
+
+MENACE = "ddbench-menace"
+FAST = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
+SMALL = (*FAST, "--image-size", "8", "--student", "convnet-d2")
+
+
+class Weird(BaseException):
+    """No Exception: what catches those lets it through."""
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+def asked(shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
+    with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
+        return shell(*words)
+
+
+def with_plugin(**hooks: object) -> PluginRegistry:
+    """What is installed, and a plugin whose hooks give these values."""
+    registry = PluginRegistry()
+    made = {f"ddbench_{name}": hookimpl(lambda value=value: value) for name, value in hooks.items()}
+    registry.register(SimpleNamespace(**made), MENACE)
+    return registry
+
+
+def refused(outcome: Outcome, *said: str) -> None:
+    assert (outcome.code, outcome.out) == (2, ""), outcome.err
+    assert "Traceback" not in outcome.err
+    line = outcome.errors[-1]
+    assert line.startswith("ddbench: ")
+    for part in said:
+        assert part in line
+
+
+# -- observers, tables, datasets ----------------------------------------------------------------------------
+
+
+def test_observers_can_neither_stop_nor_change_a_run(shell: Shell) -> None:
+    class Fails:
+        @hookimpl
+        def ddbench_event(self, event: Event) -> None:
+            sys.exit()
+
+    class Meddles:
+        @hookimpl
+        def ddbench_event(self, event: Event) -> None:
+            print("look at me")
+            torch.manual_seed(event.step)
+            torch.set_default_dtype(torch.float64)
+
+    words = ("run", "--method", "random", *FAST, "--student", "mobilenet_v2", "--evaluator", "hard")  # it drops out
+    words += ("--set", "evaluator.epochs=2")
+    plain = asked(shell, PluginRegistry(), *words, "--results-dir", "plain")
+    registry = PluginRegistry()
+    registry.register(Fails(), "ddbench-exits")
+    registry.register(Meddles(), "ddbench-meddles")
+    outcome = asked(shell, registry, *words, "--results-dir", "watched", "--force", "data")
+    assert (plain.code, outcome.code) == (0, 0), outcome.err
+    assert "look at me" not in outcome.out
+    for text in (
+        "observer of ddbench-exits failed and is silenced: SystemExit",
+        "observer of ddbench-meddles changed torch's global generator, torch's default dtype: put back",
+        "observer of ddbench-meddles printed to stdout, which is for results: shown here",
+    ):
+        assert sum(text in line for line in outcome.errors) == 1, outcome.err
+    found = [json.loads(next((shell.root / name / "records").iterdir()).read_text()) for name in ("plain", "watched")]
+    for name in ("metrics", "distilled_digest"):
+        assert found[0][name] == found[1][name]
+
+
+def table(name: str, **parts: Any) -> TableSpec:
+    def cells(wanted: Asked) -> Iterable[Cell]:
+        return [Cell("random", "random", dataset, 1) for dataset in wanted.datasets]
+
+    return TableSpec(name, "misbehaves.", **{"cells": cells, **parts})
+
+
+def late(wanted: Asked) -> Iterator[Cell]:
+    yield from ()
+    raise ZeroDivisionError("late")
+
+
+def adding(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
+    raise Weird("no column")
+
+
+TABLES = {
+    "cells": (table("menace-cells", cells=raising(SystemExit(0))), "SystemExit: 0"),
+    "late": (table("menace-late", cells=late), "ZeroDivisionError: late"),
+    "fill": (table("menace-fill", fill=raising(Weird("x"))), "Weird: x"),
+    "finish": (table("menace-finish", finish=adding), "Weird: no column"),
+}
+
+
+def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(shell: Shell) -> None:
+    assert asked(shell, PluginRegistry(), "run", "--method", "random", *SMALL, "--evaluator", "hard").code == 0
+    registry = with_plugin(tables=[spec for spec, _ in TABLES.values()])
+    for spec, said in TABLES.values():
+        outcome = asked(shell, registry, "table", spec.name, "--dataset", "digits", "--only-cached")
+        refused(outcome, f"table '{spec.name}' of {MENACE}", said)
+    outcome = asked(shell, registry, "report")
+    assert outcome.code == 0, outcome.err
+    for spec, _ in TABLES.values():
+        assert sum(f"left out: table '{spec.name}' of {MENACE}" in line for line in outcome.errors) == 1
+    (record,) = (shell.results / "records").iterdir()
+    assert f'id="record-{record.stem}"' in (shell.results / "report.html").read_text(encoding="utf-8")
+
+
+def split(**changes: Any) -> ArraySplit:
+    made = ArraySplit(np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1]))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+DATASETS: dict[str, tuple[Callable[[Path | None], Any], str]] = {
+    "raises": (raising(KeyError("where")), "KeyError: 'where'"),
+    "leaves": (raising(SystemExit(0)), "SystemExit: 0"),
+    "nothing": (lambda folder: None, "AttributeError"),
+    "labels beyond": (lambda folder: Source(("a", "b"), split(labels=np.array([0, 0, 1, 2])), split()), "0 to 2: 2"),
+    "labels below": (lambda folder: Source(("a", "b"), split(labels=np.array([-1, 0, 1, 1])), split()), "from -1"),
+    "unsorted": (lambda folder: Source(("a", "b"), split(), split(labels=np.array([1, 0, 1, 0]))), "sorted"),
+    "no image": (lambda folder: Source(("a", "b"), split(labels=np.array([], np.int64)), split()), "labels of train"),
+    "one name twice": (lambda folder: Source(("a", "a"), split(), split()), "class names"),
+    "floats": (lambda folder: ArraySplit(np.zeros((4, 8, 8)), np.zeros(4, np.int64)), "pixels are float64 [4, 8, 8]"),
+    "labels of others": (lambda f: ArraySplit(np.zeros((4, 8, 8), np.uint8), np.zeros(3, np.int64)), "4 images have"),
+}
+
+
+@pytest.mark.parametrize("what", DATASETS)
+def test_a_dataset_that_is_none_is_one_line(shell: Shell, what: str) -> None:
+    opened, said = DATASETS[what]
+    spec = DatasetSpec(name="hollow", about="misbehaves.", source="none", native_size=8, open=opened)
+    words = ("run", "--method", "random", "--dataset", "hollow", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
+    outcome = asked(shell, with_plugin(datasets=[spec]), *words)
+    refused(outcome, f"dataset 'hollow' of {MENACE}", said)
+    assert not (shell.results / "records").exists()
+
+
+# -- what is installed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[metadata.EntryPoint]]]:
+    """Installs the distribution `ddfault-bad` with this source, and gives its entry points."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(source: str) -> list[metadata.EntryPoint]:
+        (tmp_path / "ddfault_bad.py").write_text("from ddbench import hookimpl\n" + source)
+        info = tmp_path / "ddfault_bad-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ddfault-bad\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[ddbench]\nplug = ddfault_bad\n")
+        return [point for found in metadata.distributions(path=[str(tmp_path)]) for point in found.entry_points]
+
+    yield install
+    sys.modules.pop("ddfault_bad", None)
+
+
+NAMED = """
+from ddbench.distiller import Distiller
+@hookimpl
+def ddbench_distillers():
+    return [type("Bad", (Distiller,), {"__module__": __name__, "name": %r, "version": "1"})]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("class Weird(BaseException): pass\nraise Weird('import')", "Weird: import"),
+        ("raise SystemExit", "SystemExit"),
+        ("@hookimpl\ndef ddbench_tables():\n    raise SystemExit(0)", "SystemExit: 0"),
+        ("@hookimpl\ndef ddbench_evaluators():\n    return None", "TypeError"),
+        ("@hookimpl\ndef ddbench_datasets():\n    return ['digits']", "'digits' is no DatasetSpec"),
+        ("@hookimpl\ndef ddbench_tables():\n    return [print]", "is no TableSpec"),
+        *((NAMED % name, "is no name") for name in ("../x", "/x", "a/b", "", "a b", "-x", "..", "a\nb", "\x1b[2J", 7)),
+    ],
+)
+def test_a_plugin_that_fails_at_its_import_or_names_paths_is_left_out(
+    site: Callable[[str], list[metadata.EntryPoint]], capsys: pytest.CaptureFixture[str], source: str, said: str
+) -> None:
+    points = [*site(source), *(point for point in metadata.entry_points(group="ddbench") if point.name == "methods")]
+    registry = PluginRegistry(points)
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("ddbench: warning: plugin 'plug' of ddfault-bad is left out: ")
+    assert said in line or "`name`" in line
+    assert captured.out == ""
+    assert "random" in {found.name for found in registry.distillers()}
+
+
+def test_what_an_import_prints_and_changes_stays_out_of_results_and_numbers(
+    site: Callable[[str], list[metadata.EntryPoint]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = site("import torch\nprint('look at me')\ntorch.set_default_dtype(torch.float64)")
+    PluginRegistry(points)
+    captured = capsys.readouterr()
+    assert torch.get_default_dtype() is torch.float32
+    assert captured.out == ""
+    assert "look at me" in captured.err
+    assert "plugin 'plug' of ddfault-bad changed torch's default dtype when it was imported: put back" in captured.err
+
+
+def test_a_recipe_that_is_none_is_named_with_who_ships_it(shell: Shell, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("blocks: [*nobody]")
+    outcome = asked(shell, with_plugin(recipes=[bad]), "run", "--method", "random", *SMALL)
+    refused(outcome, f"recipe {bad} is not plain YAML", f"{MENACE} ships it")
+
+
+def test_commands_neither_end_the_program_nor_take_each_others_places(capsys: pytest.CaptureFixture[str]) -> None:
+    class Takes:
+        @hookimpl
+        def ddbench_commands(self, cli: click.Group) -> None:
+            cli.add_command(click.Command("run"))
+            cli.add_command(click.Command("extra"))
+            print("look at me")
+            sys.exit()
+
+    cli = click.Group(commands=[own := click.Command("run")])
+    registry = PluginRegistry(())
+    registry.register(Takes(), MENACE)
+    registry.add_commands(cli)
+    captured = capsys.readouterr()
+    assert cli.commands["run"] is own
+    assert "extra" in cli.commands
+    assert captured.out == ""
+    assert f"plugin of {MENACE} could not add its commands: SystemExit" in captured.err
+    assert f"plugin of {MENACE} may not replace the command run" in captured.err
