@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import resource
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,39 @@ def prepare(device: torch.device) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+NO_KERNEL = r"(\S+) does not have a deterministic implementation"
+"""How PyTorch warns of an operation that may give other bits the next time, where `prepare` asked for none such."""
+
+_watching: list[set[str]] = []
+
+
+@contextlib.contextmanager
+def nondeterministic() -> Iterator[set[str]]:
+    """Fills a set with the operations of the block for which the backend has no deterministic kernel.
+
+    PyTorch's warnings of them are not shown, all others are.
+    """
+    always = ("always", re.compile(NO_KERNEL, re.IGNORECASE), Warning, None, 0)
+    if always not in warnings.filters:  # else each would be told once a process
+        warnings.filterwarnings("always", NO_KERNEL)
+    others = warnings.showwarning
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        if told := re.match(NO_KERNEL, str(message)):
+            for found in _watching:
+                found.add(told[1])
+        else:
+            others(message, *where, **more)
+
+    _watching.append(set())
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield _watching[-1]
+    finally:
+        warnings.showwarning = others
+        _watching.pop()
+
+
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """bf16 autocast where `precision` is bf16; float32 without any change where it is fp32."""
@@ -92,10 +127,15 @@ def measured(device: torch.device) -> Iterator[Cost]:
     cost.peak_resident = peak if sys.platform == "darwin" else peak * 1024
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """What a number was computed on: device name, threads, for a record."""
+def describe(device: torch.device, nondeterministic: Iterable[str] = ()) -> dict[str, Any]:
+    """What a number was computed on: device name, threads, for a record.
+
+    `nondeterministic`: operations without a deterministic kernel that were used. They are told of CUDA alone, where
+    PyTorch says them; none: the same command gives the same bits.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {"type": device.type, "name": name, "threads": torch.get_num_threads()}
+    told = {"nondeterministic": sorted(nondeterministic)} if device.type == "cuda" else {}
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), **told}
 
 
 def _cpu_name() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddbench import records
 from ddbench.cache import Artifact, digest_of
@@ -72,10 +72,20 @@ def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) ->
             "device": max(cost["peak_device"] for cost in flat),
             "resident": max(cost["peak_resident"] for cost in flat),
         },
-        device=evaluation.meta["device"],
+        device=device_of(evaluation, [part for parts in used.values() for part in parts]),
         versions=evaluation.meta["made"]["versions"],
         git_commit=evaluation.meta["made"]["git_commit"],
     )
+
+
+def device_of(evaluation: Artifact, parts: list[Artifact]) -> dict[str, Any]:
+    """The evaluation's, with what is `nondeterministic` of any part; not said where one does not tell it (CPU)."""
+    found = {name: value for name, value in evaluation.meta["device"].items() if name != "nondeterministic"}
+    told = [part.meta["device"].get("nondeterministic") for part in parts]
+    known = [names for names in told if names is not None]
+    if len(known) == len(told):
+        found["nondeterministic"] = sorted({name for names in known for name in names})
+    return found
 
 
 def _dataset_name(name: str) -> str:

@@ -61,11 +61,18 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
             "peak memory",
             ", ".join(f"{kind} {value / 2**20:.0f} MB" for kind, value in record.peak_memory.items()),
         ),
-        ("device", f"{record.device['name']} ({record.device['type']}, {record.device['threads']} threads)"),
+        ("device", _device(record.device)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("distilled set", record.distilled_digest),
     ]
     return [(name, str(value)) for name, value in rows]
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    loose = ", ".join(device.get("nondeterministic", []))
+    return f"{device['name']} ({device['type']}, {device['threads']} threads)" + (
+        f"; other bits the next time, by {loose}" if loose else ""
+    )
 
 
 def overview(folder: Path, form: str, scored: bool, warn: Callable[[str], None]) -> str:

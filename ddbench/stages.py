@@ -232,14 +232,23 @@ class Pipeline:
             emit(Event("resumed" if resumed else "started", stage, unit))
             # A stage may be asked for by code that runs without gradients; its own must not depend on that.
             watched = memory.watched(stage, self.experiment, note)
-            with torch.enable_grad(), devices.measured(self.device) as cost, self._tracing() as made_from, watched:
+            with (
+                torch.enable_grad(),
+                devices.measured(self.device) as cost,
+                devices.nondeterministic() as operations,
+                self._tracing() as made_from,
+                watched,
+            ):
                 tensors, meta = build(checkpoint)
+            if operations:
+                note(f"other bits the next time: {', '.join(sorted(operations))} has no deterministic kernel here")
             units = set(depends_on.get("units", ()))  # found before: the key is made of theirs
             parts = [part for part in self._found.values() if part.stage == "distill" and part.key in units]
             made_from |= {part.name: part.content for part in parts}
             reached = {"top1": meta["top1"]} if "top1" in meta else {}
             emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
-            made = {"cost": cost.as_dict(), "device": devices.describe(self.device), "made": records.provenance()}
+            device = devices.describe(self.device, operations)
+            made = {"cost": cost.as_dict(), "device": device, "made": records.provenance()}
             return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
         path = self.workspace.cache.path(stage, depends_on)

@@ -138,3 +138,16 @@ def test_force_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
 
     Cache(tmp_path, force=frozenset({"distill"})).get("distill", DEPENDS, look)
     assert found == [None]
+
+
+def test_a_checkpoint_that_outlived_its_artifact_goes(tmp_path: Path) -> None:
+    """Killed between the two, a run leaves both."""
+    path = Cache(tmp_path).get("teacher", DEPENDS, build).path
+    checkpoint = Checkpoint(tmp_path / "checkpoints" / "teacher" / path.name)
+    checkpoint.save({}, {"step": 3})  # newer than the artifact: another process makes it anew
+    Cache(tmp_path).get("teacher", DEPENDS, refuse)
+    assert checkpoint.path.exists()
+    before = path.stat().st_mtime_ns - 1
+    os.utime(checkpoint.path, ns=(before, before))
+    Cache(tmp_path).get("teacher", DEPENDS, refuse)
+    assert not checkpoint.path.exists()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from ddbench import device as devices
+from ddbench import recording
+from ddbench.cache import Artifact
 from ddbench.config import RuntimeConfig
 from ddbench.errors import DDBenchError
 
@@ -73,6 +78,46 @@ def test_a_device_is_described_for_a_record() -> None:
     assert found["threads"] == torch.get_num_threads()
 
 
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Deterministic kernels are asked for, as on CUDA; on a CPU a few operations have none either."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def scatter() -> None:
+    torch.zeros(4).put_(torch.tensor([1, 2]), torch.ones(2))
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_operations_without_a_deterministic_kernel_are_told(recwarn: pytest.WarningsRecorder) -> None:
+    for _ in range(2):  # the second time too
+        with devices.nondeterministic() as whole:
+            with devices.nondeterministic() as part:
+                scatter()
+            with devices.nondeterministic() as other:
+                torch.ones(3).sum()
+                warnings.warn("something else", UserWarning, stacklevel=1)
+        assert (whole, part, other) == ({"put_"}, {"put_"}, set())
+    assert {str(warning.message) for warning in recwarn} == {"something else"}
+
+
+def test_a_record_tells_the_operations_of_every_part_and_nothing_where_one_does_not() -> None:
+    def part(**device: object) -> Artifact:
+        return Artifact("distill", "key", Path(), {}, {"device": {"type": "cuda", **device}}, "")
+
+    student, none, two, old = (
+        part(nondeterministic=["b"]),
+        part(nondeterministic=[]),
+        part(nondeterministic=["c", "a"]),
+        part(),
+    )
+    assert recording.device_of(student, [student, none, two]) == {"type": "cuda", "nondeterministic": ["a", "b", "c"]}
+    assert recording.device_of(none, [none]) == {"type": "cuda", "nondeterministic": []}
+    assert recording.device_of(student, [student, old]) == {"type": "cuda"}
+
+
 def test_preparing_a_cpu_changes_nothing() -> None:
     before = torch.are_deterministic_algorithms_enabled()
     devices.prepare(CPU)
@@ -91,6 +136,7 @@ def test_cuda_gives_the_same_gradients_twice() -> None:
         layer(images).square().sum().backward()
         gradients.append(layer.weight.grad.clone())
     assert torch.equal(*gradients)
-    with devices.measured(device) as cost:
+    with devices.measured(device) as cost, devices.nondeterministic() as operations:
         torch.ones(2**20, device=device)
     assert cost.peak_device >= 2**22
+    assert devices.describe(device, operations)["nondeterministic"] == []

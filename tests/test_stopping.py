@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from ddbench import seeds, stopping, training
-from ddbench.cache import Checkpoint, read_tensors
+from ddbench.cache import Built, Cache, Checkpoint, read_tensors
 from ddbench.config import TrainingSettings
 from ddbench.training import Batch, BestEpoch
 
@@ -95,6 +95,39 @@ def test_who_does_not_answer_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(stopping.Stopped, match="SIGTERM"):
         listen_and_get(signal.SIGTERM, 1, 60)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def nothing(checkpoint: Checkpoint) -> Built:
+    return {}, {}
+
+
+def test_a_stop_comes_when_what_was_computed_is_stored(tmp_path: Path) -> None:
+    """A stage without a loop of its own, as one class's statistics, is not lost, and the next one is not begun."""
+
+    def build(checkpoint: Checkpoint) -> Built:
+        signal.raise_signal(signal.SIGTERM)
+        return {"x": torch.ones(3)}, {}
+
+    with stopping.listening(), pytest.raises(stopping.Stopped, match="SIGTERM"):
+        Cache(tmp_path).get("statistics", {}, build)
+    assert Cache(tmp_path).find("statistics", {}) is not None
+
+
+def test_who_waits_for_another_process_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE", 3600.0)
+    told: list[str] = []
+
+    def ask(text: str) -> None:
+        told.append(text)
+        signal.raise_signal(signal.SIGTERM)
+
+    def hold(checkpoint: Checkpoint) -> Built:
+        with stopping.listening(), pytest.raises(stopping.Stopped, match="SIGTERM"):
+            Cache(tmp_path, warn=ask).get("teacher", {}, nothing)
+        return {}, {}
+
+    Cache(tmp_path).get("teacher", {}, hold)
+    assert told == ["waiting for another process that makes this teacher artifact"]
 
 
 class Run:

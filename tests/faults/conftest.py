@@ -20,8 +20,8 @@ from ddbench.cache import digest_of, read_tensors
 
 FULL = os.environ.get("DDBENCH_FAULTS") == "full"
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
-MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "digest"}
-"""What a record says of times and memory, and the digest of all that it says."""
+MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_commit", "digest"}
+"""What a record says of times, memory and the checkout, and the digest of all that it says."""
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ class Place:
         return (self.root / "log").read_text().splitlines()
 
     def records(self) -> dict[str, Any]:
-        """Every record by name, without what was measured of times and memory."""
+        """Every record by name, without what is MEASURED."""
         found = {path.stem: json.loads(path.read_text()) for path in (self.results / "records").glob("*.json")}
         return {name: {k: v for k, v in record.items() if k not in MEASURED} for name, record in found.items()}
 
@@ -68,9 +68,10 @@ class Place:
 
     def left_over(self) -> list[str]:
         """Half-written files, checkpoints, and what was set aside."""
-        paths = [path for folder in (self.cache, self.results) for path in folder.rglob("*") if path.is_file()]
+        paths = [path for folder in (self.cache, self.results) for path in folder.rglob("*")]
         wrong = [path for path in paths if path.name.startswith(".") or ".damaged" in path.name]
-        return sorted(map(str, {*wrong, *(path for path in paths if "checkpoints" in path.parts)}))
+        saved = [path for path in paths if "checkpoints" in path.parts and path.is_file()]
+        return sorted(map(str, {*wrong, *saved}))
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +83,9 @@ def place_at() -> Callable[..., Place]:
 class Forked:
     """One `ddbench` process, its messages in a file: a line for every event."""
 
-    def __init__(self, ask: Callable[..., Any], arguments: list[str], log: Path, flock: int | None) -> None:
+    def __init__(self, ask: Callable[..., Any], log: Path, **order: Any) -> None:
         self._ask, self.log = ask, log
-        self.number = ask(run=arguments, log=str(log), flock=flock)
+        self.number = ask(log=str(log), **order)
         self.code: int | None = None
 
     def lines(self) -> list[str]:
@@ -103,7 +104,8 @@ class Forked:
 
     def kill(self) -> int | None:
         """`kill -9`: its exit code is then -9, or that of a run that was quicker."""
-        self.signal(signal.SIGKILL)
+        if self.code is None:
+            self.signal(signal.SIGKILL)
         return self.end()
 
     def until(self, said: str) -> None:
@@ -124,9 +126,10 @@ class Small:
     def __init__(self, images: Path, alone: Place, ask: Callable[..., Any]) -> None:
         self.arguments, self.alone, self._ask = small_run(images), alone, ask
 
-    def start(self, place: Place, *more: str, flock: int | None = None) -> Forked:
+    def start(self, place: Place, *more: str, threads: int = 1, flock: int | None = None) -> Forked:
         """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock."""
-        return Forked(self._ask, [*self.arguments, *place.options, *more], place.root / "log", flock)
+        arguments = [*self.arguments, *place.options, *more]
+        return Forked(self._ask, place.root / "log", run=arguments, threads=threads, flock=flock)
 
 
 def small_run(images: Path) -> list[str]:
@@ -166,7 +169,7 @@ def small(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=subprocess.PIPE,
             stderr=messages,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
         )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -1,8 +1,8 @@
 """Runs `ddbench ARGUMENTS` in a process of its own as often as it is asked to, without a start-up each: by forking.
 
 Started with the arguments of a first run, which it makes itself, so that all is imported. Then reads orders, a JSON
-line each, and answers with a line: {"run": [...], "log": path, "flock": null} starts a process, whose number it
-answers; {"wait": number, "block": true} answers its exit code (minus the signal that ended it), or null.
+line each, and answers with a line: {"run": [...], "log": path, "threads": 1, "flock": null} starts a process, whose
+number it answers; {"wait": number, "block": true} answers its exit code (minus the signal that ended it), or null.
 
 The runs print every event and save their training after every epoch. With `flock`, an error number, the kernel
 answers so whenever a lock is asked for; with 0 it says that the lock is held, to everybody.
@@ -47,13 +47,14 @@ def answer_flock_with(number: int) -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def child(arguments: list[str], log: str, flock: int | None) -> None:
+def child(arguments: list[str], log: str, threads: int, flock: int | None) -> None:
     """The forked process: never returns."""
     code = 1
     try:
         for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):
             os.dup2(os.open(path, mode, 0o666), number)
         os.dup2(1, 2)
+        torch.set_num_threads(threads)
         if flock is not None:
             answer_flock_with(flock)
         code = ddbench(arguments)
@@ -74,7 +75,7 @@ running = set()
 for line in sys.stdin:
     order = json.loads(line)
     if "run" in order:
-        answer = os.fork() or child(order["run"], order["log"], order["flock"])
+        answer = os.fork() or child(order["run"], order["log"], order["threads"], order["flock"])
         running.add(answer)
     else:
         number, status = os.waitpid(order["wait"], 0 if order["block"] else os.WNOHANG)
