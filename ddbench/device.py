@@ -81,7 +81,7 @@ def nondeterministic() -> Iterator[set[str]]:
             others(message, *where, **more)
 
     _watching.append(set())
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = show
     try:
         yield _watching[-1]
     finally:
