@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench import stopping
@@ -22,12 +24,8 @@ from ddbench.events import STAGES
 from ddbench.files import abandoned, sweep, whole, writing
 
 FORMAT = "1"
-TYPES = {
-    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
-    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"},
-    **{torch.uint8: "U8", torch.bool: "BOOL"},
-}
-"""What can be stored, and what the safetensors format calls it."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a file system answers that has no locks, e.g. a Lustre that is mounted without flock."""
 
 Tensors = dict[str, Tensor]
 Built = tuple[Tensors, dict[str, Any]]
@@ -49,13 +47,9 @@ def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        sha.update(_bytes(tensor))
+        if tensor.numel():
+            sha.update(tensor.flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, not copied."""
-    return tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
@@ -67,28 +61,8 @@ def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_cpu, text)
     with whole(path) as partial:
-        _save(partial, on_cpu, {"format": FORMAT, "meta": text, "digest": digest})
+        save_file(on_cpu, str(partial), metadata={"format": FORMAT, "meta": text, "digest": digest})
     return digest
-
-
-def _save(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    """Writes the safetensors format: the header's length (8 bytes), the header (JSON), the tensors' bytes.
-
-    The library's own writer, killed, leaves a file under a name of its own that nobody can tell from one in use.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    # Large elements first, so that every tensor begins at a multiple of its element's size.
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
-    for name, tensor in ordered:
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            file.write(_bytes(tensor))
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
@@ -333,10 +307,13 @@ class Cache:
         now, count, size = time.time(), 0, 0
         for entry in self.entries():
             path, asked = entry["path"], not stages or entry["stage"] in stages
-            old = abandoned(path) if path.suffix == ".partial" else now - entry["modified"] >= older_than
+            half = path.parent.suffix == ".partial"
+            old = abandoned(path.parent) if half else now - entry["modified"] >= older_than
             if asked and old:
                 with writing(path):
                     path.unlink(missing_ok=True)
+                    if half:
+                        path.parent.rmdir()
                 count, size = count + 1, size + entry["bytes"]
         return count, size
 
@@ -346,31 +323,33 @@ class Cache:
 
         It saves work, and nothing else depends on it: it may reach no further than this host, or not hold at all.
         """
-        lock = self.root / "locks" / f"{path.parent.name}-{path.stem}.lock"
+        stage = path.parent.name
+        lock = FileLock(self.root / "locks" / f"{stage}-{path.stem}.lock", fallback_to_soft=False)
         with writing(self.root):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            handle = lock.open("ab")
-        with handle:
-            self._acquire(handle, path.parent.name)
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            self._acquire(lock, stage)
+        try:
             yield
+        finally:
+            lock.release()
 
-    def _acquire(self, handle: IO[bytes], stage: str) -> None:
+    def _acquire(self, lock: FileLock, stage: str) -> None:
         told = False
-        while True:
+        while not lock.is_locked:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
+                lock.acquire(timeout=0.05 if told else 0)
+            except Timeout:
                 if not told:
                     self._warn(f"waiting for another process that makes this {stage} artifact")
                 told = True
-            except OSError as error:  # e.g. a Lustre that is mounted without flock
+                stopping.stop()
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
                 if self._locks_hold:
                     self._warn(f"no locks in {self.root} ({error.strerror}): processes may compute the same twice")
                 self._locks_hold = False
                 return
-            stopping.stop()
-            time.sleep(0.05)
 
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact for `ddbench cache ls`: stage, key, bytes, modified (seconds since 1970), path."""

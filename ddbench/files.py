@@ -55,13 +55,15 @@ def _here() -> str:
 def whole(path: Path) -> Iterator[Path]:
     """Where to write a file, or make a folder, that becomes `path` when the block ends and is gone where it fails.
 
-    It stands beside `path`; no other writer of `path`, on whatever host, has the same. What killed ones left is
-    removed. Makes the parent folder. Raises DDBenchError as `writing` does.
+    It stands alone in a folder beside `path`, so that what a library writes beside it is gone as well; no other writer
+    of `path`, on whatever host, has the same. What killed ones left is removed. Makes the parent folder. Raises
+    DDBenchError as `writing` does.
     """
-    partial = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    room = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = room / path.name
     with writing(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            room.mkdir(parents=True)
             sweep(path)
             yield partial
             if partial.is_file():
@@ -69,32 +71,25 @@ def whole(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
             partial.replace(path)
         finally:
-            _remove(partial)
+            shutil.rmtree(room, ignore_errors=True)
 
 
-def abandoned(partial: Path) -> bool:
-    """Whether nobody writes a partial file any more: its writer is dead, or has added nothing for so long.
+def abandoned(room: Path) -> bool:
+    """Whether nobody writes in the folder of a half-written file any more: its writer is dead, or silent for so long.
 
     Of another host's processes nothing else is known.
     """
-    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", partial.name)
+    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", room.name)
     if writer and writer[1] == _here() and not psutil.pid_exists(int(writer[2])):
         return True
     try:
-        return time.time() - partial.stat().st_mtime > SILENT
+        return time.time() - max(found.stat().st_mtime for found in (room, *room.rglob("*"))) > SILENT
     except OSError:
         return False
 
 
 def sweep(path: Path) -> None:
     """Removes what killed writers of `path` left half-written."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if abandoned(partial):
-            _remove(partial)
-
-
-def _remove(partial: Path) -> None:
-    if partial.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        partial.unlink(missing_ok=True)
+    for room in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if abandoned(room):
+            shutil.rmtree(room, ignore_errors=True)

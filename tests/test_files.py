@@ -59,16 +59,17 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path: Path) -> None:
 
 
 def partial_of(path: Path, *, process: int, host: str | None = None) -> Path:
-    """A half-written file as a process with this number on this host, or on another, has it."""
+    """The folder of a half-written file as a process with this number on this host, or on another, has it."""
     with whole(path) as own:
         own.touch()
-        here = own.name
+        here = own.parent.name
     path.unlink()
     name, count = re.subn(r"\.([0-9a-f]{8})-\d+-", lambda found: f".{host or found[1]}-{process}-", here)
     assert count == 1
-    partial = path.with_name(name)
-    partial.write_text("half")
-    return partial
+    room = path.with_name(name)
+    room.mkdir()
+    (room / path.name).write_text("half")
+    return room
 
 
 @pytest.fixture
@@ -80,11 +81,12 @@ def dead() -> int:
     return process.pid
 
 
-def silent(partial: Path) -> Path:
-    """Nothing was written to it for more than a day."""
+def silent(room: Path) -> Path:
+    """Nothing was written there for more than a day."""
     then = time.time() - files.SILENT - 60
-    os.utime(partial, (then, then))
-    return partial
+    for found in (*room.iterdir(), room):
+        os.utime(found, (then, then))
+    return room
 
 
 def test_what_is_left_of_dead_writers_goes_and_what_is_being_written_stays(tmp_path: Path, dead: int) -> None:
@@ -95,9 +97,11 @@ def test_what_is_left_of_dead_writers_goes_and_what_is_being_written_stays(tmp_p
         silent(partial_of(path, process=dead, host=elsewhere)),
         silent(partial_of(path, process=os.getpid(), host=elsewhere)),
     ]
-    folder = left[0].with_name(left[0].name[:-9] + "0.partial")
-    (folder / "inner").mkdir(parents=True)
+    (left[0] / "inner" / "inner").mkdir(parents=True)  # a folder was being made
+    written = silent(partial_of(path, process=dead, host=elsewhere))
+    (written / path.name).touch()
     living = [
+        written,
         partial_of(path, process=os.getppid()),
         partial_of(path, process=dead, host=elsewhere),
         partial_of(tmp_path / "file2", process=dead),
