@@ -174,7 +174,7 @@ def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
         raise DDBenchError(f"a set is images or indices, and labels; stored are {', '.join(sorted(names)) or 'none'}")
     for unit in units:
         if unit.keys() != names:
-            raise DDBenchError("all units must hold images, or indices, and weights, or none")
+            raise DDBenchError("there must be images, or indices, and weights for all units or for none")
         labels, body = unit["labels"], unit["images" if "images" in names else "indices"]
         weights = unit.get("weights", torch.ones(labels.shape))
         if "images" in names:
