@@ -337,6 +337,7 @@ def test_a_checkpoint_of_another_unit_is_not_gone_on_from(made: Made, tmp_path: 
 # -- what stands upstream -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said where a kernel is chosen
 def test_what_was_made_from_a_teacher_with_other_bits_is_made_anew(
     copy: Shell, tmp_path: Path, shell_in: Callable[[Path], Shell], counted: Callable[[int, int], int]
 ) -> None:
