@@ -72,7 +72,7 @@ def test_many_times_the_images_take_no_more_memory(
     tmp_path: Path, counted: Callable[[int, int], int], tell: Callable[[str], None]
 ) -> None:
     """Teacher, statistics, random, WMDD, students and transport cost, each in one command on the same few classes."""
-    few, many = 500, counted(5_000, 50_000)
+    few, many = 500, counted(2_000, 50_000)
     peaks = []
     for count in (few, many):
         root = folder(tmp_path / str(count), count)

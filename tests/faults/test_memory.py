@@ -197,7 +197,7 @@ def test_recover_goes_on_wherever_the_device_runs_out(
     with Device(10**12) as device:
         whole = recover(task, UNIT, chosen, start, STEPS)
     operations, layer, ended = device.count, 128 * SIZE * SIZE * 4, 0
-    count = counted(3, 60)
+    count = counted(2, 60)
     for _ in range(count):
         images = int(torch.randint(4, 60, (), generator=draw))
         since = int(torch.randint(0, operations, (), generator=draw))
