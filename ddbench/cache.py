@@ -274,6 +274,7 @@ class Cache:
         found = self._find(stage, depends_on, _leave)
         if found is not None:
             checkpoint.clear_behind(path)
+            sweep(path)  # the empty folder of a writer that was killed right after it was done
             return found
         with self._lock(path):
             found = self.find(stage, depends_on)  # another process may have built it while this one waited

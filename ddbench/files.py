@@ -67,6 +67,7 @@ def whole(path: Path) -> Iterator[Path]:
             sweep(path)
             yield partial
             if partial.is_file():
+                partial.chmod(room.stat().st_mode & 0o666)  # as any new file: safetensors gives its owner's alone
                 with partial.open("rb") as handle:
                     os.fsync(handle.fileno())
             partial.replace(path)

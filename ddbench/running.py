@@ -16,7 +16,7 @@ from ddbench import estimate, figures, progress, published, records
 from ddbench.config import Stem
 from ddbench.errors import DDBenchError, PluginError
 from ddbench.experiment import Experiment
-from ddbench.files import whole, writing
+from ddbench.files import sweep, whole, writing
 from ddbench.models import batch_norms, build_network, weighted_layers
 from ddbench.records import Record
 from ddbench.stages import Pipeline, Workspace
@@ -162,6 +162,7 @@ def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
     experiment, info = pipeline.experiment, pipeline.dataset.info
     name = records.run_name(experiment.method, experiment.dataset, experiment.ipc, record.distilled_digest)
     path = results_dir / "runs" / name / "preview.png"
+    sweep(path)
     if not path.exists():
         images, labels = pipeline.distilled.head(10)
         size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddbench import files
 from ddbench.cache import Cache
@@ -110,6 +111,26 @@ def test_what_is_left_of_dead_writers_goes_and_what_is_being_written_stays(tmp_p
     with whole(path) as partial:
         partial.write_text("whole")
     assert sorted(tmp_path.iterdir()) == sorted([path, *living])
+
+
+def test_a_folder_that_a_killed_writer_could_not_remove_goes_when_the_artifact_is_read(
+    tmp_path: Path, dead: int
+) -> None:
+    path = Cache(tmp_path).get("teacher", {}, lambda checkpoint: ({}, {})).path
+    room = partial_of(tmp_path / "x", process=dead)
+    (room / "x").unlink()
+    room.rename(path.with_name(room.name.replace(".x.", f".{path.name}.")))
+    Cache(tmp_path).get("teacher", {}, lambda checkpoint: ({}, {}))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = Cache(tmp_path).get("teacher", {}, lambda checkpoint: ({"x": torch.ones(3)}, {})).path
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_cache_prune_takes_what_dead_writers_left_and_nothing_that_is_being_written(tmp_path: Path, dead: int) -> None:
