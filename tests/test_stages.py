@@ -356,7 +356,7 @@ def test_an_evaluator_that_returns_something_else_is_refused_by_name(tmp_path: P
             return 97.5
 
     plugin = SimpleNamespace(ddbench_evaluators=hookimpl(lambda: [Wrong]))
-    with pytest.raises(DDBenchError, match="evaluator 'wrong' of .* returned float, not Metrics"):
+    with pytest.raises(DDBenchError, match=r"evaluator 'wrong' of .* returned float, not Metrics"):
         Desk(tmp_path, [plugin]).run(method="random", evaluator="wrong")
 
 

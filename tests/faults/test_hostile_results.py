@@ -217,7 +217,7 @@ FORGED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "scalars": (lambda t: {"images": torch.tensor(1, dtype=torch.uint8), "labels": torch.tensor(0)}, "is no part of"),
     "no images": (lambda t: {"labels": t["labels"]}, "stored are labels"),
     "nothing": (lambda t: {}, "stored are none"),
-    "both": (lambda t: {**t, "indices": t["labels"]}, "stored are images, indices, labels"),
+    "both": (lambda t: {**t, "indices": t["labels"].clone()}, "stored are images, indices, labels"),
     "indices of others": (lambda t: {"indices": t["labels"] + 10**6, "labels": t["labels"]}, "not of these training"),
 }
 
