@@ -19,7 +19,7 @@ from ddbench.distiller import Distiller
 from ddbench.errors import DDBenchError, PluginError, unknown
 from ddbench.evaluator import Evaluator
 from ddbench.recipes import Recipe, load_file
-from ddbench.stopping import Stopped
+from ddbench.stopping import Ending
 from ddbench.tables import TableSpec
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*")
 
 Kind = Literal["method", "evaluator", "dataset", "table"]
 T = TypeVar("T")
-# What a person asked for is no plugin's fault, wherever it is raised.
-_ASKED_FOR = (KeyboardInterrupt, Stopped)
+# What a person or ddbench itself asked for is no plugin's fault, wherever it is raised.
+_ASKED_FOR = (KeyboardInterrupt, Ending)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,12 @@ CODES = {"Ctrl-C": 130, "SIGTERM": 143, "the time limit": 124}
 _reason: str | None = None
 
 
-class Stopped(BaseException):
-    """The program ends because it was asked to; `reason` is a key of CODES. No Exception: nothing may swallow it."""
+class Ending(BaseException):
+    """Raised by ddbench through the code of others to end it there: nobody's fault; no `except Exception` holds it."""
+
+
+class Stopped(Ending):
+    """The program ends because it was asked to; `reason` is a key of CODES."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -179,7 +179,7 @@ def test_two_checkpoints_of_one_name_are_two_teachers_and_hard_labels_need_neith
     hard = experiment(assignments=("teacher.checkpoint=a.pt",), methods=("random",), evaluator="hard")
     frame = stored(
         record(given, 50.0),
-        record(given, 90.0, teacher={"key": "u"}),
+        record(given, 90.0, teacher={"name": "resnet18", "top1": 90.0, "key": "u"}),
         record(hard, 30.0, teacher={}),
         name="regimes",
     )

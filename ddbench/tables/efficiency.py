@@ -182,7 +182,7 @@ def _in_a_process(cell: Cell, desk: Desk) -> dict[str, Any]:
     return found
 
 
-class _EnoughIterations(Exception):
+class _EnoughIterations(stopping.Ending):
     """Ends a method's loop where it stands."""
 
 

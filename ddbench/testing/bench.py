@@ -26,6 +26,7 @@ from ddbench.guard import differing
 from ddbench.plugins import PluginRegistry
 from ddbench.resolve import Request, experiments
 from ddbench.stages import Pipeline, Workspace
+from ddbench.stopping import Ending
 from ddbench.testing import data, watching
 from ddbench.testing.elsewhere import NotImportable, make_elsewhere
 
@@ -38,8 +39,8 @@ STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=N
 STOPS = 3
 
 
-class Interruption(BaseException):
-    """Raised where a kill would strike; no `except Exception` holds it up."""
+class Interruption(Ending):
+    """Raised where a kill would strike."""
 
 
 @dataclass

@@ -103,8 +103,8 @@ class Drifting(FairProtocol, frozen=True, extra="forbid"):
 
 
 PROTOCOLS: list[tuple[str, Evaluator, str]] = [
-    ("metrics_are_complete_and_consistent", reporting(per_class=[50.0]), "complete, in range"),
-    ("metrics_are_complete_and_consistent", reporting(top1_last=101.0), "complete, in range"),
+    ("metrics_are_complete_and_consistent", reporting(per_class=[50.0]), "top-1 of 1 classes, not 10"),
+    ("metrics_are_complete_and_consistent", reporting(top1_last=101.0), "top1_last: Input should be less"),
     ("metrics_are_complete_and_consistent", reporting(per_class=[3.0] * 10), "comes to 3.000 %"),
     ("metrics_are_complete_and_consistent", reporting(top1_best=0.0), "below top1_last"),
     ("metrics_are_complete_and_consistent", reporting(label_bytes=0), "label_bytes = 0"),
