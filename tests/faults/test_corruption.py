@@ -228,7 +228,7 @@ def test_every_damage_of_a_record_is_found_or_says_the_same(
     source = the_record(made.shell)
     content, sound, path = source.read_bytes(), records.read(source), tmp_path / source.name
     draw, found = random.Random(2), 0
-    count = counted(1000, 10_000)
+    count = counted(300, 10_000)
     for _ in range(count):
         changed = bytearray(content)
         if draw.random() < 0.2:
@@ -246,7 +246,7 @@ def test_every_damage_of_a_record_is_found_or_says_the_same(
             assert read == sound
         assert str(path) in said
     same = count - found
-    assert same < 0.01 * count
+    assert same < 0.02 * count
     tell(f"records damaged: {count}, {found} refused, {same} with the very same values (as 1E-5 for 1e-5)")
 
 
