@@ -1,0 +1,117 @@
+"""How everything here is measured: interleaved in one process on the same input, medians, numbers compared first."""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from ddbench import device as devices
+from ddbench import records
+
+RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+COLUMNS = ("part", "case", "reference", "ours", "limit", "ours/limit", "reference/ours", "agreement")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: seconds of the plain reference, of ours, and of what the hardware must do at least.
+
+    `agreement` says how near ours and the reference are in numbers.
+    """
+
+    part: str
+    case: str
+    ours: float
+    reference: float | None = None
+    limit: float | None = None
+    agreement: str = ""
+
+    @property
+    def over_limit(self) -> float | None:
+        """ours/limit."""
+        return None if self.limit is None else self.ours / self.limit
+
+    @property
+    def faster(self) -> float | None:
+        """reference/ours."""
+        return None if self.reference is None else self.reference / self.ours
+
+
+def device() -> torch.device:
+    """The device that is measured: CUDA where there is one."""
+    found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    devices.prepare(found)
+    return found
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of one call, the device's work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], repetitions: int = 9, warm: int = 2) -> dict[str, float]:
+    """Median seconds of each of `runs`, called in turn: what disturbs the machine disturbs all of them."""
+    for _ in range(warm):
+        for run in runs.values():
+            run()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repetitions):
+            for name, run in runs.items():
+                taken[name].append(seconds(run))
+    finally:
+        gc.enable()
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def difference(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value of the reference."""
+    return float((ours - reference).abs().max() / reference.abs().max())
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows for people, times in milliseconds."""
+
+    def milliseconds(value: float | None) -> str:
+        return "" if value is None else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+    def ratio(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    lines = [
+        (
+            *(row.part, row.case),
+            *map(milliseconds, (row.reference, row.ours, row.limit)),
+            *map(ratio, (row.over_limit, row.faster)),
+            row.agreement,
+        )
+        for row in rows
+    ]
+    return tabulate(lines, headers=COLUMNS, tablefmt="github", disable_numparse=True)
+
+
+def write(part: str, rows: list[Row]) -> None:
+    """Writes `results/benchmarks/PART-DEVICE.json` with what it was measured on and with, and prints the table."""
+    described = devices.describe(device())
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    content = {"part": part, "device": described, **records.provenance(), "rows": [asdict(row) for row in rows]}
+    path = RESULTS / f"{part}-{described['type']}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"{described['name']}, {described['threads']} threads\n\n{table(rows)}\n", file=sys.stdout)

@@ -1,0 +1,194 @@
+"""A student's step with online labels, and a teacher's on real images, ResNet-18: the loop, the views, the labels."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from measuring import Row, device, difference, interleaved, write
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms import v2 as transforms
+
+from ddbench import device as devices
+from ddbench import training
+from ddbench.cache import Cache
+from ddbench.config import DataConfig, RuntimeConfig, TrainingSettings
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.registry import ddbench_datasets
+from ddbench.device import autocast
+from ddbench.evaluators.labels import OnlineLabels, view_batches
+from ddbench.evaluators.protocols import KnowledgeDistillation
+from ddbench.evaluators.students import weighted
+from ddbench.models import TappedNetwork, build_network
+
+SIZE, CLASSES = 64, 10
+BATCH = {"student": 100, "teacher": 32}
+STEPS = 4
+TEMPERATURE = 20.0
+
+
+def network(seed: int) -> nn.Module:
+    """A ResNet-18 for the digits."""
+    built = build_network("resnet18", CLASSES, SIZE, "imagenet", seed)
+    return built.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def digits(folder: Path) -> Dataset:
+    """The digits, enlarged."""
+    spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
+    return load_dataset(spec, DataConfig(image_size=SIZE, stored_size=72), None, Cache(folder))
+
+
+class Student:
+    """A student on 100 images with the teacher asked at every step."""
+
+    def __init__(self, dataset: Dataset, precision: str) -> None:
+        self.dataset, self.precision = dataset, precision
+        self.images = dataset.train.centre(torch.arange(BATCH["student"]) * 14, SIZE)
+        self.labels = dataset.train.labels[torch.arange(BATCH["student"]) * 14]
+        self.teacher = TappedNetwork(network(1))
+        self.student = network(2)
+        self.losses: list[Tensor] = []
+
+    def ours(self) -> None:
+        """STEPS epochs of one batch through `training.fit`."""
+        task = cast(
+            Any,
+            SimpleNamespace(
+                dataset=self.dataset,
+                images=self.images,
+                labels=self.labels,
+                seed=0,
+                device=device(),
+                precision=self.precision,
+                teacher=self.teacher,
+            ),
+        )
+        settings = KnowledgeDistillation(epochs=STEPS)
+        source = OnlineLabels(task, settings)
+        weights = torch.ones(len(self.labels), device=device())
+
+        def epoch_batches(epoch: int) -> Iterator[training.Batch]:
+            for batch in view_batches(source.task, source.views(epoch)):
+                yield training.Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
+
+        recipe = TrainingSettings(optimizer="adamw", learning_rate=1e-3, decay_vectors=False, epochs=STEPS)
+        training.fit(self.student, epoch_batches, recipe, device(), self.precision)
+
+    def reference(self) -> None:
+        """The same as FKD's released code has it: float32, one image at a time through torchvision's transforms."""
+        crop = transforms.Compose(
+            [transforms.RandomResizedCrop(SIZE, antialias=True), transforms.RandomHorizontalFlip()]
+        )
+        optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-3, weight_decay=0.01)
+        cutmix = transforms.CutMix(num_classes=CLASSES)
+        for _ in range(STEPS):
+            views = torch.stack([crop(image.float() / 255) for image in self.images]).to(device())
+            views, _labels = cutmix(views, self.labels.to(device()))
+            views = self.dataset.normalise(views)
+            with torch.no_grad():
+                targets = torch.softmax(self.teacher.network(views) / TEMPERATURE, 1)
+            logits = functional.log_softmax(self.student(views) / TEMPERATURE, 1)
+            optimizer.zero_grad()
+            functional.kl_div(logits, targets, reduction="batchmean").backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    def limit(self) -> None:
+        """Student forward and backward, teacher forward, on one batch that is there already."""
+        views = torch.zeros(BATCH["student"], 3, SIZE, SIZE, device=device()).contiguous(
+            memory_format=torch.channels_last
+        )
+        for _ in range(STEPS):
+            with autocast(device(), self.precision):
+                with torch.no_grad():
+                    self.teacher.network(views)
+                loss = self.student(views).float().square().sum()
+            torch.autograd.grad(loss, list(self.student.parameters()))
+
+
+class Views:
+    """An epoch's input pipeline, per batch of the teacher's 32: crop, flip, normalise."""
+
+    def __init__(self, dataset: Dataset, precision: str) -> None:
+        self.dataset, self.precision = dataset, precision
+        self.network = network(3)
+        self.part = torch.arange(BATCH["teacher"] * STEPS)
+
+    def ours(self) -> list[Tensor]:
+        """STEPS batches as `training.train_on_real_images` makes them."""
+        from ddbench import views
+
+        images, dataset = self.dataset.train, self.dataset
+        seen = views.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
+        boxes, flips = seen.boxes.to(device()), seen.flips.to(device())
+        mean, std = dataset.mean.to(device()), dataset.std.to(device())
+        found = []
+        for part in seen.batches:
+            whole = training.to_device(images.read(seen.order[part])[0], device()).float() / 255
+            found.append(views.normalise(views.crop_resize(whole, boxes[part], SIZE, flips[part]), mean, std))
+        return found
+
+    def reference(self) -> list[Tensor]:
+        """The same crops, image by image through torchvision."""
+        from ddbench import views
+
+        images = self.dataset.train
+        seen = views.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
+        found = []
+        for part in seen.batches:
+            pixels = images.read(seen.order[part])[0]
+            crops = []
+            for image, box, flip in zip(pixels, seen.boxes[part].tolist(), seen.flips[part].tolist(), strict=True):
+                crop = transforms.functional.resized_crop(image.float() / 255, *box, [SIZE, SIZE], antialias=True)
+                crops.append(crop.flip(-1) if flip else crop)
+            found.append(self.dataset.normalise(torch.stack(crops).to(device())))
+        return found
+
+    def step(self) -> None:
+        """STEPS bare training steps, forward and backward: what the pipeline is measured against."""
+        images = torch.zeros(BATCH["teacher"], 3, SIZE, SIZE, device=device()).contiguous(
+            memory_format=torch.channels_last
+        )
+        for _ in range(STEPS):
+            with autocast(device(), self.precision):
+                loss = self.network(images).float().square().sum()
+            torch.autograd.grad(loss, list(self.network.parameters()))
+
+
+def per_step(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median seconds of one step of each."""
+    return {name: value / STEPS for name, value in interleaved(runs, repetitions, warm=1).items()}
+
+
+def measure(repetitions: int) -> list[Row]:
+    """Both, in the precision that the device is best at."""
+    precision = devices.resolve(RuntimeConfig(device=device().type)).precision
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = digits(Path(folder))
+        student = Student(dataset, precision)
+        taken = per_step({"reference": student.reference, "ours": student.ours, "limit": student.limit}, repetitions)
+        rows = [Row("student step", f"{BATCH['student']} x {SIZE} px, fkd online, {precision}", **taken)]
+        pipeline = Views(dataset, precision)
+        apart = max(map(difference, pipeline.ours(), pipeline.reference()))
+        taken = per_step({"reference": pipeline.reference, "ours": pipeline.ours, "limit": pipeline.step}, repetitions)
+        rows.append(
+            Row(
+                "input pipeline",
+                f"{BATCH['teacher']} x {SIZE} px; limit: a training step, {precision}",
+                **taken,
+                agreement=f"views: {apart:.0e}",
+            )
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=9)
+    write("training", measure(parser.parse_args().repetitions))
