@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -98,8 +99,8 @@ def finish(pipeline: Pipeline, results_dir: Path) -> tuple[Record, Path]:
 
 def _traceback(pipeline: Pipeline, error: BaseException | None, results_dir: Path) -> str:
     experiment = pipeline.experiment
-    name = records.run_name(experiment.method, experiment.dataset, experiment.ipc, pipeline.evaluation_key)
-    path = results_dir / "failures" / f"{name}.txt"
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", f"{experiment.method}-{experiment.dataset}")
+    path = results_dir / "failures" / f"{name[:100]}.txt"
     try:
         with whole(path) as partial:
             partial.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
