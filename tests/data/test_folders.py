@@ -104,7 +104,7 @@ def test_links_are_followed_and_a_circle_of_links_is_one_line(make_folder: MakeF
     (root / "train" / "bee").symlink_to(tmp_path / "elsewhere")
     assert open_imagefolder(root).train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     (root / "train" / "ant" / "circle").symlink_to(root / "train" / "ant")
-    with pytest.raises(DDBenchError, match=r"^cannot list .*: Too many levels of symbolic links$"):
+    with pytest.raises(DDBenchError, match=r"circle is a link to a folder that is in .*ant already$"):
         open_imagefolder(root)
 
 
