@@ -8,7 +8,7 @@ import pytest
 from ddbench_dc import DC
 
 from ddbench.plugins import PluginRegistry
-from ddbench.recipes import load
+from ddbench.recipes import load_file
 from ddbench.resolve import Request, experiments
 
 RELEASED = {"iterations": 1000, "real_batch": 256, "learning_rate": 0.1, "momentum": 0.5}
@@ -60,7 +60,7 @@ def test_digits_are_not_flipped_in_quick() -> None:
 def _recipes() -> list[Any]:
     paths = [path for path in PluginRegistry().recipe_files() if path.parent.parent.name == "ddbench_dc"]
     assert [path.stem for path in paths] == ["paper", "quick", "smoke"]
-    return load(paths)
+    return [load_file(path) for path in paths]
 
 
 def test_every_block_is_for_this_plugins_methods_alone() -> None:

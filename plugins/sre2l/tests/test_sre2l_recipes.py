@@ -9,7 +9,7 @@ from ddbench_sre2l import SRe2L
 
 from ddbench.experiment import Experiment
 from ddbench.plugins import PluginRegistry
-from ddbench.recipes import load
+from ddbench.recipes import load_file
 from ddbench.resolve import Request, experiments
 
 RELEASED = {"betas": (0.5, 0.9), "batch_size": 100, "first_bn_scale": 10, "crop_scale_min": 0.08}
@@ -69,6 +69,6 @@ def test_quick_takes_the_steps_of_wmdd(method: str, dataset: str, varied: dict[s
 def test_every_block_is_for_this_plugins_methods_alone() -> None:
     paths = [path for path in PluginRegistry().recipe_files() if path.parent.parent.name == "ddbench_sre2l"]
     assert [path.stem for path in paths] == ["paper", "quick", "smoke"]
-    for recipe in load(paths):
+    for recipe in map(load_file, paths):
         for block in recipe.blocks:
             assert set(block.applies["method"]) <= {"sre2l", "cda"}
