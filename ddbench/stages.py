@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ddbench import device as devices
-from ddbench import memory, recording, records
-from ddbench.cache import Artifact, Built, Cache, Checkpoint, digest_of
+from ddbench import memory, recording
+from ddbench.building import Builder, undeclared
+from ddbench.cache import Artifact, Built, Cache, Checkpoint
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.distilled import DistilledSet, assemble, check_result, check_units, to_uint8
@@ -22,17 +22,16 @@ from ddbench.errors import DDBenchError
 from ddbench.evaluator import check_metrics
 from ddbench.events import Event
 from ddbench.experiment import Experiment
-from ddbench.guard import guarded
 from ddbench.keys import Keys, teacher_name
 from ddbench.models import TappedNetwork, build_network, check_class_order, check_layer, load_checkpoint
 from ddbench.records import Record
 from ddbench.statistics import ClassStatistics, collect
-from ddbench.task import DistillTask, EvaluateTask, Report
+from ddbench.task import DistillTask, EvaluateTask
 from ddbench.training import accuracy, train_teacher
 from ddbench.transport import transport_cost
 
 if TYPE_CHECKING:
-    from ddbench.plugins import Kind, PluginRegistry
+    from ddbench.plugins import PluginRegistry
 
 
 class Workspace:
@@ -90,10 +89,7 @@ class Pipeline:
             reason = reason or self.protocol.skip(experiment.ipc)
         if reason:
             raise DDBenchError(reason)
-        self.changed: list[str] = []
-        """What the method or the protocol changed of the process (`ddbench.guard`); it is put back."""
-        self._found: dict[Path, Artifact] = {}
-        self._made_from: list[dict[str, str]] = []
+        self.builder = Builder(workspace, self.experiment, self.device)
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
         with registry.blaming("method", method):
             self.units = list(self.method.units(self.dataset.info.num_classes, experiment.ipc or 0))
@@ -105,13 +101,15 @@ class Pipeline:
 
     def teacher(self) -> Artifact:
         """The teacher's weights; in the meta its accuracy on the images to measure on."""
-        return self._stage("teacher", self.keys.teacher(), self._build_teacher, teacher_name(self.experiment.teacher))
+        return self.builder.artifact(
+            "teacher", self.keys.teacher(), self._build_teacher, teacher_name(self.experiment.teacher)
+        )
 
     def class_statistics(self, label: int, layer: int | None = None) -> Artifact:
         """What `statistics` reads, with its cost."""
         name = self.dataset.info.class_names[label] + ("" if layer is None else f", layer {layer}")
         depends_on = self.keys.statistics(label, layer)
-        return self._stage("statistics", depends_on, lambda slot: self._build_statistics(label, layer), name)
+        return self.builder.artifact("statistics", depends_on, lambda slot: self._build_statistics(label, layer), name)
 
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
         """Features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class's real images."""
@@ -126,7 +124,9 @@ class Pipeline:
     def unit(self, unit: Unit) -> Artifact:
         """Images (or indices) and weights of one unit."""
         depends_on = self.keys.unit(unit.index)
-        return self._stage("distill", depends_on, lambda slot: self._build_unit(unit, slot), self._unit_name(unit))
+        return self.builder.artifact(
+            "distill", depends_on, lambda slot: self._build_unit(unit, slot), self._unit_name(unit)
+        )
 
     @cached_property
     def distilled(self) -> DistilledSet:
@@ -138,14 +138,16 @@ class Pipeline:
     def evaluation(self) -> Artifact:
         """One student's metrics."""
         depends_on = self.keys.evaluate(self.distilled.keys)
-        return self._stage("evaluate", depends_on, self._build_evaluation, self._student_name)
+        return self.builder.artifact("evaluate", depends_on, self._build_evaluation, self._student_name)
 
     def transport_cost(self) -> float | None:
         """W_2^2 of the set's features to their class's features, mean over classes; None without a teacher."""
         needs = self.protocol.needs_teacher or self.method.needs_teacher
         if not needs or self.experiment.ipc is None:
             return None
-        found = self._stage("measure", self.keys.measure(self.distilled.keys), lambda slot: self._build_measure())
+        found = self.builder.artifact(
+            "measure", self.keys.measure(self.distilled.keys), lambda slot: self._build_measure()
+        )
         return float(found.meta["transport_cost"])
 
     def plan(self) -> list[tuple[str, str]]:
@@ -178,37 +180,6 @@ class Pipeline:
         """The keys of the distilled set's units; nothing is computed."""
         return tuple(self.workspace.cache.path("distill", self.keys.unit(unit.index)).stem for unit in self.units)
 
-    def _undeclared(self, kind: str, name: str) -> Callable[..., Any]:
-        """What asks for a teacher in place of one that the key does not know of."""
-
-        def refuse(*_: object) -> Any:
-            raise DDBenchError(f"{kind} '{name}' uses the teacher but says needs_teacher = False: correct its class")
-
-        return refuse
-
-    @contextlib.contextmanager
-    def _running(self, kind: Kind, name: str, stage: str) -> Iterator[str]:
-        """Around a plugin's code: what it raises names it, what it changes is put back. Gives what it is called."""
-        registry = self.workspace.registry
-        with registry.blaming(kind, name), guarded(self.device, self._tell(kind, name, stage)):
-            yield registry.who(kind, name)
-
-    def _tell(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
-        def tell(changed: list[str], printed: bool) -> None:
-            self.changed += changed
-            said = []
-            if changed:
-                said.append(f"changed {', '.join(changed)}: put back (task.generator draws without side effects)")
-            if printed:
-                said.append("printed to stdout, which is for results: shown here (task.report tells progress)")
-            for what in said:
-                # A method may be handed over without being installed.
-                with contextlib.suppress(DDBenchError):
-                    what = f"({self.workspace.registry.distribution_of(kind, name)}) {what}"
-                self.workspace.emit(Event("note", stage, message=f"{kind} '{name}' {what}"))
-
-        return tell
-
     def _unit_name(self, unit: Unit) -> str:
         return f"{self.experiment.method} {unit.index + 1}/{len(self.units)}"
 
@@ -218,67 +189,9 @@ class Pipeline:
 
     # -- builders -------------------------------------------------------------------------------------------
 
-    def _stage(
-        self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built], unit: str = ""
-    ) -> Artifact:
-        emit = self.workspace.emit
-
-        def note(text: str) -> None:
-            emit(Event("note", stage, unit, message=f"{stage}: {text}"))
-
-        def measured(checkpoint: Checkpoint) -> Built:
-            devices.prepare(self.device)
-            resumed = checkpoint.path.exists()
-            emit(Event("resumed" if resumed else "started", stage, unit))
-            # A stage may be asked for by code that runs without gradients; its own must not depend on that.
-            watched = memory.watched(stage, self.experiment, note)
-            with (
-                torch.enable_grad(),
-                devices.measured(self.device) as cost,
-                devices.nondeterministic() as operations,
-                self._tracing() as made_from,
-                watched,
-            ):
-                tensors, meta = build(checkpoint)
-            if operations:
-                note(f"other bits the next time: {', '.join(sorted(operations))} has no deterministic kernel here")
-            units = set(depends_on.get("units", ()))  # found before: the key is made of theirs
-            parts = [part for part in self._found.values() if part.stage == "distill" and part.key in units]
-            made_from |= {part.name: part.content for part in parts}
-            reached = {"top1": meta["top1"]} if "top1" in meta else {}
-            emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
-            device = devices.describe(self.device, operations)
-            made = {"cost": cost.as_dict(), "device": device, "made": records.provenance()}
-            return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
-
-        path = self.workspace.cache.path(stage, depends_on)
-        if path not in self._found:
-            if self.workspace.cache.has(stage, depends_on):
-                emit(Event("cached", stage, unit))
-            self._found[path] = self.workspace.cache.get(stage, depends_on, measured)
-        found = self._found[path]
-        for made_from in self._made_from[-1:]:
-            made_from |= {**found.meta.get("made_from", {}), found.name: found.content}
-        return found
-
-    @contextlib.contextmanager
-    def _tracing(self) -> Iterator[dict[str, str]]:
-        """What is asked for in this block, name and content: keys do not see where it was made anew with other bits."""
-        self._made_from.append({})
-        try:
-            yield self._made_from[-1]
-        finally:
-            self._made_from.pop()
-
-    def _report(self, stage: str, unit: str) -> Report:
-        def report(step: int, total: int, **metrics: float) -> None:
-            self.workspace.emit(Event("step", stage, unit, step, total, metrics))
-
-        return report
-
     def _build_teacher(self, checkpoint: Checkpoint) -> Built:
         config = self.experiment.teacher
-        report = self._report("teacher", teacher_name(config))
+        report = self.builder.report("teacher", teacher_name(config))
         if config.checkpoint is None:
             network = train_teacher(self.dataset, config, self.device, self.precision, checkpoint, report)
         else:
@@ -345,7 +258,7 @@ class Pipeline:
         """What the method gets for one unit."""
         experiment = self.experiment
         declared = self.method.needs_teacher
-        undeclared = self._undeclared("method", experiment.method)
+        refused = undeclared("method", experiment.method)
         return DistillTask(
             dataset=self.dataset,
             ipc=experiment.ipc or 0,
@@ -354,16 +267,16 @@ class Pipeline:
             precision=self.precision,
             checkpoint=checkpoint,
             checkpoint_every=experiment.distill.checkpoint_every,
-            report=self._report("distill", self._unit_name(unit)),
+            report=self.builder.report("distill", self._unit_name(unit)),
             cached=self._intermediates,
-            statistics=self.statistics if declared else undeclared,
+            statistics=self.statistics if declared else refused,
             timing={},
-            _teacher=self.tapped_teacher if declared else undeclared,
+            _teacher=self.tapped_teacher if declared else refused,
         )
 
     def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:
         experiment, task = self.experiment, self.distill_task(unit, checkpoint)
-        with self._running("method", experiment.method, "distill") as who:
+        with self.builder.plugin("method", experiment.method, "distill") as who:
             returned = self.method.distill(task, unit)
             result = check_result(returned, unit, self.dataset, who)
         tensors: dict[str, Tensor] = {}
@@ -380,7 +293,7 @@ class Pipeline:
     def _intermediates(
         self, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        found = self._stage(
+        found = self.builder.artifact(
             "method", self.keys.intermediate(name, dict(depends_on)), lambda slot: (build(), {}), unit=name
         )
         return found.tensors
@@ -389,7 +302,7 @@ class Pipeline:
         self, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         key = self.keys.labels(self.distilled.keys, name, dict(depends_on))
-        return self._stage("labels", key, lambda slot: (build(), {}), unit=name).tensors
+        return self.builder.artifact("labels", key, lambda slot: (build(), {}), unit=name).tensors
 
     def _build_evaluation(self, checkpoint: Checkpoint) -> Built:
         experiment = self.experiment
@@ -404,13 +317,13 @@ class Pipeline:
             device=self.device,
             precision=self.precision,
             checkpoint=checkpoint,
-            report=self._report("evaluate", self._student_name),
+            report=self.builder.report("evaluate", self._student_name),
             cached=self._labels,
             _teacher=self.tapped_teacher
             if self.protocol.needs_teacher
-            else self._undeclared("evaluator", experiment.evaluator),
+            else undeclared("evaluator", experiment.evaluator),
         )
-        with self._running("evaluator", experiment.evaluator, "evaluate") as who:
+        with self.builder.plugin("evaluator", experiment.evaluator, "evaluate") as who:
             metrics = check_metrics(self.protocol.evaluate(task), self.dataset.info.num_classes, who)
         return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}
 

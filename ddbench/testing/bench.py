@@ -187,7 +187,7 @@ class Bench:
             _ = pipeline.distilled
         made = self.made(pipeline)
         taught_after = watching.teacher_state(teacher) if teacher is not None else {}
-        return Run(made, pipeline.changed, differing(taught, taught_after), root)
+        return Run(made, pipeline.builder.changed, differing(taught, taught_after), root)
 
     @cached_property
     def other(self) -> Run:
