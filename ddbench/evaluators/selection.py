@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import seeds
+from ddbench import memory, seeds
 from ddbench.device import autocast
 from ddbench.errors import DDBenchError
 from ddbench.training import to_device
@@ -56,20 +56,26 @@ def split(task: EvaluateTask, share: float | None) -> tuple[EvaluateTask, Tensor
 def score_on(task: EvaluateTask, rows: Tensor, batch_size: int = 256) -> Callable[[nn.Module], tuple[float, float]]:
     """The score of a student on some images of the set (bool [m]), as stored: top-1 on their classes, then loss.
 
-    Top-1 in percent; of equal ones the lower mean cross-entropy with the class decides, its sign turned.
+    Top-1 in percent; of equal ones the lower mean cross-entropy with the class decides, its sign turned. Where memory
+    runs out fewer images go through the student at once.
     """
     images, labels = task.images[rows], task.labels[rows]
     mean, std = task.dataset.mean.to(task.device), task.dataset.std.to(task.device)
+    together = memory.Together("held-out images")
 
     @torch.no_grad()
     def score(student: nn.Module) -> tuple[float, float]:
         student.eval()
-        parts = []
-        for part in torch.split(images, batch_size):
-            batch = normalise(to_device(part, task.device), mean, std)
-            with autocast(task.device, task.precision):
-                parts.append(student(batch.contiguous(memory_format=torch.channels_last)))
-        logits = torch.cat(parts).float().cpu()
+
+        def passed(size: int) -> Tensor:
+            parts = []
+            for part in torch.split(images, size):
+                batch = normalise(to_device(part, task.device), mean, std)
+                with autocast(task.device, task.precision):
+                    parts.append(student(batch.contiguous(memory_format=torch.channels_last)))
+            return torch.cat(parts).float().cpu()
+
+        logits = together(passed, min(batch_size, len(images)))
         right = (logits.argmax(1) == labels).double().mean()
         # A checkpoint holds the score, and JSON no infinity: where a loss is not finite, the largest number stands.
         loss = functional.cross_entropy(logits, labels).nan_to_num(nan=torch.finfo(torch.float32).max)

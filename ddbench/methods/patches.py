@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import views
+from ddbench import memory, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit, UnitResult
 
@@ -73,19 +73,25 @@ def teacher_loss(task: DistillTask, label: int) -> Loss:
     """The teacher's cross-entropy with `label`, the negative of the paper's realism score.
 
     A patch is judged at its own size in the middle of an image of the full size, around it the dataset's mean
-    colour, as in the released code. In float64: in float32 patches that the teacher is sure of tie at 0.
+    colour, as in the released code. In float64: in float32 patches that the teacher is sure of tie at 0. Where
+    memory runs out a batch goes through the teacher in parts.
     """
     size = task.info.image_size
 
-    @torch.no_grad()
-    def loss(patches: Tensor) -> Tensor:
+    def judge(patches: Tensor) -> list[Tensor]:
         margin = size - patches.shape[-1]
         before, after = margin // 2, margin - margin // 2
         padded = functional.pad(task.dataset.normalise(patches), (before, after, before, after))
         with autocast(task.device, task.precision):
             logits = task.teacher(padded.contiguous(memory_format=torch.channels_last), bn=False).logits
         labels = torch.full((len(patches),), label, device=patches.device)
-        return functional.cross_entropy(logits.double(), labels, reduction="none")
+        return [functional.cross_entropy(logits.double(), labels, reduction="none")]
+
+    in_parts = memory.in_parts(judge, "crops")
+
+    @torch.no_grad()
+    def loss(patches: Tensor) -> Tensor:
+        return in_parts(patches)[0]
 
     return loss
 

@@ -28,6 +28,8 @@ from ddbench.data.dataset import Dataset
 from ddbench.distiller import Slot, Unit
 from ddbench.errors import DDBenchError
 from ddbench.evaluators.labels import teacher_logits
+from ddbench.evaluators.selection import score_on
+from ddbench.methods.patches import teacher_loss
 from ddbench.models import Output, TappedNetwork, build_network
 from ddbench.objectives import mean_match
 from ddbench.recover import Objective, recover
@@ -288,6 +290,39 @@ def test_accuracy_is_measured_in_parts(
         assert accuracy(teacher.network, digits_at(SIZE), "val", CPU, "fp32") == whole
     halves = (256, 128, 64)
     assert told == [f"out of memory with {n} images: going on with {n // 2} at a time" for n in halves]
+
+
+def test_crops_are_judged_in_parts(
+    make_task: Callable[..., DistillTask], teacher: TappedNetwork, told: list[str]
+) -> None:
+    judge = teacher_loss(make_task(), 3)
+    crops = torch.rand(80, 3, SIZE // 2, SIZE // 2, generator=seeds.generator("crops"))
+    whole = judge(crops)
+    with Device(25 * 2**19) as device:  # a layer of 25 images
+        for _ in range(2):
+            torch.testing.assert_close(judge(crops), whole)
+    assert device.refused == 2  # what fitted is remembered
+    assert told == [f"out of memory with {n} crops: going on with {n // 2} at a time" for n in (80, 40)]
+
+
+def test_an_epoch_is_chosen_by_scores_in_parts(
+    teacher: TappedNetwork, told: list[str], digits_at: Callable[..., Dataset]
+) -> None:
+    digits = digits_at(SIZE)
+    rows = torch.arange(300)
+    task = SimpleNamespace(
+        dataset=digits, images=digits.train.centre(rows, SIZE), labels=digits.train.labels[rows], device=CPU
+    )
+    task.precision, held_out = "fp32", rows % 3 == 0
+    score = score_on(task, held_out)  # type: ignore[arg-type]
+    whole = score(teacher.network)
+    with Device(30 * 2**19) as device:  # a layer of 30 images
+        for _ in range(2):
+            top1, loss = score(teacher.network)
+            assert top1 == whole[0]
+            assert loss == pytest.approx(whole[1], rel=1e-6)
+    assert device.refused == 2  # what fitted is remembered, from one epoch to the next
+    assert told == [f"out of memory with {n} held-out images: going on with {n // 2} at a time" for n in (100, 50)]
 
 
 @pytest.mark.parametrize("network", ["convnet-d2", "convnet-bn-d2"])
