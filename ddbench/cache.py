@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddbench import stopping
-from ddbench.errors import DDBenchError
+from ddbench.errors import DDBenchError, NotCached
 from ddbench.events import STAGES
 from ddbench.files import abandoned, sweep, whole, writing
 
@@ -184,15 +184,25 @@ def _leave(fault: str, path: Path, why: str = "") -> None:
     """Leaves what is not sound where it is."""
 
 
+def _refuse(fault: str, path: Path, why: str = "") -> None:
+    """Leaves what is not sound where it is, and says so."""
+    raise NotCached(f"{path} is {fault}{why}: left as it is, for nothing is computed here")
+
+
 class Cache:
     """Artifacts below one folder, by stage and key.
 
     `force` names stages whose artifacts are computed anew in this process even where they exist; `warn` is told
-    of every damaged artifact. Raises DDBenchError where the folder cannot be made.
+    of every damaged artifact. Without `builds` nothing is computed: `get` raises NotCached for what it would have to
+    build. Raises DDBenchError where the folder cannot be made.
     """
 
     def __init__(
-        self, root: Path, force: frozenset[str] = frozenset(), warn: Callable[[str], None] | None = None
+        self,
+        root: Path,
+        force: frozenset[str] = frozenset(),
+        warn: Callable[[str], None] | None = None,
+        builds: bool = True,
     ) -> None:
         self.root = root
         self._warn = warn or (lambda text: None)
@@ -201,6 +211,7 @@ class Cache:
         self._force = frozenset(STAGES[first:])
         self._fresh: set[Path] = set()
         self._locks_hold = True
+        self._builds = builds
 
     def path(self, stage: str, depends_on: Mapping[str, Any]) -> Path:
         """Where the artifact of `stage` with these dependencies stands, or would stand."""
@@ -271,7 +282,9 @@ class Cache:
         path = self.path(stage, depends_on)
         checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
         # Set aside under the lock alone: else it might be the new one, from a process that was quicker.
-        found = self._find(stage, depends_on, _leave)
+        found = self._find(stage, depends_on, _leave if self._builds else _refuse)
+        if found is None and not self._builds:
+            raise NotCached(f"{path} is not there, and nothing is computed here")
         if found is not None:
             checkpoint.clear_behind(path)
             sweep(path)  # the empty folder of a writer that was killed right after it was done

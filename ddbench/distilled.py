@@ -199,6 +199,8 @@ def assemble(
 
     Raises DDBenchError naming the method where they are no set of this dataset's, or a class has no weight.
     """
+    # Before the block: what is wrong with the dataset is not the method's.
+    real = dataset.train.labels if any("indices" in unit for unit in units) else torch.empty(0)
     try:
         check_stored(units, dataset.info.num_classes)
         parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0]}
@@ -206,7 +208,7 @@ def assemble(
         if "images" in parts and parts["images"].shape[-1] != size:
             raise DDBenchError(f"the stored images are of {parts['images'].shape[-1]} px, not {size}")
         if "indices" in parts:
-            real, chosen = dataset.train.labels, parts["indices"]
+            chosen = parts["indices"]
             if not bool(((chosen >= 0) & (chosen < len(real))).all()) or not torch.equal(real[chosen], parts["labels"]):
                 raise DDBenchError("the stored indices are not of these training images")
         weights = class_weights(parts["labels"], parts.get("weights"))

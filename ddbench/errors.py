@@ -17,6 +17,10 @@ class DDBenchError(Exception):
         super().__init__(shown if len(shown) <= 1000 else f"{shown[:600]} ... {shown[-300:]}")
 
 
+class NotCached(DDBenchError):
+    """An artifact that is not there, or not sound, where nothing may be computed (`--only-cached`)."""
+
+
 class PluginError(DDBenchError):
     """What the code of a plugin raised, in a line that names the plugin's distribution; the cause is the exception."""
 

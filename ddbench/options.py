@@ -71,8 +71,8 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def open_cache(folder: Path, force: tuple[str, ...] = ()) -> Cache:
-    """The cache in `folder`."""
+def open_cache(folder: Path, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+    """The cache in `folder`; without `builds` nothing is computed."""
     from ddbench.cache import Cache
 
-    return Cache(folder.expanduser().resolve(), frozenset(force), say)
+    return Cache(folder.expanduser().resolve(), frozenset(force), say, builds)

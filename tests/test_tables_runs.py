@@ -157,6 +157,36 @@ def test_only_cached_computes_nothing_and_says_never_run(regimes: tuple[Shell, O
     assert shell.files("cache") == before
 
 
+def test_only_cached_computes_nothing_where_an_artifact_is_damaged(
+    regimes: tuple[Shell, Outcome], tmp_path: Path
+) -> None:
+    shell = copy_of(regimes[0], tmp_path)
+    lost = next(each for each in records_in(shell) if (each["method"], each["evaluator"]) == ("kmeans", "fkd"))
+    (shell.results / "records" / f"{lost['name']}.json").unlink()
+    stages = ("data", "teacher", "statistics", "distill", "measure", "evaluate")
+    sound = {path: path.read_bytes() for stage in stages for path in (shell.cache / stage).glob("*.safetensors")}
+    for stage in stages:
+        for path, content in sound.items():  # those of the other cells too: their records are there, and enough
+            flipped = bytes([content[-1] ^ 1])
+            path.write_bytes(content[:-1] + flipped if path.parent.name == stage else content)
+        before = shell.files()
+        outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
+        (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
+        assert (line["row"], line["evaluator"]) == ("kmeans", "fkd")
+        assert re.search(rf"/cache/{stage}/\w+.safetensors is damaged: left as it is, ", line["reason"])
+        (said,) = (said for said in outcome.errors if "regimes 1/1" in said)
+        assert said == f"regimes 1/1: kmeans, digits, IPC 1, fkd: never run: {line['reason']}"
+        assert shell.files() == before
+    for path, content in sound.items():
+        path.write_bytes(content)
+    shutil.rmtree(shell.cache / "measure")  # without which there is no record
+    before = shell.files()
+    outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
+    (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
+    assert re.search(r"/cache/measure/\w+.safetensors is not there, and nothing is computed", line["reason"])
+    assert shell.files() == before
+
+
 def test_dry_run_lists_every_cell_and_leaves_no_file(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:
     shell = copy_of(regimes[0], tmp_path)
     before = shell.files()

@@ -68,7 +68,8 @@ def table_command(
     from ddbench.tables import filling, layout, planning
 
     request = Request(**asked)
-    usable = Workspace(registry, options.open_cache(cache_dir), data_dir, download=not (dry_run or only_cached))
+    cache = options.open_cache(cache_dir, builds=not only_cached)
+    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached))
     request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
     if workspace is None and not only_cached:
         options.say("no dataset is named and none is in the data folder: from records and published numbers alone")

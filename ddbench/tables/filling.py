@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench import published, records
-from ddbench.errors import DDBenchError
+from ddbench.errors import DDBenchError, NotCached
 from ddbench.records import Record
 from ddbench.resolve import Request, load_recipes
 from ddbench.tables import Cell, Desk, TableSpec
@@ -135,7 +135,7 @@ def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
         if place.reason:
             lines.append(line_of(spec, place.cell, desk.request, state="failed", reason=place.reason))
         for pipeline in place.pipelines:
-            record, reason = stored.get(pipeline.evaluation_key), ""
+            record, state, reason = stored.get(pipeline.evaluation_key), "", ""
             if record is None:
                 number += 1
                 which = f"{spec.name} {number}/{len(missing)}: {name_of(place.cell)}"
@@ -143,11 +143,13 @@ def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
                     if not desk.only_cached or _is_cached(pipeline):
                         record, _ = running.finish(pipeline, desk.results_dir)
                         desk.warn(f"{which}: record {desk.results_dir / 'records' / record.name}.json")
-                except Exception as error:  # whatever a method raises, the other cells go on
+                except NotCached as error:  # it is there, but not sound
                     reason = one_line(error)
+                    desk.warn(f"{which}: never run: {reason}")
+                except Exception as error:  # whatever a method raises, the other cells go on
+                    state, reason = "failed", one_line(error)
                     desk.warn(f"{which}: failed: {reason}")
-            state, classes = "failed" if reason else "", pipeline.dataset.info.num_classes
-            experiment = pipeline.experiment
+            experiment, classes = pipeline.experiment, pipeline.dataset.info.num_classes
             lines.append(line_of(spec, place.cell, desk.request, experiment, state, reason, record, classes))
     progress.close()
     return lines
