@@ -217,6 +217,18 @@ class Cache:
         """Where the artifact of `stage` with these dependencies stands, or would stand."""
         return self.root / stage / f"{key_of({'stage': stage, **depends_on})}.safetensors"
 
+    @property
+    def forced(self) -> frozenset[str]:
+        """The stages that are computed anew: those that were asked for and all after them."""
+        return self._force
+
+    def made_elsewhere(self, name: str) -> bool:
+        """Whether the artifact STAGE/KEY, which another process made for this one, is there; then it is no old one."""
+        path = self.root / f"{name}.safetensors"
+        if path.exists():
+            self._fresh.add(path)
+        return path in self._fresh
+
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
         """Whether a run would find it (it is not read; a damaged one counts until it is)."""
         path = self.path(stage, depends_on)

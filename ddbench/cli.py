@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ddbench import __version__, options, stopping
+from ddbench import __version__, executors, options, stopping
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
 from ddbench.figures.command import figure_command
@@ -35,6 +35,7 @@ def cli(context: click.Context) -> None:
 @click.option("--student", "students", multiple=True, help="Network of the student; repeat (default: the teacher's).")
 @click.option("--evaluator", help="Protocol (default: fkd; full-data for the method full).")
 @options.experiment
+@options.executor
 @options.time_limit
 @options.data
 @options.results
@@ -51,6 +52,9 @@ def run_command(
     dry_run: bool,
     force: tuple[str, ...],
     time_limit: float | None,
+    executor: str,
+    ray_address: str | None,
+    assignments: tuple[str, ...],
     **asked: Any,
 ) -> None:
     """Distil and evaluate: prints top-1 on the real validation set, writes a record.
@@ -60,12 +64,14 @@ def run_command(
     """
     from ddbench.resolve import Request, experiments
 
-    cells = experiments(Request(**asked), registry)
+    where, assignments = executors.choose(executor, ray_address, assignments)
+    cells = experiments(Request(**asked, assignments=assignments), registry)
 
     from ddbench import running
     from ddbench.stages import Workspace
 
-    workspace = Workspace(registry, options.open_cache(cache_dir, force), data_dir, download=not dry_run)
+    cache = options.open_cache(cache_dir, force)
+    workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=where)
     if dry_run:
         running.dry_run(cells, workspace, click.echo)
         return

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ddbench import executors
+
 if TYPE_CHECKING:
     from ddbench.cache import Cache
 
@@ -37,6 +39,20 @@ time_limit = click.option(
     metavar="MINUTES",
     help="Save and stop after so long (exit code 124); the same command goes on.",
 )
+_EXECUTOR = (
+    click.option(
+        "--executor",
+        type=click.Choice(executors.NAMES),
+        default="inline",
+        show_default=True,
+        help="Where it is computed: in this process, or by Ray's workers (docs/scaling.md).",
+    ),
+    click.option(
+        "--ray-address",
+        envvar="RAY_ADDRESS",
+        help="Ray cluster (also RAY_ADDRESS); without one Ray is started on this machine.",
+    ),
+)
 _EXPERIMENT = (
     click.option("--recipe", "recipes", multiple=True, help="Named hyper-parameters or a YAML file; later wins."),
     click.option("--image-size", type=int, help="Side of the images, in pixels (default: the recipe's)."),
@@ -62,6 +78,13 @@ methods = click.option("--methods", multiple=True, callback=_names, help="Only t
 def experiment(command: Command) -> Command:
     """Adds the options of every command that runs experiments: fields of `ddbench.resolve.Request`."""
     for option in reversed(_EXPERIMENT):
+        command = option(command)
+    return command
+
+
+def executor(command: Command) -> Command:
+    """Adds `--executor` and `--ray-address`: arguments of `ddbench.executors.choose`."""
+    for option in reversed(_EXECUTOR):
         command = option(command)
     return command
 

@@ -16,6 +16,7 @@ from torch import nn
 from ddbench import estimate, figures, progress, published, records
 from ddbench.config import Stem
 from ddbench.errors import DDBenchError, PluginError
+from ddbench.executors import Bring, Inline
 from ddbench.experiment import Experiment
 from ddbench.files import sweep, whole, writing
 from ddbench.models import batch_norms, build_network, weighted_layers
@@ -44,18 +45,19 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     found: list[tuple[Pipeline, Record]] = []
     pictures: dict[Path, None] = {}
     failed = []
-    for pipeline in pipelines:
-        try:
-            record, picture = finish(pipeline, results_dir)
-        except DDBenchError as error:
-            if len(pipelines) == 1:
-                raise
-            failed.append(f"{name_of(pipeline.experiment)}: {error}")
-            warn(f"failed: {failed[-1]}")
-            continue
-        found.append((pipeline, record))
-        pictures[picture] = None
-        warn(f"record: {results_dir / 'records' / record.name}.json")
+    with workspace.executor.computing(pipelines) as bring:
+        for pipeline in pipelines:
+            try:
+                record, picture = finish(pipeline, results_dir, bring)
+            except DDBenchError as error:
+                if len(pipelines) == 1:
+                    raise
+                failed.append(f"{name_of(pipeline.experiment)}: {error}")
+                warn(f"failed: {failed[-1]}")
+                continue
+            found.append((pipeline, record))
+            pictures[picture] = None
+            warn(f"record: {results_dir / 'records' / record.name}.json")
     progress.close()
     if not found:
         raise DDBenchError(f"every cell failed; the last one: {failed[-1]}")
@@ -76,23 +78,23 @@ def name_of(experiment: Experiment) -> str:
     return f"{experiment.method}, {experiment.dataset}, {size}, set {experiment.repeat}, {student}"
 
 
-def finish(pipeline: Pipeline, results_dir: Path) -> tuple[Record, Path]:
+def finish(pipeline: Pipeline, results_dir: Path, bring: Bring) -> tuple[Record, Path]:
     """Everything up to one cell's record and picture, both written: the record and the picture's path.
 
+    `bring` is the executor's: it waits until what is computed elsewhere is in the cache.
     Raises DDBenchError; what a plugin's code raises besides is one of them, naming the plugin and a file with the
     traceback.
     """
     try:
+        bring(pipeline)
         record = pipeline.run()
     except PluginError as error:
         raise DDBenchError(f"{error} ({_traceback(pipeline, error.__cause__, results_dir)})") from error
     except (DDBenchError, OSError):  # the machine's answers are told by who started the run
         raise
     except Exception as error:
-        experiment, registry = pipeline.experiment, pipeline.workspace.registry
-        who = f"{registry.who('method', experiment.method)}, {registry.who('evaluator', experiment.evaluator)}"
         where = _traceback(pipeline, error, results_dir)
-        raise DDBenchError(f"{who}: {type(error).__name__}: {error} ({where})") from error
+        raise DDBenchError(f"{pipeline.blamed(error)} ({where})") from error
     records.write(record, results_dir / "records")
     return record, preview(pipeline, record, results_dir)
 
@@ -139,7 +141,9 @@ def _counts(network: nn.Module) -> tuple[int, int]:
 
 
 def announce(pipelines: list[Pipeline], warn: Echo) -> None:
-    """Says how long it will take, where that is long."""
+    """Says how long it will take in this process, where that is long."""
+    if not (pipelines and isinstance(pipelines[0].workspace.executor, Inline)):
+        return
     seconds = estimate.seconds(pipelines)
     if seconds > LONG:
         first = pipelines[0].experiment

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ddbench import device as devices
 from ddbench import memory, recording
 from ddbench.building import Builder, undeclared
 from ddbench.cache import Artifact, Built, Cache, Checkpoint
@@ -18,9 +17,10 @@ from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.distilled import DistilledSet, assemble, check_result, check_units, to_uint8
 from ddbench.distiller import Unit
-from ddbench.errors import DDBenchError
+from ddbench.errors import DDBenchError, PluginError
 from ddbench.evaluator import check_metrics
 from ddbench.events import Event
+from ddbench.executors import Executor, Inline
 from ddbench.experiment import Experiment
 from ddbench.keys import Keys, teacher_name
 from ddbench.models import TappedNetwork, build_network, check_class_order, check_layer, load_checkpoint
@@ -37,10 +37,19 @@ if TYPE_CHECKING:
 class Workspace:
     """Where stages read and write, and whom they tell: shared by all experiments of a grid.
 
-    Keeps the dataset and the teacher that were used last, because the cells of a grid mostly share them.
+    Keeps the dataset and the teacher that were used last, because the cells of a grid mostly share them. `executor`
+    says where a grid is computed.
     """
 
-    def __init__(self, registry: PluginRegistry, cache: Cache, data_dir: Path | None, download: bool = True) -> None:
+    def __init__(
+        self,
+        registry: PluginRegistry,
+        cache: Cache,
+        data_dir: Path | None,
+        download: bool = True,
+        executor: Executor | None = None,
+    ) -> None:
+        self.executor = executor or Inline()
         self.registry = registry
         self.cache = cache
         self.emit: Callable[[Event], None] = registry.emit
@@ -76,7 +85,7 @@ class Pipeline:
 
     def __init__(self, workspace: Workspace, experiment: Experiment) -> None:
         self.workspace = workspace
-        self.experiment = experiment.model_copy(update={"runtime": devices.resolve(experiment.runtime)})
+        self.experiment = experiment.model_copy(update={"runtime": workspace.executor.resolve(experiment.runtime)})
         self.method = experiment.method_settings
         self.protocol = experiment.evaluator_settings
         self.device = torch.device(self.experiment.runtime.device)
@@ -138,7 +147,7 @@ class Pipeline:
     def evaluation(self) -> Artifact:
         """One student's metrics."""
         depends_on = self.keys.evaluate(self.distilled.keys)
-        return self.builder.artifact("evaluate", depends_on, self._build_evaluation, self._student_name)
+        return self.builder.artifact("evaluate", depends_on, self._build_evaluation, self.student_name)
 
     def transport_cost(self) -> float | None:
         """W_2^2 of the set's features to their class's features, mean over classes; None without a teacher."""
@@ -184,8 +193,15 @@ class Pipeline:
         return f"{self.experiment.method} {unit.index + 1}/{len(self.units)}"
 
     @property
-    def _student_name(self) -> str:
+    def student_name(self) -> str:
+        """How the student is called in progress lines."""
         return f"{self.experiment.student} seed {self.experiment.seed + self.experiment.student_seed}"
+
+    def blamed(self, error: Exception) -> PluginError:
+        """What a plugin's code raised where nobody was watching, in a line with the method and the protocol."""
+        registry = self.workspace.registry
+        who = registry.who("method", self.experiment.method), registry.who("evaluator", self.experiment.evaluator)
+        return PluginError(f"{', '.join(who)}: {type(error).__name__}: {error}")
 
     # -- builders -------------------------------------------------------------------------------------------
 
@@ -317,7 +333,7 @@ class Pipeline:
             device=self.device,
             precision=self.precision,
             checkpoint=checkpoint,
-            report=self.builder.report("evaluate", self._student_name),
+            report=self.builder.report("evaluate", self.student_name),
             cached=self._labels,
             _teacher=self.tapped_teacher
             if self.protocol.needs_teacher

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ddbench import options, stopping
+from ddbench import executors, options, stopping
 
 if TYPE_CHECKING:
     from ddbench.plugins import PluginRegistry
@@ -32,6 +32,7 @@ def _try(output: Path) -> None:
 @click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
 @options.methods
 @options.experiment
+@options.executor
 @options.time_limit
 @options.data
 @options.results
@@ -53,6 +54,9 @@ def table_command(
     dry_run: bool,
     form: str,
     output: Path | None,
+    executor: str,
+    ray_address: str | None,
+    assignments: tuple[str, ...],
     **asked: Any,
 ) -> None:
     """Runs what a table lacks, reuses what is there, and prints it beside the paper's numbers.
@@ -67,9 +71,10 @@ def table_command(
     from ddbench.stages import Workspace
     from ddbench.tables import filling, layout, planning
 
-    request = Request(**asked)
+    where, assignments = executors.choose(executor, ray_address, assignments)
+    request = Request(**asked, assignments=assignments)
     cache = options.open_cache(cache_dir, builds=not only_cached)
-    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached))
+    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=where)
     request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
     if workspace is None and not only_cached:
         options.say("no dataset is named and none is in the data folder: from records and published numbers alone")

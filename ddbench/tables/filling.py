@@ -131,26 +131,27 @@ def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
     if not desk.only_cached:
         running.announce(missing, desk.warn)
     lines, number = [], 0
-    for place in todo:
-        if place.reason:
-            lines.append(line_of(spec, place.cell, desk.request, state="failed", reason=place.reason))
-        for pipeline in place.pipelines:
-            record, state, reason = stored.get(pipeline.evaluation_key), "", ""
-            if record is None:
-                number += 1
-                which = f"{spec.name} {number}/{len(missing)}: {name_of(place.cell)}"
-                try:
-                    if not desk.only_cached or _is_cached(pipeline):
-                        record, _ = running.finish(pipeline, desk.results_dir)
-                        desk.warn(f"{which}: record {desk.results_dir / 'records' / record.name}.json")
-                except NotCached as error:  # it is there, but not sound
-                    reason = one_line(error)
-                    desk.warn(f"{which}: never run: {reason}")
-                except Exception as error:  # whatever a method raises, the other cells go on
-                    state, reason = "failed", one_line(error)
-                    desk.warn(f"{which}: failed: {reason}")
-            experiment, classes = pipeline.experiment, pipeline.dataset.info.num_classes
-            lines.append(line_of(spec, place.cell, desk.request, experiment, state, reason, record, classes))
+    with desk.workspace.executor.computing([] if desk.only_cached else missing) as bring:
+        for place in todo:
+            if place.reason:
+                lines.append(line_of(spec, place.cell, desk.request, state="failed", reason=place.reason))
+            for pipeline in place.pipelines:
+                record, state, reason = stored.get(pipeline.evaluation_key), "", ""
+                if record is None:
+                    number += 1
+                    which = f"{spec.name} {number}/{len(missing)}: {name_of(place.cell)}"
+                    try:
+                        if not desk.only_cached or _is_cached(pipeline):
+                            record, _ = running.finish(pipeline, desk.results_dir, bring)
+                            desk.warn(f"{which}: record {desk.results_dir / 'records' / record.name}.json")
+                    except NotCached as error:  # it is there, but not sound
+                        reason = one_line(error)
+                        desk.warn(f"{which}: never run: {reason}")
+                    except Exception as error:  # whatever a method raises, the other cells go on
+                        state, reason = "failed", one_line(error)
+                        desk.warn(f"{which}: failed: {reason}")
+                experiment, classes = pipeline.experiment, pipeline.dataset.info.num_classes
+                lines.append(line_of(spec, place.cell, desk.request, experiment, state, reason, record, classes))
     progress.close()
     return lines
 

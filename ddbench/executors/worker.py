@@ -1,0 +1,109 @@
+"""What a Ray worker does: one unit of work through the cache, with a short JSON answer. No tensor leaves it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from ddbench import device, stopping
+from ddbench.cache import Cache
+from ddbench.config import RuntimeConfig
+from ddbench.errors import DDBenchError, PluginError
+from ddbench.events import Event
+from ddbench.executors.mailbox import Relay
+from ddbench.executors.work import perform
+from ddbench.experiment import Experiment
+from ddbench.plugins import PluginRegistry
+from ddbench.stages import Pipeline, Workspace
+
+VISIBLE_SECONDS = 60.0
+"""How long what another node wrote may take to be seen here: so long NFS may remember that a file was not there."""
+
+_tell = Relay()
+_registry = functools.cache(PluginRegistry)
+
+
+def carry_out(order: str, mailbox: Any) -> str:
+    """Does the unit of work of `order`; both texts are JSON. Events go to `mailbox`, a handle of a Mailbox actor.
+
+    The answer is {} where it is done, {"stopped": true} where it ended at a checkpoint because it was asked to, else
+    {"reason": one line, "traceback": text or ""}. Nothing that goes wrong is raised.
+    """
+    asked = json.loads(order)
+    with contextlib.suppress(OSError):
+        os.chdir(asked["folder"])  # where relative paths are meant
+    _tell.mailbox = mailbox
+    torch.set_num_threads(asked["threads"])
+    pipeline = None
+    try:
+        with stopping.listening(), threadpool_limits(asked["threads"]):
+            workspace = _workspace(asked["cache"], asked["data"], tuple(asked["force"]))
+            _wait_for(workspace.cache, asked["needs"])
+            pipeline = Pipeline(workspace, experiment_of(asked["experiment"], workspace.registry))
+            perform(pipeline, asked["stage"], asked["parts"])
+            lost = [name for name in asked["makes"] if not workspace.cache.made_elsewhere(name)]
+    except (stopping.Stopped, KeyboardInterrupt):
+        return json.dumps({"stopped": True})
+    except PluginError as error:
+        return _failed(str(error), error.__cause__)
+    except DDBenchError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename or 'the cache'}: {error.strerror or error}")
+    except Exception as error:
+        return _failed(str(pipeline.blamed(error) if pipeline else error), error)
+    if lost:
+        return _failed("a worker knows it by another key: the same ddbench, plugins and data must be on every node")
+    return "{}"
+
+
+def resolve(runtime: str) -> str:
+    """`ddbench.device.resolve` where the workers are, JSON in and out; {"reason": ...} where it cannot be."""
+    try:
+        return device.resolve(RuntimeConfig.model_validate_json(runtime)).model_dump_json()
+    except DDBenchError as error:
+        return _failed(str(error))
+
+
+def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
+    """An experiment from its JSON. Raises DDBenchError for a method or protocol that is not installed here."""
+    own = {
+        "method_settings": registry.distiller(tree["method"])(**tree["method_settings"]),
+        "evaluator_settings": registry.evaluator(tree["evaluator"])(**tree["evaluator_settings"]),
+    }
+    return Experiment(**{**tree, **own})
+
+
+@functools.lru_cache(maxsize=1)
+def _workspace(cache: str, data_dir: str | None, force: tuple[str, ...]) -> Workspace:
+    """Kept from one unit of work to the next, with the dataset and the teacher that were used last."""
+    opened = Cache(Path(cache), frozenset(force), _warn)
+    workspace = Workspace(_registry(), opened, Path(data_dir) if data_dir else None)
+    workspace.emit = _tell
+    return workspace
+
+
+def _warn(text: str) -> None:
+    _tell(Event("note", "data", message=text))
+
+
+def _wait_for(cache: Cache, names: list[str]) -> None:
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while lost := [name for name in names if not cache.made_elsewhere(name)]:
+        if time.monotonic() > deadline:
+            raise DDBenchError(f"{lost[0]} is not to be seen on every node: --cache-dir must be on shared storage")
+        time.sleep(0.5)
+
+
+def _failed(reason: str, cause: BaseException | None = None) -> str:
+    told = "".join(traceback.format_exception(cause)) if cause else ""
+    return json.dumps({"reason": reason, "traceback": told})
