@@ -77,6 +77,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """Numbers of the teacher's layers whose features it asks for: looked up before anything is trained."""
         return ()
 
+    def numerics(self) -> tuple[str, ...]:
+        """Names of `ddbench.versions` of what these settings use beside what every method may: they are in its keys."""
+        return ()
+
     def work(self, num_classes: int, ipc: int) -> int:
         """Images put forward and backward through the teacher's network in all: for the time estimate only."""
         return 0

@@ -92,9 +92,14 @@ class Keys:
             "seed": experiment.seed + experiment.repeat,
         }
 
+    @property
+    def _numerics(self) -> dict[str, str]:
+        names = self.experiment.method_settings.numerics()
+        return {name.lower(): getattr(versions, name) for name in names}
+
     def intermediate(self, name: str, depends_on: Depends) -> Depends:
         """A method's own expensive intermediate: only what it says, besides the data, the teacher and the seed."""
-        core = {"transport": versions.TRANSPORT}
+        core = {"transport": versions.TRANSPORT, **self._numerics}
         return {**self._method, "name": name, "depends_on": depends_on, "device": self._device, "versions": core}
 
     def unit(self, index: int) -> Depends:
@@ -106,6 +111,7 @@ class Keys:
             "recover": versions.RECOVER,
             "transport": versions.TRANSPORT,
             "distilled": versions.DISTILLED,
+            **self._numerics,
         }
         return {
             **self._method,

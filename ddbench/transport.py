@@ -1,9 +1,9 @@
 """Optimal transport numerics: exact plans and costs, and Wasserstein-2 barycenters of one class's features.
 
 Everywhere Z [n, d] are the real features of one class (mass 1/n each), B [m, d] the barycenter's points and w
-[m] their weights on the simplex, m = images per class. Arithmetic is float64; a barycenter comes back in the
-dtype and on the device of the features that it was given. Plans are exact (POT's network simplex) and
-computed on the CPU.
+[m] their weights on the simplex, m = images per class. Arithmetic is float64, but for Lloyd's; a barycenter
+comes back in the dtype and on the device of the features that it was given. Plans are exact (POT's network simplex)
+and computed on the CPU.
 """
 
 import math
@@ -22,8 +22,12 @@ Start = Literal["kmeans++", "real", "normal"]
 
 # Far above what a class takes: POT's own bound (1e5) may stop short of the optimum with just a warning.
 _MAX_PIVOTS = 10_000_000
-# Elements of the padded classes that Lloyd holds at a time: 1 GiB of float64.
+# Elements of the padded classes that Lloyd holds at a time: half a GiB of float32.
 _MAX_BATCH_ELEMENTS = 2**27
+# Dimensions of the random projection that Lloyd starts in.
+_SKETCH = 64
+# Seeds of all its starts together: where points are few the end depends on the start, where they are many it averages.
+_SEEDS = 40
 
 
 @dataclass(frozen=True)
@@ -178,20 +182,18 @@ def barycenter_released(features: Tensor, m: int, generator: Generator, iteratio
 
 
 def barycenter_lloyd(
-    features: Sequence[Tensor],
-    m: int,
-    generators: Sequence[Generator],
-    iterations: int = 300,
-    restarts: int = 4,
+    features: Sequence[Tensor], m: int, generators: Sequence[Generator], iterations: int = 300
 ) -> list[Barycenter]:
     """Barycenters with free weights, by k-means, of many classes at once: the same problem in closed form.
 
     `features`: one [n_k, d] a class, on one device, with one of `generators` each, so that a class does not
     depend on the others. From greedy k-means++ seeds (Arthur and Vassilvitskii 2007), Lloyd steps until no
-    feature changes its point, at most `iterations`; the best of `restarts` such runs. Weights are the shares
-    of the nearest points. A point that is nearest to nothing moves to the feature farthest from its own
-    point; where the distinct features are fewer than `m` it ends on a feature, with weight 0. The cost never
-    rises from step to step. Raises DDBenchError on fewer features than `m` and on values that are not finite.
+    feature changes its point, at most `iterations`: first in a random projection to 64 dimensions where there are
+    more, from 40 / m starts (at least one), then the best of these in all dimensions. Arithmetic is in the type of
+    the features. Weights are the shares of the nearest points. A point that is nearest to nothing moves to the
+    feature farthest from its own point; where the distinct features are fewer than `m` it ends on a feature, with
+    weight 0. The cost never rises from step to step. Raises DDBenchError on fewer features than `m` and on values
+    that are not finite.
     """
     if len(features) != len(generators):
         raise DDBenchError(f"k-means needs one generator a class, got {len(generators)} for {len(features)} classes")
@@ -203,61 +205,91 @@ def barycenter_lloyd(
     found: list[Barycenter] = []
     for first in range(0, len(features), size):
         batch = slice(first, first + size)
-        found += _lloyd(features[batch], m, generators[batch], iterations, restarts)
+        found += _lloyd(features[batch], m, generators[batch], iterations)
     return found
 
 
-def _lloyd(
-    features: Sequence[Tensor], m: int, generators: Sequence[Generator], iterations: int, restarts: int
-) -> list[Barycenter]:
+def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], iterations: int) -> list[Barycenter]:
     """Lloyd of a batch of classes padded to one length: z [k, n, d] and real [k, n], false on the padding."""
-    means = [z.double().mean(0) for z in features]
-    z = pad_sequence([z.double() - mean for z, mean in zip(features, means, strict=True)], batch_first=True)
+    # Centring changes no distance but saves the digits that a large common offset would cost.
+    means = [z.mean(0) for z in features]
+    z = pad_sequence([z - mean for z, mean in zip(features, means, strict=True)], batch_first=True)
     counts = torch.tensor([len(z) for z in features], device=z.device)
     real = torch.arange(z.shape[1], device=z.device) < counts.unsqueeze(1)
 
-    points, cost = _descend(z, real, _plus_plus(z, real, m, generators), iterations)
-    for _ in range(restarts - 1):
-        others, other_cost = _descend(z, real, _plus_plus(z, real, m, generators), iterations)
+    coarse = _sketch(z, generators)
+    nearest, cost = _start(z, coarse, real, m, generators, iterations)
+    for _ in range(1, _SEEDS // m):
+        others, other_cost = _start(z, coarse, real, m, generators, iterations)
         better = other_cost < cost
-        points = others.where(better[:, None, None], points)
-        cost = torch.minimum(other_cost, cost)
-    weights = _members(_nearest(points, z, real)[0], real, m).sum(-1) / counts.unsqueeze(1)
+        nearest, cost = others.where(better.unsqueeze(1), nearest), torch.minimum(other_cost, cost)
+    # A CPU is as fast with one class at a time, and does not wait for the slowest of them.
+    parts = torch.split(torch.arange(len(z)), 1 if z.device.type == "cpu" else len(z))
+    found = [_descend(z[part], real[part], nearest[part], m, iterations) for part in parts]
+    points, nearest = (torch.cat(column) for column in zip(*found, strict=True))
     return [
-        Barycenter((points[k] + means[k]).to(original), weights[k].to(original)) for k, original in enumerate(features)
+        Barycenter(points[k] + means[k], torch.bincount(nearest[k, : len(mine)], minlength=m).to(mine) / len(mine))
+        for k, mine in enumerate(features)
     ]
 
 
-def _descend(z: Tensor, real: Tensor, points: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Lloyd steps from `points` [k, m, d]: the points reached and, for each class, n times their cost [k]."""
-    nearest, distances = _nearest(points, z, real)
+def _start(
+    z: Tensor, coarse: Tensor, real: Tensor, m: int, generators: Sequence[Generator], iterations: int
+) -> tuple[Tensor, Tensor]:
+    """What each feature belongs to [k, n] after Lloyd of `coarse`, and what that costs in `z`, up to a constant [k]."""
+    nearest = _nearest(_rows(coarse, _plus_plus(coarse, real, m, generators)), coarse)
+    nearest = _descend(coarse, real, nearest, m, iterations)[1]
+    sums, sizes = _sums(z, real, nearest, m)
+    # Of a feature's squares, those about the mean are all but the mean's own.
+    return nearest, -(sums.square().sum(-1, keepdim=True) / sizes.clamp_min(1)).sum((1, 2))
+
+
+def _sketch(z: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """`z` [k, n, d] along random directions, [k, n, 64] (Johnson and Lindenstrauss 1984); itself where d is less."""
+    d = z.shape[2]
+    if d <= _SKETCH:
+        return z
+    directions = [torch.randn(d, _SKETCH, generator=generator) for generator in generators]
+    return z @ torch.stack(directions).to(z)
+
+
+def _descend(z: Tensor, real: Tensor, nearest: Tensor, m: int, iterations: int) -> tuple[Tensor, Tensor]:
+    """Lloyd steps from what each feature belongs to, `nearest` [k, n]: points [k, m, d], and `nearest` to them."""
+    points = _means(z, real, nearest, m)
     for _ in range(iterations):
-        # A product with the membership matrix, not a scatter: the same sums on every run, also on CUDA.
-        members = _members(nearest, real, points.shape[1])
-        sizes = members.sum(-1, keepdim=True)
-        points = torch.where(sizes > 0, members @ z / sizes.clamp_min(1), points)
-        empty = sizes.squeeze(-1) == 0
-        if bool(empty.any()):
-            farthest = distances.argsort(dim=-1, descending=True, stable=True)[:, : points.shape[1]]
-            rank = (empty.long().cumsum(-1) - 1).clamp_min(0)
-            points = torch.where(empty.unsqueeze(-1), _rows(z, farthest.gather(1, rank)), points)
-        before = nearest
-        nearest, distances = _nearest(points, z, real)
-        if torch.equal(nearest, before):
+        before, nearest = nearest, _nearest(points, z)
+        if torch.equal(nearest.where(real, 0), before.where(real, 0)):
             break
-    return points, distances.sum(1)
+        points = _means(z, real, nearest, m)
+    return points, nearest
 
 
-def _nearest(points: Tensor, z: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of and squared distance to the nearest point of each feature, both [k, n]; 0 on the padding."""
-    distances, nearest = squared_distances(points, z).min(-2)
-    return nearest, distances.where(real, 0.0)
+def _means(z: Tensor, real: Tensor, nearest: Tensor, m: int) -> Tensor:
+    """The points [k, m, d]: means of their features; one without any takes the place of the farthest feature."""
+    sums, sizes = _sums(z, real, nearest, m)
+    points, empty = sums / sizes.clamp_min(1), sizes == 0
+    if bool(empty.any()):
+        distances = (z - _rows(points, nearest)).square().sum(-1).where(real, -1.0)
+        farthest = distances.argsort(dim=1, descending=True, stable=True)[:, :m]
+        rank = (empty.squeeze(-1).long().cumsum(1) - 1).clamp_min(0)
+        points = torch.where(empty, _rows(z, farthest.gather(1, rank)), points)
+    return points
 
 
-def _members(nearest: Tensor, real: Tensor, m: int) -> Tensor:
-    """1 where feature i belongs to point j, else 0: [k, m, n]."""
-    index = torch.arange(m, device=nearest.device).unsqueeze(-1)
-    return ((nearest.unsqueeze(-2) == index) & real.unsqueeze(-2)).double()
+def _sums(z: Tensor, real: Tensor, nearest: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Sum [k, m, d] and number [k, m, 1] of the features that belong to each point."""
+    k, n, d = z.shape
+    rows = (nearest + m * torch.arange(k, device=z.device).unsqueeze(1)).where(real, k * m).flatten()
+    sums = z.new_zeros(k * m + 1, d).index_add_(0, rows, z.reshape(k * n, d))
+    sizes = torch.bincount(rows, minlength=k * m + 1)
+    return sums[:-1].view(k, m, d), sizes[:-1].view(k, m, 1)
+
+
+def _nearest(points: Tensor, z: Tensor) -> Tensor:
+    """Index of the nearest point of each feature [k, n]; anything on the padding."""
+    # The feature's own norm changes nothing; and min is faster than argmin.
+    norms = points.square().sum(-1, keepdim=True)
+    return torch.baddbmm(norms, points, z.transpose(1, 2), alpha=-2).min(1).indices
 
 
 def _rows(z: Tensor, indices: Tensor) -> Tensor:
@@ -266,7 +298,7 @@ def _rows(z: Tensor, indices: Tensor) -> Tensor:
 
 
 def _plus_plus(z: Tensor, real: Tensor, m: int, generators: Sequence[Generator]) -> Tensor:
-    """Greedy k-means++ seeds [k, m, d]: of 2 + ln m features drawn, the one that lowers the cost most.
+    """Greedy k-means++ seeds, as indices [k, m]: of 2 + ln m features drawn, the one that lowers the cost most.
 
     Features are drawn with probability proportional to their squared distance to the seeds, by a race: an
     exponential time divided by that distance is least with just this probability. (A search in the cumulative
@@ -274,26 +306,27 @@ def _plus_plus(z: Tensor, real: Tensor, m: int, generators: Sequence[Generator])
     is the first feature.
     """
     races = [
-        torch.empty(int(n), m, dtype=torch.float64).exponential_(generator=generator)
+        torch.empty(int(n), m, dtype=z.dtype).exponential_(generator=generator)
         for n, generator in zip(real.sum(1), generators, strict=True)
     ]
-    times = pad_sequence(races, batch_first=True).to(z.device)
-    distances = real.double()
+    times = pad_sequence(races, batch_first=True).to(z.device).permute(2, 0, 1).contiguous()
+    norms = z.square().sum(-1)
+    distances, bound = real.to(z.dtype), z.new_zeros(real.shape).masked_fill(real, torch.inf)
+    trials = min(2 + int(math.log(m)), z.shape[1])
     seeds: list[Tensor] = []
     for j in range(m):
-        arrival = (times[:, :, j] / distances).where(distances > 0, torch.inf)
-        arrival, order = arrival.sort(dim=1, stable=True)
-        trials = 2 + int(math.log(m)) if j else 1
+        arrival = (times[j] / distances).topk(trials if j else 1, dim=1, largest=False)
+        reachable = arrival.values.isfinite()
         # Where fewer features are left than trials, the others repeat the first: never the padding.
-        drawn = order[:, :trials].where(arrival[:, :trials].isfinite(), order[:, :1])
-        reached = squared_distances(_rows(z, drawn), z)
+        drawn = arrival.indices.where(reachable, arrival.indices[:, :1].where(reachable[:, :1], 0))
+        reached = torch.baddbmm(norms.unsqueeze(1), _rows(z, drawn), z.transpose(1, 2), alpha=-2)
+        reached += norms.gather(1, drawn).unsqueeze(2)
         # A seed must not be drawn again for the rounding that the expansion of its distance to itself leaves.
-        reached = reached.scatter(2, drawn.unsqueeze(2), 0.0).where(real.unsqueeze(1), 0.0)
-        if j:
-            reached = torch.minimum(reached, distances.unsqueeze(1))
+        reached.scatter_(2, drawn.unsqueeze(2), 0.0)
+        torch.minimum(reached, bound.unsqueeze(1), out=reached).clamp_min_(0)
         best = reached.sum(2).argmin(1, keepdim=True)
-        distances = _rows(reached, best).squeeze(1)
-        seeds.append(_rows(z, drawn.gather(1, best)))
+        distances = bound = _rows(reached, best).squeeze(1)
+        seeds.append(drawn.gather(1, best))
     return torch.cat(seeds, dim=1)
 
 
@@ -305,7 +338,7 @@ def _started(z: Tensor, m: int, generator: Generator, start: Start) -> Tensor:
     if start == "real":
         return z[torch.randperm(len(z), generator=generator)[:m]]
     real = torch.ones(1, len(z), dtype=torch.bool)
-    return _plus_plus((z - z.mean(0)).unsqueeze(0), real, m, [generator])[0] + z.mean(0)
+    return z[_plus_plus((z - z.mean(0)).unsqueeze(0), real, m, [generator])[0]]
 
 
 def _check_count(m: int, n: int) -> None:
@@ -314,7 +347,8 @@ def _check_count(m: int, n: int) -> None:
 
 
 def _check(values: Tensor, what: str) -> None:
-    if values.ndim != 2 or len(values) == 0 or not bool(values.isfinite().all()):
+    # The extremes carry every NaN and infinity, and are found in one pass.
+    if values.ndim != 2 or values.numel() == 0 or not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise DDBenchError(f"{what} must be a finite matrix with at least one row, got shape {tuple(values.shape)}")
 
 

@@ -30,7 +30,7 @@ SETTINGS = {
     "crop_scale_min": 0.1,
     "crop_per_image": False,
     "jitter": 1,
-    "solver": "lloyd",
+    "solver": "released",
     "iterations": 3,
     "weight_step": 0.5,
     "start": "real",
@@ -200,6 +200,7 @@ def test_device_kind_and_precision_are_in_the_keys_and_the_device_number_is_not(
         ("VIEWS", EVERYTHING),
         ("STATISTICS", {"statistics", "method", "distill", "measure", "labels", "evaluate"}),
         ("TRANSPORT", FROM_METHOD),
+        ("LLOYD", set()),
         ("OBJECTIVES", FROM_DISTILL),
         ("RECOVER", FROM_DISTILL),
         ("DISTILLED", FROM_DISTILL),
@@ -216,8 +217,17 @@ def test_a_new_version_of_the_numerics_makes_what_it_computes_anew(
 def test_every_version_is_in_a_key() -> None:
     names = {name for name in vars(versions) if name.isupper()}
     assert names == {
-        *("MODELS", "VIEWS", "TRAINING", "STATISTICS", "OBJECTIVES", "RECOVER", "TRANSPORT", "DISTILLED"),
+        *("MODELS", "VIEWS", "TRAINING", "STATISTICS", "OBJECTIVES", "RECOVER", "TRANSPORT", "LLOYD", "DISTILLED"),
     }
+
+
+def test_a_new_version_of_what_a_setting_uses_moves_that_setting_alone(
+    keys_of: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lloyd, kmeans = keys_of(None, "method.solver=lloyd"), keys_of(methods=("kmeans",))
+    monkeypatch.setattr(versions, "LLOYD", "another")
+    assert moved(lloyd, keys_of(None, "method.solver=lloyd")) == FROM_METHOD
+    assert moved(kmeans, keys_of(methods=("kmeans",))) == FROM_METHOD
 
 
 def test_versions_of_method_and_protocol_are_in_the_keys(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddbench import transport
 from ddbench.cache import Cache
 from ddbench.config import DataConfig
 from ddbench.data.dataset import load_dataset
@@ -115,7 +116,7 @@ def test_released_solver_is_the_direct_call() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_lloyd_never_raises_the_cost_and_ends_where_a_step_changes_nothing(seed: int) -> None:
     features = clusters(seed=seed)
-    found = [barycenter_lloyd([features], 8, [generator(seed)], iterations=k, restarts=1)[0] for k in range(40)]
+    found = [barycenter_lloyd([features], 8, [generator(seed)], iterations=k)[0] for k in range(40)]
     costs = [cost_of(barycenter, features) for barycenter in found]
     assert all(after <= before + 1e-12 for before, after in pairwise(costs))
     assert costs[-1] < costs[0]
@@ -165,24 +166,35 @@ def test_lloyd_in_pieces_is_lloyd_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         torch.testing.assert_close(a.points, b.points)
 
 
-def test_lloyd_restarts_keep_the_best_run() -> None:
-    features = clusters(200, seed=5)
-    shared = generator("restarts")
-    runs = [barycenter_lloyd([features], 9, [shared], restarts=1)[0] for _ in range(5)]
-    best = barycenter_lloyd([features], 9, [generator("restarts")], restarts=5)[0]
-    costs = [cost_of(run, features) for run in runs]
-    assert max(costs) > min(costs)
-    assert cost_of(best, features) == pytest.approx(min(costs))
+def test_lloyd_from_a_projection_ends_where_a_step_of_the_features_changes_nothing() -> None:
+    centres, label = normal(6, 200, seed=1), torch.arange(90) % 6
+    features = (centres[label] + 0.3 * normal(90, 200)).float()
+    found = barycenter_lloyd([features, features[:50]], 6, [generator(0), generator(1)])
+    for mine, z in zip(found, (features, features[:50]), strict=True):
+        nearest = all_pairs(mine.points, z).argmin(0)
+        means = torch.stack([z[nearest == j].mean(0) for j in range(6)])
+        torch.testing.assert_close(mine.points, means, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine.weights, torch.bincount(nearest, minlength=6) / len(z))
+    # Clusters that lie as far apart as these are found in the projection already.
+    expected = torch.stack([features[label == k].mean(0) for k in range(6)])
+    assert float(all_pairs(expected, found[0].points).amin(1).max()) < 1e-6
 
 
-def test_lloyd_moves_an_emptied_point_to_the_farthest_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = torch.tensor([[0.0], [1.0], [2.0], [50.0]]).double()
-    # Two points that no feature is nearest to: seeds of k-means++ never are, so they are put there.
-    seeds = torch.tensor([[[1.0], [900.0], [800.0]]]).double() - features.mean(0)
-    monkeypatch.setattr("ddbench.transport._plus_plus", lambda *_: seeds)
-    found = barycenter_lloyd([features], 3, [generator(0)], restarts=1)[0]
-    assert sorted(found.points.flatten().tolist()) == pytest.approx([0.5, 2.0, 50.0])
-    assert cost_of(found, features) == pytest.approx(0.125)
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
+def test_lloyd_is_blind_to_scale(scale: float) -> None:
+    features = clusters(100).float()
+    found, scaled = (barycenter_lloyd([z], 5, [generator(4)])[0] for z in (features, scale * features))
+    assert torch.equal(scaled.weights, found.weights)
+    assert torch.equal(scaled.points, scale * found.points)
+
+
+def test_lloyd_moves_an_emptied_point_to_the_farthest_feature() -> None:
+    features = torch.tensor([[0.0], [1.0], [2.5], [50.0]]).double()
+    # All belong to one point, which no seeds of k-means++ lead to: the two others are put where they help most.
+    real, nearest = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.int64)
+    points, nearest = transport._descend(features[None], real, nearest, 3, 300)
+    assert sorted(points.flatten().tolist()) == pytest.approx([0.5, 2.5, 50.0])
+    assert float((points[0, nearest[0]] - features).square().sum()) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("m", [3, 6])

@@ -17,6 +17,10 @@ class KMeans(Selection, frozen=True, extra="forbid"):
     version = "1"
     paper = "baseline: Lloyd, Least Squares Quantization in PCM, 1982; k-means++ (Arthur and Vassilvitskii, 2007)"
 
+    def numerics(self) -> tuple[str, ...]:
+        """k-means."""
+        return ("LLOYD",)
+
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
         """For each centroid of `transport.barycenter_lloyd` a row of its own, in the order of the centroids.
 

@@ -144,6 +144,10 @@ class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
         "(the paper gives none)",
     )
 
+    def numerics(self) -> tuple[str, ...]:
+        """Those of `solver`."""
+        return ("LLOYD",) if self.solver == "lloyd" else ()
+
     def barycenter(self, task: DistillTask, label: int) -> Barycenter:
         """The barycenter by `solver`. Cached without lambda."""
         from ddbench_wmdd.matching import wasserstein_barycenter

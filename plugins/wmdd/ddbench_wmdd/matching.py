@@ -39,7 +39,7 @@ def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Baryc
             )
         if method.solver == "released":
             return transport.barycenter_released(features, task.ipc, draw)
-        return transport.barycenter_lloyd([features], task.ipc, [draw])[0]
+        return transport.barycenter_lloyd([features.to(task.device)], task.ipc, [draw])[0]
 
     return _cached(method, task, label, depends_on, solve)
 
