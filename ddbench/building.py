@@ -12,6 +12,7 @@ import torch
 from ddbench import device as devices
 from ddbench import memory, records
 from ddbench.cache import Artifact, Built, Checkpoint, digest_of
+from ddbench.data.dataset import Dataset
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
 from ddbench.experiment import Experiment
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 class Builder:
     """Finds or builds the artifacts of one experiment. A build may ask for others: what it asks for it is made from."""
 
-    def __init__(self, workspace: Workspace, experiment: Experiment, device: torch.device) -> None:
+    def __init__(self, workspace: Workspace, experiment: Experiment, dataset: Dataset, device: torch.device) -> None:
         self.changed: list[str] = []
         """What the method or the protocol changed of the process (`ddbench.guard`); it is put back."""
         self._workspace = workspace
         self._experiment = experiment
+        self._dataset = dataset
         self._device = device
         self._found: dict[Path, Artifact] = {}
         self._made_from: list[dict[str, str]] = []
@@ -77,7 +79,7 @@ class Builder:
             note(f"other bits the next time: {', '.join(sorted(operations))} has no deterministic kernel here")
         # Found before: the key is made of theirs.
         parts = [part for part in self._found.values() if part.stage == "distill" and part.key in units]
-        made_from |= {part.name: part.content for part in parts}
+        made_from |= {part.name: part.content for part in parts} | self._dataset.made_from
         reached = {"top1": meta["top1"]} if "top1" in meta else {}
         emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
         device = devices.describe(self._device, operations)

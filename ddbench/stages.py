@@ -98,7 +98,7 @@ class Pipeline:
             reason = reason or self.protocol.skip(experiment.ipc)
         if reason:
             raise DDBenchError(reason)
-        self.builder = Builder(workspace, self.experiment, self.device)
+        self.builder = Builder(workspace, self.experiment, self.dataset, self.device)
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version)
         with registry.blaming("method", method):
             self.units = list(self.method.units(self.dataset.info.num_classes, experiment.ipc or 0))

@@ -31,13 +31,15 @@ class Dataset:
     Images are decoded (or found in the cache) when the first one is asked for, both splits at once, so that a
     bad validation image shows before anything is trained. With `holdout`, `train` and `val` are the training
     images that stay and those that are held out; the validation images are not touched. `mean`, `std` float32
-    [3], of pixel values in [0, 1]. `depends_on` is what both splits depend on, for keys.
+    [3], of pixel values in [0, 1]. `depends_on` is what both splits depend on, for keys; `made_from`, by name, the
+    contents of the artifacts that were read so far.
     """
 
     def __init__(self, spec: DatasetSpec, source: Source, config: DataConfig, cache: Cache, report: Report) -> None:
         self.config = config
         self.mean = torch.tensor(spec.mean)
         self.std = torch.tensor(spec.std)
+        self.made_from: dict[str, str] = {}
         self._name = spec.name
         self._source = source
         self._cache = cache
@@ -88,6 +90,7 @@ class Dataset:
         if not bool(counts.all()):
             empty = self._source.class_names[int(counts.argmin())]
             raise DDBenchError(f"no readable image of class '{empty}' is left in {name}")
+        self.made_from |= images.made_from
         return images
 
     def _hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:

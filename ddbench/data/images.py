@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench.cache import Built, Cache
+from ddbench.cache import Artifact, Built, Cache, digest_of
 from ddbench.config import DataConfig
 from ddbench.data.decode import CorruptImage, Pixels, in_parallel, stored_shape, to_stored
 from ddbench.data.source import Split
@@ -25,12 +25,14 @@ _STEP = 500
 class Images:
     """One split: uint8 images whose short side is the stored size, so their shapes may differ.
 
-    `labels` int64 [n], sorted; `sizes` int64 [n, 2], height and width of each image in pixels.
+    `labels` int64 [n], sorted; `sizes` int64 [n, 2], height and width of each image in pixels. `made_from`: the name
+    and the content of the artifact that they are read from, where it tells it.
     """
 
     def __init__(self, labels: Tensor, sizes: Tensor) -> None:
         self.labels = labels
         self.sizes = sizes
+        self.made_from: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,12 +86,14 @@ def _centre(image: Tensor, size: int) -> Tensor:
 
 
 class CachedImages(Images):
-    """Images in one flat uint8 tensor `pixels` (memory-mapped), each [3, h, w] at its offset."""
+    """Images of one artifact: in its flat uint8 tensor `pixels` (memory-mapped), each [3, h, w] at its offset."""
 
-    def __init__(self, labels: Tensor, sizes: Tensor, pixels: Tensor, offsets: Tensor) -> None:
+    def __init__(self, labels: Tensor, sizes: Tensor, found: Artifact) -> None:
         super().__init__(labels, sizes)
-        self._pixels = pixels
-        self._offsets = offsets
+        self._pixels = found.tensors["pixels"]
+        self._offsets = found.tensors["offsets"].clone()
+        if "content" in found.meta:
+            self.made_from = {found.name: found.content}
 
     def _all(self) -> Tensor | None:
         return self._pixels.view(len(self), 3, *self.shape) if self.shape else None
@@ -171,7 +175,7 @@ def load_images(
     if cache.has("data", pixels_depend_on):
         report(Event("cached", "data", name))
     found = cache.get("data", pixels_depend_on, lambda slot: _decode(name, split, kept, sizes, config, report))
-    return CachedImages(labels, sizes, found.tensors["pixels"], found.tensors["offsets"].clone())
+    return CachedImages(labels, sizes, found)
 
 
 def _skip_note(name: str, split: Split, skipped: list[tuple[int, str]]) -> Event:
@@ -230,9 +234,10 @@ def _decode(name: str, split: Split, kept: Tensor, sizes: Tensor, config: DataCo
         if done % _STEP == 0:
             report(Event("step", "data", name, done, len(places)))
     report(Event("finished", "data", name, len(places), len(places)))
-    return {
+    tensors = {
         "pixels": torch.from_numpy(flat),
         "sizes": sizes,
         "offsets": offsets,
         "labels": torch.from_numpy(split.labels)[kept],
-    }, {}
+    }
+    return tensors, {"content": digest_of(tensors)}
