@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,10 +20,9 @@ from ddbench import stopping
 from ddbench.errors import DDBenchError, NotCached
 from ddbench.events import STAGES
 from ddbench.files import abandoned, sweep, whole, writing
+from ddbench.locking import Locks
 
 FORMAT = "1"
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a file system answers that has no locks, e.g. a Lustre that is mounted without flock."""
 
 Tensors = dict[str, Tensor]
 Built = tuple[Tensors, dict[str, Any]]
@@ -210,8 +207,13 @@ class Cache:
         first = min((STAGES.index(stage) for stage in force), default=len(STAGES))
         self._force = frozenset(STAGES[first:])
         self._fresh: set[Path] = set()
-        self._locks_hold = True
+        self._locks = Locks(root, self._warn)
         self._builds = builds
+
+    @property
+    def place(self) -> str:
+        """What another process, or another host, opens the same cache with (`ddbench.mirror.open_cache`)."""
+        return str(self.root)
 
     def path(self, stage: str, depends_on: Mapping[str, Any]) -> Path:
         """Where the artifact of `stage` with these dependencies stands, or would stand."""
@@ -245,6 +247,7 @@ class Cache:
     def _find(self, stage: str, depends_on: Mapping[str, Any], aside: _Aside) -> Artifact | None:
         if not self.has(stage, depends_on):
             return None
+        self._settle(self.path(stage, depends_on))
         found = self._sound(self.path(stage, depends_on), aside)
         changed = self._changed(found.meta.get("made_from", {})) if found else None
         if found and changed:
@@ -294,14 +297,16 @@ class Cache:
         path = self.path(stage, depends_on)
         checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
         # Set aside under the lock alone: else it might be the new one, from a process that was quicker.
-        found = self._find(stage, depends_on, _leave if self._builds else _refuse)
+        found = None
+        if self._settled(path) or not self._builds:
+            found = self._find(stage, depends_on, _leave if self._builds else _refuse)
         if found is None and not self._builds:
             raise NotCached(f"{path} is not there, and nothing is computed here")
         if found is not None:
             checkpoint.clear_behind(path)
             sweep(path)  # the empty folder of a writer that was killed right after it was done
             return found
-        with self._lock(path):
+        with self._locks.holding(f"{stage}-{path.stem}", f"{stage} artifact"):
             found = self.find(stage, depends_on)  # another process may have built it while this one waited
             if found is not None:
                 return found
@@ -313,69 +318,56 @@ class Cache:
             found = self.find(stage, depends_on)
             if found is None:
                 stopping.answered()
-                write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
-                self._fresh.add(path)
+                self._store(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
                 found = self.find(stage, depends_on)
             if found is None:
                 raise DDBenchError(f"{path} cannot be read back after writing; check the disk")
             checkpoint.clear()
+            self._publish(path)
         stopping.stop()
         return found
+
+    def _store(self, path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> None:
+        write_tensors(path, tensors, meta)
+        self._fresh.add(path)
+
+    def _settled(self, path: Path) -> bool:
+        """Whether the file at `path` alone says what the artifact is."""
+        return True
+
+    def _settle(self, path: Path) -> None:
+        """Sees to it that the file at `path` is the artifact that all hosts use."""
+
+    def _publish(self, path: Path) -> None:
+        """Hands a sound artifact to all hosts."""
 
     def read(self, stage: str, key: str) -> Artifact | None:
         """The verified artifact with a key that a record names, or None where it is not (or no longer) there."""
         if len(key) != 32 or not key.isalnum():  # a record that names a path
             return None
-        return self._sound(self.root / stage / f"{key}.safetensors", self._aside)
+        path = self.root / stage / f"{key}.safetensors"
+        self._settle(path)
+        return self._sound(path, self._aside)
 
     def prune(self, stages: frozenset[str], older_than: float) -> tuple[int, int]:
         """Removes artifacts of `stages` (empty: all) older than so many seconds. Returns (files, bytes) removed."""
         now, count, size = time.time(), 0, 0
         for entry in self.entries():
-            path, asked = entry["path"], not stages or entry["stage"] in stages
-            half = path.parent.suffix == ".partial"
-            old = abandoned(path.parent) if half else now - entry["modified"] >= older_than
-            if asked and old:
-                with writing(path):
-                    path.unlink(missing_ok=True)
-                    if half:
-                        path.parent.rmdir()
+            asked = not stages or entry["stage"] in stages
+            if asked and self._remove(entry, now - entry["modified"] >= older_than):
                 count, size = count + 1, size + entry["bytes"]
         return count, size
 
-    @contextlib.contextmanager
-    def _lock(self, path: Path) -> Iterator[None]:
-        """Keeps other processes from building `path` too; the kernel lets go of a killed process's lock.
-
-        It saves work, and nothing else depends on it: it may reach no further than this host, or not hold at all.
-        """
-        stage = path.parent.name
-        lock = FileLock(self.root / "locks" / f"{stage}-{path.stem}.lock", fallback_to_soft=False)
-        with writing(self.root):
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            self._acquire(lock, stage)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: FileLock, stage: str) -> None:
-        told = False
-        while not lock.is_locked:
-            try:
-                lock.acquire(timeout=0.05 if told else 0)
-            except Timeout:
-                if not told:
-                    self._warn(f"waiting for another process that makes this {stage} artifact")
-                told = True
-                stopping.stop()
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                if self._locks_hold:
-                    self._warn(f"no locks in {self.root} ({error.strerror}): processes may compute the same twice")
-                self._locks_hold = False
-                return
+    def _remove(self, entry: dict[str, Any], old: bool) -> bool:
+        path = entry["path"]
+        half = path.parent.suffix == ".partial"
+        if not (abandoned(path.parent) if half else old):
+            return False
+        with writing(path):
+            path.unlink(missing_ok=True)
+            if half:
+                path.parent.rmdir()
+        return True
 
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact for `ddbench cache ls`: stage, key, bytes, modified (seconds since 1970), path."""

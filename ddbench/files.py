@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,10 @@ from ddbench.errors import DDBenchError
 
 SILENT = 86400.0
 """Seconds after which a half-written file that nothing was added to has no writer any more, on whatever host."""
+
+
+around: dict[Path, Callable[[Path], contextlib.AbstractContextManager[None]]] = {}
+"""What stands around the writing of a file, by the folder that it is below: it may publish what was written."""
 
 
 @contextlib.contextmanager
@@ -57,11 +61,15 @@ def whole(path: Path) -> Iterator[Path]:
 
     It stands alone in a folder beside `path`, so that what a library writes beside it is gone as well; no other writer
     of `path`, on whatever host, has the same. What killed ones left is removed. Makes the parent folder. Raises
-    DDBenchError as `writing` does.
+    DDBenchError as `writing` does, and what stands `around` it.
     """
     room = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     partial = room / path.name
-    with writing(path):
+    with contextlib.ExitStack() as stack:
+        for folder in path.parents:
+            if folder in around:
+                stack.enter_context(around[folder](path))
+        stack.enter_context(writing(path))
         try:
             room.mkdir(parents=True)
             sweep(path)

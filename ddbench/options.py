@@ -15,20 +15,40 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+class _Place(click.Path):
+    """A folder, or the URL of one on shared storage (a text)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+class _Results(_Place):
+    """A folder; of results on shared storage the local copy, which publishes what is written there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if isinstance(found, Path):
+            return found
+        from ddbench.mirror import open_results
+
+        return open_results(str(found), say)
+
+
 results = click.option(
     "--results-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Results(path_type=Path, file_okay=False),
     default=Path("results"),
     show_default=True,
-    help="Folder of records and pictures.",
+    help="Folder of records and pictures, or a URL (s3://..., docs/scaling.md).",
 )
 cache = click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path),
+    type=_Place(path_type=Path),
     default=Path("~/.cache/ddbench"),
     envvar="DDBENCH_CACHE",
     show_default=True,
-    help="Folder of teachers, statistics, distilled sets (also DDBENCH_CACHE).",
+    help="Folder of teachers, statistics, distilled sets, or a URL (s3://..., docs/scaling.md; also DDBENCH_CACHE).",
 )
 data = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets."
@@ -94,8 +114,8 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def open_cache(folder: Path, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-    """The cache in `folder`; without `builds` nothing is computed."""
-    from ddbench.cache import Cache
+def open_cache(place: Path | str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+    """The cache in a folder or at a URL; without `builds` nothing is computed."""
+    from ddbench import mirror
 
-    return Cache(folder.expanduser().resolve(), frozenset(force), say, builds)
+    return mirror.open_cache(place, frozenset(force), say, builds)

@@ -127,17 +127,19 @@ def _shown(name: str, value: object) -> str:
 
 
 def cache_text(entries: list[dict[str, Any]]) -> str:
-    """What `ddbench cache ls` prints: one line an artifact, and the sum."""
-    now = time.time()
+    """What `ddbench cache ls` prints: one line an artifact, and the sum; `where` it is, if not all are in a folder."""
+    now, apart = time.time(), any("where" in entry for entry in entries)
     rows = [
         (
             entry["stage"],
             entry["key"],
             f"{entry['bytes'] / 2**20:.2f}",
             f"{(now - entry['modified']) / 86400:.1f}",
+            *([entry["where"]] if apart else []),
         )
         for entry in entries
     ]
     total = sum(entry["bytes"] for entry in entries) / 2**20
-    table = tabulate(rows, headers=["stage", "key", "MB", "days old"], tablefmt="simple", disable_numparse=True)
+    headers = ["stage", "key", "MB", "days old", *(["where"] if apart else [])]
+    table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     return f"{table}\n\n{len(entries)} files, {total:.1f} MB"
