@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ddbench.errors import DDBenchError
-from ddbench.listing import value_text
 from ddbench.tables import Asked, Cell, Desk, TableSpec
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
     import pandas as pd
 
     from ddbench import published
+    from ddbench.listing import value_text
     from ddbench.resolve import load_recipes
     from ddbench.tables.cells import of_cell
     from ddbench.tables.lines import COLUMNS, line_of
