@@ -294,7 +294,7 @@ for line in {commands!r}:
         main()
     except SystemExit as end:
         assert not end.code, line
-heavy = {{"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "ot", "PIL"}} & sys.modules.keys()
+heavy = {{"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "ot", "PIL", "ray"}} & sys.modules.keys()
 print("heavy:", sorted(heavy))
 """
 

@@ -150,7 +150,7 @@ class _Session:
         data = self._workspace.data_dir
         order = {
             "folder": str(Path.cwd()),
-            "cache": str(self._workspace.cache.root),
+            "cache": self._workspace.cache.place,
             "data": str(data.absolute()) if data else None,
             "force": self._forced(work.stage),
             "experiment": work.experiment.model_dump(mode="json"),

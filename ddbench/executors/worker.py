@@ -22,6 +22,7 @@ from ddbench.events import Event
 from ddbench.executors.mailbox import Relay
 from ddbench.executors.work import perform
 from ddbench.experiment import Experiment
+from ddbench.mirror import open_cache
 from ddbench.plugins import PluginRegistry
 from ddbench.stages import Pipeline, Workspace
 
@@ -86,7 +87,7 @@ def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
 @functools.lru_cache(maxsize=1)
 def _workspace(cache: str, data_dir: str | None, force: tuple[str, ...]) -> Workspace:
     """Kept from one unit of work to the next, with the dataset and the teacher that were used last."""
-    opened = Cache(Path(cache), frozenset(force), _warn)
+    opened = open_cache(cache, frozenset(force), _warn)
     workspace = Workspace(_registry(), opened, Path(data_dir) if data_dir else None)
     workspace.emit = _tell
     return workspace

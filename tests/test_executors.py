@@ -1,0 +1,186 @@
+"""Units of work without a cluster: how a grid is cut, what may begin, what fails; resources; Ray not installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddbench.cache import Cache
+from ddbench.errors import DDBenchError, PluginError
+from ddbench.executors import Inline, choose
+from ddbench.executors.resources import Resources, resources_of
+from ddbench.executors.work import BLOCKS, Failure, Plan, Work, perform
+from ddbench.executors.worker import experiment_of
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+from ddbench.stages import Pipeline, Workspace
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+ASKED = Request(
+    methods=("wmdd",),
+    datasets=("digits",),
+    ipcs=(2,),
+    recipes=("smoke",),
+    image_size=8,
+    arch="convnet-bn-d1",
+    device="cpu",
+    precision="fp32",
+    assignments=("teacher.batch_size=256", "teacher.epochs=1", "wmdd.batch_size=4", "wmdd.steps=2"),
+)
+
+
+def grid(folder: Path, asked: Request, force: frozenset[str] = frozenset()) -> list[Pipeline]:
+    registry = PluginRegistry()
+    workspace = Workspace(registry, Cache(folder, force), None)
+    return [Pipeline(workspace, cell) for cell in experiments(asked, registry)]
+
+
+def drained(plan: Plan) -> list[Work]:
+    """All that can begin, one after the other, each done before the next."""
+    order = []
+    while work := plan.next():
+        order.append(work)
+        plan.done(work)
+    return order
+
+
+def test_a_grid_is_cut_along_the_stage_graph_and_shared_parts_are_there_once(tmp_path: Path) -> None:
+    cells = grid(tmp_path, replace(ASKED, ipcs=(1, 2), seeds=2))
+    plan = Plan(cells)
+    order = drained(plan)
+    # One teacher, ten classes; units of four images: 3 of IPC 1, 5 of IPC 2; two students and one measure a set.
+    expected = {"teacher": 1, "statistics": 10, "distill": 3 + 5, "evaluate": 4, "measure": 2}
+    assert {stage: sum(work.stage == stage for work in order) for stage in expected} == expected
+    assert len(order) == plan.total == sum(expected.values())
+    made: set[str] = set()
+    for work in order:
+        assert made >= work.needs, work.name
+        assert made.isdisjoint(work.makes)
+        made.update(work.makes)
+    units = [work for work in order if work.stage == "distill"]
+    classes = [{"teacher", "statistics"} == {name.partition("/")[0] for name in work.needs} for work in units]
+    assert all(classes)
+    assert [len(work.needs) for work in units] == [1 + 4, 1 + 4, 1 + 2] + 5 * [1 + 2]
+    assert all(plan.is_done(cell) for cell in cells)
+    assert plan.left == 0
+
+
+def test_what_needs_something_waits_for_it(tmp_path: Path) -> None:
+    plan = Plan(grid(tmp_path, ASKED))
+    teacher = plan.next()
+    assert teacher is not None
+    assert (teacher.stage, plan.next()) == ("teacher", None)
+    plan.again(teacher)  # its worker died
+    assert plan.next() is teacher
+    plan.done(teacher)
+    assert {work.stage for work in (plan.next() for _ in range(10)) if work} == {"statistics"}
+    assert plan.next() is None
+
+
+def test_what_is_in_the_cache_is_no_work_and_the_keys_are_those_of_a_run(tmp_path: Path) -> None:
+    (cell,) = grid(tmp_path, ASKED)
+    order = drained(Plan([cell]))
+    for work in order:
+        perform(cell, work.stage, work.parts)
+        assert all((tmp_path / f"{name}.safetensors").is_file() for name in work.makes)
+    assert Plan(grid(tmp_path, ASKED)).total == 0
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    grid(tmp_path, ASKED)[0].run()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == made
+    next(tmp_path.glob("statistics/*")).unlink()
+    (work,) = drained(Plan(grid(tmp_path, ASKED)))
+    assert (work.stage, len(work.parts)) == ("statistics", 1)
+    # Forced: that stage and those after it, until it is there anew.
+    forced = grid(tmp_path, ASKED, frozenset({"distill"}))
+    todo = drained(Plan(forced))
+    assert [work.stage for work in todo if work.stage != "statistics"] == 5 * ["distill"] + ["evaluate", "measure"]
+    assert all(forced[0].workspace.cache.made_elsewhere(name) for work in todo[1:] for name in work.makes)
+    assert {work.stage for work in drained(Plan(forced))} <= {"statistics"}
+
+
+def test_a_thousand_classes_are_some_blocks(tmp_path: Path) -> None:
+    (cell,) = grid(tmp_path, ASKED)
+    plan, cache = Plan([]), cell.workspace.cache
+    depends_on = [cell.keys.statistics(label % 10, layer=label) for label in range(1000)]
+    names = plan._stage(cell, "statistics", depends_on, [()] * 1000, "class", -(-1000 // BLOCKS))
+    order = drained(plan)
+    assert len(order) == 63 <= BLOCKS
+    assert [part for work in order for part in work.parts] == list(range(1000))
+    assert [name for work in order for name in work.makes] == names
+    assert names[0] == f"statistics/{cache.path('statistics', depends_on[0]).stem}"
+    assert (order[0].name, order[-1].name) == ("statistics class 1-16", "statistics class 993-1000")
+
+
+def test_a_failure_takes_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
+    cells = grid(tmp_path, replace(ASKED, ipcs=(1, 2)))
+    plan = Plan(cells)
+    broken = 0
+    while work := plan.next():
+        if work.stage == "distill" and work.experiment.ipc == 1:
+            plan.fail(work, Failure("diverged", "Traceback: ..."))
+            broken += 1
+        else:
+            plan.done(work)
+    assert (broken, plan.left) == (3, 0)
+    found = plan.failure(cells[0])
+    assert found is not None
+    error = found.error()
+    assert isinstance(error, PluginError)
+    assert (str(error), "Traceback: ..." in str(error.__cause__)) == ("diverged", True)
+    assert plan.failure(cells[1]) is None
+    assert type(Failure("disk full").error()) is DDBenchError
+
+
+def test_an_experiment_comes_back_from_json(tmp_path: Path) -> None:
+    (cell,) = grid(tmp_path, replace(ASKED, assignments=(*ASKED.assignments, "evaluator.labels=stored")))
+    tree = json.loads(json.dumps(cell.experiment.model_dump(mode="json")))
+    again = experiment_of(tree, PluginRegistry())
+    assert again == cell.experiment
+    assert type(again.method_settings) is type(cell.method)
+
+
+def test_resources_are_of_a_stage_and_what_is_wrong_is_one_line() -> None:
+    asked = ("resources.distill.gpus=0.5", "resources.distill.cpus=4", "resources.evaluate.memory=1.5")
+    found = resources_of(asked)
+    assert found.of("distill") == Resources(cpus=4, gpus=0.5)
+    assert found.of("measure") == found.of("evaluate") == Resources(memory=1.5)
+    assert found.of("teacher") == Resources(cpus=1)
+    wrong = {
+        "resources.distil.gpus=1": "no stage 'distil'; did you mean 'distill'?",
+        "resources.distill.gpu=1": "no resource 'gpu'; did you mean 'gpus'?",
+        "resources.distill=1": "write it as resources.STAGE.WHAT=VALUE",
+        "resources.distill.cpus=": "write it as resources.STAGE.WHAT=VALUE",
+        "resources.distill.cpus=0": "resources.distill.cpus",
+        "resources.distill.cpus=[1]": "resources.distill.cpus",
+        "resources.distill.gpus=1.5": "a share of one GPU, or a whole number",
+        "resources.distill.memory=!!python/name:os.system": "is not a plain value",
+    }
+    for text, line in wrong.items():
+        with pytest.raises(DDBenchError) as caught:
+            resources_of((text,))
+        assert line in str(caught.value)
+
+
+def test_inline_leaves_settings_alone_and_has_no_resources() -> None:
+    executor, left = choose("inline", "ignored", ("teacher.epochs=1",))
+    assert (type(executor), left) == (Inline, ("teacher.epochs=1",))
+    with pytest.raises(DDBenchError, match="--executor ray"):
+        choose("inline", None, ("resources.distill.cpus=2",))
+
+
+def test_without_ray_one_line_says_what_to_install(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    asked = ("--method", "random", "--dataset", "digits", "--ipc", "1", "--executor", "ray")
+    for command in (("run", *asked), ("table", "comparison", *asked[2:])):
+        outcome = shell(*command)
+        assert outcome.code == 2
+        (line,) = outcome.errors
+        assert "pip install 'ddbench[ray]'" in line
+    assert not shell.files()
