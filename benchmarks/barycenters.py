@@ -1,13 +1,14 @@
-"""Barycenters of one class of ImageNet-1K's size: n = 1300 features, d = 512, m = 50 images a class."""
+"""Barycenters at ImageNet-1K's size: n = 1300 features a class, d = 512, m = 50 images a class."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 import ot
 import torch
-from measuring import Row, device, interleaved, write
+from measuring import Row, device, interleaved, seconds, write
 from torch import Tensor
 
 from ddbench import seeds, transport
@@ -17,6 +18,7 @@ ROUNDS = 10
 """K of Algorithm 2 (section 5.2)."""
 AT_ONCE = 10
 """Classes in one batch of ours."""
+CLASSES = 1000
 
 
 def features(label: int) -> Tensor:
@@ -24,7 +26,7 @@ def features(label: int) -> Tensor:
     draw = seeds.generator("benchmark", "barycenters", label)
     centres = torch.randn(20, D, generator=draw)
     member = torch.multinomial(torch.rand(20, generator=draw), N, replacement=True, generator=draw)
-    return (centres[member] + 0.7 * torch.randn(N, D, generator=draw)).relu()
+    return (centres[member] + 0.7 * torch.randn(N, D, generator=draw)).relu().to(device())
 
 
 def plain(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -43,33 +45,51 @@ def plain(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, weights
 
 
-def measure(repetitions: int) -> list[Row]:
-    """One class, and how many of ours go at once; the exact cost of both beside."""
-    found = [features(label).to(device()) for label in range(AT_ONCE)]
+def lloyd(found: list[Tensor]) -> list[transport.Barycenter]:
+    """Ours, of these classes."""
+    draws = [seeds.generator("benchmark", "lloyd", label) for label in range(len(found))]
+    return transport.barycenter_lloyd(found, M, draws)
+
+
+def batches(count: int) -> Iterator[list[Tensor]]:
+    """Classes as they come from the cache, a batch at a time."""
+    for first in range(0, count, AT_ONCE):
+        yield [features(label) for label in range(first, min(first + AT_ONCE, count))]
+
+
+def measure(repetitions: int, classes: int = CLASSES) -> list[Row]:
+    """One class, a batch of them, and `classes` one batch after another; the exact cost of both beside.
+
+    The limit is one product of points and features for each step that Algorithm 2 has, in float32.
+    """
+    found = [features(label) for label in range(AT_ONCE)]
     z = found[0].double().cpu().numpy()
-
-    def ours(count: int) -> list[transport.Barycenter]:
-        draws = [seeds.generator("benchmark", "lloyd", label) for label in range(count)]
-        return transport.barycenter_lloyd(found[:count], M, draws)
-
     points, weights = map(torch.from_numpy, plain(z))
-    mine = ours(1)[0]
+    (mine,) = lloyd(found[:1])
     theirs = transport.transport_cost(points, weights, found[0])
     cost = transport.transport_cost(mine.points, mine.weights, found[0])
-    taken = interleaved(
-        {"reference": lambda: plain(z), "ours": lambda: ours(1), "many": lambda: ours(AT_ONCE)},
-        repetitions,
-        warm=1,
-    )
-    agreement = f"W_2^2 {cost:.2f}, reference {theirs:.2f}"
+
+    def products() -> None:
+        for _ in range(ROUNDS):
+            mine.points @ found[0].T
+
+    runs = {"reference": lambda: plain(z), "one": lambda: lloyd(found[:1]), "batch": lambda: lloyd(found)}
+    taken = interleaved({**runs, "limit": products}, repetitions, warm=1)
+    reference, limit = taken["reference"], taken["limit"]
     case = f"n = {N}, d = {D}, m = {M}"
-    return [
-        Row("barycenter", f"{case}, one class", taken["ours"], taken["reference"], agreement=agreement),
-        Row("barycenter", f"{case}, of {AT_ONCE} at once", taken["many"] / AT_ONCE, taken["reference"]),
+    rows = [
+        Row("barycenter", f"{case}, one class", taken["one"], reference, limit, f"W_2^2 {cost:.2f}, not {theirs:.2f}"),
+        Row("barycenter", f"{case}, of {AT_ONCE} at once", taken["batch"] / AT_ONCE, reference, limit),
     ]
+    if classes:
+        whole = sum(seconds(lambda part=part: lloyd(part)) for part in batches(classes))  # type: ignore[misc]
+        rows.append(Row("barycenters", f"{case}, {classes} classes", whole, classes * reference, classes * limit))
+    return rows
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=3)
-    write("barycenters", measure(parser.parse_args().repetitions))
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--classes", type=int, default=CLASSES, help="classes of the whole set (0: leave it out)")
+    arguments = parser.parse_args()
+    write("barycenters", measure(arguments.repetitions, arguments.classes))

@@ -18,6 +18,8 @@ from ddbench import device as devices
 from ddbench import records
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+SETTLE = 0.1
+"""Seconds before each measurement: threads of other libraries (NumPy's BLAS) spin that long after their work."""
 COLUMNS = ("part", "case", "reference", "ours", "limit", "ours/limit", "reference/ours", "agreement")
 
 
@@ -75,6 +77,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repetitions: int = 9, 
     try:
         for _ in range(repetitions):
             for name, run in runs.items():
+                time.sleep(SETTLE)
                 taken[name].append(seconds(run))
     finally:
         gc.enable()

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ddbench.errors import DDBenchError
@@ -198,7 +198,6 @@ def barycenter_lloyd(
     if len(features) != len(generators):
         raise DDBenchError(f"k-means needs one generator a class, got {len(generators)} for {len(features)} classes")
     for z in features:
-        _check(z, "features")
         _check_count(m, len(z))
     largest = max((len(z) * (z.shape[1] + 2 * m) for z in features), default=1)
     size = max(1, _MAX_BATCH_ELEMENTS // largest)
@@ -213,6 +212,8 @@ def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], 
     """Lloyd of a batch of classes padded to one length: z [k, n, d] and real [k, n], false on the padding."""
     # Centring changes no distance but saves the digits that a large common offset would cost.
     means = [z.mean(0) for z in features]
+    for mean in means:
+        _check(mean.unsqueeze(0), "features")  # it carries every NaN and infinity
     z = pad_sequence([z - mean for z, mean in zip(features, means, strict=True)], batch_first=True)
     counts = torch.tensor([len(z) for z in features], device=z.device)
     real = torch.arange(z.shape[1], device=z.device) < counts.unsqueeze(1)
@@ -237,7 +238,13 @@ def _start(
     z: Tensor, coarse: Tensor, real: Tensor, m: int, generators: Sequence[Generator], iterations: int
 ) -> tuple[Tensor, Tensor]:
     """What each feature belongs to [k, n] after Lloyd of `coarse`, and what that costs in `z`, up to a constant [k]."""
-    nearest = _nearest(_rows(coarse, _plus_plus(coarse, real, m, generators)), coarse)
+    races = [
+        # As exponential_ draws them, but in a third of the time.
+        -torch.rand(m, int(count), generator=generator, dtype=z.dtype).log()
+        for count, generator in zip(real.sum(1), generators, strict=True)
+    ]
+    times = torch.stack([nn.functional.pad(race, (0, real.shape[1] - race.shape[1])) for race in races], 1)
+    nearest = _nearest(_rows(coarse, _plus_plus(coarse, real, times.to(z.device))), coarse)
     nearest = _descend(coarse, real, nearest, m, iterations)[1]
     sums, sizes = _sums(z, real, nearest, m)
     # Of a feature's squares, those about the mean are all but the mean's own.
@@ -297,19 +304,15 @@ def _rows(z: Tensor, indices: Tensor) -> Tensor:
     return z.gather(1, indices.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
 
 
-def _plus_plus(z: Tensor, real: Tensor, m: int, generators: Sequence[Generator]) -> Tensor:
+def _plus_plus(z: Tensor, real: Tensor, times: Tensor) -> Tensor:
     """Greedy k-means++ seeds, as indices [k, m]: of 2 + ln m features drawn, the one that lowers the cost most.
 
-    Features are drawn with probability proportional to their squared distance to the seeds, by a race: an
-    exponential time divided by that distance is least with just this probability. (A search in the cumulative
-    sum would do as well, but that sum is not deterministic on CUDA.) Once every feature is covered the seed
+    Features are drawn with probability proportional to their squared distance to the seeds, by a race: of exponential
+    `times` [m, k, n], divided by that distance, a feature's is least with just this probability. (A search in the
+    cumulative sum would do as well, but that sum is not deterministic on CUDA.) Once every feature is covered the seed
     is the first feature.
     """
-    races = [
-        torch.empty(int(n), m, dtype=z.dtype).exponential_(generator=generator)
-        for n, generator in zip(real.sum(1), generators, strict=True)
-    ]
-    times = pad_sequence(races, batch_first=True).to(z.device).permute(2, 0, 1).contiguous()
+    m = len(times)
     norms = z.square().sum(-1)
     distances, bound = real.to(z.dtype), z.new_zeros(real.shape).masked_fill(real, torch.inf)
     trials = min(2 + int(math.log(m)), z.shape[1])
@@ -338,7 +341,8 @@ def _started(z: Tensor, m: int, generator: Generator, start: Start) -> Tensor:
     if start == "real":
         return z[torch.randperm(len(z), generator=generator)[:m]]
     real = torch.ones(1, len(z), dtype=torch.bool)
-    return z[_plus_plus((z - z.mean(0)).unsqueeze(0), real, m, [generator])[0]]
+    times = torch.empty(len(z), m, dtype=z.dtype).exponential_(generator=generator).T.unsqueeze(1)
+    return z[_plus_plus((z - z.mean(0)).unsqueeze(0), real, times)[0]]
 
 
 def _check_count(m: int, n: int) -> None:

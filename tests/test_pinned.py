@@ -96,7 +96,7 @@ PINNED: dict[str, tuple[str, float, dict[str, float]]] = {
     "LLOYD": (
         "2",
         1e-4,
-        {"cost": 10.75905, "largest": 0.3333333, "projected cost": 118.8604, "projected largest": 0.3333333},
+        {"cost": 10.7615, "largest": 0.35, "projected cost": 118.5086, "projected largest": 0.3333333},
     ),
     "RECOVER": (
         "1",
