@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
+import torch
 from hypothesis import settings
 
-from ddbench.cache import Cache
+from ddbench.cache import Cache, Checkpoint
 from ddbench.cli import main
 from ddbench.config import DataConfig
 
@@ -132,3 +133,31 @@ def digits_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset
         return load_dataset(spec, config, None, Cache(tmp_path_factory.mktemp("digits")))
 
     return at
+
+
+@pytest.fixture
+def bare_task(tmp_path: Path) -> Callable[..., Any]:
+    """Makes the task of a unit of a dataset and a teacher, without a run: nothing is cached, statistics are refused.
+
+    `slot` names its checkpoint, `kind` is DistillTask or a class of it, `more` are other fields.
+    """
+    from ddbench.task import DistillTask
+
+    def make(dataset: Dataset, teacher: object, slot: str = "slot", kind: Any = DistillTask, **more: Any) -> Any:
+        given: dict[str, Any] = {
+            "dataset": dataset,
+            "ipc": 1,
+            "seed": 4,
+            "device": torch.device("cpu"),
+            "precision": "fp32",
+            "checkpoint": Checkpoint(tmp_path / f"{slot}.safetensors"),
+            "checkpoint_every": 1000,
+            "report": lambda step, total, **metrics: None,
+            "cached": lambda name, depends_on, fn: fn(),
+            "statistics": lambda label: pytest.fail("not asked for"),
+            "timing": {},
+            "_teacher": lambda: teacher,
+        }
+        return kind(**{**given, **more})
+
+    return make

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.functional import resized_crop
 
-from ddbench.cache import Cache, Checkpoint
+from ddbench.cache import Cache
 from ddbench.config import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.spec import DatasetInfo
@@ -44,36 +44,19 @@ class Small(nn.Module):
         return logits
 
 
-def undefined(label: int) -> Any:
-    raise AssertionError("rded reads no statistics")
-
-
 @pytest.fixture(scope="module")
 def digits(digits_at: Callable[..., Dataset]) -> Dataset:
     return digits_at(SIZE, SIZE + 2)
 
 
 @pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillTask]:
+def make_task(digits: Dataset, bare_task: Callable[..., DistillTask]) -> Callable[..., DistillTask]:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         teacher = TappedNetwork(Small())
 
     def make(ipc: int = 3, seed: int = 0, dataset: Dataset = digits) -> DistillTask:
-        return DistillTask(
-            dataset=dataset,
-            ipc=ipc,
-            seed=seed,
-            device=torch.device("cpu"),
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / "slot.safetensors"),
-            checkpoint_every=100,
-            report=lambda step, total, **metrics: None,
-            cached=lambda name, depends_on, fn: fn(),
-            statistics=undefined,
-            timing={},
-            _teacher=lambda: teacher,
-        )
+        return bare_task(dataset, teacher, ipc=ipc, seed=seed)
 
     return make
 

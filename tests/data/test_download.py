@@ -1,12 +1,12 @@
 """Downloads, from a real server on this machine: digests, resuming, nothing in place that is not whole."""
 
+from __future__ import annotations
+
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,9 @@ from ddbench.data.download import install
 from ddbench.data.spec import Download, RemoteFile
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
+
+if TYPE_CHECKING:
+    from conftest import Server
 
 PICTURE = bytes(range(256)) * 4000
 
@@ -25,54 +28,6 @@ def tgz(folder: str) -> bytes:
         info.size = len(PICTURE)
         tar.addfile(info, io.BytesIO(PICTURE))
     return out.getvalue()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; `cut` closes the connection after so many bytes; `ranges` answers byte ranges."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.cut: int | None = None
-        self.ranges = True
-        self.asked: list[str | None] = []
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers["Range"]
-        self.server.asked.append(wanted)
-        data = self.server.files.get(self.path[1:])
-        if data is None:
-            self.send_error(404)
-            return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        if start and start >= len(data):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        self.wfile.write(data[start:] if self.server.cut is None else data[start : self.server.cut])
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as found:
-        thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield found
-        found.shutdown()
-        thread.join()
 
 
 def of(server: Server, data: bytes, max_bytes: int = 10**7, algorithm: str = "md5") -> Download:

@@ -10,13 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddbench import hookimpl
 from ddbench.cache import digest_of, read_tensors
+from ddbench.plugins import PluginRegistry
+
+if TYPE_CHECKING:
+    from conftest import Outcome, Shell
 
 FULL = os.environ.get("DDBENCH_FAULTS") == "full"
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
@@ -78,6 +85,41 @@ class Place:
 def place_at() -> Callable[..., Place]:
     """Makes a place in a folder."""
     return Place
+
+
+class Menace:
+    """A plugin that misbehaves, and what is to be said of it."""
+
+    name = "ddbench-menace"
+    fast = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
+    small = (*fast, "--image-size", "8", "--student", "convnet-d2")
+
+    def registry(self, **hooks: object) -> PluginRegistry:
+        """What is installed, and a plugin whose hooks give these values."""
+        registry = PluginRegistry()
+        made = {f"ddbench_{name}": hookimpl(lambda value=value: value) for name, value in hooks.items()}
+        registry.register(SimpleNamespace(**made), self.name)
+        return registry
+
+    def asked(self, shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
+        """A command with this registry."""
+        with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
+            return shell(*words)
+
+    def refused(self, outcome: Outcome, *said: str) -> None:
+        """It ended with one line, in which all this is."""
+        assert (outcome.code, outcome.out) == (2, ""), outcome.err
+        assert "Traceback" not in outcome.err
+        line = outcome.errors[-1]
+        assert line.startswith("ddbench: ")
+        for part in said:
+            assert part in line
+
+
+@pytest.fixture(scope="session")
+def menace() -> Menace:
+    """A plugin that misbehaves."""
+    return Menace()
 
 
 class Forked:

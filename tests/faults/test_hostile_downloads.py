@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ddbench.data.download import install
 from ddbench.data.spec import Download, RemoteFile
 from ddbench.errors import DDBenchError
+
+if TYPE_CHECKING:
+    from conftest import Server
 
 PICTURE = bytes(range(256)) * 4000
 
@@ -30,40 +32,9 @@ def archive() -> bytes:
     return out.getvalue()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Answers each request with the next of `answers`: what is written to the connection, byte by byte."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[bytes] = []
-        self.asked: list[str | None] = []
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.headers["Range"])
-        self.wfile.write(self.server.answers.pop(0))
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as found:
-        thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield found
-        found.shutdown()
-        thread.join()
-
-
 def toy(server: Server, name: str = "toy.tgz", folder: str = "toy", max_bytes: int = 10**7) -> Download:
     digest = f"sha256:{hashlib.sha256(archive()).hexdigest()}"
-    return Download(folder, (RemoteFile(f"http://127.0.0.1:{server.server_port}/{name}", digest),), max_bytes)
+    return Download(folder, (RemoteFile(server.url(name), digest),), max_bytes)
 
 
 def answer(head: str, body: bytes = b"", status: str = "200 OK") -> bytes:

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddbench import memory, objectives, seeds
-from ddbench.cache import Checkpoint
 from ddbench.data.dataset import Dataset
 from ddbench.distiller import Slot, Unit
 from ddbench.errors import DDBenchError
@@ -108,22 +107,11 @@ def teacher() -> TappedNetwork:
 
 
 @pytest.fixture
-def make_task(digits_at: Callable[..., Dataset], tmp_path: Path, teacher: TappedNetwork) -> Callable[..., DistillTask]:
+def make_task(
+    digits_at: Callable[..., Dataset], bare_task: Callable[..., DistillTask], teacher: TappedNetwork
+) -> Callable[..., DistillTask]:
     def make(slot: str = "slot", size: int = SIZE, ipc: int = IPC, every: int = 1000) -> DistillTask:
-        return DistillTask(
-            dataset=digits_at(size),
-            ipc=ipc,
-            seed=4,
-            device=CPU,
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / f"{slot}.safetensors"),
-            checkpoint_every=every,
-            report=lambda step, total, **metrics: None,
-            cached=lambda name, depends_on, fn: fn(),
-            statistics=lambda label: pytest.fail("not asked for"),
-            timing={},
-            _teacher=lambda: teacher,
-        )
+        return bare_task(digits_at(size), teacher, slot, ipc=ipc, checkpoint_every=every)
 
     return make
 

@@ -7,16 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import click
 import pytest
 import torch
 from pydantic import field_validator
 
-from ddbench import guard, hookimpl
+from ddbench import guard
 from ddbench.distiller import Distiller, Slot, Unit, UnitResult
 from ddbench.errors import DDBenchError
 from ddbench.evaluator import Evaluator, Metrics
@@ -25,11 +23,7 @@ from ddbench.stages import Pipeline, Workspace
 from ddbench.task import DistillTask
 
 if TYPE_CHECKING:
-    from conftest import Outcome, Shell
-
-MENACE = "ddbench-menace"
-FAST = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
-SMALL = (*FAST, "--image-size", "8", "--student", "convnet-d2")
+    from conftest import Menace, Shell
 
 
 class Weird(BaseException):
@@ -104,40 +98,18 @@ def doing(deed: Callable[[], object]) -> Callable[[DistillTask, Unit], torch.Ten
     return make
 
 
-def asked(shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
-    with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
-        return shell(*words)
-
-
-def with_plugin(**hooks: object) -> PluginRegistry:
-    """What is installed, and a plugin whose hooks give these values."""
-    registry = PluginRegistry()
-    made = {f"ddbench_{name}": hookimpl(lambda value=value: value) for name, value in hooks.items()}
-    registry.register(SimpleNamespace(**made), MENACE)
-    return registry
-
-
-def refused(outcome: Outcome, *said: str) -> None:
-    assert (outcome.code, outcome.out) == (2, ""), outcome.err
-    assert "Traceback" not in outcome.err
-    line = outcome.errors[-1]
-    assert line.startswith("ddbench: ")
-    for part in said:
-        assert part in line
-
-
 # -- methods ------------------------------------------------------------------------------------------------
 
 
 def test_whatever_methods_do_they_are_named_and_the_other_cells_go_on(
-    shell: Shell, tell: Callable[[str], None]
+    menace: Menace, shell: Shell, tell: Callable[[str], None]
 ) -> None:
     methods = [method(name, make) for name, (make, _) in FATAL.items()]
     methods += [method(name, doing(deed)) for name, (deed, _) in UNDONE.items()]
-    registry = with_plugin(distillers=methods)
+    registry = menace.registry(distillers=methods)
     named = [word for name in (*FATAL, *UNDONE, "random") for word in ("--method", name)]
     before = guard.global_state(torch.device("cpu"))
-    outcome = asked(shell, registry, "run", *named, *SMALL, "--evaluator", "hard")
+    outcome = menace.asked(shell, registry, "run", *named, *menace.small, "--evaluator", "hard")
     after = guard.global_state(torch.device("cpu"))
     assert set(guard.differing(before, after)) <= {guard.RANDOM, guard.NUMPY}
     assert outcome.code == 1, outcome.err
@@ -148,10 +120,10 @@ def test_whatever_methods_do_they_are_named_and_the_other_cells_go_on(
         assert f"method '{name}'" in failed[name]
         assert said in failed[name]
         if name != "massless":  # refused where the set is put together, of units each of which was sound
-            assert f"method '{name}' of {MENACE}" in failed[name]
+            assert f"method '{name}' of {menace.name}" in failed[name]
     told = outcome.err.splitlines()
     for name, (_, changed) in UNDONE.items():
-        assert any(f"method '{name}' ({MENACE}) changed {changed}" in line for line in told), outcome.err
+        assert any(f"method '{name}' ({menace.name}) changed {changed}" in line for line in told), outcome.err
     kept = {json.loads(path.read_text())["method"] for path in (shell.results / "records").iterdir()}
     assert kept == {*UNDONE, "random"}
     tell(f"methods that misbehave: {len(FATAL)} named and left out, {len(UNDONE)} undone, the others went on")
@@ -174,15 +146,17 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", PLANS)
-def test_a_method_that_cannot_say_what_it_does_is_refused_before_anything_runs(shell: Shell, what: str) -> None:
+def test_a_method_that_cannot_say_what_it_does_is_refused_before_anything_runs(
+    menace: Menace, shell: Shell, what: str
+) -> None:
     more, said = PLANS[what]
-    registry = with_plugin(distillers=[method("planless", lambda task, unit: gray(unit), **more)])
-    outcome = asked(shell, registry, "run", "--method", "random", "--method", "planless", *SMALL)
-    refused(outcome, f"method 'planless' of {MENACE}", said)
+    registry = menace.registry(distillers=[method("planless", lambda task, unit: gray(unit), **more)])
+    outcome = menace.asked(shell, registry, "run", "--method", "random", "--method", "planless", *menace.small)
+    menace.refused(outcome, f"method 'planless' of {menace.name}", said)
     assert not (shell.results / "records").exists()
 
 
-def test_settings_that_fail_in_their_own_way_are_one_line(shell: Shell) -> None:
+def test_settings_that_fail_in_their_own_way_are_one_line(menace: Menace, shell: Shell) -> None:
     class Touchy(Distiller, frozen=True, extra="forbid"):
         """Its validator divides by zero, and its other setting is nothing that JSON has."""
 
@@ -201,10 +175,10 @@ def test_settings_that_fail_in_their_own_way_are_one_line(shell: Shell) -> None:
         def _build(cls, value: object) -> object:
             return object()
 
-    registry = with_plugin(distillers=[Touchy])
+    registry = menace.registry(distillers=[Touchy])
     for setting, said in (("level=0", "ZeroDivisionError"), ("things=1", "PydanticSerializationError")):
-        outcome = asked(shell, registry, "run", "--method", "touchy", *FAST, "--set", f"touchy.{setting}")
-        refused(outcome, f"method 'touchy' of {MENACE}", said)
+        outcome = menace.asked(shell, registry, "run", "--method", "touchy", *menace.fast, "--set", f"touchy.{setting}")
+        menace.refused(outcome, f"method 'touchy' of {menace.name}", said)
         assert len(outcome.errors) == 1
 
 
@@ -265,17 +239,19 @@ def one_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PluginRegistr
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_what_no_student_can_reach_is_no_result(one_set: Callable[[PluginRegistry], Pipeline], what: str) -> None:
+def test_what_no_student_can_reach_is_no_result(
+    menace: Menace, one_set: Callable[[PluginRegistry], Pipeline], what: str
+) -> None:
     evaluate, said = ODD[what]
-    pipeline = one_set(with_plugin(evaluators=[protocol(evaluate)]))
+    pipeline = one_set(menace.registry(evaluators=[protocol(evaluate)]))
     with pytest.raises(DDBenchError) as caught:
         pipeline.evaluation()
-    assert str(caught.value).startswith(f"evaluator 'odd' of {MENACE}")
+    assert str(caught.value).startswith(f"evaluator 'odd' of {menace.name}")
     assert said in str(caught.value)
     assert not pipeline.workspace.cache.has("evaluate", pipeline.keys.evaluate(pipeline.unit_keys))
 
 
-def test_what_a_protocol_changes_is_put_back_and_named(shell: Shell) -> None:
+def test_what_a_protocol_changes_is_put_back_and_named(menace: Menace, shell: Shell) -> None:
     def evaluate(task: Any) -> Metrics:
         torch.manual_seed(1)
         torch.set_default_dtype(torch.float64)
@@ -283,10 +259,10 @@ def test_what_a_protocol_changes_is_put_back_and_named(shell: Shell) -> None:
         return metrics()
 
     before = guard.global_state(torch.device("cpu"))
-    registry = with_plugin(evaluators=[protocol(evaluate)])
-    outcome = asked(shell, registry, "run", "--method", "random", *SMALL, "--evaluator", "odd")
+    registry = menace.registry(evaluators=[protocol(evaluate)])
+    outcome = menace.asked(shell, registry, "run", "--method", "random", *menace.small, "--evaluator", "odd")
     assert outcome.code == 0, outcome.err
     after = guard.global_state(torch.device("cpu"))
     assert set(guard.differing(before, after)) <= {guard.RANDOM, guard.NUMPY}
     assert "look at me" not in outcome.out
-    assert f"evaluator 'odd' ({MENACE}) changed torch's global generator, torch's default dtype" in outcome.err
+    assert f"evaluator 'odd' ({menace.name}) changed torch's global generator, torch's default dtype" in outcome.err

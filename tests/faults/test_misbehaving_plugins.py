@@ -7,9 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import click
 import numpy as np
@@ -21,55 +19,22 @@ from ddbench.data.source import ArraySplit, Source
 from ddbench.data.spec import DatasetSpec
 from ddbench.events import Event
 from ddbench.plugins import PluginRegistry
-from ddbench.tables import Asked, Cell, TableSpec
+from ddbench.tables import Asked, Cell, Desk, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from conftest import Outcome, Shell
-
-MENACE = "ddbench-menace"
-FAST = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
-SMALL = (*FAST, "--image-size", "8", "--student", "convnet-d2")
+    from conftest import Menace, Shell
 
 
 class Weird(BaseException):
     """No Exception: what catches those lets it through."""
 
 
-def raising(error: BaseException) -> Callable[..., Any]:
-    def fail(*_: object, **__: object) -> Any:
-        raise error
-
-    return fail
-
-
-def asked(shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
-    with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
-        return shell(*words)
-
-
-def with_plugin(**hooks: object) -> PluginRegistry:
-    """What is installed, and a plugin whose hooks give these values."""
-    registry = PluginRegistry()
-    made = {f"ddbench_{name}": hookimpl(lambda value=value: value) for name, value in hooks.items()}
-    registry.register(SimpleNamespace(**made), MENACE)
-    return registry
-
-
-def refused(outcome: Outcome, *said: str) -> None:
-    assert (outcome.code, outcome.out) == (2, ""), outcome.err
-    assert "Traceback" not in outcome.err
-    line = outcome.errors[-1]
-    assert line.startswith("ddbench: ")
-    for part in said:
-        assert part in line
-
-
 # -- observers, tables, datasets ----------------------------------------------------------------------------
 
 
-def test_observers_can_neither_stop_nor_change_a_run(shell: Shell) -> None:
+def test_observers_can_neither_stop_nor_change_a_run(menace: Menace, shell: Shell) -> None:
     class Fails:
         @hookimpl
         def ddbench_event(self, event: Event) -> None:
@@ -82,13 +47,13 @@ def test_observers_can_neither_stop_nor_change_a_run(shell: Shell) -> None:
             torch.manual_seed(event.step)
             torch.set_default_dtype(torch.float64)
 
-    words = ("run", "--method", "random", *FAST, "--student", "mobilenet_v2", "--evaluator", "hard")  # it drops out
-    words += ("--set", "evaluator.epochs=2")
-    plain = asked(shell, PluginRegistry(), *words, "--results-dir", "plain")
+    words = ("run", "--method", "random", *menace.fast, "--evaluator", "hard")
+    words += ("--student", "mobilenet_v2", "--set", "evaluator.epochs=2")  # it drops out
+    plain = menace.asked(shell, PluginRegistry(), *words, "--results-dir", "plain")
     registry = PluginRegistry()
     registry.register(Fails(), "ddbench-exits")
     registry.register(Meddles(), "ddbench-meddles")
-    outcome = asked(shell, registry, *words, "--results-dir", "watched", "--force", "data")
+    outcome = menace.asked(shell, registry, *words, "--results-dir", "watched", "--force", "data")
     assert (plain.code, outcome.code) == (0, 0), outcome.err
     assert "look at me" not in outcome.out
     for text in (
@@ -114,28 +79,33 @@ def late(wanted: Asked) -> Iterator[Cell]:
     raise ZeroDivisionError("late")
 
 
+def filling(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
+    raise Weird("x")
+
+
 def adding(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
     raise Weird("no column")
 
 
 TABLES = {
-    "cells": (table("menace-cells", cells=raising(SystemExit(0))), "SystemExit: 0"),
+    "cells": (table("menace-cells", cells=lambda wanted: sys.exit(0)), "SystemExit: 0"),
     "late": (table("menace-late", cells=late), "ZeroDivisionError: late"),
-    "fill": (table("menace-fill", fill=raising(Weird("x"))), "Weird: x"),
+    "fill": (table("menace-fill", fill=filling), "Weird: x"),
     "finish": (table("menace-finish", finish=adding), "Weird: no column"),
 }
 
 
-def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(shell: Shell) -> None:
-    assert asked(shell, PluginRegistry(), "run", "--method", "random", *SMALL, "--evaluator", "hard").code == 0
-    registry = with_plugin(tables=[spec for spec, _ in TABLES.values()])
+def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(menace: Menace, shell: Shell) -> None:
+    first = menace.asked(shell, PluginRegistry(), "run", "--method", "random", *menace.small, "--evaluator", "hard")
+    assert first.code == 0, first.err
+    registry = menace.registry(tables=[spec for spec, _ in TABLES.values()])
     for spec, said in TABLES.values():
-        outcome = asked(shell, registry, "table", spec.name, "--dataset", "digits", "--only-cached")
-        refused(outcome, f"table '{spec.name}' of {MENACE}", said)
-    outcome = asked(shell, registry, "report")
+        outcome = menace.asked(shell, registry, "table", spec.name, "--dataset", "digits", "--only-cached")
+        menace.refused(outcome, f"table '{spec.name}' of {menace.name}", said)
+    outcome = menace.asked(shell, registry, "report")
     assert outcome.code == 0, outcome.err
     for spec, _ in TABLES.values():
-        assert sum(f"left out: table '{spec.name}' of {MENACE}" in line for line in outcome.errors) == 1
+        assert sum(f"left out: table '{spec.name}' of {menace.name}" in line for line in outcome.errors) == 1
     (record,) = (shell.results / "records").iterdir()
     assert f'id="record-{record.stem}"' in (shell.results / "report.html").read_text(encoding="utf-8")
 
@@ -148,8 +118,8 @@ def split(**changes: Any) -> ArraySplit:
 
 
 DATASETS: dict[str, tuple[Callable[[Path | None], Any], str]] = {
-    "raises": (raising(KeyError("where")), "KeyError: 'where'"),
-    "leaves": (raising(SystemExit(0)), "SystemExit: 0"),
+    "raises": (lambda folder: {}["where"], "KeyError: 'where'"),
+    "leaves": (lambda folder: sys.exit(0), "SystemExit: 0"),
     "nothing": (lambda folder: None, "AttributeError"),
     "labels beyond": (lambda folder: Source(("a", "b"), split(labels=np.array([0, 0, 1, 2])), split()), "0 to 2: 2"),
     "labels below": (lambda folder: Source(("a", "b"), split(labels=np.array([-1, 0, 1, 1])), split()), "from -1"),
@@ -162,12 +132,12 @@ DATASETS: dict[str, tuple[Callable[[Path | None], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", DATASETS)
-def test_a_dataset_that_is_none_is_one_line(shell: Shell, what: str) -> None:
+def test_a_dataset_that_is_none_is_one_line(menace: Menace, shell: Shell, what: str) -> None:
     opened, said = DATASETS[what]
     spec = DatasetSpec(name="hollow", about="misbehaves.", source="none", native_size=8, open=opened)
     words = ("run", "--method", "random", "--dataset", "hollow", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
-    outcome = asked(shell, with_plugin(datasets=[spec]), *words)
-    refused(outcome, f"dataset 'hollow' of {MENACE}", said)
+    outcome = menace.asked(shell, menace.registry(datasets=[spec]), *words)
+    menace.refused(outcome, f"dataset 'hollow' of {menace.name}", said)
     assert not (shell.results / "records").exists()
 
 
@@ -236,14 +206,16 @@ def test_what_an_import_prints_and_changes_stays_out_of_results_and_numbers(
     assert "plugin 'plug' of ddfault-bad changed torch's default dtype when it was imported: put back" in captured.err
 
 
-def test_a_recipe_that_is_none_is_named_with_who_ships_it(shell: Shell, tmp_path: Path) -> None:
+def test_a_recipe_that_is_none_is_named_with_who_ships_it(menace: Menace, shell: Shell, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("blocks: [*nobody]")
-    outcome = asked(shell, with_plugin(recipes=[bad]), "run", "--method", "random", *SMALL)
-    refused(outcome, f"recipe {bad} is not plain YAML", f"{MENACE} ships it")
+    outcome = menace.asked(shell, menace.registry(recipes=[bad]), "run", "--method", "random", *menace.small)
+    menace.refused(outcome, f"recipe {bad} is not plain YAML", f"{menace.name} ships it")
 
 
-def test_commands_neither_end_the_program_nor_take_each_others_places(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_neither_end_the_program_nor_take_each_others_places(
+    menace: Menace, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Takes:
         @hookimpl
         def ddbench_commands(self, cli: click.Group) -> None:
@@ -254,11 +226,11 @@ def test_commands_neither_end_the_program_nor_take_each_others_places(capsys: py
 
     cli = click.Group(commands=[own := click.Command("run")])
     registry = PluginRegistry(())
-    registry.register(Takes(), MENACE)
+    registry.register(Takes(), menace.name)
     registry.add_commands(cli)
     captured = capsys.readouterr()
     assert cli.commands["run"] is own
     assert "extra" in cli.commands
     assert captured.out == ""
-    assert f"plugin of {MENACE} could not add its commands: SystemExit" in captured.err
-    assert f"plugin of {MENACE} may not replace the command run" in captured.err
+    assert f"plugin of {menace.name} could not add its commands: SystemExit" in captured.err
+    assert f"plugin of {menace.name} may not replace the command run" in captured.err

@@ -40,26 +40,9 @@ RUN = ("run", "--dataset", "digits", "--recipe", "smoke", "--device", "cpu", "--
 
 
 @pytest.fixture
-def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[..., DistillTask]:
+def make_task(digits_at: Callable[..., Dataset], bare_task: Callable[..., DistillTask]) -> Callable[..., DistillTask]:
     teacher = TappedNetwork(build_network("convnet-bn-d1", 10, SIZE, seed=1))
-
-    def make(slot: str, every: int = 1000) -> DistillTask:
-        return DistillTask(
-            dataset=digits_at(SIZE),
-            ipc=1,
-            seed=4,
-            device=CPU,
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / f"{slot}.safetensors"),
-            checkpoint_every=every,
-            report=lambda step, total, **metrics: None,
-            cached=lambda name, depends_on, fn: fn(),
-            statistics=lambda label: pytest.fail("not asked for"),
-            timing={},
-            _teacher=lambda: teacher,
-        )
-
-    return make
+    return lambda slot, every=1000: bare_task(digits_at(SIZE), teacher, slot, checkpoint_every=every)
 
 
 class Infinite(torch.autograd.Function):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddbench.cache import Cache, Checkpoint
+from ddbench.cache import Cache
 from ddbench.data.dataset import Dataset
 from ddbench.distiller import Slot, Unit
 from ddbench.models import TappedNetwork, build_network
@@ -67,28 +67,14 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., Captured]:
+def make_task(digits: Dataset, bare_task: Callable[..., Captured]) -> Callable[..., Captured]:
     def make(arch: str = "convnet-bn-d2") -> Captured:
         network = build_network(arch, 10, SIZE, seed=1).double()
         draw = torch.Generator().manual_seed(0)
         for name, statistic in network.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 statistic.copy_(torch.rand(len(statistic), dtype=torch.float64, generator=draw))
-        teacher = TappedNetwork(network)
-        return Captured(
-            dataset=digits,
-            ipc=2,
-            seed=3,
-            device=torch.device("cpu"),
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / "slot.safetensors"),
-            checkpoint_every=100,
-            report=lambda step, total, **metrics: None,
-            cached=lambda name, depends_on, fn: fn(),
-            statistics=lambda label: pytest.fail("not asked for"),
-            timing={},
-            _teacher=lambda: teacher,
-        )
+        return bare_task(digits, TappedNetwork(network), kind=Captured, ipc=2, seed=3)
 
     return make
 
