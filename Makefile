@@ -17,11 +17,13 @@ test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-# Every injected fault at its full count; the tests run a short form of them.
+# Every injected fault at its full count; the tests run a short form of them. Fails where one of them does (pipefail).
 faults: export DDBENCH_FAULTS = full
 faults: export OMP_NUM_THREADS ?= 1
+faults: SHELL := bash
 faults: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal --timeout 3600 tests/faults | tee results/faults.txt
+	set -o pipefail; $(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal --timeout 3600 -rs \
+		-o tmp_path_retention_policy=failed tests/faults | tee results/faults.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
