@@ -93,3 +93,6 @@ class RuntimeConfig(Section):
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="bf16 = autocast where it is fast")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="whether the recover loop compiles its network (auto: where that pays)"
+    )

@@ -22,8 +22,9 @@ from ddbench.errors import DDBenchError
 
 
 def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
-    """The same runtime with every `auto` decided: CUDA where there is one; bf16 where the device computes it fast.
+    """The same runtime with device and precision decided: CUDA where there is one; bf16 where it is computed fast.
 
+    `compile` is decided where it is known what there is to do: `ddbench.compiling.resolve`.
     Raises DDBenchError for a CUDA device that is not there.
     """
     device = runtime.device
@@ -36,7 +37,7 @@ def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
     precision = runtime.precision
     if precision == "auto":
         precision = "bf16" if _fast_bf16(device) else "fp32"
-    return RuntimeConfig(device=device, precision=precision)
+    return runtime.model_copy(update={"device": device, "precision": precision})
 
 
 def _fast_bf16(device: str) -> bool:

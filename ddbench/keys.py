@@ -120,6 +120,7 @@ class Keys:
             "jpeg_quality": self.experiment.distill.jpeg_quality,
             "device": self._device,
             "versions": core,
+            **({"compile": True} if self.experiment.runtime.compile == "on" else {}),
         }
 
     def labels(self, units: tuple[str, ...], name: str, depends_on: Depends) -> Depends:

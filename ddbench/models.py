@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench.config import Stem
 from ddbench.errors import DDBenchError, unknown
+from ddbench.moments import Moments, tap
 from ddbench.networks import CATALOG
 
 SMALL_IMAGE = 32
@@ -193,7 +194,7 @@ class Output:
     """What one forward pass of a tapped network gives.
 
     logits [B, classes]; features [B, d], of the layer that was asked for; bn_inputs: [B, C, ...] each, as `bn_names`
-    lists the layers.
+    lists the layers, or where only their moments were asked for `ddbench.objectives.Moments`.
     """
 
     logits: Tensor
@@ -219,41 +220,56 @@ class TappedNetwork(nn.Module):
         self.layer_names: list[str] = list(weighted_layers(network))
         # What the running forward call collects, by layer; None between calls: no activation outlives one.
         self._taken: dict[str, Tensor] | None = None
+        # The same of BatchNorm layers where their moments are enough.
+        self._moments: dict[str, Moments] | None = None
         for name, layer in {**layers, FEATURES: classifier}.items():
             layer.register_forward_pre_hook(partial(self._take, name))
         self.eval()
 
-    def _take(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _take(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if self._moments is not None and isinstance(layer, _BatchNorm):
+            through, self._moments[name] = tap(inputs[0])
+            return (through, *inputs[1:])
         if self._taken is not None:
             self._taken[name] = inputs[0]
+        return None
 
     def train(self, mode: bool = True) -> "TappedNetwork":
         """Stays in evaluation mode: a teacher's statistics must not move."""
         return super().train(False)
 
-    def forward(self, images: Tensor, bn: bool = True, layer: int | None = None) -> Output:
+    def forward(self, images: Tensor, bn: bool = True, layer: int | None = None, moments: bool = False) -> Output:
         """Logits, features and, with `bn`, BatchNorm inputs of normalised images [B, 3, S, S].
 
         Features are what feeds the final classifier, or with `layer` what feeds the layer of that number (see
-        `weighted_layers`): maps [B, C, H, W] averaged over H and W, in float32 at least, vectors as they are. Raises
+        `weighted_layers`): maps [B, C, H, W] averaged over H and W, in float32 at least, vectors as they are. With
+        `moments` there are the moments of the BatchNorm inputs in their place, taken as the images pass. Raises
         DDBenchError for a number without a layer and for a layer that takes anything else.
         """
+        with nullcontext() if layer is None else self.tapping(layer):
+            return self.reading(images, bn, layer, moments)
+
+    @contextmanager
+    def tapping(self, layer: int) -> Iterator[None]:
+        """While the block runs, `reading` finds what feeds this layer. Raises DDBenchError as `forward`."""
+        check_layer(layer, len(self.layer_names), type(self.network).__name__)
+        name = self.layer_names[layer - 1]
+        # For the block alone: nobody else pays for it, and a teacher is shared.
+        with self.network.get_submodule(name).register_forward_pre_hook(partial(self._take, name)):
+            yield
+
+    def reading(self, images: Tensor, bn: bool, layer: int | None, moments: bool) -> Output:
+        """`forward` where `layer` is tapped: what may be compiled."""
         taken: dict[str, Tensor] = {}
-        self._taken = taken
-        name = FEATURES
-        tap: AbstractContextManager[Any] = nullcontext()
-        if layer is not None:
-            check_layer(layer, len(self.layer_names), type(self.network).__name__)
-            name = self.layer_names[layer - 1]
-            # Here for this call alone: nobody else pays for it, and a teacher is shared.
-            tap = self.network.get_submodule(name).register_forward_pre_hook(partial(self._take, name))
+        found: dict[str, Moments] = {}
+        self._taken, self._moments = taken, found if moments else None
         try:
-            with tap:
-                logits = self.network(images)
+            logits = self.network(images)
         finally:
-            self._taken = None
-        features = taken[name] if layer is None else _pooled(taken[name], layer)
-        return Output(logits, features, [taken[norm] for norm in self.bn_names] if bn else [])
+            self._taken = self._moments = None
+        features = taken[FEATURES] if layer is None else _pooled(taken[self.layer_names[layer - 1]], layer)
+        inputs: dict[str, Any] = {**taken, **found}
+        return Output(logits, features, [inputs[norm] for norm in self.bn_names] if bn else [])
 
     def running_statistics(self) -> tuple[list[Tensor], list[Tensor]]:
         """The network's own running means and variances, [C] each, one of `bn_names` after the other."""

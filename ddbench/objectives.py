@@ -1,15 +1,15 @@
 """The loss terms of teacher inversion, for any method: feature match, cross-entropy, MMD, BatchNorm matching."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ddbench.errors import DDBenchError
+from ddbench.moments import Moments as Moments
+from ddbench.moments import moments as moments
 from ddbench.transport import squared_distances
 
 Form = Literal["squared", "norm"]
@@ -102,63 +102,6 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.5, 0.5**0.5, 1.
     )
 
 
-class _Moments(torch.autograd.Function):
-    """Mean and population variance over the last dimension of [B, C, N]; the gradient is one affine map."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = x if x.dtype == torch.float64 else x.float()
-        if wide.is_cuda:
-            variance, mean = torch.var_mean(wide, 2, correction=0)
-        else:
-            # var_mean is not vectorised on the CPU: two passes are some ten times faster, and as exact.
-            mean = wide.mean(2)
-            variance = (wide - mean[..., None]).square_().mean(2)
-        ctx.save_for_backward(x, mean)
-        return mean, variance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        # d mean / d x = 1 / N and d variance / d x = 2 (x - mean) / N: together slope * x + offset.
-        slope = grad_variance * (2 / x.shape[2])
-        offset = grad_mean / x.shape[2] - slope * mean
-        return torch.addcmul(offset[..., None], x, slope[..., None]).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class Moments:
-    """What `moments` gives of activations, in their place: `mean` and `variance` [B, C].
-
-    Where memory is short the recover loop gives its objective these, not BatchNorm inputs: all that the terms of
-    this module need of them.
-    """
-
-    mean: Tensor
-    variance: Tensor
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    @property
-    def device(self) -> torch.device:
-        """Of both."""
-        return self.mean.device
-
-
-def moments(x: Tensor | Moments) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the positions of each image and channel, [B, C] each.
-
-    x: activations [B, C, H, W], [B, C, N] or [B, C] (one position: variance 0), or their `Moments`. The result is
-    float32 for lower precisions too, float64 for float64. Differentiable once.
-    """
-    if isinstance(x, Moments):
-        return x.mean, x.variance
-    mean, variance = _Moments.apply(x[..., None] if x.ndim == 2 else x.flatten(2))
-    return mean, variance
-
-
 def class_moments(x: Tensor | Moments, class_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and population variance per class and channel, [K, C] each (paper, Eq. 14).
 
@@ -190,12 +133,19 @@ def pcbn(
     which weighs the images of a class uniformly). first_scale multiplies the first layer. A float32 scalar, 0
     without layers. Raises DDBenchError for another form and for lists of different lengths.
     """
-    total = torch.zeros((), device=class_weights.device)
-    for scale, x, mean, variance in _layers(bn_inputs, means, variances, first_scale):
-        class_mean, class_variance = class_moments(x, class_weights)
-        distance = _size(class_mean - mean, form, (1,)) + _size(class_variance - variance, form, (1,))
-        total = total + scale * (distance.sum() if form == "squared" else distance.mean())
-    return total
+    if not len(bn_inputs) == len(means) == len(variances):
+        raise DDBenchError(f"{len(bn_inputs)} BatchNorm inputs, but {len(means)} means and {len(variances)} variances")
+    if not bn_inputs:
+        return torch.zeros((), device=class_weights.device)
+    # All layers side by side: a product of small matrices for each would cost more than the passes over activations.
+    found = [Moments(*moments(x)) for x in bn_inputs]
+    whole = Moments(torch.cat([layer.mean for layer in found], 1), torch.cat([layer.variance for layer in found], 1))
+    widths = [layer.mean.shape[1] for layer in found]
+    pairs = zip(class_moments(whole, class_weights), (means, variances), strict=True)
+    differences = [torch.split(mine - torch.cat(list(theirs), 1), widths, 1) for mine, theirs in pairs]
+    sizes = [_size(a, form, (1,)) + _size(b, form, (1,)) for a, b in zip(*differences, strict=True)]
+    distances = torch.stack([first_scale * sizes[0], *sizes[1:]])
+    return distances.sum() if form == "squared" else distances.mean(1).sum()
 
 
 def global_bn(
@@ -274,12 +224,3 @@ def _size(difference: Tensor, form: Form, dims: tuple[int, ...]) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(difference, dim=dims)
         return norm
     raise DDBenchError(f"unknown form of a loss term '{form}': squared or norm")
-
-
-def _layers(
-    bn_inputs: Sequence[Tensor | Moments], means: Sequence[Tensor], variances: Sequence[Tensor], first_scale: float
-) -> Iterator[tuple[float, Tensor | Moments, Tensor, Tensor]]:
-    if not len(bn_inputs) == len(means) == len(variances):
-        raise DDBenchError(f"{len(bn_inputs)} BatchNorm inputs, but {len(means)} means and {len(variances)} variances")
-    for index, layer in enumerate(zip(bn_inputs, means, variances, strict=True)):
-        yield first_scale if index == 0 else 1.0, *layer

@@ -84,6 +84,13 @@ _EXPERIMENT = (
     click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Distilled sets."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+    click.option(
+        "--compile",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Compile the network of the recover loop (auto: where that pays).",
+    ),
     click.option("--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Overrides one setting; repeat."),
 )
 

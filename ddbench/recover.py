@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ddbench import memory, seeds, stopping, views
+from ddbench import compiling, memory, seeds, stopping, views
 from ddbench.device import autocast
 from ddbench.distiller import Unit
 from ddbench.errors import DDBenchError
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 Objective = Callable[[Output], dict[str, Tensor]]
 """Loss terms by name, already weighted; their sum is minimised. Called inside autocast, once a step.
 
-Where memory is short the BatchNorm inputs are `ddbench.objectives.Moments`, which the terms of that module take.
+The BatchNorm inputs are `ddbench.objectives.Moments`, which the terms of that module take. An objective that asks
+for more of them (any attribute or operation of a tensor) is called again, with the inputs themselves from then on.
 """
 
 __all__ = ["Objective", "RecoverSettings", "learning_rate", "recover", "slot_noise"]
@@ -65,7 +67,8 @@ def recover(
     Every step sees one random-resized-crop, flip and roll of the images; pixels are clamped to the valid range after
     each step; the last iterate is kept (design of SRe2L and of the released WMDD code). What is drawn depends on
     (run seed, unit, step) alone, so a resumed run ends with the same bytes. Where memory runs out the images go through
-    the teacher in parts, to the same numbers (`_in_parts`).
+    the teacher in parts, to the same numbers (`_Descent.in_parts`). With `task.compile` the teacher is compiled, which
+    changes the numbers by rounding alone.
     Raises DDBenchError naming the step and the terms where the loss is no longer finite, within 25 steps, and where
     the images or the optimiser's state are not: neither is saved then, the checkpoint before it stays.
     """
@@ -74,7 +77,7 @@ def recover(
     deviation = task.dataset.std.to(device).view(1, 3, 1, 1)
     low, high = (0 - mean) / deviation, (1 - mean) / deviation
     images = initial.to(device=device, dtype=torch.float32).clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas)
+    optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas, fused=True)
     start, seconds = _resume(task, images, optimizer)
     fitting = memory.Together("images")
     seen: list[Terms] = []
@@ -83,81 +86,113 @@ def recover(
         draws = seeds.generator("recover", task.seed, unit.index, step)
         optimizer.zero_grad(set_to_none=True)
         view = _view(images, settings, settings.crop_scale(step), draws, size)
-        way = _at_once if together == len(images) else partial(_in_parts, together)
-        terms = way(task, view, objective, layer)
+        terms = descent.at_once(view) if together == len(images) else descent.in_parts(view, together)
         return {name: term.detach() for name, term in terms.items()}
 
     clock = time.perf_counter()
-    for step in range(start, settings.steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, settings)
-        seen.append(fitting(partial(descend, step), len(images)))
-        optimizer.step()
-        with torch.no_grad():
-            images.copy_(torch.maximum(torch.minimum(images, high), low))
-        task.tick()
-        done = step + 1
-        reports = done % REPORT_EVERY == 0 or done == settings.steps
-        saves = (done % task.checkpoint_every == 0 or stopping.requested()) and done < settings.steps
-        if not (reports or saves):
-            continue
-        values = _check(seen, done, unit)
-        if reports:
-            task.report(done, settings.steps, loss=sum(values.values()), **values)
-        if saves:
-            _save(task, unit, images, optimizer, done, seconds + time.perf_counter() - clock)
-            stopping.stop()
+    with _descent(task, objective, layer, images.shape) as descent:
+        for step in range(start, settings.steps):
+            optimizer.param_groups[0]["lr"] = learning_rate(step, settings)
+            seen.append(fitting(partial(descend, step), len(images)))
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(low, high)
+            task.tick()
+            done = step + 1
+            reports = done % REPORT_EVERY == 0 or done == settings.steps
+            saves = (done % task.checkpoint_every == 0 or stopping.requested()) and done < settings.steps
+            if not (reports or saves):
+                continue
+            values = _check(seen, done, unit)
+            if reports:
+                task.report(done, settings.steps, loss=sum(values.values()), **values)
+            if saves:
+                _save(task, unit, images, optimizer, done, seconds + time.perf_counter() - clock)
+                stopping.stop()
     _sound(unit, images, optimizer, settings.steps)
     task.timing.update(steps=settings.steps, seconds=seconds + time.perf_counter() - clock)
     return ((images.detach() * deviation) + mean).clamp(0, 1)
 
 
-def _at_once(task: DistillTask, view: Tensor, objective: Objective, layer: int | None) -> Terms:
-    """The terms of a view [n, 3, S, S]; the gradient of their sum goes to what the view was made of."""
-    with autocast(task.device, task.precision):
-        output = task.teacher(view.contiguous(memory_format=torch.channels_last), layer=layer)
-        terms = objective(output)
-    _sum(terms).backward()  # type: ignore[no-untyped-call]
-    return terms
+class _Descent:
+    """Terms of one view after another, as `objective` has them; the gradient of their sum goes to the view.
 
-
-def _in_parts(together: int, task: DistillTask, view: Tensor, objective: Objective, layer: int | None) -> Terms:
-    """As `_at_once`, with `together` images at a time in the teacher: the same up to rounding, for twice the passes.
-
-    In evaluation mode an image's outputs depend on that image alone. So the objective, which may be any function of
-    the whole unit (one norm over the batch, statistics of a class), is given the outputs of a first pass without a
-    graph, and its gradient in them goes back through a second one, part by part (gradient caching, Gao et al. 2021).
-    BatchNorm inputs would be most of the memory: their moments stand for them. Raises DDBenchError where the
-    objective asks for more of them.
+    `forward` is the teacher with moments for BatchNorm inputs (`compiling.network`, or the teacher itself).
     """
 
-    def outputs(part: Tensor) -> list[Tensor]:
-        with autocast(task.device, task.precision):
-            output = task.teacher(part.contiguous(memory_format=torch.channels_last), layer=layer)
-            return [output.logits, output.features, *(value for x in output.bn_inputs for value in moments(x))]
+    def __init__(self, task: DistillTask, objective: Objective, layer: int | None, forward: compiling.Forward) -> None:
+        self._task, self._objective, self._layer, self._forward = task, objective, layer, forward
+        self._enough: bool | None = None
+        """Whether moments are all that the objective asks for; None: it has not been asked."""
 
-    parts = torch.split(view.detach(), together)
-    with torch.no_grad():
-        columns = zip(*(outputs(part) for part in parts), strict=True)
-    joined = [torch.cat(column).requires_grad_() for column in columns]
-    logits, features, *values = joined
-    pairs = zip(values[::2], values[1::2], strict=True)
-    with autocast(task.device, task.precision):
-        try:
-            terms = objective(Output(logits, features, [Moments(*pair) for pair in pairs]))  # type: ignore[misc]
-        except (AttributeError, TypeError) as error:
-            raise DDBenchError(
-                "out of memory, and this method's objective needs more of the BatchNorm inputs than their moments: "
-                "a smaller batch, or a device with more memory, is needed"
-            ) from error
-    _sum(terms).backward()  # type: ignore[no-untyped-call]
-    wanted = [torch.zeros_like(value) if value.grad is None else value.grad for value in joined]
-    gradients = []
-    for part, slices in zip(parts, zip(*(torch.split(value, together) for value in wanted), strict=True), strict=True):
-        pixels = part.requires_grad_()
-        torch.autograd.backward(outputs(pixels), slices)
-        gradients.append(pixels.grad)
-    view.backward(torch.cat(gradients))  # type: ignore[arg-type,no-untyped-call]
-    return terms
+    def at_once(self, view: Tensor) -> Terms:
+        """The terms of a view [n, 3, S, S]."""
+        task, terms = self._task, None
+        with autocast(task.device, task.precision):
+            images = view.contiguous(memory_format=torch.channels_last)
+            if self._enough is not False:
+                output = self._forward(images)
+                try:
+                    terms = self._objective(output)
+                except (AttributeError, TypeError):
+                    if self._enough:
+                        raise
+                self._enough = terms is not None
+            if terms is None:
+                terms = self._objective(task.teacher(images, layer=self._layer))
+        _sum(terms).backward()  # type: ignore[no-untyped-call]
+        return terms
+
+    def in_parts(self, view: Tensor, together: int) -> Terms:
+        """As `at_once`, with `together` images at a time in the teacher: the same up to rounding, for twice the passes.
+
+        In evaluation mode an image's outputs depend on that image alone. So the objective, which may be any function of
+        the whole unit (one norm over the batch, statistics of a class), is given the outputs of a first pass without a
+        graph, and its gradient in them goes back through a second one, part by part (gradient caching, Gao et al.
+        2021). BatchNorm inputs would be most of the memory: their moments stand for them. Raises DDBenchError where the
+        objective asks for more of them.
+        """
+        task = self._task
+
+        def outputs(part: Tensor) -> list[Tensor]:
+            with autocast(task.device, task.precision):
+                images = part.contiguous(memory_format=torch.channels_last)
+                output = task.teacher(images, layer=self._layer, moments=True)
+                return [output.logits, output.features, *(value for x in output.bn_inputs for value in moments(x))]
+
+        parts = torch.split(view.detach(), together)
+        with torch.no_grad():
+            columns = zip(*(outputs(part) for part in parts), strict=True)
+        joined = [torch.cat(column).requires_grad_() for column in columns]
+        logits, features, *values = joined
+        pairs = zip(values[::2], values[1::2], strict=True)
+        with autocast(task.device, task.precision):
+            try:
+                terms = self._objective(Output(logits, features, [Moments(*pair) for pair in pairs]))  # type: ignore[misc]
+            except (AttributeError, TypeError) as error:
+                raise DDBenchError(
+                    "out of memory, and this method's objective needs more of the BatchNorm inputs than their moments: "
+                    "a smaller batch, or a device with more memory, is needed"
+                ) from error
+        _sum(terms).backward()  # type: ignore[no-untyped-call]
+        wanted = [torch.zeros_like(value) if value.grad is None else value.grad for value in joined]
+        slices = zip(*(torch.split(value, together) for value in wanted), strict=True)
+        gradients = []
+        for part, gradient in zip(parts, slices, strict=True):
+            pixels = part.requires_grad_()
+            torch.autograd.backward(outputs(pixels), gradient)
+            gradients.append(pixels.grad)
+        view.backward(torch.cat(gradients))  # type: ignore[arg-type,no-untyped-call]
+        return terms
+
+
+@contextlib.contextmanager
+def _descent(task: DistillTask, objective: Objective, layer: int | None, shape: torch.Size) -> Iterator[_Descent]:
+    if not task.compile:
+        yield _Descent(task, objective, layer, partial(task.teacher, layer=layer, moments=True))
+        return
+    with compiling.network(task.teacher, layer, shape, task.precision, task.note) as forward:
+        yield _Descent(task, objective, layer, forward)
 
 
 def _sum(terms: Terms) -> Tensor:
@@ -214,7 +249,7 @@ def _resume(task: DistillTask, images: Tensor, optimizer: torch.optim.Optimizer)
     with torch.no_grad():
         images.copy_(tensors["images"])
     optimizer.state[images] = {
-        "step": torch.tensor(float(meta["step"])),
+        "step": torch.tensor(float(meta["step"]), device=images.device),
         "exp_avg": tensors["exp_avg"].to(images.device, copy=True),
         "exp_avg_sq": tensors["exp_avg_sq"].to(images.device, copy=True),
     }

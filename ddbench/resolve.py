@@ -46,6 +46,7 @@ class Request:
     repeats: int = 1
     device: str = "auto"
     precision: str = "auto"
+    compile: str = "auto"
     assignments: tuple[str, ...] = field(default_factory=tuple)
 
 
@@ -211,7 +212,7 @@ def _apply_options(settings: dict[str, dict[str, Any]], request: Request) -> Non
         data["stored_size"] = round(Fraction(request.image_size * usual.stored_size, usual.image_size))
     if request.arch is not None:
         settings["teacher"]["arch"] = request.arch
-    chosen = {"device": request.device, "precision": request.precision}
+    chosen = {"device": request.device, "precision": request.precision, "compile": request.compile}
     settings["runtime"].update({name: value for name, value in chosen.items() if value != "auto"})
 
 

@@ -34,7 +34,8 @@ class DistillTask:
     `statistics(label, layer=None)` are of a class's real images, the features of the layer of that number (see
     `ddbench.models.weighted_layers`; None: what feeds the classifier).
     `report(step, total, **metrics)` tells the progress display. `timing` may be given `steps` and `seconds`.
-    `tick()` is to be called at the end of every iteration: a stopwatch may listen.
+    `tick()` is to be called at the end of every iteration: a stopwatch may listen. `compile`: the recover loop compiles
+    its network. `note(text)` tells a person one line.
     """
 
     dataset: Dataset
@@ -50,6 +51,8 @@ class DistillTask:
     timing: dict[str, float]
     _teacher: Callable[[], TappedNetwork]
     tick: Callable[[], None] = lambda: None
+    compile: bool = False
+    note: Callable[[str], None] = lambda text: None
 
     @property
     def info(self) -> DatasetInfo:

@@ -99,6 +99,7 @@ def _digest(experiment: Experiment, numerics: str, apart: str) -> str:
     shared = {name: getattr(experiment, name).model_dump(mode="json") for name in SHARED}
     shared["teacher"]["checkpoint"] = checkpoint_name(experiment.teacher)
     shared["runtime"]["device"] = shared["runtime"]["device"].partition(":")[0]
+    del shared["runtime"]["compile"]  # it changes numbers by rounding alone
     return key_of({**shared, "recipes": experiment.recipes, "numerics": numerics, "apart": apart})[:8]
 
 

@@ -96,7 +96,8 @@ def _settings(found: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Reco
                 recipes=tuple(record.recipes),
                 data=DataConfig(**configuration["data"]),
                 teacher=TeacherConfig(**configuration["teacher"]),
-                runtime=RuntimeConfig(**{**runtime, "device": runtime["device"].partition(":")[0]}),
+                # `compile` changes numbers by rounding alone: it tells no settings apart.
+                runtime=RuntimeConfig(device=runtime["device"].partition(":")[0], precision=runtime["precision"]),
                 numerics=" ".join(older),
             )
         except (ValidationError, KeyError):
