@@ -6,13 +6,17 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ddbench import hookimpl
 from ddbench.cache import Cache
+from ddbench.distiller import Distiller, Unit
 from ddbench.errors import DDBenchError, PluginError
-from ddbench.executors import Inline, choose
+from ddbench.executors import Inline, choose, worker
+from ddbench.executors.mailbox import event_of
 from ddbench.executors.resources import Resources, resources_of
 from ddbench.executors.work import BLOCKS, Failure, Plan, Work, perform
 from ddbench.executors.worker import experiment_of
@@ -21,7 +25,10 @@ from ddbench.resolve import Request, experiments
 from ddbench.stages import Pipeline, Workspace
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from conftest import Shell
+    from ddbench.task import DistillTask
 
 ASKED = Request(
     methods=("wmdd",),
@@ -32,7 +39,13 @@ ASKED = Request(
     arch="convnet-bn-d1",
     device="cpu",
     precision="fp32",
-    assignments=("teacher.batch_size=256", "teacher.epochs=1", "wmdd.batch_size=4", "wmdd.steps=2"),
+    assignments=(
+        "teacher.batch_size=256",
+        "teacher.epochs=1",
+        "wmdd.batch_size=4",
+        "wmdd.steps=2",
+        "evaluator.epochs=1",
+    ),
 )
 
 
@@ -144,6 +157,48 @@ def test_an_experiment_comes_back_from_json(tmp_path: Path) -> None:
     again = experiment_of(tree, PluginRegistry())
     assert again == cell.experiment
     assert type(again.method_settings) is type(cell.method)
+
+
+class Kept:
+    """Stands for the handle of the mailbox: keeps what is posted."""
+
+    def __init__(self) -> None:
+        self.letters: list[str] = []
+        self.post = SimpleNamespace(remote=self.letters.append)
+
+
+def test_a_worker_answers_with_the_reason_that_inline_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_registry", lambda: registry)
+    monkeypatch.setattr(worker, "VISIBLE_SECONDS", 0.0)
+
+    class Broken(Distiller):
+        name, version, needs_teacher = "broken", "1", False
+
+        def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+            raise KeyError("no such thing")
+
+    registry = PluginRegistry()
+    plugin = SimpleNamespace(ddbench_distillers=hookimpl(specname="ddbench_distillers")(lambda: [Broken]))
+    registry.register(plugin, "ddbench-broken")
+    workspace = Workspace(registry, Cache(tmp_path), None)
+    asked = replace(ASKED, methods=("broken",), assignments=(), evaluator="hard")
+    (cell,) = (Pipeline(workspace, each) for each in experiments(asked, registry))
+    with pytest.raises(PluginError) as inline:
+        cell.run()
+    (unit,) = (work for work in drained(Plan([cell])) if work.stage == "distill")
+    order = {
+        **{"folder": str(tmp_path), "cache": str(tmp_path), "data": None, "force": [], "threads": 1, "needs": []},
+        **{"experiment": unit.experiment.model_dump(mode="json"), "stage": "distill", "parts": [0]},
+        "makes": unit.makes,
+    }
+    mailbox = Kept()
+    answer = json.loads(worker.carry_out(json.dumps(order), mailbox))
+    assert answer["reason"] == str(inline.value)
+    assert "raise KeyError" in answer["traceback"]
+    assert [(event.kind, event.stage) for event in map(event_of, mailbox.letters)][-1] == ("started", "distill")
+    # What another node made cannot be seen here.
+    answer = json.loads(worker.carry_out(json.dumps({**order, "needs": ["teacher/" + 32 * "0"]}), mailbox))
+    assert "must be on shared storage" in answer["reason"]
 
 
 def test_resources_are_of_a_stage_and_what_is_wrong_is_one_line() -> None:

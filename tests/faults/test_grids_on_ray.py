@@ -77,6 +77,8 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
     counted: Callable[[Any, Any], Any],
     tell: Callable[[str], None],
 ) -> None:
+    if not counted(False, True):
+        pytest.skip("it starts Ray three times: with DDBENCH_FAULTS=full")
     site = tmp_path / "site"
     info = site / "broken-1.0.dist-info"
     info.mkdir(parents=True)
@@ -100,7 +102,7 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
     assert len(expected.records()) == 2
     (reason,) = failures(inline)
     assert "method 'broken' of broken: KeyError: 'no such thing' (traceback: results/failures/" in reason
-    for workers in counted((3,), (1, 2, 5)):
+    for workers in (1, 2, 5):
         monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": workers}))
         outcome, found = in_folder(f"{workers} workers", "--executor", "ray")
         assert found.digests() == expected.digests()
@@ -178,7 +180,13 @@ class TwoNodes:
 def two_nodes(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
     """A cluster of two nodes."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    nodes = TwoNodes()
+    for trial in range(3):
+        try:
+            nodes = TwoNodes()
+            break
+        except Exception:  # Ray gives a node 30 seconds to start, which a busy machine may not have
+            if trial == 2:
+                raise
     yield nodes
     nodes.cluster.shutdown()
 
@@ -212,32 +220,30 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
         found = place.cache.glob("[!c]*/[!.]*.safetensors")
         return {str(path): path.stat().st_mtime_ns for path in found if "checkpoints" not in path.parts}
 
-    repeated, lost = 0, 0
-    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
-    for number, fault in enumerate(counted((signal.SIGTERM,), (signal.SIGTERM, signal.SIGKILL, signal.SIGINT))):
+    def made_again(before: dict[str, int]) -> int:
+        after = artifacts()
+        return sum(after[path] != written for path, written in before.items())
+
+    there = repeated = 0
+    codes = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}
+    faults = counted((), tuple(codes))
+    for number, fault in enumerate(faults):
         driver = Driver(command, tmp_path / f"log {number}")
-        if number == 0:
-            driver.until(under_way)[0].kill()
-            driver.until(lambda driver=driver: driver.said("tried again (1 of 3)"))
-            driver.until(lambda driver=driver: driver.said("distill wmdd 1/1: resumed"))
         driver.until(under_way)
+        before = artifacts()
         driver.process.send_signal(fault)
         assert driver.end() == codes[fault], driver.log.read_text()
-        time.sleep(0.5)
-        before = artifacts()
-        assert any("/statistics/" in path for path in before)
-        lost += 1
-        again = artifacts()
-        repeated += sum(again[path] != written for path, written in before.items())
-    before = artifacts()
-    driver = Driver(command, tmp_path / "log of the last")
+        repeated, there = repeated + made_again(before), len(before)
+    driver, before = Driver(command, tmp_path / "log of the last"), artifacts()
+    driver.until(under_way)[0].kill()
+    driver.until(lambda: driver.said("tried again (1 of 3)"))
+    driver.until(lambda: driver.said("distill wmdd 1/1: resumed"))
+    before |= artifacts()
     driver.until(lambda: busy(two_nodes.raylets[1], "distill") or busy(two_nodes.raylets[1], "evaluate"))
     two_nodes.remove_the_second()
     assert driver.end() == 0, driver.log.read_text()
-    assert driver.said("tried again")
-    after = artifacts()
-    repeated += sum(after[path] != written for path, written in before.items())
-    assert repeated == 0
+    assert driver.log.read_text().count("tried again") >= 2
+    assert repeated + made_again(before) == 0
     assert place.digests() == expected.digests()
     assert place.records() == expected.records()
     assert place.left_over() == []
@@ -246,6 +252,6 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     assert list(ours["state"]) == ["measured"] * 4
     pd.testing.assert_frame_equal(ours.drop(columns=measured), theirs.drop(columns=measured))
     tell(
-        f"ablation on two Ray nodes: a worker killed, the driver stopped or killed {lost} times, a node removed: "
-        f"frame of inline, {len(before)} artifacts were there before the last driver, {repeated} made again"
+        f"ablation on two Ray nodes: the driver stopped or killed {len(faults)} times ({there} artifacts were there "
+        f"before the last), a worker killed, a node removed: frame of inline, no artifact made again"
     )
