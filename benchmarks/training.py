@@ -39,10 +39,10 @@ def network(seed: int) -> nn.Module:
     return built.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def digits(folder: Path) -> Dataset:
+def digits(folder: Path, size: int = SIZE, stored: int = 72) -> Dataset:
     """The digits, enlarged."""
     spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
-    return load_dataset(spec, DataConfig(image_size=SIZE, stored_size=72), None, Cache(folder))
+    return load_dataset(spec, DataConfig(image_size=size, stored_size=stored), None, Cache(folder))
 
 
 class Student:
@@ -54,24 +54,33 @@ class Student:
         self.labels = dataset.train.labels[torch.arange(BATCH["student"]) * 14]
         self.teacher = TappedNetwork(network(1))
         self.student = network(2)
-        self.losses: list[Tensor] = []
+
+    def source(self, precision: str) -> OnlineLabels:
+        """Views and labels of STEPS epochs of one batch."""
+        task = SimpleNamespace(
+            dataset=self.dataset,
+            images=self.images,
+            labels=self.labels,
+            seed=0,
+            device=device(),
+            precision=precision,
+            teacher=self.teacher,
+        )
+        return OnlineLabels(cast(Any, task), KnowledgeDistillation(epochs=STEPS))
+
+    @torch.no_grad()
+    def apart(self) -> float:
+        """The loss of a batch in float32, ours and by the plain formula on the same views: the relative difference."""
+        source = self.source("fp32")
+        batch = next(view_batches(source.task, source.views(0)))
+        logits = self.student(batch.images)
+        targets = torch.softmax(self.teacher.network(batch.images) / TEMPERATURE, 1)
+        plain = functional.kl_div(functional.log_softmax(logits / TEMPERATURE, 1), targets, reduction="batchmean")
+        return difference(source.losses(0, batch)(logits).mean(), plain)
 
     def ours(self) -> None:
         """STEPS epochs of one batch through `training.fit`."""
-        task = cast(
-            Any,
-            SimpleNamespace(
-                dataset=self.dataset,
-                images=self.images,
-                labels=self.labels,
-                seed=0,
-                device=device(),
-                precision=self.precision,
-                teacher=self.teacher,
-            ),
-        )
-        settings = KnowledgeDistillation(epochs=STEPS)
-        source = OnlineLabels(task, settings)
+        source = self.source(self.precision)
         weights = torch.ones(len(self.labels), device=device())
 
         def epoch_batches(epoch: int) -> Iterator[training.Batch]:
@@ -172,8 +181,10 @@ def measure(repetitions: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = digits(Path(folder))
         student = Student(dataset, precision)
+        apart = student.apart()
         taken = per_step({"reference": student.reference, "ours": student.ours, "limit": student.limit}, repetitions)
-        rows = [Row("student step", f"{BATCH['student']} x {SIZE} px, fkd online, {precision}", **taken)]
+        case = f"{BATCH['student']} x {SIZE} px, fkd online, {precision}"
+        rows = [Row("student step", case, **taken, agreement=f"loss of a batch, fp32: {apart:.0e}")]
         pipeline = Views(dataset, precision)
         apart = max(map(difference, pipeline.ours(), pipeline.reference()))
         taken = per_step({"reference": pipeline.reference, "ours": pipeline.ours, "limit": pipeline.step}, repetitions)
