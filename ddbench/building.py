@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ddbench import device as devices
-from ddbench import memory, records
+from ddbench import memory, records, team
 from ddbench.cache import Artifact, Built, Checkpoint, digest_of
 from ddbench.data.dataset import Dataset
 from ddbench.errors import DDBenchError
@@ -73,6 +73,7 @@ class Builder:
             devices.nondeterministic() as operations,
             self._tracing() as made_from,
             memory.watched(stage, self._experiment, note),
+            team.called(stage, self._workspace, self._experiment) as trainers,
         ):
             tensors, meta = build(checkpoint)
         if operations:
@@ -83,6 +84,8 @@ class Builder:
         reached = {"top1": meta["top1"]} if "top1" in meta else {}
         emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
         device = devices.describe(self._device, operations)
+        if trainers.size > 1:
+            device["processes"] = trainers.size
         made = {"cost": cost.as_dict(), "device": device, "made": records.provenance()}
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ddbench import __version__, executors, options, stopping
+from ddbench import __version__, executors, launched, options, stopping
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
 from ddbench.figures.command import figure_command
@@ -75,9 +75,12 @@ def run_command(
     if dry_run:
         running.dry_run(cells, workspace, click.echo)
         return
-    with stopping.listening(time_limit and time_limit * 60):
-        done = running.run(cells, workspace, results_dir, click.echo, options.say)
-    if len(done) < len(cells):
+
+    def work() -> int:
+        with stopping.listening(time_limit and time_limit * 60):
+            return len(running.run(cells, workspace, results_dir, click.echo, options.say))
+
+    if launched.together(work, workspace) not in (None, len(cells)):
         sys.exit(1)
 
 
@@ -197,6 +200,7 @@ def cache_prune(cache_dir: Path, stage: tuple[str, ...], older_than: float | Non
 
 def main() -> None:
     """The console script: bad input is one line and exit code 2; Ctrl-C is one line and 130."""
+    launched.hush()
     try:
         registry = PluginRegistry()
         registry.add_commands(cli)

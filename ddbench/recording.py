@@ -79,13 +79,17 @@ def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) ->
 
 
 def device_of(evaluation: Artifact, parts: list[Artifact]) -> dict[str, Any]:
-    """The evaluation's, with what is `nondeterministic` of any part; not said where one does not tell it (CPU)."""
+    """The evaluation's, with what is `nondeterministic` of any part; not said where one does not tell it (CPU).
+
+    `processes`: the most that trained a part together; not said where each had one.
+    """
     found = {name: value for name, value in evaluation.meta["device"].items() if name != "nondeterministic"}
     told = [part.meta["device"].get("nondeterministic") for part in parts]
     known = [names for names in told if names is not None]
     if len(known) == len(told):
         found["nondeterministic"] = sorted({name for names in known for name in names})
-    return found
+    processes = max(part.meta["device"].get("processes", 1) for part in parts)
+    return {**found, "processes": processes} if processes > 1 else found
 
 
 def _dataset_name(name: str) -> str:

@@ -70,7 +70,8 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
 
 def _device(device: Mapping[str, Any]) -> str:
     loose = ", ".join(device.get("nondeterministic", []))
-    return f"{device['name']} ({device['type']}, {device['threads']} threads)" + (
+    several = f", {device['processes']} processes" if "processes" in device else ""
+    return f"{device['name']} ({device['type']}, {device['threads']} threads{several})" + (
         f"; other bits the next time, by {loose}" if loose else ""
     )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import memory, seeds, stopping, views
+from ddbench import memory, seeds, stopping, team, views
 from ddbench.device import autocast
 from ddbench.errors import DDBenchError
 from ddbench.finite import require_finite
@@ -40,10 +40,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimiser step: normalised `images` float32 [B, 3, S, S] on the device, a `loss` of the logits."""
+    """One optimiser step: normalised `images` float32 [B, 3, S, S] on the device, a `loss` of the logits.
+
+    `whole`: how many images the step has, where `images` are this process's share of them (`team.Team.share`) and
+    `loss` is their mean. None: all are here.
+    """
 
     images: Tensor
     loss: Callable[[Tensor], Tensor]
+    whole: int | None = None
 
 
 def cosine(epoch: int, epochs: int) -> float:
@@ -143,7 +148,7 @@ def fit(
     schedule: Schedule = cosine,
     keep: BestEpoch | None = None,
 ) -> float | None:
-    """Trains `network` in place, on `device`; the last epoch is the result.
+    """Trains `network` in place, on `device`, with all processes of the current team; the last epoch is the result.
 
     `epoch_batches(epoch)` gives the batches of an epoch (from 0) as a pure function of it; `settings` the
     optimiser, `schedule` the share of its learning rate by epoch, a cosine to 0. After every epoch
@@ -157,24 +162,24 @@ def fit(
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = optimizer_for(network, settings)
-    start, best, begun = _resume(network, optimizer, checkpoint, keep)
+    slot = team.current().slot(checkpoint)
+    start, best, begun = _resume(network, optimizer, slot, keep)
+    step = team.current().step(network, device, precision)
     saved_at = time.monotonic()
 
     def save(epoch: int, inside: _Epoch | None = None) -> None:
-        if checkpoint is not None:
+        if slot is not None:
             kept, of_kept = ({}, {}) if keep is None else keep.state()
             part = {} if inside is None else inside.state(device)
             state = _sound(network, optimizer, f"after epoch {epoch}" if inside is None else f"in epoch {epoch + 1}")
-            checkpoint.save(state | kept | part, {"epoch": epoch, "best": best, **of_kept})
+            slot.save(state | kept | part, {"epoch": epoch, "best": best, **of_kept})
 
     for epoch in range(start, settings.epochs):
         rate = settings.learning_rate * schedule(epoch, settings.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
         inside = begun if epoch == start else _Epoch()
-        loss = _train_epoch(
-            network, optimizer, epoch_batches(epoch), device, precision, epoch, seed, inside, partial(save, epoch)
-        )
+        loss = _train_epoch(step, optimizer, epoch_batches(epoch), device, epoch, seed, inside, partial(save, epoch))
         metrics = {"loss": loss, "learning_rate": rate}
         top1 = validate(epoch) if validate else None
         if top1 is not None:
@@ -224,28 +229,22 @@ class _Epoch:
 
 
 def _train_epoch(
-    network: nn.Module,
+    step: team.Step,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
     device: torch.device,
-    precision: str,
     epoch: int,
     seed: int,
     inside: _Epoch,
     save: Callable[[_Epoch], None],
 ) -> float:
-    network.train()
+    step.network.train()
     losses = inside.losses
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         inside.seed(seeds.derive("fit", seed, epoch), device)
         for batch in itertools.islice(batches, len(losses), None):
-            with autocast(device, precision):
-                logits = network(batch.images.contiguous(memory_format=torch.channels_last))
-            loss = batch.loss(logits.float())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(step(batch, seed, epoch, len(losses)))
             optimizer.step()
-            losses.append(loss.detach())
             if stopping.requested():
                 _check(losses, epoch)
                 save(inside)
@@ -286,7 +285,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _resume(
-    network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None, keep: BestEpoch | None
+    network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: team.Slot | None, keep: BestEpoch | None
 ) -> tuple[int, float | None, _Epoch]:
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is None:
@@ -325,16 +324,19 @@ def train_on_real_images(
     """
     images, size = dataset.train, dataset.info.image_size
     mean, std = dataset.mean.to(device), dataset.std.to(device)
+    share = team.current().share
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         seen = views.epoch_views(len(images), images.sizes, seed, epoch, settings.batch_size)
         boxes, flips = to_device(seen.boxes, device), to_device(seen.flips, device)
         labels = to_device(images.labels[seen.order], device)
-        with closing(prefetched(images.read(seen.order[part])[0] for part in seen.batches)) as loaded:
-            for part, pixels in zip(seen.batches, loaded, strict=True):
+        mine = [share(part) for part in seen.batches]
+        with closing(prefetched(images.read(seen.order[part])[0] for part in mine)) as loaded:
+            for batch, part, pixels in zip(seen.batches, mine, loaded, strict=True):
                 whole = to_device(pixels, device).float() / 255
                 crops = views.crop_resize(whole, boxes[part], size, flips[part])
-                yield Batch(views.normalise(crops, mean, std), _cross_entropy(labels[part]))
+                count = batch.stop - batch.start
+                yield Batch(views.normalise(crops, mean, std), _cross_entropy(labels[part]), count)
 
     fit(network, epoch_batches, settings, device, precision, checkpoint, report, seed=seed)
     return settings.epochs * len(views.batch_slices(len(images), settings.batch_size))

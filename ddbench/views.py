@@ -206,8 +206,18 @@ def share_of(box: Box, size: int) -> float:
 
 def cutmix(images: Tensor, partner: Tensor, box: Box) -> Tensor:
     """CutMix of a batch [B, 3, S, S]: region `box` of image b is that of `partner[b]` (int64 [B])."""
-    top, left, height, width = box
-    mixed = images.clone()
-    region = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+    mixed, region = images.clone(), _region(box)
     mixed[region] = images[region][partner]
     return mixed
+
+
+def paste(images: Tensor, others: Tensor, box: Box) -> Tensor:
+    """CutMix of part of a batch [B, 3, S, S]: region `box` of image b is that of `others[b]`."""
+    mixed, region = images.clone(), _region(box)
+    mixed[region] = others[region]
+    return mixed
+
+
+def _region(box: Box) -> tuple[slice, slice, slice, slice]:
+    top, left, height, width = box
+    return slice(None), slice(None), slice(top, top + height), slice(left, left + width)

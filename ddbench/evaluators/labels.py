@@ -30,33 +30,45 @@ SampleLosses = Callable[[Tensor], Tensor]
 class ViewBatch:
     """One batch of views on the device, CutMix done: `images` normalised float32 [B, 3, S, S].
 
-    `positions` in the epoch; `rows` int64 [B]: the image of the set that each view shows; `pasted` int64 [B]:
-    the one that CutMix took from; `share` of the view's area that shows `rows`.
+    `positions` in the epoch, of a batch of `whole` views; `rows` int64 [B]: the image of the set that each view shows;
+    `pasted` int64 [B]: the one that CutMix took from; `share` of the view's area that shows `rows`.
     """
 
     positions: slice
+    whole: int
     images: Tensor
     rows: Tensor
     pasted: Tensor
     share: float
 
 
-def view_batches(task: EvaluateTask, epoch: EpochViews) -> Iterator[ViewBatch]:
-    """The batches of one epoch over a task's distilled images, in order."""
+def view_batches(
+    task: EvaluateTask, epoch: EpochViews, mine: Callable[[slice], slice] = lambda batch: batch
+) -> Iterator[ViewBatch]:
+    """The batches of one epoch over a task's distilled images, in order; `mine` says which positions of each."""
     device, size = task.device, task.dataset.info.image_size
     mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
     order, boxes, flips = (to_device(part, device) for part in (epoch.order, epoch.boxes, epoch.flips))
-    for number, part in enumerate(epoch.batches):
-        pixels = to_device(task.images[epoch.order[part]], device).float() / 255
-        images = views.crop_resize(pixels, boxes[part], size, flips[part])
-        images = views.normalise(images, mean, std)
-        rows = pasted = order[part]
-        share = 1.0
+
+    def seen(positions: slice | Tensor) -> Tensor:
+        where = to_device(positions, device) if isinstance(positions, Tensor) else positions
+        pixels = to_device(task.images[epoch.order[positions]], device).float() / 255
+        return views.normalise(views.crop_resize(pixels, boxes[where], size, flips[where]), mean, std)
+
+    for number, batch in enumerate(epoch.batches):
+        part = mine(batch)
+        images, rows = seen(part), order[part]
+        pasted, share = rows, 1.0
         if epoch.mixes:
             mix = epoch.mixes[number]
-            partner = to_device(mix.partner, device)
-            images, pasted, share = views.cutmix(images, partner, mix.box), rows[partner], mix.share
-        yield ViewBatch(part, images, rows, pasted, share)
+            share = mix.share
+            if part == batch:
+                partner = to_device(mix.partner, device)
+                images, pasted = views.cutmix(images, partner, mix.box), rows[partner]
+            else:  # a partner may be in another process's part
+                partner = batch.start + mix.partner[part.start - batch.start : part.stop - batch.start]
+                images, pasted = views.paste(images, seen(partner), mix.box), order[to_device(partner, device)]
+        yield ViewBatch(part, batch.stop - batch.start, images, rows, pasted, share)
 
 
 def teacher_logits(task: EvaluateTask, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import seeds
+from ddbench import seeds, team
 from ddbench.config import TrainingSettings
 from ddbench.evaluator import Metrics
 from ddbench.evaluators.labels import LabelSource, SampleLosses, view_batches
@@ -114,8 +114,9 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     )
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        for batch in view_batches(source.task, source.views(epoch)):
-            yield Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
+        for batch in view_batches(source.task, source.views(epoch), team.current().share):
+            loss = weighted(source.losses(epoch, batch), weights[batch.rows])
+            yield Batch(batch.images, loss, batch.whole)
 
     return train_and_measure(
         task,
@@ -153,8 +154,10 @@ def evaluate_with_siamese_augmentation(task: EvaluateTask, settings: SiameseAugm
             images = normalise(to_device(task.images[order[part]], device), mean, std)
             if settings.strategy is not None:
                 images = augment(images, draw_augmentation(settings.strategy, size, draws, len(images)))
-            rows = to_device(order[part], device)
-            yield Batch(images, weighted(losses_of(rows), weights[rows]))
+            mine = team.current().share(part)
+            rows = to_device(order[mine], device)
+            images = images[mine.start - part.start : mine.stop - part.start]
+            yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)
 
     return train_and_measure(
         task, epoch_batches, training, len(labels), task.labels.nbytes, "hard", schedule=step_at_half

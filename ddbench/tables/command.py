@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ddbench import executors, options, stopping
+from ddbench import executors, launched, options, stopping
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from ddbench.plugins import PluginRegistry
 
 FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
@@ -83,8 +85,14 @@ def table_command(
         return
     if output is not None:
         _try(output)
-    with stopping.listening(time_limit and time_limit * 60):
-        frame = filling.frame_of(spec, request, registry, workspace, results_dir, only_cached, options.say)
+
+    def work() -> DataFrame:
+        with stopping.listening(time_limit and time_limit * 60):
+            return filling.frame_of(spec, request, registry, workspace, results_dir, only_cached, options.say)
+
+    frame = launched.together(work, usable)
+    if frame is None:  # another process leads, and prints it
+        return
     text = layout.text_of(spec, frame, form)
     if output is None:
         click.echo(text)

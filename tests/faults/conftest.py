@@ -166,12 +166,23 @@ class Small:
     """
 
     def __init__(self, images: Path, alone: Place, ask: Callable[..., Any]) -> None:
-        self.arguments, self.alone, self._ask = small_run(images), alone, ask
+        self.arguments, self.alone, self.ask = small_run(images), alone, ask
 
-    def start(self, place: Place, *more: str, threads: int = 1, flock: int | None = None) -> Forked:
-        """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock."""
-        arguments = [*self.arguments, *place.options, *more]
-        return Forked(self._ask, place.root / "log", run=arguments, threads=threads, flock=flock)
+    def start(
+        self,
+        place: Place,
+        *more: str,
+        threads: int = 1,
+        flock: int | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Forked:
+        """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock.
+
+        Of several processes that are started together (RANK in `environment`) each has a log of its own.
+        """
+        arguments, environment = [*self.arguments, *place.options, *more], environment or {}
+        log = place.root / ("log" if environment.get("RANK", "0") == "0" else f"log {environment['RANK']}")
+        return Forked(self.ask, log, run=arguments, threads=threads, flock=flock, environment=environment)
 
 
 def small_run(images: Path) -> list[str]:
@@ -211,7 +222,7 @@ def small(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=subprocess.PIPE,
             stderr=messages,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -1,14 +1,16 @@
 """Runs `ddbench ARGUMENTS` in a process of its own as often as it is asked to, without a start-up each: by forking.
 
 Started with the arguments of a first run, which it makes itself, so that all is imported. Then reads orders, a JSON
-line each, and answers with a line: {"run": [...], "log": path, "threads": 1, "flock": null} starts a process, whose
-number it answers; {"wait": number, "block": true} answers its exit code (minus the signal that ended it), or null.
+line each, and answers with a line: {"run": [...], "log": path, "threads": 1, "flock": null, "environment": {}} starts a
+process, whose number it answers; {"wait": number, "block": true} answers its exit code (minus the signal that ended
+it), or null; {"import": module} has it for all that are started from then on.
 
 The runs print every event and save their training after every epoch. With `flock`, an error number, the kernel
 answers so whenever a lock is asked for; with 0 it says that the lock is held, to everybody.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import platform
@@ -47,7 +49,7 @@ def answer_flock_with(number: int) -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def child(arguments: list[str], log: str, threads: int, flock: int | None) -> None:
+def child(arguments: list[str], log: str, threads: int, flock: int | None, environment: dict[str, str]) -> None:
     """The forked process: never returns."""
     code = 1
     try:
@@ -55,6 +57,7 @@ def child(arguments: list[str], log: str, threads: int, flock: int | None) -> No
             os.dup2(os.open(path, mode, 0o666), number)
         os.dup2(1, 2)
         torch.set_num_threads(threads)
+        os.environ |= environment
         if flock is not None:
             answer_flock_with(flock)
         code = ddbench(arguments)
@@ -75,8 +78,11 @@ running = set()
 for line in sys.stdin:
     order = json.loads(line)
     if "run" in order:
-        answer = os.fork() or child(order["run"], order["log"], order["threads"], order["flock"])
+        how = [order[name] for name in ("run", "log", "threads", "flock", "environment")]
+        answer = os.fork() or child(*how)
         running.add(answer)
+    elif "import" in order:
+        answer = importlib.import_module(order["import"]).__name__
     else:
         number, status = os.waitpid(order["wait"], 0 if order["block"] else os.WNOHANG)
         answer = os.waitstatus_to_exitcode(status) if number else None

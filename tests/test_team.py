@@ -1,0 +1,93 @@
+"""One step of training: its batch cut where memory runs out, shared out, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ddbench import memory, seeds, training
+from ddbench.config import TrainingSettings
+from ddbench.errors import DDBenchError
+from ddbench.models import build_network
+from ddbench.training import Batch
+
+CPU, IMAGES = torch.device("cpu"), 12
+SETTINGS = TrainingSettings(epochs=2, learning_rate=0.01)
+
+
+class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers as CUDA does where a tensor would be made that holds more than `most` feature maps of 128 channels."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else (found,):
+            maps = isinstance(tensor, Tensor) and tensor.ndim == 4 and tensor.shape[1] == 128
+            if maps and self.most < len(tensor) <= IMAGES:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        return found
+
+
+def batches(epoch: int) -> Iterator[Batch]:
+    """The loss is one norm over the whole batch: no mean of losses of parts is equal to it."""
+    draw = seeds.generator("team test", epoch)
+    for _ in range(2):
+        images, targets = torch.randn(IMAGES, 3, 8, 8, generator=draw), torch.randn(IMAGES, 4, generator=draw)
+        yield Batch(images, lambda logits, targets=targets: (logits - targets).norm())  # type: ignore[misc]
+
+
+def fitted(network: nn.Module) -> tuple[dict[str, Tensor], list[float]]:
+    losses: list[float] = []
+    training.fit(network, batches, SETTINGS, CPU, "fp32", report=lambda *_, **told: losses.append(told["loss"]))
+    return network.state_dict(), losses
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said of cuts."""
+    lines: list[str] = []
+    monkeypatch.setattr(memory, "_listeners", [lines.append])
+    return lines
+
+
+@pytest.mark.parametrize(("most", "fits"), [(6, 6), (5, 3), (1, 1)])
+def test_a_step_that_is_cut_is_that_of_the_whole_batch(told: list[str], most: int, fits: int) -> None:
+    whole, losses = fitted(build_network("convnet-d2", 4, 8, seed=1))
+    network = build_network("convnet-d2", 4, 8, seed=1)
+    with Device(most):
+        cut, losses_of_cut = fitted(network)
+    assert told[-1].endswith(f"images of a training step: going on with {fits} at a time")
+    assert losses_of_cut == pytest.approx(losses, rel=1e-5)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(cut[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class Dropping(nn.Module):
+    def __init__(self, drop: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.drop = build_network("convnet-d2", 4, 8), drop
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.drop(self.network(images))
+
+
+def test_a_network_that_draws_is_not_cut(told: list[str]) -> None:
+    network = Dropping(functional.dropout)
+    with Device(6), pytest.raises(DDBenchError, match="out of memory: a step of 12 images does not fit, and Dropping"):
+        fitted(network)
+
+
+def test_a_network_with_batch_norm_is_not_cut(told: list[str]) -> None:
+    network = build_network("convnet-bn-d2", 4, 8)
+    with Device(6), pytest.raises(torch.OutOfMemoryError):
+        fitted(network)
+    assert told == []
