@@ -1,0 +1,172 @@
+"""A grid of many classes on a local Ray cluster of two nodes: wall time against workers, memory of workers and driver.
+
+Images of noise around a pattern a class, written once; everything from the teacher to the students is run for each
+number of workers, in a cache of its own. `python benchmarks/thousand_classes.py --classes 1000 --workers 1 2 4`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+import numpy as np
+import psutil
+import ray
+import torch
+from PIL import Image
+from ray.cluster_utils import Cluster
+from tabulate import tabulate
+
+from ddbench import device, records
+from ddbench.files import whole
+
+RESULTS = Path(__file__).parent.parent / "results" / "scaling"
+SIDE = 32
+EVERY = 0.25
+"""Seconds between two looks at the memory."""
+STAGES = ("teacher", "statistics", "distill", "evaluate", "measure")
+SETTINGS = {"teacher.batch_size": 256, "wmdd.batch_size": 10, "evaluator.batch_size": 100}
+
+
+def write_images(root: Path, classes: int, train: int, val: int) -> None:
+    """An image folder: each class a pattern of 4 x 4 colours, its images that pattern with noise."""
+    for label in range(classes):
+        draw = np.random.default_rng(label)
+        pattern = draw.integers(40, 216, (4, 4, 3)).repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)
+        for split, count in (("train", train), ("val", val)):
+            folder = root / split / f"class-{label:04d}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = (pattern + draw.normal(0, 25, pattern.shape)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def private_mb(process: psutil.Process) -> float:
+    """Memory that is the process's own, in MiB: what is mapped from the cache's files is not."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def busy(raylets: list[psutil.Process]) -> Iterator[tuple[psutil.Process, str]]:
+    """Every worker at a unit of work, and its stage: Ray calls the process so."""
+    for raylet in raylets:
+        for process in raylet.children():
+            title = " ".join(process.cmdline())
+            stage = title.removeprefix("ray::").split(" ")[0]
+            if title.startswith("ray::") and stage in STAGES:
+                yield process, stage
+
+
+def run(images: Path, folder: Path, workers: int, students: int) -> dict[str, Any]:
+    """One run from an empty cache: seconds in all and of each stage, and the memory over its time."""
+    quiet = {"object_store_memory": 2**27}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": -(-workers // 2), "include_dashboard": False, **quiet}
+    )
+    nodes = [cluster.head_node, cluster.add_node(num_cpus=workers // 2, **quiet)]
+    raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
+    command = [sys.executable, "-m", "ddbench", "run", "--method", "wmdd", "--dataset", f"imagefolder:{images}"]
+    command += ["--ipc", "1", "--seeds", str(students), "--recipe", "smoke", "--device", "cpu", "--precision", "fp32"]
+    command += ["--executor", "ray", "--ray-address", cluster.address]
+    command += ["--cache-dir", str(folder / "cache"), "--results-dir", str(folder / "results")]
+    command += [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+    seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    begun = time.perf_counter()
+    with (folder / "log").open("w") as log:
+        driver = psutil.Popen(command, stdout=log, stderr=log)
+        while driver.poll() is None:
+            now = time.perf_counter() - begun
+            try:
+                seen["driver"].append((now, private_mb(driver)))
+                for process, stage in busy(raylets):
+                    seen[stage].append((now, private_mb(process)))
+            except (psutil.Error, OSError):
+                pass  # it ended while it was looked at
+            time.sleep(EVERY)
+    seconds = time.perf_counter() - begun
+    cluster.shutdown()
+    if driver.returncode:
+        sys.exit((folder / "log").read_text()[-3000:])
+    sets = {record.distilled_digest for record in records.readable(folder / "results" / "records", print)}
+    assert len(sets) == 1
+    return {
+        "workers": workers,
+        "seconds": round(seconds, 1),
+        "stage_seconds": {stage: round(seen[stage][-1][0] - seen[stage][0][0], 1) for stage in STAGES if seen[stage]},
+        "worker_mb": {stage: thirds(seen[stage]) for stage in STAGES if seen[stage]},
+        "driver_mb": thirds(seen["driver"]),
+        "distilled_digest": sets.pop(),
+    }
+
+
+def thirds(samples: list[tuple[float, float]]) -> list[int]:
+    """The peak in the first, second and last third of the samples' time: flat where the last is the first."""
+    start, length = samples[0][0], samples[-1][0] - samples[0][0] or 1.0
+    parts: list[list[float]] = [[], [], []]
+    for moment, value in samples:
+        parts[min(2, int(3 * (moment - start) / length))].append(value)
+    return [round(max(part, default=0.0)) for part in parts]
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=20, help="training images a class")
+    parser.add_argument("--students", type=int, default=4)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write_images(root / "images", asked.classes, asked.images, 2)
+        rows = []
+        for workers in asked.workers:
+            (root / str(workers)).mkdir()
+            rows.append(run(root / "images", root / str(workers), workers, asked.students))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    assert len({row["distilled_digest"] for row in rows}) == 1
+    found = {
+        "classes": asked.classes,
+        "images": asked.images,
+        "students": asked.students,
+        "settings": {"recipe": "smoke", **SETTINGS},
+        "device": {**device.describe(torch.device("cpu")), "cores": os.cpu_count(), "ray": ray.__version__},
+        **records.provenance(),
+        "runs": rows,
+    }
+    path = asked.output / f"classes-{asked.classes}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+    parallel = ("statistics", "distill", "evaluate")
+    table = [
+        [
+            row["workers"],
+            row["seconds"],
+            *(row["stage_seconds"].get(stage, "") for stage in STAGES),
+            " / ".join(map(str, row["driver_mb"])),
+            *(" / ".join(map(str, row["worker_mb"].get(stage, []))) for stage in parallel),
+        ]
+        for row in rows
+    ]
+    heads = ["workers", "seconds", *STAGES, "driver MB", *(f"{stage} MB" for stage in parallel)]
+    print(tabulate(table, headers=heads, tablefmt="simple"))
+    print("MB: peak of a process's own memory in the first, second and last third of the time")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
