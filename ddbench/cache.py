@@ -318,18 +318,15 @@ class Cache:
             found = self.find(stage, depends_on)
             if found is None:
                 stopping.answered()
-                self._store(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
+                write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
+                self._fresh.add(path)
                 found = self.find(stage, depends_on)
             if found is None:
                 raise DDBenchError(f"{path} cannot be read back after writing; check the disk")
             checkpoint.clear()
-            self._publish(path)
+            found = self._published(found)
         stopping.stop()
         return found
-
-    def _store(self, path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> None:
-        write_tensors(path, tensors, meta)
-        self._fresh.add(path)
 
     def _settled(self, path: Path) -> bool:
         """Whether the file at `path` alone says what the artifact is."""
@@ -338,8 +335,9 @@ class Cache:
     def _settle(self, path: Path) -> None:
         """Sees to it that the file at `path` is the artifact that all hosts use."""
 
-    def _publish(self, path: Path) -> None:
-        """Hands a sound artifact to all hosts."""
+    def _published(self, built: Artifact) -> Artifact:
+        """Hands it to all hosts; the one that they go on with."""
+        return built
 
     def read(self, stage: str, key: str) -> Artifact | None:
         """The verified artifact with a key that a record names, or None where it is not (or no longer) there."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddbench import files
-from ddbench.cache import Artifact, Built, Cache, Checkpoint, Tensors, read_tensors
+from ddbench.cache import Artifact, Built, Cache, Checkpoint, canonical, read_tensors
 from ddbench.errors import DDBenchError
 from ddbench.events import STAGES
 from ddbench.shared import Listed, SharedFolder, half_published
@@ -32,10 +32,14 @@ _ARTIFACT = re.compile(rf"({'|'.join(STAGES)})/[0-9a-z]{{32}}\.safetensors")
 
 
 class _Told(NamedTuple):
-    """What an artifact's header tells, unverified: its digest, and that of its tensors. None: damaged, or too old."""
+    """What an artifact's header tells, unverified: its digest, that of its tensors, what it was made from.
 
-    digest: str | None
-    content: str | None
+    All None: the header is damaged. No content: it is of an older version.
+    """
+
+    digest: str | None = None
+    content: str | None = None
+    made_from: str | None = None
 
 
 class SharedCache(Cache):
@@ -58,6 +62,7 @@ class SharedCache(Cache):
         self._agreed: set[Path] = set()
         self._fetched: dict[Path, _Told] = {}
         self._there: dict[str, _Told] = {}
+        self._asks = True
         self._caught_up = False
 
     @property
@@ -87,7 +92,18 @@ class SharedCache(Cache):
         if self._builds and not self._caught_up:
             self._caught_up = True
             self._publish_what_is_left()
-        return super().get(stage, depends_on, build)
+
+        def built(slot: Checkpoint) -> Built:
+            made = build(slot)
+            # It must be stored here before anybody is asked, who may not answer.
+            self._agreed.add(self.path(stage, depends_on))
+            self._asks = False
+            return made
+
+        try:
+            return super().get(stage, depends_on, built)
+        finally:
+            self._asks = True
 
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact that is there, `where` shared; and one for each file that is here alone, `where` here."""
@@ -114,7 +130,7 @@ class SharedCache(Cache):
     def _told(self, name: str) -> _Told | None:
         """What the header there tells, None where it is not there; asked for once where it is."""
         if name not in self._there:
-            told = self._ask(name)
+            told = self._ask(name) if self._asks else None
             if told is None:
                 return None
             self._there[name] = told
@@ -139,32 +155,40 @@ class SharedCache(Cache):
         there = None if self.shared.is_unpublished(name) else self._told(name)
         here = _told_by(_start(path)) if path.exists() else None
         if there is None or (there == self._fetched.get(path) and here is not None):
-            if self._builds and here is not None and read_tensors(path) is not None:
+            if self._builds and here is not None and _is_sound(path):
                 self._publish(path)
         elif there != here and there != self._fetched.get(path):
             self._fetched[path] = there
             if here is None:
                 self.shared.fetch(name)  # whoever reads it finds out whether it is sound
-            elif not self.shared.fetch(name, lambda fetched: read_tensors(fetched) is not None):
+            elif not self.shared.fetch(name, _is_sound):
                 self._warn(f"damaged {path.parent.name} artifact: {self.shared}/{name}; the one here is used")
                 self._settle(path)
         if path.exists():
             self._agreed.add(path)
 
-    def _store(self, path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> None:
-        super()._store(path, tensors, meta)
-        self._agreed.add(path)
+    def _published(self, built: Artifact) -> Artifact:
+        self._asks = True
+        path, name = built.path, _name(built.path)
+        with self.shared.publishing(name):
+            there, mine = self._ask(name), _told_by(_start(path))
+            first = there is not None and there != self._fetched.get(path) and built.stage not in self._force
+            # What another host made from other artifacts does not fit to those that are there now.
+            if first and there and there.made_from == mine.made_from and self.shared.fetch(name, _is_sound):
+                return self._sound(path, self._aside) or built
+            self._publish(path)
+        return built
 
     def _publish(self, path: Path) -> None:
         self.shared.publish(_name(path))
-        self._there.pop(_name(path), None)
+        self._there[_name(path)] = _told_by(_start(path))
 
     def _publish_what_is_left(self) -> None:
         for name in filter(_ARTIFACT.fullmatch, self.shared.unpublished()):
             path = self.shared.here(name)
             # A living process that publishes it now holds the lock.
             with self._locks.holding(f"{path.parent.name}-{path.stem}", f"{path.parent.name} artifact"):
-                if self.shared.is_unpublished(name) and path.exists() and read_tensors(path) is not None:
+                if self.shared.is_unpublished(name) and path.exists() and _is_sound(path):
                     try:
                         self._publish(path)
                     except DDBenchError as error:
@@ -177,12 +201,12 @@ class SharedCache(Cache):
 
     def _changed(self, made_from: Mapping[str, str]) -> str | None:
         names = {name: f"{name}.safetensors" for name in made_from}
-        known = [name for name in names.values() if _ARTIFACT.fullmatch(name) and name not in self._there]
+        apart = [name for name in names.values() if _ARTIFACT.fullmatch(name) and self.root / name not in self._agreed]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(self._told, known))
+            told = dict(zip(apart, pool.map(self._told, apart), strict=True))
         suspects = {}
         for name, content in made_from.items():
-            there = self._there.get(names[name])
+            there = told.get(names[name])
             if there is not None and not self.shared.is_unpublished(names[name]):
                 if there.content in (None, content):
                     continue
@@ -202,13 +226,20 @@ def _start(path: Path) -> bytes:
     return b""
 
 
+def _is_sound(path: Path) -> bool:
+    return read_tensors(path) is not None
+
+
 def _told_by(start: bytes) -> _Told:
     try:
         header = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
-        content = json.loads(header["meta"])["meta"].get("content")
-        return _Told(str(header["digest"]), None if content is None else str(content))
+        meta = json.loads(header["meta"])["meta"]
+        content = meta.get("content")
+        return _Told(
+            str(header["digest"]), None if content is None else str(content), canonical(meta.get("made_from", {}))
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _Told(None, None)
+        return _Told()
 
 
 def is_url(place: str | Path) -> bool:

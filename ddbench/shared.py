@@ -34,6 +34,10 @@ class _NothingCame(Exception):
     """Ends the writing of a file that there is nothing to write to."""
 
 
+class StorageError(DDBenchError):
+    """What a storage does not do, in a line."""
+
+
 class Listed(NamedTuple):
     """One file of a listing: its name below the folder, size in bytes, and when it was written (seconds since 1970)."""
 
@@ -103,21 +107,23 @@ class SharedFolder:
             try:
                 self._ask(lambda: self._put(path, there))
             except OSError as error:
-                raise DDBenchError(f"cannot write to {self}: {error}") from error
-            except DDBenchError as error:
-                raise DDBenchError(
-                    f"{error}; what was made is kept in {self.copy} and published by the next run: "
-                    "give the same command again"
-                ) from error
+                raise StorageError(f"cannot write to {self}: {error}") from error
 
     @contextlib.contextmanager
     def publishing(self, name: str) -> Iterator[None]:
-        """Remembers a file as unpublished while the block runs, and after it where it fails or is killed."""
+        """Remembers a file as unpublished while the block runs, and after it where it fails or is killed.
+
+        Where the storage fails the DDBenchError says how to go on.
+        """
         mark = self.copy / "unpublished" / quote(name, safe="")
         with writing(mark):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
-        yield
+        try:
+            yield
+        except StorageError as error:
+            kept = f"what was made is kept in {self.copy} and published by the next run: give the same command again"
+            raise DDBenchError(f"{error}; {kept}") from error
         mark.unlink(missing_ok=True)
 
     def unpublished(self) -> list[str]:
@@ -131,8 +137,17 @@ class SharedFolder:
 
     def beginning(self, name: str, size: int) -> bytes | None:
         """The first `size` bytes of a file there, or None where it is not there."""
+
+        def start() -> bytes:
+            try:
+                return bytes(self._fs.cat_file(self._there(name), start=0, end=size))
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # S3: an empty file has no first bytes
+                    return b""
+                raise
+
         try:
-            return self._ask(lambda: bytes(self._fs.cat_file(self._there(name), start=0, end=size)))
+            return self._ask(start)
         except FileNotFoundError:
             return None
 
@@ -180,32 +195,35 @@ class SharedFolder:
                 self._fs.invalidate_cache()  # other hosts write too
                 answer = ask()
             except FileNotFoundError:
-                self._failed = False
+                self._answered(told)
                 raise
             except Exception as error:  # every kind of storage has its own
                 self._give_up(error)
                 waited = time.monotonic() - begun
                 if self._failed or waited + pause > PATIENCE:
                     self._failed = True
-                    raise DDBenchError(f"{self} fails, asked for {waited:.0f} s: {_reason(error)}") from error
+                    raise StorageError(f"{self} fails, asked for {waited:.0f} s: {_reason(error)}") from error
                 if not told and waited + pause > TELL_AFTER:
                     self._warn(f"{self} fails ({_reason(error)}); asking again for {PATIENCE / 60:.0f} minutes")
                     told = True
             else:
-                if told:
-                    self._warn(f"{self} answers again")
-                self._failed = False
+                self._answered(told)
                 return answer
             stopping.stop()
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
 
+    def _answered(self, told: bool) -> None:
+        self._failed = False
+        if told:
+            self._warn(f"{self} answers again")
+
     def _give_up(self, error: Exception) -> None:
         """Raises DDBenchError for what will not be another answer later."""
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            raise DDBenchError(f"{self}: no right to do that: {_reason(error)}") from error
+            raise StorageError(f"{self}: no right to do that: {_reason(error)}") from error
         if isinstance(error, NotImplementedError) or "Validation" in type(error).__name__:
-            raise DDBenchError(f"{self} cannot be used: {_reason(error)}") from error
+            raise StorageError(f"{self} cannot be used: {_reason(error)}") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise error
 

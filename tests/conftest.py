@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -111,3 +114,88 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+class Storage:
+    """A real S3-compatible server, and what it can be told to do; every test has a bucket of its own in it."""
+
+    def __init__(self, folder: Path, port: str) -> None:
+        self._folder, self._numbers, self.bucket = folder, itertools.count(), ""
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "me",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",  # who asks again is ddbench
+        }
+
+    @property
+    def files(self) -> Any:
+        """The server as fsspec sees it."""
+        import fsspec
+
+        found = fsspec.filesystem("s3")
+        found.invalidate_cache()
+        return found
+
+    def fresh(self) -> None:
+        """Another bucket; a server that neither fails nor is slow."""
+        self.fails(False)
+        self.slow(False)
+        self.bucket = f"bucket-{next(self._numbers)}"
+        self.files.mkdir(self.bucket)
+
+    def url(self, prefix: str = "here") -> str:
+        """A folder in the bucket."""
+        return f"s3://{self.bucket}/{prefix}"
+
+    def objects(self, prefix: str = "here") -> dict[str, bytes]:
+        """What is below a folder, by name."""
+        root = f"{self.bucket}/{prefix}"
+        return {path.removeprefix(f"{root}/"): self.files.cat_file(path) for path in self.files.find(root)}
+
+    def put(self, name: str, content: bytes, prefix: str = "here") -> None:
+        """An object with this content."""
+        self.files.pipe_file(f"{self.bucket}/{prefix}/{name}", content)
+
+    def fails(self, now: bool) -> None:
+        """Whether it answers everything with 503."""
+        self._told("fail", now)
+
+    def slow(self, now: bool) -> None:
+        """Whether uploads take long."""
+        self._told("slow", now)
+
+    def log(self) -> list[str]:
+        """A line for every request that changed something."""
+        path = self._folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def _told(self, what: str, now: bool) -> None:
+        path = self._folder / what
+        path.touch() if now else path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def storage_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """The server's process (s3_server.py)."""
+    folder = tmp_path_factory.mktemp("storage")
+    command = [sys.executable, str(Path(__file__).with_name("s3_server.py")), str(folder)]
+    with (folder / "messages").open("w") as messages:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True)
+    assert server.stdout is not None
+    port = server.stdout.readline().strip()
+    assert port, (folder / "messages").read_text()
+    yield Storage(folder, port)
+    server.kill()
+    server.wait(60)
+
+
+@pytest.fixture
+def storage(storage_server: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Storage:
+    """The server with an empty bucket; this process uses it, and keeps its local copies below `tmp_path`."""
+    monkeypatch.setattr("ddbench.mirror.LOCAL", tmp_path / "copies")
+    for name, value in storage_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage_server.fresh()
+    return storage_server
