@@ -1,10 +1,12 @@
-"""The recover step: ResNet-18, PCBN on all 20 layers, crop, flip, Adam, clamp."""
+"""The recover step: ResNet-18, PCBN on all 20 layers, crop, flip, Adam, clamp; as it is, compiled, and in bf16."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,13 +17,20 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ddbench import objectives, recover, seeds, views
 from ddbench.distiller import Slot, Unit
-from ddbench.models import TappedNetwork, build_network
+from ddbench.models import TappedNetwork, batch_norms, build_network
 from ddbench.recover_settings import RecoverSettings
 
 CLASSES = 10
 LAMBDA = 10.0
 STEPS = 3
 """Of one repetition: every variant runs so many at a time."""
+WAYS = {
+    "fp32": ("fp32", False),
+    "fp32 compiled": ("fp32", True),
+    "bf16": ("bf16", False),
+    "bf16 compiled": ("bf16", True),
+}
+"""Precision, and whether the network is compiled, by name."""
 
 
 @dataclass
@@ -31,24 +40,31 @@ class Case:
     count: int
     size: int
     device: torch.device
-    precision: str = "fp32"
+    arch: str = "resnet18"
+    steps: int = STEPS
     teacher: TappedNetwork = field(init=False)
     losses: list[Tensor] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         draw = seeds.generator("benchmark", "recover")
-        self.teacher = TappedNetwork(build_network("resnet18", CLASSES, self.size, "imagenet", 0)).to(self.device)
-        self.teacher = self.teacher.to(memory_format=torch.channels_last)
-        self.labels = torch.arange(CLASSES).repeat_interleave(self.count // CLASSES)
+        self.initial = torch.randn(self.count, 3, self.size, self.size, generator=draw).to(self.device)
+        network = build_network(self.arch, CLASSES, self.size, "imagenet" if self.arch == "resnet18" else "auto", 0)
+        layers = [cast(nn.BatchNorm2d, layer) for layer in batch_norms(network).values()]
+        # Statistics of its own, as a trained network has them: with those of a fresh one bf16 rounds to one side.
+        for layer in layers:
+            layer.momentum = 1.0
+        with torch.no_grad():
+            network(self.initial.cpu())
+        self.teacher = TappedNetwork(network).to(self.device).to(memory_format=torch.channels_last)
+        self.labels = torch.arange(self.count) * CLASSES // self.count
         self.rows = objectives.class_weight_matrix(self.labels, torch.rand(self.count, generator=draw) + 0.1)
         self.rows = self.rows.to(self.device)
-        self.points = torch.rand(self.count, 512, generator=draw).to(self.device)
-        layers = [self.teacher.network.get_submodule(name) for name in self.teacher.bn_names]
-        widths = [cast(nn.BatchNorm2d, layer).num_features for layer in layers]
-        self.means = [torch.randn(CLASSES, width, generator=draw).to(self.device) for width in widths]
-        self.variances = [(torch.rand(CLASSES, width, generator=draw) + 0.5).to(self.device) for width in widths]
-        self.initial = torch.randn(self.count, 3, self.size, self.size, generator=draw).to(self.device)
-        self.settings = RecoverSettings(steps=STEPS, jitter=0)
+        self.points = torch.rand(self.count, self.teacher.feature_dim, generator=draw).to(self.device)
+        widths, classes = [layer.num_features for layer in layers], len(self.rows)
+        self.means = [torch.randn(classes, width, generator=draw).to(self.device) for width in widths]
+        self.variances = [(torch.rand(classes, width, generator=draw) + 0.5).to(self.device) for width in widths]
+        self.settings = RecoverSettings(steps=self.steps, jitter=0)
 
     def objective(self, output: Any) -> dict[str, Tensor]:
         """The paper's (Eq. 15)."""
@@ -59,14 +75,16 @@ class Case:
         self.losses.append(torch.stack(list(terms.values())).sum().detach())
         return terms
 
-    def ours(self) -> Tensor:
-        """The losses of STEPS steps of `ddbench.recover`."""
+    def ours(self, precision: str = "fp32", compiled: bool = False) -> Tensor:
+        """The losses of the steps of `ddbench.recover`."""
         self.losses.clear()
         unit = Unit(index=0, slots=tuple(Slot(int(label), index) for index, label in enumerate(self.labels)))
         mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
         task = SimpleNamespace(
             device=self.device,
-            precision=self.precision,
+            precision=precision,
+            compile=compiled,
+            note=self.said.append,
             info=SimpleNamespace(image_size=self.size),
             dataset=SimpleNamespace(mean=mean, std=std),
             teacher=self.teacher,
@@ -93,8 +111,8 @@ class Case:
         images = self.initial.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([images], lr=self.settings.learning_rate, betas=self.settings.betas)
         losses: list[Tensor] = []
-        for step in range(STEPS):
-            optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / STEPS)) * 0.25
+        for step in range(self.steps):
+            optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / self.steps)) * 0.25
             found.clear()
             features.clear()
             network(self._plain_view(images, step))
@@ -133,25 +151,37 @@ class Case:
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
     def limit(self) -> None:
-        """Forward and backward to the input, STEPS times: what no step can do without."""
+        """Forward and backward to the input, in float32: what no step in it can do without."""
         images = self.initial.contiguous(memory_format=torch.channels_last).requires_grad_(True)
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             (gradient,) = torch.autograd.grad(self.teacher.network(images).sum(), images)
         del gradient
 
 
-def measure(count: int, size: int, repetitions: int) -> Row:
-    """One size in float32."""
+def measure(count: int, size: int, repetitions: int, ways: tuple[str, ...] = tuple(WAYS)) -> list[Row]:
+    """One size, in every way, against one reference and the limit in float32; losses are compared first."""
     case = Case(count, size, device())
-    apart = difference(case.ours(), case.reference())
-    taken = interleaved({"reference": case.reference, "ours": case.ours, "limit": case.limit}, repetitions, warm=1)
-    per_step = {name: value / STEPS for name, value in taken.items()}
-    agreement = f"losses of {STEPS} steps: {apart:.0e}"
-    return Row("recover step", f"{count} x 3 x {size} x {size}, fp32", **per_step, agreement=agreement)
+    runs: dict[str, Callable[[], object]] = {name: partial(case.ours, *WAYS[name]) for name in ways}
+    expected = case.reference()
+    apart = {name: difference(case.ours(*WAYS[name]), expected) for name in ways}
+    taken = interleaved({"reference": case.reference, "limit": case.limit, **runs}, repetitions, warm=1)
+    per_step = {name: value / case.steps for name, value in taken.items()}
+    return [
+        Row(
+            "recover step",
+            f"{count} x 3 x {size} x {size}, {name}",
+            per_step[name],
+            per_step["reference"],
+            per_step["limit"],
+            "; ".join([f"losses of {case.steps} steps: {apart[name]:.0e}", *(case.said if WAYS[name][1] else [])]),
+        )
+        for name in ways
+    ]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=9)
-    repetitions = parser.parse_args().repetitions
-    write("recover", [measure(100, 64, repetitions), measure(10, 224, repetitions)])
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    asked = parser.parse_args()
+    write("recover", [row for at in ((100, 64), (10, 224)) for row in measure(*at, asked.repetitions, asked.ways)])

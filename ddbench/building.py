@@ -59,11 +59,7 @@ class Builder:
         self, stage: str, unit: str, build: Callable[[Checkpoint], Built], checkpoint: Checkpoint, units: set[str]
     ) -> Built:
         """What `build` returns, and beside it in the meta what it cost, where, and what it was made from."""
-        emit = self._workspace.emit
-
-        def note(text: str) -> None:
-            emit(Event("note", stage, unit, message=f"{stage}: {text}"))
-
+        emit, note = self._workspace.emit, self.note(stage, unit)
         devices.prepare(self._device)
         emit(Event("resumed" if checkpoint.path.exists() else "started", stage, unit))
         # A stage may be asked for by code that runs without gradients; its own must not depend on that.
@@ -105,6 +101,14 @@ class Builder:
             self._workspace.emit(Event("step", stage, unit, step, total, metrics))
 
         return report
+
+    def note(self, stage: str, unit: str = "") -> Callable[[str], None]:
+        """Tells a person one line of a build."""
+
+        def note(text: str) -> None:
+            self._workspace.emit(Event("note", stage, unit, message=f"{stage}: {text}"))
+
+        return note
 
     @contextlib.contextmanager
     def plugin(self, kind: Kind, name: str, stage: str) -> Iterator[str]:

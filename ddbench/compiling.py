@@ -36,7 +36,10 @@ and steps: it has cost nothing after 0.4e9. The margin is for other networks and
 several workers, each of which compiles. CUDA has the same rule; it has not been measured.
 """
 
-_last: tuple[weakref.ref[TappedNetwork], tuple[object, ...]] | None = None
+KEPT = 4
+"""Programs that are kept in one process: for how many one code is compiled has a limit (8 in PyTorch)."""
+
+_kept: list[tuple[object, ...]] = []
 
 
 def resolve(experiment: Experiment, num_classes: int) -> RuntimeConfig:
@@ -71,14 +74,16 @@ def network(
     """`teacher.forward(images, layer=layer, moments=True)`, compiled for images of `shape` where the block uses it.
 
     Where that fails `tell` is told why, once, and it is not compiled. What was compiled for the same before is
-    used again, and all else forgotten: how often a program is compiled in one process has a limit.
+    used again.
     """
-    global _last
     device = next(teacher.parameters()).device
-    key = (shape, precision, device)
-    if layer is not None or _last is None or _last[0]() is not teacher or _last[1] != key:
+    program = (weakref.ref(teacher), shape, precision, device, layer)
+    # What is tapped for a block is another hook each time: compiled anew.
+    if layer is not None or (program not in _kept and len(_kept) >= KEPT):
         torch.compiler.reset()
-    _last = (weakref.ref(teacher), key)
+        _kept.clear()
+    if program not in _kept:
+        _kept.append(program)
     # It warns of machines without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     mode = "reduce-overhead" if device.type == "cuda" else None

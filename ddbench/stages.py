@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ddbench import memory, recording
+from ddbench import compiling, memory, recording
 from ddbench.building import Builder, undeclared
 from ddbench.cache import Artifact, Built, Cache, Checkpoint
 from ddbench.config import DataConfig
@@ -91,6 +91,8 @@ class Pipeline:
         self.device = torch.device(self.experiment.runtime.device)
         self.precision = self.experiment.runtime.precision
         self.dataset = workspace.dataset(experiment.dataset, experiment.data)
+        compiled = compiling.resolve(self.experiment, self.dataset.info.num_classes)
+        self.experiment = self.experiment.model_copy(update={"runtime": compiled})
         registry, method, protocol = workspace.registry, experiment.method, experiment.evaluator
         with registry.blaming("method", method):
             reason = self.method.skip(self.dataset.info, experiment.ipc)
@@ -288,6 +290,8 @@ class Pipeline:
             statistics=self.statistics if declared else refused,
             timing={},
             _teacher=self.tapped_teacher if declared else refused,
+            compile=experiment.runtime.compile == "on",
+            note=self.builder.note("distill", self._unit_name(unit)),
         )
 
     def _build_unit(self, unit: Unit, checkpoint: Checkpoint) -> Built:

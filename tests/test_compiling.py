@@ -1,0 +1,182 @@
+"""Where the recover loop is compiled, what that changes, and going on where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddbench import compiling, memory, objectives
+from ddbench.cache import Checkpoint
+from ddbench.config import RuntimeConfig
+from ddbench.data.dataset import Dataset
+from ddbench.device import resolve
+from ddbench.distiller import Slot, Unit
+from ddbench.models import Output, TappedNetwork, build_network
+from ddbench.plugins import PluginRegistry
+from ddbench.recover import recover
+from ddbench.recover_settings import RecoverSettings
+from ddbench.resolve import Request, experiments
+from ddbench.task import DistillTask
+
+CPU = torch.device("cpu")
+UNIT = Unit(0, tuple(Slot(label, 0) for label in range(4)))
+SIZE = 8
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "asked", "decided"),
+    [
+        ("wmdd", 20, "auto", "off"),
+        # Ten classes, IPC 2, 16 px: 5120 pixels a step.
+        ("wmdd", 292_968, "auto", "off"),
+        ("wmdd", 292_969, "auto", "on"),
+        ("wmdd", 292_969, "off", "off"),
+        ("wmdd", 20, "on", "on"),
+        ("sre2l", 292_969, "auto", "on"),
+        ("random", None, "on", "off"),
+        ("random", None, "auto", "off"),
+    ],
+)
+def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | None, asked: str, decided: str) -> None:
+    if decided == "on" and not compiling.possible("cpu"):
+        pytest.skip("this machine has no C++ compiler, or not Python's headers")
+    request = Request(
+        methods=(method,),
+        datasets=("digits",),
+        ipcs=(2,),
+        recipes=("smoke",),
+        device="cpu",
+        compile=asked,
+        assignments=() if steps is None else (f"method.steps={steps}",),
+    )
+    (cell,) = experiments(request, PluginRegistry())
+    runtime = resolve(cell.runtime)
+    assert runtime.compile == asked
+    found = compiling.resolve(cell.model_copy(update={"runtime": runtime}), 10)
+    assert found == RuntimeConfig.model_validate({**runtime.model_dump(), "compile": decided})
+    assert compiling.resolve(cell.model_copy(update={"runtime": found}), 10) == found
+
+
+@pytest.mark.parametrize("compiler", ["/bin/false", "no-such-compiler"])
+def test_nothing_is_compiled_on_its_own_account_without_a_compiler(
+    compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    assert not compiling.possible("cpu")
+
+
+def command(folder: Path, chosen: str, **environment: str) -> tuple[list[str], dict[str, Any]]:
+    """Lines on stderr and the record of a small run in a process of its own."""
+    arguments = [
+        *("run", "--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu"),
+        *("--precision", "fp32", "--image-size", "8", "--arch", "convnet-bn-d1", "--set", "teacher.batch_size=512"),
+        *("--set", "method.steps=3", "--set", "evaluator.epochs=1", "--compile", chosen),
+        *("--cache-dir", str(folder / "cache"), "--results-dir", str(folder / chosen)),
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", "ddbench", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), **environment},
+    )
+    assert ran.returncode == 0, ran.stderr
+    (path,) = (folder / chosen / "records").glob("*.json")
+    return ran.stderr.splitlines(), json.loads(path.read_text())
+
+
+def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(tmp_path: Path) -> None:
+    lines, compiled = command(tmp_path, "on", CXX="/bin/false")
+    assert sum("torch.compile failed, going on without it" in line for line in lines) == 1
+    assert not any("Traceback" in line for line in lines)
+    _, plain = command(tmp_path, "auto")
+    runtimes = [record["configuration"]["runtime"]["compile"] for record in (compiled, plain)]
+    assert runtimes == ["on", "off"]
+    assert compiled["distilled_digest"] == plain["distilled_digest"]
+    keys = [record["keys"] for record in (compiled, plain)]
+    same = {stage for stage in keys[0] if keys[0][stage] == keys[1][stage]}
+    assert same == {"teacher", "statistics"}
+
+
+@pytest.fixture
+def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[..., DistillTask]:
+    teacher = TappedNetwork(build_network("convnet-bn-d2", 10, SIZE, seed=1)).to(memory_format=torch.channels_last)
+
+    def make(slot: str, chosen: bool, losses: list[float] | None = None, said: list[str] | None = None) -> DistillTask:
+        rest: dict[str, Any] = {"cached": None, "statistics": None, "timing": {}}
+        told = [] if losses is None else losses
+        return DistillTask(
+            **rest,
+            dataset=digits_at(SIZE),
+            ipc=1,
+            seed=2,
+            device=CPU,
+            precision="fp32",
+            checkpoint=Checkpoint(tmp_path / f"{slot}.safetensors"),
+            checkpoint_every=1,
+            report=lambda step, total, **metrics: told.append(metrics["loss"]),
+            _teacher=lambda: teacher,
+            compile=chosen,
+            note=([] if said is None else said).append,
+        )
+
+    return make
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Callable[..., DistillTask]) -> None:
+    """Losses and images; stopped and gone on with, the same bytes; out of memory, the same numbers."""
+    if not compiling.possible("cpu"):
+        pytest.skip("this machine has no C++ compiler, or not Python's headers")
+    settings = RecoverSettings(steps=6, jitter=1)
+    means, variances = make_task("none", False).teacher.running_statistics()
+
+    def objective(output: Output) -> dict[str, Tensor]:
+        features = (output.features - 1).square().sum()
+        return {"f": features, "bn": objectives.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
+
+    def run(slot: str, chosen: bool, wanted: Callable[[Output], dict[str, Tensor]] = objective) -> tuple[Any, Tensor]:
+        losses: list[float] = []
+        said: list[str] = []
+        task = make_task(slot, chosen, losses, said)
+        images = recover(task, UNIT, wanted, task.noise(UNIT), settings, layer=2)
+        assert said == []
+        return losses, images
+
+    plain, compiled = run("plain", False), run("compiled", True)
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
+    torch.testing.assert_close(compiled[1], plain[1], rtol=0, atol=1e-4)
+
+    steps = 0
+
+    def stops(output: Output) -> dict[str, Tensor]:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        return objective(output)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", True, stops)
+    torch.compiler.reset()  # as in a new process
+    assert torch.equal(run("stopped", True)[1], compiled[1])
+    assert steps == 4
+
+    def runs_out(output: Output) -> dict[str, Tensor]:
+        if len(output.logits) == 4 and output.logits.grad_fn is not None and not output.logits.is_leaf:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return objective(output)
+
+    told: list[str] = []
+    with memory.watched("distill", None, told.append):  # type: ignore[arg-type]
+        torch.testing.assert_close(run("short", True, runs_out)[1], plain[1], rtol=0, atol=1e-4)
+    assert told == ["out of memory with 4 images: going on with 2 at a time"]

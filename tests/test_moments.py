@@ -1,0 +1,155 @@
+"""Moments taken as activations pass, and the gradient that is added to the BatchNorm layer's own, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddbench import moments as module
+from ddbench import objectives
+from ddbench.cache import Checkpoint
+from ddbench.data.dataset import Dataset
+from ddbench.distiller import Slot, Unit
+from ddbench.models import Output, TappedNetwork, build_network
+from ddbench.moments import Moments, moments, tap
+from ddbench.recover import recover
+from ddbench.recover_settings import RecoverSettings
+from ddbench.task import DistillTask
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def norm(channels: int, dtype: torch.dtype) -> nn.Module:
+    layer = nn.BatchNorm2d(channels).eval().requires_grad_(False).to(dtype)
+    layer.running_mean, layer.running_var = draw(channels).to(dtype), draw(channels).exp().to(dtype)
+    return layer
+
+
+def loss(layer: nn.Module, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Of what the layer gives, and of the moments: a gradient through each."""
+    return layer(x).sin().sum() + (mean.cos() * 3).sum() + (variance.square() * x.shape[2] * x.shape[3]).sum()
+
+
+def brute(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and gradient of `loss`, image by image in float64, by autograd."""
+    leaf = x.detach().double().requires_grad_()
+    mean = torch.stack([image.flatten(1).sum(1) / image[0].numel() for image in leaf])
+    apart = leaf - mean[:, :, None, None]
+    variance = torch.stack([image.flatten(1).square().sum(1) / image[0].numel() for image in apart])
+    (gradient,) = torch.autograd.grad(loss(layer, leaf, mean, variance), leaf)
+    return mean.detach(), variance.detach(), gradient
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("at_once", [1, 100, 2**20])
+def test_moments_and_their_gradient_in_both_layouts_and_any_number_at_once(
+    memory_format: torch.memory_format, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
+    x = (draw(5, 6, 4, 3) + 2).float().contiguous(memory_format=memory_format)
+    expected = brute(norm(6, torch.float64), x)
+    leaf = x.clone().requires_grad_()
+    through, found = tap(leaf)
+    assert torch.equal(through, x)
+    (gradient,) = torch.autograd.grad(loss(norm(6, torch.float32), through, found.mean, found.variance), leaf)
+    assert gradient.is_contiguous(memory_format=memory_format)
+    for mine, theirs in zip((found.mean, found.variance, gradient), expected, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_moments_of_bf16_are_those_of_its_values_in_float32(memory_format: torch.memory_format) -> None:
+    x = (draw(4, 6, 8, 8) + 1).bfloat16().contiguous(memory_format=memory_format).requires_grad_()
+    mean, variance, expected = brute(norm(6, torch.float64), x)
+    through, found = tap(x)
+    torch.testing.assert_close((found.mean.double(), found.variance.double()), (mean, variance), rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        value = loss(norm(6, torch.float32), through, found.mean, found.variance)
+    (gradient,) = torch.autograd.grad(value, x)
+    assert gradient.dtype == torch.bfloat16
+    assert float((gradient.double() - expected).abs().max() / expected.abs().max()) < 0.01
+
+
+@pytest.mark.parametrize("used", [(True, True), (True, False), (False, True), (False, False)])
+def test_gradients_that_are_not_asked_for_are_left_out(used: tuple[bool, bool]) -> None:
+    layer, mean_too, variance_too = norm(3, torch.float64), *used
+
+    def through_all(x: Tensor) -> Tensor:
+        through, found = tap(x)
+        parts = [layer(through).sin().sum(), *([found.mean.sin().sum()] if mean_too else [])]
+        return torch.stack([*parts, *([found.variance.square().sum()] if variance_too else [])]).sum()
+
+    x = draw(2, 3, 2, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradcheck(through_all, (x,))
+    assert torch.autograd.gradcheck(lambda x: moments(x)[1 - mean_too], (x,))
+
+
+def test_a_network_gives_the_moments_of_what_it_would_have_given() -> None:
+    teacher = TappedNetwork(build_network("resnet18", 3, 16)).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    whole, short = teacher(images, layer=5), teacher(images, layer=5, moments=True)
+    assert torch.equal(whole.logits, short.logits)
+    assert torch.equal(whole.features, short.features)
+    gradients = []
+    for output in (whole, short):
+        values = [moments(x) for x in output.bn_inputs]
+        value = sum((mean.sin().sum() + variance.square().sum() for mean, variance in values), output.logits.sum())
+        gradients.append(torch.autograd.grad(value, images)[0])
+    assert all(isinstance(found, Moments) for found in short.bn_inputs)
+    assert len(short.bn_inputs) == len(whole.bn_inputs) == 20
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    assert teacher(images, bn=False, moments=True).bn_inputs == []
+
+
+def test_an_objective_that_asks_for_more_than_moments_is_given_the_inputs(
+    digits_at: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    """The same loss from the inputs themselves and from their moments: the same images; a fault of its own is told."""
+    teacher = TappedNetwork(build_network("convnet-bn-d2", 10, 8, seed=1))
+    unit = Unit(0, tuple(Slot(label, 0) for label in range(4)))
+    rest: dict[str, Any] = {"cached": lambda *_: pytest.fail("not asked for"), "statistics": None, "timing": {}}
+    task = DistillTask(
+        **rest,
+        dataset=digits_at(8),
+        ipc=1,
+        seed=2,
+        device=torch.device("cpu"),
+        precision="fp32",
+        checkpoint=Checkpoint(tmp_path / "slot.safetensors"),
+        checkpoint_every=100,
+        report=lambda *_, **__: None,
+        _teacher=lambda: teacher,
+    )
+    means, variances = teacher.running_statistics()
+    asked: list[bool] = []
+
+    def by_moments(output: Output) -> dict[str, Tensor]:
+        asked.append(isinstance(output.bn_inputs[0], Moments))
+        return {"bn": objectives.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
+
+    def by_inputs(output: Output) -> dict[str, Tensor]:
+        asked.append(isinstance(output.bn_inputs[0], Moments))
+        total = torch.zeros(())
+        for x, mean, variance in zip(output.bn_inputs, means, variances, strict=True):
+            total = total + (x.mean((0, 2, 3)) - mean).square().sum()
+            total = total + (x.var((0, 2, 3), correction=0) - variance).square().sum()
+        return {"bn": total}
+
+    def faulty(output: Output) -> dict[str, Tensor]:
+        return {"bn": output.bn_inputs[0].no_such_thing()}  # type: ignore[operator]
+
+    settings = RecoverSettings(steps=4, jitter=0)
+    found = [recover(task, unit, objective, task.noise(unit), settings) for objective in (by_moments, by_inputs)]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
+    assert asked == [True] * 4 + [True] + [False] * 4
+    with pytest.raises(AttributeError, match="'Tensor' object has no attribute 'no_such_thing'"):
+        recover(task, unit, faulty, task.noise(unit), settings)
