@@ -14,6 +14,8 @@ Kind = Literal["started", "step", "finished", "cached", "resumed", "note"]
 class Event:
     """One thing that happened: `kind` of `stage` (teacher, statistics, distill, evaluate, data), for `unit`.
 
+    The stage `grid` counts the units of work of a grid that others compute (`ddbench.executors`).
+
     `step` of `total` with `metrics` (floats, e.g. loss, top1) where kind is "step"; `message` for people.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
+from ddbench import launched
 from ddbench.errors import DDBenchError
 from ddbench.executors.resources import resources_of
 
@@ -54,7 +55,7 @@ def choose(name: str, address: str | None, assignments: tuple[str, ...]) -> tupl
     """The executor of NAMES that is asked for, and the `--set` that are left when `resources.` are taken out.
 
     `address`: of a Ray cluster; None: Ray is started on this machine. Raises DDBenchError for resources that cannot
-    be, and where Ray is not installed.
+    be, where Ray is not installed, and where this is one of several processes.
     """
     others = tuple(text for text in assignments if not text.strip().startswith("resources."))
     mine = tuple(text for text in assignments if text not in others)
@@ -63,6 +64,8 @@ def choose(name: str, address: str | None, assignments: tuple[str, ...]) -> tupl
         if mine:
             raise DDBenchError(f"--set {mine[0]}: resources are given out by Ray alone (--executor ray)")
         return Inline(), others
+    if launched.several():
+        raise DDBenchError("--executor ray in processes started together (torchrun): train with them first, inline")
     if find_spec("ray") is None:
         raise DDBenchError("--executor ray needs Ray, which is not installed: pip install 'ddbench[ray]'")
     from ddbench.executors.on_ray import OnRay

@@ -1,0 +1,22 @@
+#!/bin/bash
+# A table on several nodes: SHARED=/scratch/me sbatch docs/slurm.sh comparison --dataset imagenette
+# One Ray node a Slurm node; ddbench runs on the first. The same line again goes on where it was.
+#SBATCH --job-name=ddbench
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=12:00:00
+set -euo pipefail
+
+: "${SHARED:?say where all nodes see the same files: SHARED=/scratch/me sbatch docs/slurm.sh ...}"
+MINUTES=${MINUTES:-690} # ddbench saves and ends before Slurm's 12 hours are over
+export RAY_USAGE_STATS_ENABLED=0
+
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | awk '{print $1; exit}'):6379
+
+srun ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
+    --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" -- \
+    ddbench table "$@" --executor ray --ray-address "$address" --time-limit "$MINUTES" \
+    --data-dir "$SHARED/data" --cache-dir "$SHARED/cache" --results-dir "$SHARED/results"
