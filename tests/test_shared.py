@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ddbench import mirror, shared
+from ddbench import mirror, shared, stopping
 from ddbench.cache import Cache, Checkpoint, digest_of, read_tensors
 from ddbench.errors import DDBenchError, NotCached
 from ddbench.shared import SharedFolder
@@ -253,6 +254,21 @@ def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
     again.get("statistics", {}, made(2))  # whatever the next run asks for
     assert float(host("b", storage.url()).get("teacher", {}, refuse).tensors["x"][0]) == 1
     assert again.shared.unpublished() == []  # type: ignore[attr-defined]
+
+
+def test_who_waits_for_the_storage_can_be_stopped_and_loses_nothing(
+    host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_fail(slot: Checkpoint) -> Built:
+        storage.fails(True)
+        return made(1)(slot)
+
+    monkeypatch.setattr(shared.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(stopping.Stopped, match="SIGTERM"), stopping.listening():
+        host("a", storage.url()).get("teacher", {}, then_fail)
+    storage.fails(False)
+    host("a", storage.url()).get("teacher", {}, refuse)
+    host("b", storage.url()).get("teacher", {}, refuse)
 
 
 def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
