@@ -1,9 +1,10 @@
 """Out of memory: the batch is cut where that leaves the numbers as they are; elsewhere one line says what to set.
 
 Where every image goes through a network in evaluation mode for itself (statistics, labels, accuracy, transport cost),
-parts of a batch give the numbers of the whole. Recover cuts a unit by the same law (`ddbench.recover`). How slots are
-grouped into units is part of a key, and a batch that a network in training mode sees is part of its numbers: neither
-is ever changed here. Between one cut and another numbers differ as between one number of threads and another.
+parts of a batch give the numbers of the whole. Recover cuts a unit by the same law (`ddbench.recover`), and training
+a step of a network without BatchNorm (`ddbench.team`). How slots are grouped into units is part of a key, and the batch
+that BatchNorm in training mode sees is part of its numbers: neither is ever changed here. Between one cut and another
+numbers differ as between one number of threads and another.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddbench import memory, seeds, training
+from ddbench import memory, seeds, team, training
+from ddbench.cache import read_tensors, write_tensors
 from ddbench.config import TrainingSettings
 from ddbench.errors import DDBenchError
 from ddbench.models import build_network
@@ -45,7 +50,19 @@ def batches(epoch: int) -> Iterator[Batch]:
         yield Batch(images, lambda logits, targets=targets: (logits - targets).norm())  # type: ignore[misc]
 
 
-def fitted(network: nn.Module) -> tuple[dict[str, Tensor], list[float]]:
+def shared_batches(epoch: int) -> Iterator[Batch]:
+    """This process's share; a mean of losses."""
+    draw = seeds.generator("team test", epoch)
+    for _ in range(2):
+        images, targets = torch.randn(IMAGES, 3, 8, 8, generator=draw), torch.randn(IMAGES, 4, generator=draw)
+        mine = team.current().share(slice(0, IMAGES))
+        wanted = targets[mine]
+        yield Batch(images[mine], lambda logits, wanted=wanted: functional.mse_loss(logits, wanted), IMAGES)  # type: ignore[misc]
+
+
+def fitted(
+    network: nn.Module, batches: Callable[[int], Iterator[Batch]] = batches
+) -> tuple[dict[str, Tensor], list[float]]:
     losses: list[float] = []
     training.fit(network, batches, SETTINGS, CPU, "fp32", report=lambda *_, **told: losses.append(told["loss"]))
     return network.state_dict(), losses
@@ -69,6 +86,48 @@ def test_a_step_that_is_cut_is_that_of_the_whole_batch(told: list[str], most: in
     assert losses_of_cut == pytest.approx(losses, rel=1e-5)
     for name, tensor in whole.items():
         torch.testing.assert_close(cut[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def cut_in_one(rank: int, port: int, path: Path) -> None:
+    """In a forked process: the second of two has memory for two images of its six."""
+    from ddbench import parallel
+
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+    network, said = build_network("convnet-d2", 4, 8, seed=1), list[str]()
+    memory._listeners.append(said.append)
+    with team.working(parallel._Meeting().team_on(CPU)), Device(2) if rank else contextlib.nullcontext():
+        weights, losses = fitted(network, shared_batches)
+    write_tensors(path, weights, {"losses": losses, "said": said})
+
+
+def test_a_share_is_cut_in_the_process_where_it_does_not_fit(tmp_path: Path) -> None:
+    import ddbench.parallel  # noqa: F401 (for both that are forked)
+
+    whole, losses = fitted(build_network("convnet-d2", 4, 8, seed=1), shared_batches)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in (0, 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                cut_in_one(rank, port, tmp_path / f"{rank}.safetensors")
+            finally:
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    for rank in (0, 1):
+        found = read_tensors(tmp_path / f"{rank}.safetensors")
+        assert found is not None
+        weights, told, _ = found
+        assert told["losses"] == pytest.approx(losses, rel=1e-5)
+        assert len(told["said"]) == (2 if rank else 0)
+        for name, tensor in whole.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 class Dropping(nn.Module):
