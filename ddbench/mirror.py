@@ -61,6 +61,7 @@ class SharedCache(Cache):
         self.shared = shared
         self._agreed: set[Path] = set()
         self._fetched: dict[Path, _Told] = {}
+        self._spoilt: set[Path] = set()
         self._there: dict[str, _Told] = {}
         self._asks = True
         self._caught_up = False
@@ -86,6 +87,14 @@ class SharedCache(Cache):
             return True
         path = self.path(stage, depends_on)
         return (stage not in self._force or path in self._fresh) and self._told(_name(path)) is not None
+
+    def find(self, stage: str, depends_on: Mapping[str, Any]) -> Artifact | None:
+        """As a Cache's; where the copy here is damaged the artifact is fetched again."""
+        found, path = super().find(stage, depends_on), self.path(stage, depends_on)
+        if found is None and path in self._spoilt:
+            self._spoilt.remove(path)
+            found = super().find(stage, depends_on)
+        return found
 
     def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
         """As a Cache's; what an earlier run could not publish is published before the first."""
@@ -197,6 +206,8 @@ class SharedCache(Cache):
 
     def _aside(self, fault: str, path: Path, why: str = "") -> None:
         self._agreed.discard(path)
+        if fault == "damaged" and path not in self._fetched:
+            self._spoilt.add(path)
         super()._aside(fault, path, why + (f" (it came from {self.shared})" if path in self._fetched else ""))
 
     def _changed(self, made_from: Mapping[str, str]) -> str | None:
@@ -278,9 +289,9 @@ def open_results(url: str, warn: Callable[[str], None] | None = None) -> Path:
     there = {each.name: each for folder in RESULTS for each in shared.list(folder) if "/." not in each.name}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda each: _bring(shared, each), there.values()))
-    for path in (path for folder in RESULTS for path in (copy / folder).rglob("[!.]*") if path.is_file()):
+    for path in (path for folder in RESULTS for path in (copy / folder).rglob("*") if path.is_file()):
         name = path.relative_to(copy).as_posix()
-        if name not in there and not shared.is_unpublished(name):
+        if name not in there and "/." not in name and not shared.is_unpublished(name):  # "/.": being written
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

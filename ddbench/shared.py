@@ -132,8 +132,8 @@ class SharedFolder:
         return [name for name in found if _PLAIN.fullmatch(name)]
 
     def is_unpublished(self, name: str) -> bool:
-        """Whether the file here is newer than what is there."""
-        return (self.copy / "unpublished" / quote(name, safe="")).exists()
+        """Whether the file here is still to be published: then it counts, not the one there."""
+        return (self.copy / "unpublished" / quote(name, safe="")).exists() and self.here(name).exists()
 
     def beginning(self, name: str, size: int) -> bytes | None:
         """The first `size` bytes of a file there, or None where it is not there."""

@@ -141,6 +141,15 @@ def test_a_sound_local_copy_replaces_a_damaged_object(host: Callable[..., Cache]
     assert storage.objects()[name] == sound
 
 
+@pytest.mark.parametrize("fault", ["header", "body", "cut", "empty"])
+def test_a_damaged_local_copy_is_fetched_again(host: Callable[..., Cache], storage: Storage, fault: str) -> None:
+    one = host("a", storage.url()).get("teacher", {}, made(1))
+    one.path.write_bytes(FAULTS[fault](one.path.read_bytes()))
+    again = host("a", storage.url())
+    assert again.get("teacher", {}, refuse).digest == one.digest
+    assert [line.split(":")[0] for line in said(again)] in ([], ["damaged teacher artifact set aside"])
+
+
 def test_what_was_removed_there_comes_back_from_a_local_copy(host: Callable[..., Cache], storage: Storage) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
     name = f"teacher/{one.key}.safetensors"
