@@ -1,0 +1,236 @@
+"""The quick ImageNette run (WMDD, IPC 10, one student, cold cache): ours and a plain pipeline, unit times x counts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import recover
+import torch
+import training as students
+from measuring import Row, device, interleaved, seconds, write
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2 as transforms
+
+from ddbench import device as devices
+from ddbench import records, training
+from ddbench.cache import Cache
+from ddbench.config import RuntimeConfig
+from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.source import FileSplit, Source, Split
+from ddbench.data.spec import DatasetSpec
+from ddbench.experiment import Experiment
+from ddbench.models import TappedNetwork, build_network
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+from ddbench.statistics import collect
+
+ASKED = Request(methods=("wmdd",), datasets=("imagenette",), ipcs=(10,), recipes=("quick",))
+TRAIN, VAL = 9469, 3925
+IMAGES = 320
+"""Real images of each split that the unit times are taken on."""
+BATCH = 100
+VALIDATES_EVERY = 10
+"""Epochs of a student between two looks at the validation images, in the released code."""
+
+
+def images() -> tuple[DatasetSpec, str]:
+    """A part of ImageNette as files, where DDBENCH_DATA has it, else the digits: and what they are called."""
+    registry = PluginRegistry()
+    spec = registry.dataset("imagenette")
+    if "DDBENCH_DATA" not in os.environ:
+        return registry.dataset("digits"), "on the digits: DDBENCH_DATA names no folder with ImageNette's files"
+    whole = spec.open(Path(os.environ["DDBENCH_DATA"]))
+
+    def part(split: Split) -> Split:
+        assert isinstance(split, FileSplit)
+        files = list(zip(split.labels.tolist(), split.names, strict=True))
+        return FileSplit(split.root, files[:: len(files) // IMAGES][:IMAGES])
+
+    some = Source(whole.class_names, part(whole.train), part(whole.val), whole.class_titles)
+    told = f"on {len(some.train.labels)} of ImageNette's images"
+    return DatasetSpec("part", "", "", 224, lambda _: some), told
+
+
+class PlainImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Image files as torchvision's ImageFolder gives them: read and decoded whenever one is asked for."""
+
+    def __init__(self, split: Split, transform: Callable[[Any], Tensor]) -> None:
+        self.split, self.transform = split, transform
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.split.image(index)), int(self.split.labels[index])
+
+
+class Ours:
+    """The stages that see real images, over all images of `spec` once."""
+
+    def __init__(self, spec: DatasetSpec, experiment: Experiment, dataset: Dataset, precision: str) -> None:
+        self.spec, self.dataset, self.precision = spec, dataset, precision
+        self.config = experiment.data
+        self.settings = experiment.teacher.model_copy(update={"epochs": 1})
+        self.network = network(dataset)
+        self.tapped = TappedNetwork(network(dataset)).to(memory_format=torch.channels_last)
+
+    def decode(self) -> None:
+        """Into a cold cache; once a run."""
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = load_dataset(self.spec, self.config, None, Cache(Path(folder)))
+            assert min(len(dataset.train), len(dataset.val))
+
+    def teacher(self) -> None:
+        """An epoch."""
+        training.train_on_real_images(self.network, self.dataset, self.settings, 0, device(), self.precision)
+
+    def features(self) -> None:
+        """Features and moments, all images as one class: its batches are those of a class of ImageNette."""
+        rows = torch.split(torch.arange(len(self.dataset.train)), BATCH)
+        collect(self.tapped, (self.dataset.evaluation_view("train", part).to(device()) for part in rows), "exact")
+
+    def validation(self) -> None:
+        """Accuracy."""
+        training.accuracy(self.network, self.dataset, "val", device(), self.precision)
+
+
+class Plain:
+    """The same in float32 as torchvision's reference and the released code have it: files decoded at every reading."""
+
+    def __init__(self, spec: DatasetSpec, experiment: Experiment, dataset: Dataset) -> None:
+        config, self.settings, source = experiment.data, experiment.teacher, spec.open(None)
+        dressed = [
+            transforms.PILToTensor(),
+            transforms.ToDtype(torch.float32, scale=True),
+            transforms.Normalize(dataset.mean.tolist(), dataset.std.tolist()),
+        ]
+        size = config.image_size
+        seen = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *dressed])
+        still = transforms.Compose([transforms.Resize(config.stored_size), transforms.CenterCrop(size), *dressed])
+        workers: dict[str, Any] = {"num_workers": torch.get_num_threads(), "persistent_workers": True}
+        self.epochs = DataLoader(PlainImages(source.train, seen), self.settings.batch_size, shuffle=True, **workers)
+        self.train = DataLoader(PlainImages(source.train, still), BATCH, **workers)
+        self.val = DataLoader(PlainImages(source.val, still), BATCH, **workers)
+        self.network = network(dataset)
+
+    def teacher(self) -> None:
+        """An epoch."""
+        self.network.train()
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+        )
+        for images, labels in self.epochs:
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(self.network(images.to(device())), labels.to(device()))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    def features(self) -> None:
+        """Moments by hooks on the BatchNorm layers."""
+        found: list[Tensor] = []
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+            found.extend((inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)))
+
+        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        self._look(self.train)
+        for hook in hooks:
+            hook.remove()
+
+    def validation(self) -> None:
+        """Accuracy."""
+        self._look(self.val)
+
+    @torch.no_grad()
+    def _look(self, loader: DataLoader[tuple[Tensor, int]]) -> None:
+        self.network.eval()
+        for images, _ in loader:
+            self.network(images.to(device())).argmax(1)
+
+
+def network(dataset: Dataset) -> nn.Module:
+    """The teacher of the recipe."""
+    return build_network("resnet18", dataset.info.num_classes, dataset.info.image_size, "imagenet", 0).to(device())
+
+
+def measure(repetitions: int) -> list[Row]:
+    """Seconds of every stage, unit time x count of the recipe, and of all of them.
+
+    The barycenters (10 classes of about 950 images: seconds) are left out on both sides.
+    """
+    experiment = experiments(ASKED, PluginRegistry())[0]
+    precision = devices.resolve(RuntimeConfig(device=device().type)).precision
+    spec, told = images()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = load_dataset(spec, experiment.data, None, Cache(Path(folder) / "part"))
+        ours, plain = Ours(spec, experiment, dataset, precision), Plain(spec, experiment, dataset)
+        matched = recover.Case(BATCH, experiment.data.image_size, device())
+        student = students.Student(students.digits(Path(folder) / "digits"), precision)
+        runs: dict[str, Callable[[], object]] = {
+            "decode": ours.decode,
+            "teacher": ours.teacher,
+            "plain teacher": plain.teacher,
+            "features": ours.features,
+            "plain features": plain.features,
+            "recover": lambda: matched.ours(precision),
+            "plain recover": matched.reference,
+            "student": student.ours,
+            "plain student": student.reference,
+            "validation": ours.validation,
+            "plain validation": plain.validation,
+        }
+        taken = interleaved(runs, repetitions, warm=1)
+    train, val = len(dataset.train), len(dataset.val)
+    epochs, steps = experiment.teacher.epochs, cast(Any, experiment.method_settings).steps
+    student_steps = cast(Any, experiment.evaluator_settings).epochs
+    looks = student_steps // VALIDATES_EVERY
+    counts: list[tuple[str, str, float, float]] = [
+        # what, and how many of what was timed: of ours, of the plain one
+        ("decode", f"{TRAIN + VAL} images once; plain: within the others", (TRAIN + VAL) / (train + val), 0),
+        ("teacher", f"{epochs} epochs of {TRAIN}", epochs * TRAIN / train, epochs * TRAIN / train),
+        ("features", f"{TRAIN} images", TRAIN / train, TRAIN / train),
+        ("recover", f"{steps} steps of {BATCH}", steps / recover.STEPS, steps / recover.STEPS),
+        ("student", f"{student_steps} steps of {BATCH}", *[student_steps / students.STEPS] * 2),
+        ("validation", f"{VAL} images twice; plain: {looks + 1} times", 2 * VAL / val, (looks + 1) * VAL / val),
+    ]
+    rows = [
+        Row("end to end", f"{name}: {case}", taken[name] * count, taken.get(f"plain {name}", 0.0) * plain_count)
+        for name, case, count, plain_count in counts
+    ]
+    total = Row("end to end", "all", sum(row.ours for row in rows), sum(row.reference or 0 for row in rows))
+    return [*rows, replace(total, agreement=told)]
+
+
+def whole_run() -> None:
+    """The command itself in a fresh cache: its stages' seconds, and its top-1."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = ["--method", "wmdd", "--dataset", "imagenette", "--ipc", "10", "--recipe", "quick", "--seeds", "1"]
+        places = ["--cache-dir", f"{folder}/cache", "--results-dir", f"{folder}/results"]
+        command = [sys.executable, "-c", "from ddbench.cli import main; main()", "run", *asked, *places]
+        taken = seconds(lambda: subprocess.run(command, check=True))
+        (found,) = (Path(folder) / "results" / "records").glob("*.json")
+        record = records.read(found)
+    stages = ", ".join(f"{name} {value:.0f} s" for name, value in record.seconds.items())
+    print(f"the whole command: {taken:.0f} s ({stages}), top-1 {record.metrics.top1_last:.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help="run the command itself (needs ImageNette) in place of it")
+    given = parser.parse_args()
+    whole_run() if given.full else write("end_to_end", measure(given.repetitions))
