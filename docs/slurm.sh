@@ -12,6 +12,7 @@ set -euo pipefail
 : "${SHARED:?say where all nodes see the same files: SHARED=/scratch/me sbatch docs/slurm.sh ...}"
 MINUTES=${MINUTES:-690} # ddbench saves and ends before Slurm's 12 hours are over
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token # once, where the home folder is shared: ray get-auth-token --generate
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | awk '{print $1; exit}'):6379

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +229,18 @@ def test_inline_leaves_settings_alone_and_has_no_resources() -> None:
     assert (type(executor), left) == (Inline, ("teacher.epochs=1",))
     with pytest.raises(DDBenchError, match="--executor ray"):
         choose("inline", None, ("resources.distill.cpus=2",))
+
+
+def test_an_address_where_nobody_listens_is_one_line(shell: Shell) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
+    asked = ("--method", "random", "--dataset", "digits", "--ipc", "1", "--device", "cpu")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # bound, and nobody listens
+        for wrong, line in ((address, "no Ray cluster answers"), ("ray://there:10001", "write HOST:PORT")):
+            outcome = shell("run", *asked, "--executor", "ray", "--ray-address", wrong)
+            assert (outcome.code, len(outcome.errors)) == (2, 1), outcome.err
+            assert line in outcome.err
 
 
 def test_without_ray_one_line_says_what_to_install(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

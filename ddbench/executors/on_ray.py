@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -73,11 +74,11 @@ class OnRay:
         if not plan.left:
             yield lambda pipeline: None
             return
-        for data in {id(pipeline.dataset): pipeline.dataset for pipeline in pipelines}.values():
-            with contextlib.suppress(DDBenchError):  # the workers find it, and it is the failure of its cells
-                _ = data.train  # decoded by one, not by every node at once
         self._connect()
         try:
+            for data in {id(pipeline.dataset): pipeline.dataset for pipeline in pipelines}.values():
+                with contextlib.suppress(DDBenchError):  # the workers find it, and it is the failure of its cells
+                    _ = data.train  # decoded by one, not by every node at once
             session = _Session(plan, pipelines[0], self._resources)
             yield session.bring
         finally:
@@ -86,6 +87,8 @@ class OnRay:
     def _connect(self) -> None:
         if ray.is_initialized():
             return
+        if self._address not in (None, "auto"):
+            _answers(self._address)
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         here = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
         with _signals_kept():
@@ -94,6 +97,17 @@ class OnRay:
             except Exception as error:  # Ray raises many kinds, where a slow machine is too slow the bare one
                 where = f"--ray-address {self._address}" if self._address else "Ray on this machine"
                 raise DDBenchError(f"{where}: {error}") from error
+
+
+def _answers(address: str) -> None:
+    """Raises DDBenchError where nobody listens at HOST:PORT: Ray itself would go on asking for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and "/" not in host):
+        raise DDBenchError(f"--ray-address {address}: write HOST:PORT, of the cluster's first node")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise DDBenchError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
 
 
 @contextlib.contextmanager
