@@ -18,21 +18,11 @@ from torch.nn.modules._functions import SyncBatchNorm
 from torch.overrides import TorchFunctionMode
 
 from ddbench import seeds
-from ddbench.errors import DDBenchError
+from ddbench.launched import LostError
 from ddbench.team import Slot, Step, Team
 
 if TYPE_CHECKING:
     from ddbench.training import Batch
-
-
-class LostError(DDBenchError):
-    """Another process is gone."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            "the processes that train together have lost each other; "
-            f"the same command goes on from the last checkpoint ({why})"
-        )
 
 
 class SharedTeam(Team):

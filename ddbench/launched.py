@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class LostError(DDBenchError):
+    """Another process is gone."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            "the processes that train together have lost each other; "
+            f"the same command goes on from the last checkpoint ({why})"
+        )
+
+
 def several() -> bool:
     """Whether several processes were started together: torchrun's RANK and WORLD_SIZE."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"

@@ -32,10 +32,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from ddbench import stopping, team
 from ddbench.cache import Artifact, Built, Cache, Checkpoint
-from ddbench.ddp import LostError, SharedTeam, telling_losses
+from ddbench.ddp import SharedTeam, telling_losses
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
 from ddbench.experiment import Experiment
+from ddbench.launched import LostError
 from ddbench.stages import Pipeline, Workspace
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddbench import device, stopping
@@ -25,6 +25,7 @@ from ddbench.config import RuntimeConfig
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
 from ddbench.executors import Bring, worker
+from ddbench.executors.gang import Gang
 from ddbench.executors.mailbox import STEP_SECONDS, Mailbox, event_of
 from ddbench.executors.resources import ResourcesConfig
 from ddbench.executors.work import Failure, Plan, Work
@@ -125,10 +126,9 @@ class _Session:
 
     def __init__(self, plan: Plan, first: Pipeline, resources: ResourcesConfig) -> None:
         self._plan, self._workspace, self._resources = plan, first.workspace, resources
-        self._sent: dict[Any, Work] = {}
+        self._sent: list[Gang] = []
         self._deaths: Counter[Work] = Counter()
         self._last: dict[str, float] = {}
-        self._carry_out = ray.remote(max_retries=0)(worker.carry_out)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
         self._tell("started")
@@ -147,20 +147,17 @@ class _Session:
         room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while len(self._sent) < room and (work := self._plan.next()):
             self._send(work)
-        done, _ = ray.wait(list(self._sent), timeout=TICK)
+        tasks = {reference: gang for gang in self._sent for reference in gang.references}
+        done, _ = ray.wait(list(tasks), timeout=TICK)
         for reference in done:
-            self._take(self._sent.pop(reference), reference)
+            tasks[reference].take(reference)
+        for gang in [gang for gang in self._sent if gang.ended()]:
+            self._sent.remove(gang)
+            self._take(gang.work, gang.answer())
         self._relay()
 
     def _send(self, work: Work) -> None:
-        held = self._resources.of(work.stage)
-        on_gpu = work.experiment.runtime.device.startswith("cuda")
-        options = {
-            "num_cpus": held.cpus,
-            "num_gpus": float(on_gpu) if held.gpus is None else held.gpus,
-            "memory": int(held.memory * 2**30) if held.memory else None,
-            "name": work.name,
-        }
+        held, processes = self._resources.of(work.stage), self._resources.processes(work.stage)
         data = self._workspace.data_dir
         order = {
             "folder": str(Path.cwd()),
@@ -174,8 +171,7 @@ class _Session:
             "needs": sorted(work.needs),
             "makes": work.makes,
         }
-        sent = self._carry_out.options(**options).remote(json.dumps(order), self._mailbox)
-        self._sent[sent] = work
+        self._sent.append(Gang(work, held, processes, worker.carry_out, json.dumps(order), self._mailbox))
 
     def _forced(self, stage: str) -> list[str]:
         """What a worker makes anew: its own stage with what only that asks for, never what another worker made."""
@@ -183,23 +179,16 @@ class _Session:
         own = {"distill": ("method", "distill"), "evaluate": ("labels", "evaluate")}.get(stage, (stage,))
         return [each for each in own if each in forced]
 
-    def _take(self, work: Work, reference: Any) -> None:
-        try:
-            answer = json.loads(ray.get(reference))
-        except RayTaskError as error:  # the worker could not even begin
-            self._plan.fail(work, Failure(f"{work.name}: {_last_line(error)}"))
-        except RayError as error:
-            self._again(work, f"its worker died ({type(error).__name__})")
+    def _take(self, work: Work, answer: dict[str, str]) -> None:
+        if "again" in answer:
+            self._again(work, answer["again"])
+        elif answer:
+            self._plan.fail(work, Failure(**answer))
+        elif lost := [name for name in work.makes if not self._is_here(name)]:
+            reason = f"{lost[0]} was made but is not to be seen here: --cache-dir must be on shared storage"
+            self._plan.fail(work, Failure(reason))
         else:
-            if "stopped" in answer:
-                self._again(work, "its worker was stopped")
-            elif answer:
-                self._plan.fail(work, Failure(**answer))
-            elif lost := [name for name in work.makes if not self._is_here(name)]:
-                reason = f"{lost[0]} was made but is not to be seen here: --cache-dir must be on shared storage"
-                self._plan.fail(work, Failure(reason))
-            else:
-                self._plan.done(work)
+            self._plan.done(work)
 
     def _is_here(self, name: str) -> bool:
         deadline = time.monotonic() + worker.VISIBLE_SECONDS
@@ -244,11 +233,9 @@ class _Session:
     def _stop(self) -> None:
         """Workers end at their next checkpoint, and this process when they have. Raises Stopped."""
         stopping.answered()
-        for reference in self._sent:
+        tasks = [reference for gang in self._sent for reference in gang.references]
+        for reference in tasks:
             ray.cancel(reference)
-        ray.wait(list(self._sent), num_returns=len(self._sent), timeout=stopping.PATIENCE + 2)
+        if tasks:
+            ray.wait(tasks, num_returns=len(tasks), timeout=stopping.PATIENCE + 2)
         stopping.stop()
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ddbench import recipes
 from ddbench.config import Section
@@ -28,18 +28,35 @@ class Resources(Section):
         return gpus
 
 
-class ResourcesConfig(Section):
-    """Of the units of every stage; `evaluate` counts for `measure` too."""
+class TrainingResources(Resources):
+    """Of each process of a unit that trains."""
 
-    teacher: Resources = Resources()
+    processes: int = Field(default=1, ge=1, description="processes that train it together, each with all these")
+
+    @field_validator("processes")
+    @classmethod
+    def _a_device_each(cls, processes: int, info: ValidationInfo) -> int:
+        if processes > 1 and 0 < (info.data.get("gpus") or 0) < 1:
+            raise ValueError("they need a whole GPU each")
+        return processes
+
+
+class ResourcesConfig(Section):
+    """Of the units of every stage; `evaluate` counts for `measure` too, which is one process."""
+
+    teacher: TrainingResources = TrainingResources()
     statistics: Resources = Resources()
     distill: Resources = Resources()
-    evaluate: Resources = Resources()
+    evaluate: TrainingResources = TrainingResources()
 
     def of(self, stage: str) -> Resources:
         """What a unit of `stage` holds."""
         found: Resources = getattr(self, "evaluate" if stage == "measure" else stage)
         return found
+
+    def processes(self, stage: str) -> int:
+        """How many make a unit of `stage` together."""
+        return int(getattr(getattr(self, stage, None), "processes", 1))
 
 
 def resources_of(assignments: Iterable[str]) -> ResourcesConfig:
@@ -52,13 +69,14 @@ def resources_of(assignments: Iterable[str]) -> ResourcesConfig:
             raise DDBenchError(f"--set {text}: write it as resources.STAGE.WHAT=VALUE, e.g. resources.distill.gpus=0.5")
         if stage not in ResourcesConfig.model_fields:
             raise DDBenchError(f"--set {text}: no stage '{stage}'{did_you_mean(stage, ResourcesConfig.model_fields)}")
-        if what not in Resources.model_fields:
-            raise DDBenchError(f"--set {text}: no resource '{what}'{did_you_mean(what, Resources.model_fields)}")
+        kind = type(getattr(ResourcesConfig(), stage))
+        if what not in kind.model_fields:
+            raise DDBenchError(f"--set {text}: {stage} has no resource '{what}'{did_you_mean(what, kind.model_fields)}")
         try:
             settings.setdefault(stage, {})[what] = recipes.plain(value)
-            Resources.model_validate(settings[stage], strict=False)
+            kind.model_validate(settings[stage], strict=False)
         except ValidationError as error:
             raise DDBenchError(f"resources.{stage}.{recipes.first_line(error)}") from error
         except ValueError as error:
             raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
-    return ResourcesConfig(**{stage: Resources.model_validate(values) for stage, values in settings.items()})
+    return ResourcesConfig.model_validate(settings)

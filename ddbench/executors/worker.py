@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ddbench import device, stopping
+from ddbench import device, launched, stopping
 from ddbench.cache import Cache
 from ddbench.config import RuntimeConfig
 from ddbench.errors import DDBenchError, PluginError
@@ -33,27 +33,40 @@ _tell = Relay()
 _registry = functools.cache(PluginRegistry)
 
 
-def carry_out(order: str, mailbox: Any) -> str:
+def carry_out(order: str, mailbox: Any, address: str = "", rank: int = 0, processes: int = 1) -> str:
     """Does the unit of work of `order`; both texts are JSON. Events go to `mailbox`, a handle of a Mailbox actor.
 
-    The answer is {} where it is done, {"stopped": true} where it ended at a checkpoint because it was asked to, else
-    {"reason": one line, "traceback": text or ""}. Nothing that goes wrong is raised.
+    One of several `processes` that do it together meets the others at `address`, HOST:PORT of the first one's node.
+
+    The answer is {} where it is done, {"again": why} where it ended at a checkpoint because it was asked to or the
+    others are gone, else {"reason": one line, "traceback": text or ""}. Nothing that goes wrong is raised.
     """
     asked = json.loads(order)
+    if processes > 1:
+        host, _, port = address.rpartition(":")
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": host, "MASTER_PORT": port}
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # Ray shows each its own devices alone
     with contextlib.suppress(OSError):
         os.chdir(asked["folder"])  # where relative paths are meant
     _tell.mailbox = mailbox
     torch.set_num_threads(asked["threads"])
     pipeline = None
+
+    def work() -> None:
+        nonlocal pipeline
+        pipeline = Pipeline(workspace, experiment_of(asked["experiment"], workspace.registry))
+        perform(pipeline, asked["stage"], asked["parts"])
+
     try:
         with stopping.listening(), threadpool_limits(asked["threads"]):
             workspace = _workspace(asked["cache"], asked["data"], tuple(asked["force"]))
             _wait_for(workspace.cache, asked["needs"])
-            pipeline = Pipeline(workspace, experiment_of(asked["experiment"], workspace.registry))
-            perform(pipeline, asked["stage"], asked["parts"])
-            lost = [name for name in asked["makes"] if not workspace.cache.made_elsewhere(name)]
+            launched.together(work, workspace)
+            lost = [name for name in asked["makes"] if launched.leads() and not workspace.cache.made_elsewhere(name)]
     except (stopping.Stopped, KeyboardInterrupt):
-        return json.dumps({"stopped": True})
+        return json.dumps({"again": "its worker was stopped"})
+    except launched.LostError:
+        return json.dumps({"again": "its processes lost each other"})
     except PluginError as error:
         return _failed(str(error), error.__cause__)
     except DDBenchError as error:

@@ -1,13 +1,17 @@
-"""Grids on Ray: the bytes of inline with any number of workers; workers, nodes and the driver lost on the way."""
+"""Grids on Ray: the bytes of inline with any number of workers; workers, nodes and the driver lost on the way.
+
+They share a cluster: Ray takes longer to start than what is computed on it.
+"""
 
 from __future__ import annotations
 
-import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +20,10 @@ import psutil
 import pytest
 import torch
 
+from ddbench.cache import read_tensors
+
 if TYPE_CHECKING:
-    from conftest import Outcome, Place, Shell
+    from conftest import Outcome, Place, Shell, Storage
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
 
@@ -26,9 +32,16 @@ SMALL = (
     *("--arch", "convnet-bn-d1", "--set", "teacher.batch_size=256", "--set", "teacher.epochs=2"),
     *("--set", "distill.checkpoint_every=5"),
 )
-BROKEN = '''
+PLUGIN = '''
+import os
+
 from ddbench import hookimpl
 from ddbench.distiller import Distiller
+
+if "SAVES_EVERY_EPOCH" in os.environ:
+    from ddbench import training
+
+    training.SAVE_SECONDS = 0.0
 
 
 class Broken(Distiller):
@@ -55,13 +68,91 @@ def ddbench_distillers():
 '''
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As the workers have: another number of threads adds up in another order."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+class Nodes:
+    """A cluster of Ray nodes on this machine, a core each; to each of them its own `home` is the person's."""
+
+    def __init__(self, root: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._root, self._homes = root, 0
+        self.cluster = Cluster()
+        self.nodes: list[Any] = []
+        self.homes: list[Path] = []
+
+    def have(self, count: int) -> None:
+        """Adds and removes nodes until there are so many."""
+        while len(self.nodes) > count:
+            self.remove_the_last()
+        while len(self.nodes) < count:
+            self._add()
+
+    def _add(self) -> None:
+        home = self._root / f"home {self._homes}"
+        home.mkdir()
+        self._homes += 1
+        options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 2**27, "include_log_monitor": False}
+        if not self.nodes:
+            options["include_dashboard"] = False
+        for trial in range(3):
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("HOME", str(home))
+                    patch.setenv("SAVES_EVERY_EPOCH", "")
+                    node = self.cluster.add_node(**options)
+                break
+            except Exception:  # Ray gives a node 30 seconds to start, which a busy machine may not have
+                if trial == 2:
+                    raise
+        self.nodes.append(node)
+        self.homes.append(home)
+
+    @property
+    def raylets(self) -> list[int]:
+        """The process of each node that starts the workers."""
+        return [node.all_processes["raylet"][0].process.pid for node in self.nodes]
+
+    def busy(self, stage: str, node: int | None = None) -> list[psutil.Process]:
+        """The workers (of all nodes, or of one) that are at a stage: Ray calls them by the unit of work."""
+        found = []
+        for raylet in self.raylets if node is None else [self.raylets[node]]:
+            for process in psutil.Process(raylet).children(recursive=True):
+                try:
+                    if " ".join(process.cmdline()).startswith(f"ray::{stage}"):
+                        found.append(process)
+                except psutil.Error:
+                    continue
+        return found
+
+    def remove_the_last(self) -> None:
+        """At once, without a word to what runs there."""
+        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+        self.homes.pop()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, storage_server: Storage) -> Iterator[Nodes]:
+    """Nodes whose workers compute with one thread, know the storage and the plugin that breaks, and inherit all that.
+
+    Another number of threads adds up in another order: so this process has one too.
+    """
+    root = tmp_path_factory.mktemp("nodes")
+    site = root / "site"
+    info = site / "broken-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "broken.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ddbench]\nplug = broken\n")
+    environment = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(site)}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        for name, value in {**environment, **storage_server.environment}.items():
+            patch.setenv(name, value)
+        nodes = Nodes(root)
+        nodes.have(1)
+        yield nodes
+        nodes.cluster.shutdown()
     torch.set_num_threads(before)
 
 
@@ -69,25 +160,36 @@ def failures(outcome: Outcome) -> list[str]:
     return [line for line in outcome.errors if line.startswith("failed:")]
 
 
+def wait_until(what: Callable[[], Any], over: Callable[[], Any] = lambda: None) -> Any:
+    """Waits for something that is true."""
+    deadline = time.monotonic() + 240
+    while not (found := what()):
+        assert not over(), over()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def meanwhile(run: Callable[[], Outcome], do: Callable[[Callable[..., Any]], None]) -> Outcome:
+    """How `run` ends, while another thread does what is to be done; that waits by the function that it is given."""
+    ended: list[Outcome] = []
+    with ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(do, lambda what: wait_until(what, lambda: ended and ended[0].err))
+        ended.append(run())
+        doing.result()
+    return ended[0]
+
+
 def test_any_number_of_workers_gives_the_bytes_of_inline(
+    cluster: Nodes,
+    storage: Storage,
     tmp_path: Path,
     shell_in: Callable[[Path], Shell],
-    place_at: Callable[[Path], Place],
-    monkeypatch: pytest.MonkeyPatch,
+    place_at: Callable[..., Place],
     counted: Callable[[Any, Any], Any],
     tell: Callable[[str], None],
 ) -> None:
-    if not counted(False, True):
-        pytest.skip("it starts Ray three times: with DDBENCH_FAULTS=full")
-    site = tmp_path / "site"
-    info = site / "broken-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "broken.py").write_text(BROKEN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ddbench]\nplug = broken\n")
-    monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setenv("PYTHONPATH", str(site))
-
+    """Workers in a shared folder; and on an object store, where each has a local copy of its own."""
     methods = ("--method", "broken", "--method", "wmdd", "--method", "random")
     settings = ("--ipc", "2", "--set", "wmdd.batch_size=4", "--set", "wmdd.steps=20", "--set", "evaluator.epochs=5")
     command = ("run", *methods, *SMALL, *settings)
@@ -102,9 +204,20 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
     assert len(expected.records()) == 2
     (reason,) = failures(inline)
     assert "method 'broken' of broken: KeyError: 'no such thing' (traceback: results/failures/" in reason
-    for workers in (1, 2, 5):
-        monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", json.dumps({"CPU": workers}))
-        outcome, found = in_folder(f"{workers} workers", "--executor", "ray")
+    for workers, stored in counted(((1, False), (2, True)), ((1, False), (2, False), (2, True), (5, False))):
+        cluster.have(workers)
+        there = ("--cache-dir", storage.url()) if stored else ()
+        address = ("--ray-address", cluster.cluster.address)
+        outcome, found = in_folder(f"{workers} {stored}", "--executor", "ray", *address, *there)
+        where = ""
+        if stored:
+            found = place_at(found.root, tmp_path / "from the storage")
+            storage.files.get(storage.url().removeprefix("s3://"), str(found.cache), recursive=True)
+            copies = [place_at(tmp_path, next(home.glob(".cache/ddbench/shared/*/cache"))) for home in cluster.homes]
+            own = [copy.digests() for copy in copies]
+            where = f" with local copies of {' and '.join(str(len(each)) for each in own)} artifacts, on S3"
+            assert all(own)
+            assert own[0] | own[1] == expected.digests()
         assert found.digests() == expected.digests()
         assert found.records() == expected.records()
         assert failures(outcome) == failures(inline)
@@ -113,11 +226,61 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
         assert "raise KeyError" in told.read_text()
         assert found.left_over() == []
         sets = {record["method"]: record["distilled_digest"][:12] for record in found.records().values()}
-        tell(f"inline and Ray with {workers} workers: {len(found.digests())} artifacts of the same bytes; sets {sets}")
+        count = f"{workers} worker" + "s" * (workers > 1)
+        tell(f"inline and Ray, {count}{where}: {len(found.digests())} artifacts of the same bytes; sets {sets}")
+
+
+def test_a_teacher_is_trained_by_two_processes_one_of_which_is_killed(
+    cluster: Nodes,
+    tmp_path: Path,
+    shell_in: Callable[[Path], Shell],
+    place_at: Callable[..., Place],
+    counted: Callable[[Any, Any], Any],
+    tell: Callable[[str], None],
+) -> None:
+    """One on each node. What is in the cache beside the teacher is that of inline, so that only they are started."""
+    cluster.have(2)
+    command = ["run", "--method", "random", *SMALL[:8], "--image-size", "8", "--ipc", "1", "--arch", "convnet-bn-d1"]
+    command += ["--set", "teacher.batch_size=256", "--set", "teacher.epochs=6", "--set", "teacher.learning_rate=0.002"]
+    command += ["--set", "evaluator.epochs=1"]
+    inline = place_at(tmp_path / "inline")
+    assert shell_in(inline.root)(*command).code == 0
+    together = ("--executor", "ray", "--ray-address", cluster.cluster.address, "--set", "resources.teacher.processes=2")
+
+    def teacher(place: Place) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        (path,) = (place.cache / "teacher").glob("[!.]*.safetensors")
+        found = read_tensors(path)
+        assert found is not None
+        return found[0], found[1]["meta"]
+
+    for victim in counted((1,), (None, 0, 1)):
+        place = place_at(tmp_path / f"killed {victim}")
+        shutil.copytree(inline.cache, place.cache, ignore=shutil.ignore_patterns("teacher", "*.lock"))
+
+        def kill(until: Callable[..., Any], victim: int | None = victim, place: Place = place) -> None:
+            if victim is not None:
+                until(lambda: list((place.cache / "checkpoints" / "teacher").glob("*.safetensors")))
+                (worker,) = cluster.busy("teacher", victim)
+                worker.kill()
+
+        outcome = meanwhile(lambda place=place: shell_in(place.root)(*command, *together), kill)
+        assert outcome.code == 0, outcome.err
+        assert ("tried again (1 of 3)" in outcome.err) == (victim is not None)
+        assert "tried again (2 of 3)" not in outcome.err
+        assert any(": resumed" in line for line in outcome.errors) == (victim is not None), outcome.err
+        (weights, meta), (expected, of_inline) = teacher(place), teacher(inline)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+        assert meta["device"] == {**of_inline["device"], "processes": 2}
+        (record,), (expected_record,) = place.records().values(), inline.records().values()
+        assert record["keys"] == expected_record["keys"]
+        assert record["device"] == {**expected_record["device"], "processes": 2}
+        assert [path for path in place.left_over() if "outdated" not in path] == []
+        tell(f"a teacher of two processes on two Ray nodes, {'none' if victim is None else victim} killed: as inline")
 
 
 class Driver:
-    """`ddbench` in a process of its own, on a cluster."""
+    """`ddbench` in a process of its own."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         self.log = log
@@ -128,77 +291,23 @@ class Driver:
 
     def until(self, what: Callable[[], Any]) -> Any:
         """Waits for something that is true."""
-        deadline = time.monotonic() + 240
-        while not (found := what()):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        return found
-
-    def said(self, text: str) -> bool:
-        """Whether it said this."""
-        return text in self.log.read_text()
+        return wait_until(what, lambda: self.process.poll() is not None and self.log.read_text())
 
     def end(self) -> int:
         """Its exit code."""
         return self.process.wait(300)
 
 
-def busy(raylet: int, stage: str) -> list[psutil.Process]:
-    """The workers of a node that are at a stage: Ray calls them by the unit of work."""
-    found = []
-    for process in psutil.Process(raylet).children(recursive=True):
-        try:
-            if " ".join(process.cmdline()).startswith(f"ray::{stage}"):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-class TwoNodes:
-    """Two Ray nodes on this machine, a core each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._options = {"num_cpus": 1, "object_store_memory": 2**27, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._options)
-        self.nodes = [self.cluster.head_node, self.cluster.add_node(num_cpus=1, object_store_memory=2**27)]
-
-    @property
-    def raylets(self) -> list[int]:
-        """The process of each node that starts the workers."""
-        return [node.all_processes["raylet"][0].process.pid for node in self.nodes]
-
-    def remove_the_second(self) -> None:
-        """At once, without a word to what runs there."""
-        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
-
-
-@pytest.fixture
-def two_nodes(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
-    """A cluster of two nodes."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    for trial in range(3):
-        try:
-            nodes = TwoNodes()
-            break
-        except Exception:  # Ray gives a node 30 seconds to start, which a busy machine may not have
-            if trial == 2:
-                raise
-    yield nodes
-    nodes.cluster.shutdown()
-
-
 def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
-    two_nodes: TwoNodes,
+    cluster: Nodes,
     tmp_path: Path,
     shell_in: Callable[[Path], Shell],
-    place_at: Callable[[Path], Place],
+    place_at: Callable[..., Place],
     counted: Callable[[Any, Any], Any],
     tell: Callable[[str], None],
 ) -> None:
+    """The short form loses a node alone."""
+    cluster.have(2)
     command = ["table", "ablation", *SMALL, "--ipc", "1", "--set", "wmdd.steps=60", "--set", "evaluator.epochs=20"]
     command += ["--format", "csv", "--output", "table.csv"]
     (tmp_path / "inline").mkdir()
@@ -208,12 +317,12 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     place.results.mkdir()
     table = place.root / "table.csv"
     command = [*command[:-1], str(table), *place.options, "--executor", "ray"]
-    command += ["--ray-address", two_nodes.cluster.address]
+    command += ["--ray-address", cluster.cluster.address]
 
     def under_way() -> list[psutil.Process]:
         """The workers at a distilled unit that has been saved at least once."""
         saved = list((place.cache / "checkpoints" / "distill").glob("*.safetensors"))
-        return [worker for raylet in two_nodes.raylets for worker in busy(raylet, "distill")] if saved else []
+        return cluster.busy("distill") if saved else []
 
     def artifacts() -> dict[str, int]:
         """Every artifact and when it was written."""
@@ -234,15 +343,22 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
         driver.process.send_signal(fault)
         assert driver.end() == codes[fault], driver.log.read_text()
         repeated, there = repeated + made_again(before), len(before)
-    driver, before = Driver(command, tmp_path / "log of the last"), artifacts()
-    driver.until(under_way)[0].kill()
-    driver.until(lambda: driver.said("tried again (1 of 3)"))
-    driver.until(lambda: driver.said("distill wmdd 1/1: resumed"))
-    before |= artifacts()
-    driver.until(lambda: busy(two_nodes.raylets[1], "distill") or busy(two_nodes.raylets[1], "evaluate"))
-    two_nodes.remove_the_second()
-    assert driver.end() == 0, driver.log.read_text()
-    assert driver.log.read_text().count("tried again") >= 2
+
+    before, kills = {}, counted(0, 1)
+
+    def lose(until: Callable[..., Any]) -> None:
+        if kills:
+            victim = until(under_way)[0]
+            victim.kill()
+            until(lambda: victim not in cluster.busy("distill") and under_way())
+        until(lambda: cluster.busy("distill", 1) or cluster.busy("evaluate", 1))
+        before.update(artifacts())
+        cluster.remove_the_last()
+
+    outcome = meanwhile(lambda: shell_in(place.root)(*command), lose)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("tried again") >= 1 + kills
+    assert outcome.err.count("distill wmdd 1/1: resumed") >= kills
     assert repeated + made_again(before) == 0
     assert place.digests() == expected.digests()
     assert place.records() == expected.records()
@@ -253,5 +369,5 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     pd.testing.assert_frame_equal(ours.drop(columns=measured), theirs.drop(columns=measured))
     tell(
         f"ablation on two Ray nodes: the driver stopped or killed {len(faults)} times ({there} artifacts were there "
-        f"before the last), a worker killed, a node removed: frame of inline, no artifact made again"
+        f"before the last), {kills} workers killed, a node removed: frame of inline, no artifact made again"
     )
