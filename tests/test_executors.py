@@ -18,7 +18,7 @@ from ddbench.distiller import Distiller, Unit
 from ddbench.errors import DDBenchError, PluginError
 from ddbench.executors import Inline, choose, worker
 from ddbench.executors.mailbox import event_of
-from ddbench.executors.resources import Resources, resources_of
+from ddbench.executors.resources import Resources, TrainingResources, resources_of
 from ddbench.executors.work import BLOCKS, Failure, Plan, Work, perform
 from ddbench.executors.worker import experiment_of
 from ddbench.plugins import PluginRegistry
@@ -206,11 +206,17 @@ def test_resources_are_of_a_stage_and_what_is_wrong_is_one_line() -> None:
     asked = ("resources.distill.gpus=0.5", "resources.distill.cpus=4", "resources.evaluate.memory=1.5")
     found = resources_of(asked)
     assert found.of("distill") == Resources(cpus=4, gpus=0.5)
-    assert found.of("measure") == found.of("evaluate") == Resources(memory=1.5)
-    assert found.of("teacher") == Resources(cpus=1)
+    assert found.of("measure") == found.of("evaluate") == TrainingResources(memory=1.5)
+    assert found.of("statistics") == Resources(cpus=1)
+    together = resources_of(("resources.teacher.processes=4", "resources.evaluate.processes=2"))
+    assert {stage: together.processes(stage) for stage in ("teacher", "distill", "evaluate", "measure")} == {
+        **{"teacher": 4, "distill": 1, "evaluate": 2, "measure": 1}
+    }
     wrong = {
         "resources.distil.gpus=1": "no stage 'distil'; did you mean 'distill'?",
         "resources.distill.gpu=1": "no resource 'gpu'; did you mean 'gpus'?",
+        "resources.distill.processes=2": "distill has no resource 'processes'",
+        "resources.teacher.processes=0": "resources.teacher.processes",
         "resources.distill=1": "write it as resources.STAGE.WHAT=VALUE",
         "resources.distill.cpus=": "write it as resources.STAGE.WHAT=VALUE",
         "resources.distill.cpus=0": "resources.distill.cpus",
@@ -222,6 +228,8 @@ def test_resources_are_of_a_stage_and_what_is_wrong_is_one_line() -> None:
         with pytest.raises(DDBenchError) as caught:
             resources_of((text,))
         assert line in str(caught.value)
+    with pytest.raises(DDBenchError, match="processes: they need a whole GPU each"):
+        resources_of(("resources.teacher.gpus=0.5", "resources.teacher.processes=2"))
 
 
 def test_inline_leaves_settings_alone_and_has_no_resources() -> None:

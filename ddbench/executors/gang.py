@@ -21,16 +21,22 @@ GRACE = 20.0
 """Seconds in which all must end when one has: more than they take to notice it themselves (`parallel.PATIENCE`)."""
 
 
+class Does:
+    """`carry_out` as Ray's tasks. One of several that train together takes its process with it when it ends."""
+
+    def __init__(self, carry_out: Callable[..., str]) -> None:
+        self.alone = ray.remote(max_retries=0)(carry_out)
+        self.together = ray.remote(max_retries=0, max_calls=1)(carry_out)
+        self.address = ray.remote(num_cpus=0, max_retries=0)(free_address)
+
+
 class Gang:
     """The tasks of one unit of work. Each of several holds `held`, on one node where that has room for all.
 
-    They find each other at an address of the first one's node. Each has a process of its own, which ends with it:
-    what a lost member leaves behind in the others is not cleared up.
+    They find each other at an address of the first one's node.
     """
 
-    def __init__(
-        self, work: Work, held: Resources, processes: int, carry_out: Callable[..., str], order: str, mailbox: Any
-    ) -> None:
+    def __init__(self, work: Work, held: Resources, processes: int, do: Does, order: str, mailbox: Any) -> None:
         self.work = work
         self._answers: dict[int, dict[str, str]] = {}
         self._ending: float | None = None
@@ -40,18 +46,16 @@ class Gang:
         options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "name": work.name}
         self._places = None
         if processes == 1:
-            task = ray.remote(max_retries=0)(carry_out)
-            self._ranks = {task.options(**options).remote(order, mailbox): 0}
+            self._ranks = {do.alone.options(**options).remote(order, mailbox): 0}
             return
         bundle = {"CPU": cpus, "GPU": gpus, "memory": memory}
         self._places = placement_group([{name: much for name, much in bundle.items() if much}] * processes)
         places = [PlacementGroupSchedulingStrategy(self._places, number) for number in range(processes)]
-        address = ray.remote(num_cpus=0, max_retries=0)(free_address).options(scheduling_strategy=places[0]).remote()
-        task = ray.remote(max_retries=0, max_calls=1)(carry_out)
-        self._ranks = {
-            task.options(**options, scheduling_strategy=place).remote(order, mailbox, address, rank, processes): rank
-            for rank, place in enumerate(places)
-        }
+        address = do.address.options(scheduling_strategy=places[0]).remote()
+        self._ranks = {}
+        for rank, place in enumerate(places):
+            task = do.together.options(**options, scheduling_strategy=place)
+            self._ranks[task.remote(order, mailbox, address, rank, processes)] = rank
 
     @property
     def references(self) -> list[Any]:

@@ -25,7 +25,7 @@ from ddbench.config import RuntimeConfig
 from ddbench.errors import DDBenchError
 from ddbench.events import Event
 from ddbench.executors import Bring, worker
-from ddbench.executors.gang import Gang
+from ddbench.executors.gang import Does, Gang
 from ddbench.executors.mailbox import STEP_SECONDS, Mailbox, event_of
 from ddbench.executors.resources import ResourcesConfig
 from ddbench.executors.work import Failure, Plan, Work
@@ -127,6 +127,7 @@ class _Session:
     def __init__(self, plan: Plan, first: Pipeline, resources: ResourcesConfig) -> None:
         self._plan, self._workspace, self._resources = plan, first.workspace, resources
         self._sent: list[Gang] = []
+        self._does = Does(worker.carry_out)
         self._deaths: Counter[Work] = Counter()
         self._last: dict[str, float] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -171,7 +172,7 @@ class _Session:
             "needs": sorted(work.needs),
             "makes": work.makes,
         }
-        self._sent.append(Gang(work, held, processes, worker.carry_out, json.dumps(order), self._mailbox))
+        self._sent.append(Gang(work, held, processes, self._does, json.dumps(order), self._mailbox))
 
     def _forced(self, stage: str) -> list[str]:
         """What a worker makes anew: its own stage with what only that asks for, never what another worker made."""
