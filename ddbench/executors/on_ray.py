@@ -34,6 +34,8 @@ from ddbench.stages import Pipeline
 
 RETRIES = 3
 """How often a unit of work whose worker or node died is tried again."""
+STARTS = 3
+"""How often Ray is started on this machine: it gives itself 30 seconds, which a busy machine may not have."""
 TICK = 0.5
 """Seconds between two looks at what the workers said, and whether a stop is asked for."""
 STORE_BYTES = 2**27
@@ -93,11 +95,15 @@ class OnRay:
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         here = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
         with _signals_kept():
-            try:
-                ray.init(self._address or "local", **quiet, **({} if self._address else here))
-            except Exception as error:  # Ray raises many kinds, where a slow machine is too slow the bare one
-                where = f"--ray-address {self._address}" if self._address else "Ray on this machine"
-                raise DDBenchError(f"{where}: {error}") from error
+            for left in range(0 if self._address else STARTS - 1, -1, -1):
+                try:
+                    ray.init(self._address or "local", **quiet, **({} if self._address else here))
+                    return
+                except Exception as error:  # Ray raises many kinds, where a slow machine is too slow the bare one
+                    if not left:
+                        where = f"--ray-address {self._address}" if self._address else "Ray on this machine"
+                        raise DDBenchError(f"{where}: {error}") from error
+                    ray.shutdown()
 
 
 def _answers(address: str) -> None:
