@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -158,9 +158,8 @@ class Case:
         del gradient
 
 
-def measure(count: int, size: int, repetitions: int, ways: tuple[str, ...] = tuple(WAYS)) -> list[Row]:
+def of(case: Case, repetitions: int, ways: Sequence[str] = tuple(WAYS)) -> list[Row]:
     """One size, in every way, against one reference and the limit in float32; losses are compared first."""
-    case = Case(count, size, device())
     runs: dict[str, Callable[[], object]] = {name: partial(case.ours, *WAYS[name]) for name in ways}
     expected = case.reference()
     apart = {name: difference(case.ours(*WAYS[name]), expected) for name in ways}
@@ -169,7 +168,7 @@ def measure(count: int, size: int, repetitions: int, ways: tuple[str, ...] = tup
     return [
         Row(
             "recover step",
-            f"{count} x 3 x {size} x {size}, {name}",
+            f"{case.count} x 3 x {case.size} x {case.size}, {name}",
             per_step[name],
             per_step["reference"],
             per_step["limit"],
@@ -179,9 +178,14 @@ def measure(count: int, size: int, repetitions: int, ways: tuple[str, ...] = tup
     ]
 
 
+def measure(repetitions: int, ways: Sequence[str] = tuple(WAYS)) -> list[Row]:
+    """A batch of small images, and one of the paper's size."""
+    return [row for size in ((100, 64), (10, 224)) for row in of(Case(*size, device()), repetitions, ways)]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     asked = parser.parse_args()
-    write("recover", [row for at in ((100, 64), (10, 224)) for row in measure(*at, asked.repetitions, asked.ways)])
+    write("recover", measure(asked.repetitions, asked.ways))

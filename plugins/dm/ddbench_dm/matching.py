@@ -30,8 +30,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 """Embeddings of the synthetic [m, d] and of the real images [n, d] of one class to a scalar."""
 
 REPORT_EVERY = 25
-PIXELS_TOGETHER = 2**20
-"""Real pixels that go through the network at once, in whole classes: four of 256 images at 32 px."""
+PIXELS_TOGETHER = {"cpu": 2**16, "cuda": 2**20}
+"""Pixels that go through the network at once: a GPU wants many, a CPU as many as its caches hold the maps of."""
 
 
 def kernel_match(synthetic: Tensor, real: Tensor, multiples: Sequence[float]) -> Tensor:
@@ -56,20 +56,26 @@ def embedding(network: nn.Module) -> Embed:
         layer.train()
     taken: list[Tensor] = []
     final_classifier(network)[1].register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    layout = memory_format(network)
 
     def embed(images: Tensor) -> Tensor:
-        network(images.contiguous(memory_format=torch.channels_last))
+        network(images.contiguous(memory_format=layout))
         features = taken.pop().flatten(1)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
     return embed
 
 
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """In which the network is quickest: instance norm, which ConvNets have, copies what is channels-last."""
+    return torch.channels_last if batch_norms(network) else torch.contiguous_format
+
+
 def fresh_network(method: DM, task: DistillTask, step: int) -> nn.Module:
     """The network of one step, on the device: freshly initialised, seeded by (run seed, step)."""
     seed = seeds.derive("distill", task.seed, "network", step)
     network = build_network(method.network, task.info.num_classes, task.info.image_size, seed=seed)
-    return network.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(task.device, memory_format=memory_format(network))  # type: ignore[call-overload,no-any-return]
 
 
 def real_batches(method: DM, task: DistillTask, start: int) -> Iterator[Tensor]:
@@ -82,9 +88,14 @@ def real_batches(method: DM, task: DistillTask, start: int) -> Iterator[Tensor]:
         yield task.dataset.train.centre(torch.cat(chosen), task.info.image_size)
 
 
-def classes_together(method: DM, task: DistillTask) -> int:
-    """How many classes go through a network without BatchNorm at once: rounding and memory depend on it alone."""
-    return min(task.info.num_classes, max(1, PIXELS_TOGETHER // (method.real_batch * task.info.image_size**2)))
+def images_together(task: DistillTask) -> int:
+    """How many images go through a network without BatchNorm at once."""
+    return max(1, PIXELS_TOGETHER.get(task.device.type, 2**20) // task.info.image_size**2)
+
+
+def classes_together(task: DistillTask) -> int:
+    """How many classes' synthetic images do, and are followed by their backward pass."""
+    return min(task.info.num_classes, max(1, images_together(task) // task.ipc))
 
 
 def match(
@@ -99,26 +110,34 @@ def match(
     """The loss of one step, a detached scalar; its gradient is added to that of the synthetic images.
 
     `real` and `synthetic`: normalised images [n, 3, S, S] of each class. For each class one augmentation is drawn,
-    seeded by (run seed, step, class), for both halves (DM: the same). Classes go through the network in groups, and
-    the real half without gradient, `most` at a time where that is given; all at once where a BatchNorm layer would see
-    the difference (DM: the same).
+    seeded by (run seed, step, class), for both halves (DM: the same). Classes go through the network in groups, `most`
+    at a time where that is given, and the real half without gradient, in parts; all at once where a BatchNorm layer
+    would see the difference (DM: the same).
     """
     network = fresh_network(method, task, step)
     embed, classes = embedding(network), len(real)
-    together = classes if batch_norms(network) else most or classes_together(method, task)
+    whole = bool(batch_norms(network))
+    together = classes if whole else most or classes_together(task)
+    at_once = sum(map(len, real)) if whole else images_together(task)
     total = torch.zeros((), device=task.device)
 
     def augmented(halves: Sequence[Tensor], labels: range) -> Tensor:
         return torch.cat([_augmented(method, task, step, label, halves[label]) for label in labels])
 
+    def embedded_real(labels: range) -> Tensor:
+        group = max(1, at_once // method.real_batch)
+        groups = [labels[start : start + group] for start in range(0, len(labels), group)]
+        parts = (part for few in groups for part in torch.split(augmented(real, few), at_once))
+        return torch.cat([embed(part) for part in parts])
+
     for first in range(0, classes, together):
         labels = range(first, min(first + together, classes))
         with autocast(task.device, task.precision):
             with torch.no_grad():
-                embedded_real = embed(augmented(real, labels))
+                found = embedded_real(labels)
             embedded = embed(augmented(synthetic, labels))
         parts = torch.split(embedded, [len(synthetic[label]) for label in labels])
-        real_parts = torch.split(embedded_real, [len(real[label]) for label in labels])
+        real_parts = torch.split(found, [len(real[label]) for label in labels])
         losses = []
         for label, pair in zip(labels, zip(parts, real_parts, strict=True), strict=True):
             try:
@@ -166,7 +185,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     images.requires_grad_(True)
     losses: list[Tensor] = []
     # With BatchNorm one attempt is all there is.
-    most = 1 if batch_norms(fresh_network(method, task, start)) else classes_together(method, task)
+    most = 1 if batch_norms(fresh_network(method, task, start)) else classes_together(task)
     fitting = memory.Together("classes")
 
     def sound(step: int) -> dict[str, Tensor]:

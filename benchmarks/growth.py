@@ -1,0 +1,128 @@
+"""How time and memory grow: the recover loop with images a class, statistics with classes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from measuring import Row, device, interleaved, write
+from PIL import Image
+from recover import Case
+
+from ddbench.cache import Cache
+from ddbench.distiller import units_of_whole_classes
+from ddbench.plugins import PluginRegistry
+from ddbench.resolve import Request, experiments
+from ddbench.stages import Pipeline, Workspace
+
+CLASSES, BATCH = 100, 100
+IPCS = (1, 10, 50, 100, 200)
+SIZE, STEPS, ARCH = 32, 3, "convnet-bn-d3"
+STATISTICS_OF = (10, 100, 1000)
+EACH = 5
+"""Images of a class whose statistics are taken."""
+MEGABYTE = 2**20
+
+
+def case(ipc: int) -> Case:
+    """The first unit of CLASSES classes: all others are like it."""
+    return Case(len(units_of_whole_classes(CLASSES, ipc, BATCH)[0].slots), SIZE, device(), ARCH, STEPS)
+
+
+def recover(ipc: int) -> float:
+    """Bytes by which the peak of resident memory in the steps of a unit is above what was there before."""
+    unit = case(ipc)
+    before = _peak()
+    unit.ours()
+    return _peak() - before
+
+
+def statistics(classes: int) -> float:
+    """Bytes by which the memory that is held at most, of a made set's classes, is above that of the first.
+
+    Files that are mapped (each class's artifact) are not counted: the system takes them back as it likes.
+    """
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for split, count in (("train", EACH), ("val", 1)):
+            for label in range(classes):
+                (folder / split / f"{label:04}").mkdir(parents=True)
+                for index in range(count):
+                    pixels = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+                    pixels.save(folder / split / f"{label:04}" / f"{index}.png")
+        request = Request(
+            methods=("wmdd",),
+            datasets=(f"imagefolder:{folder}",),
+            ipcs=(1,),
+            recipes=("smoke",),
+            device=device().type,
+            precision="fp32",
+            arch="convnet-bn-d1",
+            image_size=16,
+            assignments=("teacher.batch_size=500", "teacher.epochs=1"),
+        )
+        registry = PluginRegistry()
+        (experiment,) = experiments(request, registry)
+        pipeline = Pipeline(Workspace(registry, Cache(folder / "cache"), None), experiment)
+        pipeline.statistics(0)
+        before, most = _held(), 0
+        for label in range(classes):
+            pipeline.statistics(label)
+            most = max(most, _held())
+        return most - before
+
+
+def _held() -> int:
+    """Bytes that are resident and of no file."""
+    found = psutil.Process().memory_info()
+    return int(found.rss - getattr(found, "shared", 0))
+
+
+def _peak() -> int:
+    """Bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _apart(part: str, argument: int) -> str:
+    """What `part` finds in a process of its own, for a peak is one of the whole process."""
+    command = [sys.executable, __file__, "--part", json.dumps([part, argument])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return f"memory +{float(done.stdout.splitlines()[-1]) / MEGABYTE:.0f} MB"
+
+
+def measure(repetitions: int) -> list[Row]:
+    """Seconds of a step of all units, beside what as many images take in units of BATCH (the limit); memory of one."""
+    taken = interleaved({str(ipc): case(ipc).ours for ipc in IPCS}, repetitions, warm=1)
+    rows = []
+    for ipc in IPCS:
+        units = len(units_of_whole_classes(CLASSES, ipc, BATCH))
+        seconds, whole = units * taken[str(ipc)] / STEPS, taken[str(BATCH // CLASSES)] / STEPS
+        name = f"recover, {CLASSES} classes, IPC {ipc}: {units} units, {ARCH}, {SIZE} px"
+        rows.append(Row("growth", name, seconds, limit=whole * ipc * CLASSES / BATCH, agreement=_apart("recover", ipc)))
+    for classes in STATISTICS_OF:
+        start = time.perf_counter()
+        held = _apart("statistics", classes)
+        name = f"statistics, {classes} classes of {EACH} images, with the set and its teacher"
+        rows.append(Row("growth", name, time.perf_counter() - start, agreement=held))
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part:
+        part, argument = json.loads(asked.part)
+        print({"recover": recover, "statistics": statistics}[part](argument))
+    else:
+        write("growth", measure(asked.repetitions))
