@@ -125,7 +125,7 @@ def match(
         return torch.cat([_augmented(method, task, step, label, halves[label]) for label in labels])
 
     def embedded_real(labels: range) -> Tensor:
-        group = max(1, at_once // method.real_batch)
+        group = len(labels) if whole else max(1, at_once // method.real_batch)
         groups = [labels[start : start + group] for start in range(0, len(labels), group)]
         parts = (part for few in groups for part in torch.split(augmented(real, few), at_once))
         return torch.cat([embed(part) for part in parts])

@@ -259,6 +259,10 @@ def test_batchnorm_has_all_classes_together(
     run(DM(**{**SMALL, "network": "convnet-bn-d2", "steps": 1}), make_task())
     assert sizes == [120, 20]
     sizes.clear()
+    task = make_task()
+    run(DM(**{**SMALL, "network": "convnet-bn-d2", "steps": 1, "real_batch": 10_000}), task)
+    assert sizes == [len(task.dataset.train), 20]
+    sizes.clear()
     run(DM(**{**SMALL, "steps": 1}), make_task(1))
     assert sizes == [5, 5, 2, 5, 5, 2, 2 * IPC] * 5
 
