@@ -107,7 +107,7 @@ class Case:
             network.get_submodule(name).register_forward_hook(lambda _, inputs, __: found.append(inputs[0]))
             for name in self.teacher.bn_names
         ]
-        hooks.append(network.fc.register_forward_hook(lambda _, inputs, __: features.append(inputs[0])))  # type: ignore[operator, union-attr]
+        hooks.append(network.fc.register_forward_hook(lambda _, inputs, __: features.append(inputs[0])))  # type: ignore[union-attr]
         images = self.initial.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([images], lr=self.settings.learning_rate, betas=self.settings.betas)
         losses: list[Tensor] = []
