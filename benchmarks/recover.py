@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Case:
     arch: str = "resnet18"
     steps: int = STEPS
     teacher: TappedNetwork = field(init=False)
+    plain: nn.Module = field(init=False)
     losses: list[Tensor] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
@@ -56,6 +58,9 @@ class Case:
             layer.momentum = 1.0
         with torch.no_grad():
             network(self.initial.cpu())
+        # What is measured against has nothing of ours in it.
+        self.plain = copy.deepcopy(network).requires_grad_(False).eval().to(self.device)
+        self.plain = self.plain.to(memory_format=torch.channels_last)
         self.teacher = TappedNetwork(network).to(self.device).to(memory_format=torch.channels_last)
         self.labels = torch.arange(self.count) * CLASSES // self.count
         self.rows = objectives.class_weight_matrix(self.labels, torch.rand(self.count, generator=draw) + 0.1)
@@ -102,7 +107,7 @@ class Case:
         """The same in the most ordinary PyTorch: hooks on the BatchNorm layers, class by class as Eq. 13 has it."""
         found: list[Tensor] = []
         features: list[Tensor] = []
-        network = self.teacher.network
+        network = self.plain
         hooks = [
             network.get_submodule(name).register_forward_hook(lambda _, inputs, __: found.append(inputs[0]))
             for name in self.teacher.bn_names
@@ -154,7 +159,7 @@ class Case:
         """Forward and backward to the input, in float32: what no step in it can do without."""
         images = self.initial.contiguous(memory_format=torch.channels_last).requires_grad_(True)
         for _ in range(self.steps):
-            (gradient,) = torch.autograd.grad(self.teacher.network(images).sum(), images)
+            (gradient,) = torch.autograd.grad(self.plain(images).sum(), images)
         del gradient
 
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddbench import stem
 from ddbench.config import Stem
 from ddbench.errors import DDBenchError, unknown
-from ddbench.moments import Moments, tap
+from ddbench.moments import Moments, normalised, tap
 from ddbench.networks import CATALOG
 
 SMALL_IMAGE = 32
@@ -224,10 +225,22 @@ class TappedNetwork(nn.Module):
         self._moments: dict[str, Moments] | None = None
         for name, layer in {**layers, FEATURES: classifier}.items():
             layer.register_forward_pre_hook(partial(self._take, name))
+            if type(layer).forward is _BatchNorm.forward:
+                layer.forward = partial(self._normalise, name, layer, layer.forward)
+        for layer in network.modules():
+            if stem.is_stem(layer):
+                layer.forward = partial(stem.convolution, layer)
         self.eval()
 
+    def _normalise(self, name: str, layer: Any, plain: Any, x: Tensor) -> Tensor:
+        if self._moments is None or x.is_cuda or torch.compiler.is_compiling():
+            return plain(x)
+        scale = layer.weight * torch.rsqrt(layer.running_var + layer.eps)
+        out, self._moments[name] = normalised(x, scale, layer.bias - layer.running_mean * scale)
+        return out
+
     def _take(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self._moments is not None and isinstance(layer, _BatchNorm):
+        if self._moments is not None and isinstance(layer, _BatchNorm) and (inputs[0].is_cuda or torch.compiler.is_compiling()):
             through, self._moments[name] = tap(inputs[0])
             return (through, *inputs[1:])
         if self._taken is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-AT_ONCE = 2**20
+AT_ONCE = 2**21
 """Activations that are worked on together on a CPU: what is made of them then stays in its cache."""
 
 
@@ -56,6 +56,71 @@ def tap(x: Tensor) -> tuple[Tensor, Moments]:
         return x, Moments(mean, (flat - mean[..., None]).square().mean(2))
     through, mean, variance = _Tap.apply(x)
     return through, Moments(mean, variance)
+
+
+def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Moments]:
+    """scale * x + shift, a BatchNorm layer in evaluation mode [C] each, and the moments of x as `moments` gives them.
+
+    x: activations [B, C, H, W], [B, C, N] or [B, C] on the CPU, where the three and their gradient are made part by part
+    while a part is in its cache. The result has the type of x.
+    """
+    through, mean, variance = _Normalised.apply(x, scale, shift)
+    return through, Moments(mean, variance)
+
+
+class _Normalised(torch.autograd.Function):
+    """scale * x + shift, and mean and population variance of x over all positions [B, C]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        through, dtype = torch.empty_like(x), _wide(x[:0]).dtype
+        scale, shift = (value.to(dtype)[:, None] for value in (scale, shift))
+        mean = x.new_empty(x.shape[:2], dtype=dtype)
+        variance, space, room = torch.empty_like(mean), None, None
+        at_once = _together(x)
+        for part, into, *found in zip(
+            *(torch.split(t, at_once) for t in (_flat(x), _flat(through), mean, variance)), strict=True
+        ):
+            if space is None:
+                space, room = (torch.empty_like(part, dtype=dtype) for _ in range(2))
+            space, room = space[: len(part)], room[: len(part)]
+            wide = part if part.dtype == dtype else room.copy_(part)
+            torch.mean(wide, 2, out=found[0])
+            centred = torch.sub(wide, found[0][..., None], out=space)
+            torch.mean(centred.square_(), 2, out=found[1])
+            if part.dtype == dtype:
+                torch.addcmul(shift, part, scale, out=into)
+            else:
+                into.copy_(torch.addcmul(shift, wide, scale, out=space))
+        ctx.save_for_backward(x, mean, scale)
+        return through, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, through: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
+        x, mean, scale = ctx.saved_tensors
+        dtype, positions = mean.dtype, x[:1, :1].numel()
+        slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / positions)
+        offset = (0 if grad_mean is None else grad_mean / positions) - slope * mean
+        gradient, space, room = torch.empty_like(x), None, None
+        if through is None:
+            through = torch.zeros_like(x)
+        at_once = _together(x)
+        for into, part, grad, a, b in zip(
+            *(torch.split(t, at_once) for t in (_flat(gradient), _flat(x), _flat(through), slope, offset)), strict=True
+        ):
+            a, b = a[..., None], b[..., None]
+            if part.dtype == dtype:
+                torch.addcmul(b, part, a, out=into)
+                into.addcmul_(grad, scale)
+                continue
+            if space is None:
+                space, room = (torch.empty_like(part, dtype=dtype) for _ in range(2))
+            space, room = space[: len(part)], room[: len(part)]
+            torch.addcmul(b, room.copy_(part), a, out=space)
+            into.copy_(space.addcmul_(room.copy_(grad), scale))
+        return gradient, None, None
 
 
 class _Tap(torch.autograd.Function):
