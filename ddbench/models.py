@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -223,29 +223,30 @@ class TappedNetwork(nn.Module):
         self._taken: dict[str, Tensor] | None = None
         # The same of BatchNorm layers where their moments are enough.
         self._moments: dict[str, Moments] | None = None
-        for name, layer in {**layers, FEATURES: classifier}.items():
-            layer.register_forward_pre_hook(partial(self._take, name))
-            if type(layer).forward is _BatchNorm.forward:
-                layer.forward = partial(self._normalise, name, layer, layer.forward)
-        for layer in network.modules():
-            if stem.is_stem(layer):
-                layer.forward = partial(stem.convolution, layer)
+        classifier.register_forward_pre_hook(partial(self._take, FEATURES))
+        for name, layer in layers.items():
+            layer.forward = partial(self._normalise, name, layer, layer.forward)  # type: ignore[method-assign]
+        for module in network.modules():
+            if stem.is_stem(module):
+                module.forward = partial(stem.convolution, module, module.forward)  # type: ignore[method-assign]
         self.eval()
 
-    def _normalise(self, name: str, layer: Any, plain: Any, x: Tensor) -> Tensor:
-        if self._moments is None or x.is_cuda or torch.compiler.is_compiling():
+    def _take(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._taken is not None:
+            self._taken[name] = inputs[0]
+
+    def _normalise(self, name: str, layer: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What a BatchNorm layer does, `plain`, when it has been looked at what comes in."""
+        if self._moments is None:
+            self._take(name, layer, (x,))
+            return plain(x)
+        usual = type(layer).forward is _BatchNorm.forward and layer.affine and layer.running_var is not None
+        if x.is_cuda or not usual or torch.compiler.is_compiling():
+            x, self._moments[name] = tap(x)
             return plain(x)
         scale = layer.weight * torch.rsqrt(layer.running_var + layer.eps)
         out, self._moments[name] = normalised(x, scale, layer.bias - layer.running_mean * scale)
         return out
-
-    def _take(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self._moments is not None and isinstance(layer, _BatchNorm) and (inputs[0].is_cuda or torch.compiler.is_compiling()):
-            through, self._moments[name] = tap(inputs[0])
-            return (through, *inputs[1:])
-        if self._taken is not None:
-            self._taken[name] = inputs[0]
-        return None
 
     def train(self, mode: bool = True) -> "TappedNetwork":
         """Stays in evaluation mode: a teacher's statistics must not move."""

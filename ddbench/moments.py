@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,68 +60,14 @@ def tap(x: Tensor) -> tuple[Tensor, Moments]:
 
 
 def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Moments]:
-    """scale * x + shift, a BatchNorm layer in evaluation mode [C] each, and the moments of x as `moments` gives them.
+    """scale * x + shift, a BatchNorm layer in evaluation mode, and the moments of x as `moments` gives them.
 
-    x: activations [B, C, H, W], [B, C, N] or [B, C] on the CPU, where the three and their gradient are made part by part
-    while a part is in its cache. The result has the type of x.
+    x: activations [B, C, H, W], [B, C, N] or [B, C]; scale and shift [C]. For the CPU: part by part, so that each part
+    of x is read from memory once, and once more for the gradient. The result has the type of x. Differentiable once,
+    in x.
     """
     through, mean, variance = _Normalised.apply(x, scale, shift)
     return through, Moments(mean, variance)
-
-
-class _Normalised(torch.autograd.Function):
-    """scale * x + shift, and mean and population variance of x over all positions [B, C]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        through, dtype = torch.empty_like(x), _wide(x[:0]).dtype
-        scale, shift = (value.to(dtype)[:, None] for value in (scale, shift))
-        mean = x.new_empty(x.shape[:2], dtype=dtype)
-        variance, space, room = torch.empty_like(mean), None, None
-        at_once = _together(x)
-        for part, into, *found in zip(
-            *(torch.split(t, at_once) for t in (_flat(x), _flat(through), mean, variance)), strict=True
-        ):
-            if space is None:
-                space, room = (torch.empty_like(part, dtype=dtype) for _ in range(2))
-            space, room = space[: len(part)], room[: len(part)]
-            wide = part if part.dtype == dtype else room.copy_(part)
-            torch.mean(wide, 2, out=found[0])
-            centred = torch.sub(wide, found[0][..., None], out=space)
-            torch.mean(centred.square_(), 2, out=found[1])
-            if part.dtype == dtype:
-                torch.addcmul(shift, part, scale, out=into)
-            else:
-                into.copy_(torch.addcmul(shift, wide, scale, out=space))
-        ctx.save_for_backward(x, mean, scale)
-        return through, mean, variance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, through: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
-        x, mean, scale = ctx.saved_tensors
-        dtype, positions = mean.dtype, x[:1, :1].numel()
-        slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / positions)
-        offset = (0 if grad_mean is None else grad_mean / positions) - slope * mean
-        gradient, space, room = torch.empty_like(x), None, None
-        if through is None:
-            through = torch.zeros_like(x)
-        at_once = _together(x)
-        for into, part, grad, a, b in zip(
-            *(torch.split(t, at_once) for t in (_flat(gradient), _flat(x), _flat(through), slope, offset)), strict=True
-        ):
-            a, b = a[..., None], b[..., None]
-            if part.dtype == dtype:
-                torch.addcmul(b, part, a, out=into)
-                into.addcmul_(grad, scale)
-                continue
-            if space is None:
-                space, room = (torch.empty_like(part, dtype=dtype) for _ in range(2))
-            space, room = space[: len(part)], room[: len(part)]
-            torch.addcmul(b, room.copy_(part), a, out=space)
-            into.copy_(space.addcmul_(room.copy_(grad), scale))
-        return gradient, None, None
 
 
 class _Tap(torch.autograd.Function):
@@ -133,15 +80,10 @@ class _Tap(torch.autograd.Function):
         if x.is_cuda:
             variance, mean = torch.var_mean(_wide(flat), 2, correction=0)
         else:
-            # var_mean is not vectorised on the CPU: two passes are some ten times faster, and as exact.
             mean = x.new_empty(x.shape[:2], dtype=_wide(x[:0]).dtype)
-            variance, space = torch.empty_like(mean), None
-            at_once = _together(flat)
-            for part, *found in zip(*(torch.split(t, at_once) for t in (flat, mean, variance)), strict=True):
-                space = torch.empty_like(part, dtype=mean.dtype) if space is None else space[: len(part)]
-                torch.mean(part, 2, dtype=mean.dtype, out=found[0])
-                centred = torch.sub(part, found[0][..., None], out=space)
-                torch.mean(centred.square_(), 2, out=found[1])
+            variance, space = torch.empty_like(mean), _space(flat, mean.dtype)
+            for part, *found in _parts(flat, mean, variance):
+                _measure(part, space[: len(part)], *found)
         ctx.save_for_backward(x, mean)
         return x.view_as(x), mean, variance
 
@@ -151,18 +93,79 @@ class _Tap(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         if grad_mean is None and grad_variance is None:
             return through
-        positions = x[:1, :1].numel()
-        # d mean / d x = 1 / N and d variance / d x = 2 (x - mean) / N: together slope * x + offset.
-        slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / positions)
-        offset = (0 if grad_mean is None else grad_mean / positions) - slope * mean
-        slope, offset = (value.reshape(*mean.shape, *(1 for _ in x.shape[2:])) for value in (slope, offset))
+        slope, offset = _affine(grad_mean, grad_variance, mean, x)
         if through is None:
             return torch.addcmul(offset, x, slope).to(x.dtype)
-        space, at_once = None, _together(x)
-        for grad, *part in zip(*(torch.split(t, at_once) for t in (through, offset, x, slope)), strict=True):
-            space = torch.empty_like(grad, dtype=mean.dtype) if space is None else space[: len(grad)]
-            grad.add_(torch.addcmul(*part, out=space))
+        space = _space(x, mean.dtype)
+        for grad, *part in _parts(through, offset, x, slope):
+            grad.add_(torch.addcmul(*part, out=space[: len(grad)]))
         return through
+
+
+class _Normalised(torch.autograd.Function):
+    """scale * x + shift, and mean and population variance of x over all positions [B, C]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        mean = x.new_empty(x.shape[:2], dtype=_wide(x[:0]).dtype)
+        through, variance = torch.empty_like(x), torch.empty_like(mean)
+        space, room = _space(x, mean.dtype), _space(x, mean.dtype)
+        scale, shift = (value.to(mean.dtype).reshape(_over_positions(x, 1)) for value in (scale, shift))
+        for part, into, *found in _parts(x, through, mean, variance):
+            wide, here = _wide(part, room[: len(part)]), space[: len(part)]
+            _measure(_flat(wide), _flat(here), *found)
+            into.copy_(torch.addcmul(shift, wide, scale, out=here))
+        ctx.save_for_backward(x, mean, scale)
+        return through, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, through: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
+        x, mean, scale = ctx.saved_tensors
+        slope, offset = _affine(grad_mean, grad_variance, mean, x)
+        through = torch.zeros_like(x) if through is None else through
+        gradient, space, room = torch.empty_like(x), _space(x, mean.dtype), _space(x, mean.dtype)
+        for part, grad, into, *line in _parts(x, through, gradient, offset, slope):
+            here, there = space[: len(part)], room[: len(part)]
+            torch.addcmul(line[0], _wide(part, there), line[1], out=here)
+            into.copy_(here.addcmul_(_wide(grad, there), scale))
+        return gradient, None, None
+
+
+def _measure(x: Tensor, space: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Both moments of a part [n, C, N], by way of `space`."""
+    # var_mean is not vectorised on the CPU: two passes are some ten times faster, and as exact.
+    torch.mean(x, 2, dtype=mean.dtype, out=mean)
+    torch.mean(torch.sub(x, mean[..., None], out=space).square_(), 2, out=variance)
+
+
+def _affine(grad_mean: Tensor | None, grad_variance: Tensor | None, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset of the gradient in x: d mean / d x = 1 / N and d variance / d x = 2 (x - mean) / N."""
+    positions = x[:1, :1].numel()
+    slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / positions)
+    offset = (0 if grad_mean is None else grad_mean / positions) - slope * mean
+    return slope.reshape(_over_positions(x, 2)), offset.reshape(_over_positions(x, 2))
+
+
+def _over_positions(x: Tensor, dims: int) -> tuple[int, ...]:
+    """Shape of what x has by channel (1) or by image and channel (2), to be applied to x."""
+    return (*x.shape[2 - dims : 2], *(1 for _ in x.shape[2:]))
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Of each of them the same images, as many as are worked on at once of the first."""
+    at_once = _at_once(tensors[0])
+    return zip(*(torch.split(tensor, at_once) for tensor in tensors), strict=True)
+
+
+def _at_once(x: Tensor) -> int:
+    return max(1, len(x) if x.is_cuda else AT_ONCE // max(1, x[:1].numel()))
+
+
+def _space(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for one of the parts, in its memory format."""
+    return torch.empty_like(x[: _at_once(x)], dtype=dtype)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -170,10 +173,8 @@ def _flat(x: Tensor) -> Tensor:
     return x[..., None] if x.ndim == 2 else x.flatten(2)
 
 
-def _wide(x: Tensor) -> Tensor:
+def _wide(x: Tensor, room: Tensor | None = None) -> Tensor:
+    """x in float32 at least; in `room` where that is another type: operations on two types are slow on a CPU."""
+    if room is not None:
+        return x if x.dtype == room.dtype else room.copy_(x)
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _together(x: Tensor) -> int:
-    """How many images of a batch are worked on at once."""
-    return max(1, len(x) if x.is_cuda else AT_ONCE // max(1, x[:1].numel()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ FEW = 4
 """Channels of images: oneDNN fills a vector of 16 with them, so that a gradient in three is five parts zeros in six."""
 
 
-def is_stem(layer: nn.Module) -> bool:
-    """Whether `convolution` stands for this layer: a plain, strided convolution of few channels with frozen weights."""
+def is_stem(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether `convolution` may stand for this layer: a plain, strided convolution of few channels."""
     return (
         isinstance(layer, nn.Conv2d)
         and type(layer).forward is nn.Conv2d.forward
@@ -25,24 +26,23 @@ def is_stem(layer: nn.Module) -> bool:
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and layer.padding[0] == layer.padding[1]
-        and not layer.weight.requires_grad
     )
 
 
-def convolution(layer: nn.Conv2d, images: Tensor) -> Tensor:
-    """What the layer makes of images [B, C, H, W], bit by bit; its gradient in them is the same up to rounding.
+def convolution(layer: nn.Conv2d, plain: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """What the layer makes of images [B, C, H, W], bit by bit, on a CPU with the gradient in them up to rounding.
 
-    For layers of which `is_stem` is true. Differentiable once, in the images alone.
+    plain: the layer's own forward, which is asked where its weights are not frozen and on other devices.
     """
+    if images.device.type != "cpu" or layer.weight.requires_grad:
+        return plain(images)
     out: Tensor = _Stem.apply(images, layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return out
 
 
 class _Stem(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.size, ctx.type, ctx.stride, ctx.padding = images.shape[2:], images.dtype, stride, padding
         return F.conv2d(images, weight, bias, stride, padding)

@@ -16,12 +16,29 @@ from ddbench.cache import Checkpoint
 from ddbench.data.dataset import Dataset
 from ddbench.distiller import Slot, Unit
 from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.moments import Moments, moments, tap
+from ddbench.moments import Moments, moments, normalised, tap
 from ddbench.recover import recover
 from ddbench.recover_settings import RecoverSettings
 from ddbench.task import DistillTask
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def tapped(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the layer gives, mean and variance: the moments taken before it."""
+    through, found = tap(x)
+    return layer(through), found.mean, found.variance
+
+
+def in_one_pass(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, all at once."""
+    scale = layer.weight / (layer.running_var + layer.eps).sqrt()
+    out, found = normalised(x, scale, layer.bias - layer.running_mean * scale)
+    return out, found.mean, found.variance
+
+
+Way = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
+WAYS = pytest.mark.parametrize("way", [tapped, in_one_pass])
 
 
 def draw(*shape: int) -> Tensor:
@@ -34,9 +51,9 @@ def norm(channels: int, dtype: torch.dtype) -> nn.Module:
     return layer
 
 
-def loss(layer: nn.Module, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+def loss(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Of what the layer gives, and of the moments: a gradient through each."""
-    return layer(x).sin().sum() + (mean.cos() * 3).sum() + (variance.square() * x.shape[2] * x.shape[3]).sum()
+    return x.sin().sum() + (mean.cos() * 3).sum() + (variance.square() * x.shape[2] * x.shape[3]).sum()
 
 
 def brute(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,48 +62,64 @@ def brute(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = torch.stack([image.flatten(1).sum(1) / image[0].numel() for image in leaf])
     apart = leaf - mean[:, :, None, None]
     variance = torch.stack([image.flatten(1).square().sum(1) / image[0].numel() for image in apart])
-    (gradient,) = torch.autograd.grad(loss(layer, leaf, mean, variance), leaf)
+    (gradient,) = torch.autograd.grad(loss(layer(leaf), mean, variance), leaf)
     return mean.detach(), variance.detach(), gradient
 
 
+@WAYS
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("at_once", [1, 100, 2**20])
 def test_moments_and_their_gradient_in_both_layouts_and_any_number_at_once(
-    memory_format: torch.memory_format, at_once: int, monkeypatch: pytest.MonkeyPatch
+    memory_format: torch.memory_format, at_once: int, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AT_ONCE", at_once)
     x = (draw(5, 6, 4, 3) + 2).float().contiguous(memory_format=memory_format)
     expected = brute(norm(6, torch.float64), x)
     leaf = x.clone().requires_grad_()
-    through, found = tap(leaf)
-    assert torch.equal(through, x)
-    (gradient,) = torch.autograd.grad(loss(norm(6, torch.float32), through, found.mean, found.variance), leaf)
+    out, *found = way(norm(6, torch.float32), leaf)
+    torch.testing.assert_close(out, norm(6, torch.float32)(x))
+    (gradient,) = torch.autograd.grad(loss(out, *found), leaf)
     assert gradient.is_contiguous(memory_format=memory_format)
-    for mine, theirs in zip((found.mean, found.variance, gradient), expected, strict=True):
+    for mine, theirs in zip((*found, gradient), expected, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=2e-5)
 
 
+@WAYS
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7), (4, 6, 4, 3, 2)])
+def test_moments_of_activations_without_or_with_other_positions(shape: tuple[int, ...], way: Way) -> None:
+    x, layer = draw(*shape).transpose(0, -1).contiguous().transpose(0, -1).requires_grad_(), norm(6, torch.float64)
+    plain = (x[..., None] if x.ndim == 2 else x).flatten(2)
+    expected = plain.mean(2), plain.var(2, correction=0)
+    (by_autograd,) = torch.autograd.grad(sum(value.sin().sum() for value in expected), x)  # type: ignore[arg-type]
+    _, *found = way(nn.Identity() if way is tapped else layer, x)
+    torch.testing.assert_close(tuple(found), expected)
+    (gradient,) = torch.autograd.grad(sum(value.sin().sum() for value in found), x)  # type: ignore[arg-type]
+    torch.testing.assert_close(gradient, by_autograd)
+
+
+@WAYS
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_moments_of_bf16_are_those_of_its_values_in_float32(memory_format: torch.memory_format) -> None:
+def test_moments_of_bf16_are_those_of_its_values_in_float32(memory_format: torch.memory_format, way: Way) -> None:
     x = (draw(4, 6, 8, 8) + 1).bfloat16().contiguous(memory_format=memory_format).requires_grad_()
     mean, variance, expected = brute(norm(6, torch.float64), x)
-    through, found = tap(x)
-    torch.testing.assert_close((found.mean.double(), found.variance.double()), (mean, variance), rtol=1e-5, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        value = loss(norm(6, torch.float32), through, found.mean, found.variance)
+        out, *found = way(norm(6, torch.float32), x)
+        value = loss(out, *found)
+    torch.testing.assert_close((found[0].double(), found[1].double()), (mean, variance), rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(value, x)
     assert gradient.dtype == torch.bfloat16
     assert float((gradient.double() - expected).abs().max() / expected.abs().max()) < 0.01
 
 
+@WAYS
 @pytest.mark.parametrize("used", [(True, True), (True, False), (False, True), (False, False)])
-def test_gradients_that_are_not_asked_for_are_left_out(used: tuple[bool, bool]) -> None:
+def test_gradients_that_are_not_asked_for_are_left_out(used: tuple[bool, bool], way: Way) -> None:
     layer, mean_too, variance_too = norm(3, torch.float64), *used
 
     def through_all(x: Tensor) -> Tensor:
-        through, found = tap(x)
-        parts = [layer(through).sin().sum(), *([found.mean.sin().sum()] if mean_too else [])]
-        return torch.stack([*parts, *([found.variance.square().sum()] if variance_too else [])]).sum()
+        out, mean, variance = way(layer, x)
+        parts = [out.sin().sum(), *([mean.sin().sum()] if mean_too else [])]
+        return torch.stack([*parts, *([variance.square().sum()] if variance_too else [])]).sum()
 
     x = draw(2, 3, 2, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
     assert torch.autograd.gradcheck(through_all, (x,))
@@ -97,8 +130,7 @@ def test_a_network_gives_the_moments_of_what_it_would_have_given() -> None:
     teacher = TappedNetwork(build_network("resnet18", 3, 16)).to(memory_format=torch.channels_last)
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
     whole, short = teacher(images, layer=5), teacher(images, layer=5, moments=True)
-    assert torch.equal(whole.logits, short.logits)
-    assert torch.equal(whole.features, short.features)
+    torch.testing.assert_close((whole.logits, whole.features), (short.logits, short.features), rtol=1e-4, atol=1e-5)
     gradients = []
     for output in (whole, short):
         values = [moments(x) for x in output.bn_inputs]
