@@ -115,7 +115,7 @@ class _Normalised(torch.autograd.Function):
         for part, into, *found in _parts(x, through, mean, variance):
             wide, here = _wide(part, room[: len(part)]), space[: len(part)]
             _measure(_flat(wide), _flat(here), *found)
-            into.copy_(torch.addcmul(shift, wide, scale, out=here))
+            into.copy_(torch.addcmul(shift, wide, scale, out=_either(into, here)))
         ctx.save_for_backward(x, mean, scale)
         return through, mean, variance
 
@@ -128,8 +128,8 @@ class _Normalised(torch.autograd.Function):
         gradient, space, room = torch.empty_like(x), _space(x, mean.dtype), _space(x, mean.dtype)
         for part, grad, into, *line in _parts(x, through, gradient, offset, slope):
             here, there = space[: len(part)], room[: len(part)]
-            torch.addcmul(line[0], _wide(part, there), line[1], out=here)
-            into.copy_(here.addcmul_(_wide(grad, there), scale))
+            sum_ = torch.addcmul(line[0], _wide(part, there), line[1], out=_either(into, here))
+            into.copy_(sum_.addcmul_(_wide(grad, there), scale))
         return gradient, None, None
 
 
@@ -166,6 +166,11 @@ def _at_once(x: Tensor) -> int:
 def _space(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for one of the parts, in its memory format."""
     return torch.empty_like(x[: _at_once(x)], dtype=dtype)
+
+
+def _either(into: Tensor, space: Tensor) -> Tensor:
+    """Where to write what goes into the first: there at once, if it is of the type (a copy to itself costs nothing)."""
+    return into if into.dtype == space.dtype else space
 
 
 def _flat(x: Tensor) -> Tensor:
