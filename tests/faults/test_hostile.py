@@ -131,6 +131,7 @@ def imaginary(path: Path) -> None:
     torch.save({name: value.to(torch.complex64) for name, value in state.items()}, path)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated, but such files are about
 @pytest.mark.parametrize(
     ("write", "said"),
     [
