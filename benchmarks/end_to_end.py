@@ -36,7 +36,7 @@ from ddbench.statistics import collect
 
 ASKED = Request(methods=("wmdd",), datasets=("imagenette",), ipcs=(10,), recipes=("quick",))
 TRAIN, VAL = 9469, 3925
-IMAGES = 320
+IMAGES = 1280
 """Real images of each split that the unit times are taken on."""
 BATCH = 100
 VALIDATES_EVERY = 10

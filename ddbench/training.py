@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import memory, seeds, stopping, team, views
+from ddbench import memory, optimisers, seeds, stopping, team, views
 from ddbench.device import autocast
 from ddbench.errors import DDBenchError
 from ddbench.finite import require_finite
@@ -115,26 +115,6 @@ class BestEpoch:
         self.weights = _under("kept/", tensors)
 
 
-def optimizer_for(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW (0.9, 0.999) over the network's parameters, at the full learning rate.
-
-    `decay_vectors=False` leaves parameters of fewer than two dimensions (biases, norm scales) without weight
-    decay.
-    """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in network.parameters():
-        (decayed if settings.decay_vectors or parameter.ndim >= 2 else free).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, settings.weight_decay), (free, 0.0))
-        if parameters
-    ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
 def fit(
     network: nn.Module,
     epoch_batches: Callable[[int], Iterable[Batch]],
@@ -161,7 +141,7 @@ def fit(
     is not: neither is saved then, the checkpoint before it stays.
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
-    optimizer = optimizer_for(network, settings)
+    optimizer = optimisers.optimizer_for(network, settings)
     slot = team.current().slot(checkpoint)
     start, best, begun = _resume(network, optimizer, slot, keep)
     step = team.current().step(network, device, precision)
@@ -244,7 +224,7 @@ def _train_epoch(
         inside.seed(seeds.derive("fit", seed, epoch), device)
         for batch in itertools.islice(batches, len(losses), None):
             losses.append(step(batch, seed, epoch, len(losses)))
-            optimizer.step()
+            optimisers.step(optimizer)
             if stopping.requested():
                 _check(losses, epoch)
                 save(inside)
