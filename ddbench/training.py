@@ -68,8 +68,15 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def prefetched(items: Iterable[T]) -> Generator[T, None, None]:
-    """The same items in the same order, each made in a background thread while the one before it is used."""
+def prefetched(items: Iterable[T], device: torch.device) -> Generator[T, None, None]:
+    """The same items in the same order, each made in a background thread while `device` uses the one before it.
+
+    On a CPU each is made when it is asked for: a thread with operations of its own has OpenMP threads of its own, and
+    as soon as there are more of them than cores all go to sleep at the end of every operation.
+    """
+    if device.type == "cpu":
+        yield from items
+        return
     end = object()
     iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
@@ -311,7 +318,7 @@ def train_on_real_images(
         boxes, flips = to_device(seen.boxes, device), to_device(seen.flips, device)
         labels = to_device(images.labels[seen.order], device)
         mine = [share(part) for part in seen.batches]
-        with closing(prefetched(images.read(seen.order[part])[0] for part in mine)) as loaded:
+        with closing(prefetched((images.read(seen.order[part])[0] for part in mine), device)) as loaded:
             for batch, part, pixels in zip(seen.batches, mine, loaded, strict=True):
                 whole = to_device(pixels, device).float() / 255
                 crops = views.crop_resize(whole, boxes[part], size, flips[part])
@@ -369,7 +376,7 @@ def accuracy(
         return logits.argmax(1), logits.isfinite().all(1)
 
     in_parts = memory.in_parts(guess, "images")
-    with closing(prefetched(images.centre(part, dataset.info.image_size) for part in parts)) as loaded:
+    with closing(prefetched((images.centre(part, dataset.info.image_size) for part in parts), device)) as loaded:
         found = [in_parts(pixels) for pixels in loaded]
     guesses, sound = (torch.cat(column).cpu() for column in zip(*found, strict=True))
     if not bool(sound.all()):

@@ -232,16 +232,17 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
         run(TrainingSettings(epochs=3), small_network(), explode)
 
 
-def test_prefetched_keeps_order_and_raises_what_was_raised() -> None:
-    assert list(training.prefetched(range(100))) == list(range(100))
-    assert list(training.prefetched([])) == []
-    assert list(training.prefetched([None, 1])) == [None, 1]
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])  # named alone: no device is touched
+def test_prefetched_keeps_order_and_raises_what_was_raised(device: torch.device) -> None:
+    assert list(training.prefetched(range(100), device)) == list(range(100))
+    assert list(training.prefetched([], device)) == []
+    assert list(training.prefetched([None, 1], device)) == [None, 1]
 
     def broken() -> Iterator[int]:
         yield 1
         raise DDBenchError("a file that cannot be decoded")
 
-    stream = training.prefetched(broken())
+    stream = training.prefetched(broken(), device)
     assert next(stream) == 1
     with pytest.raises(DDBenchError, match="decoded"):
         next(stream)

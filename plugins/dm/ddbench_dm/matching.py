@@ -194,7 +194,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
         return tensors
 
     clock = time.perf_counter()
-    with closing(prefetched(real_batches(method, task, start))) as loaded:
+    with closing(prefetched(real_batches(method, task, start), device)) as loaded:
         for step, pixels in enumerate(loaded, start):
             real = torch.split(task.dataset.normalise(to_device(pixels, device)), counts)
 
