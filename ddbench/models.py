@@ -235,15 +235,14 @@ class TappedNetwork(nn.Module):
         if self._taken is not None:
             self._taken[name] = inputs[0]
 
-    def _normalise(self, name: str, layer: Any, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _normalise(self, name: str, layer: Any, plain: Callable[..., Tensor], x: Tensor, *more: Any) -> Tensor:
         """What a BatchNorm layer does, `plain`, when it has been looked at what comes in."""
         if self._moments is None:
             self._take(name, layer, (x,))
-            return plain(x)
-        usual = type(layer).forward is _BatchNorm.forward and layer.affine and layer.running_var is not None
-        if x.is_cuda or not usual or torch.compiler.is_compiling():
+            return plain(x, *more)
+        if x.is_cuda or not _usual(layer) or torch.compiler.is_compiling():
             x, self._moments[name] = tap(x)
-            return plain(x)
+            return plain(x, *more)
         scale = layer.weight * torch.rsqrt(layer.running_var + layer.eps)
         out, self._moments[name] = normalised(x, scale, layer.bias - layer.running_mean * scale)
         return out
@@ -289,6 +288,12 @@ class TappedNetwork(nn.Module):
         """The network's own running means and variances, [C] each, one of `bn_names` after the other."""
         layers: list[Any] = [self.network.get_submodule(name) for name in self.bn_names]
         return [layer.running_mean for layer in layers], [layer.running_var for layer in layers]
+
+
+def _usual(layer: Any) -> bool:
+    """Whether this BatchNorm layer does nothing but scale and shift, by what does not change."""
+    fixed = not layer.training and not any(parameter.requires_grad for parameter in layer.parameters())
+    return fixed and type(layer).forward is _BatchNorm.forward and layer.affine and layer.running_var is not None
 
 
 def _pooled(x: Tensor, layer: int) -> Tensor:

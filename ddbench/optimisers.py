@@ -1,4 +1,4 @@
-"""The optimisers of training, and a step of them."""
+"""The optimisers of training."""
 
 from __future__ import annotations
 
@@ -29,25 +29,35 @@ def optimizer_for(network: nn.Module, settings: TrainingSettings) -> torch.optim
         for parameters, decay in ((decayed, settings.weight_decay), (free, 0.0))
         if parameters
     ]
+    optimizer: torch.optim.Optimizer
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    _without_copies(optimizer)
+    return optimizer
 
 
-def step(optimizer: torch.optim.Optimizer) -> None:
-    """`optimizer.step()`, to the same numbers, without copies of channels-last weights on a CPU.
+def _without_copies(optimizer: torch.optim.Optimizer) -> None:
+    """Spares its steps, to the same numbers, the copies of channels-last weights on a CPU.
 
     PyTorch's fused optimisers copy there whatever is not contiguous, and back. What they do is elementwise, so for the
-    step the weights are shown to them with the channels last in their shape too, which is contiguous.
+    step alone the weights have the channels last in their shape too, which is contiguous. Other hooks do not see that:
+    an optimiser's own are the last before the step and the first after it.
     """
-    turned = [p for group in optimizer.param_groups for p in group["params"] if _turns(p)]
-    for parameter in turned:
-        _turn(optimizer, parameter, CHANNELS_LAST)
-    try:
-        optimizer.step()
-    finally:
+    turned: list[nn.Parameter] = []
+
+    def before(*_: Any) -> None:
+        turned[:] = [p for group in optimizer.param_groups for p in group["params"] if _turns(p)]
+        for parameter in turned:
+            _turn(optimizer, parameter, CHANNELS_LAST)
+
+    def after(*_: Any) -> None:
         for parameter in turned:
             _turn(optimizer, parameter, BACK)
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
 
 
 def _turns(parameter: nn.Parameter) -> bool:

@@ -7,7 +7,6 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FEW = 4
@@ -34,7 +33,7 @@ def convolution(layer: nn.Conv2d, plain: Callable[[Tensor], Tensor], images: Ten
 
     plain: the layer's own forward, which is asked where its weights are not frozen and on other devices.
     """
-    if images.device.type != "cpu" or layer.weight.requires_grad:
+    if images.device.type != "cpu" or any(parameter.requires_grad for parameter in layer.parameters()):
         return plain(images)
     out: Tensor = _Stem.apply(images, layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return out
@@ -48,7 +47,6 @@ class _Stem(torch.autograd.Function):
         return F.conv2d(images, weight, bias, stride, padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
         images = _gradient(gradient, weight.to(gradient.dtype), ctx.size, ctx.stride, ctx.padding)

@@ -231,7 +231,7 @@ def _train_epoch(
         inside.seed(seeds.derive("fit", seed, epoch), device)
         for batch in itertools.islice(batches, len(losses), None):
             losses.append(step(batch, seed, epoch, len(losses)))
-            optimisers.step(optimizer)
+            optimizer.step()
             if stopping.requested():
                 _check(losses, epoch)
                 save(inside)

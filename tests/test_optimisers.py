@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ddbench import optimisers
 from ddbench.config import TrainingSettings
@@ -38,12 +39,15 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
     chosen = TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.01, **settings)
     ours = network()
     theirs = copy.deepcopy(ours)
-    mine, plain = optimisers.optimizer_for(ours, chosen), optimisers.optimizer_for(theirs, chosen)
+    mine = optimisers.optimizer_for(ours, chosen)
+    rest = {"lr": 0.1, "weight_decay": 0.01, "fused": True}
+    kind: Any = torch.optim.SGD if "momentum" in settings else torch.optim.AdamW
+    plain = kind(theirs.parameters(), **rest, **({"momentum": 0.9} if "momentum" in settings else {}))
     before = copy.deepcopy(ours)
     for number in range(4):
         backward(ours, number)
         backward(theirs, number)
-        optimisers.step(mine)
+        mine.step()
         plain.step()
     pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
     for a, b in pairs:
@@ -56,3 +60,22 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
         assert all(torch.equal(mine.state[a][name], value) for name, value in state.items())
     moved = [not torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True)]
     assert moved == [a.grad is not None for a, _ in pairs]
+
+
+def test_hooks_of_others_see_the_weights_as_they_are() -> None:
+    layers = network()
+    optimizer = optimisers.optimizer_for(layers, TrainingSettings(epochs=1, batch_size=1))
+    shapes = [parameter.shape for parameter in layers.parameters()]
+    seen: list[list[torch.Size]] = []
+
+    def look(*_: Any) -> None:
+        seen.append([parameter.shape for parameter in layers.parameters()])
+
+    hooks = [register_optimizer_step_pre_hook(look), register_optimizer_step_post_hook(look)]
+    try:
+        backward(layers, 0)
+        optimizer.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == [shapes, shapes]

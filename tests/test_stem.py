@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddbench import stem
+from ddbench import compiling, stem
 from ddbench.models import TappedNetwork, build_network
 
 
@@ -54,3 +54,18 @@ def test_weights_that_train_keep_their_gradient() -> None:
 def test_only_a_strided_convolution_of_images_is_one(arch: str, size: int, name: str, stands: bool) -> None:
     network = TappedNetwork(build_network(arch, 3, size)).network
     assert stem.is_stem(network.get_submodule(name)) is stands
+
+
+@pytest.mark.skipif(not compiling.possible("cpu"), reason="no C++ compiler, or Python's headers are missing")
+def test_compiled_it_is_the_same() -> None:
+    layer = nn.Conv2d(3, 5, 7, 2, 3).requires_grad_(False)
+    images = torch.randn(2, 3, 16, 16, requires_grad=True)
+    compiled = torch.compile(lambda x: stem.convolution(layer, layer.forward, x).sin().sum(), fullgraph=True)
+    gradients = [torch.autograd.grad(value, images)[0] for value in (layer(images).sin().sum(), compiled(images))]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_it_can_be_differentiated_twice() -> None:
+    layer = nn.Conv2d(3, 2, 3, 2, 1, dtype=torch.float64).requires_grad_(False)
+    images = torch.randn(1, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: stem.convolution(layer, layer.forward, x).sin(), (images,))
