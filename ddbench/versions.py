@@ -1,6 +1,6 @@
 """Versions of the core's numerics: part of every cache key.
 
-Bump one when the numbers that it makes change by more than rounding: as another order of sums, or other threads, change them.
+Bump one when the numbers that it makes change by more than rounding, as another order of sums changes them.
 
 LLOYD is in the keys of those methods alone that name it (`Distiller.numerics`), and was TRANSPORT's until its second.
 """
