@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,12 +68,27 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
 
     Raises DDBenchError where it may not be read: that says nothing of what it holds.
     """
+    while (file := _file(path)) is not None:
+        found = _read(path)
+        # A file that another process replaced between two openings of it is no damaged one.
+        if found is not None or _file(path) == file:
+            return found
+    return None
+
+
+def _file(path: Path) -> tuple[int, int, int] | None:
+    """What tells one file at `path` from the next; None where there is none."""
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise DDBenchError(f"cannot read {path}: {error.strerror}") from error
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
     try:
         with safe_open(str(path), framework="pt") as handle:
             header = handle.metadata() or {}
@@ -144,9 +160,9 @@ class Checkpoint:
 
     def load(self) -> Built | None:
         """What was saved last, or None (nothing there, or damaged or another's: set aside, with a warning)."""
-        if not self.path.exists():
-            return None
         found = read_tensors(self.path)
+        if found is None and not self.path.exists():
+            return None
         if found is None:
             self.warn(f"damaged checkpoint set aside: {set_aside(self.path)}; starting this part again")
             return None

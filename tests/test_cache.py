@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,29 @@ def test_truncated_artifact_is_recomputed(tmp_path: Path) -> None:
     warnings: list[str] = []
     Cache(tmp_path, warn=warnings.append).get("teacher", DEPENDS, build)
     assert len(warnings) == 1
+
+
+def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> None:
+    """Where no lock holds, as between hosts: another process saves on at the same place."""
+    said: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "slot.safetensors", said.append)
+    checkpoint.save({"x": torch.zeros(1)}, {"step": 0})
+    code = (
+        "import sys, torch; from pathlib import Path; from ddbench.cache import Checkpoint\n"
+        "slot = Checkpoint(Path(sys.argv[1]))\n"
+        "for step in range(10**9): slot.save({'x': torch.full((step % 7 + 1,), float(step))}, {'step': step})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(checkpoint.path)]) as other:
+        try:
+            steps: set[int] = set()
+            while len(steps) < 300:
+                found = checkpoint.load()
+                assert found is not None, said
+                assert (found[0]["x"] == found[1]["step"]).all()
+                steps.add(found[1]["step"])
+        finally:
+            other.kill()
+    assert said == []
 
 
 def test_damaged_checkpoint_is_set_aside(tmp_path: Path) -> None:
