@@ -242,7 +242,7 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
 ) -> None:
     """Workers in a shared folder; and two on an object store, each with a local copy of its own, one of them lost."""
     methods = ("--method", "broken", "--method", "wmdd", "--method", "random")
-    settings = ("--ipc", "4", "--set", "wmdd.batch_size=2", "--set", "wmdd.steps=40", "--set", "evaluator.epochs=3")
+    settings = ("--ipc", "4", "--set", "wmdd.batch_size=2", "--set", "wmdd.steps=150", "--set", "evaluator.epochs=3")
     command = ("run", *methods, "--dataset", f"imagefolder:{small_images}", *SMALL, *settings)
 
     def in_folder(name: str, *more: str) -> tuple[Outcome, Place]:
