@@ -19,9 +19,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from ddbench.cache import Cache, Checkpoint
-from ddbench.cli import main
-from ddbench.config import DataConfig
+from ddbench.cli.main import main
+from ddbench.config.schema import DataConfig
+from ddbench.storage.cache import Cache, Checkpoint
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -139,11 +139,11 @@ def digits_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset
 def bare_task(tmp_path: Path) -> Callable[..., Any]:
     """Makes the task of a unit of a dataset and a teacher, without a run: nothing is cached, statistics are refused.
 
-    `slot` names its checkpoint, `kind` is DistillTask or a class of it, `more` are other fields.
+    `slot` names its checkpoint, `kind` is DistillContext or a class of it, `more` are other fields.
     """
-    from ddbench.task import DistillTask
+    from ddbench.distillation.context import DistillContext
 
-    def make(dataset: Dataset, teacher: object, slot: str = "slot", kind: Any = DistillTask, **more: Any) -> Any:
+    def make(dataset: Dataset, teacher: object, slot: str = "slot", kind: Any = DistillContext, **more: Any) -> Any:
         given: dict[str, Any] = {
             "dataset": dataset,
             "ipc": 1,

@@ -11,7 +11,10 @@ import torch
 from measuring import Row, device, interleaved, seconds, write
 from torch import Tensor
 
-from ddbench import seeds, transport
+from ddbench.core import seeds
+from ddbench.ot import exact
+from ddbench.ot import lloyd as lloyd_module
+from ddbench.ot.points import Barycenter
 
 N, D, M = 1300, 512, 50
 ROUNDS = 10
@@ -45,10 +48,10 @@ def plain(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, weights
 
 
-def lloyd(found: list[Tensor]) -> list[transport.Barycenter]:
+def lloyd(found: list[Tensor]) -> list[Barycenter]:
     """Ours, of these classes."""
     draws = [seeds.generator("benchmark", "lloyd", label) for label in range(len(found))]
-    return transport.barycenter_lloyd(found, M, draws)
+    return lloyd_module.barycenter_lloyd(found, M, draws)
 
 
 def batches(count: int) -> Iterator[list[Tensor]]:
@@ -66,8 +69,8 @@ def measure(repetitions: int, classes: int = CLASSES) -> list[Row]:
     z = found[0].double().cpu().numpy()
     points, weights = map(torch.from_numpy, plain(z))
     (mine,) = lloyd(found[:1])
-    theirs = transport.transport_cost(points, weights, found[0])
-    cost = transport.transport_cost(mine.points, mine.weights, found[0])
+    theirs = exact.transport_cost(points, weights, found[0])
+    cost = exact.transport_cost(mine.points, mine.weights, found[0])
 
     def products() -> None:
         for _ in range(ROUNDS):

@@ -21,18 +21,20 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as transforms
 
-from ddbench import device as devices
-from ddbench import records, training
-from ddbench.cache import Cache
-from ddbench.config import RuntimeConfig
+from ddbench.api.dataset import DatasetSpec, Source, Split
+from ddbench.config.experiment import Experiment
+from ddbench.config.schema import RuntimeConfig
 from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.source import FileSplit, Source, Split
-from ddbench.data.spec import DatasetSpec
-from ddbench.experiment import Experiment
-from ddbench.models import TappedNetwork, build_network
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.statistics import collect
+from ddbench.data.source import FileSplit
+from ddbench.nn import device as devices
+from ddbench.nn.build import build_network
+from ddbench.nn.statistics import collect
+from ddbench.nn.taps import TappedNetwork
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import records
+from ddbench.storage.cache import Cache
+from ddbench.training import teacher as teacher_module
 
 ASKED = Request(methods=("wmdd",), datasets=("imagenette",), ipcs=(10,), recipes=("quick",))
 TRAIN, VAL = 9469, 3925
@@ -92,7 +94,7 @@ class Ours:
 
     def teacher(self) -> None:
         """An epoch."""
-        training.train_on_real_images(self.network, self.dataset, self.settings, 0, device(), self.precision)
+        teacher_module.train_on_real_images(self.network, self.dataset, self.settings, 0, device(), self.precision)
 
     def features(self) -> None:
         """Features and moments, all images as one class: its batches are those of a class of ImageNette."""
@@ -101,7 +103,7 @@ class Ours:
 
     def validation(self) -> None:
         """Accuracy."""
-        training.accuracy(self.network, self.dataset, "val", device(), self.precision)
+        teacher_module.accuracy(self.network, self.dataset, "val", device(), self.precision)
 
 
 class Plain:
@@ -195,8 +197,8 @@ def measure(repetitions: int) -> list[Row]:
         }
         taken = interleaved(runs, repetitions, warm=1)
     train, val = len(dataset.train), len(dataset.val)
-    epochs, steps = experiment.teacher.epochs, cast(Any, experiment.method_settings).steps
-    student_steps = cast(Any, experiment.evaluator_settings).epochs
+    epochs, steps = experiment.teacher.epochs, cast(Any, experiment.method).steps
+    student_steps = cast(Any, experiment.evaluator).epochs
     looks = student_steps // VALIDATES_EVERY
     counts: list[tuple[str, str, float, float]] = [
         # what, and how many of what was timed: of ours, of the plain one
@@ -220,7 +222,7 @@ def whole_run() -> None:
     with tempfile.TemporaryDirectory() as folder:
         asked = ["--method", "wmdd", "--dataset", "imagenette", "--ipc", "10", "--recipe", "quick", "--seeds", "1"]
         places = ["--cache-dir", f"{folder}/cache", "--results-dir", f"{folder}/results"]
-        command = [sys.executable, "-c", "from ddbench.cli import main; main()", "run", *asked, *places]
+        command = [sys.executable, "-c", "from ddbench.cli.main import main; main()", "run", *asked, *places]
         taken = seconds(lambda: subprocess.run(command, check=True))
         (found,) = (Path(folder) / "results" / "records").glob("*.json")
         record = records.read(found)

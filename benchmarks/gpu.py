@@ -18,7 +18,7 @@ from pathlib import Path
 from measuring import Row, device, seconds, write
 from recover import WAYS, Case, of
 
-from ddbench import records
+from ddbench.results import records
 
 
 def stepping(size: int, steps: int) -> list[Row]:

@@ -17,11 +17,12 @@ from measuring import Row, device, interleaved, write
 from PIL import Image
 from recover import Case
 
-from ddbench.cache import Cache
-from ddbench.distiller import units_of_whole_classes
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.api.units import units_of_whole_classes
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 CLASSES, BATCH = 100, 100
 IPCS = (1, 10, 50, 100, 200)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from ddbench import device as devices
-from ddbench import records
+from ddbench.nn import device as devices
+from ddbench.results import provenance
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 SETTLE = 0.1
@@ -114,7 +114,7 @@ def write(part: str, rows: list[Row]) -> None:
     """Writes `results/benchmarks/PART-DEVICE.json` with what it was measured on and with, and prints the table."""
     described = devices.describe(device())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {"part": part, "device": described, **records.provenance(), "rows": [asdict(row) for row in rows]}
+    content = {"part": part, "device": described, **provenance.provenance(), "rows": [asdict(row) for row in rows]}
     path = RESULTS / f"{part}-{described['type']}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{described['name']}, {described['threads']} threads\n\n{table(rows)}\n", file=sys.stdout)

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 from training import CLASSES, digits
 
-from ddbench import seeds
+from ddbench.augment.crops import denormalise
+from ddbench.augment.siamese import augment, draw_augmentation
+from ddbench.core import seeds
 from ddbench.data.dataset import Dataset
-from ddbench.models import ConvNet, build_network
-from ddbench.objectives import mean_match
-from ddbench.siamese import augment, draw_augmentation
-from ddbench.task import DistillTask
-from ddbench.views import denormalise
+from ddbench.distillation.context import DistillContext
+from ddbench.losses.features import mean_match
+from ddbench.nn.build import ConvNet, build_network
 
 STEPS = 2
 
@@ -55,7 +55,7 @@ class Bench:
         self.dm = DM(steps=STEPS, **shared)
         self.dc = DC(iterations=STEPS, outer_loop=1, inner_loop=0, **shared)
         unused = cast(Any, None)
-        self.task = DistillTask(
+        self.task = DistillContext(
             dataset=dataset,
             ipc=case.ipc,
             seed=0,

@@ -16,10 +16,16 @@ from measuring import Row, device, difference, interleaved, write
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from ddbench import objectives, recover, seeds, views
-from ddbench.distiller import Slot, Unit
-from ddbench.models import TappedNetwork, batch_norms, build_network
-from ddbench.recover_settings import RecoverSettings
+from ddbench.api.settings import RecoverSettings
+from ddbench.api.units import Slot, Unit
+from ddbench.augment import crops as crops_module
+from ddbench.core import seeds
+from ddbench.distillation import recover
+from ddbench.losses import batchnorm
+from ddbench.losses import features as features_module
+from ddbench.nn.build import build_network
+from ddbench.nn.layers import batch_norms
+from ddbench.nn.taps import TappedNetwork
 
 CLASSES = 10
 LAMBDA = 10.0
@@ -63,7 +69,7 @@ class Case:
         self.plain = self.plain.to(memory_format=torch.channels_last)
         self.teacher = TappedNetwork(network).to(self.device).to(memory_format=torch.channels_last)
         self.labels = torch.arange(self.count) * CLASSES // self.count
-        self.rows = objectives.class_weight_matrix(self.labels, torch.rand(self.count, generator=draw) + 0.1)
+        self.rows = batchnorm.class_weight_matrix(self.labels, torch.rand(self.count, generator=draw) + 0.1)
         self.rows = self.rows.to(self.device)
         self.points = torch.rand(self.count, self.teacher.feature_dim, generator=draw).to(self.device)
         widths, classes = [layer.num_features for layer in layers], len(self.rows)
@@ -74,14 +80,14 @@ class Case:
     def objective(self, output: Any) -> dict[str, Tensor]:
         """The paper's (Eq. 15)."""
         terms = {
-            "feature": objectives.feature_match(output.features, self.points, "squared"),
-            "pcbn": LAMBDA * objectives.pcbn(output.bn_inputs, self.rows, self.means, self.variances, "squared"),
+            "feature": features_module.feature_match(output.features, self.points, "squared"),
+            "pcbn": LAMBDA * batchnorm.pcbn(output.bn_inputs, self.rows, self.means, self.variances, "squared"),
         }
         self.losses.append(torch.stack(list(terms.values())).sum().detach())
         return terms
 
     def ours(self, precision: str = "fp32", compiled: bool = False) -> Tensor:
-        """The losses of the steps of `ddbench.recover`."""
+        """The losses of the steps of `ddbench.distillation.recover`."""
         self.losses.clear()
         unit = Unit(index=0, slots=tuple(Slot(int(label), index) for index, label in enumerate(self.labels)))
         mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
@@ -145,7 +151,7 @@ class Case:
         # The boxes are those of ours: else the two would not see the same and could not be compared.
         draws = seeds.generator("recover", 0, 0, step)
         sizes = torch.tensor([[self.size, self.size]]).expand(self.count, 2)
-        boxes = views.random_boxes(sizes, scale=self.settings.crop_scale(step), generator=draws)
+        boxes = crops_module.random_boxes(sizes, scale=self.settings.crop_scale(step), generator=draws)
         flips = torch.rand(self.count, generator=draws) < 0.5
         size = [self.size, self.size]
         crops = [

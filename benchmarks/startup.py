@@ -13,7 +13,7 @@ from itertools import count
 
 from measuring import Row, interleaved, write
 
-DDBENCH = (sys.executable, "-c", "from ddbench.cli import main; main()")
+DDBENCH = (sys.executable, "-c", "from ddbench.cli.main import main; main()")
 RUN = "run --method wmdd --dataset digits --ipc 1 --recipe smoke --set method.steps=1"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 

@@ -27,8 +27,9 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from tabulate import tabulate
 
-from ddbench import device, records
-from ddbench.files import whole
+from ddbench.core.files import atomic_write
+from ddbench.nn import device
+from ddbench.results import provenance, records
 
 RESULTS = Path(__file__).parent.parent / "results" / "scaling"
 SIDE = 32
@@ -144,12 +145,12 @@ def main() -> None:
         "students": asked.students,
         "settings": {"recipe": "smoke", **SETTINGS},
         "device": {**device.describe(torch.device("cpu")), "cores": os.cpu_count(), "ray": ray.__version__},
-        **records.provenance(),
+        **provenance.provenance(),
         "runs": rows,
     }
     path = asked.output / f"classes-{asked.classes}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n")
     parallel = ("statistics", "distill", "evaluate")
     table = [

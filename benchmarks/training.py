@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms import v2 as transforms
 
-from ddbench import device as devices
-from ddbench import training
-from ddbench.cache import Cache
-from ddbench.config import DataConfig, RuntimeConfig, TrainingSettings
+from ddbench.api.settings import TrainingSettings
+from ddbench.config.schema import DataConfig, RuntimeConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.registry import ddbench_datasets
-from ddbench.device import autocast
 from ddbench.evaluators.labels import OnlineLabels, view_batches
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.students import weighted
-from ddbench.models import TappedNetwork, build_network
+from ddbench.nn import device as devices
+from ddbench.nn.build import build_network
+from ddbench.nn.device import autocast
+from ddbench.nn.taps import TappedNetwork
+from ddbench.storage.cache import Cache
+from ddbench.training import batches, loop
+from ddbench.training.batches import Batch
 
 SIZE, CLASSES = 64, 10
 BATCH = {"student": 100, "teacher": 32}
@@ -83,12 +86,12 @@ class Student:
         source = self.source(self.precision)
         weights = torch.ones(len(self.labels), device=device())
 
-        def epoch_batches(epoch: int) -> Iterator[training.Batch]:
+        def epoch_batches(epoch: int) -> Iterator[Batch]:
             for batch in view_batches(source.task, source.views(epoch)):
-                yield training.Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
+                yield Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
 
         recipe = TrainingSettings(optimizer="adamw", learning_rate=1e-3, decay_vectors=False, epochs=STEPS)
-        training.fit(self.student, epoch_batches, recipe, device(), self.precision)
+        loop.fit(self.student, epoch_batches, recipe, device(), self.precision)
 
     def reference(self) -> None:
         """The same as FKD's released code has it: float32, one image at a time through torchvision's transforms."""
@@ -131,24 +134,27 @@ class Views:
 
     def ours(self) -> list[Tensor]:
         """STEPS batches as `training.train_on_real_images` makes them."""
-        from ddbench import views
+        from ddbench.augment import crops as crops_module
+        from ddbench.augment import views as views_module
 
         images, dataset = self.dataset.train, self.dataset
-        seen = views.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
+        seen = views_module.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
         boxes, flips = seen.boxes.to(device()), seen.flips.to(device())
         mean, std = dataset.mean.to(device()), dataset.std.to(device())
         found = []
         for part in seen.batches:
-            whole = training.to_device(images.read(seen.order[part])[0], device()).float() / 255
-            found.append(views.normalise(views.crop_resize(whole, boxes[part], SIZE, flips[part]), mean, std))
+            whole = batches.to_device(images.read(seen.order[part])[0], device()).float() / 255
+            found.append(
+                crops_module.normalise(crops_module.crop_resize(whole, boxes[part], SIZE, flips[part]), mean, std)
+            )
         return found
 
     def reference(self) -> list[Tensor]:
         """The same crops, image by image through torchvision."""
-        from ddbench import views
+        from ddbench.augment import views as views_module
 
         images = self.dataset.train
-        seen = views.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
+        seen = views_module.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
         found = []
         for part in seen.batches:
             pixels = images.read(seen.order[part])[0]

@@ -1,5 +1,5 @@
 """`python -m ddbench`: the same as the console script."""
 
-from ddbench.cli import main
+from ddbench.cli.main import main
 
 main()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddbench.models import build_network
+from ddbench.nn.build import build_network
 
 if TYPE_CHECKING:
     from conftest import Finished, Outcome, Shell

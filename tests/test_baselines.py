@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from ddbench import seeds
-from ddbench.cache import Cache
+from ddbench.core import seeds
 from ddbench.methods.herding import Herding
 from ddbench.methods.k_center import KCenter
 from ddbench.methods.kmeans import KMeans
 from ddbench.methods.selection import Selection
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 SELECTIONS = (Herding(), KCenter(), KMeans())
 BY_NAME: dict[str, Selection] = {method.name: method for method in SELECTIONS}

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.cache import Cache, Checkpoint, key_of
-from ddbench.errors import DDBenchError
+from ddbench.core.errors import DDBenchError
+from ddbench.storage.cache import Cache, Checkpoint, key_of
 
 DEPENDS = {"seed": 1, "nested": {"b": [1, 2.5], "a": "x"}}
 
@@ -77,7 +77,7 @@ def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> 
     checkpoint = Checkpoint(tmp_path / "slot.safetensors", said.append)
     checkpoint.save({"x": torch.zeros(1)}, {"step": 0})
     code = (
-        "import sys, torch; from pathlib import Path; from ddbench.cache import Checkpoint\n"
+        "import sys, torch; from pathlib import Path; from ddbench.storage.cache import Checkpoint\n"
         "slot = Checkpoint(Path(sys.argv[1]))\n"
         "for step in range(10**9): slot.save({'x': torch.full((step % 7 + 1,), float(step))}, {'step': step})"
     )

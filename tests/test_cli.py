@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddbench.cli import KINDS, STAGES, cli
-from ddbench.plugins import PluginRegistry
+from ddbench.cli.main import KINDS, STAGES, cli
+from ddbench.registry.registry import PluginRegistry
 
 if TYPE_CHECKING:
     from conftest import Finished, Shell
@@ -278,7 +278,7 @@ def test_version(shell: "Shell") -> None:
 
 
 def test_stages_of_the_command_line_are_those_of_the_cache() -> None:
-    from ddbench import cache
+    from ddbench.storage import cache
 
     assert STAGES == cache.STAGES
 

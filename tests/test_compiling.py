@@ -14,18 +14,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench import compiling, memory, objectives
-from ddbench.cache import Checkpoint
-from ddbench.config import RuntimeConfig
+from ddbench.api.context import Output
+from ddbench.api.settings import RecoverSettings
+from ddbench.api.units import Slot, Unit
+from ddbench.config.schema import RuntimeConfig
 from ddbench.data.dataset import Dataset
-from ddbench.device import resolve
-from ddbench.distiller import Slot, Unit
-from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.plugins import PluginRegistry
-from ddbench.recover import recover
-from ddbench.recover_settings import RecoverSettings
-from ddbench.resolve import Request, experiments
-from ddbench.task import DistillTask
+from ddbench.distillation.context import DistillContext
+from ddbench.distillation.recover import recover
+from ddbench.losses import batchnorm
+from ddbench.nn import compile, memory
+from ddbench.nn.build import build_network
+from ddbench.nn.device import resolve
+from ddbench.nn.taps import TappedNetwork
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Checkpoint
 
 CPU = torch.device("cpu")
 UNIT = Unit(0, tuple(Slot(label, 0) for label in range(4)))
@@ -47,7 +50,7 @@ SIZE = 8
     ],
 )
 def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | None, asked: str, decided: str) -> None:
-    if decided == "on" and not compiling.possible("cpu"):
+    if decided == "on" and not compile.possible("cpu"):
         pytest.skip("this machine has no C++ compiler, or not Python's headers")
     request = Request(
         methods=(method,),
@@ -61,9 +64,9 @@ def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | No
     (cell,) = experiments(request, PluginRegistry())
     runtime = resolve(cell.runtime)
     assert runtime.compile == asked
-    found = compiling.resolve(cell.model_copy(update={"runtime": runtime}), 10)
+    found = compile.resolve(cell.model_copy(update={"runtime": runtime}), 10)
     assert found == RuntimeConfig.model_validate({**runtime.model_dump(), "compile": decided})
-    assert compiling.resolve(cell.model_copy(update={"runtime": found}), 10) == found
+    assert compile.resolve(cell.model_copy(update={"runtime": found}), 10) == found
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "no-such-compiler"])
@@ -71,7 +74,7 @@ def test_nothing_is_compiled_on_its_own_account_without_a_compiler(
     compiler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
-    assert not compiling.possible("cpu")
+    assert not compile.possible("cpu")
 
 
 def command(folder: Path, chosen: str, **environment: str) -> tuple[list[str], dict[str, Any]]:
@@ -108,13 +111,15 @@ def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(
 
 
 @pytest.fixture
-def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[..., DistillTask]:
+def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[..., DistillContext]:
     teacher = TappedNetwork(build_network("convnet-bn-d2", 10, SIZE, seed=1)).to(memory_format=torch.channels_last)
 
-    def make(slot: str, chosen: bool, losses: list[float] | None = None, said: list[str] | None = None) -> DistillTask:
+    def make(
+        slot: str, chosen: bool, losses: list[float] | None = None, said: list[str] | None = None
+    ) -> DistillContext:
         rest: dict[str, Any] = {"cached": None, "statistics": None, "timing": {}}
         told = [] if losses is None else losses
-        return DistillTask(
+        return DistillContext(
             **rest,
             dataset=digits_at(SIZE),
             ipc=1,
@@ -133,16 +138,16 @@ def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[...
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Callable[..., DistillTask]) -> None:
+def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Callable[..., DistillContext]) -> None:
     """Losses and images; stopped and gone on with, the same bytes; out of memory, the same numbers."""
-    if not compiling.possible("cpu"):
+    if not compile.possible("cpu"):
         pytest.skip("this machine has no C++ compiler, or not Python's headers")
     settings = RecoverSettings(steps=6, jitter=1)
     means, variances = make_task("none", False).teacher.running_statistics()
 
     def objective(output: Output) -> dict[str, Tensor]:
         features = (output.features - 1).square().sum()
-        return {"f": features, "bn": objectives.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
+        return {"f": features, "bn": batchnorm.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
 
     def run(slot: str, chosen: bool, wanted: Callable[[Output], dict[str, Tensor]] = objective) -> tuple[Any, Tensor]:
         losses: list[float] = []
@@ -177,6 +182,6 @@ def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Ca
         return objective(output)
 
     told: list[str] = []
-    with memory.watched("distill", None, told.append):  # type: ignore[arg-type]
+    with memory.oom_errors("distill", None, told.append):  # type: ignore[arg-type]
         torch.testing.assert_close(run("short", True, runs_out)[1], plain[1], rtol=0, atol=1e-4)
     assert told == ["out of memory with 4 images: going on with 2 at a time"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ddbench.distiller import Distiller
-from ddbench.evaluator import Evaluator
-from ddbench.plugins import PluginRegistry
-from ddbench.recover_settings import RecoverSettings
-from ddbench.resolve import Request, experiments
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.settings import RecoverSettings
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
 from ddbench.testing import DistillerConformance, EvaluatorConformance
 
 REGISTRY = PluginRegistry()
@@ -26,7 +26,7 @@ def smoke(method: str, evaluator: str | None = None) -> tuple[Distiller, Evaluat
     """A method and a protocol as the smoke recipe sets them for digits."""
     request = Request(methods=(method,), datasets=("digits",), ipcs=(1,), recipes=("smoke",), evaluator=evaluator)
     (cell,) = experiments(request, REGISTRY)
-    return cell.method_settings, cell.evaluator_settings
+    return cell.method, cell.evaluator
 
 
 def with_settings(subject: Any, **changes: Any) -> Any:

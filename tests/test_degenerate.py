@@ -14,11 +14,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import objectives, seeds, sliced, transport
+from ddbench.core import seeds
 from ddbench.evaluators.students import weighted
-from ddbench.models import TappedNetwork, build_network
-from ddbench.plugins import PluginRegistry
-from ddbench.statistics import collect
+from ddbench.losses import batchnorm
+from ddbench.nn.build import build_network
+from ddbench.nn.statistics import collect
+from ddbench.nn.taps import TappedNetwork
+from ddbench.ot import barycenters, exact, lloyd, sliced
+from ddbench.registry.registry import PluginRegistry
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -124,17 +127,17 @@ def test_the_barycenter_of_one_point_is_that_point(solver: str) -> None:
     draw = torch.randn(6, generator=seeds.generator("point"), dtype=torch.float64) + 100
     features, generator = draw.expand(5, 6).contiguous(), seeds.generator("degenerate")
     if solver == "lloyd":
-        (found,) = transport.barycenter_lloyd([features], 3, [generator])
+        (found,) = lloyd.barycenter_lloyd([features], 3, [generator])
     elif solver == "sliced":
         found = sliced.barycenter_sliced(features, 3, generator, 16, 5)
     elif solver == "released":
-        found = transport.barycenter_released(features, 3, generator)
+        found = barycenters.barycenter_released(features, 3, generator)
     else:
-        found = transport.barycenter_paper(features, 3, generator, start="real" if solver == "real" else "kmeans++")
+        found = barycenters.barycenter_paper(features, 3, generator, start="real" if solver == "real" else "kmeans++")
     torch.testing.assert_close(found.points, features[:3], rtol=0, atol=1e-9)
     assert float(found.weights.sum()) == pytest.approx(1)
     assert bool((found.weights >= 0).all())
-    assert transport.transport_cost(found.points, found.weights, features) == pytest.approx(0, abs=1e-12)
+    assert exact.transport_cost(found.points, found.weights, features) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("solver", ["paper", "lloyd"])
@@ -143,29 +146,29 @@ def test_fewer_distinct_features_than_points_leave_points_without_weight(solver:
     features = torch.tensor([[0.0, 0.0]] * 5 + [[3.0, 4.0]], dtype=torch.float64)
     generator = seeds.generator("degenerate")
     if solver == "lloyd":
-        (found,) = transport.barycenter_lloyd([features], 4, [generator])
+        (found,) = lloyd.barycenter_lloyd([features], 4, [generator])
         assert int((found.weights == 0).sum()) == 2
     else:
-        found = transport.barycenter_paper(features, 4, generator, iterations=30)
-    assert transport.transport_cost(found.points, found.weights, features) == pytest.approx(0, abs=1e-6)
+        found = barycenters.barycenter_paper(features, 4, generator, iterations=30)
+    assert exact.transport_cost(found.points, found.weights, features) == pytest.approx(0, abs=1e-6)
     at_zero = found.points.norm(dim=1) < 1e-6
     assert float(found.weights[at_zero].sum()) == pytest.approx(5 / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["squared", "norm"])
-def test_an_image_of_weight_0_is_in_no_statistic_of_its_class(form: objectives.Form) -> None:
+def test_an_image_of_weight_0_is_in_no_statistic_of_its_class(form: batchnorm.Form) -> None:
     draw = seeds.generator("weights")
     x = torch.randn(5, 3, 4, 4, generator=draw, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 0, 0, 1, 1])
     weights = torch.tensor([0.7, 0.0, 0.3, 1.0, 0.0], dtype=torch.float64)
     means, variances = (torch.rand(2, 3, generator=draw, dtype=torch.float64) for _ in range(2))
-    rows = objectives.class_weight_matrix(labels, weights)
-    found = objectives.pcbn([x], rows, [means], [variances], form)
+    rows = batchnorm.class_weight_matrix(labels, weights)
+    found = batchnorm.pcbn([x], rows, [means], [variances], form)
     found.backward()  # type: ignore[no-untyped-call]
     kept = weights > 0
     alone = x.detach()[kept]
-    rows = objectives.class_weight_matrix(labels[kept], weights[kept])
-    expected = objectives.pcbn([alone], rows, [means], [variances], form)
+    rows = batchnorm.class_weight_matrix(labels[kept], weights[kept])
+    expected = batchnorm.pcbn([alone], rows, [means], [variances], form)
     torch.testing.assert_close(found, expected)
     assert x.grad is not None
     assert not x.grad[~kept].any()
@@ -193,7 +196,7 @@ def test_an_image_of_weight_0_teaches_a_student_nothing() -> None:
 
 
 @pytest.mark.parametrize("form", ["squared", "norm"])
-def test_a_constant_channel_has_a_loss_and_a_gradient(form: objectives.Form) -> None:
+def test_a_constant_channel_has_a_loss_and_a_gradient(form: batchnorm.Form) -> None:
     """Channel 0 is 2 everywhere, in the class's real images too: its terms are 0, and so is what they push."""
     x = torch.randn(4, 2, 3, 3, generator=seeds.generator("channel"), dtype=torch.float64)
     x[:, 0] = 2
@@ -201,7 +204,7 @@ def test_a_constant_channel_has_a_loss_and_a_gradient(form: objectives.Form) -> 
     rows = torch.full((1, 4), 0.25, dtype=torch.float64)
     mean, variance = x.detach().mean((0, 2, 3)), x.detach().var((0, 2, 3), correction=0)
     off = torch.tensor([[0.0, 0.5]], dtype=torch.float64)
-    found = objectives.pcbn([x], rows, [mean[None] + off], [variance[None] + off], form)
+    found = batchnorm.pcbn([x], rows, [mean[None] + off], [variance[None] + off], form)
     found.backward()  # type: ignore[no-untyped-call]
     assert float(found.detach()) == pytest.approx(0.5 if form == "squared" else 1.0)
     assert x.grad is not None

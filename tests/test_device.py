@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from ddbench import device as devices
-from ddbench import recording
-from ddbench.cache import Artifact
-from ddbench.config import RuntimeConfig
-from ddbench.errors import DDBenchError
+from ddbench.config.schema import RuntimeConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.nn import device as devices
+from ddbench.pipeline import record
+from ddbench.storage.cache import Artifact
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.is_available()
@@ -113,9 +113,9 @@ def test_a_record_tells_the_operations_of_every_part_and_nothing_where_one_does_
         part(nondeterministic=["c", "a"]),
         part(),
     )
-    assert recording.device_of(student, [student, none, two]) == {"type": "cuda", "nondeterministic": ["a", "b", "c"]}
-    assert recording.device_of(none, [none]) == {"type": "cuda", "nondeterministic": []}
-    assert recording.device_of(student, [student, old]) == {"type": "cuda"}
+    assert record.device_of(student, [student, none, two]) == {"type": "cuda", "nondeterministic": ["a", "b", "c"]}
+    assert record.device_of(none, [none]) == {"type": "cuda", "nondeterministic": []}
+    assert record.device_of(student, [student, old]) == {"type": "cuda"}
 
 
 def test_preparing_a_cpu_changes_nothing() -> None:

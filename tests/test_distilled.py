@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distilled import DistilledSet, assemble, class_weights, to_uint8
-from ddbench.errors import DDBenchError
+from ddbench.distillation.distilled_set import DistilledSet, assemble, class_weights, to_uint8
 
 
 @pytest.fixture(scope="module")

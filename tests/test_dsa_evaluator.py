@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import seeds
-from ddbench.cache import Checkpoint
-from ddbench.config import TeacherConfig
+from ddbench.api.settings import DSA_STRATEGY
+from ddbench.augment.siamese import augment, draw_augmentation
+from ddbench.config.schema import TeacherConfig
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distilled import DistilledSet, class_weights
-from ddbench.errors import DDBenchError
+from ddbench.distillation.context import EvaluateContext
+from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators.protocols import SiameseAugmentation
-from ddbench.models import build_network
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.siamese import augment, draw_augmentation
-from ddbench.siamese_settings import DSA_STRATEGY
-from ddbench.task import EvaluateTask
-from ddbench.training import step_at_half
+from ddbench.nn.build import build_network
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Checkpoint
+from ddbench.training.loop import step_at_half
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -40,7 +40,7 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchedTask(EvaluateTask):
+class WatchedTask(EvaluateContext):
     """The real task, keeping its student, what it is shown and the learning rates."""
 
     students: list[nn.Module] = dataclasses.field(default_factory=list)
@@ -70,7 +70,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
         return WatchedTask(
             dataset=digits,
             distilled=distilled,
-            teacher_config=TeacherConfig(arch="convnet-d2"),
+            teacher_training=TeacherConfig(arch="convnet-d2"),
             student_arch="convnet-d2",
             student_stem="auto",
             seed=seed,
@@ -175,7 +175,7 @@ def test_weights_reach_the_loss(make_task: Callable[..., WatchedTask]) -> None:
 def test_a_resumed_student_is_the_same(make_task: Callable[..., WatchedTask], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make_task()
     expected = dsa(epochs=6).evaluate(whole)
-    monkeypatch.setattr("ddbench.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("ddbench.training.loop.SAVE_SECONDS", 0.0)
 
     def stop(step: int, total: int, **metrics: float) -> None:
         if step == 4:  # in the second half: the rate must not start anew
@@ -201,7 +201,7 @@ def test_recipes_set_the_protocol(budget: str, epochs: int) -> None:
         methods=("random",), datasets=("imagenette",), ipcs=(10,), recipes=(budget,), evaluator="dsa", seed=0
     )
     (cell,) = experiments(request, PluginRegistry())
-    assert cell.evaluator_settings == SiameseAugmentation(epochs=epochs)
+    assert cell.evaluator == SiameseAugmentation(epochs=epochs)
 
 
 def test_a_run_from_the_command_line(shell: Shell) -> None:

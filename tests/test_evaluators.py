@@ -13,31 +13,19 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import views
-from ddbench.cache import Cache, Checkpoint
-from ddbench.config import TeacherConfig
+from ddbench.api.evaluator import Metrics
+from ddbench.augment import crops, mixing
+from ddbench.config.schema import TeacherConfig
 from ddbench.data.dataset import Dataset
-from ddbench.distilled import DistilledSet, class_weights
-from ddbench.evaluator import Metrics
+from ddbench.distillation.context import EvaluateContext
+from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators import ddbench_evaluators
-from ddbench.evaluators.labels import (
-    ClassLabels,
-    FixedSoftLabels,
-    LabelSource,
-    OnlineLabels,
-    divergences,
-    view_batches,
-)
-from ddbench.evaluators.protocols import (
-    DistilledSetProtocol,
-    FullData,
-    HardLabels,
-    KnowledgeDistillation,
-    SoftLabels,
-)
+from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, OnlineLabels, divergences, view_batches
+from ddbench.evaluators.protocols import DistilledSetProtocol, FullData, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.students import weighted
-from ddbench.models import TappedNetwork, build_network
-from ddbench.task import EvaluateTask
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.storage.cache import Cache, Checkpoint
 
 CPU = torch.device("cpu")
 SMALL = {"epochs": 4, "batch_size": 8}
@@ -49,7 +37,7 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchedTask(EvaluateTask):
+class WatchedTask(EvaluateContext):
     """The real task, noting what the student is shown and how often the teacher is asked."""
 
     shown: list[Tensor] = dataclasses.field(default_factory=list)
@@ -83,7 +71,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
         return WatchedTask(
             dataset=digits,
             distilled=distilled,
-            teacher_config=TeacherConfig(arch="convnet-d2", epochs=1, batch_size=100, learning_rate=0.05),
+            teacher_training=TeacherConfig(arch="convnet-d2", epochs=1, batch_size=100, learning_rate=0.05),
             student_arch="convnet-d2",
             student_stem="auto",
             seed=seed,
@@ -163,10 +151,10 @@ def test_views_are_those_of_a_loop(make_task: Callable[..., WatchedTask], digits
         alone = []
         for place in places:
             image = task.images[epoch.order[place]][None].float() / 255
-            crop = views.crop_resize(image, epoch.boxes[place], 8)
+            crop = crops.crop_resize(image, epoch.boxes[place], 8)
             alone.append(crop.flip(-1) if epoch.flips[place] else crop)
         mix = epoch.mixes[number]
-        expected = digits.normalise(views.cutmix(torch.cat(alone), mix.partner, mix.box))
+        expected = digits.normalise(mixing.cutmix(torch.cat(alone), mix.partner, mix.box))
         torch.testing.assert_close(batch.images, expected, atol=1e-5, rtol=0)
         assert torch.equal(batch.rows, epoch.order[batch.positions])
         assert torch.equal(batch.pasted, epoch.order[batch.positions][mix.partner])

@@ -12,24 +12,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddbench import hookimpl
-from ddbench.cache import Cache
-from ddbench.distiller import Distiller, Unit
-from ddbench.errors import DDBenchError, PluginError
-from ddbench.executors import Inline, choose, worker
-from ddbench.executors.mailbox import event_of
-from ddbench.executors.resources import Resources, TrainingResources, resources_of
-from ddbench.executors.work import BLOCKS, Failure, Plan, Work, perform
-from ddbench.executors.worker import experiment_of
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.api.distiller import Distiller
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.units import Unit
+from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.execution import worker
+from ddbench.execution.choose import choose
+from ddbench.execution.event_queue import decode_event
+from ddbench.execution.resources import Resources, TrainingResources, resources_of
+from ddbench.execution.work import BLOCKS, Failure, Plan, Work, build_artifacts
+from ddbench.execution.worker import experiment_of
+from ddbench.pipeline.executor import Inline
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from conftest import Shell
-    from ddbench.task import DistillTask
+    from ddbench.api.context import DistillTask
 
 ASKED = Request(
     methods=("wmdd",),
@@ -102,7 +106,7 @@ def test_what_is_in_the_cache_is_no_work_and_the_keys_are_those_of_a_run(tmp_pat
     (cell,) = grid(tmp_path, ASKED)
     order = drained(Plan([cell]))
     for work in order:
-        perform(cell, work.stage, work.parts)
+        build_artifacts(cell, work.stage, work.parts)
         assert all((tmp_path / f"{name}.safetensors").is_file() for name in work.makes)
     assert Plan(grid(tmp_path, ASKED)).total == 0
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
@@ -157,7 +161,7 @@ def test_an_experiment_comes_back_from_json(tmp_path: Path) -> None:
     tree = json.loads(json.dumps(cell.experiment.model_dump(mode="json")))
     again = experiment_of(tree, PluginRegistry())
     assert again == cell.experiment
-    assert type(again.method_settings) is type(cell.method)
+    assert type(again.method) is type(cell.method)
 
 
 class Kept:
@@ -193,12 +197,12 @@ def test_a_worker_answers_with_the_reason_that_inline_gives(tmp_path: Path, monk
         "makes": unit.makes,
     }
     mailbox = Kept()
-    answer = json.loads(worker.carry_out(json.dumps(order), mailbox))
+    answer = json.loads(worker.run_work(json.dumps(order), mailbox))
     assert answer["reason"] == str(inline.value)
     assert "raise KeyError" in answer["traceback"]
-    assert [(event.kind, event.stage) for event in map(event_of, mailbox.letters)][-1] == ("started", "distill")
+    assert [(event.kind, event.stage) for event in map(decode_event, mailbox.letters)][-1] == ("started", "distill")
     # What another node made cannot be seen here.
-    answer = json.loads(worker.carry_out(json.dumps({**order, "needs": ["teacher/" + 32 * "0"]}), mailbox))
+    answer = json.loads(worker.run_work(json.dumps({**order, "needs": ["teacher/" + 32 * "0"]}), mailbox))
     assert "must be on shared storage" in answer["reason"]
 
 

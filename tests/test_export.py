@@ -17,8 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from ddbench.errors import DDBenchError
-from ddbench.export import export_set, folder_names
+from ddbench.core.errors import DDBenchError
+from ddbench.results.export import export_set, folder_names
 
 NAMES = ("English springer", "../../etc/passwd", "church")
 CARD = {"method": "wmdd", "ipc": 2, "settings": {"bn_weight": 10.0, "checkpoint": Path("a/b")}}

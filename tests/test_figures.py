@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddbench.figures import GAP, preview
+from ddbench.results.preview import GAP, preview
 
 
 def draw(tmp_path: Path, images: Tensor, labels: Tensor, names: list[str]) -> npt.NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from ddbench.figures.barycenter import (
     summed_cost,
     wasserstein_barycenter,
 )
-from ddbench.objectives import gaussian_mmd
+from ddbench.losses.mmd import gaussian_mmd
 
 if TYPE_CHECKING:
     from conftest import Shell

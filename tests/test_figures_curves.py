@@ -11,13 +11,13 @@ from zlib import crc32
 import pandas as pd
 import pytest
 
-from ddbench import records
-from ddbench.errors import DDBenchError
+from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
 from ddbench.figures import curves, regularisation, scaling
-from ddbench.figures.measured import means, told_apart
 from ddbench.figures.selecting import Filters, command_of, select
-from ddbench.records import Record
+from ddbench.results import records
+from ddbench.results.conditions import disambiguate_labels, means
+from ddbench.results.records import Record
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -173,9 +173,9 @@ def test_what_no_setting_tells_apart_bears_the_key_of_a_record() -> None:
 def test_three_facts_are_too_many_for_a_label() -> None:
     facts = [{"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}]
     found = [record(1.0, name="x-1"), record(2.0, name="x-2")]
-    assert told_apart(["m", "m"], facts, found) == ["m [1]", "m [2]"]
-    assert told_apart(["m", "m"], [{**one, "c": 0} for one in facts], found) == ["m, a 1, b 1", "m, a 2, b 2"]
-    assert told_apart(["m", "n"], facts, found) == ["m", "n"]
+    assert disambiguate_labels(["m", "m"], facts, found) == ["m [1]", "m [2]"]
+    assert disambiguate_labels(["m", "m"], [{**one, "c": 0} for one in facts], found) == ["m, a 1, b 1", "m, a 2, b 2"]
+    assert disambiguate_labels(["m", "n"], facts, found) == ["m", "n"]
 
 
 def test_the_papers_own_numbers_stand_beside_its_method_and_protocol_alone() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ddbench.figures import sets
 from ddbench.figures.embedding import REAL, tsne
-from ddbench.figures.previews import GAP
+from ddbench.results.preview import GAP
 
 if TYPE_CHECKING:
     from conftest import Shell

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddbench import files
-from ddbench.cache import Cache
-from ddbench.files import whole
+from ddbench.core import files
+from ddbench.core.files import atomic_write
+from ddbench.storage.cache import Cache
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -22,9 +22,9 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None
         raise ZeroDivisionError
 
     path = tmp_path / "deep" / "file"
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("old")
-    with pytest.raises(ZeroDivisionError), whole(path) as partial:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:
         fail(partial)
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
@@ -38,10 +38,10 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "inner" / "file").write_text("half")
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), whole(path) as partial:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:
         fail(partial)
     assert not list(tmp_path.iterdir())
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.mkdir()
         (partial / "file").write_text("all")
     assert [found.relative_to(path) for found in path.rglob("*")] == [Path("file")]
@@ -50,9 +50,9 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_writers_of_the_same_file_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "file[1]*"
-    with whole(path) as slow:
+    with atomic_write(path) as slow:
         slow.write_text("slow")
-        with whole(path) as quick:
+        with atomic_write(path) as quick:
             quick.write_text("quick")
         assert path.read_text() == "quick"
     assert path.read_text() == "slow"
@@ -61,7 +61,7 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path: Path) -> None:
 
 def partial_of(path: Path, *, process: int, host: str | None = None) -> Path:
     """The folder of a half-written file as a process with this number on this host, or on another, has it."""
-    with whole(path) as own:
+    with atomic_write(path) as own:
         own.touch()
         here = own.parent.name
     path.unlink()
@@ -108,7 +108,7 @@ def test_what_is_left_of_dead_writers_goes_and_what_is_being_written_stays(tmp_p
         partial_of(tmp_path / "file2", process=dead),
         partial_of(tmp_path / "a file", process=dead),
     ]
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("whole")
     assert sorted(tmp_path.iterdir()) == sorted([path, *living])
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from ddbench import guard, hookimpl
-from ddbench.distiller import Distiller, Unit, UnitResult
-from ddbench.plugins import PluginRegistry
-from ddbench.task import DistillTask
+from ddbench.api.context import DistillTask
+from ddbench.api.distiller import Distiller
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.units import Unit, UnitResult
+from ddbench.nn import global_state
+from ddbench.registry.registry import PluginRegistry
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -70,7 +72,7 @@ def plugins() -> PluginRegistry:
 
 def run(shell: Shell, registry: PluginRegistry, *methods: str) -> tuple[int, str, str]:
     named = [word for name in methods for word in ("--method", name)]
-    with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
+    with mock.patch("ddbench.cli.main.PluginRegistry", return_value=registry):
         outcome = shell(
             *("run", *named, "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--evaluator", "hard"),
             *("--device", "cpu", "--precision", "fp32", "--image-size", "8", "--student", "convnet-d2"),
@@ -79,11 +81,11 @@ def run(shell: Shell, registry: PluginRegistry, *methods: str) -> tuple[int, str
 
 
 def test_what_a_method_changes_for_everybody_is_put_back_and_named(shell: Shell, plugins: PluginRegistry) -> None:
-    before = guard.global_state(CPU)
+    before = global_state.global_state(CPU)
     code, out, err = run(shell, plugins, *DEEDS)
     assert code == 0, err
-    left = set(guard.differing(before, guard.global_state(CPU)))
-    assert left <= {guard.RANDOM, guard.NUMPY}  # which libraries (tempfile, matplotlib) draw from as well
+    left = set(global_state.changed_names(before, global_state.global_state(CPU)))
+    assert left <= {global_state.RANDOM, global_state.NUMPY}  # which libraries (tempfile, matplotlib) draw from as well
     for name, (_, changed) in DEEDS.items():
         (line,) = [line for line in err.splitlines() if f"method '{name}' (ddbench-menace) changed" in line]
         assert changed in line

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from ddbench import versions
-from ddbench.cache import Cache, key_of
+from ddbench.config.experiment import Experiment
+from ddbench.core import versions
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import load_dataset
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
-from ddbench.keys import Keys, file_digest, teacher_name
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.pipeline.keys import Keys, file_digest, teacher_label
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache, key_of
 
 EVERYTHING = {"teacher", "statistics", "method", "distill", "measure", "labels", "evaluate"}
 FROM_STATISTICS = EVERYTHING - {"teacher"}
@@ -68,7 +68,7 @@ def keys_of(registry: PluginRegistry, tmp_path_factory: pytest.TempPathFactory) 
         (cell,) = experiments(Request(**options, assignments=assignments), registry)
         cell = cell.model_copy(update=changes or {})
         dataset = load_dataset(registry.dataset(cell.dataset), cell.data, None, cache)
-        keys = Keys(cell, dataset, cell.method_settings.version, cell.evaluator_settings.version)
+        keys = Keys(cell, dataset, cell.method.version, cell.evaluator.version)
         units = (key_of(keys.unit(0)), key_of(keys.unit(1)))
         return {
             "teacher": key_of(keys.teacher()),
@@ -283,8 +283,8 @@ def test_another_dataset_shares_nothing(keys_of: Callable[..., dict[str, str]], 
 def test_names_of_teachers_and_digests_of_files(registry: PluginRegistry, tmp_path: Path) -> None:
     request = Request(methods=("wmdd",), datasets=("digits",), ipcs=(1,), recipes=("smoke",))
     experiment: Experiment = experiments(request, registry)[0]
-    assert teacher_name(experiment.teacher) == "convnet-bn-d3"
+    assert teacher_label(experiment.teacher) == "convnet-bn-d3"
     given = experiment.teacher.model_copy(update={"checkpoint": tmp_path / "mine.pt"})
-    assert teacher_name(given) == "convnet-bn-d3 (checkpoint mine.pt)"
+    assert teacher_label(given) == "convnet-bn-d3 (checkpoint mine.pt)"
     (tmp_path / "empty").write_bytes(b"")
     assert file_digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -10,15 +10,16 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from ddbench import hookimpl, listing
-from ddbench.config import DataConfig
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import TableSpec
+from ddbench.cli import listing
+from ddbench.config.recipes import builtin_paths
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
 from ddbench.data import registry as builtin_datasets
-from ddbench.distiller import Distiller
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Evaluator
-from ddbench.plugins import PluginRegistry
-from ddbench.recipes import builtin_paths
-from ddbench.tables import TableSpec
+from ddbench.registry.registry import PluginRegistry
 
 
 class Inner(BaseModel, frozen=True):

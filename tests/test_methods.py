@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from ddbench.cache import Cache
-from ddbench.distiller import too_few_images
-from ddbench.errors import DDBenchError
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.api.distiller import too_few_images
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_random_can_take_a_whole_class_and_not_one_image_more(pipeline: Callable
 def test_full_is_every_training_image_without_an_ipc(pipeline: Callable[..., Pipeline]) -> None:
     made = pipeline("full", "teacher.epochs=1", "teacher.batch_size=256")
     assert made.experiment.ipc is None
-    assert made.experiment.evaluator == "full-data"
+    assert made.experiment.evaluator_name == "full-data"
     found = made.distilled
     assert found.indices is not None
     assert found.indices.tolist() == list(range(len(made.dataset.train)))

@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddbench.config import Stem
-from ddbench.errors import DDBenchError
-from ddbench.models import TappedNetwork, build_network, check_class_order, final_classifier, load_checkpoint
-from ddbench.networks import CATALOG
+from ddbench.config.networks import CATALOG
+from ddbench.config.schema import Stem
+from ddbench.core.errors import DDBenchError
+from ddbench.nn.build import build_network
+from ddbench.nn.checkpoints import check_class_order, load_checkpoint
+from ddbench.nn.layers import final_classifier
+from ddbench.nn.taps import TappedNetwork
 
 OTHER_FAMILIES = [
     "timm/resnet18d",
@@ -356,7 +359,7 @@ def test_a_real_teacher_loads_as_it_is() -> None:
 
 
 def test_the_catalogue_needs_no_torch() -> None:
-    code = "import sys, ddbench.networks; sys.exit('torch' in sys.modules)"
+    code = "import sys, ddbench.config.networks; sys.exit('torch' in sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )

@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench import moments as module
-from ddbench import objectives
-from ddbench.cache import Checkpoint
+from ddbench.api.context import Output
+from ddbench.api.settings import RecoverSettings
+from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
-from ddbench.distiller import Slot, Unit
-from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.moments import Moments, moments, normalised, tap
-from ddbench.recover import recover
-from ddbench.recover_settings import RecoverSettings
-from ddbench.task import DistillTask
+from ddbench.distillation.context import DistillContext
+from ddbench.distillation.recover import recover
+from ddbench.losses import batchnorm
+from ddbench.nn import batchnorm_moments as module
+from ddbench.nn.batchnorm_moments import Moments, moments, normalised, tap
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.storage.cache import Checkpoint
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -149,7 +151,7 @@ def test_an_objective_that_asks_for_more_than_moments_is_given_the_inputs(
     teacher = TappedNetwork(build_network("convnet-bn-d2", 10, 8, seed=1))
     unit = Unit(0, tuple(Slot(label, 0) for label in range(4)))
     rest: dict[str, Any] = {"cached": lambda *_: pytest.fail("not asked for"), "statistics": None, "timing": {}}
-    task = DistillTask(
+    task = DistillContext(
         **rest,
         dataset=digits_at(8),
         ipc=1,
@@ -166,7 +168,7 @@ def test_an_objective_that_asks_for_more_than_moments_is_given_the_inputs(
 
     def by_moments(output: Output) -> dict[str, Tensor]:
         asked.append(isinstance(output.bn_inputs[0], Moments))
-        return {"bn": objectives.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
+        return {"bn": batchnorm.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
 
     def by_inputs(output: Output) -> dict[str, Tensor]:
         asked.append(isinstance(output.bn_inputs[0], Moments))

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.plugins import PluginRegistry
-from ddbench.scaffold import NAME, new_plugin
+from ddbench.registry.registry import PluginRegistry
+from ddbench.registry.scaffold import NAME, new_plugin
 
 if TYPE_CHECKING:
     from conftest import Shell

@@ -9,20 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddbench.errors import DDBenchError
-from ddbench.objectives import (
-    class_moments,
-    class_weight_matrix,
-    cross_entropy,
-    feature_match,
-    gaussian_kernel_mean,
-    gaussian_mmd,
-    global_bn,
-    mean_match,
-    median_bandwidths,
-    moments,
-    pcbn,
-)
+from ddbench.core.errors import DDBenchError
+from ddbench.losses.batchnorm import class_moments, class_weight_matrix, global_bn, pcbn
+from ddbench.losses.features import cross_entropy, feature_match, mean_match
+from ddbench.losses.mmd import gaussian_kernel_mean, gaussian_mmd, median_bandwidths
+from ddbench.nn.batchnorm_moments import moments
 
 SHAPES = [(7, 3, 5, 4), (7, 2, 6), (7, 5)]
 LABELS = torch.tensor([4, 0, 4, 9, 0, 0, 4])  # three classes of unequal size, not in order

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ddbench import optimisers
-from ddbench.config import TrainingSettings
+from ddbench.api.settings import TrainingSettings
+from ddbench.training import optimizers
 
 
 def network() -> nn.Module:
@@ -39,7 +39,7 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
     chosen = TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.01, **settings)
     ours = network()
     theirs = copy.deepcopy(ours)
-    mine = optimisers.optimizer_for(ours, chosen)
+    mine = optimizers.optimizer_for(ours, chosen)
     rest = {"lr": 0.1, "weight_decay": 0.01, "fused": True}
     kind: Any = torch.optim.SGD if "momentum" in settings else torch.optim.AdamW
     plain = kind(theirs.parameters(), **rest, **({"momentum": 0.9} if "momentum" in settings else {}))
@@ -64,7 +64,7 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
 
 def test_hooks_of_others_see_the_weights_as_they_are() -> None:
     layers = network()
-    optimizer = optimisers.optimizer_for(layers, TrainingSettings(epochs=1, batch_size=1))
+    optimizer = optimizers.optimizer_for(layers, TrainingSettings(epochs=1, batch_size=1))
     shapes = [parameter.shape for parameter in layers.parameters()]
     seen: list[list[torch.Size]] = []
 

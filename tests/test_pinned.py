@@ -13,20 +13,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench import objectives, seeds, statistics, transport, versions, views
-from ddbench.cache import Checkpoint
-from ddbench.config import TrainingSettings
+from ddbench.api.context import ClassStatistics, Output
+from ddbench.api.settings import OPERATIONS, RecoverSettings, TrainingSettings
+from ddbench.api.units import Slot, Unit
+from ddbench.augment import crops as crops_module
+from ddbench.augment import mixing, views
+from ddbench.augment.siamese import augment, draw_augmentation
+from ddbench.core import seeds, versions
 from ddbench.data.dataset import Dataset
-from ddbench.distilled import class_weights, to_uint8
-from ddbench.distiller import Slot, Unit
-from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.recover import recover
-from ddbench.recover_settings import RecoverSettings
-from ddbench.siamese import augment, draw_augmentation
-from ddbench.siamese_settings import OPERATIONS
-from ddbench.statistics import ClassStatistics
-from ddbench.task import DistillTask
-from ddbench.training import train_on_real_images
+from ddbench.distillation.context import DistillContext
+from ddbench.distillation.distilled_set import class_weights, to_uint8
+from ddbench.distillation.recover import recover
+from ddbench.losses import batchnorm
+from ddbench.losses import features as features_module
+from ddbench.nn import statistics
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.ot import barycenters, lloyd
+from ddbench.ot import exact as exact_module
+from ddbench.ot.points import Barycenter
+from ddbench.storage.cache import Checkpoint
+from ddbench.training.teacher import train_on_real_images
 
 CPU = torch.device("cpu")
 SIZE = 8
@@ -154,8 +161,8 @@ def of_models(digits: Dataset, folder: Path) -> dict[str, float]:
 def of_views(digits: Dataset, folder: Path) -> dict[str, float]:
     seen = views.epoch_views(20, torch.tensor([32, 40]), 5, 2, 8, (0.08, 1.0), 1.0, 24)
     position = torch.arange(1.0, 21.0)
-    crops = views.crop_resize(draw(20, 3, 32, 40), seen.boxes, 24, seen.flips)
-    mixed = views.cutmix(crops[:8], seen.mixes[0].partner, seen.mixes[0].box)
+    crops = crops_module.crop_resize(draw(20, 3, 32, 40), seen.boxes, 24, seen.flips)
+    mixed = mixing.cutmix(crops[:8], seen.mixes[0].partner, seen.mixes[0].box)
     drawn = [draw_augmentation(name, 24, seeds.generator("pinned", name), 8) for name in OPERATIONS]
     siamese = torch.cat([augment(draw(8, 3, 24, 24), each) for each in drawn])
     return {
@@ -199,13 +206,13 @@ def of_objectives(digits: Dataset, folder: Path) -> dict[str, float]:
     layers = [draw(6, 4, 5, 5), draw(6, 7, 3, 3)]
     means, variances = [draw(2, 4), draw(2, 7)], [draw(2, 4).square(), draw(2, 7).square()]
     labels = torch.tensor([0, 0, 0, 4, 4, 4])
-    rows = objectives.class_weight_matrix(labels, torch.tensor([1.0, 2.0, 3.0, 1.0, 1.0, 2.0]))
+    rows = batchnorm.class_weight_matrix(labels, torch.tensor([1.0, 2.0, 3.0, 1.0, 1.0, 2.0]))
     found = {}
     for form in ("squared", "norm"):
-        found[f"feature {form}"] = float(objectives.feature_match(draw(6, 9), draw(6, 9) * 2, form))  # type: ignore[arg-type]
-        found[f"pcbn {form}"] = float(objectives.pcbn(layers, rows, means, variances, form))  # type: ignore[arg-type]
-    found["cross-entropy"] = float(objectives.cross_entropy(draw(6, 10), labels))
-    found["global"] = float(objectives.global_bn(layers, [m[0] for m in means], [v[0] for v in variances]))
+        found[f"feature {form}"] = float(features_module.feature_match(draw(6, 9), draw(6, 9) * 2, form))  # type: ignore[arg-type]
+        found[f"pcbn {form}"] = float(batchnorm.pcbn(layers, rows, means, variances, form))  # type: ignore[arg-type]
+    found["cross-entropy"] = float(features_module.cross_entropy(draw(6, 10), labels))
+    found["global"] = float(batchnorm.global_bn(layers, [m[0] for m in means], [v[0] for v in variances]))
     return found
 
 
@@ -213,11 +220,11 @@ def of_transport(digits: Dataset, folder: Path) -> dict[str, float]:
     features = draw(60, 12) + torch.arange(60)[:, None] % 3
     found = {}
     for name, solve in (
-        ("paper", lambda g: transport.barycenter_paper(features, 4, g, 5)),
-        ("released", lambda g: transport.barycenter_released(features, 4, g)),
+        ("paper", lambda g: barycenters.barycenter_paper(features, 4, g, 5)),
+        ("released", lambda g: barycenters.barycenter_released(features, 4, g)),
     ):
-        solved: transport.Barycenter = solve(seeds.generator("pinned", name))
-        found[f"{name} cost"] = transport.transport_cost(solved.points, solved.weights, features)
+        solved: Barycenter = solve(seeds.generator("pinned", name))
+        found[f"{name} cost"] = exact_module.transport_cost(solved.points, solved.weights, features)
         found[f"{name} largest"] = float(solved.weights.max())
     return found
 
@@ -227,8 +234,8 @@ def of_lloyd(digits: Dataset, folder: Path) -> dict[str, float]:
     found = {}
     # In more than 64 dimensions it starts from a projection.
     for name, z in (("", features), ("projected ", features.repeat(1, 10) + 0.3 * draw(60, 120))):
-        solved = transport.barycenter_lloyd([z], 4, [seeds.generator("pinned", "lloyd")])[0]
-        found[f"{name}cost"] = transport.transport_cost(solved.points, solved.weights, z)
+        solved = lloyd.barycenter_lloyd([z], 4, [seeds.generator("pinned", "lloyd")])[0]
+        found[f"{name}cost"] = exact_module.transport_cost(solved.points, solved.weights, z)
         found[f"{name}largest"] = float(solved.weights.max())
     return found
 
@@ -236,7 +243,7 @@ def of_lloyd(digits: Dataset, folder: Path) -> dict[str, float]:
 def of_recover(digits: Dataset, folder: Path) -> dict[str, float]:
     losses: list[float] = []
     network = teacher()
-    task = DistillTask(
+    task = DistillContext(
         dataset=digits,
         ipc=2,
         seed=1,
@@ -254,7 +261,7 @@ def of_recover(digits: Dataset, folder: Path) -> dict[str, float]:
     targets = torch.cat([task.statistics(label).features[:2] for label in (0, 5)])
 
     def objective(output: Output) -> dict[str, Tensor]:
-        return {"feature": objectives.feature_match(output.features, targets, "squared")}
+        return {"feature": features_module.feature_match(output.features, targets, "squared")}
 
     images = recover(task, unit, objective, task.noise(unit), RecoverSettings(steps=8, jitter=1))
     return {"noise": float(task.noise(unit)[3].norm()), "loss": losses[-1], "images": float(images.norm())}

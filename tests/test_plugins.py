@@ -14,13 +14,13 @@ import click
 import pluggy
 import pytest
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Evaluator
-from ddbench.events import Event
-from ddbench.plugins import PluginRegistry
-from ddbench.tables import TableSpec
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import TableSpec
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
+from ddbench.registry.registry import PluginRegistry
 
 METHOD = """
     from ddbench.distiller import Distiller
@@ -261,10 +261,10 @@ def test_commands_are_added_and_a_failing_one_is_a_line(capsys: pytest.CaptureFi
 def test_registry_and_listing_import_neither_torch_nor_other_heavy_libraries() -> None:
     code = """
         import sys
-        import ddbench.plugins, ddbench.listing, ddbench.progress, ddbench.tables
-        registry = ddbench.plugins.PluginRegistry()
-        for kind in ddbench.listing.KINDS:
-            ddbench.listing.text(kind, None, registry)
+        import ddbench.registry.registry, ddbench.cli.listing, ddbench.cli.progress, ddbench.api.table
+        registry = ddbench.registry.registry.PluginRegistry()
+        for kind in ddbench.cli.listing.KINDS:
+            ddbench.cli.listing.text(kind, None, registry)
         heavy = {"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy", "rich"}
         print(sorted(heavy & set(sys.modules)))
     """

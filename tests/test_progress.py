@@ -11,9 +11,9 @@ from textwrap import dedent
 
 import pytest
 
-from ddbench import progress
-from ddbench.events import Event
-from ddbench.progress import PlainDisplay
+from ddbench.cli import progress
+from ddbench.cli.progress import PlainDisplay
+from ddbench.core.events import Event
 
 
 class Clock:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from ddbench import published
-from ddbench.config import TeacherConfig
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
-from ddbench.networks import CATALOG
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.config.experiment import Experiment
+from ddbench.config.networks import CATALOG
+from ddbench.config.schema import TeacherConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import published
 
 Row = dict[str, str]
 COLUMNS = "table,method,ours,dataset,ipc,architecture,metric,value,error,error_kind,n,source,note"
@@ -305,7 +305,7 @@ def test_an_unknown_table_is_refused() -> None:
 
 
 def test_neither_torch_nor_pandas_is_imported() -> None:
-    code = "import sys, ddbench.published; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, ddbench.results.published; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -344,16 +344,16 @@ def test_a_part_of_the_classes_is_not_the_papers_dataset(registry: PluginRegistr
             found = cell(registry, spec.name)
             assert published.comparable(found, spec.classes) is None
             assert published.comparable(found, 9) == f"9 classes instead of {spec.classes}"
-    assert published.beside(cell(registry, "tiny-imagenet"), 200) == "41.8 ± 0.1"
-    assert published.beside(cell(registry, "tiny-imagenet"), 20) == ""
+    assert published.published_text(cell(registry, "tiny-imagenet"), 200) == "41.8 ± 0.1"
+    assert published.published_text(cell(registry, "tiny-imagenet"), 20) == ""
 
 
 def test_the_papers_cells_have_the_papers_numbers(registry: PluginRegistry) -> None:
-    assert published.beside(cell(registry)) == "64.8 ± 0.4"
-    assert published.beside(cell(registry, ipc=1)) == "40.2 ± 0.6"
-    assert published.beside(cell(registry, "tiny-imagenet", 50)) == "59.4 ± 0.5"
-    assert published.beside(cell(registry, "imagenet-1k", 100)) == "60.7 ± 0.2"
-    assert published.beside(cell(registry, methods=("full",))) == "89.9"
+    assert published.published_text(cell(registry)) == "64.8 ± 0.4"
+    assert published.published_text(cell(registry, ipc=1)) == "40.2 ± 0.6"
+    assert published.published_text(cell(registry, "tiny-imagenet", 50)) == "59.4 ± 0.5"
+    assert published.published_text(cell(registry, "imagenet-1k", 100)) == "60.7 ± 0.2"
+    assert published.published_text(cell(registry, methods=("full",))) == "89.9"
 
 
 @pytest.mark.parametrize(
@@ -380,4 +380,4 @@ def test_the_papers_cells_have_the_papers_numbers(registry: PluginRegistry) -> N
 def test_whatever_departs_from_the_paper_has_no_number_beside_it(
     registry: PluginRegistry, options: dict[str, Any]
 ) -> None:
-    assert published.beside(cell(registry, **options)) == ""
+    assert published.published_text(cell(registry, **options)) == ""

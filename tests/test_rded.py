@@ -15,18 +15,18 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.functional import resized_crop
 
-from ddbench.cache import Cache
-from ddbench.config import DataConfig
+from ddbench.api.context import DistillTask
+from ddbench.api.dataset import DatasetInfo
+from ddbench.api.units import Unit
+from ddbench.config.schema import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.spec import DatasetInfo
-from ddbench.distiller import Unit
 from ddbench.methods import patches as numerics
 from ddbench.methods.patches import best_crops, random_crops, stitch, teacher_loss
 from ddbench.methods.rded import RDED
-from ddbench.models import TappedNetwork
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.task import DistillTask
+from ddbench.nn.taps import TappedNetwork
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 SIZE = 9
 
@@ -231,7 +231,7 @@ def test_small_images_are_one_crop_as_in_the_released_scripts() -> None:
         ("imagenette", "quick", 2),
     ):
         (cell,) = experiments(Request(("rded",), (dataset,), (10,), (budget,)), registry)
-        settings = cell.method_settings.model_dump()
+        settings = cell.method.model_dump()
         assert (settings["candidates"], settings["crops"], settings["factor"]) == (300, 5, factor)
 
 

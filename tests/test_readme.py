@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from ddbench.models import build_network
+from ddbench.nn.build import build_network
 
 ROOT = Path(__file__).parents[1]
 REAL = ("imagenette", "tiny-imagenet")

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from ddbench import published, recipes
-from ddbench.config import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.config import recipes
+from ddbench.config.experiment import Experiment
+from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import published
 
 REGISTRY = PluginRegistry()
 SHIPPED = REGISTRY.recipes()
@@ -74,7 +75,7 @@ def test_quick_and_smoke_serve_every_method_on_every_dataset(dataset: str, budge
 @pytest.mark.parametrize("evaluator", [cls.name for cls in REGISTRY.evaluators()])
 def test_every_protocol_can_be_asked_for(dataset: str, evaluator: str) -> None:
     method = "full" if REGISTRY.evaluator(evaluator).on_real_data else "random"
-    assert cell(method, dataset, "smoke", evaluator=evaluator).evaluator == evaluator
+    assert cell(method, dataset, "smoke", evaluator=evaluator).evaluator_name == evaluator
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -104,7 +105,7 @@ SQUEEZE_TABLE_7 = {
 @pytest.mark.parametrize("dataset", PAPER_DATASETS)
 def test_paper_is_table_7(dataset: str) -> None:
     found = cell("wmdd", dataset, "paper")
-    method = found.method_settings.model_dump()
+    method = found.method.model_dump()
     assert {name: method[name] for name in WMDD_TABLE_7[dataset]} == WMDD_TABLE_7[dataset]
     assert {name: getattr(found.teacher, name) for name in SQUEEZE_TABLE_7} == SQUEEZE_TABLE_7
     assert found.teacher.arch == found.student == "resnet18"
@@ -128,14 +129,14 @@ def test_table_7_above_is_the_papers() -> None:
 
 def test_quick_on_imagenette_is_what_it_says() -> None:
     found = cell("wmdd", "imagenette", "quick", "released")
-    method = found.method_settings.model_dump()
+    method = found.method.model_dump()
     assert (found.data.image_size, found.data.stored_size) == (64, 72)
     assert (found.teacher.arch, found.teacher.stem, found.teacher.epochs) == ("resnet18", "imagenet", 20)
     assert (method["steps"], method["jitter"], method["learning_rate"], method["bn_weight"]) == (500, 8, 0.25, 10)
     assert (method["solver"], method["feature_form"], method["bn_form"]) == ("released", "norm", "norm")
     assert (method["cross_entropy_weight"], method["crop_per_image"]) == (1, False)
     assert (found.distill.jpeg_quality, found.statistics.variance) == (75, "batch-mean")
-    evaluator = found.evaluator_settings.model_dump()
+    evaluator = found.evaluator.model_dump()
     assert (evaluator["epochs"], evaluator["batch_size"], evaluator["temperature"]) == (300, 100, 20)
 
 
@@ -143,14 +144,14 @@ def test_released_at_the_papers_budget_is_the_published_codes() -> None:
     assert cell("wmdd", "imagenette", "paper", "released").teacher.epochs == 50
     tiny = cell("wmdd", "tiny-imagenet", "paper", "released")
     assert (tiny.data.image_size, tiny.teacher.stem) == (224, "tiny-released")
-    assert tiny.method_settings.model_dump()["bn_weight"] == 500
+    assert tiny.method.model_dump()["bn_weight"] == 500
     assert cell("wmdd", "tiny-imagenet", "quick", "released").data.image_size == 64
 
 
 def test_lloyd_changes_the_solver_alone() -> None:
     plain, lloyd = cell("wmdd", "imagenette", "quick"), cell("wmdd", "imagenette", "quick", "lloyd")
-    settings = plain.method_settings.model_copy(update={"solver": "lloyd"})
-    assert lloyd == plain.model_copy(update={"method_settings": settings, "recipes": ("quick", "lloyd")})
+    settings = plain.method.model_copy(update={"solver": "lloyd"})
+    assert lloyd == plain.model_copy(update={"method": settings, "recipes": ("quick", "lloyd")})
 
 
 def test_all_methods_of_a_budget_are_judged_alike() -> None:
@@ -158,4 +159,4 @@ def test_all_methods_of_a_budget_are_judged_alike() -> None:
     for dataset in PAPER_DATASETS:
         for budget in ("paper", "quick", "smoke"):
             cells = [cell(method, dataset, budget, evaluator="fkd") for method in METHODS]
-            assert len({repr((c.data, c.teacher, c.evaluator_settings, c.student, c.student_stem)) for c in cells}) == 1
+            assert len({repr((c.data, c.teacher, c.evaluator, c.student, c.student_stem)) for c in cells}) == 1

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench import records
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Metrics
-from ddbench.records import Record
+from ddbench.api.evaluator import Metrics
+from ddbench.core.errors import DDBenchError
+from ddbench.results import provenance, records
+from ddbench.results.records import Record
 
 SECTIONS: dict[str, Any] = {
     **{name: {} for name in records.SECTIONS},
@@ -26,7 +26,7 @@ SECTIONS: dict[str, Any] = {
 def record(**changes: Any) -> Record:
     values: dict[str, Any] = {
         "name": "wmdd-digits-ipc1-0123abcd",
-        "created": records.provenance()["created"],
+        "created": provenance.provenance()["created"],
         "method": "wmdd",
         "method_version": "1",
         "dataset": "digits",
@@ -53,7 +53,7 @@ def record(**changes: Any) -> Record:
         "seconds_per_iteration": None,
         "peak_memory": {"device": 0, "resident": 5},
         "device": {"type": "cpu", "name": "a CPU — ü", "threads": 1},
-        "versions": records.provenance()["versions"],
+        "versions": provenance.provenance()["versions"],
         "git_commit": None,
     }
     return Record(**{**values, **changes})
@@ -103,7 +103,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_unknown_and_missing_fields_are_refused(tmp_path: Path) -> None:
-    tree = records.opened(records.write(record(), tmp_path).read_text())
+    tree = records.load_verified(records.write(record(), tmp_path).read_text())
     for changed, said in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
         path = tmp_path / "changed.json"
         path.write_text(json.dumps(changed))
@@ -163,7 +163,7 @@ def test_a_run_is_a_file_name_and_nothing_more(method: str, dataset: str, ipc: i
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
-    assert {"python", "ddbench", "torch", "numpy", "POT"} <= records.provenance()["versions"].keys()
+    assert {"python", "ddbench", "torch", "numpy", "POT"} <= provenance.provenance()["versions"].keys()
 
 
 def test_every_committed_record_can_be_read() -> None:

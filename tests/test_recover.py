@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddbench import seeds, views
-from ddbench.cache import Checkpoint
+from ddbench.api.context import Objective, Output
+from ddbench.api.settings import RecoverSettings
+from ddbench.api.units import Slot, Unit, units_of_whole_classes
+from ddbench.augment import crops
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distiller import Slot, Unit, units_of_whole_classes
-from ddbench.errors import DDBenchError
-from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.recover import Objective, learning_rate, recover, slot_noise
-from ddbench.recover_settings import RecoverSettings
-from ddbench.task import DistillTask
+from ddbench.distillation.context import DistillContext
+from ddbench.distillation.recover import learning_rate, recover, slot_noise
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.storage.cache import Checkpoint
 
 SIZE = 8
 UNIT = Unit(3, tuple(Slot(label, index) for label in range(3) for index in range(2)))
@@ -35,12 +38,12 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillTask]:
+def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillContext]:
     teacher = TappedNetwork(build_network("convnet-bn-d1", 10, SIZE, seed=1))
 
-    def make(slot: str = "slot", every: int = 1000, precision: str = "fp32", seed: int = 4) -> DistillTask:
+    def make(slot: str = "slot", every: int = 1000, precision: str = "fp32", seed: int = 4) -> DistillContext:
         reports: list[tuple[int, int, dict[str, float]]] = []
-        task = DistillTask(
+        task = DistillContext(
             dataset=digits,
             ipc=2,
             seed=seed,
@@ -65,7 +68,9 @@ def pull(output: Output) -> dict[str, Tensor]:
     return {"features": (output.features - 1).square().sum(), "logits": 0.1 * output.logits.square().sum()}
 
 
-def plain_loop(task: DistillTask, unit: Unit, objective: Objective, initial: Tensor, chosen: RecoverSettings) -> Tensor:
+def plain_loop(
+    task: DistillContext, unit: Unit, objective: Objective, initial: Tensor, chosen: RecoverSettings
+) -> Tensor:
     """The same algorithm as a person writes it down: pixel by pixel bounds, a crop at a time."""
     mean, std = task.dataset.mean[:, None, None], task.dataset.std[:, None, None]
     images = torch.nn.Parameter(initial.clone())
@@ -74,7 +79,7 @@ def plain_loop(task: DistillTask, unit: Unit, objective: Objective, initial: Ten
         draw = seeds.generator("recover", task.seed, unit.index, step)
         drawn = len(initial) if chosen.crop_per_image else 1
         sizes = torch.tensor([[SIZE, SIZE]] * drawn)
-        boxes = views.random_boxes(sizes, (chosen.crop_scale_min, 1.0), generator=draw).tolist()
+        boxes = crops.random_boxes(sizes, (chosen.crop_scale_min, 1.0), generator=draw).tolist()
         flips = (torch.rand(drawn, generator=draw) < 0.5).tolist()
         seen = []
         for number, image in enumerate(images):
@@ -100,7 +105,7 @@ def plain_loop(task: DistillTask, unit: Unit, objective: Objective, initial: Ten
 
 
 @pytest.mark.parametrize("change", [{}, {"crop_per_image": False}, {"jitter": 0, "crop_scale_min": 1.0}])
-def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillTask], change: dict[str, Any]) -> None:
+def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillContext], change: dict[str, Any]) -> None:
     chosen = TEN.model_copy(update=change)
     task = make_task()
     # A gradient near zero would leave its sign, and so Adam's step, to rounding: the default epsilon hides nothing.
@@ -122,7 +127,7 @@ def test_pixels_never_leave_their_range(digits: Dataset, rate: float, seed: int,
         return {"push": direction * output.features.sum()}
 
     teacher.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach() * std + mean))
-    task = DistillTask(
+    task = DistillContext(
         dataset=digits,
         ipc=2,
         seed=seed,
@@ -143,7 +148,7 @@ def test_pixels_never_leave_their_range(digits: Dataset, rate: float, seed: int,
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9, 26])
-def test_a_resumed_run_ends_with_the_same_bytes(make_task: Callable[..., DistillTask], stop: int) -> None:
+def test_a_resumed_run_ends_with_the_same_bytes(make_task: Callable[..., DistillContext], stop: int) -> None:
     chosen = TEN.model_copy(update={"steps": 30})
     task = make_task("whole")
     whole = recover(task, UNIT, pull, task.noise(UNIT), chosen)
@@ -180,7 +185,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(make_task: Callable[..., Distill
     assert again.timing["seconds"] > 0
 
 
-def test_a_damaged_checkpoint_only_costs_time(make_task: Callable[..., DistillTask]) -> None:
+def test_a_damaged_checkpoint_only_costs_time(make_task: Callable[..., DistillContext]) -> None:
     task = make_task("whole")
     whole = recover(task, UNIT, pull, task.noise(UNIT), TEN)
     task = make_task("damaged", every=4)
@@ -203,7 +208,7 @@ def test_noise_depends_on_seed_class_and_index_alone() -> None:
     assert abs(float(whole.std()) - 1) < 0.1
 
 
-def test_every_unit_and_run_has_its_own_draws(make_task: Callable[..., DistillTask]) -> None:
+def test_every_unit_and_run_has_its_own_draws(make_task: Callable[..., DistillContext]) -> None:
     task, other = make_task(), make_task(seed=5)
     start = task.noise(UNIT)
     first = recover(task, UNIT, pull, start, TEN)
@@ -221,7 +226,7 @@ def test_the_learning_rate_is_a_cosine_to_zero() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
-    make_task: Callable[..., DistillTask], bad: float
+    make_task: Callable[..., DistillContext], bad: float
 ) -> None:
     calls = 0
 
@@ -241,7 +246,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
     assert saved[0]["images"].isfinite().all()
 
 
-def test_it_reports_the_terms_and_their_sum(make_task: Callable[..., DistillTask]) -> None:
+def test_it_reports_the_terms_and_their_sum(make_task: Callable[..., DistillContext]) -> None:
     task: Any = make_task()
     found = recover(task, UNIT, pull, task.noise(UNIT), TEN.model_copy(update={"steps": 60}))
     assert [(step, total) for step, total, _ in task.reports] == [(25, 60), (50, 60), (60, 60)]
@@ -253,7 +258,7 @@ def test_it_reports_the_terms_and_their_sum(make_task: Callable[..., DistillTask
 
 
 def test_bf16_changes_the_pass_through_the_teacher_and_not_the_type_of_the_images(
-    make_task: Callable[..., DistillTask],
+    make_task: Callable[..., DistillContext],
 ) -> None:
     kinds: set[torch.dtype] = set()
 

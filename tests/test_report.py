@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddbench import published, records
-from ddbench.plugins import PluginRegistry
-from ddbench.records import Record
+from ddbench.pipeline.request import Request
+from ddbench.registry.registry import PluginRegistry
 from ddbench.report import pictures
-from ddbench.resolve import Request
-from ddbench.tables.filling import frame_of
+from ddbench.results import published
+from ddbench.results import records as records_module
+from ddbench.results.records import Record
+from ddbench.tables.filling import build_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,12 +103,16 @@ class Report:
     @property
     def records(self) -> dict[str, Record]:
         """The folder's records by name."""
-        return {record.name: record for record in records.readable(self.shell.results / "records", lambda line: None)}
+        return {
+            record.name: record for record in records_module.readable(self.shell.results / "records", lambda line: None)
+        }
 
 
 def copied(source: Path, folder: Path, stem: str, **changes: Any) -> None:
     """A record of `source` with other values, as `stem`.json."""
-    (folder / f"{stem}.json").write_text(records.sealed({**records.opened(source.read_text()), **changes}))
+    (folder / f"{stem}.json").write_text(
+        records_module.dump_with_digest({**records_module.load_verified(source.read_text()), **changes})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +164,7 @@ def measured(report: Report) -> dict[str, set[str]]:
     registry, nothing = PluginRegistry(), Request(methods=(), datasets=(), ipcs=())
     found = {}
     for spec in registry.tables():
-        frame = frame_of(spec, nothing, registry, None, report.shell.results)
+        frame = build_frame(spec, nothing, registry, None, report.shell.results)
         if names := set(frame["record"].dropna()):
             found[spec.name] = names
     return found
@@ -312,7 +317,7 @@ def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path
     found = []
     for number, record in enumerate(list(report.records.values())[:3]):
         own = record.model_copy(update={"repeat": 2 - number, "distilled_digest": f"{number:08d}"})
-        run = records.run_name(own.method, own.dataset, own.ipc, own.distilled_digest)
+        run = records_module.run_name(own.method, own.dataset, own.ipc, own.distilled_digest)
         path = tmp_path / "runs" / run / "preview.png"
         path.parent.mkdir(parents=True)
         Image.fromarray(random.integers(0, 256, (500, 1000, 3), dtype=np.uint8)).save(path)
@@ -338,7 +343,7 @@ def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path
 
 def test_help_loads_no_heavy_library() -> None:
     code = (
-        "import sys\nfrom ddbench.cli import cli\ncli.main(['report', '--help'], standalone_mode=False)\n"
+        "import sys\nfrom ddbench.cli.main import cli\ncli.main(['report', '--help'], standalone_mode=False)\n"
         "print(sorted({'torch', 'pandas', 'itables', 'jinja2', 'PIL'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

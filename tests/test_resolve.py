@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_grid_is_every_cell_in_order(registry: PluginRegistry) -> None:
         for student in ("convnet-d3", "resnet18")
         for seed in range(2)
     ]
-    assert [(c.dataset, c.method, c.ipc, c.repeat, c.student, c.student_seed) for c in cells] == expected
+    assert [(c.dataset, c.method_name, c.ipc, c.repeat, c.student, c.student_seed) for c in cells] == expected
 
 
 def test_a_cell_named_twice_counts_once(registry: PluginRegistry) -> None:
@@ -64,8 +64,8 @@ def test_a_cell_named_twice_counts_once(registry: PluginRegistry) -> None:
 
 
 def test_a_protocol_is_the_methods_own_or_the_one_asked_for(registry: PluginRegistry) -> None:
-    assert one(registry).evaluator == "fkd"
-    assert one(registry, methods=("full",)).evaluator == "full-data"
+    assert one(registry).evaluator_name == "fkd"
+    assert one(registry, methods=("full",)).evaluator_name == "full-data"
 
 
 def test_a_distilled_set_is_not_evaluated_by_training_on_the_real_one(registry: PluginRegistry) -> None:
@@ -76,7 +76,7 @@ def test_a_distilled_set_is_not_evaluated_by_training_on_the_real_one(registry: 
 def test_set_is_remembered_and_may_name_the_method_or_the_protocol(registry: PluginRegistry) -> None:
     wmdd, full = ask(registry, methods=("wmdd", "full"), assignments=("wmdd.steps=7", "fkd.epochs=4"))
     assert wmdd.changed == ("method.steps", "evaluator.epochs")
-    assert wmdd.evaluator_settings.model_dump()["epochs"] == 4
+    assert wmdd.evaluator.model_dump()["epochs"] == 4
     assert full.changed == ()
     with pytest.raises(DDBenchError, match="this run has no --evaluator hard"):
         one(registry, methods=("wmdd",), assignments=("hard.epochs=9",))
@@ -99,7 +99,7 @@ def test_booleans_and_nothing_are_no_numbers_and_no_paths(registry: PluginRegist
     with pytest.raises(DDBenchError, match=r"a number is needed|there is no value"):
         one(registry, assignments=(text,))
     hard = one(registry, evaluator="hard")
-    assert (hard.evaluator, type(hard.evaluator_settings).__name__) == ("hard", "HardLabels")
+    assert (hard.evaluator_name, type(hard.evaluator).__name__) == ("hard", "HardLabels")
 
 
 def test_the_student_is_the_teachers_network_with_its_stem(registry: PluginRegistry) -> None:
@@ -129,8 +129,8 @@ def test_later_recipes_win_over_earlier_ones_and_set_over_all(registry: PluginRe
 
 def test_numerics_compose_with_any_budget(registry: PluginRegistry) -> None:
     plain, released = (one(registry, recipes=names) for names in (("smoke",), ("smoke", "released")))
-    assert (plain.method_settings.solver, released.method_settings.solver) == ("paper", "released")  # type: ignore[attr-defined]
-    assert released.method_settings.steps == plain.method_settings.steps == 20  # type: ignore[attr-defined]
+    assert (plain.method.solver, released.method.solver) == ("paper", "released")  # type: ignore[attr-defined]
+    assert released.method.steps == plain.method.steps == 20  # type: ignore[attr-defined]
     assert (released.statistics.variance, released.distill.jpeg_quality) == ("batch-mean", 75)
     assert released.teacher == plain.teacher
 
@@ -194,16 +194,16 @@ def test_values_have_the_types_of_their_settings(registry: PluginRegistry) -> No
         ),
     )
     assert (cell.teacher.learning_rate, cell.teacher.epochs, cell.teacher.decay_vectors) == (0.001, 3, False)
-    assert cell.method_settings.betas == (0.1, 0.2)  # type: ignore[attr-defined]
-    assert cell.evaluator_settings.cutmix_alpha is None  # type: ignore[attr-defined]
+    assert cell.method.betas == (0.1, 0.2)  # type: ignore[attr-defined]
+    assert cell.evaluator.cutmix_alpha is None  # type: ignore[attr-defined]
     assert (cell.distill.jpeg_quality, cell.teacher.checkpoint) == (75, Path("weights.pt"))
     assert cell.data.skip_corrupt is True
 
 
 def test_a_method_may_be_set_by_its_name_in_a_grid(registry: PluginRegistry) -> None:
     wmdd, random = ask(registry, methods=("wmdd", "random"), assignments=("wmdd.steps=7",))
-    assert wmdd.method_settings.steps == 7  # type: ignore[attr-defined]
-    assert random.method == "random"
+    assert wmdd.method.steps == 7  # type: ignore[attr-defined]
+    assert random.method_name == "random"
     with pytest.raises(DDBenchError, match=r"method \(random\) has no setting 'steps'"):
         ask(registry, methods=("wmdd", "random"), assignments=("method.steps=7",))
 
@@ -268,9 +268,9 @@ def test_a_wrong_cell_anywhere_in_the_grid_refuses_the_whole(registry: PluginReg
 
 def test_a_name_of_both_a_method_and_a_protocol_means_the_one_that_is_run(registry: PluginRegistry) -> None:
     protocol = one(registry, evaluator="dsa", assignments=("dsa.epochs=4",))
-    assert protocol.evaluator_settings.model_dump()["epochs"] == 4
+    assert protocol.evaluator.model_dump()["epochs"] == 4
     method = one(registry, methods=("dsa",), assignments=("dsa.iterations=5",))
-    assert method.method_settings.model_dump()["iterations"] == 5
+    assert method.method.model_dump()["iterations"] == 5
     with pytest.raises(DDBenchError, match=r"'dsa' is a method and an evaluator here: write method\. or evaluator\."):
         one(registry, methods=("dsa",), evaluator="dsa", assignments=("dsa.iterations=5",))
     with pytest.raises(DDBenchError, match="this run has no --method dsa"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ddbench.cache import read_tensors
+from ddbench.storage.cache import read_tensors
 
 STEPS = 60
 COMMAND = [

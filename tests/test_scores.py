@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ddbench import records
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
-from ddbench.records import Record
-from ddbench.scores import COLUMNS, scores
+from ddbench.results import records
+from ddbench.results.records import Record
+from ddbench.results.scores import COLUMNS, scores
 
 if TYPE_CHECKING:
     from conftest import Shell

@@ -14,18 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ddbench import records, training
-from ddbench.cache import Cache, Checkpoint
-from ddbench.config import TeacherConfig
+from ddbench.config.schema import TeacherConfig
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distilled import DistilledSet, class_weights
-from ddbench.errors import DDBenchError
+from ddbench.distillation.context import EvaluateContext
+from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators.labels import ClassLabels, OnlineLabels
 from ddbench.evaluators.protocols import DistilledSetProtocol, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.selection import held_out, split
-from ddbench.models import TappedNetwork, build_network
-from ddbench.task import EvaluateTask
-from ddbench.training import accuracy
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.results import records
+from ddbench.storage.cache import Cache, Checkpoint
+from ddbench.training import loop
+from ddbench.training.teacher import accuracy
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -69,7 +71,7 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchedTask(EvaluateTask):
+class WatchedTask(EvaluateContext):
     """The real task, with its student and the images that the student is trained on."""
 
     students: list[nn.Module] = dataclasses.field(default_factory=list)
@@ -102,7 +104,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> MakeTask:
         given: dict[str, Any] = {
             "dataset": digits,
             "distilled": distilled,
-            "teacher_config": TeacherConfig(arch="convnet-d1"),
+            "teacher_training": TeacherConfig(arch="convnet-d1"),
             "student_arch": "convnet-d1",
             "student_stem": "auto",
             "seed": 0,
@@ -119,7 +121,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> MakeTask:
     return make
 
 
-def which(task: EvaluateTask, views: Tensor) -> list[int]:
+def which(task: EvaluateContext, views: Tensor) -> list[int]:
     """The images of the set that whole views show, flipped or not."""
     images = task.dataset.normalise(task.images)
     both = [(views[:, None] - x).flatten(2).abs().amax(2) for x in (images, images.flip(-1))]
@@ -206,7 +208,7 @@ def test_without_a_share_there_is_no_choice(make_task: MakeTask) -> None:
 def test_a_student_that_was_stopped_ends_with_the_same_numbers(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     settings = HardLabels.model_validate({**PLAIN, **CHAOTIC})
     whole = make_task(seed=1)
     expected = settings.evaluate(whole)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ddbench import mirror, shared, stopping
-from ddbench.cache import Cache, Checkpoint, digest_of, read_tensors
-from ddbench.errors import DDBenchError, NotCached
-from ddbench.shared import SharedFolder
+from ddbench.core import interruption
+from ddbench.core.errors import DDBenchError, NotCached
+from ddbench.storage import remote_cache, remote_folder
+from ddbench.storage.cache import Cache, Checkpoint, digest_of, read_tensors
+from ddbench.storage.remote_folder import SharedFolder
 
 if TYPE_CHECKING:
     from conftest import Shell, Storage
@@ -44,9 +45,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache
     """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
 
     def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-        monkeypatch.setattr(mirror, "LOCAL", tmp_path / name)
+        monkeypatch.setattr(remote_cache, "LOCAL", tmp_path / name)
         said: list[str] = []
-        cache = mirror.open_cache(place, frozenset(force), said.append, builds)
+        cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
         cache.said = said  # type: ignore[attr-defined]
         return cache
 
@@ -218,14 +219,14 @@ def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(host: Callable
 def test_storage_that_fails_for_a_while_is_waited_for(
     host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "TELL_AFTER", 0.6)
+    monkeypatch.setattr(remote_folder, "TELL_AFTER", 0.6)
     pauses: list[float] = []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         storage.fails(len(pauses) < 3)
 
-    monkeypatch.setattr(shared.time, "sleep", sleep)
+    monkeypatch.setattr(remote_folder.time, "sleep", sleep)
     cache = host("a", storage.url())
 
     def then_fail(slot: Checkpoint) -> Built:
@@ -245,7 +246,7 @@ def test_storage_that_fails_for_a_while_is_waited_for(
 def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
     host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(shared, "PATIENCE", 0.0)
+    monkeypatch.setattr(remote_folder, "PATIENCE", 0.0)
     if force:
         host("a", storage.url()).get("teacher", {}, made(0))
     cache = host("a", storage.url(), force=force)
@@ -272,8 +273,8 @@ def test_who_waits_for_the_storage_can_be_stopped_and_loses_nothing(
         storage.fails(True)
         return made(1)(slot)
 
-    monkeypatch.setattr(shared.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(stopping.Stopped, match="SIGTERM"), stopping.listening():
+    monkeypatch.setattr(remote_folder.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(interruption.Stopped, match="SIGTERM"), interruption.handle_signals():
         host("a", storage.url()).get("teacher", {}, then_fail)
     storage.fails(False)
     host("a", storage.url()).get("teacher", {}, refuse)
@@ -314,7 +315,7 @@ def test_names_of_a_listing_never_lead_out_of_the_local_copy(storage: Storage, t
         storage.put(f"records/{name}", b"{}")
         storage.put(f"teacher/{name}", b"{}")
     storage.put("records/sound.json", b"{}")
-    copy = mirror.open_results(storage.url())
+    copy = remote_cache.open_results(storage.url())
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written == [copy / "records" / "sound.json"]
     folder = SharedFolder(storage.url(), tmp_path / "copy")
@@ -354,7 +355,7 @@ def test_without_s3fs_a_line_says_what_to_install(
 
 def test_ls_and_prune_speak_of_what_is_there(shell: Shell, storage: Storage, host: Callable[..., Cache]) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
-    mine = mirror.open_cache(storage.url())
+    mine = remote_cache.open_cache(storage.url())
     two = mine.get("statistics", {}, made(2))
     Checkpoint(mine.root / "checkpoints" / "distill" / f"{'a' * 32}.safetensors").save({}, {})
     listed = shell("cache", "ls", "--cache-dir", storage.url()).out
@@ -393,7 +394,7 @@ def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypa
     name = Path(names["records"]).stem
     other = type(shell)(shell.root / "elsewhere")
     other.root.mkdir()
-    monkeypatch.setattr(mirror, "LOCAL", other.root / "copies")
+    monkeypatch.setattr(remote_cache, "LOCAL", other.root / "copies")
     assert name in other("records", "--results-dir", places[-1]).out
     assert name in other("show", "--results-dir", places[-1]).out
     quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
@@ -412,16 +413,16 @@ def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypa
 def test_a_record_that_could_not_be_published_is_by_the_next_command(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ddbench.files import whole
+    from ddbench.core.files import atomic_write
 
-    monkeypatch.setattr(shared, "PATIENCE", 0.0)
-    path = mirror.open_results(storage.url()) / "records" / "one.json"
+    monkeypatch.setattr(remote_folder, "PATIENCE", 0.0)
+    path = remote_cache.open_results(storage.url()) / "records" / "one.json"
     storage.fails(True)
-    with pytest.raises(DDBenchError, match="published by the next run"), whole(path) as partial:
+    with pytest.raises(DDBenchError, match="published by the next run"), atomic_write(path) as partial:
         partial.write_text("{}")
     assert path.read_text() == "{}"
     storage.fails(False)
-    mirror.open_results(storage.url())
+    remote_cache.open_results(storage.url())
     assert path.read_text() == "{}"
     assert storage.objects() == {"records/one.json": b"{}"}
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import seeds
-from ddbench.errors import DDBenchError
-from ddbench.siamese import Augmentation, augment, draw_augmentation
-from ddbench.siamese_settings import DSA_STRATEGY, OPERATIONS, Strategy
+from ddbench.api.settings import DSA_STRATEGY, OPERATIONS, Strategy
+from ddbench.augment.siamese import Augmentation, augment, draw_augmentation
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 
 SIZE = 8
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddbench import versions
-from ddbench.errors import DDBenchError
-from ddbench.seeds import generator
-from ddbench.sliced import barycenter_sliced, random_directions, sliced_cost
-from ddbench.transport import Start, barycenter_paper, transport_cost
+from ddbench.core import versions
+from ddbench.core.errors import DDBenchError
+from ddbench.core.seeds import generator
+from ddbench.ot.barycenters import Start, barycenter_paper
+from ddbench.ot.exact import transport_cost
+from ddbench.ot.sliced import barycenter_sliced, random_directions, sliced_cost
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench import hookimpl
-from ddbench.cache import Cache, digest_of
-from ddbench.distiller import Distiller, Unit, UnitResult, units_of_whole_classes
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Evaluator
-from ddbench.events import Event
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.records import Record
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
-from ddbench.task import DistillTask, EvaluateTask
+from ddbench.api.context import DistillTask, EvaluateTask
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.units import Unit, UnitResult, units_of_whole_classes
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results.records import Record
+from ddbench.storage.cache import Cache, digest_of
 
 TINY = (
     *("teacher.arch=convnet-bn-d2", "teacher.batch_size=256", "teacher.learning_rate=0.1"),

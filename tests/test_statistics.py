@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench.errors import DDBenchError
-from ddbench.models import TappedNetwork, build_network
-from ddbench.statistics import collect
+from ddbench.core.errors import DDBenchError
+from ddbench.nn.build import build_network
+from ddbench.nn.statistics import collect
+from ddbench.nn.taps import TappedNetwork
 
 RAGGED = (5, 1, 8, 3)
 

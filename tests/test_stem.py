@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ddbench import compiling, stem
-from ddbench.models import TappedNetwork, build_network
+from ddbench.nn import compile, cpu
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
 
 
 @pytest.mark.parametrize(
@@ -17,9 +18,9 @@ from ddbench.models import TappedNetwork, build_network
 def test_gradient_of_a_strided_convolution(kernel: int, stride: int, padding: int, height: int, width: int) -> None:
     """Also where the last pixels are looked at by none, or partly by the padding."""
     layer = nn.Conv2d(3, 5, kernel, stride, padding, dtype=torch.float64).requires_grad_(False)
-    assert stem.is_stem(layer)
+    assert cpu.is_stem(layer)
     images = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
-    plain, ours = layer(images), stem.convolution(layer, layer.forward, images)
+    plain, ours = layer(images), cpu.convolution(layer, layer.forward, images)
     assert torch.equal(ours, plain)
     draws = torch.randn_like(plain)
     expected, found = (torch.autograd.grad(out, images, draws)[0] for out in (plain, ours))
@@ -30,7 +31,7 @@ def test_gradient_in_bf16_is_that_of_autograd() -> None:
     layer = nn.Conv2d(3, 8, 7, 2, 3).requires_grad_(False)
     images = torch.randn(2, 3, 16, 16, requires_grad=True)
     gradients = []
-    for forward in (layer.forward, lambda x: stem.convolution(layer, layer.forward, x)):
+    for forward in (layer.forward, lambda x: cpu.convolution(layer, layer.forward, x)):
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             out = forward(images)
         assert out.dtype == torch.bfloat16
@@ -41,7 +42,7 @@ def test_gradient_in_bf16_is_that_of_autograd() -> None:
 
 def test_weights_that_train_keep_their_gradient() -> None:
     layer = nn.Conv2d(3, 8, 3, 2, 1)
-    out = stem.convolution(layer, layer.forward, torch.ones(1, 3, 8, 8))
+    out = cpu.convolution(layer, layer.forward, torch.ones(1, 3, 8, 8))
     out.sum().backward()
     assert layer.weight.grad is not None
     assert float(layer.weight.grad.abs().sum()) > 0
@@ -53,14 +54,14 @@ def test_weights_that_train_keep_their_gradient() -> None:
 )
 def test_only_a_strided_convolution_of_images_is_one(arch: str, size: int, name: str, stands: bool) -> None:
     network = TappedNetwork(build_network(arch, 3, size)).network
-    assert stem.is_stem(network.get_submodule(name)) is stands
+    assert cpu.is_stem(network.get_submodule(name)) is stands
 
 
-@pytest.mark.skipif(not compiling.possible("cpu"), reason="no C++ compiler, or Python's headers are missing")
+@pytest.mark.skipif(not compile.possible("cpu"), reason="no C++ compiler, or Python's headers are missing")
 def test_compiled_it_is_the_same() -> None:
     layer = nn.Conv2d(3, 5, 7, 2, 3).requires_grad_(False)
     images = torch.randn(2, 3, 16, 16, requires_grad=True)
-    compiled = torch.compile(lambda x: stem.convolution(layer, layer.forward, x).sin().sum(), fullgraph=True)
+    compiled = torch.compile(lambda x: cpu.convolution(layer, layer.forward, x).sin().sum(), fullgraph=True)
     gradients = [torch.autograd.grad(value, images)[0] for value in (layer(images).sin().sum(), compiled(images))]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
@@ -68,4 +69,4 @@ def test_compiled_it_is_the_same() -> None:
 def test_it_can_be_differentiated_twice() -> None:
     layer = nn.Conv2d(3, 2, 3, 2, 1, dtype=torch.float64).requires_grad_(False)
     images = torch.randn(1, 3, 6, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x: stem.convolution(layer, layer.forward, x).sin(), (images,))
+    assert torch.autograd.gradgradcheck(lambda x: cpu.convolution(layer, layer.forward, x).sin(), (images,))

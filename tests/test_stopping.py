@@ -17,10 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ddbench import seeds, stopping, training
-from ddbench.cache import Built, Cache, Checkpoint, read_tensors
-from ddbench.config import TrainingSettings
-from ddbench.training import Batch, BestEpoch
+from ddbench.api.settings import TrainingSettings
+from ddbench.core import interruption, seeds
+from ddbench.storage.cache import Built, Cache, Checkpoint, read_tensors
+from ddbench.training import loop
+from ddbench.training.batches import Batch
+from ddbench.training.loop import BestEpoch
 
 BATCHES = 3
 SETTINGS = TrainingSettings(optimizer="adamw", epochs=2, learning_rate=0.01)
@@ -46,10 +48,8 @@ def fit(slot: Checkpoint, signals: dict[tuple[int, int], signal.Signals]) -> tup
     student = network()
     keep = BestEpoch(lambda trained: (float(trained[0].weight.detach().sum()),))
     torch.manual_seed(os.getpid())  # another process has another global generator
-    with stopping.listening():
-        training.fit(
-            student, lambda epoch: batches(epoch, signals), SETTINGS, torch.device("cpu"), "fp32", slot, keep=keep
-        )
+    with interruption.handle_signals():
+        loop.fit(student, lambda epoch: batches(epoch, signals), SETTINGS, torch.device("cpu"), "fp32", slot, keep=keep)
     return {**student.state_dict(), **keep.weights}, keep.epoch
 
 
@@ -58,13 +58,13 @@ def fit(slot: Checkpoint, signals: dict[tuple[int, int], signal.Signals]) -> tup
 def test_training_stopped_at_any_step_ends_with_the_same_bits(tmp_path: Path, epoch: int, batch: int) -> None:
     untouched, best = fit(Checkpoint(tmp_path / "untouched.safetensors"), {})
     slot = Checkpoint(tmp_path / "slot.safetensors")
-    with pytest.raises(stopping.Stopped, match="SIGTERM"):
+    with pytest.raises(interruption.Stopped, match="SIGTERM"):
         fit(slot, {(epoch, batch): signal.SIGTERM})
     found = read_tensors(slot.path)
     assert found is not None
     tensors, meta, _ = found
     assert (meta["epoch"], len(tensors["epoch/losses"])) == (epoch, batch + 1)  # at once, not at the epoch's end
-    assert not stopping.requested()
+    assert not interruption.requested()
     resumed, resumed_best = fit(slot, {})
     assert best == resumed_best
     assert untouched.keys() == resumed.keys()
@@ -74,10 +74,10 @@ def test_training_stopped_at_any_step_ends_with_the_same_bits(tmp_path: Path, ep
 
 def listen_and_get(number: signal.Signals, times: int, seconds: float) -> None:
     """A computation of `seconds` that never looks up, and gets the signal so many times at its beginning."""
-    with stopping.listening():
+    with interruption.handle_signals():
         for _ in range(times):
             signal.raise_signal(number)
-        assert stopping.requested()
+        assert interruption.requested()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             pass
@@ -85,14 +85,14 @@ def listen_and_get(number: signal.Signals, times: int, seconds: float) -> None:
 
 def test_ctrl_c_twice_stops_where_it_stands() -> None:
     listen_and_get(signal.SIGINT, 1, 0)
-    with pytest.raises(stopping.Stopped, match="Ctrl-C"):
+    with pytest.raises(interruption.Stopped, match="Ctrl-C"):
         listen_and_get(signal.SIGINT, 2, 60)
-    assert not stopping.requested()
+    assert not interruption.requested()
 
 
 def test_who_does_not_answer_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "PATIENCE", 0.05)
-    with pytest.raises(stopping.Stopped, match="SIGTERM"):
+    monkeypatch.setattr(interruption, "PATIENCE", 0.05)
+    with pytest.raises(interruption.Stopped, match="SIGTERM"):
         listen_and_get(signal.SIGTERM, 1, 60)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -108,13 +108,13 @@ def test_a_stop_comes_when_what_was_computed_is_stored(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGTERM)
         return {"x": torch.ones(3)}, {}
 
-    with stopping.listening(), pytest.raises(stopping.Stopped, match="SIGTERM"):
+    with interruption.handle_signals(), pytest.raises(interruption.Stopped, match="SIGTERM"):
         Cache(tmp_path).get("statistics", {}, build)
     assert Cache(tmp_path).find("statistics", {}) is not None
 
 
 def test_who_waits_for_another_process_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "PATIENCE", 3600.0)
+    monkeypatch.setattr(interruption, "PATIENCE", 3600.0)
     told: list[str] = []
 
     def ask(text: str) -> None:
@@ -122,7 +122,7 @@ def test_who_waits_for_another_process_stops_at_once(tmp_path: Path, monkeypatch
         signal.raise_signal(signal.SIGTERM)
 
     def hold(checkpoint: Checkpoint) -> Built:
-        with stopping.listening(), pytest.raises(stopping.Stopped, match="SIGTERM"):
+        with interruption.handle_signals(), pytest.raises(interruption.Stopped, match="SIGTERM"):
             Cache(tmp_path, warn=ask).get("teacher", {}, nothing)
         return {}, {}
 

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ddbench.tables
-from ddbench import hookimpl, published
-from ddbench.errors import DDBenchError
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request
-from ddbench.tables import Asked, Cell, TableSpec
+import ddbench.api.table
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import published
 from ddbench.tables.cells import cells_of
 from ddbench.tables.layout import text_of
 
@@ -74,7 +75,7 @@ def test_a_method_without_an_ipc_has_one_cell_under_its_own_protocol() -> None:
 
 
 def test_two_cells_in_one_place_are_refused() -> None:
-    def cells(asked: Asked) -> list[Cell]:
+    def cells(asked: TableQuery) -> list[Cell]:
         return [Cell("random", "random", "digits", ipc) for ipc in asked.ipcs]
 
     spec = TableSpec("mine", "mixes IPCs", cells, across=())
@@ -88,7 +89,7 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         if name == "hyperparameters":
             continue
         theirs = published.load(name)
-        frame = ddbench.tables.load(name, tmp_path)
+        frame = ddbench.tables.load.load(name, tmp_path)
         assert set(frame["state"]) <= {"never run", "published only"}, name
         assert list(frame["dataset"].drop_duplicates()) == list(theirs["dataset"].drop_duplicates()), name
         spec = REGISTRY.table(name)
@@ -100,7 +101,7 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         assert "never run" in text
         assert f"published: {spec.reference}" in text
     for name in ("lambda", "metric", "regimes"):
-        frame = ddbench.tables.load(name, tmp_path)
+        frame = ddbench.tables.load.load(name, tmp_path)
         assert list(frame["dataset"].drop_duplicates()) == list(published.PAPER_SIZES)
         assert set(frame["state"]) == {"never run"}
 

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ddbench import hookimpl
-from ddbench.cache import Cache, Checkpoint
-from ddbench.distiller import Distiller, Unit
-from ddbench.errors import DDBenchError
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.api.context import DistillTask
+from ddbench.api.distiller import Distiller
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.units import Unit
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache, Checkpoint
 from ddbench.tables import efficiency
-from ddbench.task import DistillTask
 
 if TYPE_CHECKING:
     from conftest import Shell

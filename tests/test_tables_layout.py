@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from ddbench.tables import Metric, TableSpec
-from ddbench.tables.filling import beside
+from ddbench.api.table import Metric, TableSpec
+from ddbench.tables.filling import with_published
 from ddbench.tables.layout import blocks, text_of
 from ddbench.tables.lines import COLUMNS, SETTING
 
@@ -39,7 +39,7 @@ def hand_made() -> pd.DataFrame:
     ]
     loose = {"table": "ablation", "dataset": "imagenette", "ipc": 10, "row": "refused", "state": "failed"}
     lines.append({**loose, "reason": "RuntimeError: 5 < 6 & all that"})
-    return beside(SPEC, pd.DataFrame(lines, columns=list(COLUMNS)).astype({"ipc": "Int64"}))
+    return with_published(SPEC, pd.DataFrame(lines, columns=list(COLUMNS)).astype({"ipc": "Int64"}))
 
 
 HEADING = "imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32"

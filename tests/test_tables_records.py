@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from ddbench import published, records
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Metrics
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.records import Record
-from ddbench.resolve import Request, experiments
-from ddbench.tables.filling import frame_of
+from ddbench.api.evaluator import Metrics
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import provenance, published, records
+from ddbench.results.records import Record
+from ddbench.tables.filling import build_frame
 from ddbench.tables.layout import blocks
 from ddbench.tables.lines import COLUMNS, SETTING
 
@@ -46,17 +46,17 @@ def record(made: Experiment, top1: float, **changes: Any) -> Record:
     evaluation = f"{hash((made, top1)) & 0xFFFFFFFF:08x}"
     metrics = Metrics(top1_last=top1, per_class=[top1], student_steps=1, regime="soft", label_bytes=0, image_bytes=0)
     whole = {
-        "name": f"{made.method}-{evaluation}",
+        "name": f"{made.method_name}-{evaluation}",
         "created": "2026-01-01T00:00:00+00:00",
-        "method": made.method,
-        "method_version": made.method_settings.version,
+        "method": made.method_name,
+        "method_version": made.method.version,
         "dataset": made.dataset,
         "classes": 10,
         "ipc": made.ipc,
         "image_size": made.data.image_size,
         "recipes": list(made.recipes),
-        "evaluator": made.evaluator,
-        "evaluator_version": made.evaluator_settings.version,
+        "evaluator": made.evaluator_name,
+        "evaluator_version": made.evaluator.version,
         "student": made.student,
         "seed": made.seed,
         "repeat": made.repeat,
@@ -73,7 +73,7 @@ def record(made: Experiment, top1: float, **changes: Any) -> Record:
         "seconds_per_iteration": None,
         "peak_memory": {"device": 0, "resident": 1},
         "device": {"type": "cpu", "name": "a CPU", "threads": 1},
-        "versions": records.provenance()["versions"],
+        "versions": provenance.provenance()["versions"],
         "git_commit": None,
     }
     return Record(**{**whole, **changes})
@@ -89,7 +89,7 @@ def stored(tmp_path: Path) -> Write:
     def write(*found: Record, name: str = "ablation", **fields: Any) -> pd.DataFrame:
         for each in found:
             records.write(each, tmp_path / "records")
-        return frame_of(REGISTRY.table(name), asked(**fields), REGISTRY, None, tmp_path)
+        return build_frame(REGISTRY.table(name), asked(**fields), REGISTRY, None, tmp_path)
 
     return write
 

@@ -112,10 +112,10 @@ def test_records_alone_give_the_same_numbers_without_data(regimes: tuple[Shell, 
     told = json.loads(ok(shell(*REGIMES, "--format", "json")).out)
     code = """
         import sys
-        import ddbench.tables
+        import ddbench.api.table
         from pathlib import Path
         from ddbench.showing import frame_text
-        frame = ddbench.tables.load("regimes", Path(sys.argv[1]))
+        frame = ddbench.tables.load.load("regimes", Path(sys.argv[1]))
         assert "sklearn.datasets" not in sys.modules, "the digits were opened"
         print(frame_text(frame[frame["state"] == "measured"], "json"))
     """
@@ -318,10 +318,11 @@ def test_a_table_of_ones_own_is_one_small_file(shell: Shell, plugin: Callable[[s
 
 
 def test_what_the_page_says_of_columns_is_what_there_is() -> None:
-    from ddbench.tables import comparing, efficiency, lines
+    from ddbench.tables import comparing, efficiency
+    from ddbench.tables import lines as lines_module
 
     page = DOCS.read_text()
-    for name in (*lines.COLUMNS, *efficiency.COLUMNS, "ior", "hlr", "hours", "value"):
+    for name in (*lines_module.COLUMNS, *efficiency.COLUMNS, "ior", "hlr", "hours", "value"):
         assert f"`{name}`" in page, name
     for spec in comparing.ddbench_tables():
         assert f"| `{spec.name}` |" in page

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddbench import memory, seeds, team, training
-from ddbench.cache import read_tensors, write_tensors
-from ddbench.config import TrainingSettings
-from ddbench.errors import DDBenchError
-from ddbench.models import build_network
-from ddbench.training import Batch
+from ddbench.api.settings import TrainingSettings
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
+from ddbench.nn import memory
+from ddbench.nn.build import build_network
+from ddbench.storage.cache import read_tensors, write_tensors
+from ddbench.training import loop, strategy
+from ddbench.training.batches import Batch
 
 CPU, IMAGES = torch.device("cpu"), 12
 SETTINGS = TrainingSettings(epochs=2, learning_rate=0.01)
@@ -55,7 +57,7 @@ def shared_batches(epoch: int) -> Iterator[Batch]:
     draw = seeds.generator("team test", epoch)
     for _ in range(2):
         images, targets = torch.randn(IMAGES, 3, 8, 8, generator=draw), torch.randn(IMAGES, 4, generator=draw)
-        mine = team.current().share(slice(0, IMAGES))
+        mine = strategy.current_strategy().share(slice(0, IMAGES))
         wanted = targets[mine]
         yield Batch(images[mine], lambda logits, wanted=wanted: functional.mse_loss(logits, wanted), IMAGES)  # type: ignore[misc]
 
@@ -64,7 +66,7 @@ def fitted(
     network: nn.Module, batches: Callable[[int], Iterator[Batch]] = batches
 ) -> tuple[dict[str, Tensor], list[float]]:
     losses: list[float] = []
-    training.fit(network, batches, SETTINGS, CPU, "fp32", report=lambda *_, **told: losses.append(told["loss"]))
+    loop.fit(network, batches, SETTINGS, CPU, "fp32", report=lambda *_, **told: losses.append(told["loss"]))
     return network.state_dict(), losses
 
 
@@ -90,20 +92,20 @@ def test_a_step_that_is_cut_is_that_of_the_whole_batch(told: list[str], most: in
 
 def cut_in_one(rank: int, port: int, path: Path) -> None:
     """In a forked process: the second of two has memory for two images of its six."""
-    from ddbench import parallel
+    from ddbench.execution import parallel
 
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
     network, said = build_network("convnet-d2", 4, 8, seed=1), list[str]()
     memory._listeners.append(said.append)
-    with team.working(parallel._Meeting().team_on(CPU)), Device(2) if rank else contextlib.nullcontext():
+    with strategy.strategy_context(parallel._Meeting().team_on(CPU)), Device(2) if rank else contextlib.nullcontext():
         weights, losses = fitted(network, shared_batches)
     write_tensors(path, weights, {"losses": losses, "said": said})
 
 
 def test_a_share_is_cut_in_the_process_where_it_does_not_fit(tmp_path: Path) -> None:
-    import ddbench.parallel  # noqa: F401 (for both that are forked)
+    import ddbench.execution.parallel  # noqa: F401 (for both that are forked)
 
     whole, losses = fitted(build_network("convnet-d2", 4, 8, seed=1), shared_batches)
     with socket.socket() as free:

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import seeds, training, views
-from ddbench.cache import Checkpoint
-from ddbench.config import TeacherConfig, TrainingSettings
+from ddbench.api.settings import TrainingSettings
+from ddbench.augment import crops, views
+from ddbench.config.schema import TeacherConfig
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.errors import DDBenchError
-from ddbench.training import Batch, BestEpoch
+from ddbench.storage.cache import Checkpoint
+from ddbench.training import batches as batches_module
+from ddbench.training import loop, teacher
+from ddbench.training.batches import Batch
+from ddbench.training.loop import BestEpoch
 
 CPU = torch.device("cpu")
 
@@ -47,7 +52,7 @@ def run(
     checkpoint: Checkpoint | None = None,
     validate: Callable[[int], float | None] | None = None,
 ) -> tuple[dict[str, Tensor], float | None]:
-    best = training.fit(network, epoch_batches, settings, CPU, "fp32", checkpoint, validate=validate)
+    best = loop.fit(network, epoch_batches, settings, CPU, "fp32", checkpoint, validate=validate)
     return network.state_dict(), best
 
 
@@ -58,10 +63,10 @@ def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 
 def test_cosine_values() -> None:
-    assert training.cosine(0, 300) == 1.0
-    assert training.cosine(150, 300) == pytest.approx(0.5)
-    assert training.cosine(100, 300) == pytest.approx(0.75)
-    assert training.cosine(299, 300) == pytest.approx(0.5 * (1 + math.cos(math.pi * 299 / 300)))
+    assert loop.cosine(0, 300) == 1.0
+    assert loop.cosine(150, 300) == pytest.approx(0.5)
+    assert loop.cosine(100, 300) == pytest.approx(0.75)
+    assert loop.cosine(299, 300) == pytest.approx(0.5 * (1 + math.cos(math.pi * 299 / 300)))
 
 
 def test_learning_rate_follows_the_cosine_by_epoch() -> None:
@@ -72,7 +77,7 @@ def test_learning_rate_follows_the_cosine_by_epoch() -> None:
         steps.append((step, total))
         seen.append(metrics["learning_rate"])
 
-    training.fit(small_network(), batches, TrainingSettings(epochs=4, learning_rate=0.2), CPU, "fp32", report=report)
+    loop.fit(small_network(), batches, TrainingSettings(epochs=4, learning_rate=0.2), CPU, "fp32", report=report)
     assert seen == pytest.approx([0.2, 0.2 * 0.5 * (1 + math.sqrt(0.5)), 0.1, 0.2 * 0.5 * (1 - math.sqrt(0.5))])
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -127,7 +132,7 @@ def test_sgd_is_the_textbook_recursion() -> None:
 def test_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, stop: int
 ) -> None:
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     settings = TrainingSettings.model_validate({"optimizer": optimizer, "epochs": 5, "learning_rate": 0.01})
     tops = [10.0, 50.0, 20.0, 30.0, 40.0]
     whole, best = run(settings, small_network(dropout=0.3), validate=lambda epoch: tops[epoch])
@@ -178,7 +183,7 @@ def scored(values: Sequence[tuple[float, ...]], seen: list[dict[str, Tensor]] | 
 def test_the_epoch_that_is_kept_is_the_one_with_the_highest_score(values: list[tuple[float, ...]], epoch: int) -> None:
     seen: list[dict[str, Tensor]] = []
     keep, network = scored(values, seen), small_network()
-    training.fit(network, batches, TrainingSettings(epochs=4, learning_rate=0.05), CPU, "fp32", keep=keep)
+    loop.fit(network, batches, TrainingSettings(epochs=4, learning_rate=0.05), CPU, "fp32", keep=keep)
     assert keep.epoch == epoch
     assert_equal(keep.weights, seen[epoch - 1])
     assert_equal(seen[-1], network.state_dict())
@@ -188,11 +193,11 @@ def test_the_epoch_that_is_kept_is_the_one_with_the_highest_score(values: list[t
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     """The best epoch, the second, comes after the first kill and before the second: it is found, or remembered."""
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     values = [(50.0, -0.1 - 0.2), (50.0, -0.1), (20.0, 0.0), (50.0, -0.2), (40.0, 0.0)]
     settings = TrainingSettings(epochs=5, learning_rate=0.05)
     whole = scored(values)
-    training.fit(small_network(), batches, settings, CPU, "fp32", keep=whole)
+    loop.fit(small_network(), batches, settings, CPU, "fp32", keep=whole)
 
     def dies(epoch: int) -> Iterator[Batch]:
         if epoch == stop:
@@ -201,9 +206,9 @@ def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.
 
     slot = Checkpoint(tmp_path / "slot.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        training.fit(small_network(), dies, settings, CPU, "fp32", slot, keep=scored(values))
+        loop.fit(small_network(), dies, settings, CPU, "fp32", slot, keep=scored(values))
     resumed, network = scored(values[stop:]), small_network()
-    training.fit(network, batches, settings, CPU, "fp32", slot, keep=resumed)
+    loop.fit(network, batches, settings, CPU, "fp32", slot, keep=resumed)
     assert resumed.epoch == whole.epoch == 2
     assert_equal(resumed.weights, whole.weights)
 
@@ -234,15 +239,15 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])  # named alone: no device is touched
 def test_prefetched_keeps_order_and_raises_what_was_raised(device: torch.device) -> None:
-    assert list(training.prefetched(range(100), device)) == list(range(100))
-    assert list(training.prefetched([], device)) == []
-    assert list(training.prefetched([None, 1], device)) == [None, 1]
+    assert list(batches_module.prefetched(range(100), device)) == list(range(100))
+    assert list(batches_module.prefetched([], device)) == []
+    assert list(batches_module.prefetched([None, 1], device)) == [None, 1]
 
     def broken() -> Iterator[int]:
         yield 1
         raise DDBenchError("a file that cannot be decoded")
 
-    stream = training.prefetched(broken(), device)
+    stream = batches_module.prefetched(broken(), device)
     assert next(stream) == 1
     with pytest.raises(DDBenchError, match="decoded"):
         next(stream)
@@ -260,7 +265,7 @@ def test_accuracy_is_a_count(digits: Dataset) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return functional.one_hot((images.mean((1, 2, 3)) > -0.2).long() * 3, 10).float()
 
-    top1, per_class = training.accuracy(Brightness(), digits, "val", CPU, "fp32", batch_size=100)
+    top1, per_class = teacher.accuracy(Brightness(), digits, "val", CPU, "fp32", batch_size=100)
     hits = [0] * 10
     for index, label in enumerate(digits.val.labels.tolist()):
         guess = 3 if float(digits.evaluation_view("val", torch.tensor([index])).mean()) > -0.2 else 0
@@ -271,12 +276,12 @@ def test_accuracy_is_a_count(digits: Dataset) -> None:
 
 def test_teacher_learns_digits_and_is_reproducible(digits: Dataset) -> None:
     config = TeacherConfig(arch="convnet-d2", epochs=3, batch_size=32, learning_rate=0.05)
-    first = training.train_teacher(digits, config, CPU, "fp32")
+    first = teacher.train_teacher(digits, config, CPU, "fp32")
     assert not first.training
-    assert training.accuracy(first, digits, "val", CPU, "fp32")[0] > 60
-    again = training.train_teacher(digits, config, CPU, "fp32")
+    assert teacher.accuracy(first, digits, "val", CPU, "fp32")[0] > 60
+    again = teacher.train_teacher(digits, config, CPU, "fp32")
     assert_equal(first.state_dict(), again.state_dict())
-    other = training.train_teacher(digits, config.model_copy(update={"seed": 1, "epochs": 1}), CPU, "fp32")
+    other = teacher.train_teacher(digits, config.model_copy(update={"seed": 1, "epochs": 1}), CPU, "fp32")
     assert not torch.equal(first.state_dict()["classifier.weight"], other.state_dict()["classifier.weight"])
 
 
@@ -294,12 +299,12 @@ def test_real_images_reach_the_loss_as_cropped_views_with_their_own_labels(digit
             return images.mean((1, 2, 3))[:, None] * self.scale
 
     settings = TrainingSettings(epochs=1, batch_size=500)
-    steps = training.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
+    steps = teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
     count = len(digits.train)
     assert steps == len(seen) == math.ceil(count / 500)
     expected = views.epoch_views(count, digits.train.sizes, 3, 0, 500)
     whole, _ = digits.train.read(expected.order[:5])
     for place in range(5):
-        crop = views.crop_resize(whole[place : place + 1].float() / 255, expected.boxes[place], 8)
+        crop = crops.crop_resize(whole[place : place + 1].float() / 255, expected.boxes[place], 8)
         crop = crop.flip(-1) if expected.flips[place] else crop
         torch.testing.assert_close(seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)

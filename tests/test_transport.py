@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from scipy.optimize import brentq, linprog
 from torch import Tensor
 
-from ddbench.errors import DDBenchError
-from ddbench.seeds import generator
-from ddbench.transport import (
-    nearest_shares,
-    newton_step,
-    project_simplex,
-    squared_distances,
-    transport_cost,
-    transport_plan,
-)
+from ddbench.core.errors import DDBenchError
+from ddbench.core.seeds import generator
+from ddbench.ot.barycenters import newton_step, project_simplex
+from ddbench.ot.exact import nearest_shares, squared_distances, transport_cost, transport_plan
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -12,26 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench import transport
-from ddbench.cache import Cache
-from ddbench.config import DataConfig
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.core.seeds import generator
 from ddbench.data.dataset import load_dataset
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
-from ddbench.errors import DDBenchError
-from ddbench.models import TappedNetwork, build_network, load_checkpoint
-from ddbench.seeds import generator
-from ddbench.transport import (
-    Barycenter,
-    Start,
-    barycenter_lloyd,
-    barycenter_paper,
-    barycenter_released,
-    nearest_shares,
-    project_simplex,
-    squared_distances,
-    transport_cost,
-    transport_plan,
-)
+from ddbench.nn.build import build_network
+from ddbench.nn.checkpoints import load_checkpoint
+from ddbench.nn.taps import TappedNetwork
+from ddbench.ot import lloyd as lloyd_module
+from ddbench.ot.barycenters import Start, barycenter_paper, barycenter_released, project_simplex
+from ddbench.ot.exact import nearest_shares, squared_distances, transport_cost, transport_plan
+from ddbench.ot.lloyd import barycenter_lloyd
+from ddbench.ot.points import Barycenter
+from ddbench.storage.cache import Cache
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -160,7 +154,7 @@ def test_lloyd_is_deterministic_and_a_class_does_not_depend_on_the_others() -> N
 def test_lloyd_in_pieces_is_lloyd_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     features = [clusters(n, seed=n) for n in (40, 9, 23)]
     whole = barycenter_lloyd(features, 3, [generator(k) for k in range(3)])
-    monkeypatch.setattr("ddbench.transport._MAX_BATCH_ELEMENTS", 500)
+    monkeypatch.setattr("ddbench.ot.lloyd._MAX_BATCH_ELEMENTS", 500)
     pieces = barycenter_lloyd(features, 3, [generator(k) for k in range(3)])
     for a, b in zip(whole, pieces, strict=True):
         torch.testing.assert_close(a.points, b.points)
@@ -192,7 +186,7 @@ def test_lloyd_moves_an_emptied_point_to_the_farthest_feature() -> None:
     features = torch.tensor([[0.0], [1.0], [2.5], [50.0]]).double()
     # All belong to one point, which no seeds of k-means++ lead to: the two others are put where they help most.
     real, nearest = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.int64)
-    points, nearest = transport._descend(features[None], real, nearest, 3, 300)
+    points, nearest = lloyd_module._descend(features[None], real, nearest, 3, 300)
     assert sorted(points.flatten().tolist()) == pytest.approx([0.5, 2.5, 50.0])
     assert float((points[0, nearest[0]] - features).square().sum()) == pytest.approx(0.5)
 

@@ -1,1 +1,5 @@
-"""Datasets: what they are (spec), where they lie (folders, arrays, download), their images (dataset)."""
+"""Datasets: where their images come from, decoding, the decoded cache, hold-out."""
+
+from ddbench.data.source import ArraySplit, FileSplit
+
+__all__ = ["ArraySplit", "FileSplit"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from ddbench.errors import DDBenchError
+from ddbench.core.errors import DDBenchError
 
 MAX_MEMBERS = 1_000_000
 _BLOCK = 1024**2

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ddbench.api.dataset import MissingDataError, Source
+from ddbench.core.errors import DDBenchError
 from ddbench.data.decode import Pixels
 from ddbench.data.folders import find_folder
-from ddbench.data.source import ArraySplit, Source
-from ddbench.data.spec import MissingDataError
-from ddbench.errors import DDBenchError
+from ddbench.data.source import ArraySplit
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

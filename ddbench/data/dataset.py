@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench import views
-from ddbench.cache import Cache
-from ddbench.config import DataConfig
+from ddbench.api.dataset import DatasetInfo, DatasetSpec, Report, Source, Split
+from ddbench.augment import crops
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
 from ddbench.data.decode import DECODE_VERSION
 from ddbench.data.holdout import HOLDOUT_VERSION, Selection, hold_out
 from ddbench.data.images import Images, load_images
 from ddbench.data.registry import open_source
-from ddbench.data.source import Source, Split
-from ddbench.data.spec import DatasetInfo, DatasetSpec, Report
-from ddbench.errors import DDBenchError
-from ddbench.events import Event
+from ddbench.storage.cache import Cache
 
 __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
 
@@ -108,7 +107,7 @@ class Dataset:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """What networks see, float32 [B, 3, H, W] on the pixels' device, from uint8 or float in [0, 1]."""
-        return views.normalise(pixels, self.mean.to(pixels.device), self.std.to(pixels.device))
+        return crops.normalise(pixels, self.mean.to(pixels.device), self.std.to(pixels.device))
 
     def evaluation_view(self, split: Literal["train", "val"], indices: Tensor) -> Tensor:
         """Normalised float32 [B, 3, S, S]: the central `image_size` pixels of `indices` (int64 [B])."""

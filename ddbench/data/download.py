@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from filelock import FileLock
 
+from ddbench.api.dataset import Download, RemoteFile, Report
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event, Kind
 from ddbench.data.archives import unpack
-from ddbench.data.spec import Download, RemoteFile, Report
-from ddbench.errors import DDBenchError
-from ddbench.events import Event, Kind
 
 _MIB = 1024**2
 _TIMEOUT_S = 30

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddbench.data.source import FileSplit, Source
-from ddbench.data.spec import MissingDataError, default_data_dir
-from ddbench.errors import DDBenchError
+from ddbench.api.dataset import MissingDataError, Source, default_data_dir
+from ddbench.core.errors import DDBenchError
+from ddbench.data.source import FileSplit
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 _WNID = re.compile(r"n\d{8}")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddbench import seeds
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.images import Images
-from ddbench.errors import DDBenchError
 
 HOLDOUT_VERSION = "1"
 """Part of the keys wherever images are held out: bump it when other images are drawn."""

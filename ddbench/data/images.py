@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench.cache import Artifact, Built, Cache, digest_of
-from ddbench.config import DataConfig
+from ddbench.api.dataset import Report, Split
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
 from ddbench.data.decode import CorruptImage, Pixels, in_parallel, stored_shape, to_stored
-from ddbench.data.source import Split
-from ddbench.data.spec import Report
-from ddbench.errors import DDBenchError
-from ddbench.events import Event
+from ddbench.storage.cache import Artifact, Built, Cache, digest_of
 
 MAX_CACHED_BYTES = 8 * 1024**3
 _STEP = 500

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench import hookimpl
-from ddbench.data.spec import DatasetSpec, Download, MissingDataError, RemoteFile, Report, default_data_dir
-from ddbench.errors import DDBenchError, unknown
+from ddbench.api.dataset import DatasetSpec, Download, MissingDataError, RemoteFile, Report, default_data_dir
+from ddbench.api.hookspecs import hookimpl
+from ddbench.core.errors import DDBenchError, unknown
 
 if TYPE_CHECKING:
-    from ddbench.data.source import Source
+    from ddbench.api.dataset import Source
 
 _FOLDER_PREFIX = "imagefolder:"
 _GIB = 1024**3

@@ -5,41 +5,17 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ddbench.core.errors import DDBenchError
 from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, in_parallel
-from ddbench.errors import DDBenchError
 
-CONTENT_BYTES = 2 * 1024**3
 MAX_FILE_BYTES = 512 * 1024**2  # more than any image of MAX_PIXELS takes
 _HEADER_BYTES = 64 * 1024
-
-
-class Split(Protocol):
-    """Images of one split, sorted by class, then by name."""
-
-    labels: NDArray[np.int64]
-
-    def name(self, index: int) -> str:
-        """What an image is called, for people: a path, or a position."""
-
-    def image(self, index: int) -> Image.Image:
-        """The image, RGB. Raises CorruptImage if it cannot be decoded, DDBenchError if it cannot be read."""
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """Height and width in pixels, from the header alone where there is one. Raises as `image`."""
-
-    def num_bytes(self) -> int:
-        """Bytes that a digest of the whole content would read."""
-
-    def identity(self, content: bool) -> Iterator[bytes]:
-        """What goes into the fingerprint; `content`: with a digest of every file."""
 
 
 class FileSplit:
@@ -137,45 +113,3 @@ class ArraySplit:
     def identity(self, content: bool) -> Iterator[bytes]:
         yield json.dumps([list(self.pixels.shape), self.labels.tolist()]).encode()
         yield hashlib.sha256(self.pixels.data).digest()
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset that was found: its classes in label order and its two splits.
-
-    `class_names` identify the classes (folder names, wnids); `class_titles` are for people, and the names
-    again where nothing better is known.
-    """
-
-    class_names: tuple[str, ...]
-    train: Split
-    val: Split
-    class_titles: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Raises ValueError where the classes, or the labels of a split, are none that a dataset can have."""
-        names = self.class_names
-        if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError("its class names are not different texts, one or more")
-        for name, split in (("train", self.train), ("val", self.val)):
-            labels = split.labels
-            if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or (np.diff(labels) < 0).any():
-                raise ValueError(f"the labels of {name} are not a list of int64, sorted")
-            if labels[0] < 0 or labels[-1] >= len(names):
-                raise ValueError(f"the labels of {name} go from {labels[0]} to {labels[-1]}: {len(names)} classes")
-
-    def fingerprint(self) -> str:
-        """32 hex digits that stand for this very data, wherever the folder lies and whenever it was copied.
-
-        Covers the class order and, of both splits, every image's label, relative path, file size and content
-        (SHA-256). The content is left out where the files come to more than CONTENT_BYTES: there
-        (ImageNet-1K) an image replaced by another of exactly the same size goes unnoticed. Raises
-        DDBenchError for unreadable files.
-        """
-        content = self.train.num_bytes() + self.val.num_bytes() <= CONTENT_BYTES
-        digest = hashlib.sha256(json.dumps([self.class_names, content]).encode())
-        for name, split in (("train", self.train), ("val", self.val)):
-            digest.update(f"\n{name}".encode())
-            for line in split.identity(content):
-                digest.update(b"\n" + line)
-        return digest.hexdigest()[:32]

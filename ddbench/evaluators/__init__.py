@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from ddbench import hookimpl
-from ddbench.evaluator import Evaluator
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
 
 

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import memory, seeds, views
-from ddbench.device import autocast
-from ddbench.errors import DDBenchError
+from ddbench.augment import crops, mixing
+from ddbench.augment import views as views_module
+from ddbench.augment.mixing import Mix
+from ddbench.augment.views import EpochViews, batch_slices
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.selection import split
-from ddbench.training import to_device
-from ddbench.views import EpochViews, Mix, batch_slices
+from ddbench.nn import memory
+from ddbench.nn.device import autocast
+from ddbench.training.batches import to_device
 
 if TYPE_CHECKING:
-    from ddbench.evaluators.protocols import DistilledSetProtocol, KnowledgeDistillation, SoftLabels
-    from ddbench.task import EvaluateTask
+    from ddbench.api.context import EvaluateTask
+    from ddbench.evaluators.base import DistilledSetProtocol
 
 SampleLosses = Callable[[Tensor], Tensor]
 """Float32 logits [B, K] of the student to one loss a sample [B]."""
@@ -53,7 +57,7 @@ def view_batches(
     def seen(positions: slice | Tensor) -> Tensor:
         where = to_device(positions, device) if isinstance(positions, Tensor) else positions
         pixels = to_device(task.images[epoch.order[positions]], device).float() / 255
-        return views.normalise(views.crop_resize(pixels, boxes[where], size, flips[where]), mean, std)
+        return crops.normalise(crops.crop_resize(pixels, boxes[where], size, flips[where]), mean, std)
 
     for number, batch in enumerate(epoch.batches):
         part = mine(batch)
@@ -64,10 +68,10 @@ def view_batches(
             share = mix.share
             if part == batch:
                 partner = to_device(mix.partner, device)
-                images, pasted = views.cutmix(images, partner, mix.box), rows[partner]
+                images, pasted = mixing.cutmix(images, partner, mix.box), rows[partner]
             else:  # a partner may be in another process's part
                 partner = batch.start + mix.partner[part.start - batch.start : part.stop - batch.start]
-                images, pasted = views.paste(images, seen(partner), mix.box), order[to_device(partner, device)]
+                images, pasted = mixing.paste(images, seen(partner), mix.box), order[to_device(partner, device)]
         yield ViewBatch(part, batch.stop - batch.start, images, rows, pasted, share)
 
 
@@ -120,7 +124,7 @@ class LabelSource(ABC):
         """The views of `epoch`: a function of the student's seed and the epoch, the same in every regime."""
         size = self.task.dataset.info.image_size
         settings = self.settings
-        return views.epoch_views(
+        return views_module.epoch_views(
             self.count,
             torch.tensor([size, size]),
             seeds.derive("student", self.task.seed),
@@ -157,9 +161,9 @@ def _pack(epoch: EpochViews) -> dict[str, Tensor]:
 def _unpack(packed: dict[str, Tensor], batches: tuple[slice, ...], size: int) -> EpochViews:
     mixes: tuple[Mix, ...] = ()
     if "partners" in packed:
-        boxes: list[views.Box] = [tuple(box) for box in packed["mix_boxes"].tolist()]
+        boxes: list[mixing.Box] = [tuple(box) for box in packed["mix_boxes"].tolist()]
         mixes = tuple(
-            Mix(packed["partners"][part].long(), box, views.share_of(box, size))
+            Mix(packed["partners"][part].long(), box, mixing.share_of(box, size))
             for part, box in zip(batches, boxes, strict=True)
         )
     return EpochViews(packed["order"].long(), packed["boxes"].long(), packed["flips"].clone(), batches, mixes)
@@ -170,9 +174,9 @@ class OnlineLabels(LabelSource):
 
     regime = "fkd"
 
-    def __init__(self, task: EvaluateTask, settings: KnowledgeDistillation) -> None:
+    def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float) -> None:
         super().__init__(task, settings)
-        self.temperature = settings.temperature
+        self.temperature = temperature
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
         """The teacher's fp16 logits of `batch`, [B, K] on the device."""
@@ -193,8 +197,8 @@ class OnlineLabels(LabelSource):
 class StoredLabels(OnlineLabels):
     """FKD replayed from one file: views and logits of every epoch, made once and kept in the cache."""
 
-    def __init__(self, task: EvaluateTask, settings: KnowledgeDistillation) -> None:
-        super().__init__(task, settings)
+    def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float) -> None:
+        super().__init__(task, settings, temperature)
         self.stored = self.task.cached("labels", {"seed": task.seed}, self._relabel)
         self.batches = super().views(0).batches
 
@@ -233,13 +237,13 @@ class FixedSoftLabels(LabelSource):
 
     regime = "soft"
 
-    def __init__(self, task: EvaluateTask, settings: SoftLabels) -> None:
+    def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float) -> None:
         super().__init__(task, settings)
-        self.temperature = settings.temperature
+        self.temperature = temperature
         device, images = task.device, self.task.images
         mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
         parts = batch_slices(self.count, self.batch_size)
-        logits = [teacher_logits(task, views.normalise(to_device(images[rows], device), mean, std)) for rows in parts]
+        logits = [teacher_logits(task, crops.normalise(to_device(images[rows], device), mean, std)) for rows in parts]
         self.targets = torch.softmax(torch.cat(logits).float() / self.temperature, 1)
 
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench import memory, seeds
-from ddbench.device import autocast
-from ddbench.errors import DDBenchError
-from ddbench.training import to_device
-from ddbench.views import normalise
+from ddbench.augment.crops import normalise
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
+from ddbench.nn import memory
+from ddbench.nn.device import autocast
+from ddbench.training.batches import to_device
 
 if TYPE_CHECKING:
-    from ddbench.task import EvaluateTask
+    from ddbench.api.context import EvaluateTask
 
 
 def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -50,7 +50,7 @@ def split(task: EvaluateTask, share: float | None) -> tuple[EvaluateTask, Tensor
         rest = task.distilled.part((~held).nonzero().squeeze(1))
     except DDBenchError as error:
         raise DDBenchError(f"evaluator.select_share leaves too few images: {error}") from error
-    return replace(task, distilled=rest), held
+    return task.with_distilled(rest), held
 
 
 def score_on(task: EvaluateTask, rows: Tensor, batch_size: int = 256) -> Callable[[nn.Module], tuple[float, float]]:
@@ -61,7 +61,7 @@ def score_on(task: EvaluateTask, rows: Tensor, batch_size: int = 256) -> Callabl
     """
     images, labels = task.images[rows], task.labels[rows]
     mean, std = task.dataset.mean.to(task.device), task.dataset.std.to(task.device)
-    together = memory.Together("held-out images")
+    together = memory.OOMBatcher("held-out images")
 
     @torch.no_grad()
     def score(student: nn.Module) -> tuple[float, float]:

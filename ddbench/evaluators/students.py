@@ -10,28 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import seeds, team
-from ddbench.config import TrainingSettings
-from ddbench.evaluator import Metrics
+from ddbench.api.evaluator import Metrics
+from ddbench.api.settings import TrainingSettings
+from ddbench.augment.crops import normalise
+from ddbench.augment.siamese import augment, draw_augmentation
+from ddbench.augment.views import batch_slices
+from ddbench.core import seeds
 from ddbench.evaluators.labels import LabelSource, SampleLosses, view_batches
 from ddbench.evaluators.selection import score_on
-from ddbench.siamese import augment, draw_augmentation
-from ddbench.training import (
-    Batch,
-    BestEpoch,
-    Schedule,
-    accuracy,
-    cosine,
-    fit,
-    step_at_half,
-    to_device,
-    train_on_real_images,
-)
-from ddbench.views import batch_slices, normalise
+from ddbench.training import strategy
+from ddbench.training.batches import Batch, to_device
+from ddbench.training.loop import BestEpoch, Schedule, cosine, fit, step_at_half
+from ddbench.training.teacher import accuracy, train_on_real_images
 
 if TYPE_CHECKING:
-    from ddbench.evaluators.protocols import DistilledSetProtocol, SiameseAugmentation
-    from ddbench.task import EvaluateTask
+    from ddbench.api.context import EvaluateTask
+    from ddbench.evaluators.base import DistilledSetProtocol
 
 
 def weighted(losses: SampleLosses, weights: Tensor) -> SampleLosses:
@@ -114,7 +108,7 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     )
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        for batch in view_batches(source.task, source.views(epoch), team.current().share):
+        for batch in view_batches(source.task, source.views(epoch), strategy.current_strategy().share):
             loss = weighted(source.losses(epoch, batch), weights[batch.rows])
             yield Batch(batch.images, loss, batch.whole)
 
@@ -130,19 +124,14 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     )
 
 
-def evaluate_with_siamese_augmentation(task: EvaluateTask, settings: SiameseAugmentation) -> Metrics:
+def evaluate_with_siamese_augmentation(
+    task: EvaluateTask, training: TrainingSettings, operations: str | None
+) -> Metrics:
     """Trains the task's student on class labels as DC, DSA and DM do, and measures the last epoch."""
     device, size = task.device, task.dataset.info.image_size
     mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
     weights, labels = sample_weights(task), task.labels.to(device)
     seed = seeds.derive("student", task.seed)
-    training = TrainingSettings(
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-    )
 
     def losses_of(rows: Tensor) -> SampleLosses:
         return lambda logits: functional.cross_entropy(logits, labels[rows], reduction="none")
@@ -150,11 +139,11 @@ def evaluate_with_siamese_augmentation(task: EvaluateTask, settings: SiameseAugm
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         order = torch.randperm(len(labels), generator=seeds.generator("siamese", seed, epoch, "order"))
         draws = seeds.generator("siamese", seed, epoch, "augmentation")
-        for part in batch_slices(len(order), settings.batch_size):
+        for part in batch_slices(len(order), training.batch_size):
             images = normalise(to_device(task.images[order[part]], device), mean, std)
-            if settings.strategy is not None:
-                images = augment(images, draw_augmentation(settings.strategy, size, draws, len(images)))
-            mine = team.current().share(part)
+            if operations is not None:
+                images = augment(images, draw_augmentation(operations, size, draws, len(images)))
+            mine = strategy.current_strategy().share(part)
             rows = to_device(order[mine], device)
             images = images[mine.start - part.start : mine.stop - part.start]
             yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)
@@ -170,7 +159,7 @@ def evaluate_on_real_images(task: EvaluateTask) -> Metrics:
     steps = train_on_real_images(
         student,
         task.dataset,
-        task.teacher_config,
+        task.teacher_training,
         seeds.derive("student", task.seed),
         task.device,
         task.precision,

@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from ddbench.figures import style
-from ddbench.objectives import gaussian_kernel_mean, gaussian_mmd
-from ddbench.transport import transport_cost
+from ddbench.losses.mmd import gaussian_kernel_mean, gaussian_mmd
+from ddbench.ot.exact import transport_cost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

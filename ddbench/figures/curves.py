@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ddbench.errors import DDBenchError
+from ddbench.core.errors import DDBenchError
 from ddbench.figures import style
-from ddbench.figures.measured import key_note
+from ddbench.results.conditions import key_note
 
 if TYPE_CHECKING:
     import pandas as pd

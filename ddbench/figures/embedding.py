@@ -13,21 +13,22 @@ import torch
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from ddbench.errors import DDBenchError
+from ddbench.core.errors import DDBenchError
+from ddbench.core.seeds import generator
 from ddbench.figures import style
-from ddbench.figures.previews import short
 from ddbench.figures.selecting import command_of
 from ddbench.figures.sets import Shown, dataset_of, made_by, sets_of
-from ddbench.models import TappedNetwork, build_network
-from ddbench.seeds import generator
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.results.preview import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from ddbench.data.dataset import Dataset
-    from ddbench.records import Record
-    from ddbench.stages import Workspace
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.results.records import Record
 
 CLASSES = 10
 REAL = 60

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ddbench.figures import style
-from ddbench.figures.previews import GAP, scaled, short, tiled
 from ddbench.figures.sets import Shown, class_titles, made_by, sets_of
+from ddbench.results.preview import GAP, scaled, short, tiled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ddbench.records import Record
-    from ddbench.stages import Workspace
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.results.records import Record
 
 CLASSES = 10
 IMAGES = 12

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ddbench.figures import curves
-from ddbench.figures.measured import means
+from ddbench.results.conditions import means
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from ddbench.records import Record
+    from ddbench.results.records import Record
 
 SETTING = "method.bn_weight"
 PUBLISHED = (

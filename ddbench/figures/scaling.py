@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ddbench import published
 from ddbench.figures import curves
-from ddbench.figures.measured import means
+from ddbench.results import published
+from ddbench.results.conditions import means
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ddbench.records import Record
+    from ddbench.results.records import Record
 
 PAPERS_PROTOCOL = "fkd"
 

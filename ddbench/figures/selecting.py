@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench import records
-from ddbench.cache import canonical
-from ddbench.errors import DDBenchError
-from ddbench.records import Record
+from ddbench.core.errors import DDBenchError
+from ddbench.results import records
+from ddbench.results.records import Record
+from ddbench.storage.cache import canonical
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddbench.cache import canonical
-from ddbench.config import DataConfig
+from ddbench.api.dataset import MissingDataError
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.data.spec import MissingDataError
-from ddbench.errors import DDBenchError
-from ddbench.export import stored_set
-from ddbench.figures.measured import called, in_order, key_note, making, real, recipe
 from ddbench.figures.selecting import command_of
-from ddbench.records import Record
+from ddbench.results.conditions import called, distillation_config, in_order, key_note, real, recipe
+from ddbench.results.export import stored_set
+from ddbench.results.records import Record
+from ddbench.storage.cache import canonical
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddbench.stages import Workspace
+    from ddbench.pipeline.workspace import Workspace
 
     Stored = tuple[Tensor, Tensor, Tensor, list[str]]
 
@@ -67,7 +67,7 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
     gone: list[tuple[Record, str]] = []
     for record in chosen.values():
         try:
-            stored = stored_set(record, workspace)
+            stored = stored_set(record, workspace.cache, workspace.dataset)
         except MissingDataError:
             raise
         except DDBenchError as error:
@@ -102,7 +102,7 @@ def made_by(shown: Sequence[Shown]) -> str:
 
 
 def _facts(record: Record) -> dict[str, object]:
-    return {**making(record), **real(record)}
+    return {**distillation_config(record), **real(record)}
 
 
 def dataset_of(record: Record, workspace: Workspace) -> Dataset:

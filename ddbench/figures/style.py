@@ -86,12 +86,12 @@ def caption(figure: Figure, text: str) -> int:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes `stem`.svg and `stem`.png, each whole or not at all, without dates or versions. Returns their paths."""
-    from ddbench.files import whole
+    from ddbench.core.files import atomic_write
 
     paths = []
     for form, unsaid in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
         path = stem.with_name(f"{stem.name}.{form}")
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             figure.savefig(partial, format=form, dpi=DPI, metadata=unsaid)
         paths.append(path)
     return paths

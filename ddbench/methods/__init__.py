@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller
+from ddbench.api.distiller import Distiller
+from ddbench.api.hookspecs import hookimpl
+from ddbench.config.recipes import builtin_paths
 from ddbench.methods.full import Full
 from ddbench.methods.herding import Herding
 from ddbench.methods.k_center import KCenter
 from ddbench.methods.kmeans import KMeans
 from ddbench.methods.random import Random
 from ddbench.methods.rded import RDED
-from ddbench.recipes import builtin_paths
 
 
 @hookimpl

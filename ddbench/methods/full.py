@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddbench.distiller import Distiller, Unit, UnitResult
+from ddbench.api.distiller import Distiller
+from ddbench.api.units import Unit, UnitResult
 
 if TYPE_CHECKING:
-    from ddbench.task import DistillTask
+    from ddbench.api.context import DistillTask
 
 
 class Full(Distiller, frozen=True, extra="forbid"):

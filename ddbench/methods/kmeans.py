@@ -30,10 +30,10 @@ class KMeans(Selection, frozen=True, extra="forbid"):
         """
         import torch
 
-        from ddbench import transport
+        from ddbench.ot import exact, lloyd
 
-        (centroids,) = transport.barycenter_lloyd([features], count, [generator])
-        distances = transport.squared_distances(centroids.points, features)
+        (centroids,) = lloyd.barycenter_lloyd([features], count, [generator])
+        distances = exact.squared_distances(centroids.points, features)
         chosen = torch.empty(count, dtype=torch.int64)
         for _ in range(count):
             centroid, row = divmod(int(distances.argmin()), len(features))

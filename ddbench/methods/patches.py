@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench import memory, views
-from ddbench.device import autocast
-from ddbench.distiller import Unit, UnitResult
+from ddbench.api.units import Unit, UnitResult
+from ddbench.augment import crops as crops_module
+from ddbench.nn import memory
+from ddbench.nn.device import autocast
 
 if TYPE_CHECKING:
-    from ddbench.methods.rded import RDED
-    from ddbench.task import DistillTask
+    from ddbench.api.context import DistillTask
 
 Loss = Callable[[Tensor], Tensor]
 """Loss [B] of patches [B, 3, s, s] in [0, 1]: the lower, the more realistic."""
@@ -25,7 +25,7 @@ Loss = Callable[[Tensor], Tensor]
 _BATCH = 256
 
 
-def distill(method: RDED, task: DistillTask, unit: Unit) -> UnitResult:
+def distill(task: DistillTask, unit: Unit, count: int, crops: int, factor: int) -> UnitResult:
     """The images of one class, pixels in [0, 1] (paper: Section 4; released code: `synthesize`).
 
     Differs from the released code in that crops are taken from the stored images, not from the files, and that
@@ -33,11 +33,11 @@ def distill(method: RDED, task: DistillTask, unit: Unit) -> UnitResult:
     through 8-bit JPEG: `distill.jpeg_quality=75`.
     """
     label, size = unit.slots[0].label, task.info.image_size
-    candidates = task.sample(label, method.candidates, "rded", "images")
-    boxes = random_crops(task, candidates, method.crops, task.generator("rded", "crops", label))
-    patches, losses = best_crops(task, candidates, boxes, size // method.factor, teacher_loss(task, label))
-    best = losses.argsort(stable=True)[: method.factor**2 * task.ipc]
-    return UnitResult(images=stitch(patches[best], size, method.factor))
+    candidates = task.sample(label, count, "rded", "images")
+    boxes = random_crops(task, candidates, crops, task.generator("rded", "crops", label))
+    patches, losses = best_crops(task, candidates, boxes, size // factor, teacher_loss(task, label))
+    best = losses.argsort(stable=True)[: factor**2 * task.ipc]
+    return UnitResult(images=stitch(patches[best], size, factor))
 
 
 def random_crops(task: DistillTask, candidates: Tensor, crops: int, generator: torch.Generator) -> Tensor:
@@ -46,7 +46,7 @@ def random_crops(task: DistillTask, candidates: Tensor, crops: int, generator: t
     As in the released code: torchvision's `RandomResizedCrop` with ratio (1, 1).
     """
     sizes = task.dataset.train.sizes[candidates].repeat_interleave(crops, 0)
-    return views.random_boxes(sizes, ratio=(1.0, 1.0), generator=generator).view(-1, crops, 4)
+    return crops_module.random_boxes(sizes, ratio=(1.0, 1.0), generator=generator).view(-1, crops, 4)
 
 
 def best_crops(task: DistillTask, candidates: Tensor, boxes: Tensor, side: int, loss: Loss) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def best_crops(task: DistillTask, candidates: Tensor, boxes: Tensor, side: int, 
     for part in torch.split(torch.arange(len(candidates)), max(1, _BATCH // crops)):
         pixels, _ = task.dataset.train.read(candidates[part])
         images = (pixels.to(task.device).float() / 255).repeat_interleave(crops, 0)
-        cut = views.crop_resize(images, boxes[part].flatten(0, 1), side)
+        cut = crops_module.crop_resize(images, boxes[part].flatten(0, 1), side)
         found, best = loss(cut).double().cpu().view(-1, crops).min(1)
         rows = torch.arange(len(part)) * crops + best
         patches.append(cut[rows.to(task.device)].clamp(0, 1).cpu())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddbench.distiller import Distiller, Unit, UnitResult, too_few_images
+from ddbench.api.distiller import Distiller, too_few_images
+from ddbench.api.units import Unit, UnitResult
 
 if TYPE_CHECKING:
-    from ddbench.data.spec import DatasetInfo
-    from ddbench.task import DistillTask
+    from ddbench.api.context import DistillTask
+    from ddbench.api.dataset import DatasetInfo
 
 
 class Random(Distiller, frozen=True, extra="forbid"):

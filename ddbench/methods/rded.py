@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ddbench.distiller import Distiller, Unit, UnitResult, units_of_whole_classes
+from ddbench.api.distiller import Distiller
+from ddbench.api.units import Unit, UnitResult, units_of_whole_classes
 
 if TYPE_CHECKING:
-    from ddbench.data.spec import DatasetInfo
-    from ddbench.task import DistillTask
+    from ddbench.api.context import DistillTask
+    from ddbench.api.dataset import DatasetInfo
 
 
 class RDED(Distiller, frozen=True, extra="forbid"):
@@ -55,7 +56,7 @@ class RDED(Distiller, frozen=True, extra="forbid"):
         """One class a unit: the crops of a class are ranked together."""
         return units_of_whole_classes(num_classes, ipc, ipc)
 
-    def work(self, num_classes: int, ipc: int) -> int:
+    def image_passes(self, num_classes: int, ipc: int) -> int:
         """Every crop goes forward through the teacher once, and none backward: a third of the cost."""
         return num_classes * self.candidates * self.crops // 3
 
@@ -63,4 +64,4 @@ class RDED(Distiller, frozen=True, extra="forbid"):
         """The stitched images of the unit's class."""
         from ddbench.methods.patches import distill
 
-        return distill(self, task, unit)
+        return distill(task, unit, self.candidates, self.crops, self.factor)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddbench.distiller import Distiller, Unit, UnitResult, too_few_images, units_of_whole_classes
+from ddbench.api.distiller import Distiller, too_few_images
+from ddbench.api.units import Unit, UnitResult, units_of_whole_classes
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from ddbench.data.spec import DatasetInfo
-    from ddbench.task import DistillTask
+    from ddbench.api.context import DistillTask
+    from ddbench.api.dataset import DatasetInfo
 
 
 class Selection(Distiller, frozen=True, extra="forbid"):

@@ -13,12 +13,15 @@ from urllib.parse import quote
 
 import yaml
 
-from ddbench import __version__, records, showing
-from ddbench.records import Record
+from ddbench import __version__
 from ddbench.report import pictures, sections
+from ddbench.results import records
+from ddbench.results import text as results_text
+from ddbench.results.records import Record
 
 if TYPE_CHECKING:
-    from ddbench.plugins import PluginRegistry
+    from ddbench.figures import FIGURES
+from ddbench.registry.registry import PluginRegistry
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     seen = pictures.previews(found.values(), results_dir, album, warn)
     scripts = [_bundle(".js"), _read("page.js")]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(anchor=anchor, whole=_whole, configuration=_configuration, rows=showing.record_rows)
+    environment.globals.update(anchor=anchor, whole=_whole, configuration=_configuration, rows=results_text.record_rows)
     return environment.from_string(_read("page.html.jinja")).render(
         version=__version__,
         records=list(found.values()),
@@ -94,10 +97,7 @@ def anchor(name: str) -> str:
 
 
 def _about(figure: str) -> str:
-    from ddbench.figures.command import figure_command
-
-    command = figure_command.commands.get(figure)
-    return command.get_short_help_str(200) if command else ""
+    return FIGURES.get(figure, "")
 
 
 def _configuration(record: Record) -> str:

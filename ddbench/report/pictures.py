@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddbench.records import Record, run_name
+from ddbench.results.records import Record, run_name
 
 BUDGET = 12_000_000
 """Bytes of all pictures together; base64 makes 16 MB of them."""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ddbench.errors import PluginError
-from ddbench.resolve import Request
-from ddbench.tables import TableSpec
-from ddbench.tables.filling import frame_of
+from ddbench.api.table import TableSpec
+from ddbench.core.errors import PluginError
+from ddbench.pipeline.request import Request
+from ddbench.tables.filling import build_frame
 from ddbench.tables.layout import DIFFERENCE, PUBLISHED, blocks
 from ddbench.tables.lines import SETTING
 
 if TYPE_CHECKING:
-    from ddbench.plugins import PluginRegistry
+    from ddbench.registry.registry import PluginRegistry
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
@@ -64,7 +64,7 @@ def sections(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], 
     nothing_asked = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
         try:
-            frame = _measured(frame_of(spec, nothing_asked, registry, None, results_dir))
+            frame = _measured(build_frame(spec, nothing_asked, registry, None, results_dir))
         except PluginError as error:
             warn(f"left out: {error}")
             continue

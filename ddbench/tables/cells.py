@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench import published, records
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
-from ddbench.listing import value_text
-from ddbench.resolve import Request, of_one
-from ddbench.tables import Asked, Cell, TableSpec
+from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.core.text import value_text
+from ddbench.pipeline.request import Request, expand_cell
+from ddbench.results import published, records
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ddbench.plugins import PluginRegistry
-    from ddbench.recipes import Recipe
+    from ddbench.config.recipes import Recipe
+    from ddbench.registry.registry import PluginRegistry
 
 
 def cells_of(
@@ -37,11 +37,11 @@ def cells_of(
     methods = request.methods or tuple(method.name for method in registry.distillers())
     found = records.load(results_dir / "records", lambda line: None)
     ipcs = request.ipcs or (*spec.ipcs, *(_distinct(found, "ipc") if of_records else ()))
-    asked = Asked(
+    asked = TableQuery(
         tuple(dict.fromkeys(request.datasets or _known_datasets(spec, found))), methods, tuple(dict.fromkeys(ipcs))
     )
     placed: dict[tuple[object, ...], Cell] = {}
-    with registry.blaming("table", spec.name):
+    with registry.attribute_errors("table", spec.name):
         cells = list(spec.cells(asked))
     for cell in _possible(cells, methods, registry):
         place = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.across))
@@ -105,4 +105,4 @@ def of_cell(cell: Cell, request: Request, registry: PluginRegistry, known: list[
         evaluator=cell.evaluator or request.evaluator,
         assignments=(*request.assignments, *settings),
     )
-    return of_one(asked, registry, known, cell.dataset, cell.method, cell.ipc)
+    return expand_cell(asked, registry, known, cell.dataset, cell.method, cell.ipc)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddbench import hookimpl
-from ddbench.tables import TOP1, Asked, Cell, Metric, TableSpec
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
 from ddbench.tables.efficiency import one_process_each
 from ddbench.tables.hyperparameters import by_dataset, of_recipes
 
@@ -17,7 +17,7 @@ STUDENTS = ("resnet18", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_sm
 REGIMES = ("fkd", "soft", "hard")
 
 
-def comparison(asked: Asked) -> Iterable[Cell]:
+def comparison(asked: TableQuery) -> Iterable[Cell]:
     """Every method on every dataset at every IPC, under its default protocol."""
     for dataset in asked.datasets:
         for method in asked.methods:
@@ -25,7 +25,7 @@ def comparison(asked: Asked) -> Iterable[Cell]:
                 yield Cell(method, method, dataset, ipc)
 
 
-def cross_arch(asked: Asked) -> Iterable[Cell]:
+def cross_arch(asked: TableQuery) -> Iterable[Cell]:
     """Every method by students of Table 2; a fifth of the distilled images chooses the epoch (section 5.4)."""
     for dataset in asked.datasets:
         for method in asked.methods:
@@ -35,7 +35,7 @@ def cross_arch(asked: Asked) -> Iterable[Cell]:
                     yield Cell(method, method, dataset, ipc, student, "fkd", settings)
 
 
-def regimes(asked: Asked) -> Iterable[Cell]:
+def regimes(asked: TableQuery) -> Iterable[Cell]:
     """Every method under each label regime."""
     for dataset in asked.datasets:
         for method in asked.methods:
@@ -45,11 +45,11 @@ def regimes(asked: Asked) -> Iterable[Cell]:
 
 
 def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The frame with `ior` of every method and regime, and `hlr` beside the hard labels (see `ddbench.scores`).
+    """The frame with `ior` of every method and regime, and `hlr` beside the hard labels (see `ddbench.results.scores`).
 
     Both are of a cell, not of a student: the same on all its lines.
     """
-    from ddbench.scores import scores
+    from ddbench.results.scores import scores
     from ddbench.tables.lines import SETTING
 
     frame = frame.assign(ior=float("nan"), hlr=float("nan"))

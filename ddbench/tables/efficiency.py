@@ -18,15 +18,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from ddbench import stopping
-from ddbench.errors import DDBenchError
-from ddbench.tables import Cell, Desk, TableSpec
+from ddbench.api.table import Cell, TableSpec
+from ddbench.core import interruption
+from ddbench.core.errors import DDBenchError
+from ddbench.tables.context import TableContext
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ddbench.resolve import Request
-    from ddbench.stages import Pipeline
+    from ddbench.pipeline.pipeline import Pipeline
+    from ddbench.pipeline.request import Request
 
 WARM = 5
 """Iterations before the measured ones."""
@@ -40,7 +41,7 @@ COLUMNS = (
 )
 
 
-def one_process_each(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
+def one_process_each(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
     """A line a method: seconds an iteration over 100 consecutive ones, peak memory, seconds of 2,000 iterations.
 
     All of one unit: of the whole set where its method makes that in one. The teacher and its statistics are made
@@ -68,11 +69,11 @@ def one_process_each(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataF
     return pd.DataFrame(lines, columns=list(dict.fromkeys([*LINE, *COLUMNS]))).astype({"ipc": "Int64"})
 
 
-def _line(spec: TableSpec, cell: Cell, desk: Desk) -> dict[str, Any]:
-    from ddbench import device
-    from ddbench.resolve import load_recipes
+def _line(spec: TableSpec, cell: Cell, desk: TableContext) -> dict[str, Any]:
+    from ddbench.nn import device
+    from ddbench.pipeline.request import load_recipes
     from ddbench.tables.cells import of_cell
-    from ddbench.tables.filling import name_of, one_line, places
+    from ddbench.tables.filling import cell_name, one_line, resolve_cells
     from ddbench.tables.lines import line_of
 
     assert desk.workspace is not None
@@ -83,7 +84,7 @@ def _line(spec: TableSpec, cell: Cell, desk: Desk) -> dict[str, Any]:
     except DDBenchError as error:
         return line_of(spec, cell, desk.request, state="failed", reason=one_line(error))
     cell = replace(cell, settings={"method.network": teacher} if "network" in distiller.model_fields else {})
-    (place,) = places([cell], desk.request, desk.workspace)
+    (place,) = resolve_cells([cell], desk.request, desk.workspace)
     if place.reason:
         return line_of(spec, cell, desk.request, state="failed", reason=place.reason)
     pipeline = place.pipelines[0]
@@ -93,7 +94,7 @@ def _line(spec: TableSpec, cell: Cell, desk: Desk) -> dict[str, Any]:
     try:
         numbers = _measured(pipeline, cell, line, on, desk)
     except Exception as error:  # whatever a method raises, the other methods go on
-        desk.warn(f"{spec.name}: {name_of(cell)}: failed: {one_line(error)}")
+        desk.warn(f"{spec.name}: {cell_name(cell)}: failed: {one_line(error)}")
         return {**line, "state": "failed", "reason": one_line(error)}
     return line if numbers is None else {**_done(line, numbers), **numbers}
 
@@ -103,16 +104,16 @@ def _done(line: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measured(
-    pipeline: Pipeline, cell: Cell, line: dict[str, Any], on: dict[str, Any], desk: Desk
+    pipeline: Pipeline, cell: Cell, line: dict[str, Any], on: dict[str, Any], desk: TableContext
 ) -> dict[str, Any] | None:
     """The numbers of one method, measured where there are none of this device yet; None where nothing may be run.
 
     Empty where the method has no iterations.
     """
-    from ddbench import records
-    from ddbench.cache import key_of
-    from ddbench.files import whole
-    from ddbench.tables.filling import name_of
+    from ddbench.core.files import atomic_write
+    from ddbench.results import provenance, records
+    from ddbench.storage.cache import key_of
+    from ddbench.tables.filling import cell_name
 
     key = key_of({"unit": pipeline.unit_keys[0], "device": on, "iterations": [WARM, MEASURED, TOTAL]})
     path = desk.results_dir / "efficiency" / f"{records.run_name(cell.method, cell.dataset, cell.ipc, key)}.json"
@@ -124,16 +125,16 @@ def _measured(
     if pipeline.method.needs_teacher:
         for label in range(pipeline.dataset.info.num_classes):
             pipeline.statistics(label)
-    desk.warn(f"{line['table']}: {name_of(cell)}: measured in a process of its own")
+    desk.warn(f"{line['table']}: {cell_name(cell)}: measured in a process of its own")
     numbers = _in_a_process(cell, desk)
-    with whole(path) as partial:
-        about = {"key": key, "method_version": pipeline.method.version, **records.provenance()}
-        text = records.sealed({**about, "line": _done(line, numbers), "numbers": numbers})
+    with atomic_write(path) as partial:
+        about = {"key": key, "method_version": pipeline.method.version, **provenance.provenance()}
+        text = records.dump_with_digest({**about, "line": _done(line, numbers), "numbers": numbers})
         partial.write_text(text, encoding="utf-8")
     return numbers
 
 
-def _stored(desk: Desk) -> list[dict[str, Any]]:
+def _stored(desk: TableContext) -> list[dict[str, Any]]:
     """The lines of all that was measured, by the installed versions of the methods."""
     found = [_read(path, desk) for path in sorted((desk.results_dir / "efficiency").glob("*.json"))]
     versions = {method.name: method.version for method in desk.registry.distillers()}
@@ -149,14 +150,14 @@ def _is_asked_for(line: dict[str, Any], request: Request) -> bool:
     return all(line[name] in values for name, values in asked.items() if values)
 
 
-def _read(path: Path, desk: Desk) -> dict[str, Any] | None:
+def _read(path: Path, desk: TableContext) -> dict[str, Any] | None:
     """What was written for one method, or None."""
-    from ddbench import records
+    from ddbench.results import records
 
     if not path.is_file():
         return None
     try:
-        found = records.opened(path.read_text(encoding="utf-8"))
+        found = records.load_verified(path.read_text(encoding="utf-8"))
         if found.keys() >= {"key", "method_version", "line", "numbers"}:
             return found
     except (OSError, ValueError, TypeError):
@@ -165,14 +166,14 @@ def _read(path: Path, desk: Desk) -> dict[str, Any] | None:
     return None
 
 
-def _in_a_process(cell: Cell, desk: Desk) -> dict[str, Any]:
+def _in_a_process(cell: Cell, desk: TableContext) -> dict[str, Any]:
     assert desk.workspace is not None
     places = {"cache": str(desk.workspace.cache.root), "data": str(desk.workspace.data_dir or "")}
     asked = json.dumps({"request": asdict(desk.request), "cell": asdict(cell), **places})
     command = [sys.executable, "-m", "ddbench.tables.efficiency"]
     # Its progress goes where ours does.
     done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True)
-    stopping.stop()  # Ctrl-C reaches both
+    interruption.raise_if_requested()  # Ctrl-C reaches both
     answer = (done.stdout.strip().splitlines() or [""])[-1]
     if done.returncode or not answer:
         raise DDBenchError(f"its process ended with status {done.returncode}")
@@ -182,7 +183,7 @@ def _in_a_process(cell: Cell, desk: Desk) -> dict[str, Any]:
     return found
 
 
-class _EnoughIterations(stopping.Ending):
+class _EnoughIterations(interruption.RunInterrupt):
     """Ends a method's loop where it stands."""
 
 
@@ -193,8 +194,8 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
     """
     import torch
 
-    from ddbench import device
-    from ddbench.cache import Checkpoint
+    from ddbench.nn import device
+    from ddbench.storage.cache import Checkpoint
 
     def tick() -> None:
         if pipeline.device.type == "cuda":
@@ -234,11 +235,11 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
 
 def main() -> None:
     """The process: one request in, one line of numbers out."""
-    from ddbench.cache import Cache
-    from ddbench.plugins import PluginRegistry
-    from ddbench.resolve import Request
-    from ddbench.stages import Workspace
-    from ddbench.tables.filling import one_line, places
+    from ddbench.pipeline.request import Request
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.registry.registry import PluginRegistry
+    from ddbench.storage.cache import Cache
+    from ddbench.tables.filling import one_line, resolve_cells
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started it says that it was stopped
     asked = json.load(sys.stdin)
@@ -247,7 +248,7 @@ def main() -> None:
     }
     registry = PluginRegistry()
     workspace = Workspace(registry, Cache(Path(asked["cache"])), Path(asked["data"]) if asked["data"] else None)
-    (place,) = places([Cell(**asked["cell"])], Request(**fields), workspace)
+    (place,) = resolve_cells([Cell(**asked["cell"])], Request(**fields), workspace)
     try:
         found = {"reason": place.reason} if place.reason else measure(place.pipelines[0])
     except Exception as error:  # whatever a method raises, the process that asked must be told

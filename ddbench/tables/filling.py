@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ddbench import published, records
-from ddbench.errors import DDBenchError, NotCached
-from ddbench.records import Record
-from ddbench.resolve import Request, load_recipes
-from ddbench.tables import Cell, Desk, TableSpec
+from ddbench.api.table import Cell, TableSpec
+from ddbench.core.errors import DDBenchError, NotCached
+from ddbench.pipeline.request import Request, load_recipes
+from ddbench.results import published, records
+from ddbench.results.records import Record
 from ddbench.tables.cells import cells_of, check, of_cell, published_datasets
+from ddbench.tables.context import TableContext
 from ddbench.tables.lines import COLUMNS, line_of
 from ddbench.tables.stored import from_records
 
 if TYPE_CHECKING:
-    from ddbench.data.spec import DatasetSpec
-    from ddbench.plugins import PluginRegistry
-    from ddbench.stages import Pipeline, Workspace
+    from ddbench.api.dataset import DatasetSpec
+    from ddbench.pipeline.pipeline import Pipeline
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.registry.registry import PluginRegistry
 
 
-def frame_of(
+def build_frame(
     spec: TableSpec,
     request: Request,
     registry: PluginRegistry,
@@ -40,9 +42,9 @@ def frame_of(
     """
     cells = cells_of(spec, request, registry, results_dir, of_records=workspace is None and spec.fill is None)
     check(cells, request, registry, load_recipes(request.recipes, registry))
-    desk = Desk(request, registry, workspace, results_dir, only_cached, warn)
+    desk = TableContext(request, registry, workspace, results_dir, only_cached, warn)
     if spec.fill is not None:
-        with registry.blaming("table", spec.name):
+        with registry.attribute_errors("table", spec.name):
             frame = spec.fill(spec, cells, desk)
     else:
         lines = run(spec, cells, desk) if workspace else from_records(spec, cells, desk)
@@ -51,9 +53,9 @@ def frame_of(
         frame = pd.concat([frame, _published_alone(spec, frame)], ignore_index=True)
     if spec.finish is not None:
         every = records.load(results_dir / "records", lambda line: None)  # said above
-        with registry.blaming("table", spec.name):
+        with registry.attribute_errors("table", spec.name):
             frame = spec.finish(frame, every)
-    return beside(spec, frame)
+    return with_published(spec, frame)
 
 
 def with_found_datasets(
@@ -81,7 +83,7 @@ def _lies_in(spec: DatasetSpec, data_dir: Path | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolvedCell:
     """A cell, the pipelines that fill it, or the reason why it cannot be filled."""
 
     cell: Cell
@@ -89,10 +91,10 @@ class Place:
     reason: str = ""
 
 
-def places(cells: list[Cell], request: Request, workspace: Workspace) -> list[Place]:
+def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> list[ResolvedCell]:
     """Every cell with its pipelines, checked against its dataset and networks; those of one dataset together."""
-    from ddbench import running
-    from ddbench.stages import Pipeline
+    from ddbench.pipeline import run as running
+    from ddbench.pipeline.pipeline import Pipeline
 
     registry = workspace.registry
     known = load_recipes(request.recipes, registry)
@@ -102,9 +104,9 @@ def places(cells: list[Cell], request: Request, workspace: Workspace) -> list[Pl
         try:
             pipelines = [Pipeline(workspace, each) for each in of_cell(cell, request, registry, known)]
             running.check_networks(pipelines)
-            found.append(Place(cell, pipelines))
+            found.append(ResolvedCell(cell, pipelines))
         except DDBenchError as error:
-            found.append(Place(cell, [], one_line(error)))
+            found.append(ResolvedCell(cell, [], one_line(error)))
     return found
 
 
@@ -114,22 +116,22 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
+def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str, Any]]:
     """Runs what has no record yet, cell by cell, and writes each record before it goes on.
 
     A cell that fails is a line with its reason; Ctrl-C keeps what is done. Raises DDBenchError where every cell is
     refused for one and the same reason.
     """
-    from ddbench import progress, running
+    from ddbench.pipeline import run as running
 
     assert desk.workspace is not None
     stored = by_key(desk.results_dir, desk.warn)
-    todo = places(cells, desk.request, desk.workspace)
+    todo = resolve_cells(cells, desk.request, desk.workspace)
     if len(reasons := {place.reason for place in todo}) == 1 and (reason := reasons.pop()):
         raise DDBenchError(reason)
     missing = [pipeline for place in todo for pipeline in place.pipelines if pipeline.evaluation_key not in stored]
     if not desk.only_cached:
-        running.announce(missing, desk.warn)
+        running.announce_duration(missing, desk.warn)
     lines, number = [], 0
     with desk.workspace.executor.computing([] if desk.only_cached else missing) as bring:
         for place in todo:
@@ -139,10 +141,10 @@ def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
                 record, state, reason = stored.get(pipeline.evaluation_key), "", ""
                 if record is None:
                     number += 1
-                    which = f"{spec.name} {number}/{len(missing)}: {name_of(place.cell)}"
+                    which = f"{spec.name} {number}/{len(missing)}: {cell_name(place.cell)}"
                     try:
                         if not desk.only_cached or _is_cached(pipeline):
-                            record, _ = running.finish(pipeline, desk.results_dir, bring)
+                            record, _ = running.finish_cell(pipeline, desk.results_dir, bring)
                             desk.warn(f"{which}: record {desk.results_dir / 'records' / record.name}.json")
                     except NotCached as error:  # it is there, but not sound
                         reason = one_line(error)
@@ -152,7 +154,6 @@ def run(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[dict[str, Any]]:
                         desk.warn(f"{which}: failed: {reason}")
                 experiment, classes = pipeline.experiment, pipeline.dataset.info.num_classes
                 lines.append(line_of(spec, place.cell, desk.request, experiment, state, reason, record, classes))
-    progress.close()
     return lines
 
 
@@ -160,7 +161,7 @@ def _is_cached(pipeline: Pipeline) -> bool:
     return all(state == "cached" for _, state in pipeline.plan())
 
 
-def name_of(cell: Cell) -> str:
+def cell_name(cell: Cell) -> str:
     """`wmdd, digits, IPC 10, hard`: the cell for a person."""
     size = "" if cell.ipc is None else f"IPC {cell.ipc}"
     words = (cell.row, cell.dataset, size, cell.student, cell.evaluator)
@@ -173,7 +174,7 @@ def by_key(results_dir: Path, warn: Callable[[str], None] = lambda line: None) -
     return {key: record for record in found for key in record.keys.get("evaluate", [])}
 
 
-def beside(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
+def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with what the paper gives for a metric: `published_METRIC`, and that with `_error` and `_note`."""
     theirs = published_rows(spec)
     frame = frame.copy()

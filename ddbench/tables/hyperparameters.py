@@ -6,27 +6,28 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ddbench.errors import DDBenchError
-from ddbench.tables import Asked, Cell, Desk, TableSpec
+from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.core.errors import DDBenchError
+from ddbench.tables.context import TableContext
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def by_dataset(asked: Asked) -> Iterable[Cell]:
+def by_dataset(asked: TableQuery) -> Iterable[Cell]:
     """Every method on every dataset."""
     for dataset in asked.datasets:
         for method in asked.methods:
             yield Cell(method, method, dataset, None)
 
 
-def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
+def of_recipes(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
     """A line a dataset and setting of teacher, method and protocol: its value under the recipes that are asked for."""
     import pandas as pd
 
-    from ddbench import published
-    from ddbench.listing import value_text
-    from ddbench.resolve import load_recipes
+    from ddbench.core.text import value_text
+    from ddbench.pipeline.request import load_recipes
+    from ddbench.results import published
     from ddbench.tables.cells import of_cell
     from ddbench.tables.lines import COLUMNS, line_of
 
@@ -40,8 +41,8 @@ def of_recipes(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
             continue
         sections = {
             "teacher": experiment.teacher,
-            cell.method: experiment.method_settings,
-            experiment.evaluator: experiment.evaluator_settings,
+            cell.method: experiment.method,
+            experiment.evaluator_name: experiment.evaluator,
         }
         for name, section in sections.items():
             for setting, value in section.model_dump(mode="json").items():

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from ddbench.showing import frame_text
-from ddbench.tables import Metric, TableSpec
+from ddbench.api.table import Metric, TableSpec
+from ddbench.results.text import frame_text
 from ddbench.tables.filling import published_rows
 from ddbench.tables.lines import SETTING
 

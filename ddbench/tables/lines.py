@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddbench import published
-from ddbench.cache import key_of
-from ddbench.config import TeacherConfig
-from ddbench.experiment import Experiment
-from ddbench.keys import teacher_name
-from ddbench.listing import value_text
-from ddbench.records import Record, measured_on
-from ddbench.resolve import Request
-from ddbench.tables import Cell, TableSpec
+from ddbench.api.table import Cell, TableSpec
+from ddbench.config.experiment import Experiment
+from ddbench.config.schema import TeacherConfig
+from ddbench.core.text import value_text
+from ddbench.pipeline.keys import teacher_label
+from ddbench.pipeline.request import Request
+from ddbench.results import published
+from ddbench.results.records import Record, measured_on
+from ddbench.storage.cache import key_of
 
 COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
@@ -69,11 +69,11 @@ def _of_experiment(experiment: Experiment, cell: Cell, request: Request, classes
     runtime = experiment.runtime
     return {
         "student": experiment.student,
-        "evaluator": experiment.evaluator,
-        "protocol": f"{experiment.evaluator} v{experiment.evaluator_settings.version}",
+        "evaluator": experiment.evaluator_name,
+        "protocol": f"{experiment.evaluator_name} v{experiment.evaluator.version}",
         "image_size": experiment.data.image_size,
         "recipe": " --set ".join(["+".join(experiment.recipes), *_changes(experiment, request)]),
-        "teacher": teacher_name(experiment.teacher),
+        "teacher": teacher_label(experiment.teacher),
         "device": f"{runtime.device.partition(':')[0]} {runtime.precision}",
         "measured_on": measured_on(experiment.data.holdout),
         "repeat": experiment.repeat,

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from ddbench import estimate
-from ddbench.resolve import Request, load_recipes
-from ddbench.tables import Cell, TableSpec
+from ddbench.api.table import Cell, TableSpec
+from ddbench.pipeline import estimate
+from ddbench.pipeline.request import Request, load_recipes
 from ddbench.tables.cells import cells_of, check
-from ddbench.tables.filling import Place, by_key, places
+from ddbench.tables.filling import ResolvedCell, by_key, resolve_cells
 
 if TYPE_CHECKING:
-    from ddbench.plugins import PluginRegistry
-    from ddbench.stages import Workspace
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.registry.registry import PluginRegistry
 
 HEADINGS = ("cell", "dataset", "IPC", "student", "protocol", "state", "takes about")
 
@@ -26,7 +26,7 @@ def plan(
     """A line a cell: measured, to do with the time that it takes, or why it cannot be. Computes nothing.
 
     What cells share counts where it comes first, so that the times add up. Without a workspace, and of tables
-    that measure in their own way, the cells alone. Raises DDBenchError as `filling.frame_of`.
+    that measure in their own way, the cells alone. Raises DDBenchError as `filling.build_frame`.
     """
     cells = cells_of(spec, request, registry, results_dir)
     check(cells, request, registry, load_recipes(request.recipes, registry))
@@ -36,7 +36,7 @@ def plan(
     stored = by_key(results_dir)
     probe = estimate.Estimate()
     rows = []
-    for place in places(cells, request, workspace):
+    for place in resolve_cells(cells, request, workspace):
         todo = [each for each in place.pipelines if each.evaluation_key not in stored]
         seconds = sum(probe.add(pipeline) for pipeline in todo)
         rows.append((*_names(place.cell, place), _state(place, len(todo)), _time(seconds)))
@@ -44,14 +44,14 @@ def plan(
     return f"{text}\n\nin all about {estimate.readable(probe.total)} on this device"
 
 
-def _names(cell: Cell, place: Place | None = None) -> tuple[str, ...]:
+def _names(cell: Cell, place: ResolvedCell | None = None) -> tuple[str, ...]:
     experiment = place.pipelines[0].experiment if place and place.pipelines else None
     ipc = "all" if cell.ipc is None else str(cell.ipc)
     student = experiment.student if experiment else cell.student or ""
-    return cell.row, cell.dataset, ipc, student, experiment.evaluator if experiment else cell.evaluator or ""
+    return cell.row, cell.dataset, ipc, student, experiment.evaluator_name if experiment else cell.evaluator or ""
 
 
-def _state(place: Place, todo: int) -> str:
+def _state(place: ResolvedCell, todo: int) -> str:
     count = len(place.pipelines)
     if place.reason:
         return f"cannot be: {place.reason}"

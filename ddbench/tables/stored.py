@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ddbench import published, records
-from ddbench.config import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
-from ddbench.records import Record
-from ddbench.resolve import Request, load_recipes, recipe_names
-from ddbench.tables import Cell, Desk, TableSpec
+from ddbench.api.table import Cell, TableSpec
+from ddbench.config.experiment import Experiment
+from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request, load_recipes, recipe_names
+from ddbench.results import provenance, published, records
+from ddbench.results.records import Record
 from ddbench.tables.cells import of_cell, published_datasets
+from ddbench.tables.context import TableContext
 from ddbench.tables.lines import SHARED, checkpoint_name, line_of
 
 if TYPE_CHECKING:
-    from ddbench.recipes import Recipe
+    from ddbench.config.recipes import Recipe
 
 Line = dict[str, Any]
 
@@ -38,7 +39,7 @@ class Setting:
     numerics: str
 
 
-def from_records(spec: TableSpec, cells: list[Cell], desk: Desk) -> list[Line]:
+def from_records(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[Line]:
     """Every record that is a cell's own, in each setting (data, teacher, recipes, device) that records have.
 
     A record is a cell's own where method, protocol, their installed versions, student and all settings are what the
@@ -82,7 +83,7 @@ def _without_empty_columns(block: list[Line], request: Request, theirs: Any) -> 
 
 def _settings(found: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Record]]]:
     """Records by everything that a cell does not say, and a text for each that tells those of one Setting apart."""
-    installed = set(records.provenance()["versions"]["numerics"].split())
+    installed = set(provenance.provenance()["versions"]["numerics"].split())
     groups: dict[Setting, list[Record]] = {}
     for record in found:
         configuration = record.configuration
@@ -122,7 +123,7 @@ def _given_teacher(record: Record) -> str | None:
     return record.teacher.get("key") if record.configuration["teacher"].get("checkpoint") else None
 
 
-def _under(cell: Cell, setting: Setting, record: Record, desk: Desk, known: list[Recipe]) -> Experiment | None:
+def _under(cell: Cell, setting: Setting, record: Record, desk: TableContext, known: list[Recipe]) -> Experiment | None:
     """The cell's experiment in a setting, or None where there is none such, or it is not what is asked for."""
     request = desk.request
     try:
@@ -163,8 +164,8 @@ def _asked_for(setting: Setting, request: Request, experiment: Experiment) -> bo
 
 
 def _is_own(record: Record, experiment: Experiment) -> bool:
-    method, protocol = experiment.method_settings, experiment.evaluator_settings
-    mine = (experiment.method, method.version, experiment.evaluator, protocol.version)
+    method, protocol = experiment.method, experiment.evaluator
+    mine = (experiment.method_name, method.version, experiment.evaluator_name, protocol.version)
     theirs = (record.method, record.method_version, record.evaluator, record.evaluator_version)
     if (*mine, experiment.student, experiment.ipc) != (*theirs, record.student, record.ipc):
         return False

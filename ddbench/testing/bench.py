@@ -14,21 +14,23 @@ from unittest import mock
 
 from torch import Tensor
 
-from ddbench import hookimpl, training
-from ddbench.cache import Built, Cache, Checkpoint, canonical, digest_of
-from ddbench.distiller import Distiller
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Evaluator
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
+from ddbench.core.interruption import RunInterrupt
 from ddbench.evaluators.protocols import HardLabels
-from ddbench.events import Event
-from ddbench.experiment import Experiment
-from ddbench.guard import differing
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
-from ddbench.stopping import Ending
+from ddbench.nn.global_state import changed_names
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Built, Cache, Checkpoint, canonical, digest_of
 from ddbench.testing import data, watching
 from ddbench.testing.elsewhere import NotImportable, make_elsewhere
+from ddbench.training import loop
 
 Moment = Literal["save", "report"]
 
@@ -39,7 +41,7 @@ STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=N
 STOPS = 3
 
 
-class Interruption(Ending):
+class Interruption(RunInterrupt):
     """Raised where a kill would strike."""
 
 
@@ -122,7 +124,7 @@ class Bench:
     @property
     def subject(self) -> Distiller | Evaluator:
         """The method or protocol that is tested."""
-        return self.experiment.method_settings if self.stage == "distill" else self.experiment.evaluator_settings
+        return self.experiment.method if self.stage == "distill" else self.experiment.evaluator
 
     @property
     def name(self) -> str:
@@ -187,7 +189,7 @@ class Bench:
             _ = pipeline.distilled
         made = self.made(pipeline)
         taught_after = watching.teacher_state(teacher) if teacher is not None else {}
-        return Run(made, pipeline.builder.changed, differing(taught, taught_after), root)
+        return Run(made, pipeline.builder.changed, changed_names(taught, taught_after), root)
 
     @cached_property
     def other(self) -> Run:
@@ -223,7 +225,7 @@ class Bench:
         while True:
             pipeline = self.pipeline(root, cache=WatchedCache(root, self.stage, journal), emit=emit)
             try:
-                with mock.patch.object(training, "SAVE_SECONDS", 0.0):  # these runs are over before the usual 20
+                with mock.patch.object(loop, "SAVE_SECONDS", 0.0):  # these runs are over before the usual 20
                     return self.made(pipeline), journal
             except Interruption:
                 continue
@@ -253,10 +255,10 @@ def bench_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budget
     )
     (cell,) = experiments(request, registry)
     if isinstance(subject, Evaluator):
-        own: dict[str, Any] = {"evaluator": subject.name, "evaluator_settings": subject}
+        own: dict[str, Any] = {"evaluator_name": subject.name, "evaluator": subject}
         return Bench(folder, "evaluate", cell.model_copy(update=own), registry)
-    own = {"method": subject.name, "method_settings": subject}
-    student = {"evaluator": STUDENT.name, "evaluator_settings": STUDENT}
+    own = {"method_name": subject.name, "method": subject}
+    student = {"evaluator_name": STUDENT.name, "evaluator": STUDENT}
     return Bench(folder, "distill", cell.model_copy(update={**own, **student}), registry)
 
 
@@ -275,11 +277,11 @@ def registry_of(cls: type[Distiller] | type[Evaluator]) -> PluginRegistry:
 
 def make_method(experiment: Experiment, root: Path) -> None:
     """Makes all units of a method, the last one first."""
-    bench = Bench(root, "distill", experiment, registry_of(type(experiment.method_settings)))
+    bench = Bench(root, "distill", experiment, registry_of(type(experiment.method)))
     bench.made(bench.pipeline(root), backwards=True)
 
 
 def make_protocol(experiment: Experiment, root: Path) -> None:
     """Trains and measures a protocol's student."""
-    bench = Bench(root, "evaluate", experiment, registry_of(type(experiment.evaluator_settings)))
+    bench = Bench(root, "evaluate", experiment, registry_of(type(experiment.evaluator)))
     bench.made(bench.pipeline(root))

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench import hookimpl
+from ddbench.api.context import DistillTask
+from ddbench.api.dataset import DatasetSpec, Source
+from ddbench.api.distiller import Distiller
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.units import Unit
 from ddbench.data.arrays import open_digits
-from ddbench.data.source import ArraySplit, Source
-from ddbench.data.spec import DatasetSpec
-from ddbench.distiller import Distiller, Unit
-from ddbench.task import DistillTask
+from ddbench.data.source import ArraySplit
 
 FEW = "few-digits"
 SMALLEST = 3

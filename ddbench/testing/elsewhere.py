@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
 
 Make = Callable[[Experiment, Path], None]
 
@@ -29,7 +29,7 @@ def make_elsewhere(make: Make, experiment: Experiment, root: Path) -> None:
 
     Raises NotImportable; DDBenchError with the end of the traceback where it fails there.
     """
-    settings = (experiment.method_settings, experiment.evaluator_settings)
+    settings = (experiment.method, experiment.evaluator)
     order = {
         "path": sys.path,
         "threads": torch.get_num_threads(),

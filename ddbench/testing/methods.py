@@ -14,9 +14,10 @@ from unittest import mock
 import pytest
 import torch
 
-from ddbench.distiller import Distiller, Slot, Unit
-from ddbench.errors import DDBenchError
-from ddbench.experiment import Experiment
+from ddbench.api.distiller import Distiller
+from ddbench.api.units import Slot, Unit
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
 from ddbench.testing import data
 from ddbench.testing.bench import STUDENT, Bench
 from ddbench.testing.promises import Conformance, demand, first
@@ -63,7 +64,7 @@ class DistillerConformance(Conformance):
                 not wrong,
                 "units() holds each of IPC slots of every class exactly once",
                 f"units({classes}, {ipc}) hold {'; '.join(wrong[:3])}",
-                "see ddbench.distiller.units_of_whole_classes and units_across_classes",
+                "see ddbench.api.units.units_of_whole_classes and units_across_classes",
             )
             numbers = [unit.index for unit in units]
             demand(
@@ -162,7 +163,7 @@ class DistillerConformance(Conformance):
                 not fault,
                 "an IPC above the size of the smallest class works, or is refused by skip(), before all training",
                 f"--ipc {ipc}, with {data.SMALLEST} images in the smallest class, ends in {fault}",
-                "return ddbench.distiller.too_few_images(dataset, ipc) from skip()",
+                "return ddbench.api.distiller.too_few_images(dataset, ipc) from skip()",
             )
 
     def test_a_student_learns_more_from_it_than_from_noise(self, bench: Bench) -> None:
@@ -178,7 +179,7 @@ class DistillerConformance(Conformance):
 
 def _of_noise(experiment: Experiment) -> Experiment:
     noise = data.Noise()
-    return experiment.model_copy(update={"method": noise.name, "method_settings": noise})
+    return experiment.model_copy(update={"method_name": noise.name, "method": noise})
 
 
 def _top1(bench: Bench, experiment: Experiment, root: Path) -> float:

@@ -14,12 +14,12 @@ from typing import ClassVar, NoReturn
 import pytest
 from pydantic import ValidationError
 
-from ddbench.distiller import Distiller
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Evaluator
-from ddbench.guard import differing
-from ddbench.plugins import GROUP
-from ddbench.scaffold import NAME
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.core.errors import DDBenchError
+from ddbench.nn.global_state import changed_names
+from ddbench.registry.registry import GROUP
+from ddbench.registry.scaffold import NAME
 from ddbench.testing.bench import Bench, Run, bench_for
 
 IMPORTS = """
@@ -171,7 +171,7 @@ class Conformance:
             bench,
             made,
             "the same task gives the same bytes twice",
-            "take every random draw from a seeded generator: task.generator('name', ...), ddbench.seeds",
+            "take every random draw from a seeded generator: task.generator('name', ...), ddbench.core.seeds",
         )
 
     def test_the_global_generators_do_not_matter(self, bench: Bench) -> None:
@@ -180,7 +180,7 @@ class Conformance:
             bench,
             bench.disturbed,
             "results do not depend on what other code did to the global generators",
-            "give every random function generator=task.generator('name', ...); build networks by ddbench.models",
+            "give every random function generator=task.generator('name', ...); build networks by ddbench.nn.build",
         )
 
     def test_another_process_gives_the_same_result(self, bench: Bench) -> None:
@@ -224,7 +224,7 @@ class Conformance:
         )
 
     def _same(self, bench: Bench, made: Mapping[str, str], promise: str, remedy: str) -> None:
-        wrong = differing(first(bench).made, made)
+        wrong = changed_names(first(bench).made, made)
         demand(not wrong, promise, f"{bench.name}: {_some(wrong)} differ", remedy)
 
     # -- the teacher and the device ---------------------------------------------------------------------------

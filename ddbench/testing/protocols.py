@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ddbench import training
-from ddbench.evaluator import Evaluator, Metrics
-from ddbench.task import EvaluateTask
+from ddbench.api.context import EvaluateTask
+from ddbench.api.evaluator import Evaluator, Metrics
+from ddbench.distillation.context import EvaluateContext
 from ddbench.testing.bench import Bench
 from ddbench.testing.promises import Conformance, demand, first
+from ddbench.training import teacher
 
 MARGIN = 15.0
 
 
 @dataclass(frozen=True)
-class WatchedTask(EvaluateTask):
+class WatchedTask(EvaluateContext):
     """A task that remembers the students that it gave out."""
 
     students: list[nn.Module] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Witness:
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """As the protocol's."""
+        assert isinstance(task, EvaluateContext)
         given = {part.name: getattr(task, part.name) for part in fields(task)}
         with self._counting():
             return self.protocol.evaluate(WatchedTask(**given, students=self.students))
@@ -58,7 +60,7 @@ class Witness:
             len(self.students) == 1,
             "a protocol trains one student, the task's",
             f"{self.protocol.name} called task.student() {len(self.students)} times",
-            "train the network that task.student() returns; what else it trains it builds by ddbench.models",
+            "train the network that task.student() returns; what else it trains it builds by ddbench.nn.build",
         )
         return self.students[0]
 
@@ -141,12 +143,12 @@ class EvaluatorConformance(Conformance):
     def test_the_whole_validation_set_is_used(self, bench: Bench) -> None:
         witness, metrics = _witnessed(bench)
         pipeline = bench.pipeline(bench.folder / "shared")
-        top1, per_class = training.accuracy(witness.student, pipeline.dataset, "val", pipeline.device, "fp32")
+        top1, per_class = teacher.accuracy(witness.student, pipeline.dataset, "val", pipeline.device, "fp32")
         demand(
             abs(top1 - metrics.top1_last) < 1e-6 and per_class == metrics.per_class,
             "the result is the student's accuracy on every image of task.dataset.val, in its evaluation view",
             f"top1_last = {metrics.top1_last:.3f} %; on all {len(pipeline.dataset.val)} images it is {top1:.3f} %",
-            "use ddbench.training.accuracy(student, task.dataset, 'val', task.device, task.precision)",
+            "use ddbench.training.teacher.accuracy(student, task.dataset, 'val', task.device, task.precision)",
         )
 
     def test_another_seed_gives_another_student(self, bench: Bench) -> None:
@@ -158,7 +160,7 @@ class EvaluatorConformance(Conformance):
             same != self.draws,
             "another seed gives another student" if self.draws else "with draws = False, the seed changes nothing",
             f"seeds 0 and 1 end with {'the same' if same else 'different'} weights",
-            "task.student() begins with the task's seed; derive what else is drawn from task.seed, by ddbench.seeds",
+            "task.student() begins with the task's seed; derive what else is drawn from task.seed, by ddbench.core.seeds",
         )
 
     def test_a_student_learns(self, bench: Bench) -> None:

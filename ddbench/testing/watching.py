@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ddbench.cache import digest_of
+from ddbench.storage.cache import digest_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

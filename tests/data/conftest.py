@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddbench.cache import Cache
+from ddbench.storage.cache import Cache
 
 MakeFolder = Callable[..., Path]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ddbench.core.errors import DDBenchError
 from ddbench.data.archives import unpack
-from ddbench.errors import DDBenchError
 
 FILES = {"set/a.txt": b"alpha", "set/deep/b.bin": bytes(range(256)) * 50, "set/empty": b""}
 

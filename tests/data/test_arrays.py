@@ -8,18 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddbench.data.arrays import (
-    CIFAR10,
-    CIFAR100,
-    FASHION_CLASSES,
-    Cifar,
-    open_cifar,
-    open_digits,
-    open_fashion,
-)
+from ddbench.core.errors import DDBenchError
+from ddbench.data.arrays import CIFAR10, CIFAR100, FASHION_CLASSES, Cifar, open_cifar, open_digits, open_fashion
 from ddbench.data.registry import ddbench_datasets
 from ddbench.data.source import ArraySplit
-from ddbench.errors import DDBenchError
 
 RNG = np.random.default_rng(0)
 

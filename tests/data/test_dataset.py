@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.cache import Cache
-from ddbench.config import DataConfig
+from ddbench.api.dataset import Report
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
 from ddbench.data import images as images_module
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.images import CachedImages, FileImages
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
-from ddbench.data.spec import Report
-from ddbench.errors import DDBenchError
-from ddbench.events import Event
+from ddbench.storage.cache import Cache
 
 MakeFolder = Callable[..., Path]
 SMALL = DataConfig(image_size=12, stored_size=16)

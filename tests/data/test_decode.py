@@ -12,15 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddbench.data.decode import (
-    MAX_PIXELS,
-    CorruptImage,
-    decode,
-    image_size,
-    in_parallel,
-    stored_shape,
-    to_stored,
-)
+from ddbench.data.decode import MAX_PIXELS, CorruptImage, decode, image_size, in_parallel, stored_shape, to_stored
 
 RNG = np.random.default_rng(0)
 RGB = Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddbench.api.dataset import Download, RemoteFile
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
 from ddbench.data.download import install
-from ddbench.data.spec import Download, RemoteFile
-from ddbench.errors import DDBenchError
-from ddbench.events import Event
 
 if TYPE_CHECKING:
     from conftest import Server

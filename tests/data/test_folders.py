@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddbench.data.folders import (
-    IMAGENETTE,
-    open_imagefolder,
-    open_imagenet,
-    open_imagenette,
-    open_tiny_imagenet,
-)
-from ddbench.errors import DDBenchError
+from ddbench.core.errors import DDBenchError
+from ddbench.data.folders import IMAGENETTE, open_imagefolder, open_imagenet, open_imagenette, open_tiny_imagenet
 
 MakeFolder = Callable[..., Path]
 Damage = Callable[[Path], None]

@@ -12,19 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.cache import Cache, key_of
-from ddbench.config import DataConfig
+from ddbench.api.dataset import Report
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
 from ddbench.data import images as images_module
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.holdout import hold_out
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
-from ddbench.data.spec import Report
-from ddbench.distilled import DistilledSet
-from ddbench.errors import DDBenchError
-from ddbench.events import Event
-from ddbench.keys import Keys
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.distillation.distilled_set import DistilledSet
+from ddbench.pipeline.keys import Keys
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache, key_of
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -151,7 +151,7 @@ def keys_at(cache: Cache) -> Callable[[float], tuple[Keys, Dataset]]:
         )
         (cell,) = experiments(request, registry)
         dataset = load_dataset(registry.dataset("digits"), cell.data, None, cache)
-        return Keys(cell, dataset, cell.method_settings.version, cell.evaluator_settings.version), dataset
+        return Keys(cell, dataset, cell.method.version, cell.evaluator.version), dataset
 
     return make
 
@@ -246,7 +246,7 @@ def test_the_full_reference_leaves_the_held_out_images_alone(shell: Shell) -> No
 def test_a_given_teacher_may_have_seen_them(shell: Shell) -> None:
     from safetensors.torch import save_file
 
-    from ddbench.models import build_network
+    from ddbench.nn.build import build_network
 
     save_file(build_network("convnet-bn-d3", 10, 16, "auto").state_dict(), shell.root / "mine.safetensors")
     given = ("--method", "random", "--ipc", "1", "--set", "teacher.checkpoint=mine.safetensors")

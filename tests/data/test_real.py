@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.cache import Cache
-from ddbench.config import DataConfig
+from ddbench.config.schema import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.folders import IMAGENETTE
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
+from ddbench.storage.cache import Cache
 
 pytestmark = pytest.mark.real
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ddbench.api.dataset import DatasetSpec, MissingDataError, Source, default_data_dir
+from ddbench.core.errors import DDBenchError
 from ddbench.data.registry import ddbench_datasets, open_source, resolve_dataset
-from ddbench.data.source import Source
-from ddbench.data.spec import DatasetSpec, MissingDataError, default_data_dir
-from ddbench.errors import DDBenchError
 
 MakeFolder = Callable[..., Path]
 SPECS = {spec.name: spec for spec in ddbench_datasets()}
@@ -22,7 +21,7 @@ def ignore(event: object) -> None:
 
 def test_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'PIL', 'sklearn', 'numpy', 'torchvision'} & set(sys.modules)"
-    code = f"import sys, ddbench.data.registry, ddbench.data.spec; print(sorted({heavy}))"
+    code = f"import sys, ddbench.data.registry, ddbench.api.dataset; print(sorted({heavy}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

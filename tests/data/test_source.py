@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddbench.api.dataset import Source
+from ddbench.core.errors import DDBenchError
 from ddbench.data import source as source_module
 from ddbench.data.folders import open_imagefolder
-from ddbench.data.source import ArraySplit, Source
-from ddbench.errors import DDBenchError
+from ddbench.data.source import ArraySplit
 
 MakeFolder = Callable[..., Path]
 

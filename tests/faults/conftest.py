@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddbench import hookimpl
-from ddbench.cache import digest_of, read_tensors
-from ddbench.plugins import PluginRegistry
+from ddbench.api.hookspecs import hookimpl
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import digest_of, read_tensors
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
@@ -103,7 +103,7 @@ class Menace:
 
     def asked(self, shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
         """A command with this registry."""
-        with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
+        with mock.patch("ddbench.cli.main.PluginRegistry", return_value=registry):
             return shell(*words)
 
     def refused(self, outcome: Outcome, *said: str) -> None:

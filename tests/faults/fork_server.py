@@ -20,8 +20,9 @@ import sys
 
 import torch
 
-from ddbench import progress, training
-from ddbench.cli import main
+from ddbench.cli import progress
+from ddbench.cli.main import main
+from ddbench.training import loop
 
 
 def ddbench(arguments: list[str]) -> int:
@@ -68,7 +69,7 @@ def child(arguments: list[str], log: str, threads: int, flock: int | None, envir
 
 
 torch.set_num_threads(1)  # a process with threads cannot be forked
-training.SAVE_SECONDS = 0.0
+loop.SAVE_SECONDS = 0.0
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 if ddbench(sys.argv[1:]):

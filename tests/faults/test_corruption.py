@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ddbench import records
-from ddbench.cache import Cache, Checkpoint, digest_of, read_tensors, write_tensors
-from ddbench.errors import DDBenchError
-from ddbench.events import Event
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import records
+from ddbench.storage.cache import Cache, Checkpoint, digest_of, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell

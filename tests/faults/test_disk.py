@@ -23,14 +23,15 @@ from unittest import mock
 import pytest
 from PIL import Image
 
-from ddbench import hookimpl
-from ddbench.cache import Cache, read_tensors
+from ddbench.api.context import DistillTask
+from ddbench.api.dataset import Download, RemoteFile
+from ddbench.api.distiller import Distiller
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.units import Unit
+from ddbench.core.errors import DDBenchError
 from ddbench.data.download import install
-from ddbench.data.spec import Download, RemoteFile
-from ddbench.distiller import Distiller, Unit
-from ddbench.errors import DDBenchError
-from ddbench.plugins import PluginRegistry
-from ddbench.task import DistillTask
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache, read_tensors
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
@@ -247,7 +248,7 @@ def test_the_fault_of_a_plugin_is_told_where_its_traceback_cannot_be_written(
     words = ["raiser" if word == "wmdd" else word for word in reference.arguments]
     words = [word for word in words if not word.startswith("method.")]
     words = [word for word, after in zip(words, [*words[1:], ""], strict=True) if (word, after) != ("--set", "--set")]
-    with mock.patch("ddbench.cli.PluginRegistry", return_value=registry):
+    with mock.patch("ddbench.cli.main.PluginRegistry", return_value=registry):
         line = one_line(shell(*words))
     assert "method 'raiser' of ddbench-menace" in line
     assert "ValueError: the cat sat on it" in line

@@ -19,17 +19,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from ddbench import records
-from ddbench.cache import key_of, read_tensors, write_tensors
+from ddbench.api.evaluator import Metrics
+from ddbench.config.experiment import Experiment
+from ddbench.config.recipes import SECTIONS
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Metrics
-from ddbench.experiment import Experiment
-from ddbench.keys import Keys
-from ddbench.plugins import PluginRegistry
-from ddbench.recipes import SECTIONS
-from ddbench.records import Record
-from ddbench.resolve import Request, experiments
+from ddbench.pipeline.keys import Keys
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import records
+from ddbench.results.records import Record
+from ddbench.storage.cache import key_of, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -165,14 +165,14 @@ def comes_back(experiment: Experiment, digits: Dataset) -> bool:
     record = Record(
         name="x",
         created="now",
-        method=experiment.method,
+        method=experiment.method_name,
         method_version="1",
         dataset="digits",
         classes=10,
         ipc=experiment.ipc,
         image_size=experiment.data.image_size,
         recipes=list(experiment.recipes),
-        evaluator=experiment.evaluator,
+        evaluator=experiment.evaluator_name,
         evaluator_version="1",
         student=experiment.student,
         seed=experiment.seed,
@@ -192,7 +192,7 @@ def comes_back(experiment: Experiment, digits: Dataset) -> bool:
         versions={},
         git_commit=None,
     )
-    again = Record(**records.opened(records.sealed(record.model_dump(mode="json"))))
+    again = Record(**records.load_verified(records.dump_with_digest(record.model_dump(mode="json"))))
     assert again == record
     back = of_record(again.configuration)
     assert back == experiment
@@ -203,7 +203,7 @@ def comes_back(experiment: Experiment, digits: Dataset) -> bool:
 
 
 def evaluation_key(experiment: Experiment, digits: Dataset) -> str:
-    keys = Keys(experiment, digits, experiment.method_settings.version, experiment.evaluator_settings.version)
+    keys = Keys(experiment, digits, experiment.method.version, experiment.evaluator.version)
     return key_of(keys.evaluate((key_of(keys.unit(0)),)))
 
 
@@ -360,7 +360,7 @@ def test_any_record_is_the_same_or_one_line(tmp_path: Path, digits: Dataset, tel
     (experiment,) = resolved(asked("random", "hard"))
     assert comes_back(experiment, digits)
     path = tmp_path / "x.json"
-    whole = records.sealed(example_record(experiment))
+    whole = records.dump_with_digest(example_record(experiment))
     path.write_text(whole)
     sound, counts = records.read(path), {"seen": 0, "the same": 0}
 

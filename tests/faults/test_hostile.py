@@ -21,10 +21,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ddbench.core.errors import DDBenchError
 from ddbench.data import archives
 from ddbench.data.archives import unpack
-from ddbench.errors import DDBenchError
-from ddbench.models import build_network
+from ddbench.nn.build import build_network
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
@@ -142,7 +142,7 @@ def imaginary(path: Path) -> None:
     ],
 )
 def test_weights_that_are_none_are_one_line(tmp_path: Path, write: Callable[[Path], None], said: str) -> None:
-    from ddbench.models import load_checkpoint
+    from ddbench.nn.checkpoints import load_checkpoint
 
     path = tmp_path / "odd.pt"
     write(path)
@@ -153,8 +153,8 @@ def test_weights_that_are_none_are_one_line(tmp_path: Path, write: Callable[[Pat
 
 @pytest.mark.parametrize("length", [2**32, 2**63, 2**64 - 1, 99 * MIB])
 def test_a_header_that_says_gigabytes_is_not_believed(tmp_path: Path, length: int) -> None:
-    from ddbench.cache import read_tensors
-    from ddbench.models import load_checkpoint
+    from ddbench.nn.checkpoints import load_checkpoint
+    from ddbench.storage.cache import read_tensors
 
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' + bytes(4))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddbench.api.dataset import Download, RemoteFile
+from ddbench.core.errors import DDBenchError
 from ddbench.data.download import install
-from ddbench.data.spec import Download, RemoteFile
-from ddbench.errors import DDBenchError
 
 if TYPE_CHECKING:
     from conftest import Server

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ddbench.cache import Cache, Checkpoint
-from ddbench.events import STAGES
+from ddbench.core.events import STAGES
+from ddbench.storage.cache import Cache, Checkpoint
 
 if TYPE_CHECKING:
     from conftest import Place, Small

@@ -22,20 +22,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddbench import memory, objectives, seeds
+from ddbench.api.context import DistillTask, Objective, Output
+from ddbench.api.settings import RecoverSettings
+from ddbench.api.units import Slot, Unit
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distiller import Slot, Unit
-from ddbench.errors import DDBenchError
+from ddbench.distillation.recover import recover
 from ddbench.evaluators.labels import teacher_logits
 from ddbench.evaluators.selection import score_on
+from ddbench.losses import batchnorm, features
+from ddbench.losses.features import mean_match
 from ddbench.methods.patches import teacher_loss
-from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.objectives import mean_match
-from ddbench.recover import Objective, recover
-from ddbench.recover_settings import RecoverSettings
-from ddbench.statistics import Variance, collect
-from ddbench.task import DistillTask
-from ddbench.training import accuracy
+from ddbench.nn import memory
+from ddbench.nn.build import build_network
+from ddbench.nn.statistics import Variance, collect
+from ddbench.nn.taps import TappedNetwork
+from ddbench.training.teacher import accuracy
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -96,7 +99,7 @@ class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def told() -> Iterator[list[str]]:
     """What is said of cuts."""
     lines: list[str] = []
-    with memory.watched("distill", SimpleNamespace(method="wmdd"), lines.append):  # type: ignore[arg-type]
+    with memory.oom_errors("distill", SimpleNamespace(method_name="wmdd"), lines.append):  # type: ignore[arg-type]
         yield lines
 
 
@@ -122,25 +125,25 @@ def objective(kind: str, teacher: TappedNetwork) -> Objective:
     channels = [layer.shape[0] for layer in teacher.running_statistics()[0]]
     points = torch.rand(len(UNIT.slots), teacher.feature_dim, generator=draw)
     weights = torch.rand(len(UNIT.slots), generator=draw)
-    rows = objectives.class_weight_matrix(LABELS, weights)
+    rows = batchnorm.class_weight_matrix(LABELS, weights)
     means, variances = ([torch.rand(CLASSES, c, generator=draw) for c in channels] for _ in range(2))
 
     def paper(output: Output) -> dict[str, Tensor]:
         return {
-            "feature": objectives.feature_match(output.features, points, "squared"),
-            "pcbn": 10 * objectives.pcbn(output.bn_inputs, rows, means, variances, "squared"),
+            "feature": features.feature_match(output.features, points, "squared"),
+            "pcbn": 10 * batchnorm.pcbn(output.bn_inputs, rows, means, variances, "squared"),
         }
 
     def released(output: Output) -> dict[str, Tensor]:
         return {
-            "feature": objectives.feature_match(output.features, points, "norm"),
-            "cross_entropy": objectives.cross_entropy(output.logits, LABELS),
-            "pcbn": 10 * objectives.pcbn(output.bn_inputs, rows, means, variances, "norm"),
+            "feature": features.feature_match(output.features, points, "norm"),
+            "cross_entropy": features.cross_entropy(output.logits, LABELS),
+            "pcbn": 10 * batchnorm.pcbn(output.bn_inputs, rows, means, variances, "norm"),
         }
 
     def sre2l(output: Output) -> dict[str, Tensor]:
-        bn = objectives.global_bn(output.bn_inputs, *teacher.running_statistics())
-        return {"cross_entropy": objectives.cross_entropy(output.logits, LABELS), "bn": bn}
+        bn = batchnorm.global_bn(output.bn_inputs, *teacher.running_statistics())
+        return {"cross_entropy": features.cross_entropy(output.logits, LABELS), "bn": bn}
 
     return {"paper": paper, "released": released, "sre2l": sre2l}[kind]
 
@@ -207,18 +210,18 @@ def test_where_not_one_image_fits_it_is_one_line_and_the_checkpoint_goes_on(
     two, labels = Unit(0, (Slot(0, 0), Slot(1, 0))), torch.tensor([0, 1])
 
     def chosen(output: Output) -> dict[str, Tensor]:
-        return {"cross_entropy": objectives.cross_entropy(output.logits, labels)}
+        return {"cross_entropy": features.cross_entropy(output.logits, labels)}
 
     task = make_task()
     start = task.noise(two)
     with Device(10**12) as device:
         whole = recover(task, two, chosen, start, STEPS)
-    experiment: Any = SimpleNamespace(method="wmdd", method_settings=STEPS, teacher=None, evaluator_settings=None)
+    experiment: Any = SimpleNamespace(method_name="wmdd", method=STEPS, teacher=None, evaluator=None)
     task = make_task("stopped", every=1)
     lines: list[str] = []
     said = r"^out of memory in stage 'distill': lower --set wmdd.batch_size \(now 100\), which is another run"
     small = Device(100_000, since=device.count // 2 + 20)  # in the second step
-    with pytest.raises(DDBenchError, match=said), memory.watched("distill", experiment, lines.append), small:
+    with pytest.raises(DDBenchError, match=said), memory.oom_errors("distill", experiment, lines.append), small:
         recover(task, two, chosen, start, STEPS)
     assert lines == ["out of memory with 2 images: going on with 1 at a time"]
     found = task.checkpoint.load()

@@ -14,13 +14,15 @@ import pytest
 import torch
 from pydantic import field_validator
 
-from ddbench import guard
-from ddbench.distiller import Distiller, Slot, Unit, UnitResult
-from ddbench.errors import DDBenchError
-from ddbench.evaluator import Evaluator, Metrics
-from ddbench.plugins import PluginRegistry
-from ddbench.stages import Pipeline, Workspace
-from ddbench.task import DistillTask
+from ddbench.api.context import DistillTask
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator, Metrics
+from ddbench.api.units import Slot, Unit, UnitResult
+from ddbench.core.errors import DDBenchError
+from ddbench.nn import global_state
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
 
 if TYPE_CHECKING:
     from conftest import Menace, Shell
@@ -83,9 +85,9 @@ FATAL: dict[str, tuple[Callable[[DistillTask, Unit], Any], str]] = {
 }
 # What is undone, and the cell goes on.
 UNDONE: dict[str, tuple[Callable[[], object], str]] = {
-    "mover": (lambda: os.chdir("/"), guard.FOLDER),
-    "placer": (lambda: torch.set_default_device("meta"), guard.DEVICE),
-    "rounder": (lambda: torch.set_float32_matmul_precision("medium"), guard.MATMUL),
+    "mover": (lambda: os.chdir("/"), global_state.FOLDER),
+    "placer": (lambda: torch.set_default_device("meta"), global_state.DEVICE),
+    "rounder": (lambda: torch.set_float32_matmul_precision("medium"), global_state.MATMUL),
 }
 
 
@@ -108,10 +110,10 @@ def test_whatever_methods_do_they_are_named_and_the_other_cells_go_on(
     methods += [method(name, doing(deed)) for name, (deed, _) in UNDONE.items()]
     registry = menace.registry(distillers=methods)
     named = [word for name in (*FATAL, *UNDONE, "random") for word in ("--method", name)]
-    before = guard.global_state(torch.device("cpu"))
+    before = global_state.global_state(torch.device("cpu"))
     outcome = menace.asked(shell, registry, "run", *named, *menace.small, "--evaluator", "hard")
-    after = guard.global_state(torch.device("cpu"))
-    assert set(guard.differing(before, after)) <= {guard.RANDOM, guard.NUMPY}
+    after = global_state.global_state(torch.device("cpu"))
+    assert set(global_state.changed_names(before, after)) <= {global_state.RANDOM, global_state.NUMPY}
     assert outcome.code == 1, outcome.err
     assert "Traceback" not in outcome.out + outcome.err
     failed = {line.split()[1].rstrip(","): line for line in outcome.out.splitlines() if line.startswith("failed:")}
@@ -223,8 +225,8 @@ ODD: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.fixture(scope="module")
 def one_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PluginRegistry], Pipeline]:
     """A pipeline of one random set on digits, whose protocol is the registry's `odd`."""
-    from ddbench.cache import Cache
-    from ddbench.resolve import Request, experiments
+    from ddbench.pipeline.request import Request, experiments
+    from ddbench.storage.cache import Cache
 
     cache = Cache(tmp_path_factory.mktemp("one") / "cache")
 
@@ -258,11 +260,11 @@ def test_what_a_protocol_changes_is_put_back_and_named(menace: Menace, shell: Sh
         print("look at me")
         return metrics()
 
-    before = guard.global_state(torch.device("cpu"))
+    before = global_state.global_state(torch.device("cpu"))
     registry = menace.registry(evaluators=[protocol(evaluate)])
     outcome = menace.asked(shell, registry, "run", "--method", "random", *menace.small, "--evaluator", "odd")
     assert outcome.code == 0, outcome.err
-    after = guard.global_state(torch.device("cpu"))
-    assert set(guard.differing(before, after)) <= {guard.RANDOM, guard.NUMPY}
+    after = global_state.global_state(torch.device("cpu"))
+    assert set(global_state.changed_names(before, after)) <= {global_state.RANDOM, global_state.NUMPY}
     assert "look at me" not in outcome.out
     assert f"evaluator 'odd' ({menace.name}) changed torch's global generator, torch's default dtype" in outcome.err

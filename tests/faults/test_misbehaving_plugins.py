@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from ddbench import hookimpl
-from ddbench.data.source import ArraySplit, Source
-from ddbench.data.spec import DatasetSpec
-from ddbench.events import Event
-from ddbench.plugins import PluginRegistry
-from ddbench.tables import Asked, Cell, Desk, TableSpec
+from ddbench.api.dataset import DatasetSpec, Source
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.core.events import Event
+from ddbench.data.source import ArraySplit
+from ddbench.registry.registry import PluginRegistry
+from ddbench.tables.context import TableContext
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,18 +69,18 @@ def test_observers_can_neither_stop_nor_change_a_run(menace: Menace, shell: Shel
 
 
 def table(name: str, **parts: Any) -> TableSpec:
-    def cells(wanted: Asked) -> Iterable[Cell]:
+    def cells(wanted: TableQuery) -> Iterable[Cell]:
         return [Cell("random", "random", dataset, 1) for dataset in wanted.datasets]
 
     return TableSpec(name, "misbehaves.", **{"cells": cells, **parts})
 
 
-def late(wanted: Asked) -> Iterator[Cell]:
+def late(wanted: TableQuery) -> Iterator[Cell]:
     yield from ()
     raise ZeroDivisionError("late")
 
 
-def filling(spec: TableSpec, cells: list[Cell], desk: Desk) -> pd.DataFrame:
+def filling(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
     raise Weird("x")
 
 

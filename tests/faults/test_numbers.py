@@ -17,19 +17,21 @@ from ddbench_dm.matching import distill as distill_dm
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ddbench import seeds, sliced, training, transport
-from ddbench.cache import Checkpoint, read_tensors
-from ddbench.config import TrainingSettings
+from ddbench.api.context import DistillTask, Output
+from ddbench.api.settings import RecoverSettings, TrainingSettings
+from ddbench.api.units import Slot, Unit
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distiller import Slot, Unit
-from ddbench.errors import DDBenchError
-from ddbench.models import Output, TappedNetwork, build_network
-from ddbench.objectives import mean_match
-from ddbench.recover import recover
-from ddbench.recover_settings import RecoverSettings
-from ddbench.statistics import collect
-from ddbench.task import DistillTask
-from ddbench.training import Batch
+from ddbench.distillation.recover import recover
+from ddbench.losses.features import mean_match
+from ddbench.nn.build import build_network
+from ddbench.nn.statistics import collect
+from ddbench.nn.taps import TappedNetwork
+from ddbench.ot import barycenters, exact, lloyd, sliced
+from ddbench.storage.cache import Checkpoint, read_tensors
+from ddbench.training import loop
+from ddbench.training.batches import Batch
 
 if TYPE_CHECKING:
     from conftest import Finished, Outcome, Shell
@@ -148,7 +150,7 @@ def fit(slot: Checkpoint, broken: tuple[int, int] | None, loss: Callable[[Tensor
             yield Batch(images, loss if (epoch, number) == broken else lambda logits: logits.square().mean())
 
     student = network()
-    training.fit(student, batches, TrainingSettings(epochs=3, learning_rate=0.01), CPU, "fp32", slot)
+    loop.fit(student, batches, TrainingSettings(epochs=3, learning_rate=0.01), CPU, "fp32", slot)
     return student.state_dict()
 
 
@@ -168,7 +170,7 @@ def test_training_is_stopped_in_its_epoch_and_goes_on_from_the_one_before(
     loss: Callable[[Tensor], Tensor],
     broken: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     untouched = fit(Checkpoint(tmp_path / "untouched.safetensors"), None, loss)
     slot, (epoch, batch) = Checkpoint(tmp_path / "slot.safetensors"), broken
     with pytest.raises(DDBenchError) as caught:
@@ -335,12 +337,12 @@ def test_a_barycenter_of_features_that_are_not_finite(solver: str, bad: float) -
     features[2, 1] = bad
     draw = seeds.generator("solver")
     solvers: dict[str, Callable[[], object]] = {
-        "paper": lambda: transport.barycenter_paper(features, 2, draw),
-        "released": lambda: transport.barycenter_released(features, 2, draw),
-        "lloyd": lambda: transport.barycenter_lloyd([features], 2, [draw]),
+        "paper": lambda: barycenters.barycenter_paper(features, 2, draw),
+        "released": lambda: barycenters.barycenter_released(features, 2, draw),
+        "lloyd": lambda: lloyd.barycenter_lloyd([features], 2, [draw]),
         "sliced": lambda: sliced.barycenter_sliced(features, 2, draw, 8, 2),
     }
     with pytest.raises(DDBenchError, match="features must be a finite matrix"):
         solvers[solver]()
     with pytest.raises(DDBenchError, match="points must be a finite matrix"):
-        transport.transport_cost(features, torch.full((6,), 1 / 6), features.nan_to_num(posinf=0.0))
+        exact.transport_cost(features, torch.full((6,), 1 / 6), features.nan_to_num(posinf=0.0))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ddbench.cache import read_tensors
+from ddbench.storage.cache import read_tensors
 
 if TYPE_CHECKING:
     from conftest import Forked, Place, Shell, Small
@@ -66,7 +66,7 @@ def ours(small: Small) -> Small:
     """A run that trains a teacher and a student, and little else."""
     found, instead = copy.copy(small), {"wmdd": "random", "method.steps=30": "teacher.learning_rate=0.002"}
     found.arguments = [instead.get(part, part) for part in small.arguments]
-    found.ask(**{"import": "ddbench.parallel"})
+    found.ask(**{"import": "ddbench.execution.parallel"})
     return found
 
 

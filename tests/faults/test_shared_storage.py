@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ddbench import mirror, records
-from ddbench.cache import digest_of, read_tensors
-from ddbench.shared import SharedFolder
+from ddbench.results import records
+from ddbench.storage import remote_cache
+from ddbench.storage.cache import digest_of, read_tensors
+from ddbench.storage.remote_folder import SharedFolder
 
 if TYPE_CHECKING:
     from conftest import Forked, Place, Small
@@ -36,7 +37,7 @@ def published(storage: Storage, scratch: Path) -> dict[str, Any]:
             assert read is not None, name
             found[name] = digest_of(read[0])
         elif name.endswith(".json"):
-            said = records.opened(content.decode())
+            said = records.load_verified(content.decode())
             found[name] = {key: value for key, value in said.items() if key not in MEASURED}
         else:
             with Image.open(io.BytesIO(content)) as picture:
@@ -104,7 +105,7 @@ def test_killed_in_the_middle_of_a_long_upload_nothing_is_there(
     at_once, in_parts, draw = 8 * 2**20, 110 * 2**20, random.Random(0)
 
     def publish(size: int) -> None:
-        cache = mirror.open_cache(storage.url())
+        cache = remote_cache.open_cache(storage.url())
         cache.get("teacher", {"size": size}, lambda slot: ({"x": torch.zeros(size, dtype=torch.uint8)}, {}))
 
     count = counted(2, 20)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddbench.distiller import Distiller
-from ddbench.evaluator import Evaluator
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
 from ddbench.testing import DistillerConformance, EvaluatorConformance
 from ddbench.testing.bench import Bench
 from ddbench.testing.promises import Conformance

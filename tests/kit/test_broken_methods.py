@@ -17,9 +17,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ddbench.distiller import Distiller, Unit, UnitResult, units_of_whole_classes
-from ddbench.errors import DDBenchError
-from ddbench.task import DistillTask
+from ddbench.api.context import DistillTask
+from ddbench.api.distiller import Distiller
+from ddbench.api.units import Unit, UnitResult, units_of_whole_classes
+from ddbench.core.errors import DDBenchError
 from ddbench.testing import DistillerConformance
 
 if TYPE_CHECKING:

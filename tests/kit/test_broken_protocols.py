@@ -10,13 +10,15 @@ import pytest
 import torch
 from pydantic import Field
 
-from ddbench import seeds, training
-from ddbench.evaluator import Evaluator, Metrics
+from ddbench.api.context import EvaluateTask
+from ddbench.api.evaluator import Evaluator, Metrics
+from ddbench.core import seeds
+from ddbench.distillation.context import EvaluateContext
 from ddbench.evaluators.protocols import HardLabels
-from ddbench.task import EvaluateTask
 from ddbench.testing import EvaluatorConformance
 from ddbench.testing.promises import Conformance
 from ddbench.testing.protocols import WatchedTask
+from ddbench.training import teacher
 
 if TYPE_CHECKING:
     from conftest import Checker
@@ -57,7 +59,7 @@ class Lucky(FairProtocol, frozen=True, extra="forbid"):
         metrics = super().evaluate(task)
         with torch.no_grad():
             next(student_of(task).parameters()).mul_(1.01)
-        top1, per_class = training.accuracy(student_of(task), task.dataset, "val", task.device, task.precision)
+        top1, per_class = teacher.accuracy(student_of(task), task.dataset, "val", task.device, task.precision)
         return metrics.model_copy(update={"top1_last": top1, "per_class": per_class})
 
 
@@ -84,8 +86,8 @@ class Own(FairProtocol, frozen=True, extra="forbid"):
     """A test: trains a student that is not the task's."""
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
-        bare = {part.name: getattr(task, part.name) for part in dataclasses.fields(EvaluateTask)}
-        return super().evaluate(EvaluateTask(**bare))
+        bare = {part.name: getattr(task, part.name) for part in dataclasses.fields(EvaluateContext)}
+        return super().evaluate(EvaluateContext(**bare))
 
 
 class Cheating(FairProtocol, frozen=True, extra="forbid"):

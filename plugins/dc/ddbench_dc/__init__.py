@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, too_few_images
-from ddbench.siamese_settings import DSA_STRATEGY, Strategy
+from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, hookimpl, too_few_images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddbench.data.spec import DatasetInfo
-    from ddbench.task import DistillTask
+    from ddbench.api import DatasetInfo, DistillTask
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Matching steps a network and epochs of training it between two of them, by IPC (released code, `get_loops`)."""
@@ -83,7 +80,7 @@ class DC(Distiller, frozen=True, extra="forbid"):
         """The network whose gradients are matched."""
         return (self.network,)
 
-    def work(self, num_classes: int, ipc: int) -> int:
+    def image_passes(self, num_classes: int, ipc: int) -> int:
         """Real and synthetic images of the matching steps, and those of training the networks."""
         outer, inner = self.loops(ipc)
         matched = outer * num_classes * (self.real_batch + DOUBLE_BACKWARD * ipc)

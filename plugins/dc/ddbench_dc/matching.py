@@ -14,16 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ddbench import seeds, stopping, views
-from ddbench.device import autocast
-from ddbench.distiller import Unit
-from ddbench.errors import DDBenchError
-from ddbench.finite import require_finite
-from ddbench.models import batch_norms, build_network
-from ddbench.siamese import augment, draw_augmentation
+from ddbench.api import DDBenchError, Unit, interruption, require_finite, seeds
+from ddbench.augment import augment, batch_slices, denormalise, draw_augmentation
+from ddbench.nn import autocast, batch_norms, build_network
 
 if TYPE_CHECKING:
-    from ddbench.task import DistillTask
+    from ddbench.api import DistillTask
     from ddbench_dc import DC
 
 EPSILON = 1e-6
@@ -146,7 +142,7 @@ class Matching:
         network.train()
         order = torch.randperm(len(images), generator=self.task.generator("order", iteration, step, epoch))
         draws = self.task.generator("training augmentation", iteration, step, epoch)
-        for part in views.batch_slices(len(order), self.method.network_batch):
+        for part in batch_slices(len(order), self.method.network_batch):
             chosen = order[part].to(images.device)
             batch = images[chosen]
             if self.strategy is not None:
@@ -203,9 +199,9 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
                 images.sub_(momentum.mul_(method.momentum).add_(gradient), alpha=method.learning_rate)
                 task.tick()
                 task.report(done, steps, distance=value)
-                if stopping.requested():
+                if interruption.requested():
                     save(iteration, before)
-                    stopping.stop()
+                    interruption.raise_if_requested()
                 if step + 1 < outer:
                     for epoch in range(inner):
                         matching.train(network, optimizer, images, iteration, step, epoch)
@@ -214,7 +210,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
             save(iteration + 1, {"images": images, "momentum": momentum})
     require_finite(f"{method.name}, after the last step", {"images": images, "momentum": momentum}, HINT)
     task.timing.update(steps=steps, seconds=seconds + time.perf_counter() - clock)
-    pixels = views.denormalise(images, task.dataset.mean.to(task.device), task.dataset.std.to(task.device))
+    pixels = denormalise(images, task.dataset.mean.to(task.device), task.dataset.std.to(task.device))
     return pixels.clamp(0, 1)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from ddbench_dc import DC
 
-from ddbench.plugins import PluginRegistry
-from ddbench.recipes import load_file
-from ddbench.resolve import Request, experiments
+from ddbench.config.recipes import load_file
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
 
 RELEASED = {"iterations": 1000, "real_batch": 256, "learning_rate": 0.1, "momentum": 0.5}
 RELEASED |= {"network_learning_rate": 0.01, "network_batch": 256}
@@ -22,7 +22,7 @@ OWN: dict[str, dict[str, Any]] = {
 def resolved(method: str, dataset: str, recipe: str, ipc: int = 10) -> tuple[dict[str, Any], DC, int]:
     asked = Request(methods=(method,), datasets=(dataset,), ipcs=(ipc,), recipes=(recipe,))
     (cell,) = experiments(asked, PluginRegistry())
-    settings = cell.method_settings
+    settings = cell.method
     assert isinstance(settings, DC)
     return settings.model_dump(), settings, cell.data.image_size
 
@@ -47,7 +47,7 @@ def test_quick_is_far_below_the_paper_and_its_network_fits_the_images(method: st
     _, settings, size = resolved(method, dataset, "quick")
     depth = int(settings.network.removeprefix("convnet-d"))
     assert size // 2**depth == (2 if size == 16 else 4)
-    assert settings.work(10, 10) < type(settings)().work(10, 10) / 100
+    assert settings.image_passes(10, 10) < type(settings)().image_passes(10, 10) / 100
     (quick,) = (recipe for recipe in _recipes() if recipe.name == "quick")
     assert "far below the papers' budget" in quick.about
 

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ddbench.cache import Checkpoint
+from ddbench.api.context import DistillTask
+from ddbench.api.dataset import DatasetInfo
+from ddbench.api.settings import DSA_STRATEGY
+from ddbench.api.units import Unit
+from ddbench.augment.siamese import augment, draw_augmentation
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.data.spec import DatasetInfo
-from ddbench.distiller import Unit
-from ddbench.errors import DDBenchError
-from ddbench.models import build_network
-from ddbench.siamese import augment, draw_augmentation
-from ddbench.siamese_settings import DSA_STRATEGY
-from ddbench.task import DistillTask
+from ddbench.nn.build import build_network
+from ddbench.storage.cache import Checkpoint
 
 SIZE = 8
 CLASSES = 10
@@ -224,7 +224,7 @@ def test_loops_are_the_published_ones_of_the_nearest_smaller_ipc(ipc: int, loops
 def test_work_counts_every_image() -> None:
     method = DC(iterations=7, outer_loop=3, inner_loop=5, real_batch=11)
     real, synthetic, trained = 7 * 3 * 4 * 11, 7 * 3 * 4 * 2, 7 * 2 * 5 * 4 * 2
-    assert method.work(4, 2) == real + 3 * synthetic + trained
+    assert method.image_passes(4, 2) == real + 3 * synthetic + trained
 
 
 def test_training_is_sgd_on_the_images_and_their_classes(make_task: MakeTask) -> None:

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, too_few_images
-from ddbench.siamese_settings import DSA_STRATEGY, Strategy
+from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, hookimpl, too_few_images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddbench.data.spec import DatasetInfo
-    from ddbench.task import DistillTask
+    from ddbench.api import DatasetInfo, DistillTask
 
 
 class DM(Distiller, frozen=True, extra="forbid"):
@@ -58,13 +55,13 @@ class DM(Distiller, frozen=True, extra="forbid"):
         """The embedding network."""
         return (self.network,)
 
-    def work(self, num_classes: int, ipc: int) -> int:
+    def image_passes(self, num_classes: int, ipc: int) -> int:
         """Images forward and backward through the network; a real one goes forward alone, a third of that."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
         """Optimises all images together."""
-        from ddbench.objectives import mean_match
+        from ddbench.losses import mean_match
         from ddbench_dm.matching import distill
 
         return distill(self, task, unit, mean_match)

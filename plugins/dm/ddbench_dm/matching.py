@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ddbench import memory, seeds, stopping, views
-from ddbench.device import autocast
-from ddbench.distiller import Unit
-from ddbench.errors import DDBenchError
-from ddbench.finite import require_finite
-from ddbench.models import batch_norms, build_network, final_classifier
-from ddbench.objectives import gaussian_mmd, median_bandwidths
-from ddbench.siamese import augment, draw_augmentation
+from ddbench.api import DDBenchError, Unit, interruption, require_finite, seeds
+from ddbench.augment import augment, denormalise, draw_augmentation
+from ddbench.losses import gaussian_mmd, median_bandwidths
+from ddbench.nn import OOMBatcher, autocast, batch_norms, build_network, final_classifier
 from ddbench.training import prefetched, to_device
 
 if TYPE_CHECKING:
-    from ddbench.task import DistillTask
+    from ddbench.api import DistillTask
     from ddbench_dm import DM
 
 Embed = Callable[[Tensor], Tensor]
@@ -186,7 +182,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     losses: list[Tensor] = []
     # With BatchNorm one attempt is all there is.
     most = 1 if batch_norms(fresh_network(method, task, start)) else classes_together(task)
-    fitting = memory.Together("classes")
+    fitting = OOMBatcher("classes")
 
     def sound(step: int) -> dict[str, Tensor]:
         tensors = {"images": images.detach(), "velocity": velocity}
@@ -211,17 +207,17 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
             task.tick()
             done = step + 1
             reports = done % REPORT_EVERY == 0 or done == method.steps
-            saves = (done % task.checkpoint_every == 0 or stopping.requested()) and done < method.steps
+            saves = (done % task.checkpoint_every == 0 or interruption.requested()) and done < method.steps
             if reports or saves:
                 _check(losses, done)
             if reports:
                 task.report(done, method.steps, loss=float(losses[-1]))
             if saves:
                 task.checkpoint.save(sound(done), {"step": done, "seconds": seconds + time.perf_counter() - clock})
-                stopping.stop()
+                interruption.raise_if_requested()
     sound(method.steps)
     task.timing.update(steps=method.steps, seconds=seconds + time.perf_counter() - clock)
-    return views.denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device)).clamp(0, 1)
+    return denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device)).clamp(0, 1)
 
 
 def _check(losses: list[Tensor], done: int) -> None:

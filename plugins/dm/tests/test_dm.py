@@ -15,16 +15,16 @@ from ddbench_dm.matching import embedding, kernel_match
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddbench import seeds
-from ddbench.cache import Checkpoint
+from ddbench.api.dataset import DatasetInfo
+from ddbench.api.units import Unit
+from ddbench.augment.siamese import augment, draw_augmentation
+from ddbench.core import seeds
+from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.data.spec import DatasetInfo
-from ddbench.distiller import Unit
-from ddbench.errors import DDBenchError
-from ddbench.models import build_network
-from ddbench.objectives import mean_match
-from ddbench.siamese import augment, draw_augmentation
-from ddbench.task import DistillTask
+from ddbench.distillation.context import DistillContext
+from ddbench.losses.features import mean_match
+from ddbench.nn.build import build_network
+from ddbench.storage.cache import Checkpoint
 
 IPC = 2
 SIZE = 8
@@ -37,12 +37,12 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillTask]:
+def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillContext]:
     def no_teacher() -> Any:
         raise AssertionError("the method asked for a teacher")
 
-    def make(seed: int = 0, report: Callable[..., None] = lambda step, total, **metrics: None) -> DistillTask:
-        return DistillTask(
+    def make(seed: int = 0, report: Callable[..., None] = lambda step, total, **metrics: None) -> DistillContext:
+        return DistillContext(
             dataset=digits,
             ipc=IPC,
             seed=seed,
@@ -63,7 +63,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillTask]:
 UNIT: Unit = DM().units(10, IPC)[0]
 
 
-def run(method: DM, task: DistillTask) -> Tensor:
+def run(method: DM, task: DistillContext) -> Tensor:
     made = method.distill(task, UNIT)
     assert isinstance(made, Tensor)
     task.checkpoint.clear()  # as the core does
@@ -98,7 +98,7 @@ def squared_mmd(synthetic: Tensor, real: Tensor) -> Tensor:
 
 
 def brute_force(
-    method: DM, task: DistillTask, distance: Callable[[Tensor, Tensor], Tensor]
+    method: DM, task: DistillContext, distance: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, list[float]]:
     """DM as its released code does it, one class and one image at a time, in float64: pixels and losses."""
     data, mean, deviation = task.dataset, task.dataset.mean.double(), task.dataset.std.double()
@@ -142,7 +142,7 @@ def brute_force(
 @pytest.mark.parametrize(("kind", "distance"), [(DM, squared_mean_distance), (DMRbf, squared_mmd)])
 @pytest.mark.parametrize("together", [1, 5 * SIZE**2, 30 * SIZE**2, 2**20])
 def test_steps_are_those_of_the_loop_over_classes(
-    make_task: Callable[..., DistillTask],
+    make_task: Callable[..., DistillContext],
     monkeypatch: pytest.MonkeyPatch,
     kind: type[DM],
     distance: Callable[[Tensor, Tensor], Tensor],
@@ -162,14 +162,14 @@ def test_steps_are_those_of_the_loop_over_classes(
     assert float((found - expected).norm() / (expected - start).norm()) < 0.01
 
 
-def initial_indices(task: DistillTask) -> Tensor:
+def initial_indices(task: DistillContext) -> Tensor:
     mine = [task.dataset.train.of_class(label) for label in range(10)]
     orders = [torch.randperm(len(m), generator=task.generator("initial", k)) for k, m in enumerate(mine)]
     return torch.cat([m[order[:IPC]] for m, order in zip(mine, orders, strict=True)])
 
 
 def test_real_images_are_shown_as_the_synthetic_ones_are(
-    make_task: Callable[..., DistillTask], monkeypatch: pytest.MonkeyPatch
+    make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the synthetic images of a class are its real batch, nothing is left to match, whatever is drawn."""
     task = make_task()
@@ -197,7 +197,7 @@ def test_real_images_are_shown_as_the_synthetic_ones_are(
     assert all(torch.equal(real, synthetic) for real, synthetic in zip(seen[0::2], seen[1::2], strict=True))
 
 
-def test_each_class_and_step_has_a_draw_of_its_own(make_task: Callable[..., DistillTask]) -> None:
+def test_each_class_and_step_has_a_draw_of_its_own(make_task: Callable[..., DistillContext]) -> None:
     task = make_task()
     drawn = {
         tuple(draw_augmentation("crop", 32, task.generator("augmentation", step, label)).parameters[0].tolist())
@@ -244,7 +244,7 @@ def test_dropout_is_off() -> None:
 
 
 def test_batchnorm_has_all_classes_together(
-    make_task: Callable[..., DistillTask], monkeypatch: pytest.MonkeyPatch
+    make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As released: the statistics of a class alone would take out what tells it from the others."""
     monkeypatch.setattr(ddbench_dm.matching, "PIXELS_TOGETHER", {"cpu": 5 * SIZE**2})
@@ -267,7 +267,7 @@ def test_batchnorm_has_all_classes_together(
     assert sizes == [5, 5, 2, 5, 5, 2, 2 * IPC] * 5
 
 
-def test_a_class_smaller_than_the_batch_gives_all_it_has(make_task: Callable[..., DistillTask]) -> None:
+def test_a_class_smaller_than_the_batch_gives_all_it_has(make_task: Callable[..., DistillContext]) -> None:
     task = make_task()
     counts = [len(task.dataset.train.of_class(label)) for label in range(10)]
     classes = [task.dataset.train.of_class(label) for label in range(10)]
@@ -279,7 +279,7 @@ def test_a_class_smaller_than_the_batch_gives_all_it_has(make_task: Callable[...
     assert all(row in whole for row in first.flatten(1).tolist())
 
 
-def test_matching_brings_the_means_nearer(make_task: Callable[..., DistillTask]) -> None:
+def test_matching_brings_the_means_nearer(make_task: Callable[..., DistillContext]) -> None:
     """Under a network that no step has seen."""
     task = make_task()
     embed = embedding(build_network("convnet-d2", 10, SIZE, seed=12345))
@@ -300,14 +300,14 @@ def test_matching_brings_the_means_nearer(make_task: Callable[..., DistillTask])
 
 
 @pytest.mark.parametrize("kind", [DM, DMRbf])
-def test_the_seed_fixes_the_bytes(make_task: Callable[..., DistillTask], kind: type[DM]) -> None:
+def test_the_seed_fixes_the_bytes(make_task: Callable[..., DistillContext], kind: type[DM]) -> None:
     method = kind(**SMALL)
     first = run(method, make_task())
     assert torch.equal(first, run(method, make_task()))
     assert not torch.equal(first, run(method, make_task(1)))
 
 
-def test_noise_starts_from_the_noise_of_each_slot(make_task: Callable[..., DistillTask]) -> None:
+def test_noise_starts_from_the_noise_of_each_slot(make_task: Callable[..., DistillContext]) -> None:
     task = make_task()
     found = run(DM(**{**SMALL, "initial": "noise", "learning_rate": 1e-12, "steps": 1}), task)
     deviation, mean = task.dataset.std.view(3, 1, 1), task.dataset.mean.view(3, 1, 1)
@@ -316,7 +316,7 @@ def test_noise_starts_from_the_noise_of_each_slot(make_task: Callable[..., Disti
 
 @pytest.mark.parametrize("kind", [DM, DMRbf])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
-    make_task: Callable[..., DistillTask], monkeypatch: pytest.MonkeyPatch, kind: type[DM]
+    make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch, kind: type[DM]
 ) -> None:
     method = kind(**{**SMALL, "steps": 9})
     monkeypatch.setattr(ddbench_dm.matching, "REPORT_EVERY", 1)
@@ -336,12 +336,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
 
 
 def test_a_loss_that_is_not_finite_is_named(
-    make_task: Callable[..., DistillTask], monkeypatch: pytest.MonkeyPatch
+    make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the step lies between two looks at the numbers."""
     fresh = ddbench_dm.matching.fresh_network
 
-    def broken(method: DM, task: DistillTask, step: int) -> torch.nn.Module:
+    def broken(method: DM, task: DistillContext, step: int) -> torch.nn.Module:
         network = fresh(method, task, step)
         if step == 4:
             for parameter in network.parameters():
@@ -358,7 +358,7 @@ def test_a_loss_that_is_not_finite_is_named(
     assert (found[1]["step"], bool(found[0]["images"].isfinite().all())) == (3, True)
 
 
-def test_what_cannot_be_is_refused(make_task: Callable[..., DistillTask]) -> None:
+def test_what_cannot_be_is_refused(make_task: Callable[..., DistillContext]) -> None:
     info = DatasetInfo("two", ("cat", "dog"), ("cat", "dog"), (9, 4), (1, 1), SIZE, "")
     assert DM().skip(info, 4) is None
     assert "'dog'" in (DM().skip(info, 5) or "")

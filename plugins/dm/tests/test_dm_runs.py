@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from ddbench_dm import DM, DMRbf
 
-from ddbench.cache import read_tensors
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.config.experiment import Experiment
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import read_tensors
 
 PATIENCE = 300.0
 
@@ -99,9 +99,9 @@ def resolved(method: str, dataset: str, *recipes: str) -> Experiment:
 )
 def test_paper_is_the_papers_method(method: str, kind: type[DM], dataset: str, network: str) -> None:
     cell = resolved(method, dataset, "paper")
-    assert cell.method_settings == kind(network=network)  # the defaults are the paper's
-    assert cell.evaluator == "fkd"  # the protocol that all methods share; their own is --evaluator dsa
-    settings = cell.method_settings.model_dump()
+    assert cell.method == kind(network=network)  # the defaults are the paper's
+    assert cell.evaluator_name == "fkd"  # the protocol that all methods share; their own is --evaluator dsa
+    settings = cell.method.model_dump()
     assert (settings["steps"], settings["learning_rate"], settings["momentum"]) == (20_000, 1, 0.5)
     assert (settings["real_batch"], settings["initial"]) == (256, "real")
     assert settings["strategy"] == "color_crop_cutout_flip_scale_rotate"
@@ -110,7 +110,7 @@ def test_paper_is_the_papers_method(method: str, kind: type[DM], dataset: str, n
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "imagenette", "tiny-imagenet"])
 @pytest.mark.parametrize("budget", ["quick", "smoke"])
 def test_quick_is_far_below_the_paper_and_says_so(dataset: str, budget: str) -> None:
-    settings = resolved("dm", dataset, budget).method_settings.model_dump()
+    settings = resolved("dm", dataset, budget).method.model_dump()
     few = {"smoke": (6, 8), "quick": (100, 32) if dataset == "tiny-imagenet" else (500, 64)}[budget]
     assert (settings["steps"], settings["real_batch"]) == few
     (recipe,) = [

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, no_batch_norm, units_across_classes
-from ddbench.recover_settings import RecoverSettings
+from ddbench.api import Distiller, RecoverSettings, Unit, hookimpl, no_batch_norm, units_across_classes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddbench.task import DistillTask
+    from ddbench.api import DistillTask
 
 
 class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
@@ -47,7 +45,7 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
         """One image each of as many classes as a batch holds (released code)."""
         return units_across_classes(num_classes, ipc, self.batch_size)
 
-    def work(self, num_classes: int, ipc: int) -> int:
+    def image_passes(self, num_classes: int, ipc: int) -> int:
         """Every image is put through the teacher once a step."""
         return num_classes * ipc * self.steps
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddbench import objectives
-from ddbench.distiller import Unit
+from ddbench import losses
+from ddbench.api import Unit
 
 if TYPE_CHECKING:
-    from ddbench.models import Output
-    from ddbench.task import DistillTask
+    from ddbench.api import DistillTask, Output
     from ddbench_sre2l import SRe2L
 
 
@@ -27,9 +26,9 @@ def distill(method: SRe2L, task: DistillTask, unit: Unit) -> Tensor:
     means, variances = task.teacher.running_statistics()
 
     def objective(output: Output) -> dict[str, Tensor]:
-        terms = {"cross_entropy": objectives.cross_entropy(output.logits, labels)}
+        terms = {"cross_entropy": losses.cross_entropy(output.logits, labels)}
         if method.bn_weight:
-            alignment = objectives.global_bn(output.bn_inputs, means, variances, method.first_bn_scale)
+            alignment = losses.global_bn(output.bn_inputs, means, variances, method.first_bn_scale)
             terms["bn"] = method.bn_weight * alignment
         return terms
 

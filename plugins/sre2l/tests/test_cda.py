@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddbench import views
-from ddbench.cache import Cache
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.augment import crops
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 SIZE = 16
 
@@ -55,13 +56,13 @@ def test_every_box_of_a_run_obeys_the_curriculum(
     made = Pipeline(Workspace(registry, Cache(tmp_path_factory.mktemp("cache")), None), cell)
     made.tapped_teacher()
     drawn: list[Tensor] = []
-    draw_boxes = views.random_boxes
+    draw_boxes = crops.random_boxes
 
     def kept(*arguments: Any, **options: Any) -> Tensor:
         drawn.append(draw_boxes(*arguments, **options))
         return drawn[-1]
 
-    monkeypatch.setattr(views, "random_boxes", kept)
+    monkeypatch.setattr(crops, "random_boxes", kept)
     assert len(made.distilled) == 10
     assert len(drawn) == steps
     sides = torch.stack(drawn)[..., 2:].double()  # [steps, images, (height, width)]

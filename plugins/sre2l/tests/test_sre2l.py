@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddbench.cache import Cache
+from ddbench.api.context import DistillTask, Objective
+from ddbench.api.settings import RecoverSettings
+from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
-from ddbench.distiller import Slot, Unit
-from ddbench.models import TappedNetwork, build_network
-from ddbench.plugins import PluginRegistry
-from ddbench.recover import Objective
-from ddbench.recover_settings import RecoverSettings
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
-from ddbench.task import DistillTask
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -44,7 +45,7 @@ def test_units_hold_one_image_each_of_as_many_classes_as_fit(classes: int, ipc: 
         assert len({slot.label for slot in unit.slots}) == len(unit.slots) <= batch_size
         assert len({slot.index for slot in unit.slots}) == 1
     assert len(units) == ipc * -(-classes // batch_size)
-    assert SRe2L(steps=7, batch_size=batch_size).work(classes, ipc) == 7 * len(slots)
+    assert SRe2L(steps=7, batch_size=batch_size).image_passes(classes, ipc) == 7 * len(slots)
 
 
 # -- the objective ------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ddbench_sre2l import SRe2L
 
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.recipes import load_file
-from ddbench.resolve import Request, experiments
+from ddbench.config.experiment import Experiment
+from ddbench.config.recipes import load_file
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
 
 RELEASED = {"betas": (0.5, 0.9), "batch_size": 100, "first_bn_scale": 10, "crop_scale_min": 0.08}
 
@@ -22,7 +22,7 @@ def resolved(method: str, dataset: str, recipe: str) -> Experiment:
 
 
 def settings(method: str, dataset: str, recipe: str) -> dict[str, Any]:
-    found = resolved(method, dataset, recipe).method_settings
+    found = resolved(method, dataset, recipe).method
     assert isinstance(found, SRe2L)
     return found.model_dump()
 
@@ -44,7 +44,7 @@ def test_paper_is_the_released_scripts(
     varied = {"learning_rate": rate, "bn_weight": weight, "steps": steps, "jitter": jitter}
     assert settings(method, dataset, "paper") == {**RELEASED, **varied, "crop_per_image": False}
     cell = resolved(method, dataset, "paper")
-    assert (cell.data.image_size, cell.evaluator) == (64 if dataset == "tiny-imagenet" else 224, "fkd")
+    assert (cell.data.image_size, cell.evaluator_name) == (64 if dataset == "tiny-imagenet" else 224, "fkd")
 
 
 QUICK: list[tuple[str, str, dict[str, Any]]] = [
@@ -62,7 +62,7 @@ def test_quick_takes_the_steps_of_wmdd(method: str, dataset: str, varied: dict[s
     usual = {"learning_rate": 0.25, "bn_weight": 0.01, "steps": 500, "jitter": 8, "crop_per_image": True}
     found = settings(method, dataset, "quick")
     assert found == {**RELEASED, **usual, **varied}
-    other = resolved("wmdd", dataset, "quick").method_settings.model_dump()
+    other = resolved("wmdd", dataset, "quick").method.model_dump()
     assert [found[name] for name in ("steps", "batch_size")] == [other[name] for name in ("steps", "batch_size")]
 
 

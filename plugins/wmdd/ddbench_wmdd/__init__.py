@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller, Unit, UnitResult, no_batch_norm, too_few_images, units_of_whole_classes
-from ddbench.recover_settings import RecoverSettings
+from ddbench.api import (
+    Distiller,
+    RecoverSettings,
+    Unit,
+    UnitResult,
+    hookimpl,
+    no_batch_norm,
+    too_few_images,
+    units_of_whole_classes,
+)
 
 if TYPE_CHECKING:
-    from ddbench.data.spec import DatasetInfo
-    from ddbench.task import DistillTask
-    from ddbench.transport import Barycenter
+    from ddbench.api import DatasetInfo, DistillTask
+    from ddbench.ot import Barycenter
 
 PAPER = "Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025 (arXiv 2311.18531)"
 
@@ -95,7 +101,7 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         """Whole classes, as many as a batch holds: PCBN needs all images of a class together."""
         return units_of_whole_classes(num_classes, ipc, self.batch_size)
 
-    def work(self, num_classes: int, ipc: int) -> int:
+    def image_passes(self, num_classes: int, ipc: int) -> int:
         """Every image is put through the teacher once a step."""
         return num_classes * ipc * self.steps
 

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddbench import objectives, sliced, transport
-from ddbench.distiller import Unit, UnitResult
-from ddbench.errors import DDBenchError
-from ddbench.finite import require_finite
-from ddbench.transport import Barycenter
+from ddbench import losses, ot
+from ddbench.api import DDBenchError, Unit, UnitResult, require_finite
+from ddbench.ot import Barycenter
 
 if TYPE_CHECKING:
-    from ddbench.models import Output
-    from ddbench.task import DistillTask
+    from ddbench.api import DistillTask, Output
     from ddbench_wmdd import WMDD, BarycenterMatching, SlicedWMDD
 
 Term = Callable[["Output"], Tensor]
@@ -34,12 +31,10 @@ def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Baryc
 
     def solve(features: Tensor, draw: torch.Generator) -> Barycenter:
         if method.solver == "paper":
-            return transport.barycenter_paper(
-                features, task.ipc, draw, method.iterations, method.weight_step, method.start
-            )
+            return ot.barycenter_paper(features, task.ipc, draw, method.iterations, method.weight_step, method.start)
         if method.solver == "released":
-            return transport.barycenter_released(features, task.ipc, draw)
-        return transport.barycenter_lloyd([features.to(task.device)], task.ipc, [draw])[0]
+            return ot.barycenter_released(features, task.ipc, draw)
+        return ot.barycenter_lloyd([features.to(task.device)], task.ipc, [draw])[0]
 
     return _cached(method, task, label, depends_on, solve)
 
@@ -49,7 +44,7 @@ def sliced_barycenter(method: SlicedWMDD, task: DistillTask, label: int) -> Bary
 
     def solve(features: Tensor, draw: torch.Generator) -> Barycenter:
         on_device = features.to(task.device)
-        return sliced.barycenter_sliced(on_device, task.ipc, draw, method.projections, method.iterations)
+        return ot.barycenter_sliced(on_device, task.ipc, draw, method.projections, method.iterations)
 
     depends_on = {"class": label, "projections": method.projections, "iterations": method.iterations}
     return _cached(method, task, label, depends_on, solve)
@@ -92,15 +87,13 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
         targets = {label: method.barycenter(task, label) for label in classes}
         weights = torch.cat([target.weights for target in targets.values()])
         points = torch.cat([target.points for target in targets.values()]).to(task.device)
-        terms["feature"] = lambda output: objectives.feature_match(output.features, points, method.feature_form)
+        terms["feature"] = lambda output: losses.feature_match(output.features, points, method.feature_form)
     elif method.feature_loss == "mmd":
         terms["mmd"] = _mmd(method, task, classes)
     cross_entropy_weight = 1.0 if method.feature_loss == "cross-entropy" else method.cross_entropy_weight
     if cross_entropy_weight:
         on_device = labels.to(task.device)
-        terms["cross_entropy"] = lambda output: (
-            cross_entropy_weight * objectives.cross_entropy(output.logits, on_device)
-        )
+        terms["cross_entropy"] = lambda output: cross_entropy_weight * losses.cross_entropy(output.logits, on_device)
     if method.regularised:
         terms[method.regulariser] = _regulariser(method, task, classes, labels, weights)
 
@@ -127,7 +120,7 @@ def real_images(
         if label in targets:
             features = _features(method, task, label).double()
             centre = features.mean(0)
-            distances = transport.squared_distances(targets[label].points.double() - centre, features - centre)
+            distances = ot.squared_distances(targets[label].points.double() - centre, features - centre)
             nearest = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
             chosen.append(task.dataset.train.of_class(label)[nearest])
         else:
@@ -139,19 +132,19 @@ def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) 
     """Sum over classes of the biased MMD^2 of its images' features and all its real ones, bandwidths of the latter."""
     real = [_features(method, task, label).to(task.device) for label in classes]
     bandwidths = [_bandwidths(task, *pair).cpu() for pair in zip(classes, real, strict=True)]
-    fixed = [objectives.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
+    fixed = [losses.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
 
     def term(output: Output) -> Tensor:
         synthetic = output.features.reshape(len(classes), task.ipc, -1)
         parts = zip(synthetic, real, bandwidths, fixed, strict=True)
-        return torch.stack([objectives.gaussian_mmd(x, y, s, y_kernel_mean=own) for x, y, s, own in parts]).sum()
+        return torch.stack([losses.gaussian_mmd(x, y, s, y_kernel_mean=own) for x, y, s, own in parts]).sum()
 
     return term
 
 
 def _bandwidths(task: DistillTask, label: int, features: Tensor) -> Tensor:
     try:
-        return objectives.median_bandwidths(features)
+        return losses.median_bandwidths(features)
     except DDBenchError as error:
         raise DDBenchError(f"feature_loss=mmd, class '{task.info.class_names[label]}': {error}") from error
 
@@ -163,12 +156,12 @@ def _regulariser(
     if method.regulariser == "bn":
         means, variances = task.teacher.running_statistics()
         return lambda output: (
-            method.bn_weight * objectives.global_bn(output.bn_inputs, means, variances, form=method.bn_form)
+            method.bn_weight * losses.global_bn(output.bn_inputs, means, variances, form=method.bn_form)
         )
     statistics = [task.statistics(label) for label in classes]
     means, variances = (
         [torch.stack(layer).to(task.device) for layer in zip(*moments, strict=True)]
         for moments in ([part.bn_means for part in statistics], [part.bn_vars for part in statistics])
     )
-    rows = objectives.class_weight_matrix(labels, weights).to(task.device)
-    return lambda output: method.bn_weight * objectives.pcbn(output.bn_inputs, rows, means, variances, method.bn_form)
+    rows = losses.class_weight_matrix(labels, weights).to(task.device)
+    return lambda output: method.bn_weight * losses.pcbn(output.bn_inputs, rows, means, variances, method.bn_form)

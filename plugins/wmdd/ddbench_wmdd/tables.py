@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddbench import hookimpl
-from ddbench.tables import TOP1, Asked, Cell, Metric, TableSpec
+from ddbench.api import TOP1, Cell, Metric, TableQuery, TableSpec, hookimpl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +16,7 @@ LAYERS = (5, 10, 15, 16, 17, 18)
 VANILLA = {"evaluator.cutmix_alpha": None}
 
 
-def _cells(asked: Asked, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[Cell]:
+def _cells(asked: TableQuery, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[Cell]:
     """WMDD with each row's settings, on every dataset and at every IPC."""
     for dataset in asked.datasets:
         for row, settings in rows.items():
@@ -25,7 +24,7 @@ def _cells(asked: Asked, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[Cell
                 yield Cell(row, "wmdd", dataset, ipc, settings=settings)
 
 
-def ablation(asked: Asked) -> Iterable[Cell]:
+def ablation(asked: TableQuery) -> Iterable[Cell]:
     """Feature loss and regulariser (Table 4), all four in WMDD's batches of whole classes."""
     rows = {
         f"{loss} + {regulariser}": {"method.feature_loss": loss, "method.regulariser": regulariser}
@@ -34,17 +33,17 @@ def ablation(asked: Asked) -> Iterable[Cell]:
     return _cells(asked, rows)
 
 
-def weights(asked: Asked) -> Iterable[Cell]:
+def weights(asked: TableQuery) -> Iterable[Cell]:
     """Lambda of Eq. 15 (Figure 5a)."""
     return _cells(asked, {f"{weight:g}": {"method.bn_weight": weight} for weight in LAMBDAS})
 
 
-def layers(asked: Asked) -> Iterable[Cell]:
+def layers(asked: TableQuery) -> Iterable[Cell]:
     """The layer whose features are matched (Table 6)."""
     return _cells(asked, {str(layer): {"method.layer": layer} for layer in LAYERS})
 
 
-def sliced(asked: Asked) -> Iterable[Cell]:
+def sliced(asked: TableQuery) -> Iterable[Cell]:
     """WMDD and its sliced sibling (Table 5)."""
     for dataset in asked.datasets:
         for method in ("wmdd", "wmdd-sliced"):
@@ -58,7 +57,7 @@ def with_hours(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(hours=frame["distill_seconds"].astype(float).mask(again) / 3600)
 
 
-def metric(asked: Asked) -> Iterable[Cell]:
+def metric(asked: TableQuery) -> Iterable[Cell]:
     """MMD against Wasserstein (Figure 3, section 5.6), under class labels without CutMix and under fkd.
 
     Without tricks: no CutMix and no FKD for all, no siamese augmentation for DM; crops and flips stay. `mmd in WMDD`

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from ddbench_wmdd import WMDD, BarycenterMatching
 
-from ddbench import published
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
+from ddbench.config.experiment import Experiment
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import published
 
 DATASETS = ("imagenette", "tiny-imagenet", "imagenet-1k")
 
@@ -21,8 +21,8 @@ def resolved(dataset: str, *recipes: str, method: str = "wmdd") -> Experiment:
 
 
 def settings(experiment: Experiment) -> WMDD:
-    assert isinstance(experiment.method_settings, WMDD)
-    return experiment.method_settings
+    assert isinstance(experiment.method, WMDD)
+    return experiment.method
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -60,8 +60,8 @@ def test_paper_is_the_papers_method(dataset: str, bn_weight: float, rate: float)
     assert (method.feature_form, method.bn_form, method.cross_entropy_weight) == ("squared", "squared", 0)
     assert method.crop_per_image
     assert (cell.teacher.arch, cell.statistics.variance, cell.distill.jpeg_quality) == ("resnet18", "exact", None)
-    assert cell.evaluator == "fkd"
-    protocol = cell.evaluator_settings.model_dump()
+    assert cell.evaluator_name == "fkd"
+    protocol = cell.evaluator.model_dump()
     assert (protocol["epochs"], protocol["batch_size"], protocol["temperature"]) == (300, 100, 20)
     assert (protocol["learning_rate"], protocol["weight_decay"], protocol["cutmix_alpha"]) == (1e-3, 0.01, 1)
 
@@ -78,7 +78,7 @@ def test_released_is_what_the_published_code_computes(dataset: str, budget: str)
     assert cell.teacher.epochs == (50 if budget == "paper" else plain.teacher.epochs)
     kept = ("steps", "learning_rate", "betas", "batch_size")
     assert [getattr(method, name) for name in kept] == [getattr(settings(plain), name) for name in kept]
-    assert cell.evaluator_settings == plain.evaluator_settings
+    assert cell.evaluator == plain.evaluator
     if (dataset, budget) != ("tiny-imagenet", "paper"):
         assert (cell.data, cell.teacher.stem) == (plain.data, plain.teacher.stem)
         assert (method.bn_weight, method.jitter) == (settings(plain).bn_weight, settings(plain).jitter)
@@ -103,7 +103,7 @@ def test_recipes_compose_in_the_order_given() -> None:
 @pytest.mark.parametrize("budget", ["paper", "quick"])
 def test_tuned_changes_how_pixels_start_and_are_moved_and_nothing_that_others_share(dataset: str, budget: str) -> None:
     plain, cell = resolved(dataset, budget), resolved(dataset, budget, "tuned")
-    changed = {name for name, value in cell.method_settings if value != getattr(plain.method_settings, name)}
+    changed = {name for name, value in cell.method if value != getattr(plain.method, name)}
     chosen = {"solver", "initial", "feature_form", "bn_form", "bn_weight", "learning_rate", "cross_entropy_weight"}
     assert changed == chosen
     assert settings(cell).initial == "real"
@@ -136,7 +136,7 @@ def test_the_sliced_sibling_takes_what_is_not_the_barycenter_from_the_same_recip
 ) -> None:
     cell, sibling = resolved(dataset, *recipes), resolved(dataset, *recipes, method="wmdd-sliced")
     shared = BarycenterMatching.model_fields
-    mine, its = cell.method_settings.model_dump(), sibling.method_settings.model_dump()
+    mine, its = cell.method.model_dump(), sibling.method.model_dump()
     assert {name: mine.get(name) for name in shared} == {name: its.get(name) for name in shared}
     assert its.keys() - shared == {"projections", "iterations"}
     for section in ("data", "teacher", "statistics", "distill", "evaluator_settings"):

@@ -13,13 +13,14 @@ from ddbench_wmdd import WMDD
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.cache import Cache
-from ddbench.cli import main
-from ddbench.distiller import Slot
-from ddbench.errors import DDBenchError
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, experiments
-from ddbench.stages import Pipeline, Workspace
+from ddbench.api.units import Slot
+from ddbench.cli.main import main
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -41,7 +42,7 @@ def test_units_hold_whole_classes_and_every_slot_once(classes: int, ipc: int, ba
     # No batch is left smaller than it must be, but the last.
     assert len({len(unit.slots) for unit in units[:-1]}) <= 1
     assert len(units) == -(-classes // max(1, batch_size // ipc))
-    assert WMDD(steps=7, batch_size=batch_size).work(classes, ipc) == 7 * len(slots)
+    assert WMDD(steps=7, batch_size=batch_size).image_passes(classes, ipc) == 7 * len(slots)
 
 
 # -- as a method among others -------------------------------------------------------------------------------

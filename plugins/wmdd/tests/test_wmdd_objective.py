@@ -16,15 +16,15 @@ from ddbench_wmdd.matching import distill
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ddbench import objectives, sliced
-from ddbench.cache import Checkpoint
+from ddbench.api.context import ClassStatistics, DistillTask, Objective
+from ddbench.api.dataset import DatasetInfo
+from ddbench.api.units import Slot, Unit, UnitResult
 from ddbench.data.dataset import Dataset
-from ddbench.data.spec import DatasetInfo
-from ddbench.distiller import Slot, Unit, UnitResult
-from ddbench.models import TappedNetwork
-from ddbench.recover import Objective
-from ddbench.statistics import ClassStatistics
-from ddbench.task import DistillTask
+from ddbench.losses import batchnorm
+from ddbench.losses import features as features_module
+from ddbench.nn.taps import TappedNetwork
+from ddbench.ot import sliced
+from ddbench.storage.cache import Checkpoint
 
 IPC = 3
 SIZE = 8
@@ -273,10 +273,10 @@ def test_the_default_is_the_match_of_the_barycenter_and_pcbn_bit_for_bit(make_ta
     real = [task.statistics(label) for label in CLASSES]
     with torch.no_grad():
         output = task.teacher(images)
-    feature = objectives.feature_match(output.features, torch.cat([t.points for t in targets]), "squared")
-    pcbn = objectives.pcbn(
+    feature = features_module.feature_match(output.features, torch.cat([t.points for t in targets]), "squared")
+    pcbn = batchnorm.pcbn(
         output.bn_inputs,
-        objectives.class_weight_matrix(torch.tensor([2, 2, 2, 3, 3, 3]), torch.cat([t.weights for t in targets])),
+        batchnorm.class_weight_matrix(torch.tensor([2, 2, 2, 3, 3, 3]), torch.cat([t.weights for t in targets])),
         [torch.stack([part.bn_means[layer] for part in real]) for layer in range(2)],
         [torch.stack([part.bn_vars[layer] for part in real]) for layer in range(2)],
         "squared",

@@ -20,9 +20,9 @@ import pytest
 import torch
 from ddbench_wmdd import WMDD
 
-from ddbench.experiment import Experiment
-from ddbench.plugins import PluginRegistry
-from ddbench.resolve import Request, load_recipes
+from ddbench.config.experiment import Experiment
+from ddbench.pipeline.request import Request, load_recipes
+from ddbench.registry.registry import PluginRegistry
 from ddbench.tables.cells import cells_of, of_cell
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def cells(name: str, **fields: Any) -> dict[tuple[str, str | None], Experiment]:
 
 
 def settings(experiment: Experiment) -> WMDD:
-    assert isinstance(experiment.method_settings, WMDD)
-    return experiment.method_settings
+    assert isinstance(experiment.method, WMDD)
+    return experiment.method
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_the_metric_table_has_no_tricks_under_hard_and_fkds_own_under_fkd() -> N
         row for row in ("wasserstein (wmdd)", "mmd (dm)", "mmd in WMDD") for _ in range(2)
     ]
     for (row, protocol), experiment in found.items():
-        assert experiment.evaluator == protocol
-        cutmix = experiment.evaluator_settings.model_dump()["cutmix_alpha"]
+        assert experiment.evaluator_name == protocol
+        cutmix = experiment.evaluator.model_dump()["cutmix_alpha"]
         assert cutmix == (None if protocol == "hard" else 1)
-        made = experiment.method_settings.model_dump()
-        if experiment.method == "dm":
+        made = experiment.method.model_dump()
+        if experiment.method_name == "dm":
             assert made["strategy"] is None
         else:
             assert made["feature_loss"] == ("mmd" if row == "mmd in WMDD" else "wasserstein")

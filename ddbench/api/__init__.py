@@ -1,0 +1,90 @@
+"""Everything that a plugin may import, besides the numerics. Imports no torch.
+
+The numerics are public too: the `__all__` of `ddbench.ot`, `losses`, `nn`, `augment`, `training` and `data`, and
+`ddbench.testing` for a plugin's tests. All other modules may change without notice.
+"""
+
+from ddbench.api.context import (
+    Cached,
+    CheckpointIO,
+    ClassStatistics,
+    DistilledImages,
+    DistillTask,
+    EvaluateTask,
+    Images,
+    Objective,
+    Output,
+    Progress,
+    RealData,
+    Teacher,
+)
+from ddbench.api.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DatasetInfo,
+    DatasetSpec,
+    Download,
+    MissingDataError,
+    RemoteFile,
+    Source,
+    Split,
+)
+from ddbench.api.distiller import Distiller, no_batch_norm, too_few_images
+from ddbench.api.evaluator import Evaluator, Metrics
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, TrainingSettings
+from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
+from ddbench.api.units import Slot, Unit, UnitResult, units_across_classes, units_of_whole_classes
+from ddbench.core import interruption, seeds
+from ddbench.core.checks import require_finite
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
+
+__all__ = [
+    "DSA_STRATEGY",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "TOP1",
+    "Cached",
+    "Cell",
+    "CheckpointIO",
+    "ClassStatistics",
+    "DDBenchError",
+    "DatasetInfo",
+    "DatasetSpec",
+    "DistillTask",
+    "DistilledImages",
+    "Distiller",
+    "Download",
+    "EvaluateTask",
+    "Evaluator",
+    "Event",
+    "Images",
+    "Metric",
+    "Metrics",
+    "MissingDataError",
+    "Objective",
+    "Output",
+    "Progress",
+    "RealData",
+    "RecoverSettings",
+    "RemoteFile",
+    "Slot",
+    "Source",
+    "Split",
+    "Strategy",
+    "TableQuery",
+    "TableSpec",
+    "Teacher",
+    "TrainingSettings",
+    "Unit",
+    "UnitResult",
+    "hookimpl",
+    "interruption",
+    "no_batch_norm",
+    "require_finite",
+    "seeds",
+    "too_few_images",
+    "units_across_classes",
+    "units_of_whole_classes",
+]

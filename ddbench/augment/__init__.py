@@ -1,0 +1,24 @@
+"""Augmentations: crops, CutMix, the views of an epoch, siamese augmentation."""
+
+from ddbench.augment.crops import crop_resize, denormalise, normalise, random_boxes
+from ddbench.augment.mixing import Mix, cutmix, cutmix_box, paste, share_of
+from ddbench.augment.siamese import Augmentation, augment, draw_augmentation
+from ddbench.augment.views import EpochViews, batch_slices, epoch_views
+
+__all__ = [
+    "Augmentation",
+    "EpochViews",
+    "Mix",
+    "augment",
+    "batch_slices",
+    "crop_resize",
+    "cutmix",
+    "cutmix_box",
+    "denormalise",
+    "draw_augmentation",
+    "epoch_views",
+    "normalise",
+    "paste",
+    "random_boxes",
+    "share_of",
+]

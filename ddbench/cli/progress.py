@@ -1,0 +1,239 @@
+"""Progress on stderr, as an observer: live bars on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ddbench.api.hookspecs import hookimpl
+from ddbench.core.events import PLAIN_SECONDS, Event
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class _Display(Protocol):
+    def show(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_display: _Display | None = None
+
+
+@hookimpl
+def ddbench_event(event: Event) -> None:
+    """Shows one event. Never raises: a progress display must not end a run."""
+    global _display
+    with suppress(Exception):
+        if _display is None:
+            _display = _choose()
+        _display.show(event)
+
+
+def close() -> None:
+    """Ends the live display, so that what is printed next stands below it. The next event opens a new one."""
+    global _display
+    with suppress(Exception):
+        if _display is not None:
+            _display.close()
+    _display = None
+
+
+def _choose() -> _Display:
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        # A display that is still live when the program ends would leave the terminal without its cursor.
+        atexit.register(close)
+        return RichDisplay()
+    return PlainDisplay()
+
+
+@dataclass
+class _Clock:
+    """One stage or unit under way: since when, from which step its speed is measured, what it last said."""
+
+    start: float
+    first_step: int | None = None
+    first_time: float = 0.0
+    text: str = ""
+
+    def eta(self, now: float, step: int, total: int) -> float | None:
+        """Seconds left at the mean speed so far; None while there is nothing to tell it from."""
+        if self.first_step is None or step <= self.first_step or total <= 0:
+            return None
+        return (now - self.first_time) / (step - self.first_step) * (total - step)
+
+
+class _Lines:
+    """Turns events into lines, and says which are worth a line: never more than one every few seconds of the
+    kinds that come in thousands (steps, units, classes)."""
+
+    def __init__(self, every: float, now: Callable[[], float]) -> None:
+        self._every = every
+        self._now = now
+        self._clocks: dict[tuple[str, str], _Clock] = {}
+        self._last_time = float("-inf")
+        self._last_stage = ""
+
+    def line(self, event: Event, silent: tuple[str, ...] = ()) -> str | None:
+        """The event's line; None where it is one too many, or of a `silent` kind."""
+        now = self._now()
+        clock = self._clock(event, now)
+        wanted = event.kind not in silent and self._worth(event, clock, now)
+        text = self._compose(event, clock, now) if wanted else None
+        if event.kind == "finished":
+            del self._clocks[event.stage, event.unit]
+        return text
+
+    def _clock(self, event: Event, now: float) -> _Clock:
+        key = (event.stage, event.unit)
+        if event.kind in ("started", "resumed") or key not in self._clocks:
+            self._clocks[key] = _Clock(now)
+        clock = self._clocks[key]
+        # Where a resumed run goes on is only known from its first step: its speed is measured from there.
+        if clock.first_step is None and event.kind in ("started", "step"):
+            clock.first_step, clock.first_time = event.step, now
+        # A stage often ends with a bare "finished": what its last step said is then its result.
+        clock.text = _text(event) or clock.text
+        return clock
+
+    def _worth(self, event: Event, clock: _Clock, now: float) -> bool:
+        if event.kind in ("note", "resumed"):
+            return True
+        long = event.kind == "finished" and now - clock.start >= self._every
+        if event.stage == self._last_stage and now - self._last_time < self._every and not long:
+            return False
+        self._last_time, self._last_stage = now, event.stage
+        return True
+
+    def _compose(self, event: Event, clock: _Clock, now: float) -> str:
+        if event.kind == "finished":
+            parts = [f"finished in {_span(event.metrics.get('seconds', now - clock.start))}", clock.text]
+        elif event.kind == "step":
+            left = clock.eta(now, event.step, event.total)
+            parts = [_steps(event), f"ETA {_span(left)}" if left is not None else "", _text(event)]
+        elif event.kind == "resumed":
+            parts = [f"resumed at {_steps(event)}" if event.step else "resumed", _text(event)]
+        else:
+            parts = ["" if event.kind == "note" else event.kind, _text(event)]
+        return f"{_title(event)}: {_join(parts)}"
+
+
+class PlainDisplay:
+    """Lines for a log file: `every` seconds at most one of steps; notes and what took long always."""
+
+    def __init__(self, every: float = PLAIN_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
+        self._lines = _Lines(every, now)
+
+    def show(self, event: Event) -> None:
+        """Prints the event's line, unless it would be one too many."""
+        line = self._lines.line(event)
+        if line is not None:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class RichDisplay:
+    """A bar for every stage and unit under way; what is over stands above as a line. Live only in between."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._lines = _Lines(PLAIN_SECONDS, time.monotonic)
+
+    def show(self, event: Event) -> None:
+        """Opens, moves or closes the event's bar."""
+        line = self._lines.line(event, silent=("started", "step"))
+        if line is not None:
+            self._print(line)
+        if event.kind in ("started", "resumed", "step"):
+            task = self._task(event)
+            self._open().update(task, completed=event.step, total=event.total or None, text=_text(event))
+        elif event.kind == "finished":
+            for stage, unit in list(self._tasks):
+                if stage == event.stage and event.unit in ("", unit):
+                    self._open().remove_task(self._tasks.pop((stage, unit)))
+            if not self._tasks:
+                self.close()
+
+    def close(self) -> None:
+        """Takes the bars away and gives the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None
+        self._tasks.clear()
+
+    def _open(self) -> Progress:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=Console(stderr=True),
+                transient=True,
+                # Else rich would send what the program prints on stdout, its result, to stderr.
+                redirect_stdout=False,
+                refresh_per_second=4,
+            )
+            self._progress.start()
+        return self._progress
+
+    def _task(self, event: Event) -> TaskID:
+        key = (event.stage, event.unit)
+        if key not in self._tasks:
+            self._tasks[key] = self._open().add_task(_title(event), total=event.total or None, text="")
+        return self._tasks[key]
+
+    def _print(self, line: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _title(event: Event) -> str:
+    return f"{event.stage} {event.unit}".strip()
+
+
+def _steps(event: Event) -> str:
+    return f"step {event.step}/{event.total}" if event.total else f"step {event.step}"
+
+
+def _text(event: Event) -> str:
+    """Metrics and message; `seconds` is left to the line that says how long it took."""
+    shown = (f"{name} {value:.4g}" for name, value in event.metrics.items() if name != "seconds")
+    return _join([*shown, event.message])
+
+
+def _join(parts: Iterable[str]) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _span(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,0 +1,36 @@
+"""`ddbench report`: its options, and nothing else. Imports no torch and no pandas until a page is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ddbench.cli import options
+
+if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
+
+
+@click.command("report")
+@options.results
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write  [default: RESULTS/report.html]",
+)
+@click.pass_obj
+def report_command(registry: PluginRegistry, results_dir: Path, output: Path | None) -> None:
+    """Writes all records as one HTML file: tables beside published numbers, figures, images.
+
+    Computes nothing. The file needs no network: tables sort and filter, and every number opens its records.
+    """
+    from ddbench.core.files import atomic_write
+    from ddbench.report.page import page
+
+    path = output or results_dir / "report.html"
+    text = page(registry, results_dir, options.print_error)
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    click.echo(f"written: {path}")

@@ -1,0 +1,110 @@
+"""`ddbench table`: its options, and nothing else. Imports no torch and no pandas until a table is made."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ddbench.cli import options
+from ddbench.core import interruption
+from ddbench.execution import choose, launch
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ddbench.registry.registry import PluginRegistry
+
+FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
+
+
+def _try(output: Path) -> None:
+    """Writes nothing to the folder of `output`, so that what cannot be written shows before hours are spent on it."""
+    from ddbench.core.files import translate_os_errors
+
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    with translate_os_errors(output), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@click.command("table")
+@click.argument("name")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: those found in the data folder).")
+@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
+@options.methods
+@options.experiment
+@options.executor
+@options.time_limit
+@options.data
+@options.results
+@options.cache
+@click.option("--only-cached", is_flag=True, help="Compute nothing: what was never run says so.")
+@click.option("--dry-run", is_flag=True, help="Say for each cell what is cached, what is to do and how long it takes.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write (default: stdout).")
+@click.pass_obj
+def table_command(
+    registry: PluginRegistry,
+    /,
+    name: str,
+    data_dir: Path | None,
+    results_dir: Path,
+    cache_dir: Path,
+    time_limit: float | None,
+    only_cached: bool,
+    dry_run: bool,
+    form: str,
+    output: Path | None,
+    executor: str,
+    ray_address: str | None,
+    assignments: tuple[str, ...],
+    **asked: Any,
+) -> None:
+    """Runs what a table lacks, reuses what is there, and prints it beside the paper's numbers.
+
+    NAME: see `ddbench list tables`. Without --dataset and without a known dataset in the data folder, the table is
+    made of records and published numbers alone. Ctrl-C keeps every finished cell. Ends with 1 where a cell failed.
+    """
+    spec = registry.table(name)
+
+    from ddbench.core.files import atomic_write
+    from ddbench.pipeline.request import Request
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.tables import filling, layout, planning
+
+    where, assignments = choose.choose(executor, ray_address, assignments)
+    request = Request(**asked, assignments=assignments)
+    cache = options.open_cache(cache_dir, builds=not only_cached)
+    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=where)
+    request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
+    if workspace is None and not only_cached:
+        options.print_error(
+            "no dataset is named and none is in the data folder: from records and published numbers alone"
+        )
+    if dry_run:
+        click.echo(planning.plan(spec, request, registry, workspace, results_dir))
+        return
+    if output is not None:
+        _try(output)
+
+    def work() -> DataFrame:
+        with interruption.handle_signals(time_limit and time_limit * 60):
+            return filling.build_frame(
+                spec, request, registry, workspace, results_dir, only_cached, options.print_error
+            )
+
+    frame = launch.together(work, usable)
+    if frame is None:  # another process leads, and prints it
+        return
+    text = layout.text_of(spec, frame, form)
+    if output is None:
+        options.print_result(text)
+    else:
+        with atomic_write(output) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+        options.print_result(f"written: {output}")
+    if (frame["state"] == "failed").any():
+        sys.exit(1)

@@ -1,0 +1,34 @@
+"""An Experiment: the whole configuration tree of one cell of a grid. Imports no torch."""
+
+from pydantic import Field, SerializeAsAny
+
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.settings import Section
+from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, Stem, TeacherConfig
+
+
+class Experiment(Section, serialize_by_alias=True):
+    """Everything that one cell of a grid depends on: one distilled set, one student, one seed.
+
+    The aliases are the names that records and keys hold.
+    """
+
+    dataset: str
+    method_name: str = Field(alias="method")
+    ipc: int | None = Field(ge=1)
+    evaluator_name: str = Field(alias="evaluator")
+    student: str
+    student_stem: Stem = "auto"
+    seed: int = Field(default=0, ge=0, description="base seed")
+    repeat: int = Field(default=0, ge=0, description="which distilled set: its seed is seed + repeat")
+    student_seed: int = Field(default=0, ge=0, description="which student on the set: its seed is seed + student_seed")
+    recipes: tuple[str, ...]
+    changed: tuple[str, ...] = Field(default=(), description="settings that were changed by --set, over the recipes")
+    data: DataConfig
+    teacher: TeacherConfig
+    statistics: StatisticsConfig
+    distill: DistillConfig
+    runtime: RuntimeConfig
+    method: SerializeAsAny[Distiller] = Field(alias="method_settings")
+    evaluator: SerializeAsAny[Evaluator] = Field(alias="evaluator_settings")

@@ -1,0 +1,84 @@
+"""The sections of the configuration, all pydantic, all frozen. Imports no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ddbench.api.settings import Section, TrainingSettings
+
+
+class DataConfig(Section):
+    """How images are stored and seen."""
+
+    image_size: int = Field(default=224, ge=4, le=1024, description="side of what networks see, in pixels")
+    stored_size: int = Field(
+        default=256, ge=4, le=1024, description="short side of the decoded cache; crops are taken from it"
+    )
+    resize: Literal["bilinear", "bicubic"] = Field(
+        default="bilinear", description="interpolation of the stored short side (antialiased, as Pillow's)"
+    )
+    skip_corrupt: bool = Field(default=False, description="skip and count unreadable images instead of stopping")
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of every class's training images kept away from teacher and distillation; students and "
+        "teacher are measured on them in place of the validation images",
+    )
+
+    @model_validator(mode="after")
+    def _stored_covers_image(self) -> "DataConfig":
+        if self.stored_size < self.image_size:
+            raise ValueError(f"stored_size {self.stored_size} is smaller than image_size {self.image_size}")
+        return self
+
+
+Stem = Literal["auto", "imagenet", "small", "tiny-released"]
+
+
+class TeacherConfig(TrainingSettings):
+    """The classifier trained on the real data ("squeeze")."""
+
+    arch: str = Field(default="resnet18", description="network name: torchvision, timm or convnet-dN")
+    stem: Stem = Field(
+        default="auto",
+        description="first layers: imagenet as published; small = 3x3 stride 1, no max-pool; "
+        "tiny-released = 3x3 stride 2 padding 3, no max-pool; auto = small up to 32 px, else imagenet",
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the teacher's initialisation and batches")
+    checkpoint: Path | None = Field(
+        default=None, description="weights to use instead of training: .safetensors, or .pt read weights-only"
+    )
+
+
+class StatisticsConfig(Section):
+    """Statistics of the real data at the input of every BatchNorm layer, class by class."""
+
+    variance: Literal["exact", "batch-mean"] = Field(
+        default="exact",
+        description="exact: over all images of the class; batch-mean: mean of within-batch variances (released)",
+    )
+    batch_size: int = Field(default=100, ge=1, description="images a batch (released: 100)")
+
+
+class DistillConfig(Section):
+    """What the core does around any method's distillation."""
+
+    jpeg_quality: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="pass distilled images through JPEG of this quality (released: 75)",
+    )
+    checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints of a method's loop")
+
+
+class RuntimeConfig(Section):
+    """Where and how it is computed, resolved: no `auto` is left in an Experiment that runs."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="bf16 = autocast where it is fast")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="whether the recover loop compiles its network (auto: where that pays)"
+    )

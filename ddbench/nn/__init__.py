@@ -1,0 +1,22 @@
+"""Networks: building, teachers and what they see, memory, devices."""
+
+from ddbench.nn.batchnorm_moments import Moments, moments
+from ddbench.nn.build import build_network
+from ddbench.nn.device import autocast
+from ddbench.nn.layers import batch_norms, final_classifier, weighted_layers
+from ddbench.nn.memory import OOMBatcher, in_parts, is_out_of_memory
+from ddbench.nn.taps import TappedNetwork
+
+__all__ = [
+    "Moments",
+    "OOMBatcher",
+    "TappedNetwork",
+    "autocast",
+    "batch_norms",
+    "build_network",
+    "final_classifier",
+    "in_parts",
+    "is_out_of_memory",
+    "moments",
+    "weighted_layers",
+]

@@ -1,0 +1,144 @@
+"""Networks: built by name and seed, loaded from checkpoints, and tapped for features and BatchNorm inputs."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.config.networks import CATALOG
+from ddbench.config.schema import Stem
+from ddbench.core.errors import DDBenchError, unknown
+
+SMALL_IMAGE = 32
+
+
+STEM_POOLS = {"maxpool", "maxpool1", "features.pool0", "stem.pool"}  # ResNets, GoogLeNet, DenseNets, timm
+
+
+CONVNET_WIDTH = 128
+
+
+class ConvNet(nn.Module):
+    """ConvNet-D of the distillation literature: `depth` blocks, then one linear layer on the flattened map.
+
+    A block is a 3x3 convolution to 128 channels, affine instance norm (or BatchNorm), ReLU and 2x2 average
+    pooling. Takes [B, 3, S, S] with S at least 2**depth; logits [B, num_classes]. Source: Gidaris and
+    Komodakis, CVPR 2018, as used in DC (Zhao et al., ICLR 2021).
+    """
+
+    def __init__(self, depth: int, num_classes: int, image_size: int, batch_norm: bool = False) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for index in range(depth):
+            blocks += [
+                nn.Conv2d(3 if index == 0 else CONVNET_WIDTH, CONVNET_WIDTH, 3, padding=1),
+                nn.BatchNorm2d(CONVNET_WIDTH) if batch_norm else nn.InstanceNorm2d(CONVNET_WIDTH, affine=True),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(CONVNET_WIDTH * (image_size // 2**depth) ** 2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # torch.manual_seed would also reseed every accelerator, which fork_rng(devices=[]) does not give back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build_network(arch: str, num_classes: int, image_size: int, stem: Stem = "auto", seed: int = 0) -> nn.Module:
+    """A classifier with fresh weights, float32 on the CPU, in training mode; leaves the global RNG as it was.
+
+    arch: "resnet18" (torchvision's, else timm's), "torchvision/NAME", "timm/NAME", "convnet-d1" to "-d6" or
+        "convnet-bn-d1" to "-d6".
+    image_size: side of the square images [B, 3, S, S] in pixels; transformers are built for that size.
+    stem: see `TeacherConfig.stem`; "auto" changes nothing in networks without a strided first convolution.
+    seed: fixes every weight.
+    Raises DDBenchError for an unknown name, a stem that the network has no place for, and an image size that
+    it cannot take.
+    """
+    with _seeded(seed):
+        try:
+            network = _construct(arch, num_classes, image_size)
+            if stem == "auto":
+                if image_size <= SMALL_IMAGE:
+                    _replace_stem(network, "small")
+            elif stem != "imagenet" and not _replace_stem(network, stem):
+                raise DDBenchError(
+                    f"stem '{stem}' needs a strided first convolution; network '{arch}' has none: use 'auto'"
+                )
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, 3, image_size, image_size))
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DDBenchError(f"network '{arch}' cannot be built for {image_size}-pixel images: {reason}") from error
+    return network.train()
+
+
+def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
+    if match := re.fullmatch(r"convnet-(bn-)?d([1-6])", arch):
+        depth = int(match[2])
+        if image_size < 2**depth:
+            raise DDBenchError(f"network '{arch}' needs images of {2**depth} pixels or more, not {image_size}")
+        return ConvNet(depth, num_classes, image_size, batch_norm=match[1] is not None)
+
+    import torchvision
+
+    source, _, name = arch.rpartition("/")
+    ours = torchvision.models.list_models(module=torchvision.models)
+    if source in ("", "torchvision") and name in ours:
+        options: dict[str, Any] = {}
+        if name.startswith("vit_"):
+            options["image_size"] = image_size
+        elif name.startswith("maxvit"):
+            options["input_size"] = (image_size, image_size)
+        elif name in ("googlenet", "inception_v3"):
+            options |= {"aux_logits": False, "init_weights": True}
+        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+        return network
+
+    import timm
+
+    if source in ("", "timm") and timm.is_model(name):
+        defaults = timm.models.get_pretrained_cfg(name)
+        options = {"img_size": image_size} if defaults is not None and defaults.fixed_input_size else {}
+        timms: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+        return timms
+
+    every = [*(f"torchvision/{known}" for known in ours), *(f"timm/{known}" for known in timm.list_models())]
+    if source == "":
+        every = [known.partition("/")[2] for known in every] + [
+            f"convnet-{norm}d{depth}" for norm in ("", "bn-") for depth in range(1, 7)
+        ]
+    # Without a close match the error lists what is known: the catalogue, not a thousand names.
+    raise unknown("network", arch, every if get_close_matches(arch, every, 1, 0.5) else [n.name for n in CATALOG])
+
+
+def _replace_stem(network: nn.Module, stem: Stem) -> bool:
+    """Gives the first convolution a 3x3 kernel, drops the stem's max-pool; False where there is no stem."""
+    name, first = next(((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
+    if first is None or first.in_channels != 3:
+        return False
+    if first.stride == (1, 1):
+        return stem == "small"
+    if first.kernel_size == first.stride:  # patches of a transformer, not a stem
+        return False
+    stride, padding = (1, 1) if stem == "small" else (2, 3)
+    convolution = nn.Conv2d(3, first.out_channels, 3, stride, padding, bias=first.bias is not None)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    network.set_submodule(name, convolution)
+    for pool in STEM_POOLS & dict(network.named_modules()).keys():
+        network.set_submodule(pool, nn.Identity())
+    return True

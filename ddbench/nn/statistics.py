@@ -1,0 +1,77 @@
+"""What the teacher sees in one class of real images: features, and moments before every BatchNorm layer."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddbench.api.context import ClassStatistics
+from ddbench.core.checks import require_finite
+from ddbench.core.errors import DDBenchError
+from ddbench.nn import memory
+from ddbench.nn.batchnorm_moments import moments
+from ddbench.nn.taps import TappedNetwork
+
+Variance = Literal["exact", "batch-mean"]
+
+
+class _Accumulator:
+    """Mean and variance per channel over batches, merged as they come (Chan et al., 1983), in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.within = self.between = torch.zeros((), dtype=torch.float64)
+
+    def add(self, means: Tensor, variances: Tensor) -> None:
+        """Of each image of a batch, [B, C] each, as `moments` gives them."""
+        means, variances = means.double(), variances.double()
+        size, mean = len(means), means.mean(0)
+        variance = variances.mean(0) + means.var(0, correction=0)
+        shift = mean - self.mean
+        self.between = self.between + shift.square() * (self.count * size / (self.count + size))
+        self.within = self.within + variance * size
+        self.count += size
+        self.mean = self.mean + shift * (size / self.count)
+
+
+@torch.no_grad()
+def collect(
+    network: TappedNetwork, batches: Iterable[Tensor], variance: Variance, layer: int | None = None
+) -> ClassStatistics:
+    """Features and BatchNorm-input statistics of the images in `batches`, in one pass, one batch in memory.
+
+    batches: normalised float32 [B, 3, S, S] of one class on the network's device; B may differ.
+    variance: both are population variances over images and positions. "exact": over all images at once, by
+    the law of total variance, however they are batched; "batch-mean": the mean of the within-batch variances
+    weighted by batch size (released code), which lacks the variance of the batch means.
+    layer: whose features, as in `TappedNetwork.forward`; None: what feeds the classifier.
+    Where memory runs out a batch goes through the network in parts, to the same numbers.
+    Raises DDBenchError where there is no image or a statistic is not finite, and where there is no such layer.
+    """
+
+    def forward(images: Tensor) -> list[Tensor]:
+        output = network(images, layer=layer)
+        return [output.features, *(value for x in output.bn_inputs for value in moments(x))]
+
+    in_parts = memory.in_parts(forward, "images")
+    features: list[Tensor] = []
+    accumulators = [_Accumulator() for _ in network.bn_names]
+    for images in batches:
+        found, *values = in_parts(images)
+        features.append(found.float().cpu())
+        for accumulator, means, variances in zip(accumulators, values[::2], values[1::2], strict=True):
+            accumulator.add(means, variances)
+    if not features:
+        raise DDBenchError("statistics need at least one image of the class")
+    totals = [part.within + part.between if variance == "exact" else part.within for part in accumulators]
+    statistics = ClassStatistics(
+        torch.cat(features),
+        [part.mean.float().cpu() for part in accumulators],
+        [(total / part.count).float().cpu() for total, part in zip(totals, accumulators, strict=True)],
+    )
+    named = {"the teacher's features": statistics.features}
+    for name, mean, spread in zip(network.bn_names, statistics.bn_means, statistics.bn_vars, strict=True):
+        named |= {f"the mean before {name}": mean, f"the variance before {name}": spread}
+    require_finite("statistics", named, ": are the teacher's weights sound?")
+    return statistics

@@ -1,0 +1,180 @@
+"""What every stage depends on: the one place that decides when an artifact may be used again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ddbench.config.experiment import Experiment
+from ddbench.config.schema import TeacherConfig
+from ddbench.core import versions
+from ddbench.core.errors import DDBenchError
+from ddbench.data.dataset import Dataset
+from ddbench.storage.cache import key_of
+
+Depends = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The dependencies of each stage of one experiment on one dataset, as JSON trees (input of the cache)."""
+
+    experiment: Experiment
+    dataset: Dataset
+    method_version: str
+    evaluator_version: str
+
+    @property
+    def _real(self) -> Depends:
+        info = self.dataset.info
+        return {
+            "data": self.dataset.depends_on,
+            "classes": list(info.class_names),
+            "image_size": info.image_size,
+            "mean": [float(value) for value in self.dataset.mean],
+            "std": [float(value) for value in self.dataset.std],
+        }
+
+    @property
+    def _device(self) -> Depends:
+        return {
+            "kind": self.experiment.runtime.device.partition(":")[0],
+            "precision": self.experiment.runtime.precision,
+        }
+
+    @cached_property
+    def _checkpoint_digest(self) -> str | None:
+        checkpoint = self.experiment.teacher.checkpoint
+        return None if checkpoint is None else file_digest(checkpoint)
+
+    def teacher(self) -> Depends:
+        """The teacher: real data, its recipe or its checkpoint's content, device kind and precision."""
+        config = self.experiment.teacher
+        if config.checkpoint is not None:
+            made: Depends = {
+                "arch": config.arch,
+                "stem": config.stem,
+                "checkpoint": self._checkpoint_digest,
+            }
+        else:
+            made = {**config.model_dump(mode="json", exclude={"checkpoint"}), **self._device}
+        core = {"models": versions.MODELS, "training": versions.TRAINING, "views": versions.VIEWS}
+        return {**self._real, "teacher": made, "versions": core}
+
+    def statistics(self, label: int, layer: int | None = None) -> Depends:
+        """Features (of `layer`, where one is asked for) and BatchNorm statistics of one class: always float32."""
+        return {
+            "teacher": key_of(self.teacher()),
+            "statistics": self.experiment.statistics.model_dump(mode="json"),
+            "class": self.dataset.info.class_names[label],
+            "device": self._device["kind"],
+            "version": versions.STATISTICS,
+            **({} if layer is None else {"layer": layer}),
+        }
+
+    @property
+    def _method(self) -> Depends:
+        experiment = self.experiment
+        real: Depends = self._real
+        if experiment.method.needs_teacher:
+            real = {
+                "teacher": key_of(self.teacher()),
+                "statistics": {**experiment.statistics.model_dump(mode="json"), "version": versions.STATISTICS},
+            }
+        return {
+            "method": experiment.method_name,
+            "method_version": self.method_version,
+            "real": real,
+            "ipc": experiment.ipc,
+            "seed": experiment.seed + experiment.repeat,
+        }
+
+    @property
+    def _numerics(self) -> dict[str, str]:
+        names = self.experiment.method.numerics()
+        return {name.lower(): getattr(versions, name) for name in names}
+
+    def intermediate(self, name: str, depends_on: Depends) -> Depends:
+        """A method's own expensive intermediate: only what it says, besides the data, the teacher and the seed."""
+        core = {"transport": versions.TRANSPORT, **self._numerics}
+        return {**self._method, "name": name, "depends_on": depends_on, "device": self._device, "versions": core}
+
+    def unit(self, index: int) -> Depends:
+        """One unit of the distilled set: everything that its images depend on."""
+        core = {
+            "models": versions.MODELS,
+            "views": versions.VIEWS,
+            "objectives": versions.OBJECTIVES,
+            "recover": versions.RECOVER,
+            "transport": versions.TRANSPORT,
+            "distilled": versions.DISTILLED,
+            **self._numerics,
+        }
+        return {
+            **self._method,
+            "unit": index,
+            "settings": self.experiment.method.model_dump(mode="json"),
+            "jpeg_quality": self.experiment.distill.jpeg_quality,
+            "device": self._device,
+            "versions": core,
+            **({"compile": True} if self.experiment.runtime.compile == "on" else {}),
+        }
+
+    def labels(self, units: tuple[str, ...], name: str, depends_on: Depends) -> Depends:
+        """Stored labels: the set, the teacher, the protocol and the student's seed (through `depends_on`)."""
+        return {**self._protocol(units), "name": name, "depends_on": depends_on}
+
+    def evaluate(self, units: tuple[str, ...]) -> Depends:
+        """One student with one seed."""
+        experiment = self.experiment
+        return {
+            **self._protocol(units),
+            "student": experiment.student,
+            "stem": experiment.student_stem,
+            "seed": experiment.seed + experiment.student_seed,
+        }
+
+    def measure(self, units: tuple[str, ...]) -> Depends:
+        """The transport cost of a set's features to the classes' features."""
+        config = self.experiment.statistics.model_dump(mode="json")
+        return {
+            "units": list(units),
+            "teacher": key_of(self.teacher()),
+            "statistics": config,
+            "version": [versions.TRANSPORT, versions.STATISTICS],
+        }
+
+    def _protocol(self, units: tuple[str, ...]) -> Depends:
+        experiment = self.experiment
+        settings = experiment.evaluator
+        teacher = key_of(self.teacher()) if settings.needs_teacher else None
+        recipe = experiment.teacher.model_dump(mode="json", exclude={"checkpoint", "seed", "arch", "stem"})
+        core = {"models": versions.MODELS, "training": versions.TRAINING, "views": versions.VIEWS}
+        return {
+            "units": list(units),
+            "real": self._real,
+            "teacher": teacher,
+            "recipe": recipe if settings.on_real_data else None,
+            "evaluator": experiment.evaluator_name,
+            "evaluator_version": self.evaluator_version,
+            "settings": settings.model_dump(mode="json"),
+            "device": self._device,
+            "versions": core,
+        }
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content. Raises DDBenchError where it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise DDBenchError(f"teacher.checkpoint {path} cannot be read: {error.strerror}") from error
+
+
+def teacher_label(config: TeacherConfig) -> str:
+    """How a teacher is called in progress lines and records."""
+    return f"{config.arch} (checkpoint {config.checkpoint.name})" if config.checkpoint else config.arch

@@ -1,0 +1,98 @@
+"""From a finished pipeline to its record: what was used, what it cost, under which configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.evaluator import Metrics
+from ddbench.pipeline.keys import teacher_label
+from ddbench.results import records
+from ddbench.results.records import Record
+from ddbench.storage.cache import Artifact, digest_of
+
+if TYPE_CHECKING:
+    from ddbench.pipeline.pipeline import Pipeline
+
+
+def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) -> Record:
+    """The record of `evaluation`. Times, memory and versions are those of the artifacts when they were computed, so
+    that a run from the cache gives the same record."""
+    experiment, info = pipeline.experiment, pipeline.dataset.info
+    used = {"evaluate": [evaluation], "distill": [pipeline.unit(unit) for unit in pipeline.units]}
+    if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
+        used["teacher"] = [pipeline.teacher()]
+    if pipeline.method.needs_teacher:
+        used["statistics"] = [pipeline.class_statistics(label) for label in range(info.num_classes)]
+    costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in used.items()}
+    flat = [cost for parts in costs.values() for cost in parts]
+    steps = [part.meta for part in used["distill"] if part.meta.get("steps")]
+    teacher = used.get("teacher")
+    configuration = experiment.model_dump(mode="json")
+    if experiment.teacher.checkpoint is not None:
+        configuration["teacher"]["checkpoint"] = experiment.teacher.checkpoint.name
+    return Record(
+        name=records.run_name(experiment.method_name, experiment.dataset, experiment.ipc, evaluation.key),
+        created=evaluation.meta["made"]["created"],
+        method=experiment.method_name,
+        method_version=pipeline.method.version,
+        dataset=_dataset_name(experiment.dataset),
+        classes=info.num_classes,
+        ipc=experiment.ipc,
+        image_size=info.image_size,
+        recipes=list(experiment.recipes),
+        evaluator=experiment.evaluator_name,
+        evaluator_version=pipeline.protocol.version,
+        student=experiment.student,
+        seed=experiment.seed,
+        repeat=experiment.repeat,
+        student_seed=experiment.student_seed,
+        metrics=Metrics(**evaluation.meta["metrics"]),
+        teacher={
+            "name": teacher_label(experiment.teacher),
+            "top1": teacher[0].meta["top1"],
+            "key": teacher[0].key,
+            "digest": digest_of(teacher[0].tensors),
+        }
+        if teacher
+        else {},
+        feature_transport_cost=transport,
+        data={
+            "fingerprint": info.fingerprint,
+            "train_images": sum(info.train_counts),
+            "val_images": sum(info.val_counts),
+        },
+        distilled_digest=pipeline.distilled.digest,
+        distilled_images=len(pipeline.distilled),
+        keys={stage: [part.key for part in parts] for stage, parts in used.items()},
+        configuration=configuration,
+        seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
+        seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
+        peak_memory={
+            "device": max(cost["peak_device"] for cost in flat),
+            "resident": max(cost["peak_resident"] for cost in flat),
+        },
+        device=device_of(evaluation, [part for parts in used.values() for part in parts]),
+        versions=evaluation.meta["made"]["versions"],
+        git_commit=evaluation.meta["made"]["git_commit"],
+    )
+
+
+def device_of(evaluation: Artifact, parts: list[Artifact]) -> dict[str, Any]:
+    """The evaluation's, with what is `nondeterministic` of any part; not said where one does not tell it (CPU).
+
+    `processes`: the most that trained a part together; not said where each had one.
+    """
+    found = {name: value for name, value in evaluation.meta["device"].items() if name != "nondeterministic"}
+    told = [part.meta["device"].get("nondeterministic") for part in parts]
+    known = [names for names in told if names is not None]
+    if len(known) == len(told):
+        found["nondeterministic"] = sorted({name for names in known for name in names})
+    processes = max(part.meta["device"].get("processes", 1) for part in parts)
+    return {**found, "processes": processes} if processes > 1 else found
+
+
+def _dataset_name(name: str) -> str:
+    """The dataset for a table: of a person's own images the folder's name, not where it lies."""
+    kind, colon, folder = name.partition(":")
+    return f"{kind}:{Path(folder).name}" if colon else name

@@ -1,0 +1,76 @@
+"""Runs the cells of a grid, writes their records and pictures, and summarises them in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.results import published
+from ddbench.results.records import Record
+
+
+def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
+    """One row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets.
+
+    What was measured on held-out training images never shares a row with what was measured on validation images.
+    """
+    rows = []
+    for pipeline, record in cells:
+        experiment = pipeline.experiment
+        rows.append(
+            {
+                "method": record.method,
+                "dataset": f"{record.dataset} {record.image_size}px",
+                "ipc": "all" if record.ipc is None else str(record.ipc),
+                "student": record.student,
+                "protocol": f"{record.evaluator} v{record.evaluator_version}",
+                "recipe": "+".join(record.recipes) + (" --set" if experiment.changed else ""),
+                "measured on": record.measured_on,
+                "holdout": record.holdout,
+                "top1": record.metrics.top1_last,
+                "set": record.distilled_digest,
+                "source": experiment.dataset,
+                "seed": record.student_seed,
+                "W2": record.feature_transport_cost,
+                "distill": record.seconds.get("distill", 0.0),
+                "evaluate": record.seconds["evaluate"],
+                "memory": max(record.peak_memory.values()),
+                "published": published.published_text(experiment, record.classes),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    # The same student on the same set is one measurement, however often it was asked for.
+    frame = frame.drop_duplicates(["source", "student", "protocol", "recipe", "measured on", "method", "set", "seed"])
+    by = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
+    lines = []
+    for names, part in frame.groupby(by, sort=False):
+        values = dict(zip(by, names, strict=True))
+        shown, _, measured = values.pop("published"), values.pop("source"), values.pop("measured on")
+        sets = part["set"].nunique()
+        costs = part["W2"].dropna()
+        lines.append(
+            {
+                **values,
+                **({"measured on": measured} if frame["holdout"].any() else {}),
+                "top-1 (last epoch)": spread(part["top1"]),
+                "n": f"{_count(len(part), 'student')} on {_count(sets, 'set')}",
+                "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
+                "distill s": f"{part['distill'].mean():.1f}",
+                "student s": f"{part['evaluate'].mean():.1f}",
+                "process peak MB": f"{part['memory'].max() / 2**20:.0f}",
+                **({"published (Table 1)": shown} if (frame["published"] != "").any() else {}),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def spread(values: pd.Series[float]) -> str:
+    """`62.3 ± 0.4`: mean and sample deviation; the mean alone where there is one value."""
+    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{deviation}"

@@ -1,0 +1,59 @@
+"""Records: one JSON file for one evaluation, written atomically, and all of them as a pandas frame."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.core import versions
+
+if TYPE_CHECKING:
+    pass
+
+PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic", "safetensors", "pillow")
+
+
+def provenance() -> dict[str, Any]:
+    """When and with what something is computed: `created` (UTC), `versions` of packages, `git_commit`."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "git_commit": git_commit(),
+    }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    names = sorted(name for name in vars(versions) if name.isupper())
+    found["numerics"] = " ".join(f"{name.lower()}={getattr(versions, name)}" for name in names)
+    return found
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """The commit of the checkout that ddbench runs from (with "+" where it is changed), or None."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
