@@ -19,8 +19,8 @@ from ddbench.core.errors import DDBenchError, PluginError
 from ddbench.execution import worker
 from ddbench.execution.choose import choose
 from ddbench.execution.event_queue import decode_event
-from ddbench.execution.resources import Resources, TrainingResources, resources_of
-from ddbench.execution.work import BLOCKS, Failure, Plan, Work, build_artifacts
+from ddbench.execution.resources import DistributedResources, ResourceConfig, Resources
+from ddbench.execution.work_list import Failure, WorkItem, WorkList
 from ddbench.execution.worker import experiment_of
 from ddbench.pipeline.executor import Inline
 from ddbench.pipeline.pipeline import Pipeline
@@ -60,18 +60,18 @@ def grid(folder: Path, asked: Request, force: frozenset[str] = frozenset()) -> l
     return [Pipeline(workspace, cell) for cell in experiments(asked, registry)]
 
 
-def drained(plan: Plan) -> list[Work]:
+def drained(plan: WorkList) -> list[WorkItem]:
     """All that can begin, one after the other, each done before the next."""
     order = []
-    while work := plan.next():
+    while work := plan.pop_ready():
         order.append(work)
-        plan.done(work)
+        plan.mark_done(work)
     return order
 
 
 def test_a_grid_is_cut_along_the_stage_graph_and_shared_parts_are_there_once(tmp_path: Path) -> None:
     cells = grid(tmp_path, replace(ASKED, ipcs=(1, 2), seeds=2))
-    plan = Plan(cells)
+    plan = WorkList(cells)
     order = drained(plan)
     # One teacher, ten classes; units of four images: 3 of IPC 1, 5 of IPC 2; two students and one measure a set.
     expected = {"teacher": 1, "statistics": 10, "distill": 3 + 5, "evaluate": 4, "measure": 2}
@@ -79,74 +79,74 @@ def test_a_grid_is_cut_along_the_stage_graph_and_shared_parts_are_there_once(tmp
     assert len(order) == plan.total == sum(expected.values())
     made: set[str] = set()
     for work in order:
-        assert made >= work.needs, work.name
-        assert made.isdisjoint(work.makes)
-        made.update(work.makes)
+        assert made >= work.inputs, work.name
+        assert made.isdisjoint(work.outputs)
+        made.update(work.outputs)
     units = [work for work in order if work.stage == "distill"]
-    classes = [{"teacher", "statistics"} == {name.partition("/")[0] for name in work.needs} for work in units]
+    classes = [{"teacher", "statistics"} == {name.partition("/")[0] for name in work.inputs} for work in units]
     assert all(classes)
-    assert [len(work.needs) for work in units] == [1 + 4, 1 + 4, 1 + 2] + 5 * [1 + 2]
+    assert [len(work.inputs) for work in units] == [1 + 4, 1 + 4, 1 + 2] + 5 * [1 + 2]
     assert all(plan.is_done(cell) for cell in cells)
-    assert plan.left == 0
+    assert plan.remaining == 0
 
 
 def test_what_needs_something_waits_for_it(tmp_path: Path) -> None:
-    plan = Plan(grid(tmp_path, ASKED))
-    teacher = plan.next()
+    plan = WorkList(grid(tmp_path, ASKED))
+    teacher = plan.pop_ready()
     assert teacher is not None
-    assert (teacher.stage, plan.next()) == ("teacher", None)
-    plan.again(teacher)  # its worker died
-    assert plan.next() is teacher
-    plan.done(teacher)
-    assert {work.stage for work in (plan.next() for _ in range(10)) if work} == {"statistics"}
-    assert plan.next() is None
+    assert (teacher.stage, plan.pop_ready()) == ("teacher", None)
+    plan.requeue(teacher)  # its worker died
+    assert plan.pop_ready() is teacher
+    plan.mark_done(teacher)
+    assert {work.stage for work in (plan.pop_ready() for _ in range(10)) if work} == {"statistics"}
+    assert plan.pop_ready() is None
 
 
 def test_what_is_in_the_cache_is_no_work_and_the_keys_are_those_of_a_run(tmp_path: Path) -> None:
     (cell,) = grid(tmp_path, ASKED)
-    order = drained(Plan([cell]))
+    order = drained(WorkList([cell]))
     for work in order:
         build_artifacts(cell, work.stage, work.parts)
-        assert all((tmp_path / f"{name}.safetensors").is_file() for name in work.makes)
-    assert Plan(grid(tmp_path, ASKED)).total == 0
+        assert all((tmp_path / f"{name}.safetensors").is_file() for name in work.outputs)
+    assert WorkList(grid(tmp_path, ASKED)).total == 0
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     grid(tmp_path, ASKED)[0].run()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == made
     next(tmp_path.glob("statistics/*")).unlink()
-    (work,) = drained(Plan(grid(tmp_path, ASKED)))
+    (work,) = drained(WorkList(grid(tmp_path, ASKED)))
     assert (work.stage, len(work.parts)) == ("statistics", 1)
     # Forced: that stage and those after it, until it is there anew.
     forced = grid(tmp_path, ASKED, frozenset({"distill"}))
-    todo = drained(Plan(forced))
+    todo = drained(WorkList(forced))
     assert [work.stage for work in todo if work.stage != "statistics"] == 5 * ["distill"] + ["evaluate", "measure"]
-    assert all(forced[0].workspace.cache.made_elsewhere(name) for work in todo[1:] for name in work.makes)
-    assert {work.stage for work in drained(Plan(forced))} <= {"statistics"}
+    assert all(forced[0].workspace.cache.made_elsewhere(name) for work in todo[1:] for name in work.outputs)
+    assert {work.stage for work in drained(WorkList(forced))} <= {"statistics"}
 
 
 def test_a_thousand_classes_are_some_blocks(tmp_path: Path) -> None:
     (cell,) = grid(tmp_path, ASKED)
-    plan, cache = Plan([]), cell.workspace.cache
+    plan, cache = WorkList([]), cell.workspace.cache
     depends_on = [cell.keys.statistics(label % 10, layer=label) for label in range(1000)]
     names = plan._stage(cell, "statistics", depends_on, [()] * 1000, "class", -(-1000 // BLOCKS))
     order = drained(plan)
     assert len(order) == 63 <= BLOCKS
     assert [part for work in order for part in work.parts] == list(range(1000))
-    assert [name for work in order for name in work.makes] == names
+    assert [name for work in order for name in work.outputs] == names
     assert names[0] == f"statistics/{cache.path('statistics', depends_on[0]).stem}"
     assert (order[0].name, order[-1].name) == ("statistics class 1-16", "statistics class 993-1000")
 
 
 def test_a_failure_takes_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
     cells = grid(tmp_path, replace(ASKED, ipcs=(1, 2)))
-    plan = Plan(cells)
+    plan = WorkList(cells)
     broken = 0
-    while work := plan.next():
+    while work := plan.pop_ready():
         if work.stage == "distill" and work.experiment.ipc == 1:
-            plan.fail(work, Failure("diverged", "Traceback: ..."))
+            plan.mark_failed(work, Failure("diverged", "Traceback: ..."))
             broken += 1
         else:
-            plan.done(work)
-    assert (broken, plan.left) == (3, 0)
+            plan.mark_done(work)
+    assert (broken, plan.remaining) == (3, 0)
     found = plan.failure(cells[0])
     assert found is not None
     error = found.error()
@@ -190,11 +190,11 @@ def test_a_worker_answers_with_the_reason_that_inline_gives(tmp_path: Path, monk
     (cell,) = (Pipeline(workspace, each) for each in experiments(asked, registry))
     with pytest.raises(PluginError) as inline:
         cell.run()
-    (unit,) = (work for work in drained(Plan([cell])) if work.stage == "distill")
+    (unit,) = (work for work in drained(WorkList([cell])) if work.stage == "distill")
     order = {
         **{"folder": str(tmp_path), "cache": str(tmp_path), "data": None, "force": [], "threads": 1, "needs": []},
         **{"experiment": unit.experiment.model_dump(mode="json"), "stage": "distill", "parts": [0]},
-        "makes": unit.makes,
+        "makes": unit.outputs,
     }
     mailbox = Kept()
     answer = json.loads(worker.run_work(json.dumps(order), mailbox))
@@ -210,7 +210,7 @@ def test_resources_are_of_a_stage_and_what_is_wrong_is_one_line() -> None:
     asked = ("resources.distill.gpus=0.5", "resources.distill.cpus=4", "resources.evaluate.memory=1.5")
     found = resources_of(asked)
     assert found.of("distill") == Resources(cpus=4, gpus=0.5)
-    assert found.of("measure") == found.of("evaluate") == TrainingResources(memory=1.5)
+    assert found.of("measure") == found.of("evaluate") == DistributedResources(memory=1.5)
     assert found.of("statistics") == Resources(cpus=1)
     together = resources_of(("resources.teacher.processes=4", "resources.evaluate.processes=2"))
     assert {stage: together.processes(stage) for stage in ("teacher", "distill", "evaluate", "measure")} == {

@@ -206,13 +206,13 @@ def test_stages_asked_for_without_gradients_are_the_same(desk: Desk, tmp_path: P
 def test_classes_keep_their_order_in_every_artifact(desk: Desk) -> None:
     pipeline = desk.pipeline(desk.cell())
     names = list(pipeline.dataset.info.class_names)
-    assert pipeline.teacher().meta["classes"] == names
-    assert pipeline.unit(pipeline.units[0]).meta["classes"] == names
+    assert pipeline.artifact("teacher").meta["classes"] == names
+    assert pipeline.artifact("distill", 0).meta["classes"] == names
     assert pipeline.distilled.labels.tolist() == [label for label in range(10) for _ in range(2)]
     mine = pipeline.dataset.train.of_class(7)
     view = pipeline.dataset.evaluation_view("train", mine)
     with torch.no_grad():
-        features = pipeline.tapped_teacher()(view).features
+        features = pipeline.teacher(view).features
     torch.testing.assert_close(pipeline.statistics(7).features, features, rtol=1e-4, atol=1e-5)
 
 
@@ -232,14 +232,14 @@ def test_repeats_are_other_sets_and_seeds_other_students(desk: Desk) -> None:
 def test_the_record_holds_costs_and_digests_of_content(desk: Desk) -> None:
     record: Record = desk.first  # type: ignore[attr-defined]
     pipeline = desk.pipeline(desk.cell())
-    assert record.teacher["digest"] == digest_of(pipeline.teacher().tensors)
+    assert record.teacher["digest"] == digest_of(pipeline.artifact("teacher").tensors)
     assert record.distilled_digest == pipeline.distilled.digest
     assert set(record.seconds) == {"teacher", "statistics", "distill", "evaluate"}
     assert all(value > 0 for value in record.seconds.values())
     assert record.seconds_per_iteration is not None
     assert 0 < record.seconds_per_iteration * 4 <= record.seconds["distill"]
     assert record.peak_memory["resident"] > 2**20
-    costs = pipeline.transport_cost()
+    costs = pipeline.artifact("measure").meta["transport_cost"]
     assert costs == record.feature_transport_cost
     assert len(record.metrics.per_class) == 10
 

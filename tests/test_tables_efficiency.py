@@ -144,7 +144,7 @@ def test_methods_tick_once_an_iteration(
     def report(step: int, total: int, **metrics: float) -> None:
         steps.append(total)
 
-    task = made.distill_task(made.units[0], Checkpoint(tmp_path / "slot.safetensors"))
+    task = made.graph["distill"].task(made, 0, Checkpoint(tmp_path / "slot.safetensors"))
     made.method.distill(replace(task, tick=lambda: ticks.append(1), report=report), made.units[0])
     assert len(ticks) == iterations
     assert set(steps) <= {iterations}

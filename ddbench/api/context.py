@@ -223,6 +223,9 @@ class DistillTask(Protocol):
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
         """Statistics of the real images of class `label`; features of `layer`, else of the classifier's input."""
 
+    def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
+        """The tensors of a part of one of the stages that `Distiller.stages` names."""
+
     def generator(self, *names: str | int) -> torch.Generator:
         """A CPU generator seeded by the run's seed and `names`: give a name to every kind of draw."""
 

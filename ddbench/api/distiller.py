@@ -53,6 +53,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """Names in `ddbench.core.versions` of the numerics that these settings use besides the common ones."""
         return ()
 
+    def stages(self) -> tuple[str, ...]:
+        """Returns the names of the stages that the method uses besides the built-in ones (hook `ddbench_stages`)."""
+        return ()
+
     def image_passes(self, num_classes: int, ipc: int) -> int:
         """Images put forward and backward through the teacher's network in all: for the time estimate only."""
         return 0

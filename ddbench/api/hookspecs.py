@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddbench.api.dataset import DatasetSpec
     from ddbench.api.distiller import Distiller
     from ddbench.api.evaluator import Evaluator
+    from ddbench.api.stage import Stage
     from ddbench.api.table import TableSpec
     from ddbench.core.events import Event
 
@@ -46,6 +47,16 @@ def ddbench_tables() -> Iterable[TableSpec]:  # type: ignore[empty-body]
 @hookspec
 def ddbench_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
     """YAML recipe files that this plugin ships."""
+
+
+@hookspec
+def ddbench_stages() -> Iterable[type[Stage[Any]]]:  # type: ignore[empty-body]
+    """Stage classes that this plugin adds."""
+
+
+@hookspec
+def ddbench_record(record: Any) -> None:
+    """Called with every finished record."""
 
 
 @hookspec

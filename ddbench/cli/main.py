@@ -15,7 +15,6 @@ from ddbench.cli.report import report_command
 from ddbench.cli.table import table_command
 from ddbench.core import interruption, processes
 from ddbench.core.errors import DDBenchError
-from ddbench.core.events import STAGES
 from ddbench.execution import choose, launch
 from ddbench.registry.registry import PluginRegistry
 
@@ -44,7 +43,7 @@ def cli(context: click.Context) -> None:
 @options.results
 @options.cache
 @click.option("--dry-run", is_flag=True, help="Say what is cached and what is to do, with the whole configuration.")
-@click.option("--force", type=click.Choice(STAGES), multiple=True, help="Compute this stage and those after it anew.")
+@click.option("--force", type=options.StageName(), multiple=True, help="Compute this stage and those after it anew.")
 @click.pass_obj
 def run_command(
     registry: PluginRegistry,
@@ -67,13 +66,13 @@ def run_command(
     """
     from ddbench.pipeline.request import Request, experiments
 
-    where, assignments = choose.choose(executor, ray_address, assignments)
+    where, assignments = choose.choose(executor, ray_address, assignments, registry)
     cells = experiments(Request(**asked, assignments=assignments), registry)
 
     from ddbench.pipeline import run as running
     from ddbench.pipeline.workspace import Workspace
 
-    cache = options.open_cache(cache_dir, force)
+    cache = options.open_cache(cache_dir, frozenset(force))
     workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=where)
     if dry_run:
         running.dry_run(cells, workspace, click.echo)
@@ -83,7 +82,7 @@ def run_command(
         with interruption.handle_signals(time_limit and time_limit * 60):
             return len(running.run(cells, workspace, results_dir, options.print_result, options.print_error))
 
-    if launch.together(work, workspace) not in (None, len(cells)):
+    if launch.run_distributed(work, workspace) not in (None, len(cells)):
         sys.exit(1)
 
 
@@ -191,7 +190,7 @@ def cache_ls(cache_dir: Path) -> None:
 
 
 @cache_group.command("prune")
-@click.option("--stage", type=click.Choice([*STAGES, "checkpoints"]), multiple=True, help="Only this stage; repeat.")
+@click.option("--stage", type=options.StageName("checkpoints"), multiple=True, help="Only this stage; repeat.")
 @click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older.")
 @options.cache
 def cache_prune(cache_dir: Path, stage: tuple[str, ...], older_than: float | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ddbench.core.errors import unknown
 from ddbench.execution import choose
 
 if TYPE_CHECKING:
@@ -33,6 +34,24 @@ class _Results(_Place):
         from ddbench.storage.remote_cache import open_results
 
         return open_results(str(found), print_error)
+
+
+class StageName(click.ParamType):  # type: ignore[type-arg]
+    """The name of a stage, or one of `others`."""
+
+    name = "stage"
+
+    def __init__(self, *others: str) -> None:
+        self._others = others
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ddbench.pipeline.graph import stage_graph
+
+        assert ctx is not None
+        names = (*stage_graph(ctx.find_root().obj).names, *self._others)
+        if value not in names:
+            raise unknown("stage", value, names)
+        return str(value)
 
 
 results = click.option(
@@ -129,8 +148,8 @@ def print_error(text: str) -> None:
     click.echo(text, err=True)
 
 
-def open_cache(place: Path | str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+def open_cache(place: Path | str, force: frozenset[str] = frozenset(), builds: bool = True) -> Cache:
     """The cache in a folder or at a URL; without `builds` nothing is computed."""
     from ddbench.storage import remote_cache
 
-    return remote_cache.open_cache(place, frozenset(force), print_error, builds)
+    return remote_cache.open_cache(place, force, print_error, builds)

@@ -75,7 +75,7 @@ def table_command(
     from ddbench.pipeline.workspace import Workspace
     from ddbench.tables import filling, layout, planning
 
-    where, assignments = choose.choose(executor, ray_address, assignments)
+    where, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(**asked, assignments=assignments)
     cache = options.open_cache(cache_dir, builds=not only_cached)
     usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=where)
@@ -96,7 +96,7 @@ def table_command(
                 spec, request, registry, workspace, results_dir, only_cached, options.print_error
             )
 
-    frame = launch.together(work, usable)
+    frame = launch.run_distributed(work, usable)
     if frame is None:  # another process leads, and prints it
         return
     text = layout.text_of(spec, frame, form)

@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-# Upstream first. The command line offers them, the cache forces a stage together with those after it.
-STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
+from typing import Any, Literal
 
 Kind = Literal["started", "step", "finished", "cached", "resumed", "note"]
 
@@ -16,11 +13,19 @@ PLAIN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened: `kind` of `stage` (teacher, statistics, distill, evaluate, data), for `unit`.
+    """One step in the life of a stage.
 
-    The stage `grid` counts the units of work of a grid that others compute (`ddbench.pipeline.executor`).
-
-    `step` of `total` with `metrics` (floats, e.g. loss, top1) where kind is "step"; `message` for people.
+    Attributes:
+        kind: What happens: a stage is started, makes a step, is finished, is found in the cache, is resumed from a
+            checkpoint, or prints a note.
+        stage: The stage; `grid` counts the tasks of a grid that workers compute.
+        unit: The part of the stage, for people.
+        step: The number of steps that are done.
+        total: The number of all steps; 0: unknown.
+        metrics: Numbers by name, e.g. loss and top1.
+        message: A line for people.
+        cell: The cell of the grid that needs the stage; several cells may share it. Empty: none.
+        configuration: The configuration of that cell, as a record holds it.
     """
 
     kind: Kind
@@ -30,3 +35,5 @@ class Event:
     total: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    cell: str = ""
+    configuration: Mapping[str, Any] | None = field(default=None, repr=False)

@@ -17,7 +17,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.decode import DECODE_VERSION
 from ddbench.data.holdout import HOLDOUT_VERSION, Selection, hold_out
-from ddbench.data.images import Images, load_images
+from ddbench.data.images import Images, is_cached, load_images
 from ddbench.data.registry import open_source
 from ddbench.storage.cache import Cache
 
@@ -82,6 +82,17 @@ class Dataset:
             return train, self._decoded("val", self._source.val)
         kept, held = self._hold_out(train.labels)
         return Selection(train, kept), Selection(train, held)
+
+    def decode(self) -> None:
+        """Decodes both splits, or opens them where they are decoded."""
+        _ = self._images
+
+    def is_decoded(self) -> bool:
+        """Returns whether the cache holds both splits, or they are opened already."""
+        if "_images" in self.__dict__:
+            return True
+        names = ("train",) if self.config.holdout else ("train", "val")
+        return all(is_cached(name, self._pixels_depend_on, self._cache) for name in names)
 
     def _decoded(self, name: str, split: Split) -> Images:
         images = load_images(name, split, self._pixels_depend_on, self.config, self._cache, self._report)

@@ -177,6 +177,11 @@ def load_images(
     return CachedImages(labels, sizes, found)
 
 
+def is_cached(name: str, depends_on: Mapping[str, Any], cache: Cache) -> bool:
+    """Returns whether the decoded pixels of a split are in the cache."""
+    return cache.has("data", {**depends_on, "split": name, "part": "pixels"})
+
+
 def _skip_note(name: str, split: Split, skipped: list[tuple[int, str]]) -> Event:
     shown = "; ".join(f"{split.name(index)} ({reason})" for index, reason in skipped[:3])
     more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""

@@ -49,6 +49,7 @@ class DistillContext:
     tick: Callable[[], None] = lambda: None
     compile: bool = False
     note: Callable[[str], None] = lambda text: None
+    tensors: Callable[..., dict[str, Tensor]] = lambda stage, part=0: {}
 
     @property
     def info(self) -> DatasetInfo:

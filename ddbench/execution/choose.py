@@ -1,4 +1,4 @@
-"""Where the stages of a grid are computed: in this process, or by the workers of a Ray cluster. Imports no torch."""
+"""Chooses the executor of a grid: this process, or the workers of a Ray cluster. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,32 +7,42 @@ from typing import TYPE_CHECKING
 
 from ddbench.core import processes
 from ddbench.core.errors import DDBenchError
-from ddbench.execution.resources import resources_of
+from ddbench.execution.resources import ResourceConfig
 from ddbench.pipeline.executor import Executor, Inline
+from ddbench.pipeline.graph import stage_graph
 
 if TYPE_CHECKING:
-    pass
+    from ddbench.registry.registry import PluginRegistry
 
 NAMES = ("inline", "ray")
+PREFIX = "resources."
 
 
-def choose(name: str, address: str | None, assignments: tuple[str, ...]) -> tuple[Executor, tuple[str, ...]]:
-    """The executor of NAMES that is asked for, and the `--set` that are left when `resources.` are taken out.
+def choose(
+    name: str, address: str | None, assignments: tuple[str, ...], registry: PluginRegistry
+) -> tuple[Executor, tuple[str, ...]]:
+    """Returns the executor, and the `--set` texts that are not about resources.
 
-    `address`: of a Ray cluster; None: Ray is started on this machine. Raises DDBenchError for resources that cannot
-    be, where Ray is not installed, and where this is one of several processes.
+    Args:
+        name: One of NAMES.
+        address: The address of a Ray cluster; None: Ray is started on this machine.
+        assignments: All `--set` texts.
+        registry: The registry of the stages.
+
+    Raises:
+        DDBenchError: A resource is wrong, Ray is not installed, or this is one of several processes.
     """
-    others = tuple(text for text in assignments if not text.strip().startswith("resources."))
-    mine = tuple(text for text in assignments if text not in others)
-    resources = resources_of(mine)
+    others = tuple(text for text in assignments if not text.strip().startswith(PREFIX))
+    about_resources = tuple(text for text in assignments if text not in others)
+    resources = ResourceConfig(about_resources, stage_graph(registry))
     if name == "inline":
-        if mine:
-            raise DDBenchError(f"--set {mine[0]}: resources are given out by Ray alone (--executor ray)")
+        if about_resources:
+            raise DDBenchError(f"--set {about_resources[0]}: only Ray assigns resources (--executor ray)")
         return Inline(), others
     if processes.is_distributed():
         raise DDBenchError("--executor ray in processes started together (torchrun): train with them first, inline")
     if find_spec("ray") is None:
         raise DDBenchError("--executor ray needs Ray, which is not installed: pip install 'ddbench[ray]'")
-    from ddbench.execution.ray_executor import OnRay
+    from ddbench.execution.ray_executor import RayExecutor
 
-    return OnRay(address, resources), others
+    return RayExecutor(address, resources), others

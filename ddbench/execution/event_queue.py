@@ -1,43 +1,49 @@
-"""Events on their way from the workers to the one display: an actor on the driver's node. Imports no torch."""
+"""The queue of events between workers and driver: an actor on the driver's node. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ddbench.core.events import Event
 
 STEP_SECONDS = 1.0
-"""Seconds between two steps that one worker tells of."""
+"""Seconds between two step events of one worker."""
 
 
 class EventQueue:
-    """Holds what the workers said until the driver asks."""
+    """Holds the events of the workers until the driver takes them.
+
+    `ray.util.queue.Queue` waits for each item to be stored; a worker must not wait.
+    """
 
     def __init__(self) -> None:
-        self._letters: list[str] = []
+        self._payloads: list[str] = []
 
-    def post(self, letter: str) -> None:
-        """An event as JSON."""
-        self._letters.append(letter)
+    def put(self, payload: str) -> None:
+        """Adds an event, as JSON."""
+        self._payloads.append(payload)
 
     def take(self) -> list[str]:
-        """All since the last time."""
-        letters, self._letters = self._letters, []
-        return letters
+        """Returns and removes all events."""
+        payloads, self._payloads = self._payloads, []
+        return payloads
 
 
 class EventSender:
-    """A worker's end: an observer that posts events, of steps one a second. What was cached is told by the driver."""
+    """An observer in a worker that sends events to the queue; step events at most once a second.
+
+    It leaves out "cached" events, which the driver emits itself, and the configuration of the cell.
+    """
 
     def __init__(self) -> None:
-        self.mailbox: Any = None
+        self.queue: Any = None
         self._last_step = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Posts the event and waits for nobody."""
+        """Sends the event without waiting."""
         if event.kind == "cached":
             return
         if event.kind == "step":
@@ -45,9 +51,9 @@ class EventSender:
             if now - self._last_step < STEP_SECONDS:
                 return
             self._last_step = now
-        self.mailbox.post.remote(json.dumps(asdict(event)))
+        self.queue.put.remote(json.dumps(asdict(replace(event, configuration=None))))
 
 
-def decode_event(letter: str) -> Event:
-    """What was posted."""
-    return Event(**json.loads(letter))
+def decode_event(payload: str) -> Event:
+    """Returns the event of a payload."""
+    return Event(**json.loads(payload))

@@ -1,4 +1,4 @@
-"""Whether this process was started as one of several (torchrun): one leads, the others help it train. No torch."""
+"""Runs a command in one process, or in the several processes that torchrun started. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def together(work: Callable[[], T], workspace: Workspace) -> T | None:
-    """`work()` where this process is alone or leads; the others take part in what it trains, and get None at its end.
+def run_distributed(command: Callable[[], T], workspace: Workspace) -> T | None:
+    """Runs `command` where this process is alone or has rank 0; the other ranks take part in what it trains.
 
-    To be called by every process that has RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment (LOCAL_RANK
-    and LOCAL_WORLD_SIZE too, where several of a node see all its devices), each with a `workspace` on the same cache.
-    Raises DDBenchError where Lightning Fabric is not installed, where the processes do not find each other, and in one
-    that does not lead where training fails in that one alone.
+    Every process calls it with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment (LOCAL_RANK and
+    LOCAL_WORLD_SIZE too where several processes of a node share its devices), and with a workspace on the same cache.
+
+    Args:
+        command: What rank 0 runs.
+        workspace: The workspace that the command uses.
+
+    Returns:
+        The result of `command` in rank 0, and None in the other ranks.
+
+    Raises:
+        DDBenchError: Lightning Fabric is not installed, the processes do not find each other, or training fails in
+            this rank only.
     """
     if not is_distributed():
-        return work()
+        return command()
     if find_spec("lightning_fabric") is None:
         raise DDBenchError("training over several processes needs Lightning Fabric: pip install 'ddbench[fabric]'")
     from ddbench.execution import parallel
 
-    return parallel.together(work, workspace)
+    return parallel.run_distributed(command, workspace)

@@ -1,4 +1,4 @@
-"""A grid on Ray: units of work as tasks, tried again where a worker dies; only names and progress pass through it."""
+"""Computes a grid on Ray: work items as tasks, retried where a worker dies. Only names and events pass through Ray."""
 
 from __future__ import annotations
 
@@ -26,35 +26,44 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.events import PLAIN_SECONDS, Event
 from ddbench.execution import worker
 from ddbench.execution.event_queue import STEP_SECONDS, EventQueue, decode_event
-from ddbench.execution.resources import ResourcesConfig
+from ddbench.execution.resources import ResourceConfig
 from ddbench.execution.task_group import RemoteFns, TaskGroup
-from ddbench.execution.work import Failure, Plan, Work
+from ddbench.execution.work_list import Failure, WorkItem, WorkList
 from ddbench.nn import device
 from ddbench.pipeline.executor import WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
 
 RETRIES = 3
-"""How often a unit of work whose worker or node died is tried again."""
+"""How often an item whose worker or node died is retried."""
 STARTS = 3
-"""How often Ray is started on this machine: it gives itself 30 seconds, which a busy machine may not have."""
+"""How often a start of Ray on this machine is tried: Ray allows 30 seconds, which are too few on a busy machine."""
 TICK = 0.5
-"""Seconds between two looks at what the workers said, and whether a stop is asked for."""
+"""Seconds between two looks at finished tasks, events and requests to stop."""
 STORE_BYTES = 2**27
-"""Ray's memory for objects on this machine: nothing larger than a message goes through it."""
+"""Memory for Ray's object store on this machine: no object is larger than a message."""
 
 
-class OnRay:
-    """The cluster at `address`, or one of this machine's cores and GPUs that lives as long as this process."""
+class RayExecutor:
+    """Computes on a Ray cluster.
 
-    def __init__(self, address: str | None, resources: ResourcesConfig) -> None:
+    Args:
+        address: The address of the cluster; None: Ray is started with the cores and GPUs of this machine, and ends
+            with this process.
+        resources: What the tasks of each stage hold.
+    """
+
+    def __init__(self, address: str | None, resources: ResourceConfig) -> None:
         self._address = address
         self._resources = resources
         self._resolved: dict[RuntimeConfig, RuntimeConfig] = {}
 
     def resolve(self, runtime: RuntimeConfig) -> RuntimeConfig:
-        """For the cluster's GPUs where it has some; all nodes are taken to be alike. Its CPUs are taken to be ours."""
+        """Returns the runtime with every `auto` decided: for the GPUs of the cluster, if it has any.
+
+        All nodes are assumed to be alike, and their CPUs like this machine's.
+        """
         if runtime.device.startswith("cuda:"):
-            raise DDBenchError(f"--device {runtime.device}: Ray gives out the GPUs; write --device cuda")
+            raise DDBenchError(f"--device {runtime.device}: Ray assigns the GPUs; write --device cuda")
         if runtime not in self._resolved:
             self._resolved[runtime] = self._resolve(runtime)
         return self._resolved[runtime]
@@ -65,7 +74,7 @@ class OnRay:
         self._connect()
         if not ray.cluster_resources().get("GPU"):
             return device.resolve(runtime.model_copy(update={"device": "cpu" if runtime.device == "auto" else "cuda"}))
-        share = self._resources.distill.gpus or 1
+        share = self._resources.of("distill").gpus or 1
         answer = ray.get(ray.remote(num_gpus=share)(worker.resolve).remote(runtime.model_dump_json()))
         if reason := json.loads(answer).get("reason"):
             raise DDBenchError(reason)
@@ -73,18 +82,19 @@ class OnRay:
 
     @contextlib.contextmanager
     def computing(self, pipelines: Sequence[Pipeline]) -> Iterator[WaitForArtifacts]:
-        """Sends what is missing, in the order of the cells, as workers become free."""
-        plan = Plan(pipelines)
-        if not plan.left:
+        """Computes what is missing, in the order of the cells, while the block runs."""
+        work = WorkList(pipelines)
+        if not work.remaining:
             yield lambda pipeline: None
             return
         self._connect()
         try:
-            for data in {id(pipeline.dataset): pipeline.dataset for pipeline in pipelines}.values():
-                with contextlib.suppress(DDBenchError):  # the workers find it, and it is the failure of its cells
-                    _ = data.train  # decoded by one, not by every node at once
-            session = _Session(plan, pipelines[0], self._resources)
-            yield session.bring
+            for dataset in {id(pipeline.dataset): pipeline.dataset for pipeline in pipelines}.values():
+                # Decoded once here, not by every node. An error is found again by the workers: its cells fail.
+                with contextlib.suppress(DDBenchError):
+                    dataset.decode()
+            session = _Session(work, pipelines[0], self._resources)
+            yield session.wait_for
         finally:
             ray.shutdown()
 
@@ -92,23 +102,23 @@ class OnRay:
         if ray.is_initialized():
             return
         if self._address not in (None, "auto"):
-            _answers(self._address)
+            _check_address(self._address)
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        here = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        with _signals_kept():
-            for left in range(0 if self._address else STARTS - 1, -1, -1):
+        local = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        with _restored_sigterm():
+            for tries_left in range(0 if self._address else STARTS - 1, -1, -1):
                 try:
-                    ray.init(self._address or "local", **quiet, **({} if self._address else here))
+                    ray.init(self._address or "local", **quiet, **({} if self._address else local))
                     return
-                except Exception as error:  # Ray raises many kinds, where a slow machine is too slow the bare one
-                    if not left:
+                except Exception as error:  # Ray raises many kinds; on a slow machine a bare Exception
+                    if not tries_left:
                         where = f"--ray-address {self._address}" if self._address else "Ray on this machine"
                         raise DDBenchError(f"{where}: {error}") from error
                     ray.shutdown()
 
 
-def _answers(address: str) -> None:
-    """Raises DDBenchError where nobody listens at HOST:PORT: Ray itself would go on asking for minutes."""
+def _check_address(address: str) -> None:
+    """Raises DDBenchError where nothing listens at HOST:PORT: Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and "/" not in host):
         raise DDBenchError(f"--ray-address {address}: write HOST:PORT, of the cluster's first node")
@@ -119,129 +129,130 @@ def _answers(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray would take SIGTERM for itself: it is `ddbench.core.interruption`'s."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+def _restored_sigterm() -> Iterator[None]:
+    """Restores the handler of SIGTERM, which Ray replaces: `ddbench.core.interruption` needs it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     yield
-    if main:
-        signal.signal(signal.SIGTERM, before)
+    if is_main:
+        signal.signal(signal.SIGTERM, handler)
 
 
 class _Session:
-    """One grid under way: what was sent, what came back."""
+    """One grid in progress: the tasks that were submitted, and their answers."""
 
-    def __init__(self, plan: Plan, first: Pipeline, resources: ResourcesConfig) -> None:
-        self._plan, self._workspace, self._resources = plan, first.workspace, resources
-        self._sent: list[TaskGroup] = []
-        self._does = RemoteFns(worker.run_work)
-        self._deaths: Counter[Work] = Counter()
-        self._last: dict[str, float] = {}
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(num_cpus=0)(EventQueue).options(scheduling_strategy=here).remote()
-        self._tell("started")
+    def __init__(self, work: WorkList, first: Pipeline, resources: ResourceConfig) -> None:
+        self._work, self._workspace, self._resources = work, first.workspace, resources
+        self._groups: list[TaskGroup] = []
+        self._functions = RemoteFns(worker.run_work)
+        self._deaths: Counter[WorkItem] = Counter()
+        self._last_time: dict[str, float] = {}
+        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._queue = ray.remote(num_cpus=0)(EventQueue).options(scheduling_strategy=this_node).remote()
+        self._emit_progress("started")
 
-    def bring(self, pipeline: Pipeline) -> None:
-        """Goes on with the grid until this pipeline is in the cache. Raises DDBenchError where a part of it failed."""
-        while not (self._plan.is_done(pipeline) or self._plan.failure(pipeline)):
-            self._go_on()
-        if failure := self._plan.failure(pipeline):
+    def wait_for(self, pipeline: Pipeline) -> None:
+        """Computes until the artifacts of this cell are in the cache.
+
+        Raises:
+            DDBenchError: An item of the cell failed.
+        """
+        while not (self._work.is_done(pipeline) or self._work.failure(pipeline)):
+            self._advance()
+        if failure := self._work.failure(pipeline):
             raise failure.error()
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         if interruption.requested():
             self._stop()
-        # As many again as can run wait at the workers' doors: cells are finished in their order.
-        room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        while len(self._sent) < room and (work := self._plan.next()):
-            self._send(work)
-        tasks = {reference: gang for gang in self._sent for reference in gang.references}
-        done, _ = ray.wait(list(tasks), timeout=TICK)
-        for reference in done:
-            tasks[reference].take(reference)
-        for gang in [gang for gang in self._sent if gang.ended()]:
-            self._sent.remove(gang)
-            self._take(gang.work, gang.answer())
-        self._relay()
+        # As many tasks again as can run wait in Ray's queue: cells are finished in their order.
+        limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        while len(self._groups) < limit and (item := self._work.pop_ready()):
+            self._submit(item)
+        tasks = {reference: group for group in self._groups for reference in group.references}
+        ended, _ = ray.wait(list(tasks), timeout=TICK)
+        for reference in ended:
+            tasks[reference].collect(reference)
+        for group in [group for group in self._groups if group.has_ended()]:
+            self._groups.remove(group)
+            self._handle_answer(group.item, group.answer())
+        self._relay_events()
 
-    def _send(self, work: Work) -> None:
-        held, processes = self._resources.of(work.stage), self._resources.processes(work.stage)
+    def _submit(self, item: WorkItem) -> None:
+        resources, processes = self._resources.of(item.stage), self._resources.processes(item.stage)
         data = self._workspace.data_dir
+        # A worker rebuilds its own stage and what is built within it, never what another worker built.
+        forced = self._workspace.graph.built_within(item.stage) & self._workspace.cache.forced
         order = {
             "folder": str(Path.cwd()),
             "cache": self._workspace.cache.place,
             "data": str(data.absolute()) if data else None,
-            "force": self._forced(work.stage),
-            "experiment": work.experiment.model_dump(mode="json"),
-            "stage": work.stage,
-            "parts": work.parts,
-            "threads": held.cpus,
-            "needs": sorted(work.needs),
-            "makes": work.makes,
+            "force": sorted(forced),
+            "experiment": item.experiment.model_dump(mode="json"),
+            "stage": item.stage,
+            "parts": item.parts,
+            "threads": resources.cpus,
+            "inputs": sorted(item.inputs),
+            "outputs": item.outputs,
         }
-        self._sent.append(TaskGroup(work, held, processes, self._does, json.dumps(order), self._mailbox))
+        group = TaskGroup(item, resources, processes, self._functions, json.dumps(order), self._queue)
+        self._groups.append(group)
 
-    def _forced(self, stage: str) -> list[str]:
-        """What a worker makes anew: its own stage with what only that asks for, never what another worker made."""
-        forced = self._workspace.cache.forced
-        own = {"distill": ("method", "distill"), "evaluate": ("labels", "evaluate")}.get(stage, (stage,))
-        return [each for each in own if each in forced]
-
-    def _take(self, work: Work, answer: dict[str, str]) -> None:
+    def _handle_answer(self, item: WorkItem, answer: dict[str, str]) -> None:
         if "again" in answer:
-            self._again(work, answer["again"])
+            self._retry(item, answer["again"])
         elif answer:
-            self._plan.fail(work, Failure(**answer))
-        elif lost := [name for name in work.makes if not self._is_here(name)]:
+            self._work.mark_failed(item, Failure(**answer))
+        elif lost := [name for name in item.outputs if not self._is_visible(name)]:
             reason = f"{lost[0]} was made but is not to be seen here: --cache-dir must be on shared storage"
-            self._plan.fail(work, Failure(reason))
+            self._work.mark_failed(item, Failure(reason))
         else:
-            self._plan.done(work)
+            self._work.mark_done(item)
 
-    def _is_here(self, name: str) -> bool:
+    def _is_visible(self, name: str) -> bool:
         deadline = time.monotonic() + worker.VISIBLE_SECONDS
-        while not (there := self._workspace.cache.made_elsewhere(name)) and time.monotonic() < deadline:
+        while not (visible := self._workspace.cache.made_elsewhere(name)) and time.monotonic() < deadline:
             time.sleep(TICK)
-        return there
+        return visible
 
-    def _again(self, work: Work, why: str) -> None:
-        self._deaths[work] += 1
-        if self._deaths[work] > RETRIES:
-            self._plan.fail(work, Failure(f"{work.name}: {why}, {self._deaths[work]} times"))
+    def _retry(self, item: WorkItem, reason: str) -> None:
+        self._deaths[item] += 1
+        if self._deaths[item] > RETRIES:
+            self._work.mark_failed(item, Failure(f"{item.name}: {reason}, {self._deaths[item]} times"))
             return
-        self._plan.again(work)
-        message = f"{work.name}: {why}: tried again ({self._deaths[work]} of {RETRIES})"
+        self._work.requeue(item)
+        message = f"{item.name}: {reason}: tried again ({self._deaths[item]} of {RETRIES})"
         self._workspace.emit(Event("note", "grid", message=message))
 
-    def _relay(self) -> None:
-        """Hands on what the workers said; of steps one a second, whoever's it is."""
+    def _relay_events(self) -> None:
+        """Emits the events of the workers; step events at most once a second for all workers."""
         try:
-            letters = ray.get(self._mailbox.take.remote(), timeout=10 * TICK)
+            payloads = ray.get(self._queue.take.remote(), timeout=10 * TICK)
         except RayError:
-            return  # progress alone
-        for event in map(decode_event, letters):
-            if event.kind != "step" or self._is_time(event.kind, STEP_SECONDS):
+            return  # only progress is lost
+        for event in map(decode_event, payloads):
+            if event.kind != "step" or self._is_due(event.kind, STEP_SECONDS):
                 self._workspace.emit(event)
-        if not self._plan.left:
-            self._tell("finished")
-        elif self._is_time("grid", PLAIN_SECONDS):
-            self._tell("step")
+        if not self._work.remaining:
+            self._emit_progress("finished")
+        elif self._is_due("grid", PLAIN_SECONDS):
+            self._emit_progress("step")
 
-    def _tell(self, kind: Literal["started", "step", "finished"]) -> None:
-        total = self._plan.total
-        self._workspace.emit(Event(kind, "grid", step=total - self._plan.left, total=total, message="units of work"))
+    def _emit_progress(self, kind: Literal["started", "step", "finished"]) -> None:
+        total = self._work.total
+        self._workspace.emit(Event(kind, "grid", step=total - self._work.remaining, total=total, message="tasks"))
 
-    def _is_time(self, what: str, every: float) -> bool:
+    def _is_due(self, name: str, interval: float) -> bool:
         now = time.monotonic()
-        due = now - self._last.get(what, 0.0) >= every
+        due = now - self._last_time.get(name, 0.0) >= interval
         if due:
-            self._last[what] = now
+            self._last_time[name] = now
         return due
 
     def _stop(self) -> None:
-        """Workers end at their next checkpoint, and this process when they have. Raises Stopped."""
+        """Lets the workers end at their next checkpoint, then stops this process."""
         interruption.cancel_deadline()
-        tasks = [reference for gang in self._sent for reference in gang.references]
+        tasks = [reference for group in self._groups for reference in group.references]
         for reference in tasks:
             ray.cancel(reference)
         if tasks:

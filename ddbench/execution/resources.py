@@ -1,19 +1,20 @@
-"""What a unit of work holds while it runs: `--set resources.STAGE.WHAT=VALUE`. In no key and no record."""
+"""What the task of a stage holds while it runs: `--set resources.STAGE.WHAT=VALUE`. It is in no key and no record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ddbench.api.settings import Section
 from ddbench.config import recipes
-from ddbench.core import text as core_text
 from ddbench.core.errors import DDBenchError, did_you_mean
+from ddbench.core.text import first_line
+from ddbench.pipeline.graph import StageGraph
 
 
 class Resources(Section):
-    """Of one unit of a stage."""
+    """The resources of one task."""
 
     cpus: int = Field(default=1, ge=1, description="cores; torch computes with so many threads")
     gpus: float | None = Field(
@@ -29,8 +30,8 @@ class Resources(Section):
         return gpus
 
 
-class TrainingResources(Resources):
-    """Of each process of a unit that trains."""
+class DistributedResources(Resources):
+    """The resources of each process of a task that several processes may share."""
 
     processes: int = Field(default=1, ge=1, description="processes that train it together, each with all these")
 
@@ -42,42 +43,51 @@ class TrainingResources(Resources):
         return processes
 
 
-class ResourcesConfig(Section):
-    """Of the units of every stage; `evaluate` counts for `measure` too, which is one process."""
+class ResourceConfig:
+    """The resources of every stage.
 
-    teacher: TrainingResources = TrainingResources()
-    statistics: Resources = Resources()
-    distill: Resources = Resources()
-    evaluate: TrainingResources = TrainingResources()
+    Args:
+        assignments: Texts such as `resources.distill.gpus=0.5`; a later one replaces an earlier one.
+        graph: The stages. On-demand stages have no tasks of their own, nor has `data`.
+
+    Raises:
+        DDBenchError: The first text that is wrong.
+    """
+
+    def __init__(self, assignments: Iterable[str], graph: StageGraph) -> None:
+        stages = [stage for stage in graph if not stage.on_demand and stage.name != "data"]
+        kinds = {stage.name: DistributedResources if stage.distributed else Resources for stage in stages}
+        settings: dict[str, dict[str, object]] = {name: {} for name in kinds}
+        for text in assignments:
+            _assign(text, kinds, settings)
+        self._resources: dict[str, Resources] = {
+            name: kind.model_validate(settings[name]) for name, kind in kinds.items()
+        }
 
     def of(self, stage: str) -> Resources:
-        """What a unit of `stage` holds."""
-        found: Resources = getattr(self, "evaluate" if stage == "measure" else stage)
-        return found
+        """Returns the resources of a task of `stage`."""
+        return self._resources[stage]
 
     def processes(self, stage: str) -> int:
-        """How many make a unit of `stage` together."""
-        return int(getattr(getattr(self, stage, None), "processes", 1))
+        """Returns how many processes share a task of `stage`."""
+        resources = self._resources[stage]
+        return resources.processes if isinstance(resources, DistributedResources) else 1
 
 
-def resources_of(assignments: Iterable[str]) -> ResourcesConfig:
-    """From `resources.distill.gpus=0.5` and the like; later wins. Raises DDBenchError for the first wrong one."""
-    settings: dict[str, dict[str, object]] = {}
-    for text in assignments:
-        path, equals, value = text.partition("=")
-        _, stage, what = (*path.strip().split(".", 2), "", "")[:3]
-        if not (equals and what and value.strip()):
-            raise DDBenchError(f"--set {text}: write it as resources.STAGE.WHAT=VALUE, e.g. resources.distill.gpus=0.5")
-        if stage not in ResourcesConfig.model_fields:
-            raise DDBenchError(f"--set {text}: no stage '{stage}'{did_you_mean(stage, ResourcesConfig.model_fields)}")
-        kind = type(getattr(ResourcesConfig(), stage))
-        if what not in kind.model_fields:
-            raise DDBenchError(f"--set {text}: {stage} has no resource '{what}'{did_you_mean(what, kind.model_fields)}")
-        try:
-            settings.setdefault(stage, {})[what] = recipes.plain(value)
-            kind.model_validate(settings[stage], strict=False)
-        except ValidationError as error:
-            raise DDBenchError(f"resources.{stage}.{core_text.first_line(error)}") from error
-        except ValueError as error:
-            raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
-    return ResourcesConfig.model_validate(settings)
+def _assign(text: str, kinds: Mapping[str, type[Resources]], settings: dict[str, dict[str, object]]) -> None:
+    path, equals, value = text.partition("=")
+    _, stage, name = (*path.strip().split(".", 2), "", "")[:3]
+    if not (equals and name and value.strip()):
+        raise DDBenchError(f"--set {text}: write it as resources.STAGE.WHAT=VALUE, e.g. resources.distill.gpus=0.5")
+    if stage not in kinds:
+        raise DDBenchError(f"--set {text}: no stage '{stage}'{did_you_mean(stage, kinds)}")
+    fields = kinds[stage].model_fields
+    if name not in fields:
+        raise DDBenchError(f"--set {text}: {stage} has no resource '{name}'{did_you_mean(name, fields)}")
+    try:
+        settings[stage][name] = recipes.plain(value)
+        kinds[stage].model_validate(settings[stage], strict=False)
+    except ValidationError as error:
+        raise DDBenchError(f"resources.{stage}.{first_line(error)}") from error
+    except ValueError as error:
+        raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error

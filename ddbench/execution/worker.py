@@ -1,4 +1,4 @@
-"""What a Ray worker does: one unit of work through the cache, with a short JSON answer. No tensor leaves it."""
+"""What a Ray worker runs: one work item through the cache, with a short JSON answer. No tensor leaves it."""
 
 from __future__ import annotations
 
@@ -14,108 +14,104 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ddbench.config.experiment import Experiment
 from ddbench.config.schema import RuntimeConfig
-from ddbench.core import interruption
-from ddbench.core import processes as processes_module
+from ddbench.core import interruption, processes
 from ddbench.core.errors import DDBenchError, PluginError
 from ddbench.core.events import Event
 from ddbench.execution import launch
 from ddbench.execution.event_queue import EventSender
-from ddbench.execution.work import build_artifacts
 from ddbench.nn import device
 from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import experiment_of
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.cache import Cache
 from ddbench.storage.remote_cache import open_cache
 
 VISIBLE_SECONDS = 60.0
-"""How long what another node wrote may take to be seen here: so long NFS may remember that a file was not there."""
+"""How long the file of another node may take to appear here: NFS may remember for so long that it did not exist."""
 
-_tell = EventSender()
+_send = EventSender()
 _registry = functools.cache(PluginRegistry)
 
 
-def run_work(order: str, mailbox: Any, address: str = "", rank: int = 0, processes: int = 1) -> str:
-    """Does the unit of work of `order`; both texts are JSON. Events go to `mailbox`, a handle of a Mailbox actor.
+def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_size: int = 1) -> str:
+    """Builds the artifacts of one work item.
 
-    One of several `processes` that do it together meets the others at `address`, HOST:PORT of the first one's node.
+    Args:
+        order: The work item as JSON.
+        queue: The handle of an `EventQueue` actor.
+        address: HOST:PORT where several processes that train together meet.
+        rank: The number of this process among them.
+        world_size: The number of these processes.
 
-    The answer is {} where it is done, {"again": why} where it ended at a checkpoint because it was asked to or the
-    others are gone, else {"reason": one line, "traceback": text or ""}. Nothing that goes wrong is raised.
+    Returns:
+        JSON: {} for success; {"again": reason} where the work ended at a checkpoint because it was asked to, or the
+        other processes are gone; else {"reason": one line, "traceback": text or ""}. It raises nothing.
     """
-    asked = json.loads(order)
-    if processes > 1:
+    request = json.loads(order)
+    if world_size > 1:
         host, _, port = address.rpartition(":")
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": host, "MASTER_PORT": port}
-        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # Ray shows each its own devices alone
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": host, "MASTER_PORT": port}
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # Ray shows each process its own devices only
     with contextlib.suppress(OSError):
-        os.chdir(asked["folder"])  # where relative paths are meant
-    _tell.mailbox = mailbox
-    torch.set_num_threads(asked["threads"])
+        os.chdir(request["folder"])  # relative paths are relative to it
+    _send.queue = queue
+    torch.set_num_threads(request["threads"])
     pipeline = None
 
-    def work() -> None:
+    def build() -> None:
         nonlocal pipeline
-        pipeline = Pipeline(workspace, experiment_of(asked["experiment"], workspace.registry))
-        build_artifacts(pipeline, asked["stage"], asked["parts"])
+        pipeline = Pipeline(workspace, experiment_of(request["experiment"], workspace.registry))
+        for part in request["parts"]:
+            pipeline.graph[request["stage"]].ensure(pipeline, part)
 
     try:
-        with interruption.handle_signals(), threadpool_limits(asked["threads"]):
-            workspace = _workspace(asked["cache"], asked["data"], tuple(asked["force"]))
-            _wait_for(workspace.cache, asked["needs"])
-            launch.together(work, workspace)
+        with interruption.handle_signals(), threadpool_limits(request["threads"]):
+            workspace = _workspace(request["cache"], request["data"], tuple(request["force"]))
+            _wait_for(workspace.cache, request["inputs"])
+            launch.run_distributed(build, workspace)
             lost = [
                 name
-                for name in asked["makes"]
-                if processes_module.is_rank_zero() and not workspace.cache.made_elsewhere(name)
+                for name in request["outputs"]
+                if processes.is_rank_zero() and not workspace.cache.made_elsewhere(name)
             ]
     except (interruption.Stopped, KeyboardInterrupt):
         return json.dumps({"again": "its worker was stopped"})
-    except processes_module.LostError:
+    except processes.LostError:
         return json.dumps({"again": "its processes lost each other"})
     except PluginError as error:
-        return _failed(str(error), error.__cause__)
+        return _failure(str(error), error.__cause__)
     except DDBenchError as error:
-        return _failed(str(error))
+        return _failure(str(error))
     except OSError as error:
-        return _failed(f"{error.filename or 'the cache'}: {error.strerror or error}")
+        return _failure(f"{error.filename or 'the cache'}: {error.strerror or error}")
     except Exception as error:
-        return _failed(str(pipeline.blamed(error) if pipeline else error), error)
+        return _failure(str(pipeline.attribute(error) if pipeline else error), error)
     if lost:
-        return _failed("a worker knows it by another key: the same ddbench, plugins and data must be on every node")
+        return _failure("a worker knows it by another key: the same ddbench, plugins and data must be on every node")
     return "{}"
 
 
 def resolve(runtime: str) -> str:
-    """`ddbench.nn.device.resolve` where the workers are, JSON in and out; {"reason": ...} where it cannot be."""
+    """Runs `ddbench.nn.device.resolve` on a worker, JSON in and out; {"reason": ...} where it fails."""
     try:
         return device.resolve(RuntimeConfig.model_validate_json(runtime)).model_dump_json()
     except DDBenchError as error:
-        return _failed(str(error))
-
-
-def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
-    """An experiment from its JSON. Raises DDBenchError for a method or protocol that is not installed here."""
-    own = {
-        "method_settings": registry.distiller(tree["method"])(**tree["method_settings"]),
-        "evaluator_settings": registry.evaluator(tree["evaluator"])(**tree["evaluator_settings"]),
-    }
-    return Experiment(**{**tree, **own})
+        return _failure(str(error))
 
 
 @functools.lru_cache(maxsize=1)
 def _workspace(cache: str, data_dir: str | None, force: tuple[str, ...]) -> Workspace:
-    """Kept from one unit of work to the next, with the dataset and the teacher that were used last."""
+    """Returns a workspace that is kept for the next item, with the dataset and the teacher that were used last."""
     opened = open_cache(cache, frozenset(force), _warn)
     workspace = Workspace(_registry(), opened, Path(data_dir) if data_dir else None)
-    workspace.emit = _tell
+    workspace.emit = _send
     return workspace
 
 
 def _warn(text: str) -> None:
-    _tell(Event("note", "data", message=text))
+    _send(Event("note", "data", message=text))
 
 
 def _wait_for(cache: Cache, names: list[str]) -> None:
@@ -126,6 +122,6 @@ def _wait_for(cache: Cache, names: list[str]) -> None:
         time.sleep(0.5)
 
 
-def _failed(reason: str, cause: BaseException | None = None) -> str:
-    told = "".join(traceback.format_exception(cause)) if cause else ""
-    return json.dumps({"reason": reason, "traceback": told})
+def _failure(reason: str, cause: BaseException | None = None) -> str:
+    text = "".join(traceback.format_exception(cause)) if cause else ""
+    return json.dumps({"reason": reason, "traceback": text})

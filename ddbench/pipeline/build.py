@@ -1,9 +1,10 @@
-"""A stage's artifact, found or built: what is measured, traced and told around a build, and around a plugin's code."""
+"""Builds the artifacts of a run: measures, traces and reports each build, and guards the process from plugin code."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,118 +28,171 @@ if TYPE_CHECKING:
 
 
 class Builder:
-    """Finds or builds the artifacts of one experiment. A build may ask for others: what it asks for it is made from."""
+    """Finds or builds the artifacts of one experiment.
+
+    A build may request other artifacts; they are recorded as what the artifact was made from.
+
+    Attributes:
+        changed: The global state that the method or the protocol changed; it is restored.
+    """
 
     def __init__(self, workspace: Workspace, experiment: Experiment, dataset: Dataset, device: torch.device) -> None:
         self.changed: list[str] = []
-        """What the method or the protocol changed of the process (`ddbench.nn.global_state`); it is put back."""
         self._workspace = workspace
         self._experiment = experiment
         self._dataset = dataset
         self._device = device
-        self._found: dict[Path, Artifact] = {}
+        self._cell = experiment.name
+        self._configuration = experiment.model_dump(mode="json")
+        self._artifacts: dict[Path, Artifact] = {}
         self._made_from: list[dict[str, str]] = []
+        self._nested_seconds: list[float] = []
+        self._current: list[tuple[str, str]] = []
 
     def artifact(
-        self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built], unit: str = ""
+        self,
+        stage: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[Checkpoint], Built],
+        unit: str = "",
+        prepare: Callable[[], None] = lambda: None,
     ) -> Artifact:
-        """The artifact of `stage` with these dependencies, built where it is missing; `unit` names it for a person."""
+        """Returns an artifact, built where the cache lacks it.
+
+        Args:
+            stage: The name of the stage.
+            depends_on: Its key, as a JSON tree.
+            build: Builds it from the checkpoint that a killed process left, or an empty one.
+            unit: The name of the part, for people.
+            prepare: Builds the inputs. It runs before the clock of this build starts.
+        """
         cache = self._workspace.cache
         path = cache.path(stage, depends_on)
-        if path not in self._found:
+        if path not in self._artifacts:
             if cache.has(stage, depends_on):
-                self._workspace.emit(Event("cached", stage, unit))
+                self._emit(Event("cached", stage, unit))
             units = set(depends_on.get("units", ()))
-            self._found[path] = cache.get(
-                stage, depends_on, lambda checkpoint: self._built(stage, unit, build, checkpoint, units)
-            )
-        found = self._found[path]
-        for made_from in self._made_from[-1:]:
-            made_from |= {**found.meta.get("made_from", {}), found.name: found.content}
-        return found
+
+            def built(checkpoint: Checkpoint) -> Built:
+                prepare()
+                return self._built(stage, unit, build, checkpoint, units)
+
+            self._artifacts[path] = cache.get(stage, depends_on, built)
+        artifact = self._artifacts[path]
+        if self._made_from:
+            self._made_from[-1].update({**artifact.meta.get("made_from", {}), artifact.name: artifact.content})
+        return artifact
 
     def _built(
         self, stage: str, unit: str, build: Callable[[Checkpoint], Built], checkpoint: Checkpoint, units: set[str]
     ) -> Built:
-        """What `build` returns, and beside it in the meta what it cost, where, and what it was made from."""
-        emit, note = self._workspace.emit, self.note(stage, unit)
+        """Returns what `build` returns; the metadata also hold its cost, the device, and what it was made from."""
+        note = self.note(stage, unit)
         devices.prepare(self._device)
-        emit(Event("resumed" if checkpoint.path.exists() else "started", stage, unit))
-        # A stage may be asked for by code that runs without gradients; its own must not depend on that.
-        with (
-            torch.enable_grad(),
-            devices.measured(self._device) as cost,
-            devices.nondeterministic() as operations,
-            self._tracing() as made_from,
-            memory.oom_errors(stage, self._experiment, note),
-            self._workspace.strategy_for(stage, self._experiment) as trainers,
-            strategy.strategy_context(trainers),
-        ):
-            tensors, meta = build(checkpoint)
+        self._emit(Event("resumed" if checkpoint.path.exists() else "started", stage, unit))
+        self._nested_seconds.append(0.0)
+        self._current.append((stage, unit))
+        try:
+            # A build may be requested by code that runs under autocast or without gradients: neither may reach it.
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.autocast(self._device.type, enabled=False),
+                devices.measured(self._device) as cost,
+                devices.nondeterministic() as operations,
+                self._tracing() as made_from,
+                memory.oom_errors(stage, self._experiment, note),
+                self._workspace.strategy_for(stage, self._experiment) as trainers,
+                strategy.strategy_context(trainers),
+            ):
+                tensors, meta = build(checkpoint)
+        finally:
+            self._current.pop()
+            nested = self._nested_seconds.pop()
+        if self._nested_seconds:
+            self._nested_seconds[-1] += cost.seconds
+        seconds = max(0.0, cost.seconds - nested)
         if operations:
             note(f"other bits the next time: {', '.join(sorted(operations))} has no deterministic kernel here")
-        # Found before: the key is made of theirs.
-        parts = [part for part in self._found.values() if part.stage == "distill" and part.key in units]
+        # Artifacts that the key names were found before this build began.
+        parts = [part for part in self._artifacts.values() if part.stage == "distill" and part.key in units]
         made_from |= {part.name: part.content for part in parts} | self._dataset.made_from
-        reached = {"top1": meta["top1"]} if "top1" in meta else {}
-        emit(Event("finished", stage, unit, metrics={"seconds": cost.seconds, **reached}))
+        accuracy = {"top1": meta["top1"]} if "top1" in meta else {}
+        self._emit(Event("finished", stage, unit, metrics={"seconds": seconds, **accuracy}))
         device = devices.describe(self._device, operations)
         if trainers.size > 1:
             device["processes"] = trainers.size
-        made = {"cost": cost.as_dict(), "device": device, "made": provenance.provenance()}
+        made = {"cost": {**cost.as_dict(), "seconds": seconds}, "device": device, "made": provenance.provenance()}
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[dict[str, str]]:
-        """What is asked for in this block, name and content: keys do not see where it was made anew with other bits."""
+        """Collects the names and contents of the artifacts that are requested in this block.
+
+        A key does not change when an input is built again with other bits; this does.
+        """
         self._made_from.append({})
         try:
             yield self._made_from[-1]
         finally:
             self._made_from.pop()
 
+    def _emit(self, event: Event) -> None:
+        self._workspace.emit(replace(event, cell=self._cell, configuration=self._configuration))
+
     def report(self, stage: str, unit: str) -> Progress:
-        """Tells how far a build is."""
+        """Returns a function that reports the progress of a build."""
 
         def report(step: int, total: int, **metrics: float) -> None:
-            self._workspace.emit(Event("step", stage, unit, step, total, metrics))
+            self._emit(Event("step", stage, unit, step, total, metrics))
 
         return report
 
+    def report_current(self, step: int, total: int, **metrics: float) -> None:
+        """Reports the progress of the build that is running."""
+        self.report(*self._current[-1])(step, total, **metrics)
+
     def note(self, stage: str, unit: str = "") -> Callable[[str], None]:
-        """Tells a person one line of a build."""
+        """Returns a function that prints one line about a build."""
 
         def note(text: str) -> None:
-            self._workspace.emit(Event("note", stage, unit, message=f"{stage}: {text}"))
+            self._emit(Event("note", stage, unit, message=f"{stage}: {text}"))
 
         return note
 
+    def note_current(self, text: str) -> None:
+        """Prints one line about the build that is running."""
+        self.note(*self._current[-1])(text)
+
     @contextlib.contextmanager
     def plugin(self, kind: Kind, name: str, stage: str) -> Iterator[str]:
-        """Around a plugin's code: what it raises names it, what it changes is put back. Gives what it is called."""
+        """Runs a plugin's code: errors name the plugin, global state is restored. Gives the plugin's full name."""
         registry = self._workspace.registry
-        with registry.attribute_errors(kind, name), restore_global_state(self._device, self._tell(kind, name, stage)):
+        with (
+            registry.attribute_errors(kind, name),
+            restore_global_state(self._device, self._warn_of(kind, name, stage)),
+        ):
             yield registry.who(kind, name)
 
-    def _tell(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
-        def tell(changed: list[str], printed: bool) -> None:
+    def _warn_of(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
+        def warn(changed: list[str], printed: bool) -> None:
             self.changed += changed
-            said = []
+            lines = []
             if changed:
-                said.append(f"changed {', '.join(changed)}: put back (task.generator draws without side effects)")
+                lines.append(f"changed {', '.join(changed)}: put back (task.generator draws without side effects)")
             if printed:
-                said.append("printed to stdout, which is for results: shown here (task.report tells progress)")
-            for what in said:
-                # A method may be handed over without being installed.
+                lines.append("printed to stdout, which is for results: shown here (task.report tells progress)")
+            for line in lines:
+                # A method may be passed in without being installed.
                 with contextlib.suppress(DDBenchError):
-                    what = f"({self._workspace.registry.distribution_of(kind, name)}) {what}"
-                self._workspace.emit(Event("note", stage, message=f"{kind} '{name}' {what}"))
+                    line = f"({self._workspace.registry.distribution_of(kind, name)}) {line}"
+                self._emit(Event("note", stage, message=f"{kind} '{name}' {line}"))
 
-        return tell
+        return warn
 
 
 def refuse_teacher(kind: str, name: str) -> Callable[..., Any]:
-    """What asks for a teacher in place of one that the key does not know of."""
+    """Returns a function that refuses to give a teacher that the key does not hold."""
 
     def refuse(*_: object) -> Any:
         raise DDBenchError(f"{kind} '{name}' uses the teacher but says needs_teacher = False: correct its class")

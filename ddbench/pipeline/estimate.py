@@ -26,26 +26,15 @@ class Estimate:
 
     def add(self, pipeline: Pipeline) -> float:
         """Seconds that `pipeline` needs beyond those added before."""
-        experiment, info = pipeline.experiment, pipeline.dataset.info
-        todo = {stage for stage, state in pipeline.plan() if state != "cached"}
         images = 0.0
-        if "teacher" in todo and experiment.teacher.checkpoint is None and self._first(pipeline.teacher_key):
-            images += experiment.teacher.epochs * sum(info.train_counts)
-        if "distill" in todo and self._first(*pipeline.unit_keys):
-            images += experiment.method.image_passes(info.num_classes, experiment.ipc or 0)
-        if "evaluate" in todo and self._first(pipeline.evaluation_key):
-            if experiment.ipc is None:
-                images += experiment.teacher.epochs * sum(info.train_counts)
-            else:
-                images += experiment.evaluator.image_passes(info.num_classes * experiment.ipc)
+        for stage, part in pipeline.missing():
+            name = f"{stage}/{pipeline.cache_key(stage, part)}"
+            if name not in self._counted:
+                self._counted.add(name)
+                images += pipeline.graph[stage].image_passes(pipeline, part)
         seconds = images * self._pace(pipeline) if images else 0.0
         self.total += seconds
         return seconds
-
-    def _first(self, *keys: str) -> bool:
-        new = not self._counted.issuperset(keys)
-        self._counted.update(keys)
-        return new
 
     def _pace(self, pipeline: Pipeline) -> float:
         network = (pipeline.experiment.teacher.arch, pipeline.dataset.info.image_size)

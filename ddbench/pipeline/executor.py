@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ddbench.config.schema import RuntimeConfig
-    from ddbench.pipeline.pipeline import Pipeline
 
-WaitForArtifacts = Callable[["Pipeline"], None]
+WaitForArtifacts = Callable[[Any], None]
+"""Waits until the artifacts of a `Pipeline` are in the cache."""
 
 
 class Executor(Protocol):
@@ -22,7 +22,7 @@ class Executor(Protocol):
         """The runtime with every `auto` decided for where it is computed. Raises as `ddbench.nn.device.resolve`."""
         ...
 
-    def computing(self, pipelines: Sequence[Pipeline]) -> AbstractContextManager[WaitForArtifacts]:
+    def computing(self, pipelines: Sequence[Any]) -> AbstractContextManager[WaitForArtifacts]:
         """While the block runs, `pipelines` are computed. Gives what waits until one of them is in the cache.
 
         That raises DDBenchError with the reason where a part of it failed, and stops where a stop is `requested`.
@@ -40,6 +40,6 @@ class Inline:
         return device.resolve(runtime)
 
     @contextlib.contextmanager
-    def computing(self, pipelines: Sequence[Pipeline]) -> Iterator[WaitForArtifacts]:
+    def computing(self, pipelines: Sequence[Any]) -> Iterator[WaitForArtifacts]:
         """Nothing to do and nothing to wait for."""
         yield lambda pipeline: None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ class Keys:
     dataset: Dataset
     method_version: str
     evaluator_version: str
+    stage_keys: Callable[[], dict[str, list[str]]] = dict
 
     @property
     def _real(self) -> Depends:
@@ -82,7 +84,7 @@ class Keys:
         if experiment.method.needs_teacher:
             real = {
                 "teacher": key_of(self.teacher()),
-                "statistics": {**experiment.statistics.model_dump(mode="json"), "version": versions.STATISTICS},
+                "statistics": self._statistics,
             }
         return {
             "method": experiment.method_name,
@@ -90,7 +92,24 @@ class Keys:
             "real": real,
             "ipc": experiment.ipc,
             "seed": experiment.seed + experiment.repeat,
+            **({"stages": self.stage_keys()} if experiment.method.stages() else {}),
         }
+
+    def inputs(self, stages: Iterable[str], numerics: Iterable[str]) -> Depends:
+        """The common part of the keys of a plugin's stage: what it reads, the device, the versions of the core."""
+        inputs: Depends = {}
+        for stage in stages:
+            if stage == "data":
+                inputs["real"] = self._real
+            elif stage == "teacher":
+                inputs["teacher"] = key_of(self.teacher())
+            elif stage == "statistics":
+                inputs["statistics"] = self._statistics
+        return {**inputs, "device": self._device, "versions": {name: getattr(versions, name) for name in numerics}}
+
+    @property
+    def _statistics(self) -> Depends:
+        return {**self.experiment.statistics.model_dump(mode="json"), "version": versions.STATISTICS}
 
     @property
     def _numerics(self) -> dict[str, str]:

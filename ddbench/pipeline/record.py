@@ -15,15 +15,23 @@ if TYPE_CHECKING:
     from ddbench.pipeline.pipeline import Pipeline
 
 
-def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) -> Record:
-    """The record of `evaluation`. Times, memory and versions are those of the artifacts when they were computed, so
-    that a run from the cache gives the same record."""
+def record(pipeline: Pipeline) -> Record:
+    """Returns the record of a finished run.
+
+    Times, memory and versions are those of the artifacts when they were built, so that a run from the cache gives the
+    same record.
+    """
     experiment, info = pipeline.experiment, pipeline.dataset.info
-    used = {"evaluate": [evaluation], "distill": [pipeline.unit(unit) for unit in pipeline.units]}
-    if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
-        used["teacher"] = [pipeline.teacher()]
+    evaluation = pipeline.artifact("evaluate")
+    used = {
+        "evaluate": [evaluation],
+        "distill": [pipeline.artifact("distill", n) for n in pipeline.parts_of("distill")],
+    }
+    if pipeline.uses_teacher:
+        used["teacher"] = [pipeline.artifact("teacher")]
     if pipeline.method.needs_teacher:
-        used["statistics"] = [pipeline.class_statistics(label) for label in range(info.num_classes)]
+        used["statistics"] = [pipeline.artifact("statistics", label) for label in range(info.num_classes)]
+    transport_cost = pipeline.artifact("measure").meta["transport_cost"] if pipeline.measures_transport else None
     costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in used.items()}
     flat = [cost for parts in costs.values() for cost in parts]
     steps = [part.meta for part in used["distill"] if part.meta.get("steps")]
@@ -56,7 +64,7 @@ def record(pipeline: Pipeline, evaluation: Artifact, transport: float | None) ->
         }
         if teacher
         else {},
-        feature_transport_cost=transport,
+        feature_transport_cost=transport_cost,
         data={
             "fingerprint": info.fingerprint,
             "train_images": sum(info.train_counts),

@@ -66,6 +66,19 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
     return cells
 
 
+def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
+    """Returns the experiment of a JSON tree, as a record or a work item holds it.
+
+    Raises:
+        DDBenchError: Its method or its protocol is not installed here.
+    """
+    settings = {
+        "method_settings": registry.distiller(tree["method"])(**tree["method_settings"]),
+        "evaluator_settings": registry.evaluator(tree["evaluator"])(**tree["evaluator_settings"]),
+    }
+    return Experiment(**{**tree, **settings})
+
+
 def _distinct(values: Iterable[T]) -> tuple[T, ...]:
     """Each once, in order: a cell that is named twice must not count as two students."""
     return tuple(dict.fromkeys(values))

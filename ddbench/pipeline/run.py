@@ -39,7 +39,7 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     All cells are checked against their dataset first, so that nothing is trained for a grid that cannot run.
     """
     pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
-    todo = any(state != "cached" for pipeline in pipelines for _, state in pipeline.plan())
+    todo = any(pipeline.missing() for pipeline in pipelines)
     if todo:
         check_networks(pipelines)
     with translate_os_errors(results_dir):
@@ -58,7 +58,7 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
             except DDBenchError as error:
                 if len(pipelines) == 1:
                     raise
-                failed.append(f"{cell_name(pipeline.experiment)}: {error}")
+                failed.append(f"{pipeline.experiment.name}: {error}")
                 warn(f"failed: {failed[-1]}")
                 continue
             found.append((pipeline, record))
@@ -74,13 +74,6 @@ def run(experiments: list[Experiment], workspace: Workspace, results_dir: Path, 
     for line in failed:
         echo(f"failed:   {line}")
     return [record for _, record in found]
-
-
-def cell_name(experiment: Experiment) -> str:
-    """One cell, in words."""
-    size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"
-    student = f"{experiment.student} seed {experiment.seed + experiment.student_seed}"
-    return f"{experiment.method_name}, {experiment.dataset}, {size}, set {experiment.repeat}, {student}"
 
 
 def finish_cell(pipeline: Pipeline, results_dir: Path, bring: WaitForArtifacts) -> tuple[Record, Path]:
@@ -99,8 +92,9 @@ def finish_cell(pipeline: Pipeline, results_dir: Path, bring: WaitForArtifacts) 
         raise
     except Exception as error:
         where = _traceback(pipeline, error, results_dir)
-        raise DDBenchError(f"{pipeline.blamed(error)} ({where})") from error
+        raise DDBenchError(f"{pipeline.attribute(error)} ({where})") from error
     records.write(record, results_dir / "records")
+    pipeline.workspace.registry.emit_record(record)
     return record, preview(pipeline, record, results_dir)
 
 
@@ -129,7 +123,7 @@ def check_networks(pipelines: Iterable[Pipeline]) -> None:
             names = tuple(pipeline.method.networks())
         for name in names:
             _built(name, "auto", *sizes)
-        if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
+        if pipeline.uses_teacher:
             given = teacher.checkpoint is not None
             counts = _counts(pipeline.checkpoint_network()) if given else _built(teacher.arch, teacher.stem, *sizes)
             pipeline.check_teacher(*counts)
@@ -160,7 +154,7 @@ def announce_duration(pipelines: list[Pipeline], warn: Echo) -> None:
 def _doubt(pipeline: Pipeline) -> str | None:
     """What a reader must know of a given teacher where training images are held out."""
     experiment = pipeline.experiment
-    used = pipeline.method.needs_teacher or pipeline.protocol.needs_teacher
+    used = pipeline.uses_teacher
     if not (used and experiment.data.holdout and experiment.teacher.checkpoint):
         return None
     name = experiment.teacher.checkpoint.name
@@ -188,7 +182,7 @@ def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Echo) -> 
     check_networks(pipelines)
     for pipeline in pipelines:
         experiment = pipeline.experiment
-        echo(f"# {cell_name(experiment)}")
+        echo(f"# {experiment.name}")
         for stage, state in pipeline.plan():
             echo(f"#   {stage:<11} {state}")
         echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False).rstrip())

@@ -12,6 +12,7 @@ from ddbench.core.events import Event
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.executor import Executor, Inline
+from ddbench.pipeline.graph import stage_graph
 from ddbench.storage.cache import Cache
 from ddbench.training.strategy import Strategy, current_strategy
 
@@ -46,6 +47,8 @@ class Workspace:
         self.executor = executor or Inline()
         self.registry = registry
         self.cache = cache
+        self.graph = stage_graph(registry)
+        cache.force(self.graph.downstream(cache.forced))
         self.emit: Callable[[Event], None] = registry.emit
         self.data_dir = data_dir
         self.strategy_for: StrategyFor = _one_process

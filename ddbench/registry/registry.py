@@ -17,6 +17,7 @@ from ddbench.api import hookspecs
 from ddbench.api.dataset import DatasetSpec
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
+from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
 from ddbench.config.recipes import Recipe, load_file
 from ddbench.core.errors import DDBenchError, PluginError, unknown
@@ -32,7 +33,7 @@ CORE = "ddbench"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*")
 """What things may be called: no name is a path, and each can be typed."""
 
-Kind = Literal["method", "evaluator", "dataset", "table"]
+Kind = Literal["method", "evaluator", "dataset", "table", "stage"]
 T = TypeVar("T")
 # What a person or ddbench itself asked for is no plugin's fault, wherever it is raised.
 _ASKED_FOR = (KeyboardInterrupt, RunInterrupt)
@@ -77,6 +78,7 @@ class _Contents:
     evaluators: list[tuple[str, type[Evaluator]]]
     datasets: list[tuple[str, DatasetSpec]]
     tables: list[tuple[str, TableSpec]]
+    stages: list[tuple[str, type[Stage[Any]]]]
     recipes: list[Path]
 
 
@@ -96,6 +98,7 @@ class PluginRegistry:
         self._evaluators: _Collection[type[Evaluator]] = _Collection("evaluator")
         self._datasets: _Collection[DatasetSpec] = _Collection("dataset")
         self._tables: _Collection[TableSpec] = _Collection("table")
+        self._stages: _Collection[type[Stage[Any]]] = _Collection("stage")
         self._recipe_files: dict[Path, str] = {}
         self._recipes: dict[Path, Recipe] = {}
         self._owner_of_plugin: dict[str, str] = {}
@@ -152,6 +155,15 @@ class PluginRegistry:
     def tables(self) -> tuple[TableSpec, ...]:
         """Every registered table, in alphabetical order of their names."""
         return self._tables.all()
+
+    def stages(self) -> tuple[type[Stage[Any]], ...]:
+        """Every registered stage, in the order of registration."""
+        return tuple(self._stages.things.values())
+
+    def emit_record(self, record: Any) -> None:
+        """Calls every record observer."""
+        for hook in self._manager.hook.ddbench_record.get_hookimpls():
+            hook.function(*(record,)[: len(hook.argnames)])
 
     def recipe_files(self) -> tuple[Path, ...]:
         """The recipe files that plugins ship, the core's own first, then by distribution name."""
@@ -296,6 +308,7 @@ class PluginRegistry:
             evaluators=[(_class_name(cls, Evaluator), cls) for cls in returned("ddbench_evaluators")],
             datasets=[(_spec_name(spec, DatasetSpec), spec) for spec in returned("ddbench_datasets")],
             tables=[(_spec_name(spec, TableSpec), spec) for spec in returned("ddbench_tables")],
+            stages=[(_class_name(cls, Stage), cls) for cls in returned("ddbench_stages")],
             recipes=files,
         )
 
@@ -304,10 +317,12 @@ class PluginRegistry:
         self._evaluators.refuse_duplicates(offer.evaluators, owner)
         self._datasets.refuse_duplicates(offer.datasets, owner)
         self._tables.refuse_duplicates(offer.tables, owner)
+        self._stages.refuse_duplicates(offer.stages, owner)
         self._distillers.add(offer.distillers, owner)
         self._evaluators.add(offer.evaluators, owner)
         self._datasets.add(offer.datasets, owner)
         self._tables.add(offer.tables, owner)
+        self._stages.add(offer.stages, owner)
         self._recipe_files.update(dict.fromkeys(offer.recipes, owner))
         self._owner_of_plugin[name] = owner
 

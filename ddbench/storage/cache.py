@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, NotCached
-from ddbench.core.events import STAGES
 from ddbench.core.files import abandoned, atomic_write, sweep, translate_os_errors
 from ddbench.storage.locks import Locks
 
@@ -219,9 +218,7 @@ class Cache:
     ) -> None:
         self.root = root
         self._warn = warn or (lambda text: None)
-        # Keys cannot see the new content of what stands upstream: forcing a stage forces every stage after it.
-        first = min((STAGES.index(stage) for stage in force), default=len(STAGES))
-        self._force = frozenset(STAGES[first:])
+        self._force = force
         self._fresh: set[Path] = set()
         self._locks = Locks(root, self._warn)
         self._builds = builds
@@ -237,8 +234,12 @@ class Cache:
 
     @property
     def forced(self) -> frozenset[str]:
-        """The stages that are computed anew: those that were asked for and all after them."""
+        """The stages that are computed anew."""
         return self._force
+
+    def force(self, stages: frozenset[str]) -> None:
+        """Computes these stages anew, even where their artifacts exist."""
+        self._force = stages
 
     def made_elsewhere(self, name: str) -> bool:
         """Whether the artifact STAGE/KEY, which another process made for this one, is there; then it is no old one."""
@@ -386,8 +387,10 @@ class Cache:
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact for `ddbench cache ls`: stage, key, bytes, modified (seconds since 1970), path."""
         rows = []
-        for stage in (*STAGES, "checkpoints"):
-            for path in sorted((self.root / stage).rglob("*")):
+        folders = sorted(path for path in self.root.glob("*") if path.is_dir() and path.name != "locks")
+        for folder in sorted(folders, key=lambda path: path.name == "checkpoints"):
+            stage = folder.name
+            for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     stat = path.stat()
                     rows.append(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from ddbench.core import files
 from ddbench.core.errors import DDBenchError
-from ddbench.core.events import STAGES
 from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint, canonical, read_tensors
 from ddbench.storage.remote_folder import Listed, SharedFolder, half_published
 
@@ -28,7 +27,7 @@ HEADER = 2**18
 LONGEST = 2**26
 RESULTS = ("records", "efficiency", "runs", "failures", "figures")
 """The folders of results that are read from the shared ones; what is written anywhere below is published."""
-_ARTIFACT = re.compile(rf"({'|'.join(STAGES)})/[0-9a-z]{{32}}\.safetensors")
+_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*/[0-9a-z]{32}\.safetensors")
 
 
 class _Told(NamedTuple):
@@ -116,7 +115,7 @@ class SharedCache(Cache):
 
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact that is there, `where` shared; and one for each file that is here alone, `where` here."""
-        found = [self._entry(each) for stage in STAGES for each in self.shared.list(stage)]
+        found = [self._entry(listed) for listed in self.shared.list() if "/" in listed.name]
         known = {row["path"] for row in found}
         return found + [{**row, "where": "here"} for row in super().entries() if row["path"] not in known]
 

@@ -151,16 +151,16 @@ class SharedFolder:
         except FileNotFoundError:
             return None
 
-    def list(self, under: str) -> list[Listed]:
-        """The files there in the folder `under`, by name. What has another name than a file of ours is left out."""
+    def list(self, under: str = "") -> list[Listed]:
+        """Lists the shared files below the folder `under` (default: all) by name; only names that ddbench writes."""
         try:
-            found = self._ask(lambda: self._fs.find(self._there(under), detail=True))
+            found = self._ask(lambda: self._fs.find(self._there(under) if under else self._root, detail=True))
         except FileNotFoundError:
             return []
         listed = []
         for path, facts in sorted(found.items()):
             name = str(path).removeprefix(f"{self._root}/")
-            if _PLAIN.fullmatch(name) and name.startswith(f"{under}/"):
+            if _PLAIN.fullmatch(name) and name.startswith(f"{under}/" if under else ""):
                 listed.append(Listed(name, int(facts.get("size") or 0), _modified(facts)))
         return listed
 

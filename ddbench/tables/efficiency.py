@@ -195,6 +195,7 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
     import torch
 
     from ddbench.nn import device
+    from ddbench.pipeline.stages.distill import Distill
     from ddbench.storage.cache import Checkpoint
 
     def tick() -> None:
@@ -205,10 +206,11 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
             raise _EnoughIterations
 
     last = TOTAL if pipeline.device.type == "cuda" else WARM + MEASURED
-    unit = pipeline.units[0]
+    unit, distill = pipeline.units[0], pipeline.graph["distill"]
+    assert isinstance(distill, Distill)
     device.prepare(pipeline.device)  # the kernels that a run has
     with tempfile.TemporaryDirectory() as folder, device.measured(pipeline.device) as cost:
-        task = pipeline.distill_task(unit, Checkpoint(Path(folder) / "slot.safetensors"))
+        task = distill.task(pipeline, 0, Checkpoint(Path(folder) / "checkpoint.safetensors"))
         task = replace(task, tick=tick, cached=lambda name, depends_on, build: build(), checkpoint_every=10**9)
         times = [time.perf_counter()]
         with contextlib.suppress(_EnoughIterations):

@@ -129,7 +129,9 @@ def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str
     todo = resolve_cells(cells, desk.request, desk.workspace)
     if len(reasons := {place.reason for place in todo}) == 1 and (reason := reasons.pop()):
         raise DDBenchError(reason)
-    missing = [pipeline for place in todo for pipeline in place.pipelines if pipeline.evaluation_key not in stored]
+    missing = [
+        pipeline for place in todo for pipeline in place.pipelines if pipeline.cache_key("evaluate") not in stored
+    ]
     if not desk.only_cached:
         running.announce_duration(missing, desk.warn)
     lines, number = [], 0
@@ -138,7 +140,7 @@ def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str
             if place.reason:
                 lines.append(line_of(spec, place.cell, desk.request, state="failed", reason=place.reason))
             for pipeline in place.pipelines:
-                record, state, reason = stored.get(pipeline.evaluation_key), "", ""
+                record, state, reason = stored.get(pipeline.cache_key("evaluate")), "", ""
                 if record is None:
                     number += 1
                     which = f"{spec.name} {number}/{len(missing)}: {cell_name(place.cell)}"
@@ -158,7 +160,7 @@ def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str
 
 
 def _is_cached(pipeline: Pipeline) -> bool:
-    return all(state == "cached" for _, state in pipeline.plan())
+    return not pipeline.missing()
 
 
 def cell_name(cell: Cell) -> str:

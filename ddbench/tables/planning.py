@@ -37,7 +37,7 @@ def plan(
     probe = estimate.Estimate()
     rows = []
     for place in resolve_cells(cells, request, workspace):
-        todo = [each for each in place.pipelines if each.evaluation_key not in stored]
+        todo = [each for each in place.pipelines if each.cache_key("evaluate") not in stored]
         seconds = sum(probe.add(pipeline) for pipeline in todo)
         rows.append((*_names(place.cell, place), _state(place, len(todo)), _time(seconds)))
     text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)

@@ -148,12 +148,8 @@ class Bench:
         """A new cache that holds data, teacher and statistics of `experiment`, and nothing else."""
         shared = self.folder / "shared"
         pipeline = self.pipeline(shared, experiment)
-        _ = pipeline.dataset.train
-        if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
-            pipeline.teacher()
-        if pipeline.method.needs_teacher:
-            for label in range(pipeline.dataset.info.num_classes):
-                pipeline.class_statistics(label)
+        for stage in SHARED:
+            pipeline.build(stage)
         root = Path(tempfile.mkdtemp(dir=self.folder))
         for stage in SHARED:
             (shared / stage).mkdir(exist_ok=True)
@@ -163,9 +159,9 @@ class Bench:
     def made(self, pipeline: Pipeline, backwards: bool = False) -> dict[str, str]:
         """What the stage under test makes: a digest of every unit's tensors, or the metrics."""
         if self.stage == "evaluate":
-            return {"the metrics": canonical(pipeline.evaluation().meta["metrics"])}
+            return {"the metrics": canonical(pipeline.artifact("evaluate").meta["metrics"])}
         units = pipeline.units[::-1] if backwards else pipeline.units
-        return {f"unit {unit.index}": digest_of(pipeline.unit(unit).tensors) for unit in units}
+        return {f"unit {unit.index}": digest_of(pipeline.artifact("distill", unit.index).tensors) for unit in units}
 
     def again(self, backwards: bool = False) -> dict[str, str]:
         """What another complete run makes."""
@@ -181,9 +177,7 @@ class Bench:
         """A complete run, with an eye on what it changes around it."""
         root = self.empty(experiment)
         pipeline = self.pipeline(root, experiment)
-        teacher = None
-        if pipeline.method.needs_teacher or pipeline.protocol.needs_teacher:
-            teacher = pipeline.tapped_teacher()
+        teacher = pipeline.teacher if pipeline.uses_teacher else None
         taught = watching.teacher_state(teacher) if teacher is not None else {}
         if self.stage == "evaluate":
             _ = pipeline.distilled

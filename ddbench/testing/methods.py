@@ -185,7 +185,7 @@ def _of_noise(experiment: Experiment) -> Experiment:
 def _top1(bench: Bench, experiment: Experiment, root: Path) -> float:
     """Mean top-1, in percent, of STUDENTS students on the set in `root`."""
     cells = [experiment.model_copy(update={"student_seed": seed}) for seed in range(STUDENTS)]
-    return fmean(bench.pipeline(root, cell).evaluation().meta["top1"] for cell in cells)
+    return fmean(bench.pipeline(root, cell).artifact("evaluate").meta["top1"] for cell in cells)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class EvaluatorConformance(Conformance):
 
     def test_metrics_are_complete_and_consistent(self, bench: Bench) -> None:
         pipeline = bench.pipeline(first(bench).root)
-        metrics = Metrics(**pipeline.evaluation().meta["metrics"])
+        metrics = Metrics(**pipeline.artifact("evaluate").meta["metrics"])
         counts = pipeline.dataset.info.val_counts
         promise = "metrics are complete, in range, and agree with each other"
         mean = sum(part * count for part, count in zip(metrics.per_class, counts, strict=True)) / sum(counts)
@@ -165,7 +165,7 @@ class EvaluatorConformance(Conformance):
 
     def test_a_student_learns(self, bench: Bench) -> None:
         pipeline = bench.pipeline(first(bench).root)
-        top1, chance = pipeline.evaluation().meta["top1"], 100 / pipeline.dataset.info.num_classes
+        top1, chance = pipeline.artifact("evaluate").meta["top1"], 100 / pipeline.dataset.info.num_classes
         demand(
             top1 >= chance + MARGIN,
             f"on random real images a student is better than chance, by {MARGIN:g} points of top-1",
@@ -180,4 +180,4 @@ def _witnessed(bench: Bench, student_seed: int = 0) -> tuple[Witness, Metrics]:
     pipeline = bench.pipeline(bench.empty(), experiment)
     witness = Witness(pipeline.protocol)
     pipeline.protocol = witness  # type: ignore[assignment]
-    return witness, Metrics(**pipeline.evaluation().meta["metrics"])
+    return witness, Metrics(**pipeline.artifact("evaluate").meta["metrics"])

@@ -77,7 +77,7 @@ def stopped(cache: Path, folder: Path) -> Path:
     workspace.emit = stop
     pipeline = Pipeline(workspace, cell)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.unit(pipeline.units[0])
+        pipeline.artifact("distill", 0)
     (path,) = (folder / "checkpoints" / "distill").glob("*.safetensors")
     assert (cache / "distill" / path.name).exists()  # that of the very unit
     return path

@@ -247,7 +247,7 @@ def test_what_no_student_can_reach_is_no_result(
     evaluate, said = ODD[what]
     pipeline = one_set(menace.registry(evaluators=[protocol(evaluate)]))
     with pytest.raises(DDBenchError) as caught:
-        pipeline.evaluation()
+        pipeline.artifact("evaluate")
     assert str(caught.value).startswith(f"evaluator 'odd' of {menace.name}")
     assert said in str(caught.value)
     assert not pipeline.workspace.cache.has("evaluate", pipeline.keys.evaluate(pipeline.unit_keys))

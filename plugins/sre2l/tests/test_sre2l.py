@@ -155,7 +155,7 @@ def test_recovered_images_are_recognised_and_nearer_to_the_statistics(tmp_path: 
         )
         (cell,) = experiments(asked, registry)
         made = Pipeline(Workspace(registry, cache, None), cell)
-        found, teacher = made.distilled, made.tapped_teacher()
+        found, teacher = made.distilled, made.teacher
         assert found.labels.tolist() == 2 * list(range(10))
         with torch.no_grad():
             output = teacher(made.dataset.normalise(found.images))

@@ -110,7 +110,7 @@ def test_matching_brings_features_nearer_to_the_barycenters(run: Callable[..., P
     def distance(made: Pipeline) -> float:
         found = made.distilled
         with torch.no_grad():
-            features = made.tapped_teacher()(made.dataset.normalise(found.images)).features
+            features = made.teacher(made.dataset.normalise(found.images)).features
         means = torch.stack([made.statistics(label).features.mean(0) for label in range(10)])
         return float((features.reshape(10, 2, -1).mean(1) - means).square().sum())
 
@@ -136,11 +136,11 @@ def test_the_classifiers_layer_is_what_is_matched_where_no_layer_is_named(run: C
     assert torch.equal(named.distilled.images, last.distilled.images)
     assert torch.equal(named.distilled.weights, last.distilled.weights)
     assert not torch.equal(earlier.distilled.images, last.distilled.images)
-    keys = [made.unit(made.units[0]).key for made in (last, named, earlier)]
+    keys = [made.artifact("distill", 0).key for made in (last, named, earlier)]
     assert len(set(keys)) == 3
     # Real features of the layer, from what the module before it gives: two by two pooling after the first block.
     seen: list[torch.Tensor] = []
-    network: Any = earlier.tapped_teacher().network
+    network: Any = earlier.teacher.network
     hook = network.features[3].register_forward_hook(lambda _, args, maps: seen.append(maps.mean((2, 3))))
     mine = earlier.dataset.train.of_class(4)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_matching_a_layer_brings_its_features_nearer_to_the_barycenters(run: Cal
     def distance(made: Pipeline) -> float:
         with torch.no_grad():
             normal = made.dataset.normalise(made.distilled.images)
-            features = made.tapped_teacher()(normal, layer=2).features
+            features = made.teacher(normal, layer=2).features
         means = torch.stack([made.statistics(label, 2).features.mean(0) for label in range(10)])
         return float((features.reshape(10, 2, -1).mean(1) - means).square().sum())
 

@@ -1,0 +1,79 @@
+"""The graph of the stages: their order, and which stages depend on which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.stage import Stage
+from ddbench.core.errors import DDBenchError, unknown
+
+if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
+
+
+def stage_graph(registry: PluginRegistry) -> StageGraph:
+    """Returns the graph of all registered stages."""
+    return StageGraph(stage() for stage in registry.stages())
+
+
+class StageGraph:
+    """All stages, in an order in which each stands after the stages that it reads.
+
+    Args:
+        stages: The stages; their order decides between stages that do not depend on each other.
+
+    Raises:
+        DDBenchError: A stage reads one that does not exist, or stages read each other in a circle.
+    """
+
+    def __init__(self, stages: Iterable[Stage[Any]]) -> None:
+        by_name = {stage.name: stage for stage in stages}
+        inputs = {name: dict.fromkeys(stage.inputs) for name, stage in by_name.items()}
+        for name, stage in by_name.items():
+            for other in (*stage.inputs, *stage.outputs):
+                if other not in by_name:
+                    raise DDBenchError(f"stage '{name}' names another stage: {unknown('stage', other, by_name)}")
+            for output in stage.outputs:
+                inputs[output][name] = None
+        order: list[str] = []
+        while len(order) < len(inputs):
+            ready = (name for name in inputs if name not in order and inputs[name].keys() <= set(order))
+            if (first := next(ready, None)) is None:
+                circle = ", ".join(name for name in inputs if name not in order)
+                raise DDBenchError(f"stages read each other in a circle: {circle}")
+            order.append(first)
+        self._stages = {name: by_name[name] for name in order}
+        self._inputs = inputs
+
+    def __iter__(self) -> Iterator[Stage[Any]]:
+        return iter(self._stages.values())
+
+    def __getitem__(self, name: str) -> Stage[Any]:
+        if name not in self._stages:
+            raise unknown("stage", name, self._stages)
+        return self._stages[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the stages, in order."""
+        return tuple(self._stages)
+
+    def inputs(self, name: str) -> frozenset[str]:
+        """Returns the names of the stages that this one reads."""
+        return frozenset(self._inputs[name])
+
+    def downstream(self, names: Iterable[str]) -> frozenset[str]:
+        """Returns these stages and all that depend on them: a forced stage forces them too.
+
+        Keys hold what an artifact depends on, not its bits, so they do not change when an input is built anew.
+        """
+        found = {self[name].name for name in names}
+        for name in self._stages:
+            if not found.isdisjoint(self._inputs[name]):
+                found.add(name)
+        return frozenset(found)
+
+    def built_within(self, name: str) -> frozenset[str]:
+        """Returns the stage with the on-demand stages that it reads: they are built while it is built."""
+        return frozenset({name, *(each for each in self._inputs[name] if self._stages[each].on_demand)})

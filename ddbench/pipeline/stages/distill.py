@@ -1,0 +1,124 @@
+"""Stages `distill`, the images of the distilled set, and `method`, what methods keep besides. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddbench.api.context import CheckpointIO
+    from ddbench.api.stage import Built
+    from ddbench.distillation.context import DistillContext
+    from ddbench.pipeline.pipeline import Pipeline
+
+
+class Intermediate(Stage["Pipeline"]):
+    """Keeps the expensive intermediate results of a method, which it requests by `task.cached`."""
+
+    name = "method"
+    version = "1"
+    inputs = ("data", "teacher", "statistics")
+    on_demand = True
+
+    def parts(self, run: Pipeline) -> Sequence[int]:
+        """None that are known before the method requests them."""
+        return ()
+
+    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
+        """Is never called: the method builds its intermediate results."""
+        raise NotImplementedError
+
+    @staticmethod
+    def cached(
+        run: Pipeline, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Returns the tensors that `build` returns, from the cache where they are there."""
+        key = run.keys.intermediate(name, dict(depends_on))
+        return run.builder.artifact("method", key, lambda checkpoint: (build(), {}), name).tensors
+
+
+class Distill(Stage["Pipeline"]):
+    """Runs the method: one part a unit of slots that are optimised together."""
+
+    name = "distill"
+    version = "1"
+    inputs = ("data", "teacher", "statistics", "method")
+    outputs = ()
+
+    def parts(self, run: Pipeline) -> Sequence[int]:
+        """Every unit."""
+        return range(len(run.units))
+
+    def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
+        """The data; for a method with a teacher also that and the statistics of the unit's classes."""
+        needed = [("data", 0), *((name, number) for name in run.method.stages() for number in run.parts_of(name))]
+        if run.method.needs_teacher:
+            labels = {slot.label for slot in run.units[part].slots}
+            statistics = [number for number in run.parts_of("statistics") if number % run.info.num_classes in labels]
+            needed += [("teacher", 0), *(("statistics", number) for number in statistics)]
+        return needed
+
+    def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
+        """The method with all its settings, the teacher, the statistics, IPC, seed and unit."""
+        return run.keys.unit(part)
+
+    def image_passes(self, run: Pipeline, part: int) -> float:
+        """The unit's share of what the method says that it needs."""
+        slots = sum(len(unit.slots) for unit in run.units)
+        total = run.method.image_passes(run.info.num_classes, run.experiment.ipc or 0)
+        return total * len(run.units[part].slots) / max(1, slots)
+
+    def label(self, run: Pipeline, part: int) -> str:
+        """The method and the number of the unit."""
+        return f"{run.experiment.method_name} {part + 1}/{len(run.units)}"
+
+    def task(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> DistillContext:
+        """Returns what the method may use for one unit."""
+        from functools import partial
+
+        from ddbench.distillation.context import DistillContext
+        from ddbench.pipeline.build import refuse_teacher
+
+        experiment = run.experiment
+        refused = refuse_teacher("method", experiment.method_name)
+        return DistillContext(
+            dataset=run.dataset,
+            ipc=experiment.ipc or 0,
+            seed=experiment.seed + experiment.repeat,
+            device=run.device,
+            precision=run.precision,
+            checkpoint=checkpoint,
+            checkpoint_every=experiment.distill.checkpoint_every,
+            report=run.builder.report("distill", self.label(run, part)),
+            cached=partial(Intermediate.cached, run),
+            statistics=run.statistics if run.method.needs_teacher else refused,
+            timing={},
+            _teacher=(lambda: run.teacher) if run.method.needs_teacher else refused,
+            compile=experiment.runtime.compile == "on",
+            note=run.builder.note("distill", self.label(run, part)),
+            tensors=run.tensors,
+        )
+
+    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
+        """Returns images (uint8) or indices of real images, labels, and perhaps weights, of one unit."""
+        import torch
+
+        from ddbench.distillation.distilled_set import check_result, to_uint8
+
+        experiment, unit, task = run.experiment, run.units[part], self.task(run, part, checkpoint)
+        with run.builder.plugin("method", experiment.method_name, "distill") as owner:
+            result = check_result(run.method.distill(task, unit), unit, run.dataset, owner)
+        tensors: dict[str, Tensor] = {}
+        if result.images is not None:
+            tensors["images"] = to_uint8(result.images.detach(), experiment.distill.jpeg_quality)
+            tensors["labels"] = torch.tensor([slot.label for slot in unit.slots])
+        elif result.indices is not None:
+            tensors["indices"] = result.indices.long()
+            tensors["labels"] = run.dataset.train.labels[result.indices].clone()
+        if result.weights is not None:
+            tensors["weights"] = result.weights
+        return tensors, {"classes": list(run.info.class_names), "data": run.dataset.depends_on, **task.timing}

@@ -1,0 +1,104 @@
+"""Stages `evaluate`, a student on the distilled set, and `labels`, stored soft labels. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddbench.api.context import CheckpointIO
+    from ddbench.api.stage import Built
+    from ddbench.pipeline.pipeline import Pipeline
+
+
+class Labels(Stage["Pipeline"]):
+    """Keeps the soft labels that a protocol stores, which it requests by `task.cached`."""
+
+    name = "labels"
+    version = "1"
+    inputs = ("teacher", "distill")
+    outputs = ("evaluate",)
+    on_demand = True
+
+    def parts(self, run: Pipeline) -> Sequence[int]:
+        """None that are known before the protocol requests them."""
+        return ()
+
+    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
+        """Is never called: the protocol builds its labels."""
+        raise NotImplementedError
+
+    @staticmethod
+    def cached(
+        run: Pipeline, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Returns the tensors that `build` returns, from the cache where they are there."""
+        key = run.keys.labels(run.distilled.keys, name, dict(depends_on))
+        return run.builder.artifact("labels", key, lambda checkpoint: (build(), {}), name).tensors
+
+
+class Evaluate(Stage["Pipeline"]):
+    """Trains one student with one seed by the protocol, and measures it."""
+
+    name = "evaluate"
+    version = "1"
+    inputs = ("data", "teacher", "distill")
+    outputs = ()
+    distributed = True
+
+    def parts(self, run: Pipeline) -> Sequence[int]:
+        """One student."""
+        return (0,)
+
+    def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
+        """The data and the distilled set; the teacher where the protocol uses it."""
+        units = [("distill", number) for number in run.parts_of("distill")]
+        return [("data", 0), *((("teacher", 0),) if run.protocol.needs_teacher else ()), *units]
+
+    def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
+        """The units, the protocol with all its settings, the teacher, the student and its seed."""
+        return run.keys.evaluate(run.unit_keys)
+
+    def image_passes(self, run: Pipeline, part: int) -> float:
+        """What the protocol says that it needs; every real image once an epoch without an IPC."""
+        experiment = run.experiment
+        if experiment.ipc is None:
+            return experiment.teacher.epochs * sum(run.info.train_counts)
+        return run.protocol.image_passes(run.info.num_classes * experiment.ipc)
+
+    def label(self, run: Pipeline, part: int) -> str:
+        """The student and its seed."""
+        return run.student_label
+
+    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
+        """Returns no tensors; the metadata hold the metrics."""
+        from functools import partial
+
+        from ddbench.api.evaluator import check_metrics
+        from ddbench.distillation.context import EvaluateContext
+        from ddbench.pipeline.build import refuse_teacher
+
+        experiment, needs_teacher = run.experiment, run.protocol.needs_teacher
+        refused = refuse_teacher("evaluator", experiment.evaluator_name)
+        task = EvaluateContext(
+            dataset=run.dataset,
+            distilled=run.distilled,
+            teacher_training=experiment.teacher,
+            student_arch=experiment.student,
+            student_stem=experiment.student_stem,
+            seed=experiment.seed + experiment.student_seed,
+            ipc=experiment.ipc,
+            device=run.device,
+            precision=run.precision,
+            checkpoint=checkpoint,
+            report=run.builder.report("evaluate", run.student_label),
+            cached=partial(Labels.cached, run),
+            _teacher=(lambda: run.teacher) if needs_teacher else refused,
+        )
+        with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate") as owner:
+            metrics = check_metrics(run.protocol.evaluate(task), run.info.num_classes, owner)
+        return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}

@@ -1,0 +1,75 @@
+"""Stage `statistics`: features and BatchNorm statistics of the real images, class by class. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.stage import Stage
+
+if TYPE_CHECKING:
+    from ddbench.api.context import CheckpointIO
+    from ddbench.api.stage import Built
+    from ddbench.pipeline.pipeline import Pipeline
+
+TASKS = 64
+"""Workers share the statistics of one teacher in at most so many tasks."""
+
+
+class Statistics(Stage["Pipeline"]):
+    """Collects what the teacher computes of each class: one part a class, so that memory holds one class.
+
+    Part k + L x K of K classes is class k with the features of layer L; L = 0: of the classifier's input.
+    """
+
+    name = "statistics"
+    version = "1"
+    inputs = ("data", "teacher")
+    outputs = ()
+
+    def parts(self, run: Pipeline) -> Sequence[int]:
+        """Every class, and every class again for each layer that the method names."""
+        if not run.method.needs_teacher:
+            return range(run.info.num_classes) if run.measures_transport else ()
+        layers = (0, *run.method.layers())
+        return [label + layer * run.info.num_classes for layer in layers for label in range(run.info.num_classes)]
+
+    def _class_and_layer(self, run: Pipeline, part: int) -> tuple[int, int | None]:
+        layer, label = divmod(part, run.info.num_classes)
+        return label, layer or None
+
+    def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
+        """The teacher, the settings of the statistics, the class and the layer."""
+        return run.keys.statistics(*self._class_and_layer(run, part))
+
+    def image_passes(self, run: Pipeline, part: int) -> float:
+        """Every image of the class forward: a third of a training pass."""
+        return run.info.train_counts[part % run.info.num_classes] / 3
+
+    def parts_per_task(self, run: Pipeline) -> int:
+        """Several classes a task where there are many."""
+        return -(-run.info.num_classes // TASKS)
+
+    def label(self, run: Pipeline, part: int) -> str:
+        """The class and the layer."""
+        label, layer = self._class_and_layer(run, part)
+        return run.info.class_names[label] + ("" if layer is None else f", layer {layer}")
+
+    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
+        """Returns features [n, d], and a mean and a variance [C] for each BatchNorm layer."""
+        import torch
+
+        from ddbench.nn.statistics import collect
+
+        config, dataset, device = run.experiment.statistics, run.dataset, run.device
+        label, layer = self._class_and_layer(run, part)
+        indices = dataset.train.of_class(label)
+        teacher = run.teacher
+        batches = (
+            dataset.evaluation_view("train", rows).to(device) for rows in torch.split(indices, config.batch_size)
+        )
+        statistics = collect(teacher, batches, config.variance, layer)
+        tensors = {"features": statistics.features}
+        for number, (mean, variance) in enumerate(zip(statistics.bn_means, statistics.bn_vars, strict=True)):
+            tensors[f"bn.{number}.mean"], tensors[f"bn.{number}.var"] = mean, variance
+        return tensors, {"layers": len(statistics.bn_means), "images": len(indices)}

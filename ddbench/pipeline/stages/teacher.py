@@ -1,0 +1,57 @@
+"""Stage `teacher`: the classifier that is trained on the real data ("squeeze"). Imports no torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.stage import Stage
+
+if TYPE_CHECKING:
+    from ddbench.api.context import CheckpointIO
+    from ddbench.api.stage import Built
+    from ddbench.pipeline.pipeline import Pipeline
+
+
+class TeacherTraining(Stage["Pipeline"]):
+    """Trains the teacher, or loads the user's checkpoint, and measures its accuracy."""
+
+    name = "teacher"
+    version = "1"
+    outputs = ()
+    distributed = True
+
+    def parts(self, run: Pipeline) -> Sequence[int]:
+        """One teacher, where the method or the protocol uses one."""
+        return (0,) if run.uses_teacher else ()
+
+    def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
+        """The real data, the training recipe or the checkpoint's content, device and precision."""
+        return run.keys.teacher()
+
+    def image_passes(self, run: Pipeline, part: int) -> float:
+        """Every training image once an epoch."""
+        config = run.experiment.teacher
+        return 0.0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
+
+    def label(self, run: Pipeline, part: int) -> str:
+        """The architecture and the checkpoint."""
+        from ddbench.pipeline.keys import teacher_label
+
+        return teacher_label(run.experiment.teacher)
+
+    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
+        """Returns the weights; the metadata hold the accuracy on the images to measure on."""
+        from ddbench.training.teacher import accuracy, train_teacher
+
+        config = run.experiment.teacher
+        if config.checkpoint is None:
+            network = train_teacher(run.dataset, config, run.device, run.precision, checkpoint, run.report)
+        else:
+            network = run.checkpoint_network().to(run.device)
+        top1, per_class = accuracy(network, run.dataset, "val", run.device, "fp32")
+        if config.checkpoint is not None and top1 < 5 + 100 / run.info.num_classes:
+            name = self.label(run, part)
+            run.note(f"{name} is near chance ({top1:.2f} %): is its class order that of the sorted names?")
+        tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        return tensors, {"top1": top1, "per_class": per_class, "classes": list(run.info.class_names)}
