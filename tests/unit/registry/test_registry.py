@@ -23,8 +23,7 @@ from ddbench.core.events import Event
 from ddbench.registry.registry import PluginRegistry
 
 METHOD = """
-    from ddbench.distiller import Distiller
-    from ddbench import hookimpl
+    from ddbench.api import Distiller, hookimpl
 
     class Method(Distiller):
         name = "{name}"
@@ -204,38 +203,131 @@ def test_recipe_files_come_from_plugins(tmp_path: Path) -> None:
     assert registry.recipe_files() == (recipe,)
 
 
+class Observer:
+    """Implements both observer hooks."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    @hookimpl
+    def ddbench_event(self, event: object) -> None:
+        self.calls.append(event)
+
+    @hookimpl
+    def ddbench_record(self, record: object) -> None:
+        self.calls.append(record)
+
+
+class FailingObserver(Observer):
+    @hookimpl
+    def ddbench_event(self, event: object) -> None:
+        self.calls.append(event)
+        raise OSError("disk full")
+
+    @hookimpl
+    def ddbench_record(self, record: object) -> None:
+        self.calls.append(record)
+        raise OSError("no network")
+
+
+class ObserverWithoutArguments(Observer):
+    @hookimpl
+    def ddbench_event(self) -> None:  # type: ignore[override]
+        self.calls.append(None)
+
+    @hookimpl
+    def ddbench_record(self) -> None:  # type: ignore[override]
+        self.calls.append(None)
+
+
 def test_observer_that_raises_is_named_once_and_silenced(capsys: pytest.CaptureFixture[str]) -> None:
-    seen: list[Event] = []
-    calls: list[int] = []
-
-    class Bad:
-        @hookimpl
-        def ddbench_event(self, event: Event) -> None:
-            calls.append(event.step)
-            raise OSError("disk full")
-
-    class Good:
-        @hookimpl
-        def ddbench_event(self, event: Event) -> None:
-            seen.append(event)
-
-    class TakesNothing:
-        @hookimpl
-        def ddbench_event(self) -> None:
-            calls.append(-1)
-
+    good, bad, without = Observer(), FailingObserver(), ObserverWithoutArguments()
     registry = PluginRegistry(())
-    registry.register(Good(), "good")
-    registry.register(Bad(), "bad")
-    registry.register(TakesNothing(), "other")
+    registry.register(good, "good")
+    registry.register(bad, "bad")
+    registry.register(without, "other")
     events = [Event("step", "teacher", step=step, total=3) for step in range(3)]
     for event in events:
         registry.emit(event)
-    assert seen == events
-    assert sorted(calls) == [-1, -1, -1, 0]
+    assert good.calls == events
+    assert bad.calls == events[:1]
+    assert without.calls == [None, None, None]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "bad" in line
-    assert "disk full" in line
+    assert line == "ddbench: warning: observer of bad failed and is silenced: OSError: disk full (in ddbench_event)"
+
+
+def test_observers_of_records_are_called_even_if_their_other_hook_is_silenced(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good, bad, without = Observer(), FailingObserver(), ObserverWithoutArguments()
+    registry = PluginRegistry(())
+    for name, observer in {"good": good, "bad": bad, "other": without}.items():
+        registry.register(observer, name)
+    registry.emit(Event("started", "teacher"))
+    capsys.readouterr()
+    for observer in (good, bad, without):
+        observer.calls.clear()
+    records = ["first", "second"]
+    for record in records:
+        registry.emit_record(record)
+    assert good.calls == records
+    assert bad.calls == ["first"]
+    assert without.calls == [None, None]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "observer of bad failed and is silenced: OSError: no network (in ddbench_record)" in line
+
+
+def test_observers_of_records_cannot_change_global_state(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    class Changes:
+        @hookimpl
+        def ddbench_record(self, record: object) -> None:
+            print("a line")
+            torch.manual_seed(1)
+            torch.set_default_dtype(torch.float64)
+
+    class Stops:
+        @hookimpl
+        def ddbench_record(self, record: object) -> None:
+            raise KeyboardInterrupt
+
+    registry = PluginRegistry(())
+    registry.register(Changes(), "changing")
+    before = torch.get_rng_state()
+    for _ in range(2):
+        registry.emit_record("record")
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.equal(torch.get_rng_state(), before)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("observer of changing changed torch's global generator, torch's default dtype") == 1
+    assert captured.err.count("observer of changing printed to stdout") == 1
+    registry.register(Stops(), "stopping")
+    with pytest.raises(KeyboardInterrupt):
+        registry.emit_record("record")
+
+
+def test_stages_are_registered_like_methods() -> None:
+    class Trajectories:
+        name = "trajectories"
+        version = "1"
+
+    class Unversioned:
+        name = "unversioned"
+
+    registry = PluginRegistry(())
+    registry.register(plugin(ddbench_stages=[Trajectories]), "first")
+    assert registry.stages() == (Trajectories,)
+    assert registry.stage("trajectories") is Trajectories
+    assert registry.distribution_of("stage", "trajectories") == "first"
+    assert registry.describe("stage", "trajectories") == "stage 'trajectories' of first"
+    with pytest.raises(DDBenchError, match="unknown stage 'trajectory'; did you mean 'trajectories'"):
+        registry.stage("trajectory")
+    with pytest.raises(DDBenchError, match="stage 'trajectories' is given by both first and second"):
+        registry.register(plugin(ddbench_stages=[Trajectories]), "second")
+    with pytest.raises(TypeError, match="Unversioned has no class variable `version`"):
+        registry.register(plugin(ddbench_stages=[Unversioned]), "third")
 
 
 def test_commands_are_added_and_a_failing_one_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

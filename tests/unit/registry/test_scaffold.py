@@ -36,9 +36,9 @@ OFFLINE = re.compile(r"error sending request|[Cc]ould not connect|dns error|time
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("Blur",), "'Blur' is no name: lower-case letters, digits and dashes, a letter first"),
-        (("../blur",), "is no name"),
-        (("blur-",), "is no name"),
+        (("Blur",), "'Blur' is not a valid name: use lower-case letters, digits and dashes, and begin with a letter"),
+        (("../blur",), "is not a valid name"),
+        (("blur-",), "is not a valid name"),
         (("wmdd",), "method 'wmdd' is in ddbench-wmdd already"),
         (("random",), "method 'random' is in ddbench already"),
         (("hard", "--evaluator"), "evaluator 'hard' is in ddbench already"),
@@ -57,7 +57,7 @@ def test_a_folder_that_is_there_is_not_touched(shell: Shell) -> None:
     files = shell.files()
     told = shell("new-plugin", "blur", "--output", "mine")
     assert (told.code, len(told.errors)) == (2, 1)
-    assert "mine/ddbench-blur is there already" in told.err
+    assert "mine/ddbench-blur exists already" in told.err
     assert shell.files() == files
 
 
