@@ -1,4 +1,4 @@
-"""Every installed method and protocol keeps its promises: new ones are covered as soon as they are registered."""
+"""Runs the conformance tests on every installed method and protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddbench.testing import DistillerConformance, EvaluatorConformance
 
 REGISTRY = PluginRegistry()
 
-# Over the smoke recipe: enough to be learnt from, in several units where the method has them.
+# Changes to the smoke recipe: enough steps to learn something, and several units for methods that have them.
 RECOVERED = {"steps": 40, "jitter": 0, "batch_size": 10}
 METHODS: dict[str, dict[str, Any]] = {"dc": {"learning_rate": 1.0}, "rded": {"factor": 1}}
 DETERMINISTIC = {"herding", "k-center"}
@@ -23,33 +23,37 @@ STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 
 
 def smoke(method: str, evaluator: str | None = None) -> tuple[Distiller, Evaluator]:
-    """A method and a protocol as the smoke recipe sets them for digits."""
+    """The method and protocol with the settings of the smoke recipe for digits."""
     request = Request(methods=(method,), datasets=("digits",), ipcs=(1,), recipes=("smoke",), evaluator=evaluator)
     (cell,) = experiments(request, REGISTRY)
     return cell.method, cell.evaluator
 
 
 def with_settings(subject: Any, **changes: Any) -> Any:
-    """The same method or protocol with other values of those settings that it has, validated."""
+    """A validated copy of a method or protocol with other values for those of `changes` that it has."""
     known = {name: value for name, value in changes.items() if name in type(subject).model_fields}
     return type(subject)(**{**subject.model_dump(), **known})
 
 
 def method_kit(cls: type[Distiller]) -> type[DistillerConformance]:
-    settings, _ = smoke(cls.name)
-    recovered: dict[str, Any] = RECOVERED if isinstance(settings, RecoverSettings) else {}
-    distiller = with_settings(settings, **recovered, **METHODS.get(cls.name, {}))
-    return type("Kit", (DistillerConformance,), {"distiller": distiller, "draws": cls.name not in DETERMINISTIC})
+    method, _ = smoke(cls.name)
+    recovered: dict[str, Any] = RECOVERED if isinstance(method, RecoverSettings) else {}
+    distiller = with_settings(method, **recovered, **METHODS.get(cls.name, {}))
+    return type(
+        "Kit", (DistillerConformance,), {"distiller": distiller, "depends_on_seed": cls.name not in DETERMINISTIC}
+    )
 
 
 def protocol_kit(cls: type[Evaluator]) -> type[EvaluatorConformance]:
     _, settings = smoke("full" if cls.on_real_data else "random", cls.name)
-    own = {"evaluator": with_settings(settings, **STUDENT)}
-    # One that trains on all real images is given a few.
-    return type("Kit", (EvaluatorConformance,), {**own, **({"dataset": "few-digits"} if cls.on_real_data else {})})
+    attributes: dict[str, Any] = {"evaluator": with_settings(settings, **STUDENT)}
+    # A protocol that trains on all real images gets a small dataset.
+    return type(
+        "Kit", (EvaluatorConformance,), {**attributes, **({"dataset": "few-digits"} if cls.on_real_data else {})}
+    )
 
 
-# pytest finds classes by their names in the module: TestMethodWmddSliced, TestProtocolFkd, ...
+# pytest collects classes by their names in the module: TestMethodWmddSliced, TestProtocolFkd, ...
 globals().update(
     {
         f"TestMethod{cls.name.title().replace('-', '')}": pytest.mark.slow(method_kit(cls))
@@ -65,6 +69,6 @@ globals().update(
 )
 
 
-def test_nothing_that_is_installed_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_plugins_load_without_warning(capsys: pytest.CaptureFixture[str]) -> None:
     PluginRegistry()
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""The conformance kit bites: a method that breaks one promise fails that promise's test, by its name."""
+"""A method that breaks one requirement fails the test of that requirement."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAST = {"unit": 1}
 
 
 class Fair(Distiller, frozen=True, extra="forbid"):
-    """The mean of three random real images of the class: keeps every promise."""
+    """The mean of three random real images of the class. It meets every requirement."""
 
     name = "fair"
     version = "1"
@@ -53,7 +53,7 @@ class Fair(Distiller, frozen=True, extra="forbid"):
         return pixels.mean(0)
 
 
-# -- methods that break one promise each --------------------------------------------------------------------
+# -- methods that break one requirement each --------------------------------------------------------------------
 
 
 class Shouting(Fair, frozen=True, extra="forbid"):
@@ -137,7 +137,7 @@ class Moody(Fair, frozen=True, extra="forbid"):
 
 
 class Global(Fair, frozen=True, extra="forbid"):
-    """A test: what it draws from the global generator is the same until other code seeds that otherwise."""
+    """Draws from the global generator, so that other code can change the result."""
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
         with torch.random.fork_rng():
@@ -157,7 +157,7 @@ class Threaded(Fair, frozen=True, extra="forbid"):
 
 
 class Deaf(Fair, frozen=True, extra="forbid"):
-    """A test: the seed changes nothing."""
+    """Ignores the seed."""
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
         draw = torch.Generator().manual_seed(1)
@@ -165,7 +165,7 @@ class Deaf(Fair, frozen=True, extra="forbid"):
 
 
 class Serial(Fair, frozen=True, extra="forbid"):
-    """A test: what it draws depends on the unit that was made before."""
+    """Draws random numbers that depend on the previous unit."""
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
         draw = task.generator("serial", LAST["unit"])
@@ -174,7 +174,7 @@ class Serial(Fair, frozen=True, extra="forbid"):
 
 
 class Looping(Fair, frozen=True, extra="forbid"):
-    """A test: goes on with its images where it was stopped, and with its draws from the beginning."""
+    """Resumes its images, but restarts its generator."""
 
     loads: ClassVar[bool] = True
 
@@ -190,13 +190,13 @@ class Looping(Fair, frozen=True, extra="forbid"):
 
 
 class Restarting(Looping, frozen=True, extra="forbid"):
-    """A test: saves, and begins again."""
+    """Saves a checkpoint and does not load it."""
 
     loads = False
 
 
 class Unsaved(Fair, frozen=True, extra="forbid"):
-    """A test: keeps its place in the class, not in the checkpoint."""
+    """Keeps its progress in the class instead of the checkpoint."""
 
     begun: ClassVar[dict[int, int]] = {}
 
@@ -208,7 +208,7 @@ class Unsaved(Fair, frozen=True, extra="forbid"):
 
 
 class Overdrawn(Fair, frozen=True, extra="forbid"):
-    """A test: takes its images from the class by their number."""
+    """Selects the image with the index of the slot, which may not exist."""
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
         return UnitResult(
@@ -257,7 +257,7 @@ class Noisy(Fair, frozen=True, extra="forbid"):
 
 
 class Misplaced(Fair, frozen=True, extra="forbid"):
-    """A test: every image in the next class's slot."""
+    """Puts every image into a slot of the next class."""
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
         images: Tensor = super().distill(task, unit)
@@ -265,87 +265,91 @@ class Misplaced(Fair, frozen=True, extra="forbid"):
 
 
 class Pair(Fair, frozen=True, extra="forbid"):
-    """A test: named like a method that is installed."""
+    """Has the name of an installed method."""
 
     name = "random"
 
 
 METHODS: list[tuple[str, Distiller, str]] = [
-    ("it_has_a_name_a_version_and_a_meaning", Shouting(), "name is typed .* found: name = 'Shouting Method'"),
-    ("it_has_a_name_a_version_and_a_meaning", Unversioned(), "version stands in every cache key"),
-    ("it_has_a_name_a_version_and_a_meaning", Silent(), "`ddbench list` says .* Silent has no docstring"),
-    ("it_names_its_source", Sourceless(), "source stands beside .* paper is empty"),
-    ("every_setting_is_described", Undescribed(), "explains every setting .* no description: steps"),
-    ("wrong_settings_are_refused", Lenient(), "misspelt setting is refused"),
-    ("wrong_settings_are_refused", Untyped(), "wrong type is refused .* accepted as steps"),
-    ("wrong_settings_are_refused", Movable(), "do not change afterwards .* assigned to: images"),
-    ("settings_survive_a_record", Doubling(), "same when they are read back .* steps=3.* comes back as .*steps=6"),
-    ("units_hold_every_slot_once", Forgetful(), r"each of IPC slots .* units\(10, 1\) hold class 9, index 0 0 times"),
+    ("name_version_and_docstring", Shouting(), "name is valid .* observed: name = 'Shouting Method'"),
+    ("name_version_and_docstring", Unversioned(), "version, which is part of every cache key"),
+    ("name_version_and_docstring", Silent(), "docstring, which `ddbench list` prints .* Silent has no docstring"),
+    ("paper_is_named", Sourceless(), "names its source, .* paper is empty"),
+    ("settings_have_descriptions", Undescribed(), "every setting has a description.* no description: steps"),
+    ("wrong_settings_are_rejected", Lenient(), "setting that does not exist is rejected"),
+    ("wrong_settings_are_rejected", Untyped(), "wrong type is rejected .* accepted as steps"),
+    ("wrong_settings_are_rejected", Movable(), "cannot be changed .* can be assigned: images"),
+    ("settings_round_trip_through_json", Doubling(), "settings are equal .* steps=3.* is read back as .*steps=6"),
+    (
+        "units_hold_every_slot_once",
+        Forgetful(),
+        r"the IPC slots .* units\(10, 1\) holds class 9, index 0 0 times",
+    ),
     ("units_hold_every_slot_once", Numberless(), "numbered 0, 1, 2"),
     ("units_do_not_depend_on_the_machine", Greedy(), "depends on its arguments .* another machine"),
-    ("images_have_the_right_shape_range_and_class", Bright(), r"one image a slot.* pixels outside \[0, 1\]"),
-    ("images_have_the_right_shape_range_and_class", Small(), "one image a slot.* shape"),
-    ("images_have_the_right_shape_range_and_class", Mislabelled(), "one image a slot.* of another class"),
-    ("the_same_seed_gives_the_same_result", Moody(), "same bytes twice .* unit 0, unit 1 differ .* seeded generator"),
-    ("the_global_generators_do_not_matter", Global(), "what other code did to the global generators"),
-    ("the_global_state_is_left_alone", Seeding(), "left as they were .* torch's global generator"),
-    ("the_global_state_is_left_alone", Threaded(), "left as they were .* number of threads"),
-    ("another_seed_gives_other_images", Deaf(), "another seed gives other images .* the same for seeds 0 and 1"),
-    ("the_order_of_units_does_not_matter", Serial(), "same in any order"),
-    ("an_interrupted_run_ends_with_the_same_result", Looping(), "killed and started again ends with the same bytes"),
-    ("an_interrupted_run_ends_with_the_same_result", Restarting(), "saved to a checkpoint is used .* never loads"),
-    ("an_interrupted_run_ends_with_the_same_result", Unsaved(), "killed and started again ends with the same bytes"),
-    ("more_images_than_a_class_has_are_refused_or_made", Overdrawn(), r"refused by skip\(\).* --ipc 4.* IndexError"),
-    ("more_images_than_a_class_has_are_refused_or_made", Verbose(), "reason in one line"),
-    ("a_teacher_is_used_only_where_one_is_declared", Undeclared(), "never touches a teacher"),
-    ("the_teacher_is_left_as_it_was", Hooking(), "left as it was.* changes its hooks"),
-    ("the_teacher_is_left_as_it_was", Teaching(), "changes its requires_grad, gradients on its parameters"),
-    ("nothing_stays_on_the_device", Hoarding(), "nothing of it stays .* leaves [0-9]+ tensors"),
-    ("a_student_learns_more_from_it_than_from_noise", Noisy(), "more from the images than from noise"),
-    ("a_student_learns_more_from_it_than_from_noise", Misplaced(), "more from the images than from noise"),
+    ("images_have_the_right_shape_range_and_class", Bright(), r"one image per slot.* pixels outside \[0, 1\]"),
+    ("images_have_the_right_shape_range_and_class", Small(), "one image per slot.* shape"),
+    ("images_have_the_right_shape_range_and_class", Mislabelled(), "one image per slot.* of another class"),
+    ("same_seed_gives_same_result", Moody(), "two runs of the same task .* unit 0, unit 1 differ .* seeded generator"),
+    ("result_does_not_depend_on_global_generators", Global(), "does not depend on the state of the global generators"),
+    ("global_state_is_unchanged", Seeding(), "types and modes are unchanged .* torch's global generator"),
+    ("global_state_is_unchanged", Threaded(), "types and modes are unchanged .* number of threads"),
+    ("another_seed_gives_other_images", Deaf(), "another seed gives other images .* the same images for seeds 0 and 1"),
+    ("order_of_units_does_not_matter", Serial(), "same images in any order"),
+    ("interrupted_run_gives_same_result", Looping(), "killed and resumed gives the same bytes"),
+    ("interrupted_run_gives_same_result", Restarting(), "continues from its checkpoint .* never loads"),
+    ("interrupted_run_gives_same_result", Unsaved(), "killed and resumed gives the same bytes"),
+    ("ipc_above_class_size_works_or_is_skipped", Overdrawn(), r"skip\(\) rejects it .* --ipc 4.* IndexError"),
+    ("ipc_above_class_size_works_or_is_skipped", Verbose(), "reason in one line"),
+    ("undeclared_teacher_is_not_used", Undeclared(), "does not use the teacher"),
+    ("teacher_is_unchanged", Hooking(), "gradients and hooks are unchanged .* changes its hooks"),
+    ("teacher_is_unchanged", Teaching(), "changes its requires_grad, gradients on its parameters"),
+    ("memory_is_released", Hoarding(), "keeps no tensors in memory .* keeps [0-9]+ tensors"),
+    ("images_train_a_better_student_than_noise", Noisy(), "better than one trained on noise"),
+    ("images_train_a_better_student_than_noise", Misplaced(), "better than one trained on noise"),
 ]
 
-# Broken in ways that need a module of their own, or another declaration: tests of their own, below.
-ELSEWHERE = {"its_modules_import_no_torch", "another_process_gives_the_same_result"}
+# Tests that need a module on disk: see below.
+SEPARATE = {"entry_modules_import_no_torch", "another_process_gives_same_result"}
 
 
 @pytest.mark.parametrize(
-    ("test", "method", "says"), METHODS, ids=[f"{test}-{type(method).__name__}" for test, method, _ in METHODS]
+    ("test", "method", "pattern"), METHODS, ids=[f"{test}-{type(method).__name__}" for test, method, _ in METHODS]
 )
-def test_a_method_that_breaks_a_promise_is_told_which(
-    test: str, method: Distiller, says: str, checker: Checker
+def test_broken_requirement_of_a_method_fails_its_test(
+    test: str, method: Distiller, pattern: str, checker: Checker
 ) -> None:
-    # A teacher of a few digits is enough to see what is done to it.
+    # A quickly trained teacher is enough to check that it is unchanged.
     kit = checker.kit(method, dataset="few-digits" if method.needs_teacher else "digits")
-    assert re.search(says, checker.complaint(kit, test))
+    assert re.search(pattern, checker.failure(kit, test))
     KEPT.clear()
 
 
-def test_every_promise_of_a_method_is_seen_broken(checker: Checker) -> None:
-    assert {test for test, _, _ in METHODS} | ELSEWHERE == checker.tests(DistillerConformance)
+def test_every_conformance_test_of_a_method_can_fail(checker: Checker) -> None:
+    assert {test for test, _, _ in METHODS} | SEPARATE == checker.tests(DistillerConformance)
 
 
-def test_a_method_that_keeps_its_promises_is_left_in_peace(checker: Checker) -> None:
+def test_conforming_method_passes(checker: Checker) -> None:
     kit = checker.kit(Fair())
-    for test in checker.tests(kit) - ELSEWHERE:
+    for test in checker.tests(kit) - SEPARATE:
         checker.check(kit, test)
 
 
-def test_a_claim_that_the_seed_does_not_matter_is_checked(checker: Checker) -> None:
-    checker.check(checker.kit(Deaf(), draws=False), "another_seed_gives_other_images")
-    said = checker.complaint(checker.kit(Fair(), draws=False), "another_seed_gives_other_images")
-    assert "remove draws = False" in said
+def test_depends_on_seed_is_verified(checker: Checker) -> None:
+    checker.check(checker.kit(Deaf(), depends_on_seed=False), "another_seed_gives_other_images")
+    message = checker.failure(checker.kit(Fair(), depends_on_seed=False), "another_seed_gives_other_images")
+    assert "remove depends_on_seed = False" in message
 
 
-def test_a_name_that_is_taken_and_a_run_that_fails_are_told(checker: Checker) -> None:
-    said = checker.complaint(checker.kit(Pair()), "nothing_stays_on_the_device")
-    assert re.search("registered beside what is installed .* given by both ddbench and", said)
-    said = checker.complaint(checker.kit(Bright()), "the_same_seed_gives_the_same_result")
-    assert re.search(r"a small run on the kit's dataset succeeds .* pixels outside \[0, 1\]", said)
+def test_duplicate_name_and_failing_run_are_reported(checker: Checker) -> None:
+    message = checker.failure(checker.kit(Pair()), "memory_is_released")
+    assert re.search("registered together with the installed plugins .* given by both ddbench and", message)
+    message = checker.failure(checker.kit(Bright()), "same_seed_gives_same_result")
+    assert re.search(r"a small run on the kit's dataset succeeds .* pixels outside \[0, 1\]", message)
 
 
 MODULE = """
-    from ddbench.distiller import Distiller
+    from ddbench.api import Distiller
 
     class Method(Distiller, frozen=True, extra="forbid"):
         "A test."
@@ -359,7 +363,7 @@ MODULE = """
 
 @pytest.fixture
 def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Distiller]]:
-    """Makes a method in a module that other processes can import."""
+    """Creates methods in modules that other processes can import."""
     monkeypatch.syspath_prepend(str(tmp_path))
     made: list[str] = []
 
@@ -374,29 +378,27 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         del sys.modules[name]
 
 
-def test_torch_in_the_entry_module_is_told(imported: Callable[..., Distiller], checker: Checker) -> None:
-    test = "its_modules_import_no_torch"
+def test_torch_in_the_entry_module_is_reported(imported: Callable[..., Distiller], checker: Checker) -> None:
+    test = "entry_modules_import_no_torch"
     checker.check(checker.kit(imported("ddkit_light")), test)
-    said = checker.complaint(checker.kit(imported("ddkit_heavy", top="import torch.nn")), test)
-    assert re.search("import no torch, .* torch is imported by ddkit_heavy .* sibling module", said)
+    message = checker.failure(checker.kit(imported("ddkit_heavy", top="import torch.nn")), test)
+    assert re.search("do not import torch, .* ddkit_heavy imports torch .* sibling module", message)
     lost = imported("ddkit_lost", top="import sys\nassert 'pytest' in sys.modules")
-    assert re.search("can be imported .* AssertionError", checker.complaint(checker.kit(lost), test))
+    assert re.search("can be imported .* AssertionError", checker.failure(checker.kit(lost), test))
 
 
 @pytest.mark.slow
-def test_a_result_that_another_process_does_not_repeat_is_told(
-    imported: Callable[..., Distiller], checker: Checker
-) -> None:
+def test_different_result_in_another_process_is_reported(imported: Callable[..., Distiller], checker: Checker) -> None:
     class Local(Fair, frozen=True, extra="forbid"):
         """A test."""
 
-    test = "another_process_gives_the_same_result"
+    test = "another_process_gives_same_result"
     checker.check(checker.kit(imported("ddkit_steady")), test)
     hashing = imported("ddkit_hashing", value="(hash('a word') % 200) / 200")
-    said = checker.complaint(checker.kit(hashing), test)
-    assert re.search(r"another process, .* unit 0 differ .* hash\(\)", said)
+    message = checker.failure(checker.kit(hashing), test)
+    assert re.search(r"another process .* unit 0 differ .* hash\(\)", message)
     failing = imported("ddkit_failing", value=f"0.5 if __import__('os').getpid() == {os.getpid()} else 1 / 0")
     with pytest.raises(DDBenchError, match=r"(?s)in another process: .*ZeroDivisionError"):
         checker.check(checker.kit(failing), test)
-    with pytest.raises(pytest.skip.Exception, match="cannot be imported by another process"):
+    with pytest.raises(pytest.skip.Exception, match="another process cannot import its class"):
         checker.check(checker.kit(Local()), test)

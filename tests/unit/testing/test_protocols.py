@@ -1,4 +1,4 @@
-"""The conformance kit bites: a protocol that breaks one promise fails that promise's test, by its name."""
+"""A protocol that breaks one requirement fails the test of that requirement."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ddbench.core import seeds
 from ddbench.distillation.context import EvaluateContext
 from ddbench.evaluators.protocols import HardLabels
 from ddbench.testing import EvaluatorConformance
-from ddbench.testing.promises import Conformance
-from ddbench.testing.protocols import WatchedTask
+from ddbench.testing.conformance import Conformance
+from ddbench.testing.protocols import ObservedTask
 from ddbench.training import teacher
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class FairProtocol(HardLabels, frozen=True, extra="forbid"):
-    """Class labels, briefly: keeps every promise."""
+    """Class labels and few epochs. It meets every requirement."""
 
     name = "fair-protocol"
     epochs: int = Field(default=20, ge=1, description="epochs")
@@ -33,13 +33,13 @@ class FairProtocol(HardLabels, frozen=True, extra="forbid"):
 
 
 def student_of(task: EvaluateTask) -> torch.nn.Module:
-    """The student that a watched task gave out."""
-    assert isinstance(task, WatchedTask)
+    """The student that an observed task created."""
+    assert isinstance(task, ObservedTask)
     return task.students[-1]
 
 
 class Other(FairProtocol, frozen=True, extra="forbid"):
-    """A test: reports something else than it measured."""
+    """Reports other values than it measured."""
 
     changes: ClassVar[dict[str, Any]] = {}
 
@@ -53,7 +53,7 @@ def reporting(**changes: Any) -> Evaluator:
 
 
 class Lucky(FairProtocol, frozen=True, extra="forbid"):
-    """A test: measures other weights than those after the last step."""
+    """Evaluates other weights than those after the last step."""
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         metrics = super().evaluate(task)
@@ -64,26 +64,26 @@ class Lucky(FairProtocol, frozen=True, extra="forbid"):
 
 
 class Hasty(FairProtocol, frozen=True, extra="forbid"):
-    """A test: measures on half of the validation images."""
+    """Evaluates on half of the validation images."""
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         metrics = super().evaluate(task)
         half = torch.arange(0, len(task.dataset.val), 2)
         with torch.no_grad():
-            guesses = student_of(task)(task.dataset.evaluation_view("val", half).to(task.device)).argmax(1)
-        right = (guesses.cpu() == task.dataset.val.labels[half]).double().mean()
+            predictions = student_of(task)(task.dataset.evaluation_view("val", half).to(task.device)).argmax(1)
+        right = (predictions.cpu() == task.dataset.val.labels[half]).double().mean()
         return metrics.model_copy(update={"top1_last": 100 * float(right)})
 
 
 class Stubborn(FairProtocol, frozen=True, extra="forbid"):
-    """A test: the same student for every seed."""
+    """Trains the same student for every seed."""
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         return super().evaluate(dataclasses.replace(task, seed=3))
 
 
 class Own(FairProtocol, frozen=True, extra="forbid"):
-    """A test: trains a student that is not the task's."""
+    """Trains a student that is not the task's."""
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         bare = {part.name: getattr(task, part.name) for part in dataclasses.fields(EvaluateContext)}
@@ -97,7 +97,7 @@ class Cheating(FairProtocol, frozen=True, extra="forbid"):
 
 
 class Drifting(FairProtocol, frozen=True, extra="forbid"):
-    """A test: a resumed student sees other views."""
+    """Uses other views after a resume."""
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         resumed = task.checkpoint.path.exists()
@@ -107,42 +107,48 @@ class Drifting(FairProtocol, frozen=True, extra="forbid"):
 PROTOCOLS: list[tuple[str, Evaluator, str]] = [
     ("metrics_are_complete_and_consistent", reporting(per_class=[50.0]), "top-1 of 1 classes, not 10"),
     ("metrics_are_complete_and_consistent", reporting(top1_last=101.0), "top1_last: Input should be less"),
-    ("metrics_are_complete_and_consistent", reporting(per_class=[3.0] * 10), "comes to 3.000 %"),
+    ("metrics_are_complete_and_consistent", reporting(per_class=[3.0] * 10), "is 3.000 %"),
     ("metrics_are_complete_and_consistent", reporting(top1_best=0.0), "below top1_last"),
     ("metrics_are_complete_and_consistent", reporting(label_bytes=0), "label_bytes = 0"),
     ("optimiser_steps_are_counted", reporting(student_steps=19), "student_steps = 19; torch.optim took 20"),
-    ("optimiser_steps_are_counted", Own(), r"one student, the task's .* called task.student\(\) 0 times"),
-    ("the_last_epoch_is_the_result", Lucky(), "after its last step: nothing is selected"),
-    ("the_whole_validation_set_is_used", Hasty(), "every image of task.dataset.val"),
-    ("another_seed_gives_another_student", Stubborn(), "seeds 0 and 1 end with the same weights"),
-    ("a_student_learns", FairProtocol(epochs=1), "better than chance"),
-    ("a_teacher_is_used_only_where_one_is_declared", Cheating(), "never touches a teacher"),
-    ("an_interrupted_run_ends_with_the_same_result", Drifting(), "ends with the same bytes .* the metrics differ"),
+    (
+        "optimiser_steps_are_counted",
+        Own(),
+        r"trains one student.* called task.student\(\) 0 times",
+    ),
+    ("last_epoch_is_the_result", Lucky(), "after its last step; nothing is selected"),
+    ("whole_validation_set_is_used", Hasty(), "every image of task.dataset.val"),
+    ("another_seed_gives_another_student", Stubborn(), "seeds 0 and 1 give the same weights"),
+    ("student_is_better_than_chance", FairProtocol(epochs=1), "better than chance"),
+    ("undeclared_teacher_is_not_used", Cheating(), "does not use the teacher"),
+    ("interrupted_run_gives_same_result", Drifting(), "gives the same bytes .* the metrics differ"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("test", "protocol", "says"), PROTOCOLS, ids=[f"{test}-{number}" for number, (test, _, _) in enumerate(PROTOCOLS)]
+    ("test", "protocol", "pattern"),
+    PROTOCOLS,
+    ids=[f"{test}-{number}" for number, (test, _, _) in enumerate(PROTOCOLS)],
 )
-def test_a_broken_promise_of_a_protocol_is_told_by_name(
-    test: str, protocol: Evaluator, says: str, checker: Checker
+def test_broken_requirement_of_a_protocol_fails_its_test(
+    test: str, protocol: Evaluator, pattern: str, checker: Checker
 ) -> None:
-    assert re.search(says, checker.complaint(checker.kit(protocol), test))
+    assert re.search(pattern, checker.failure(checker.kit(protocol), test))
 
 
-def test_every_promise_of_a_protocol_alone_is_seen_broken(checker: Checker) -> None:
+def test_every_conformance_test_of_protocols_can_fail(checker: Checker) -> None:
     alone = checker.tests(EvaluatorConformance) - checker.tests(Conformance)
     assert {test for test, _, _ in PROTOCOLS} >= alone
 
 
-def test_a_protocol_that_keeps_its_promises_is_left_in_peace(checker: Checker) -> None:
+def test_conforming_protocol_passes(checker: Checker) -> None:
     kit = checker.kit(FairProtocol(), ipc=3)
-    for test in checker.tests(kit) - {"its_modules_import_no_torch", "another_process_gives_the_same_result"}:
+    for test in checker.tests(kit) - {"entry_modules_import_no_torch", "another_process_gives_same_result"}:
         checker.check(kit, test)
 
 
-def test_a_claim_that_the_seed_does_not_matter_is_checked(checker: Checker) -> None:
+def test_depends_on_seed_is_verified(checker: Checker) -> None:
     test = "another_seed_gives_another_student"
-    checker.check(checker.kit(Stubborn(), draws=False), test)
-    said = checker.complaint(checker.kit(FairProtocol(), draws=False), test)
-    assert "with draws = False, the seed changes nothing" in said
+    checker.check(checker.kit(Stubborn(), depends_on_seed=False), test)
+    message = checker.failure(checker.kit(FairProtocol(), depends_on_seed=False), test)
+    assert "with depends_on_seed = False, every seed gives the same student" in message
