@@ -21,7 +21,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 
-MEASURED = Path(__file__).parents[2] / "results" / "records"
+MEASURED = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px" / "records"
 HOSTILE = '"><script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">'
 WIDTHS = (1280, 390)
 

@@ -322,7 +322,7 @@ def test_what_the_page_says_of_columns_is_what_there_is() -> None:
     from ddbench.tables import lines as lines_module
 
     page = DOCS.read_text()
-    for name in (*lines_module.COLUMNS, *efficiency.COLUMNS, "ior", "hlr", "hours", "value"):
+    for name in (*lines_module.FRAME_COLUMNS, *efficiency.COST_COLUMNS, "ior", "hlr", "hours", "value"):
         assert f"`{name}`" in page, name
     for spec in comparing.ddbench_tables():
         assert f"| `{spec.name}` |" in page

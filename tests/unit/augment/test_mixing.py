@@ -27,7 +27,7 @@ def test_cutmix_box_is_cut_at_the_borders() -> None:
     assert mixing.cutmix_box(64, 0.75, 32, 32) == (16, 16, 32, 32)
     assert mixing.cutmix_box(64, 0.75, 0, 63) == (0, 47, 16, 17)
     assert mixing.cutmix_box(64, 1.0, 10, 20)[2:] == (0, 0)
-    assert mixing.share_of((16, 16, 32, 32), 64) == 0.75
+    assert mixing.kept_share((16, 16, 32, 32), 64) == 0.75
 
 
 def test_cutmix_shares_have_the_distribution_of_the_released_rule() -> None:

@@ -22,7 +22,7 @@ from ddbench.core import interruption, seeds
 from ddbench.storage.cache import Built, Cache, Checkpoint, read_tensors
 from ddbench.training import loop
 from ddbench.training.batches import Batch
-from ddbench.training.loop import BestEpoch
+from ddbench.training.best_epoch import BestEpoch
 
 BATCHES = 3
 SETTINGS = TrainingSettings(optimizer="adamw", epochs=2, learning_rate=0.01)
@@ -49,7 +49,15 @@ def fit(slot: Checkpoint, signals: dict[tuple[int, int], signal.Signals]) -> tup
     keep = BestEpoch(lambda trained: (float(trained[0].weight.detach().sum()),))
     torch.manual_seed(os.getpid())  # another process has another global generator
     with interruption.handle_signals():
-        loop.fit(student, lambda epoch: batches(epoch, signals), SETTINGS, torch.device("cpu"), "fp32", slot, keep=keep)
+        loop.fit(
+            student,
+            lambda epoch: batches(epoch, signals),
+            SETTINGS,
+            torch.device("cpu"),
+            "fp32",
+            slot,
+            best_epoch=keep,
+        )
     return {**student.state_dict(), **keep.weights}, keep.epoch
 
 

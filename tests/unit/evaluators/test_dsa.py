@@ -26,7 +26,7 @@ from ddbench.nn.build import build_network
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.cache import Checkpoint
-from ddbench.training.loop import step_at_half
+from ddbench.training.schedules import step_at_half
 
 if TYPE_CHECKING:
     from conftest import Shell

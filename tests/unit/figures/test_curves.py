@@ -16,7 +16,7 @@ from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
 from ddbench.figures import curves, regularisation, scaling
 from ddbench.figures.selecting import Filters, command_of, select
 from ddbench.results import records
-from ddbench.results.conditions import disambiguate_labels, means
+from ddbench.results.conditions import disambiguate_labels, mean_top1
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def points(frame: pd.DataFrame) -> dict[tuple[str, float], tuple[float, int, int
 
 
 def test_students_that_differ_in_seeds_alone_are_one_point() -> None:
-    frame = means(
+    frame = mean_top1(
         [
             record(60.0, seed=0),
             record(62.0, seed=1),
@@ -133,7 +133,7 @@ def test_students_that_differ_in_seeds_alone_are_one_point() -> None:
     ],
 )
 def test_what_cannot_be_compared_never_shares_a_panel(other: dict[str, Any], titles: set[str]) -> None:
-    frame = means([record(50.0, method="random"), record(60.0, method="random", **other)], "ipc")
+    frame = mean_top1([record(50.0, method="random"), record(60.0, method="random", **other)], "ipc")
     assert {panel.partition("\n")[2] for panel in frame["panel"]} == titles
     assert sorted(frame["top1"]) == [50.0, 60.0]
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_compared_never_shares_a_panel(other: dict[str, Any], tit
 def test_two_settings_of_a_protocol_are_two_panels_that_say_which() -> None:
     changed = record(60.0, method="random")
     changed.configuration["evaluator_settings"] = {**PROTOCOLS["fkd"], "temperature": 4.0}
-    frame = means([record(50.0, method="random"), changed], "ipc")
+    frame = mean_top1([record(50.0, method="random"), changed], "ipc")
     assert [panel.rpartition(", ")[2] for panel in frame["panel"]] == ["temperature 4", "temperature 20"]
 
 
@@ -152,7 +152,7 @@ def test_a_method_is_called_by_what_tells_its_records_apart() -> None:
         record(3.0, recipes=("quick", "released"), bn_weight=1.0),
         record(4.0, method="random"),
     ]
-    frame = means(found, "ipc")
+    frame = mean_top1(found, "ipc")
     assert dict(zip(frame["top1"], frame["series"], strict=True)) == {
         1.0: "wmdd, quick, bn_weight 10",
         2.0: "wmdd, quick, bn_weight 100",
@@ -164,7 +164,7 @@ def test_a_method_is_called_by_what_tells_its_records_apart() -> None:
 def test_what_no_setting_tells_apart_bears_the_key_of_a_record() -> None:
     older, newer = record(1.0), record(2.0, seed=1)
     newer.configuration["method_settings"]["a_setting_since"] = 1.0
-    frame = means([older, newer], "ipc")
+    frame = mean_top1([older, newer], "ipc")
     keys = {one.metrics.top1_last: one.name.rpartition("-")[2] for one in (older, newer)}
     assert {row.top1: row.series for row in frame.itertuples()} == {top1: f"wmdd [{key}]" for top1, key in keys.items()}
     assert "In brackets: a record's key" in curves.measured(frame)
@@ -224,7 +224,7 @@ def test_a_sweep_that_was_set_is_no_other_recipe() -> None:
     swept, other = record(1.0, bn_weight=1.0), record(2.0, bn_weight=2.0)
     swept.configuration["changed"] = ["method.bn_weight", "teacher.checkpoint"]
     other.configuration["changed"] = ["method.bn_weight", "method.steps"]
-    assert [set(means([one], regularisation.SETTING)["recipe"]) for one in (swept, other)] == [
+    assert [set(mean_top1([one], regularisation.SETTING)["recipe"]) for one in (swept, other)] == [
         {"quick"},
         {"quick --set"},
     ]

@@ -36,7 +36,7 @@ def test_the_crop_of_lowest_loss_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
 ) -> None:
-    monkeypatch.setattr(numerics, "_BATCH", batch)
+    monkeypatch.setattr(numerics, "CROPS_PER_BATCH", batch)
     task = make_task()
     candidates = task.dataset.train.of_class(4)[torch.tensor([7, 2, 30, 11, 5, 19])]
     boxes = random_crops(task, candidates, 4, Generator().manual_seed(1))

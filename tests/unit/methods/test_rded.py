@@ -72,11 +72,11 @@ def test_what_cannot_be_made_is_refused_in_one_line() -> None:
     assert RDED().skip(info, None) is None
     assert RDED().skip(info, 20) is None  # the whole of the smaller class
     assert RDED(candidates=79).skip(info, 20) == (
-        "--ipc 20 takes 80 crops a class, each of another image, and rded.candidates is 79: "
+        "--ipc 20 needs 80 crops for each class, each from a different image, and rded.candidates is 79: "
         "--set rded.candidates=80 or more"
     )
     assert RDED().skip(info, 21) == (
-        "--ipc 21 takes 84 crops a class, each of another image, and class 'dog' has 80 training images: "
+        "--ipc 21 needs 84 crops for each class, each from a different image, and class 'dog' has 80 training images: "
         "lower --ipc or rded.factor"
     )
     assert RDED(factor=1).skip(info, 80) is None
@@ -113,5 +113,5 @@ def test_too_large_an_ipc_is_one_line_before_anything_is_trained(shell: Any) -> 
     outcome = shell("run", "--method", "rded", "--dataset", "digits", "--ipc", "50", "--recipe", "smoke")
     assert outcome.code != 0
     assert len(outcome.errors) == 1
-    assert "--ipc 50 takes 200 crops a class" in outcome.err
+    assert "--ipc 50 needs 200 crops for each class" in outcome.err
     assert not Path(shell.cache / "teacher").exists()

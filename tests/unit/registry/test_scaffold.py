@@ -167,8 +167,8 @@ def names(listing: str) -> set[str]:
 
 @pytest.mark.slow
 def test_the_wheel_has_the_published_numbers(environment: Environment) -> None:
-    told = environment("python -c 'from ddbench import published as p; print(p.FOLDER, p.load().shape[0])'")
-    assert told.stdout == f"{environment.packages}/ddbench/published 155\n", told.stderr
+    told = environment("python -c 'from ddbench.results import published as p; print(p.FOLDER, p.load().shape[0])'")
+    assert told.stdout == f"{environment.packages}/ddbench/results/published 155\n", told.stderr
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from conftest import Shell
 
-MEASURED = Path(__file__).parents[3] / "results" / "records"
+MEASURED = Path(__file__).parents[3] / "results" / "reference" / "imagenette-64px" / "records"
 HOSTILE = '"><script>window.pwned = 1</script><img src=x onerror="window.pwned = 2"> {{ 7 * 7 }} </style>'
 VOID = {"meta", "br", "img", "input", "link", "base"}
 
@@ -104,7 +104,7 @@ class Report:
     def records(self) -> dict[str, Record]:
         """The folder's records by name."""
         return {
-            record.name: record for record in records_module.readable(self.shell.results / "records", lambda line: None)
+            record.name: record for record in records_module.read_all(self.shell.results / "records", lambda line: None)
         }
 
 

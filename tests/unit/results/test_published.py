@@ -335,15 +335,15 @@ def cell(registry: PluginRegistry, dataset: str = "imagenette", ipc: int = 10, *
     ],
 )
 def test_why_a_cell_is_not_the_papers(registry: PluginRegistry, options: dict[str, Any], reason: str | None) -> None:
-    assert published.comparable(cell(registry, **options)) == reason
+    assert published.difference_from_paper(cell(registry, **options)) == reason
 
 
 def test_a_part_of_the_classes_is_not_the_papers_dataset(registry: PluginRegistry) -> None:
     for spec in registry.datasets():
         if spec.name in DATASETS:
             found = cell(registry, spec.name)
-            assert published.comparable(found, spec.classes) is None
-            assert published.comparable(found, 9) == f"9 classes instead of {spec.classes}"
+            assert published.difference_from_paper(found, spec.classes) is None
+            assert published.difference_from_paper(found, 9) == f"9 classes instead of {spec.classes}"
     assert published.published_text(cell(registry, "tiny-imagenet"), 200) == "41.8 ± 0.1"
     assert published.published_text(cell(registry, "tiny-imagenet"), 20) == ""
 

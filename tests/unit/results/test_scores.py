@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.results.scores import COLUMNS, scores
+from ddbench.results.scores import SCORE_COLUMNS, scores
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -129,7 +129,7 @@ def line(frame: pd.DataFrame, method: str = "wmdd", regime: str = "fkd") -> dict
 
 def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
     row = line(frame_of([*RANDOM, *HARD, *FULL, *MINE]))
-    assert list(row) == list(COLUMNS)
+    assert list(row) == list(SCORE_COLUMNS)
     assert row["top1"] == 63.0
     assert row["deviation"] == pytest.approx(math.sqrt(2))  # of the sample (62, 64)
     assert (row["n"], row["sets"]) == (2, 1)
@@ -305,7 +305,7 @@ def test_a_regime_is_chosen_and_the_references_stay(frame_of: Callable[[list[Tre
     assert list(scores(frame)["regime"]) == ["fkd", "hard", "fkd"]
     assert list(scores(frame, "hard")["method"]) == ["wmdd"]
     assert scores(frame, "soft").empty
-    assert list(scores(frame, "soft").columns) == list(COLUMNS)
+    assert list(scores(frame, "soft").columns) == list(SCORE_COLUMNS)
 
 
 # -- the command line -----------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_without_a_method_to_score_there_is_a_heading(shell: Shell, form: str) -
     outcome = shell("records", "--scores", "--format", form)
     assert outcome.code == 0
     heading = outcome.out.splitlines()[0]
-    assert heading.replace(",", " ").split() == list(COLUMNS)
+    assert heading.replace(",", " ").split() == list(SCORE_COLUMNS)
 
 
 def test_no_record_is_one_line_and_a_damaged_one_is_named(shell: Shell) -> None:

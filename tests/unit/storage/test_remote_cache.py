@@ -47,7 +47,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache
     """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
 
     def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-        monkeypatch.setattr(remote_cache, "LOCAL", tmp_path / name)
+        monkeypatch.setattr(remote_cache, "LOCAL_COPIES", tmp_path / name)
         said: list[str] = []
         cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
         cache.said = said  # type: ignore[attr-defined]
@@ -320,7 +320,7 @@ def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypa
     name = Path(names["records"]).stem
     other = type(shell)(shell.root / "elsewhere")
     other.root.mkdir()
-    monkeypatch.setattr(remote_cache, "LOCAL", other.root / "copies")
+    monkeypatch.setattr(remote_cache, "LOCAL_COPIES", other.root / "copies")
     assert name in other("records", "--results-dir", places[-1]).out
     assert name in other("show", "--results-dir", places[-1]).out
     quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")

@@ -40,7 +40,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache
     """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
 
     def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-        monkeypatch.setattr(remote_cache, "LOCAL", tmp_path / name)
+        monkeypatch.setattr(remote_cache, "LOCAL_COPIES", tmp_path / name)
         said: list[str] = []
         cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
         cache.said = said  # type: ignore[attr-defined]

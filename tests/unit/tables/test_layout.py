@@ -16,7 +16,7 @@ import pytest
 from ddbench.api.table import Metric, TableSpec
 from ddbench.tables.filling import with_published
 from ddbench.tables.layout import blocks, text_of
-from ddbench.tables.lines import COLUMNS, SETTING
+from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
     pass
@@ -27,7 +27,7 @@ SPEC = TableSpec("ablation", "hand-made", lambda asked: [], "WMDD paper, Table 4
 
 def hand_made() -> pd.DataFrame:
     setting = ("imagenette", 10, 224, "paper", "resnet18", "cpu fp32", "validation images", "", "s")
-    common = {**dict(zip(SETTING, setting, strict=True)), "table": "ablation", "ipc": 10, "protocol": "fkd v1"}
+    common = {**dict(zip(SETTING_COLUMNS, setting, strict=True)), "table": "ablation", "ipc": 10, "protocol": "fkd v1"}
     common |= {"state": "measured", "differs": ""}
     lines = [{**common, "row": "wasserstein + pcbn", "top1": top1} for top1 in (60.0, 62.0, 64.0)]
     lines += [
@@ -39,7 +39,7 @@ def hand_made() -> pd.DataFrame:
     ]
     loose = {"table": "ablation", "dataset": "imagenette", "ipc": 10, "row": "refused", "state": "failed"}
     lines.append({**loose, "reason": "RuntimeError: 5 < 6 & all that"})
-    return with_published(SPEC, pd.DataFrame(lines, columns=list(COLUMNS)).astype({"ipc": "Int64"}))
+    return with_published(SPEC, pd.DataFrame(lines, columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"}))
 
 
 HEADING = "imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32"

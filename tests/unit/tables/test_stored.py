@@ -21,7 +21,7 @@ from ddbench.results import provenance, published, records
 from ddbench.results.records import Record
 from ddbench.tables.filling import build_frame
 from ddbench.tables.layout import blocks
-from ddbench.tables.lines import COLUMNS, SETTING
+from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -97,7 +97,7 @@ def stored(tmp_path: Path) -> Write:
 def measured(frame: pd.DataFrame) -> list[list[float]]:
     """The top-1 of WMDD's own cell, setting by setting."""
     mine = frame[(frame["state"] == "measured") & (frame["row"] == "wasserstein + pcbn")]
-    return [sorted(part["top1"]) for _, part in mine.groupby(list(SETTING), sort=False, dropna=False)]
+    return [sorted(part["top1"]) for _, part in mine.groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
 
 
 def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
@@ -115,7 +115,7 @@ def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
         "wasserstein + bn": [],
         "cross-entropy + bn": [],
     }
-    assert list(frame.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert list(frame.columns[: len(FRAME_COLUMNS)]) == list(FRAME_COLUMNS)
     # The datasets of the paper's table are there, never run.
     assert set(frame.loc[frame["dataset"] != "digits", "state"]) == {"never run"}
     (block,) = blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
@@ -184,7 +184,7 @@ def test_two_checkpoints_of_one_name_are_two_teachers_and_hard_labels_need_neith
         name="regimes",
     )
     lines = frame[frame["state"] == "measured"]
-    parts = [sorted(part["top1"]) for _, part in lines.groupby(list(SETTING), dropna=False)]
+    parts = [sorted(part["top1"]) for _, part in lines.groupby(list(SETTING_COLUMNS), dropna=False)]
     assert sorted(parts) == [[30.0, 50.0], [30.0, 90.0]]
 
 

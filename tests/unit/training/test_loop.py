@@ -13,9 +13,9 @@ from ddbench.api.settings import TrainingSettings
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.storage.cache import Checkpoint
-from ddbench.training import loop
+from ddbench.training import loop, schedules
 from ddbench.training.batches import Batch
-from ddbench.training.loop import BestEpoch
+from ddbench.training.best_epoch import BestEpoch
 
 CPU = torch.device("cpu")
 
@@ -59,10 +59,10 @@ def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 
 def test_cosine_values() -> None:
-    assert loop.cosine(0, 300) == 1.0
-    assert loop.cosine(150, 300) == pytest.approx(0.5)
-    assert loop.cosine(100, 300) == pytest.approx(0.75)
-    assert loop.cosine(299, 300) == pytest.approx(0.5 * (1 + math.cos(math.pi * 299 / 300)))
+    assert schedules.cosine(0, 300) == 1.0
+    assert schedules.cosine(150, 300) == pytest.approx(0.5)
+    assert schedules.cosine(100, 300) == pytest.approx(0.75)
+    assert schedules.cosine(299, 300) == pytest.approx(0.5 * (1 + math.cos(math.pi * 299 / 300)))
 
 
 def test_learning_rate_follows_the_cosine_by_epoch() -> None:
@@ -179,7 +179,7 @@ def scored(values: Sequence[tuple[float, ...]], seen: list[dict[str, Tensor]] | 
 def test_the_epoch_that_is_kept_is_the_one_with_the_highest_score(values: list[tuple[float, ...]], epoch: int) -> None:
     seen: list[dict[str, Tensor]] = []
     keep, network = scored(values, seen), small_network()
-    loop.fit(network, batches, TrainingSettings(epochs=4, learning_rate=0.05), CPU, "fp32", keep=keep)
+    loop.fit(network, batches, TrainingSettings(epochs=4, learning_rate=0.05), CPU, "fp32", best_epoch=keep)
     assert keep.epoch == epoch
     assert_equal(keep.weights, seen[epoch - 1])
     assert_equal(seen[-1], network.state_dict())
@@ -193,7 +193,7 @@ def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.
     values = [(50.0, -0.1 - 0.2), (50.0, -0.1), (20.0, 0.0), (50.0, -0.2), (40.0, 0.0)]
     settings = TrainingSettings(epochs=5, learning_rate=0.05)
     whole = scored(values)
-    loop.fit(small_network(), batches, settings, CPU, "fp32", keep=whole)
+    loop.fit(small_network(), batches, settings, CPU, "fp32", best_epoch=whole)
 
     def dies(epoch: int) -> Iterator[Batch]:
         if epoch == stop:
@@ -202,9 +202,9 @@ def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.
 
     slot = Checkpoint(tmp_path / "slot.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(small_network(), dies, settings, CPU, "fp32", slot, keep=scored(values))
+        loop.fit(small_network(), dies, settings, CPU, "fp32", slot, best_epoch=scored(values))
     resumed, network = scored(values[stop:]), small_network()
-    loop.fit(network, batches, settings, CPU, "fp32", slot, keep=resumed)
+    loop.fit(network, batches, settings, CPU, "fp32", slot, best_epoch=resumed)
     assert resumed.epoch == whole.epoch == 2
     assert_equal(resumed.weights, whole.weights)
 

@@ -57,7 +57,7 @@ def shared_batches(epoch: int) -> Iterator[Batch]:
     draw = seeds.generator("team test", epoch)
     for _ in range(2):
         images, targets = torch.randn(IMAGES, 3, 8, 8, generator=draw), torch.randn(IMAGES, 4, generator=draw)
-        mine = strategy.current_strategy().share(slice(0, IMAGES))
+        mine = strategy.current_strategy().shard(slice(0, IMAGES))
         wanted = targets[mine]
         yield Batch(images[mine], lambda logits, wanted=wanted: functional.mse_loss(logits, wanted), IMAGES)  # type: ignore[misc]
 
