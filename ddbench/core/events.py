@@ -1,26 +1,31 @@
-"""Lifecycle events: what a stage tells its observers (progress display, loggers)."""
+"""Lifecycle events of stages, for observers such as progress displays and loggers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-# Upstream first. The command line offers them, the cache forces a stage together with those after it.
+# In the order of the pipeline. `--force` accepts these names; forcing a stage also forces those after it.
 STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 
 Kind = Literal["started", "step", "finished", "cached", "resumed", "note"]
 
-
-PLAIN_SECONDS = 5.0
-"""Seconds between two progress lines where the output is not a terminal."""
+PROGRESS_LINE_SECONDS = 5.0
+"""Seconds between two progress lines if the output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened: `kind` of `stage` (teacher, statistics, distill, evaluate, data), for `unit`.
+    """One event in the life of a stage.
 
-    The stage `grid` counts the units of work of a grid that others compute (`ddbench.pipeline.executor`).
-
-    `step` of `total` with `metrics` (floats, e.g. loss, top1) where kind is "step"; `message` for people.
+    Attributes:
+        kind: `started`, `step`, `finished`, `cached` (the artifact exists already), `resumed` (from a checkpoint) or
+            `note` (a line for the user).
+        stage: Name of the stage. The stage `grid` counts the finished parts of a grid that other processes compute.
+        unit: The part of the stage, e.g. the name of a network or `1/4`.
+        step: Steps done, if `kind` is "step".
+        total: Number of steps in all, if `kind` is "step".
+        metrics: Values of this step, e.g. `loss`.
+        message: Text for the user.
     """
 
     kind: Kind

@@ -35,12 +35,12 @@ from ddbench.config.experiment import Experiment
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
-from ddbench.core.processes import LostError
+from ddbench.core.processes import LostProcessError
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.workspace import Workspace
 from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint
 from ddbench.training import strategy
-from ddbench.training.ddp import DDPStrategy, telling_losses
+from ddbench.training.ddp import DDPStrategy, translate_collective_errors
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def together(work: Callable[[], T], workspace: Workspace) -> T | None:
     """See `launched.together`."""
     meeting = _Meeting()
     if meeting.rank > 0:
-        with telling_losses(), _watching(meeting) as watch:
+        with translate_collective_errors(), _watching(meeting) as watch:
             _follow(meeting, workspace, watch)
         return None
     try:
@@ -76,7 +76,7 @@ class _Meeting:
     def __init__(self) -> None:
         os.environ.setdefault("LOCAL_RANK", "0")
         os.environ.setdefault("LOCAL_WORLD_SIZE", "1")
-        with telling_losses():
+        with translate_collective_errors():
             self._store, self.rank, self.size = next(rendezvous("env://", timeout=MEETING))
         self._team: DDPStrategy | None = None
         self._calls = 0
@@ -126,7 +126,7 @@ class _Meeting:
             yield self.team_on(torch.device(experiment.runtime.device))
         except Exception as error:
             self.say(f"over/{self._calls}")
-            self._stuck = isinstance(error, LostError) or not self.await_all(f"left/{self._calls}")
+            self._stuck = isinstance(error, LostProcessError) or not self.await_all(f"left/{self._calls}")
             if self._stuck:
                 workspace.emit(Event("note", stage, message=f"{stage}: what follows is trained by this process alone"))
             raise
@@ -156,7 +156,7 @@ class _Meeting:
             backend = "nccl" if device.type == "cuda" else "gloo"
             logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # what replaces it is too new
-            with telling_losses():
+            with translate_collective_errors():
                 dist.init_process_group(backend, timeout=PENDING, store=store, rank=self.rank, world_size=self.size)
             fabric = Fabric(
                 accelerator=device.type,
@@ -303,7 +303,7 @@ class _Watch:
             if select.select([self._hears], [], [], 1.0)[0]:
                 if not self._hears.recv(100):
                     return
-                deadline = min(deadline, time.monotonic() + interruption.PATIENCE + PATIENCE)
+                deadline = min(deadline, time.monotonic() + interruption.GRACE_SECONDS + PATIENCE)
             try:
                 left = self.busy_with is not None and self._left(self.busy_with)
             except RuntimeError:  # no store: the leading process is gone

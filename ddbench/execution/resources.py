@@ -74,10 +74,10 @@ def resources_of(assignments: Iterable[str]) -> ResourcesConfig:
         if what not in kind.model_fields:
             raise DDBenchError(f"--set {text}: {stage} has no resource '{what}'{did_you_mean(what, kind.model_fields)}")
         try:
-            settings.setdefault(stage, {})[what] = recipes.plain(value)
+            settings.setdefault(stage, {})[what] = recipes.parse_plain_yaml(value)
             kind.model_validate(settings[stage], strict=False)
         except ValidationError as error:
-            raise DDBenchError(f"resources.{stage}.{core_text.first_line(error)}") from error
+            raise DDBenchError(f"resources.{stage}.{core_text.error_text(error)}") from error
         except ValueError as error:
             raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
     return ResourcesConfig.model_validate(settings)

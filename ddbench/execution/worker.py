@@ -73,7 +73,7 @@ def run_work(order: str, mailbox: Any, address: str = "", rank: int = 0, process
             ]
     except (interruption.Stopped, KeyboardInterrupt):
         return json.dumps({"again": "its worker was stopped"})
-    except processes_module.LostError:
+    except processes_module.LostProcessError:
         return json.dumps({"again": "its processes lost each other"})
     except PluginError as error:
         return _failed(str(error), error.__cause__)
