@@ -1,6 +1,6 @@
 #!/bin/bash
-# A table on several nodes: SHARED=/scratch/me sbatch docs/slurm.sh comparison --dataset imagenette
-# One Ray node a Slurm node; ddbench runs on the first. The same line again goes on where it was.
+# Runs `ddbench table` on several nodes: SHARED=/scratch/me sbatch docs/slurm.sh comparison --dataset imagenette
+# Starts one Ray node per Slurm node; ddbench runs on the first. Submit the same line again to continue.
 #SBATCH --job-name=ddbench
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -9,10 +9,10 @@
 #SBATCH --time=12:00:00
 set -euo pipefail
 
-: "${SHARED:?say where all nodes see the same files: SHARED=/scratch/me sbatch docs/slurm.sh ...}"
-MINUTES=${MINUTES:-690} # ddbench saves and ends before Slurm's 12 hours are over
+: "${SHARED:?set SHARED to a folder that all nodes share: SHARED=/scratch/me sbatch docs/slurm.sh ...}"
+MINUTES=${MINUTES:-690} # ddbench saves and ends before Slurm's limit of 12 hours
 export RAY_USAGE_STATS_ENABLED=0
-export RAY_AUTH_MODE=token # once, where the home folder is shared: ray get-auth-token --generate
+export RAY_AUTH_MODE=token # run once in a shared home folder: ray get-auth-token --generate
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | awk '{print $1; exit}'):6379

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, Field, ValidationError
 
 from ddbench.core.errors import DDBenchError
-from ddbench.core.text import first_line
+from ddbench.core.text import error_text
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
@@ -46,7 +46,7 @@ def check_metrics(metrics: object, classes: int, who: str) -> Metrics:
     try:
         checked = Metrics(**dict(metrics))  # `model_copy` and `model_construct` check nothing
     except ValidationError as error:
-        raise DDBenchError(f"{who} returned {first_line(error)}") from error
+        raise DDBenchError(f"{who} returned {error_text(error)}") from error
     if len(checked.per_class) != classes:
         raise DDBenchError(f"{who} returned top-1 of {len(checked.per_class)} classes, not {classes}")
     return checked

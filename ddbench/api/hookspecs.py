@@ -51,12 +51,7 @@ def ddbench_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
 
 @hookspec
 def ddbench_stages() -> Iterable[type[Stage[Any]]]:  # type: ignore[empty-body]
-    """Stage classes that this plugin adds."""
-
-
-@hookspec
-def ddbench_record(record: Any) -> None:
-    """Called with every finished record."""
+    """Stage classes that this plugin adds: subclasses of `ddbench.api.stage.Stage` with `name` and `version`."""
 
 
 @hookspec
@@ -67,3 +62,15 @@ def ddbench_commands(cli: click.Group) -> None:
 @hookspec
 def ddbench_event(event: Event) -> None:
     """Called at every lifecycle event: progress bars, loggers. Must not change anything."""
+
+
+@hookspec
+def ddbench_record(record: Any) -> None:
+    """Called with every finished record. Must not change anything.
+
+    An implementation that raises is reported once on stderr and is not called again. Global state that it changes,
+    such as random generators, is restored.
+
+    Args:
+        record: A `ddbench.results.records.Record`, as it is written to the results folder.
+    """

@@ -1,4 +1,4 @@
-"""What a table is: the cells that it measures, and what it shows of them. Imports no torch and no pandas."""
+"""The public classes that define a table: TableSpec, its cells and its metrics. Imports no torch and no pandas."""
 
 from __future__ import annotations
 
@@ -12,27 +12,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a column of the tidy frame is shown: `digits` behind the point, None: three significant ones.
+    """How one column of the tidy frame is shown in a table.
 
-    Of a student, it is shown as mean, deviation and number over a cell's students. With `of_cell` it is one number or
-    text a cell, with its own deviation and number in the columns `NAME_deviation` and `NAME_n`, and a remark in
-    `NAME_note`, where there are such columns. `printed` is its name among the published numbers, where that is
-    another; the difference to those is shown with `subtracted`, where the conditions are the paper's.
+    By default the column holds one number per student, and a cell shows their mean, deviation and count.
+
+    Attributes:
+        title: Heading of the metric.
+        digits: Digits after the decimal point. None: three significant digits.
+        per_cell: Whether the column holds one number or text per cell instead of one per student. Optional columns
+            `NAME_deviation`, `NAME_n` and `NAME_note` then hold its deviation, its count and a remark.
+        published_as: Name of the metric among the published numbers, if it differs from the column's name.
+        show_difference: Whether to show the difference to the published number. It is shown only if the
+            conditions are those of the paper.
     """
 
     title: str
     digits: int | None = None
-    of_cell: bool = False
-    printed: str = ""
-    subtracted: bool = False
+    per_cell: bool = False
+    published_as: str = ""
+    show_difference: bool = False
 
 
-TOP1: Mapping[str, Metric] = {"top1": Metric("top-1", 2, subtracted=True)}
+TOP1: Mapping[str, Metric] = {"top1": Metric("top-1", 2, show_difference=True)}
+"""The default of `TableSpec.metrics`: top-1 of the student after its last epoch."""
 
 
 @dataclass(frozen=True)
 class TableQuery:
-    """What a table is asked for; where none were chosen, all registered `methods` and the table's own `ipcs`."""
+    """The part of a table that the user requests.
+
+    Attributes:
+        datasets: Names of the datasets.
+        methods: Names of the methods. Default: all registered methods.
+        ipcs: Images per class. Default: `TableSpec.ipcs`.
+    """
 
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
@@ -41,11 +54,20 @@ class TableQuery:
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a table and the run that fills it.
+    """One cell of a table: its position and the run that fills it.
 
-    `row` is the text at the head of its row. `student` and `evaluator`: None for the run's own. `settings` are
-    those that make the cell what it is, by dotted name, e.g. {"method.feature_loss": "mmd"}; they come after
-    recipes and `--set`. A method without an IPC has it in one cell, under its own protocol, and in none with settings.
+    A method without an IPC (`Distiller.needs_ipc` is False) appears in one cell, under its default evaluator, and in
+    no cell that has settings.
+
+    Attributes:
+        row: Text at the head of its row.
+        method: Name of the method.
+        dataset: Name of the dataset.
+        ipc: Images per class, or None for a method without an IPC.
+        student: Network of the student. None: the one of the command line.
+        evaluator: Name of the evaluator. None: the one of the command line.
+        settings: Settings of this cell by dotted name, e.g. `{"method.feature_loss": "mmd"}`. They override recipes
+            and `--set`.
     """
 
     row: str
@@ -59,15 +81,42 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table by name: `cells(asked)` are its places, in the order of its rows.
+    """A table that `ddbench table NAME` measures and shows. Every dataset becomes one block of rows.
 
-    `about` says in one line what it shows; `reference` names the paper's table that it stands beside, whose
-    numbers are those of `name` in `ddbench.results.published`. `row` is the heading of the rows. `across` says what makes
-    columns: "ipc", "student", "evaluator"; every dataset is a block, and no two cells may stand in one place. `metrics`
-    are the columns of the tidy frame that are shown. `ipcs` are taken where none are asked for.
+    Attributes:
+        name: Name on the command line.
+        about: One line that says what the table shows.
+        cells: Returns the cells for a query, in the order of the rows. No two cells may share row, dataset and
+            columns.
+        reference: The paper's table that this one reproduces, e.g. `WMDD paper, Table 1`. Its numbers are the
+            published numbers stored under `name`; see `ddbench.results.published`.
+        row: Heading of the rows.
+        columns: Fields of `Cell` that span the columns: "ipc", "student", "evaluator".
+        metrics: The columns of the tidy frame that are shown, by name.
+        ipcs: Images per class if the user names none.
+        fill: Measures the cells instead of training students. Called as `fill(spec, cells, context)`, where
+            `context` is a `ddbench.tables.context.TableContext`; returns the tidy frame.
+        finish: Adds columns to the tidy frame. Called as `finish(frame, records)` with all records as a frame;
+            returns the new frame.
 
-    `fill(spec, cells, desk)` measures in place of training students, and returns the tidy frame. `finish(frame,
-    records)` adds columns to the tidy frame, from all records.
+    Example:
+        A table of two temperatures of the student's loss, registered by a hook::
+
+            from ddbench.api import Cell, TableSpec, hookimpl
+
+
+            def temperatures(query):
+                for dataset in query.datasets:
+                    for method in query.methods:
+                        for ipc in query.ipcs:
+                            for value in (4, 20):
+                                settings = {"evaluator.temperature": value}
+                                yield Cell(f"{method}, T = {value}", method, dataset, ipc, "resnet18", "fkd", settings)
+
+
+            @hookimpl
+            def ddbench_tables():
+                return [TableSpec("temperature", "top-1 by temperature", temperatures)]
     """
 
     name: str
@@ -75,7 +124,7 @@ class TableSpec:
     cells: Callable[[TableQuery], Iterable[Cell]]
     reference: str = ""
     row: str = "method"
-    across: tuple[str, ...] = ("ipc",)
+    columns: tuple[str, ...] = ("ipc",)
     metrics: Mapping[str, Metric] = field(default_factory=lambda: dict(TOP1))
     ipcs: tuple[int, ...] = (10,)
     fill: Callable[[TableSpec, list[Cell], Any], pd.DataFrame] | None = None

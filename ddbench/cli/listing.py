@@ -160,7 +160,7 @@ def list_datasets(registry: PluginRegistry, name: str | None, width: int) -> str
 
 def list_models(registry: PluginRegistry, name: str | None, width: int) -> str:
     """The networks that are known by a short name, or one of them."""
-    from ddbench.config.networks import CATALOG, OTHERS
+    from ddbench.config.networks import CATALOG, OTHER_NETWORKS
 
     rows = {network.name: network for network in CATALOG}
     if name is not None:
@@ -169,7 +169,7 @@ def list_models(registry: PluginRegistry, name: str | None, width: int) -> str:
         network = rows[name]
         return _facts([("name", network.name), ("source", network.source), ("about", network.about)], width)
     known = table(("name", "source", "about"), ((row.name, row.source, row.about) for row in CATALOG), width)
-    return _join(known, f"Also {OTHERS}.")
+    return _join(known, f"Also {OTHER_NETWORKS}.")
 
 
 def list_recipes(registry: PluginRegistry, name: str | None, width: int) -> str:

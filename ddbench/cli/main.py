@@ -222,7 +222,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 130)
     except interruption.Stopped as stopped:
-        fail(f"stopped by {stopped.reason}; the same command goes on from here", interruption.CODES[stopped.reason])
+        fail(f"stopped by {stopped.reason}; the same command goes on from here", interruption.EXIT_CODES[stopped.reason])
     except OSError as error:  # the machine's answer, not a fault of ours: a full disk below stdout, a lost mount
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ddbench.api.hookspecs import hookimpl
-from ddbench.core.events import PLAIN_SECONDS, Event
+from ddbench.core.events import PROGRESS_LINE_SECONDS, Event
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -128,7 +128,7 @@ class _Lines:
 class PlainDisplay:
     """Lines for a log file: `every` seconds at most one of steps; notes and what took long always."""
 
-    def __init__(self, every: float = PLAIN_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, every: float = PROGRESS_LINE_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
         self._lines = _Lines(every, now)
 
     def show(self, event: Event) -> None:
@@ -147,7 +147,7 @@ class RichDisplay:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._lines = _Lines(PLAIN_SECONDS, time.monotonic)
+        self._lines = _Lines(PROGRESS_LINE_SECONDS, time.monotonic)
 
     def show(self, event: Event) -> None:
         """Opens, moves or closes the event's bar."""

@@ -33,4 +33,4 @@ CATALOG: tuple[NetworkInfo, ...] = (
     NetworkInfo("convnet-bn-d3", "ddbench", "the same with BatchNorm, for methods that match its statistics"),
     NetworkInfo("convnet-d4", "ddbench", "ConvNet of 4 blocks, usual for 64 px"),
 )
-OTHERS = "any other classifier as torchvision/NAME or timm/NAME"
+OTHER_NETWORKS = "any other classifier as torchvision/NAME or timm/NAME"

@@ -1,1 +1,1 @@
-"""core."""
+"""Basics that every other package uses: errors, events, seeds, atomic files, interruption, text. Imports no torch."""

@@ -1,4 +1,4 @@
-"""NaN and infinity: what a loop saves or hands on is looked at first, and never written where it is not finite."""
+"""Checks tensors for NaN and infinity before they are saved or returned."""
 
 from __future__ import annotations
 
@@ -14,11 +14,27 @@ __all__ = ["require_finite"]
 
 
 def require_finite(where: str, tensors: Mapping[str, Tensor], hint: str = "") -> None:
-    """Raises DDBenchError where one of `tensors` holds NaN or infinity: `where` it is, which ones, and the `hint`.
+    """Raises an error if a tensor holds NaN or infinity.
 
-    For the whole state of a loop, before it is saved and at the loop's end: a loss is of the images or weights before
-    a step, and an optimiser can break what the loss cannot see (a second moment that overflows, a value that is
-    clamped). Waits for the device, a tensor at a time.
+    Call it with the whole state of a loop, before each checkpoint and after the last step. A check of the loss is not
+    enough: the loss is computed before the step, and an optimiser can break values that the loss does not depend on
+    (a second moment that overflows, a pixel that is clamped). The call waits for the device, one tensor at a time.
+
+    Args:
+        where: The place in the run, e.g. `training, after epoch 3`. It begins the error message.
+        tensors: The tensors to check, by name.
+        hint: Text that ends the error message, e.g. `; a lower method.learning_rate may help`.
+
+    Raises:
+        DDBenchError: A tensor is not finite. The message names up to three of them.
+
+    Example:
+        >>> import torch
+        >>> require_finite("step 3", {"images": torch.zeros(2)})
+        >>> require_finite("step 3", {"images": torch.tensor([0.0, float("nan")])})
+        Traceback (most recent call last):
+            ...
+        ddbench.core.errors.DDBenchError: step 3: not finite (NaN or infinity): images
     """
     wrong = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if wrong:

@@ -1,34 +1,49 @@
-"""What a person did wrong, said in one line."""
+"""Errors that are shown to the user as one line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class DDBenchError(Exception):
-    """Bad input: one line that says what is wrong, where, and what to do. The command line exits with 2.
+    """An error that the user can fix: one line that says what is wrong, where, and what to do.
 
-    What a terminal would not print (a line's end, an escape sequence in somebody's file name) is shown as `\\x1b`; of
-    a text without end the middle is left out.
+    The command line prints it without a traceback and exits with code 2. Characters that a terminal cannot print
+    (control characters, escape sequences in a file name) are shown as escapes such as `\\x1b`, and the middle of a very
+    long text is left out.
+
+    Args:
+        text: The message.
     """
 
     def __init__(self, text: str) -> None:
         line = " ".join(text.splitlines())
-        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-        super().__init__(shown if len(shown) <= 1000 else f"{shown[:600]} ... {shown[-300:]}")
+        printable = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+        super().__init__(printable if len(printable) <= 1000 else f"{printable[:600]} ... {printable[-300:]}")
 
 
 class NotCached(DDBenchError):
-    """An artifact that is not there, or not sound, where nothing may be computed (`--only-cached`)."""
+    """An artifact is missing or damaged, and nothing may be computed (`--only-cached`)."""
 
 
 class PluginError(DDBenchError):
-    """What the code of a plugin raised, in a line that names the plugin's distribution; the cause is the exception."""
+    """Code of a plugin raised an exception. The message names the plugin; `__cause__` is the exception."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Text that ends an "unknown name" line: the closest known name, else all of them.
+    """Returns the end of an error message about an unknown name.
 
-    `name` is what was typed, `known` the valid names. Returns e.g. `; did you mean 'wmdd'?`.
+    Args:
+        name: The name that the user gave.
+        known: The valid names.
+
+    Returns:
+        The closest valid name, or all of them if none is close, or an empty text if there are none.
+
+    Example:
+        >>> did_you_mean("wmd", ["random", "wmdd"])
+        "; did you mean 'wmdd'?"
+        >>> did_you_mean("x", ["random", "wmdd"])
+        '; known: random, wmdd'
     """
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
@@ -38,5 +53,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> DDBenchError:
-    """The error for a name that is not registered, e.g. `unknown("method", "wmd", [...])`."""
+    """Returns the error for a name that is not registered.
+
+    Args:
+        kind: The kind of name, e.g. `method`.
+        name: The name that the user gave.
+        known: The valid names.
+
+    Returns:
+        The error; the caller raises it.
+
+    Example:
+        >>> print(unknown("method", "wmd", ["random", "wmdd"]))
+        unknown method 'wmd'; did you mean 'wmdd'?
+    """
     return DDBenchError(f"unknown {kind} '{name}'{did_you_mean(name, known)}")

@@ -1,4 +1,4 @@
-"""Lifecycle events: what a stage tells its observers (progress display, loggers)."""
+"""Lifecycle events of stages, for observers such as progress displays and loggers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,26 +6,25 @@ from typing import Any, Literal
 
 Kind = Literal["started", "step", "finished", "cached", "resumed", "note"]
 
-
-PLAIN_SECONDS = 5.0
-"""Seconds between two progress lines where the output is not a terminal."""
+PROGRESS_LINE_SECONDS = 5.0
+"""Seconds between two progress lines if the output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One step in the life of a stage.
+    """One event in the life of a stage.
 
     Attributes:
-        kind: What happens: a stage is started, makes a step, is finished, is found in the cache, is resumed from a
-            checkpoint, or prints a note.
-        stage: The stage; `grid` counts the tasks of a grid that workers compute.
-        unit: The part of the stage, for people.
-        step: The number of steps that are done.
-        total: The number of all steps; 0: unknown.
-        metrics: Numbers by name, e.g. loss and top1.
-        message: A line for people.
-        cell: The cell of the grid that needs the stage; several cells may share it. Empty: none.
-        configuration: The configuration of that cell, as a record holds it.
+        kind: `started`, `step`, `finished`, `cached` (the artifact exists already), `resumed` (from a checkpoint) or
+            `note` (a line for the user).
+        stage: Name of the stage. The stage `grid` counts the finished parts of a grid that other processes compute.
+        unit: The part of the stage, e.g. the name of a network or `1/4`.
+        step: Steps done, if `kind` is "step".
+        total: Number of steps in all, if `kind` is "step".
+        metrics: Values of this step, e.g. `loss`.
+        message: Text for the user.
+        cell: The cell of the grid that needs the stage. Several cells may share it.
+        configuration: The configuration of that cell, as a record holds it. Events of other processes have none.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whoever else writes them; and what a disk answers, in one line."""
+"""Atomic files: a write either completes or leaves the old file, also with concurrent writers and killed processes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,31 @@ from safetensors import SafetensorError
 
 from ddbench.core.errors import DDBenchError
 
-SILENT = 86400.0
-"""Seconds after which a half-written file that nothing was added to has no writer any more, on whatever host."""
+ABANDONED_AFTER = 86400.0
+"""Seconds without a change after which a partial file counts as abandoned, whichever host wrote it."""
 
 
 write_hooks: dict[Path, Callable[[Path], contextlib.AbstractContextManager[None]]] = {}
-"""What stands around the writing of a file, by the folder that it is below: it may publish what was written."""
+"""Context managers by folder. `atomic_write(path)` enters those of all parent folders of `path` and leaves them after
+the file is complete. `ddbench.storage.remote_results` uses one to upload every file below the results folder."""
 
 
 @contextlib.contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turns what a disk can answer to a write below `path` into one clear DDBenchError line."""
+    """Context manager that turns I/O errors of its block into a one-line DDBenchError.
+
+    Args:
+        path: The file or folder that the block writes to, for the message.
+
+    Raises:
+        DDBenchError: The block raised an OSError, or a SafetensorError with the number of an operating-system error.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
         text = str(error)
-        told = re.search(r"os error (\d+)", text)  # safetensors says it in words alone
-        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        os_error = re.search(r"os error (\d+)", text)  # safetensors gives the number in the text alone
+        number = getattr(error, "errno", None) or (int(os_error[1]) if os_error else None)
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise DDBenchError(
                 f"the disk is full: {path} could not be written; free some space, then run again"
@@ -47,58 +55,90 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _here() -> str:
-    """Where a process number means something: 8 hexadecimal digits of the host and its space of such numbers."""
-    space = 0
-    with contextlib.suppress(OSError):  # containers on one host have each their own
-        space = Path("/proc/self/ns/pid").stat().st_ino
-    return hashlib.sha256(f"{os.uname().nodename} {space}".encode()).hexdigest()[:8]
+def _process_namespace() -> str:
+    """8 hexadecimal digits that identify the host and PID namespace in which this process's number is valid."""
+    namespace = 0
+    with contextlib.suppress(OSError):  # each container of a host has a namespace
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    return hashlib.sha256(f"{os.uname().nodename} {namespace}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Where to write a file, or make a folder, that becomes `path` when the block ends and is gone where it fails.
+    """Context manager that creates or replaces a file or folder atomically.
 
-    It stands alone in a folder beside `path`, so that what a library writes beside it is gone as well; no other writer
-    of `path`, on whatever host, has the same. What killed ones left is removed. Makes the parent folder. Raises
-    DDBenchError as `writing` does, and what stands `write_hooks` of its folder.
+    The block writes to a temporary path in a new folder beside `path`, which no other writer shares. When the block
+    ends, the temporary file or folder is renamed to `path`. If the block raises, the temporary folder is deleted,
+    including any file that a library wrote beside the temporary path, and `path` stays as it was. Missing parent
+    folders are created. Leftovers of killed writers of `path` are removed. `write_hooks` run around the write.
+
+    Args:
+        path: The file or folder to create or replace.
+
+    Yields:
+        The path to write to. Its name equals that of `path`.
+
+    Raises:
+        DDBenchError: The disk is full or the path cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_write(Path(folder, "runs", "a.txt")) as partial:
+        ...         _ = partial.write_text("complete")
+        ...     Path(folder, "runs", "a.txt").read_text()
+        'complete'
     """
-    room = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-    partial = room / path.name
+    name = f".{path.name}.{_process_namespace()}-{os.getpid()}-{secrets.token_hex(4)}.partial"
+    partial_folder = path.with_name(name)
+    partial = partial_folder / path.name
     with contextlib.ExitStack() as stack:
         for folder in path.parents:
             if folder in write_hooks:
                 stack.enter_context(write_hooks[folder](path))
         stack.enter_context(translate_os_errors(path))
         try:
-            room.mkdir(parents=True)
-            sweep(path)
+            partial_folder.mkdir(parents=True)
+            remove_abandoned(path)
             yield partial
             if partial.is_file():
-                partial.chmod(room.stat().st_mode & 0o666)  # as any new file: safetensors gives its owner's alone
+                # The umask decides, as for any new file: safetensors lets only the owner read.
+                partial.chmod(partial_folder.stat().st_mode & 0o666)
                 with partial.open("rb") as handle:
                     os.fsync(handle.fileno())
             partial.replace(path)
         finally:
-            shutil.rmtree(room, ignore_errors=True)
+            shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def abandoned(room: Path) -> bool:
-    """Whether nobody writes in the folder of a half-written file any more: its writer is dead, or silent for so long.
+def is_abandoned(partial_folder: Path) -> bool:
+    """Tells whether the temporary folder of an `atomic_write` has no writer any more.
 
-    Of another host's processes nothing else is known.
+    Its writer is a process of this host that no longer runs, or nothing in the folder changed for `ABANDONED_AFTER`
+    seconds. For a writer on another host only the second rule applies.
+
+    Args:
+        partial_folder: A folder whose name ends with `.partial`.
+
+    Returns:
+        Whether the folder can be removed.
     """
-    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", room.name)
-    if writer and writer[1] == _here() and not psutil.pid_exists(int(writer[2])):
+    writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", partial_folder.name)
+    if writer and writer[1] == _process_namespace() and not psutil.pid_exists(int(writer[2])):
         return True
     try:
-        return time.time() - max(found.stat().st_mtime for found in (room, *room.rglob("*"))) > SILENT
+        changed = max(path.stat().st_mtime for path in (partial_folder, *partial_folder.rglob("*")))
+        return time.time() - changed > ABANDONED_AFTER
     except OSError:
         return False
 
 
-def sweep(path: Path) -> None:
-    """Removes what killed writers of `path` left half-written."""
-    for room in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if abandoned(room):
-            shutil.rmtree(room, ignore_errors=True)
+def remove_abandoned(path: Path) -> None:
+    """Removes the temporary folders that killed writers of a file left beside it.
+
+    Args:
+        path: The file, which need not exist.
+    """
+    for partial_folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if is_abandoned(partial_folder):
+            shutil.rmtree(partial_folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Values, types and validation errors as text that a person can read and type."""
+"""Formats values, types and validation errors as text for the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ from pydantic.fields import FieldInfo
 
 
 def type_text(field: FieldInfo) -> str:
-    """A parameter's type and bounds as a person writes them, e.g. `int, >= 1` or `squared | norm`."""
+    """Returns the type and the bounds of a model's field.
+
+    Args:
+        field: The field.
+
+    Returns:
+        Text such as `int, >= 1` or `squared | norm`.
+
+    Example:
+        >>> from pydantic import Field
+        >>> class Settings(BaseModel):
+        ...     steps: int = Field(default=10, ge=1)
+        >>> type_text(Settings.model_fields["steps"])
+        'int, >= 1'
+    """
     bounds = [
         f"{sign} {value_text(getattr(limit, name))}"
         for limit in field.metadata
@@ -41,14 +55,32 @@ def _annotation(annotation: Any) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """A parameter's default, or `required`."""
+    """Returns the default of a model's field as text, or `required` if it has none.
+
+    Args:
+        field: The field.
+
+    Returns:
+        The text, as `value_text` formats it.
+    """
     if field.is_required():
         return "required"
     return value_text(field.get_default(call_default_factory=True, validated_data={}))
 
 
 def value_text(value: Any) -> str:
-    """A value as `--set` and a recipe take it (YAML flow style): `null`, `true`, `0.001`, `[0.5, 0.9]`."""
+    """Formats a value as `--set` and recipes accept it: YAML in flow style.
+
+    Args:
+        value: A text, number, truth value, None, path or model, or a collection of them.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> value_text((0.5, 0.9)), value_text(None), value_text({"arch": "resnet18"})
+        ('[0.5, 0.9]', 'null', '{arch: resnet18}')
+    """
     if isinstance(value, str | Path):
         return str(value)
     if isinstance(value, BaseModel):
@@ -61,20 +93,33 @@ def value_text(value: Any) -> str:
     return dumped.removesuffix("\n").removesuffix("\n...")
 
 
-def first_line(error: Exception) -> str:
-    """One line for the first thing that a validation found wrong: `a.b: what (got ...)`."""
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def error_text(error: Exception) -> str:
+    """Formats the first problem of a pydantic validation error as one line.
+
+    Args:
+        error: The validation error, or any other exception.
+
+    Returns:
+        Text such as `settings.steps: Input should be greater than or equal to 1 (got 0)`. For another exception: its
+        message.
+
+    Example:
+        >>> try:
+        ...     raise ValueError("a message")
+        ... except ValueError as error:
+        ...     error_text(error)
+        'a message'
+    """
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
+    location = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = "unknown name"
-    got = "" if isinstance(first["input"], dict | BaseModel) else f" (got {_SHORT.repr(first['input'])})"
-    return f"{place}: {what}{got}" if place else what
-
-
-_SHORT = reprlib.Repr()
-
-
-_SHORT.maxstring = _SHORT.maxother = 80
+        message = "unknown name"
+    value = "" if isinstance(first["input"], dict | BaseModel) else f" (got {_short.repr(first['input'])})"
+    return f"{location}: {message}{value}" if location else message

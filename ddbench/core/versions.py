@@ -1,8 +1,9 @@
-"""Versions of the core's numerics: part of every cache key.
+"""Versions of the core's numerics. They are part of every cache key.
 
-Bump one when the numbers that it makes change by more than rounding, as another order of sums changes them.
+Increase a version when its numbers change by more than rounding does, e.g. by more than another order of a sum.
 
-LLOYD is in the keys of those methods alone that name it (`Distiller.numerics`), and was TRANSPORT's until its second.
+LLOYD is part of the keys of those methods only that name it in `Distiller.numerics`. Before version 2 it was part of
+TRANSPORT.
 """
 
 MODELS = "1"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddbench.api.units import Unit, UnitResult
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.cache import canonical, digest_of
+from ddbench.storage.cache import canonical_json, digest_of
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -53,7 +53,7 @@ class DistilledSet:
         body = self.stored if self.stored is not None else self.indices
         assert body is not None
         real = {**self.dataset.depends_on, "image_size": self.dataset.config.image_size}
-        meta = canonical(real) if self.stored is None else ""
+        meta = canonical_json(real) if self.stored is None else ""
         return digest_of({"body": body, "labels": self.labels, "weights": self.weights}, meta)
 
     @property

@@ -20,7 +20,9 @@ from ddbench.evaluators.labels import LabelSource, SampleLosses, view_batches
 from ddbench.evaluators.selection import score_on
 from ddbench.training import strategy
 from ddbench.training.batches import Batch, to_device
-from ddbench.training.loop import BestEpoch, Schedule, cosine, fit, step_at_half
+from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.loop import fit
+from ddbench.training.schedules import Schedule, cosine, step_at_half
 from ddbench.training.teacher import accuracy, train_on_real_images
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     )
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        for batch in view_batches(source.task, source.views(epoch), strategy.current_strategy().share):
+        for batch in view_batches(source.task, source.views(epoch), strategy.current_strategy().shard):
             loss = weighted(source.losses(epoch, batch), weights[batch.rows])
             yield Batch(batch.images, loss, batch.whole)
 
@@ -143,7 +145,7 @@ def evaluate_with_siamese_augmentation(
             images = normalise(to_device(task.images[order[part]], device), mean, std)
             if operations is not None:
                 images = augment(images, draw_augmentation(operations, size, draws, len(images)))
-            mine = strategy.current_strategy().share(part)
+            mine = strategy.current_strategy().shard(part)
             rows = to_device(order[mine], device)
             images = images[mine.start - part.start : mine.stop - part.start]
             yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)

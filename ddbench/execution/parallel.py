@@ -21,7 +21,7 @@ import torch
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
-from ddbench.core.processes import LostError
+from ddbench.core.processes import LostProcessError
 from ddbench.execution.rendezvous import PATIENCE, POLL_SECONDS, Rendezvous
 from ddbench.execution.watchdog import Watchdog, watchdog
 from ddbench.pipeline.pipeline import Pipeline
@@ -29,7 +29,7 @@ from ddbench.pipeline.request import experiment_of
 from ddbench.pipeline.workspace import Workspace
 from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint
 from ddbench.training import strategy
-from ddbench.training.ddp import telling_losses
+from ddbench.training.ddp import translate_collective_errors
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def run_distributed(command: Callable[[], T], workspace: Workspace) -> T | None:
     """Runs `command` in rank 0; see `ddbench.execution.launch.run_distributed`."""
     rendezvous = Rendezvous()
     if rendezvous.rank > 0:
-        with telling_losses(), watchdog(rendezvous) as dog:
+        with translate_collective_errors(), watchdog(rendezvous) as dog:
             _follow(rendezvous, workspace, dog)
         return None
     leader = _Leader(rendezvous)
@@ -71,7 +71,7 @@ class _Leader:
             yield self._rendezvous.strategy(torch.device(experiment.runtime.device))
         except Exception as error:
             self._rendezvous.set(f"finished/{self._count}")
-            self._lost_ranks = isinstance(error, LostError) or not self._rendezvous.wait_for_ranks(
+            self._lost_ranks = isinstance(error, LostProcessError) or not self._rendezvous.wait_for_ranks(
                 f"left/{self._count}"
             )
             if self._lost_ranks:

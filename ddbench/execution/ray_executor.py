@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ddbench.config.schema import RuntimeConfig
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
-from ddbench.core.events import PLAIN_SECONDS, Event
+from ddbench.core.events import PROGRESS_LINE_SECONDS, Event
 from ddbench.execution import worker
 from ddbench.execution.event_queue import STEP_SECONDS, EventQueue, decode_event
 from ddbench.execution.resources import ResourceConfig
@@ -235,7 +235,7 @@ class _Session:
                 self._workspace.emit(event)
         if not self._work.remaining:
             self._emit_progress("finished")
-        elif self._is_due("grid", PLAIN_SECONDS):
+        elif self._is_due("grid", PROGRESS_LINE_SECONDS):
             self._emit_progress("step")
 
     def _emit_progress(self, kind: Literal["started", "step", "finished"]) -> None:
@@ -256,5 +256,5 @@ class _Session:
         for reference in tasks:
             ray.cancel(reference)
         if tasks:
-            ray.wait(tasks, num_returns=len(tasks), timeout=interruption.PATIENCE + 2)
+            ray.wait(tasks, num_returns=len(tasks), timeout=interruption.GRACE_SECONDS + 2)
         interruption.raise_if_requested()

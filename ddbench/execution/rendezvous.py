@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
-from ddbench.training.ddp import DDPStrategy, telling_losses
+from ddbench.training.ddp import DDPStrategy, translate_collective_errors
 
 START_TIMEOUT = timedelta(minutes=10)
 """How long the processes wait for each other at the start."""
@@ -40,7 +40,7 @@ class Rendezvous:
     def __init__(self) -> None:
         os.environ.setdefault("LOCAL_RANK", "0")
         os.environ.setdefault("LOCAL_WORLD_SIZE", "1")
-        with telling_losses():
+        with translate_collective_errors():
             self._store, self.rank, self.world_size = next(rendezvous("env://", timeout=START_TIMEOUT))
         self._strategy: DDPStrategy | None = None
 
@@ -90,7 +90,7 @@ class Rendezvous:
         backend = "nccl" if device.type == "cuda" else "gloo"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its replacement is too new
-        with telling_losses():
+        with translate_collective_errors():
             dist.init_process_group(
                 backend, timeout=STEP_TIMEOUT, store=store, rank=self.rank, world_size=self.world_size
             )

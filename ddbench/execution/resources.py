@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from ddbench.api.settings import Section
 from ddbench.config import recipes
 from ddbench.core.errors import DDBenchError, did_you_mean
-from ddbench.core.text import first_line
+from ddbench.core.text import error_text
 from ddbench.pipeline.graph import StageGraph
 
 
@@ -85,9 +85,9 @@ def _assign(text: str, kinds: Mapping[str, type[Resources]], settings: dict[str,
     if name not in fields:
         raise DDBenchError(f"--set {text}: {stage} has no resource '{name}'{did_you_mean(name, fields)}")
     try:
-        settings[stage][name] = recipes.plain(value)
+        settings[stage][name] = recipes.parse_plain_yaml(value)
         kinds[stage].model_validate(settings[stage], strict=False)
     except ValidationError as error:
-        raise DDBenchError(f"resources.{stage}.{first_line(error)}") from error
+        raise DDBenchError(f"resources.{stage}.{error_text(error)}") from error
     except ValueError as error:
         raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error

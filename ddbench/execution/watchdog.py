@@ -35,7 +35,7 @@ class Watchdog:
             if select.select([self._wakeup], [], [], 1.0)[0]:
                 if not self._wakeup.recv(100):
                     return
-                deadline = min(deadline, time.monotonic() + interruption.PATIENCE + PATIENCE)
+                deadline = min(deadline, time.monotonic() + interruption.GRACE_SECONDS + PATIENCE)
             try:
                 abandoned = self.running is not None and self._is_abandoned(self.running)
             except RuntimeError:  # no store: rank 0 is gone

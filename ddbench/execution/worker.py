@@ -78,7 +78,7 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
             ]
     except (interruption.Stopped, KeyboardInterrupt):
         return json.dumps({"again": "its worker was stopped"})
-    except processes.LostError:
+    except processes.LostProcessError:
         return json.dumps({"again": "its processes lost each other"})
     except PluginError as error:
         return _failure(str(error), error.__cause__)

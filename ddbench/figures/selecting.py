@@ -11,7 +11,7 @@ from typing import Any
 from ddbench.core.errors import DDBenchError
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.cache import canonical
+from ddbench.storage.cache import canonical_json
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def select(folder: Path, filters: Filters, warn: Callable[[str], None]) -> list[
     `warn` is told of files that are no records. Raises DDBenchError with a command to run where there is none, or none
     of a method that is asked for.
     """
-    every = records.readable(folder, warn)
+    every = records.read_all(folder, warn)
     if not every:
-        raise records.nothing_in(folder)
+        raise records.no_records_error(folder)
     found = [record for record in every if record.ipc is not None and filters.match(record)]
     missing = [method for method in filters.methods if all(record.method != method for record in found)]
     if missing or not found:
@@ -70,4 +70,4 @@ def command_of(record: Record) -> str:
 def _assignment(name: str, configuration: dict[str, Any]) -> str:
     section, _, key = name.partition(".")
     value = (configuration.get(f"{section}_settings") or configuration[section])[key]
-    return f"{name}={value if isinstance(value, str) else canonical(value)}"
+    return f"{name}={value if isinstance(value, str) else canonical_json(value)}"

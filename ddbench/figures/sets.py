@@ -11,10 +11,10 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.figures.selecting import command_of
-from ddbench.results.conditions import called, distillation_config, in_order, key_note, real, recipe
+from ddbench.results.conditions import set_labels, distillation_config, natural_order, key_note, data_settings, recipe
 from ddbench.results.export import stored_set
 from ddbench.results.records import Record
-from ddbench.storage.cache import canonical
+from ddbench.storage.cache import canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
             raise DDBenchError(f"there are records of {', '.join(map(str, values))}: choose one with {option}")
     makers: dict[str, Record] = {}
     for record in sorted(found, key=lambda record: (record.seed + record.repeat, record.name)):
-        makers.setdefault(canonical(_facts(record)), record)
+        makers.setdefault(canonical_json(_facts(record)), record)
     # One and the same set comes of several ways where settings do not reach it (JPEG quality and real images).
     chosen: dict[str, Record] = {}
     for record in makers.values():
@@ -82,9 +82,9 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
             raise DDBenchError(f"{reason}; make it again: {command_of(record)}")
         warn(f"left out: {reason}")
     records = [record for record, _ in kept]
-    labels = called(records, [_facts(record) for record in records])
+    labels = set_labels(records, [_facts(record) for record in records])
     shown = [Shown(label, *one) for label, one in zip(labels, kept, strict=True)]
-    shown.sort(key=lambda one: in_order(one.label))
+    shown.sort(key=lambda one: natural_order(one.label))
     if len(shown) > MOST:
         names = "; ".join(one.label for one in shown)
         raise DDBenchError(
@@ -102,7 +102,7 @@ def made_by(shown: Sequence[Shown]) -> str:
 
 
 def _facts(record: Record) -> dict[str, object]:
-    return {**distillation_config(record), **real(record)}
+    return {**distillation_config(record), **data_settings(record)}
 
 
 def dataset_of(record: Record, workspace: Workspace) -> Dataset:

@@ -16,9 +16,11 @@ from ddbench.methods.rded import RDED
 
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
+    """Returns the built-in methods."""
     return [Random, Herding, KCenter, KMeans, RDED, Full]
 
 
 @hookimpl
 def ddbench_recipes() -> Iterable[Path]:
+    """Returns the recipes of the core, which hold the settings of these methods too."""
     return builtin_paths()

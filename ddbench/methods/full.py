@@ -1,4 +1,4 @@
-"""The whole training set: the reference that distillation is measured against. It has no IPC."""
+"""Full: the whole training set, the reference for distillation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Full(Distiller, frozen=True, extra="forbid"):
-    """Every training image; the student is trained by the teacher's own recipe on hard labels."""
+    """Every training image. The student is trained on hard labels with the teacher's hyper-parameters."""
 
     name = "full"
     version = "1"
@@ -22,11 +22,11 @@ class Full(Distiller, frozen=True, extra="forbid"):
     default_evaluator = "full-data"
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """One unit without slots: its images are the training set."""
+        """Returns one unit without slots; its images are the training set."""
         return [Unit(0, ())]
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
-        """All indices, in order."""
+        """Returns the indices of all training images, in order."""
         import torch
 
         return UnitResult(indices=torch.arange(len(task.dataset.train)))

@@ -1,4 +1,4 @@
-"""Herding: real images whose mean feature follows the class's mean."""
+"""Herding: real images whose mean feature approximates the mean of the class. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,44 @@ if TYPE_CHECKING:
 
 
 class Herding(Selection, frozen=True, extra="forbid"):
-    """Greedily the image that brings the mean feature of those chosen nearest to the class's mean feature."""
+    """Greedy selection: each image brings the mean feature of the selected ones closest to the class mean."""
 
     name = "herding"
     version = "1"
     paper = "Welling, Herding Dynamical Weights to Learn, ICML 2009; as a selection: iCaRL (Rebuffi et al., CVPR 2017)"
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
-        """Step k takes the row i, not yet taken, of least ||mu - (f_i + sum of those taken) / k||; ties: the first.
+        """Selects images greedily by the distance of the mean of the selected features to the class mean.
 
-        mu is the class's mean, here 0. Without replacement and without normalising the features, as the authors
-        of DC (Zhao et al., ICLR 2021) describe their baseline; Welling draws with replacement, iCaRL's features
-        have unit length. Nothing is drawn at random, and a larger count begins with the smaller one's rows.
+        Step k selects the row i, not yet selected, that minimises ||mu - (f_i + sum of the selected rows) / k||. The
+        class mean mu is 0 here. Of equal rows the first is selected. Rows are drawn without replacement and features
+        are not normalised, as the authors of DC (Zhao et al., ICLR 2021) describe their baseline; Welling draws with
+        replacement, and iCaRL normalises features to unit length. The selection is deterministic, and a larger
+        `count` only appends rows.
+
+        Args:
+            features: The features of the class's images, float64 [n, d] with mean 0.
+            count: The number of images to select, at most n.
+            generator: Not used.
+
+        Returns:
+            Distinct row indices of `features`, int64 [count].
+
+        Example:
+            >>> import torch
+            >>> features = torch.tensor([[-3.0], [1.0], [2.0]], dtype=torch.float64)
+            >>> Herding().choose(features, 2, torch.Generator()).tolist()
+            [1, 0]
         """
         import torch
 
         squared_norms = features.square().sum(1)
         total = torch.zeros_like(features[0])
-        chosen: list[int] = []
+        selected: list[int] = []
         for _ in range(count):
-            # ||f_i + total||^2 less ||total||^2, which is the same for all.
+            # ||f_i + total||^2 minus ||total||^2, which does not depend on i
             costs = squared_norms + 2 * (features @ total)
-            costs[chosen] = torch.inf
-            chosen.append(int(costs.argmin()))
-            total += features[chosen[-1]]
-        return torch.tensor(chosen)
+            costs[selected] = torch.inf
+            selected.append(int(costs.argmin()))
+            total += features[selected[-1]]
+        return torch.tensor(selected)

@@ -1,4 +1,4 @@
-"""k-center: real images such that no other image of the class is far from all of them."""
+"""k-center: real images such that every image of the class is close to one of them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,41 @@ if TYPE_CHECKING:
 
 
 class KCenter(Selection, frozen=True, extra="forbid"):
-    """Greedily the image whose feature is farthest from all that are chosen, from the one nearest to the mean."""
+    """Greedy selection: first the image nearest to the class mean, then the image farthest from all selected ones."""
 
     name = "k-center"
     version = "1"
     paper = "Sener and Savarese, Active Learning for CNNs: A Core-Set Approach, ICLR 2018 (arXiv 1708.00489)"
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
-        """The greedy 2-approximation of the k-center problem (Algorithm 1 of the paper); ties: the first.
+        """Selects images with the greedy 2-approximation of the k-center problem (Algorithm 1 of the paper).
 
-        The largest distance of a row to its nearest chosen row is at most twice the least possible, whatever row
-        comes first. The paper starts from labelled images; here there are none, and the first is the row nearest
-        to the mean, as the authors of DC (Zhao et al., ICLR 2021) describe their baseline. Nothing is drawn at
-        random, and a larger count begins with the smaller one's rows.
+        The largest distance of a row to its nearest selected row is at most twice the optimum, whatever the first row
+        is. The paper starts from labelled images. Here the first row is the one nearest to the mean, as the authors of
+        DC (Zhao et al., ICLR 2021) describe their baseline. Of equal rows the first is selected. The selection is
+        deterministic, and a larger `count` only appends rows.
+
+        Args:
+            features: The features of the class's images, float64 [n, d] with mean 0.
+            count: The number of images to select, at most n.
+            generator: Not used.
+
+        Returns:
+            Distinct row indices of `features`, int64 [count].
+
+        Example:
+            >>> import torch
+            >>> features = torch.tensor([[-3.0], [1.0], [2.0]], dtype=torch.float64)
+            >>> KCenter().choose(features, 2, torch.Generator()).tolist()
+            [1, 0]
         """
         import torch
 
-        chosen = [int(features.square().sum(1).argmin())]
+        selected = [int(features.square().sum(1).argmin())]
         distances = torch.full_like(features[:, 0], torch.inf)
-        while len(chosen) < count:
-            distances = torch.minimum(distances, (features - features[chosen[-1]]).square().sum(1))
-            # Below every distance, so that an image with the same feature as a chosen one can still be taken.
-            distances[chosen[-1]] = -1
-            chosen.append(int(distances.argmax()))
-        return torch.tensor(chosen)
+        while len(selected) < count:
+            distances = torch.minimum(distances, (features - features[selected[-1]]).square().sum(1))
+            # Below every distance, so that an image with the same feature as a selected one can still be selected.
+            distances[selected[-1]] = -1
+            selected.append(int(distances.argmax()))
+        return torch.tensor(selected)

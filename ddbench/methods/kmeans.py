@@ -1,4 +1,4 @@
-"""k-means: the real images nearest to the centroids of the class's features."""
+"""k-means: the real images nearest to the centroids of the class's features. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,37 @@ if TYPE_CHECKING:
 
 
 class KMeans(Selection, frozen=True, extra="forbid"):
-    """The real image nearest to each of IPC k-means centroids of the class's features; uniform weights."""
+    """The real image nearest to each of IPC k-means centroids of the class's features, with uniform weights."""
 
     name = "kmeans"
     version = "1"
     paper = "baseline: Lloyd, Least Squares Quantization in PCM, 1982; k-means++ (Arthur and Vassilvitskii, 2007)"
 
     def numerics(self) -> tuple[str, ...]:
-        """k-means."""
+        """Returns the version name of the k-means solver."""
         return ("LLOYD",)
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
-        """For each centroid of `transport.barycenter_lloyd` a row of its own, in the order of the centroids.
+        """Selects one image for each centroid of `ddbench.ot.barycenter_lloyd`, in the order of the centroids.
 
-        The nearest pair of a centroid and a row goes first, then the nearest of what is left: where a row is the
-        nearest to two centroids, the farther one takes its next. The shares of the clusters are not used: these
-        are the same weights as every other set of real images has.
+        The pair of a centroid and a row with the smallest distance is matched first, then the next among the remaining
+        ones. A row is matched once, so a centroid can get its second nearest row. The sizes of the clusters are not
+        used: the weights are uniform as for every set of real images.
+
+        Args:
+            features: The features of the class's images, float64 [n, d] with mean 0.
+            count: The number of images to select, at most n.
+            generator: Draws the initial centroids.
+
+        Returns:
+            Distinct row indices of `features`, int64 [count].
+
+        Example:
+            >>> import torch
+            >>> features = torch.tensor([[-3.0], [-2.0], [-1.0], [1.0], [5.0]], dtype=torch.float64)
+            >>> rows = KMeans().choose(features, 1, torch.Generator().manual_seed(0))
+            >>> rows.tolist()
+            [2]
         """
         import torch
 
@@ -34,10 +49,10 @@ class KMeans(Selection, frozen=True, extra="forbid"):
 
         (centroids,) = lloyd.barycenter_lloyd([features], count, [generator])
         distances = exact.squared_distances(centroids.points, features)
-        chosen = torch.empty(count, dtype=torch.int64)
+        rows = torch.empty(count, dtype=torch.int64)
         for _ in range(count):
             centroid, row = divmod(int(distances.argmin()), len(features))
-            chosen[centroid] = row
+            rows[centroid] = row
             distances[centroid] = torch.inf
             distances[:, row] = torch.inf
-        return chosen
+        return rows

@@ -1,4 +1,4 @@
-"""RDED's steps for one class: crops, the teacher's loss on them, the best ones stitched to images."""
+"""The steps of RDED for one class: draw crops, rank them by the teacher's loss, stitch the best ones to images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,27 @@ if TYPE_CHECKING:
     from ddbench.api.context import DistillTask
 
 Loss = Callable[[Tensor], Tensor]
-"""Loss [B] of patches [B, 3, s, s] in [0, 1]: the lower, the more realistic."""
+"""Maps patches [B, 3, s, s] in [0, 1] to losses [B]; a lower loss means a more realistic patch."""
 
-# Crops that are cut, resized and judged at a time.
-_BATCH = 256
+CROPS_PER_BATCH = 256
 
 
 def distill(task: DistillTask, unit: Unit, count: int, crops: int, factor: int) -> UnitResult:
-    """The images of one class, pixels in [0, 1] (paper: Section 4; released code: `synthesize`).
+    """Makes the images of one class (paper: Section 4; released code: `synthesize`).
 
-    Differs from the released code in that crops are taken from the stored images, not from the files, and that
-    the teacher sees the dataset's own normalisation (released: ImageNet's, also for CIFAR). Its files pass
-    through 8-bit JPEG: `distill.jpeg_quality=75`.
+    Unlike in the released code, crops are taken from the stored images instead of the files, and images are
+    normalised for the teacher with the dataset's own statistics (released code: those of ImageNet, also for CIFAR).
+    The released code stores images as 8-bit JPEG files: set `distill.jpeg_quality=75` to reproduce it.
+
+    Args:
+        task: The task.
+        unit: A unit of the slots of one class.
+        count: The number of real images that crops are taken from, at most all images of the class.
+        crops: The number of crops of each real image.
+        factor: An image is composed of factor x factor patches.
+
+    Returns:
+        The images in the unit's order, pixels in [0, 1].
     """
     label, size = unit.slots[0].label, task.info.image_size
     candidates = task.sample(label, count, "rded", "images")
@@ -41,44 +50,67 @@ def distill(task: DistillTask, unit: Unit, count: int, crops: int, factor: int) 
 
 
 def random_crops(task: DistillTask, candidates: Tensor, crops: int, generator: torch.Generator) -> Tensor:
-    """Boxes int64 [n, crops, 4] in the stored images `candidates` [n]: square, of 8 to 100 % of the area.
+    """Draws square crops of 8 to 100 % of the area (released code: torchvision's `RandomResizedCrop`, ratio (1, 1)).
 
-    As in the released code: torchvision's `RandomResizedCrop` with ratio (1, 1).
+    Args:
+        task: The task.
+        candidates: The indices of the training images, int64 [n].
+        crops: The number of crops of each image.
+        generator: A random generator.
+
+    Returns:
+        Boxes (top, left, height, width) in the stored images, int64 [n, crops, 4].
     """
     sizes = task.dataset.train.sizes[candidates].repeat_interleave(crops, 0)
     return crops_module.random_boxes(sizes, ratio=(1.0, 1.0), generator=generator).view(-1, crops, 4)
 
 
 def best_crops(task: DistillTask, candidates: Tensor, boxes: Tensor, side: int, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Of each of `candidates` [n] the crop of lowest loss, resized to `side`, and its loss.
+    """Selects the crop of lowest loss of each image; of equal losses the first.
 
-    `boxes` [n, crops, 4]. Returns float32 [n, 3, side, side] in [0, 1] and float64 [n], on the CPU; of equal
-    losses the first counts. Holds about 256 crops at a time on the device, at least those of one image.
+    About `CROPS_PER_BATCH` crops are on the device at a time, but at least those of one image.
+
+    Args:
+        task: The task.
+        candidates: The indices of the training images, int64 [n].
+        boxes: The crops of each image, int64 [n, crops, 4].
+        side: The side to which crops are resized, in pixels.
+        loss: The loss of a batch of resized crops.
+
+    Returns:
+        The resized crops, float32 [n, 3, side, side] in [0, 1], and their losses, float64 [n], both on the CPU.
     """
     crops = boxes.shape[1]
     patches, losses = [], []
-    for part in torch.split(torch.arange(len(candidates)), max(1, _BATCH // crops)):
+    for part in torch.split(torch.arange(len(candidates)), max(1, CROPS_PER_BATCH // crops)):
         pixels, _ = task.dataset.train.read(candidates[part])
         images = (pixels.to(task.device).float() / 255).repeat_interleave(crops, 0)
         cut = crops_module.crop_resize(images, boxes[part].flatten(0, 1), side)
-        found, best = loss(cut).double().cpu().view(-1, crops).min(1)
+        lowest, best = loss(cut).double().cpu().view(-1, crops).min(1)
         rows = torch.arange(len(part)) * crops + best
         patches.append(cut[rows.to(task.device)].clamp(0, 1).cpu())
-        losses.append(found)
-        task.report(int(part[-1]) + 1, len(candidates), loss=float(found.mean()))
+        losses.append(lowest)
+        task.report(int(part[-1]) + 1, len(candidates), loss=float(lowest.mean()))
     return torch.cat(patches), torch.cat(losses)
 
 
 def teacher_loss(task: DistillTask, label: int) -> Loss:
-    """The teacher's cross-entropy with `label`, the negative of the paper's realism score.
+    """Returns the teacher's cross-entropy with a class, the negative of the paper's realism score.
 
-    A patch is judged at its own size in the middle of an image of the full size, around it the dataset's mean
-    colour, as in the released code. In float64: in float32 patches that the teacher is sure of tie at 0. Where
-    memory runs out a batch goes through the teacher in parts.
+    As in the released code, a patch is placed at its own size in the centre of an image of the full size that has the
+    dataset's mean colour elsewhere. The cross-entropy is computed in float64: in float32, the losses of all patches
+    that the teacher classifies with high confidence are 0. If memory runs out, a batch is split.
+
+    Args:
+        task: The task.
+        label: The class.
+
+    Returns:
+        The loss of a batch of patches.
     """
     size = task.info.image_size
 
-    def judge(patches: Tensor) -> list[Tensor]:
+    def cross_entropies(patches: Tensor) -> list[Tensor]:
         margin = size - patches.shape[-1]
         before, after = margin // 2, margin - margin // 2
         padded = functional.pad(task.dataset.normalise(patches), (before, after, before, after))
@@ -87,7 +119,7 @@ def teacher_loss(task: DistillTask, label: int) -> Loss:
         labels = torch.full((len(patches),), label, device=patches.device)
         return [functional.cross_entropy(logits.double(), labels, reduction="none")]
 
-    in_parts = memory.in_parts(judge, "crops")
+    in_parts = memory.in_parts(cross_entropies, "crops")
 
     @torch.no_grad()
     def loss(patches: Tensor) -> Tensor:
@@ -97,11 +129,25 @@ def teacher_loss(task: DistillTask, label: int) -> Loss:
 
 
 def stitch(patches: Tensor, size: int, factor: int) -> Tensor:
-    """Images [m, 3, size, size] of factor x factor patches each; `patches` [factor^2 m, 3, s, s], best first.
+    """Composes images of factor x factor patches (released code).
 
-    As in the released code: the best m go to the upper left of images 0 .. m-1, the next m to the right of them,
-    and so on row by row. Where `factor` does not divide `size`, the first rows and columns are a pixel wider,
-    and their patches are stretched by it (nearest pixel).
+    The best m patches go to the upper left of images 0 .. m-1, the next m to their right, and so on row by row. If
+    `factor` does not divide `size`, the first rows and columns of patches are one pixel wider, and their patches are
+    resized with nearest-neighbour interpolation.
+
+    Args:
+        patches: Patches [factor^2 m, 3, s, s], best first.
+        size: The side of an image in pixels.
+        factor: The number of patches along a side of an image.
+
+    Returns:
+        Images [m, 3, size, size].
+
+    Example:
+        >>> patches = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 1, 1)
+        >>> stitch(patches, size=2, factor=2)[0, 0]
+        tensor([[0., 1.],
+                [2., 3.]])
     """
     spans = torch.arange(size).tensor_split(factor)
     images = patches.new_empty(len(patches) // factor**2, 3, size, size)

@@ -1,4 +1,4 @@
-"""Random real images: the baseline that every method has to beat."""
+"""Random: random real images, the baseline for every method. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Random(Distiller, frozen=True, extra="forbid"):
-    """IPC real images of each class, drawn without replacement, seeded by run and class."""
+    """IPC real images of each class, drawn without replacement and seeded by (run seed, class)."""
 
     name = "random"
     version = "1"
@@ -21,12 +21,12 @@ class Random(Distiller, frozen=True, extra="forbid"):
     needs_teacher = False
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses an IPC above the smallest class."""
+        """Refuses an IPC above the number of images of the smallest class."""
         return too_few_images(dataset, ipc)
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
-        """Draws the indices."""
+        """Returns the indices of the drawn images."""
         import torch
 
-        chosen = [task.sample(label, task.ipc, "random") for label in range(task.info.num_classes)]
-        return UnitResult(indices=torch.cat(chosen))
+        indices = [task.sample(label, task.ipc, "random") for label in range(task.info.num_classes)]
+        return UnitResult(indices=torch.cat(indices))

@@ -1,4 +1,4 @@
-"""RDED: crops of real images that the teacher finds most like their class, stitched together. Imports no torch."""
+"""RDED: stitches those crops of real images that the teacher classifies best. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RDED(Distiller, frozen=True, extra="forbid"):
-    """The most realistic crop of each of many real images; factor^2 of the best make one image. No optimisation."""
+    """The best crops of real images by the teacher's loss, factor^2 of them in one image. No optimisation."""
 
     name = "rded"
     version = "1"
@@ -24,44 +24,44 @@ class RDED(Distiller, frozen=True, extra="forbid"):
     candidates: int = Field(
         default=300,
         ge=1,
-        description="random training images a class that crops are taken from, or the whole class where it has fewer "
+        description="random training images of each class that crops are taken from, at most the whole class "
         "(released scripts: 300)",
     )
     crops: int = Field(
         default=5,
         ge=1,
-        description="random crops of a candidate, of which the one of lowest loss is kept (released scripts: 5)",
+        description="random crops of each candidate; the one of lowest loss is kept (released scripts: 5)",
     )
     factor: int = Field(
         default=2,
         ge=1,
-        description="an image is factor x factor crops (released scripts: 2 for the ImageNet sets, 1 for CIFAR and "
-        "Tiny ImageNet)",
+        description="an image is composed of factor x factor crops (released scripts: 2 for the ImageNet sets, "
+        "1 for CIFAR and Tiny ImageNet)",
     )
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses where there are not factor^2 x IPC candidates in every class: an image gives one crop."""
+        """Refuses an IPC that needs more candidates than a class has: factor^2 x IPC, one crop from each."""
         if self.factor > dataset.image_size:
             return f"rded.factor {self.factor} is more than the {dataset.image_size} pixels of an image's side"
         needed = self.factor**2 * (ipc or 0)
-        takes = f"--ipc {ipc} takes {needed} crops a class, each of another image"
+        reason = f"--ipc {ipc} needs {needed} crops for each class, each from a different image"
         for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
             if needed > count:
-                return f"{takes}, and class '{name}' has {count} training images: lower --ipc or rded.factor"
+                return f"{reason}, and class '{name}' has {count} training images: lower --ipc or rded.factor"
         if needed > self.candidates:
-            return f"{takes}, and rded.candidates is {self.candidates}: --set rded.candidates={needed} or more"
+            return f"{reason}, and rded.candidates is {self.candidates}: --set rded.candidates={needed} or more"
         return None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """One class a unit: the crops of a class are ranked together."""
+        """Returns one unit per class: the crops of a class are ranked together."""
         return units_of_whole_classes(num_classes, ipc, ipc)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Every crop goes forward through the teacher once, and none backward: a third of the cost."""
+        """Counts a third of a pass for each crop: it is passed forward through the teacher, but not backward."""
         return num_classes * self.candidates * self.crops // 3
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
-        """The stitched images of the unit's class."""
+        """Returns the stitched images of the unit's class."""
         from ddbench.methods.patches import distill
 
         return distill(task, unit, self.candidates, self.crops, self.factor)

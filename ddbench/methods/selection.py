@@ -1,4 +1,4 @@
-"""What the methods share that pick real images by the teacher's features. Imports no torch."""
+"""The base class of the methods that select real images by the teacher's features. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,33 @@ if TYPE_CHECKING:
 
 
 class Selection(Distiller, frozen=True, extra="forbid"):
-    """IPC different real images of each class, which `choose` picks by their features; uniform weights."""
+    """IPC distinct real images of each class with uniform weights. A subclass defines `choose`."""
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses an IPC above the smallest class."""
+        """Refuses an IPC above the number of images of the smallest class."""
         return too_few_images(dataset, ipc)
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """One class a unit: a run that is stopped keeps the classes it has."""
+        """Returns one unit per class, so that an interrupted run keeps its finished classes."""
         return units_of_whole_classes(num_classes, ipc, ipc)
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
-        """The chosen images of the unit's class."""
+        """Returns the indices of the selected images of the unit's class."""
         label = unit.slots[0].label
-        # Less their mean, in float64: no distance changes, and a large common offset costs no digits.
+        # Centred and in float64: distances do not change, and a large common offset costs no digits.
         features = task.statistics(label).features.double()
-        chosen = self.choose(features - features.mean(0), task.ipc, task.generator(self.name, label))
-        return UnitResult(indices=task.dataset.train.of_class(label)[chosen])
+        rows = self.choose(features - features.mean(0), task.ipc, task.generator(self.name, label))
+        return UnitResult(indices=task.dataset.train.of_class(label)[rows])
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
-        """Different rows of `features`, int64 [count]: the images that stand for one class.
+        """Selects the images that represent one class.
 
-        `features` float64 [n, d] of mean 0, n at least `count`; `generator` is this class's own.
+        Args:
+            features: The features of the class's images, float64 [n, d] with mean 0.
+            count: The number of images to select, at most n.
+            generator: A random generator for this class.
+
+        Returns:
+            Distinct row indices of `features`, int64 [count].
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Optimal transport for distillation: exact plans, barycenters of one class's features, sliced transport."""
+"""Optimal transport for distillation: exact plans, barycenters of the features of one class, sliced transport."""
 
 from ddbench.ot.barycenters import barycenter_paper, barycenter_released, newton_step, project_simplex
 from ddbench.ot.exact import nearest_shares, squared_distances, transport_cost, transport_plan

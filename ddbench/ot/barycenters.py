@@ -1,9 +1,7 @@
-"""Optimal transport numerics: exact plans and costs, and Wasserstein-2 barycenters of one class's features.
+"""Barycenters of one class by exact transport: the paper's Algorithm 2 and the released code's solver.
 
-Everywhere Z [n, d] are the real features of one class (mass 1/n each), B [m, d] the barycenter's points and w
-[m] their weights on the simplex, m = images per class. Arithmetic is float64, but for Lloyd's; a barycenter
-comes back in the dtype and on the device of the features that it was given. Plans are exact (POT's network simplex)
-and computed on the CPU.
+Notation as in `ddbench.ot.exact`. Arithmetic is float64 on the CPU. A barycenter is returned in the type and on the
+device of the features.
 """
 
 from typing import Literal
@@ -17,11 +15,29 @@ from ddbench.ot.lloyd import kmeans_plus_plus
 from ddbench.ot.points import Barycenter, check_count, float64_on_cpu
 
 Start = Literal["kmeans++", "real", "normal"]
+"""How a solver chooses its starting points; see `barycenter_paper`."""
 
 
 def project_simplex(v: Tensor) -> Tensor:
-    """The nearest point of the probability simplex to `v` [..., m] (Euclidean; by sorting, batched)."""
-    # A common shift does not move the projection; without it large equal entries would swallow the 1.
+    """Projects vectors onto the probability simplex (Euclidean projection, by sorting).
+
+    `ot.utils.proj_simplex` of POT computes the same projection along axis 0. Its results differ in the last bits,
+    and it returns zeros where large equal entries absorb the 1, so it is not used here.
+
+    Args:
+        v: Vectors [..., m], projected along the last dimension.
+
+    Returns:
+        The nearest points of the simplex [..., m]: at least 0, sum 1.
+
+    Example:
+        >>> project_simplex(torch.tensor([0.5, 1.5, -1.0]))
+        tensor([0., 1., 0.])
+        >>> project_simplex(torch.tensor([[0.25, 0.75], [3.0, 3.0]]))
+        tensor([[0.2500, 0.7500],
+                [0.5000, 0.5000]])
+    """
+    # A common shift does not change the projection. Without it, large equal entries would absorb the 1.
     shifted = v - v.amax(-1, keepdim=True)
     ordered = shifted.sort(-1, descending=True).values
     excess = ordered.cumsum(-1) - 1
@@ -31,10 +47,24 @@ def project_simplex(v: Tensor) -> Tensor:
 
 
 def newton_step(points: Tensor, plan: Tensor, features: Tensor) -> Tensor:
-    """The points [m, d] after one Newton step on <C, plan> with `plan` [n, m] fixed (paper: Eq. 35-38).
+    """Takes one Newton step on the transport cost <C, plan> in the points, with the plan fixed.
 
-    The Hessian is twice the plan's own column sums, so each point goes to the mean of the features that it
-    receives. A point that receives no mass stays where it is.
+    Source: paper, Eq. 35-38. The Hessian is twice the column sums of the plan, so each point moves to the mean of the
+    features that it receives. The paper does not treat a point that receives no mass; here it does not move.
+
+    Args:
+        points: Points B [m, d].
+        plan: Transport plan T [n, m], in the type of the points.
+        features: Features Z [n, d].
+
+    Returns:
+        The new points [m, d].
+
+    Example:
+        >>> plan = torch.tensor([[0.5, 0.0], [0.5, 0.0]])
+        >>> newton_step(torch.tensor([[0.0], [7.0]]), plan, torch.tensor([[1.0], [3.0]]))
+        tensor([[2.],
+                [7.]])
     """
     mass = plan.sum(0).unsqueeze(1)
     half_gradient = mass * points - plan.T @ features
@@ -49,19 +79,39 @@ def barycenter_paper(
     eta: float = 1.0,
     start: Start = "kmeans++",
 ) -> Barycenter:
-    """Algorithm 2 of the paper: projected subgradient steps on the weights, Newton steps on the points.
+    """Computes a barycenter with free weights by the paper's Algorithm 2.
 
-    `features` [n, d], `m` points, `iterations` K (paper: 10). The paper gives neither step size, start nor
-    the normalisation of the dual; chosen here: beta centred to mean 0 (`transport_plan`) and Polyak's step
-    eta (cost - best) / ||beta||^2, where `best` is the cost under the optimal weights for these points, which
-    is known in closed form (`nearest_shares`). So `eta` (from 0, uniform weights, to below 2) is free of the
-    features' scale, and the step shrinks as the weights become optimal. `start`: "kmeans++" (greedy, see
-    `barycenter_lloyd`), "real" (distinct features drawn uniformly) or "normal" (standard normal, as
-    released). Raises DDBenchError on more points than features for the first two, and on features that are
-    not finite.
+    Alternates projected subgradient steps on the weights with Newton steps on the points (`newton_step`). The paper
+    gives no step size, no start and no normalisation of the dual. Here beta is centred to mean 0 (`transport_plan`)
+    and the step is Polyak's, eta (cost - best) / ||beta||^2, where `best` is the cost under the optimal weights for
+    the current points, known in closed form (`nearest_shares`). So `eta` does not depend on the scale of the features,
+    and the step shrinks as the weights become optimal.
+
+    Args:
+        features: Features Z [n, d] of one class, finite.
+        m: Number of points, the images per class.
+        generator: Source of the random start.
+        iterations: Rounds K (paper: 10); 0 returns the start.
+        eta: Relative step on the weights, from 0 (weights stay uniform) to below 2.
+        start: "kmeans++" (greedy seeds, see `barycenter_lloyd`), "real" (distinct features drawn uniformly) or
+            "normal" (standard normal, as in the released code).
+
+    Returns:
+        The barycenter, in the type and on the device of the features.
+
+    Raises:
+        DDBenchError: Features are not finite, or `m` is more than n ("kmeans++" and "real").
+
+    Example:
+        >>> features = torch.tensor([[0.0], [1.0], [2.0], [11.0]])
+        >>> result = barycenter_paper(features, 2, torch.Generator().manual_seed(0))
+        >>> result.points.sort(0).values.flatten().tolist()
+        [1.0, 11.0]
+        >>> result.weights.sort().values.tolist()
+        [0.25, 0.75]
     """
     z = float64_on_cpu(features, "features")
-    points = _started(z, m, generator, start)
+    points = _starting_points(z, m, generator, start)
     weights = torch.full((m,), 1 / m, dtype=torch.float64)
     for _ in range(iterations):
         plan, beta, cost = transport_plan(points, weights, z)
@@ -74,10 +124,28 @@ def barycenter_paper(
 
 
 def barycenter_released(features: Tensor, m: int, generator: Generator, iterations: int = 100) -> Barycenter:
-    """The released code's barycenter: POT's free-support solver, fixed uniform weights, normal start.
+    """Computes a barycenter with fixed uniform weights as the released code does.
 
-    `features` [n, d], `m` points; at most `iterations` rounds (POT's default: 100; its default threshold
-    1e-7). Raises DDBenchError on features that are not finite.
+    Source: released code. It calls POT's `free_support_barycenter` from a standard normal start.
+
+    Args:
+        features: Features Z [n, d] of one class, finite.
+        m: Number of points, the images per class.
+        generator: Source of the random start.
+        iterations: Largest number of rounds (default of POT: 100). POT stops earlier once the points move by less
+            than its default threshold, 1e-7.
+
+    Returns:
+        The barycenter with weights 1/m, in the type and on the device of the features.
+
+    Raises:
+        DDBenchError: Features are not finite.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+        >>> result = barycenter_released(features, 2, torch.Generator().manual_seed(0))
+        >>> result.points.sort(0).values.flatten().tolist(), result.weights.tolist()
+        ([0.5, 10.5], [0.5, 0.5])
     """
     import ot
 
@@ -86,20 +154,20 @@ def barycenter_released(features: Tensor, m: int, generator: Generator, iteratio
     points = ot.lp.free_support_barycenter(
         [z.numpy()],
         [np.full(len(z), 1 / len(z))],
-        _started(z, m, generator, "normal").numpy(),
+        _starting_points(z, m, generator, "normal").numpy(),
         b=weights.numpy(),
         numItermax=iterations,
     )
     return Barycenter(torch.from_numpy(points).to(features), weights.to(features))
 
 
-def _started(z: Tensor, m: int, generator: Generator, start: Start) -> Tensor:
-    """The points [m, d] that a solver starts from; see `barycenter_paper`."""
+def _starting_points(z: Tensor, m: int, generator: Generator, start: Start) -> Tensor:
+    """Returns starting points [m, d] for the features `z` [n, d]; `barycenter_paper` describes the starts."""
     if start == "normal":
         return torch.randn(m, z.shape[1], generator=generator, dtype=torch.float64)
     check_count(m, len(z))
     if start == "real":
         return z[torch.randperm(len(z), generator=generator)[:m]]
-    real = torch.ones(1, len(z), dtype=torch.bool)
+    valid = torch.ones(1, len(z), dtype=torch.bool)
     times = torch.empty(len(z), m, dtype=z.dtype).exponential_(generator=generator).T.unsqueeze(1)
-    return z[kmeans_plus_plus((z - z.mean(0)).unsqueeze(0), real, times)[0]]
+    return z[kmeans_plus_plus((z - z.mean(0)).unsqueeze(0), valid, times)[0]]

@@ -1,9 +1,8 @@
-"""Optimal transport numerics: exact plans and costs, and Wasserstein-2 barycenters of one class's features.
+"""Exact optimal transport between the features of one class and a weighted point set.
 
-Everywhere Z [n, d] are the real features of one class (mass 1/n each), B [m, d] the barycenter's points and w
-[m] their weights on the simplex, m = images per class. Arithmetic is float64, but for Lloyd's; a barycenter
-comes back in the dtype and on the device of the features that it was given. Plans are exact (POT's network simplex)
-and computed on the CPU.
+Notation of this package: Z [n, d] are the real features of one class, with mass 1/n each; B [m, d] are the points of
+a barycenter; w [m] are their weights on the simplex; m is the number of images per class. `transport_plan` solves in
+float64 on the CPU with POT's network simplex.
 """
 
 import numpy as np
@@ -11,28 +10,53 @@ import torch
 from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
-from ddbench.ot.points import float64_on_cpu
+from ddbench.ot.points import checked_weights, float64_on_cpu
 
-# Far above what a class takes: POT's own bound (1e5) may stop short of the optimum with just a warning.
+# POT's default limit (1e5) may stop short of the optimum with only a warning; a class needs far fewer than this.
 _MAX_PIVOTS = 10_000_000
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """||a_i - b_j||^2 [..., m, n] of `a` [..., m, d] and `b` [..., n, d], without an m x n x d temporary.
+    """Computes the squared Euclidean distances between two sets of vectors.
 
-    Never negative. Expanded as |a|^2 + |b|^2 - 2ab: in float32 distances far below the norms lose digits.
+    Uses the expansion |a|^2 + |b|^2 - 2ab, which needs no temporary of size m x n x d. In float32, distances far
+    below the norms lose digits; rounding below 0 is clamped.
+
+    Args:
+        a: Vectors [..., m, d].
+        b: Vectors [..., n, d], of the same type and on the same device.
+
+    Returns:
+        ||a_i - b_j||^2, [..., m, n], never negative.
+
+    Example:
+        >>> squared_distances(torch.tensor([[0.0, 0.0], [3.0, 0.0]]), torch.tensor([[0.0, 4.0]]))
+        tensor([[16.],
+                [25.]])
     """
-    # vector_norm needs no temporary of the features' size; with one this would cost more than the product.
+    # vector_norm needs no temporary of the features' size; with one, the norms would cost more than the product.
     norms_a: Tensor = torch.linalg.vector_norm(a, dim=-1).square()
     norms_b: Tensor = torch.linalg.vector_norm(b, dim=-1).square()
     return (norms_a.unsqueeze(-1) + norms_b.unsqueeze(-2) - 2 * (a @ b.transpose(-1, -2))).clamp_min(0)
 
 
 def nearest_shares(points: Tensor, features: Tensor) -> Tensor:
-    """Weights [..., m]: the share of `features` [..., n, d] that each of `points` [..., m, d] is nearest to.
+    """Computes the share of the features for which each point is the nearest.
 
-    For fixed points these weights minimise the transport cost: every feature travels to its nearest point.
-    Ties go to the first point; a point that is nearest to nothing has weight 0.
+    For fixed points, these weights minimise the transport cost W_2^2 over all weights: every feature moves to its
+    nearest point. Distances are computed in float64.
+
+    Args:
+        points: Points B [..., m, d].
+        features: Features Z [..., n, d], on the same device.
+
+    Returns:
+        Weights [..., m] in the type of `points`; they sum to 1. The first point wins a tie. A point that is nearest
+        to no feature has weight 0.
+
+    Example:
+        >>> nearest_shares(torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [2.0], [3.0], [9.0]]))
+        tensor([0.7500, 0.2500])
     """
     nearest = squared_distances(points.double(), features.double()).argmin(-2)
     members = torch.nn.functional.one_hot(nearest, points.shape[-2])
@@ -40,47 +64,70 @@ def nearest_shares(points: Tensor, features: Tensor) -> Tensor:
 
 
 def transport_plan(points: Tensor, weights: Tensor, features: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The exact plan between weighted `points` ([m, d], [m]) and `features` [n, d] (1/n each), in float64.
+    """Solves the exact transport problem between weighted points and the features of one class.
 
-    Returns the plan [n, m] (rows sum to 1/n, columns to the weights), the dual of the weights beta [m] and
-    the cost W_2^2 (paper: Eq. 27-31). beta is a subgradient of the cost in the weights, centred to mean 0:
-    the cost lives on the simplex, where a constant in beta means nothing. For a point without mass it is the
-    largest feasible value: the rate at which the cost changes when the point is given mass. Raises
-    DDBenchError on values that are not finite, shapes that do not fit, and weights that are negative or do
-    not sum to 1 (within 1e-4; then rescaled).
+    Source: paper, Eq. 27-31. The paper does not normalise the dual. Here it is centred to mean 0: the weights live
+    on the simplex, so a constant in the dual has no effect on them.
+
+    Args:
+        points: Points B [m, d], finite.
+        weights: Masses w [m] of the points: at least 0, sum 1 within 1e-4 (then rescaled to sum 1).
+        features: Features Z [n, d], finite, with mass 1/n each.
+
+    Returns:
+        A tuple of the plan T [n, m] (rows sum to 1/n, columns to the weights), the dual beta [m] of the weights, and
+        the cost W_2^2. Both tensors are float64 on the CPU. beta is a subgradient of the cost with respect to the
+        weights. For a point without mass, beta is the largest feasible value: the rate at which the cost changes when
+        the point gains mass.
+
+    Raises:
+        DDBenchError: A value is not finite, shapes do not match, the weights are not on the simplex, or the solver
+            does not reach the optimum.
+
+    Example:
+        >>> points, features = torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [9.0]])
+        >>> plan, beta, cost = transport_plan(points, torch.tensor([0.5, 0.5]), features)
+        >>> plan.tolist(), beta.tolist(), cost
+        ([[0.5, 0.0], [0.0, 0.5]], [0.0, 0.0], 1.0)
     """
     z, b = float64_on_cpu(features, "features"), float64_on_cpu(points, "points")
     if z.shape[1] != b.shape[1]:
         raise DDBenchError(f"points have {b.shape[1]} dimensions, features {z.shape[1]}")
-    w = weights.detach().to("cpu", torch.float64)
-    if w.shape != b.shape[:1] or not (bool((w >= 0).all()) and abs(float(w.sum()) - 1) < 1e-4):
-        raise DDBenchError(
-            f"transport needs {len(b)} weights that are at least 0 and sum to 1, "
-            f"got {w.numel()} that sum to {float(w.sum()):g}"
-        )
+    w = checked_weights(weights.detach().to("cpu", torch.float64), len(b))
 
-    import ot  # here, because POT takes seconds to import, which a run from the cache need not wait for
+    import ot  # not at the top: POT takes seconds to import, and a run from the cache does not need it
 
-    # Centring both changes no distance but saves the digits that a large common offset would cost.
+    # Centring both sides changes no distance but keeps the digits that a large common offset would cost.
     costs = squared_distances(b - z.mean(0), z - z.mean(0))
-    # POT leaves the dual of a massless point arbitrary: solve without these points, then extend the dual.
-    massive = w > 0
+    # POT leaves the dual of a point without mass arbitrary: solve without these points, then extend the dual.
+    has_mass = w > 0
     plan = torch.zeros_like(costs)
     uniform = np.full(len(z), 1 / len(z))
-    solved, log = ot.emd(
-        (w[massive] / w.sum()).numpy(), uniform, costs[massive].numpy(), numItermax=_MAX_PIVOTS, log=True
-    )
+    solved, log = ot.emd(w[has_mass].numpy(), uniform, costs[has_mass].numpy(), numItermax=_MAX_PIVOTS, log=True)
     if log["warning"] is not None:
         raise DDBenchError(f"optimal transport of {len(z)} features to {len(b)} points failed: {log['warning']}")
-    plan[massive] = torch.from_numpy(solved)
-    alpha = (costs[massive] - torch.from_numpy(log["u"]).unsqueeze(1)).amin(0)
+    plan[has_mass] = torch.from_numpy(solved)
+    alpha = (costs[has_mass] - torch.from_numpy(log["u"]).unsqueeze(1)).amin(0)
     beta = (costs - alpha).amin(1)
     return plan.T, beta - beta.mean(), float((plan * costs).sum())
 
 
 def transport_cost(points: Tensor, weights: Tensor, features: Tensor) -> float:
-    """The exact W_2^2 between the weighted `points` ([m, d], [m]) and `features` [n, d].
+    """Computes the exact cost W_2^2 between weighted points and the features of one class.
 
-    Raises DDBenchError as `transport_plan` does.
+    Args:
+        points: Points B [m, d], finite.
+        weights: Masses w [m] of the points: at least 0, sum 1 within 1e-4 (then rescaled to sum 1).
+        features: Features Z [n, d], finite, with mass 1/n each.
+
+    Returns:
+        The cost, in squared units of the features.
+
+    Raises:
+        DDBenchError: See `transport_plan`.
+
+    Example:
+        >>> transport_cost(torch.tensor([[0.0]]), torch.tensor([1.0]), torch.tensor([[1.0], [3.0]]))
+        5.0
     """
     return transport_plan(points, weights, features)[2]

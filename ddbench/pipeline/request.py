@@ -15,7 +15,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.config.recipes import SECTIONS, Recipe
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.errors import DDBenchError, did_you_mean, unknown
-from ddbench.core.text import first_line
+from ddbench.core.text import error_text
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import Kind, PluginRegistry
@@ -193,7 +193,7 @@ def expand_cell(
             for number in range(request.seeds)
         ]
     except ValidationError as error:
-        raise DDBenchError(first_line(error)) from error
+        raise DDBenchError(error_text(error)) from error
 
 
 def _compose(
@@ -260,7 +260,7 @@ def _apply_assignments(
         if not value.strip():
             raise DDBenchError(f"--set {text}: there is no value (for none, write null)")
         try:
-            parsed = recipes_module.plain(value)
+            parsed = recipes_module.parse_plain_yaml(value)
         except ValueError as error:
             raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
         settings[section][name.strip()] = parsed
@@ -279,4 +279,4 @@ def _validated(model: type[Model], section: str, settings: Mapping[str, Mapping[
     try:
         return model(**values)
     except ValidationError as error:
-        raise DDBenchError(f"{section}.{first_line(error)}".replace("..", ".")) from error
+        raise DDBenchError(f"{section}.{error_text(error)}".replace("..", ".")) from error

@@ -15,7 +15,7 @@ from torch import nn
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import Stem
 from ddbench.core.errors import DDBenchError, PluginError
-from ddbench.core.files import atomic_write, sweep, translate_os_errors
+from ddbench.core.files import atomic_write, remove_abandoned, translate_os_errors
 from ddbench.nn.build import build_network
 from ddbench.nn.layers import batch_norms, weighted_layers
 from ddbench.pipeline import estimate
@@ -166,7 +166,7 @@ def preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
     experiment, info = pipeline.experiment, pipeline.dataset.info
     name = records.run_name(experiment.method_name, experiment.dataset, experiment.ipc, record.distilled_digest)
     path = results_dir / "runs" / name / "preview.png"
-    sweep(path)
+    remove_abandoned(path)
     if not path.exists():
         images, labels = pipeline.distilled.head(10)
         size = "whole training set" if experiment.ipc is None else f"IPC {experiment.ipc}"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.results.records import Record
 from ddbench.results.scores import STUDENT_NUMERICS
-from ddbench.storage.cache import canonical
+from ddbench.storage.cache import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Facts = dict[str, Any]
 SHARED = ("dataset", "classes", "evaluator", "student")
-COLUMNS = ("panel", *SHARED, "series", "method", "recipe", "x", "top1", "deviation", "n", "sets")
+MEAN_COLUMNS = ("panel", *SHARED, "series", "method", "recipe", "x", "top1", "deviation", "n", "sets")
 
 
 def distillation_config(record: Record) -> Facts:
@@ -40,7 +40,7 @@ def evaluation_conditions(record: Record) -> Facts:
     return {
         "dataset": record.dataset,
         "classes": record.classes,
-        **real(record),
+        **data_settings(record),
         "ipc": record.ipc,
         "evaluator": f"{record.evaluator} v{record.evaluator_version}",
         **_under("evaluator", configuration["evaluator_settings"]),
@@ -53,7 +53,7 @@ def evaluation_conditions(record: Record) -> Facts:
     }
 
 
-def real(record: Record) -> Facts:
+def data_settings(record: Record) -> Facts:
     """How the real images were seen, by dotted name."""
     return _under("data", {"holdout": 0.0, **record.configuration["data"]})
 
@@ -62,7 +62,7 @@ def _under(section: str, settings: Mapping[str, Any]) -> Facts:
     return {f"{section}.{name}": value for name, value in settings.items()}
 
 
-def called(found: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
+def set_labels(found: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
     """What each record's way of making a set is called: `wmdd`, and as much more as tells them apart."""
     recipes = defaultdict(set)
     for record in found:
@@ -84,7 +84,7 @@ def disambiguate_labels(heads: Sequence[str], facts: Sequence[Facts], found: Seq
     for head in {head for head in heads if heads.count(head) > 1}:
         mine = [number for number, other in enumerate(heads) if other == head]
         shared = set.intersection(*(set(facts[number]) for number in mine))
-        differing = sorted(name for name in shared if len({canonical(facts[number][name]) for number in mine}) > 1)
+        differing = sorted(name for name in shared if len({canonical_json(facts[number][name]) for number in mine}) > 1)
         texts = {n: ", ".join(_said(name, facts[n][name], found[n]) for name in differing) for n in mine}
         for number, text in texts.items():
             told = 0 < len(differing) <= 2 and list(texts.values()).count(text) == 1
@@ -98,7 +98,7 @@ def recipe(record: Record, over: str = "") -> str:
     return "+".join(record.recipes) + (" --set" if set(changed) - {over, "teacher.checkpoint"} else "")
 
 
-def in_order(label: str) -> list[tuple[int, float, str]]:
+def natural_order(label: str) -> list[tuple[int, float, str]]:
     """A key to sort labels by in which numbers count as numbers: 50 before 300."""
     parts = re.split(r"(\d+(?:\.\d+)?)", label)
     return [(1, float(part), "") if part[:1].isdigit() else (0, 0.0, part) for part in parts]
@@ -116,7 +116,7 @@ def _said(name: str, value: object, record: Record) -> str:
     return f"{name.rpartition('.')[2]} {shown}"
 
 
-def means(found: Sequence[Record], over: str) -> pd.DataFrame:
+def mean_top1(found: Sequence[Record], over: str) -> pd.DataFrame:
     """Top-1 over the fact `over` ("ipc", "method.bn_weight"): one row for students that differ in seeds alone.
 
     Columns: `panel`, which names what its students share (never two protocols, teachers or sizes), and of that
@@ -133,14 +133,14 @@ def means(found: Sequence[Record], over: str) -> pd.DataFrame:
         around, made = evaluation_conditions(record), distillation_config(record)
         x = around.pop(over, made.pop(over, None))
         if x is not None:
-            panel, maker = canonical(around), canonical(made)
+            panel, maker = canonical_json(around), canonical_json(made)
             panels.setdefault(panel, (record, around))
             series.setdefault(maker, (record, made))
             student = (record.distilled_digest, record.seed + record.student_seed)
             students.setdefault((panel, maker, float(x)), {})[student] = record
     titles = dict(zip(panels, _titles([*panels.values()], over), strict=True))
     makers = [record for record, _ in series.values()]
-    names = dict(zip(series, called(makers, [made for _, made in series.values()]), strict=True))
+    names = dict(zip(series, set_labels(makers, [made for _, made in series.values()]), strict=True))
     rows: list[dict[str, Any]] = []
     for (panel, maker, x), mine in students.items():
         shared, maker_of = panels[panel][0], series[maker][0]
@@ -159,8 +159,8 @@ def means(found: Sequence[Record], over: str) -> pd.DataFrame:
                 "sets": len({digest for digest, _ in mine}),
             }
         )
-    rows.sort(key=lambda row: (in_order(row["panel"]), in_order(row["series"]), row["x"]))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    rows.sort(key=lambda row: (natural_order(row["panel"]), natural_order(row["series"]), row["x"]))
+    return pd.DataFrame(rows, columns=list(MEAN_COLUMNS))
 
 
 def _titles(panels: Sequence[tuple[Record, Facts]], over: str) -> list[str]:

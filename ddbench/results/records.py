@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from ddbench.api.evaluator import Metrics
-from ddbench.config.recipes import check_plain
+from ddbench.config.recipes import require_plain
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
-from ddbench.core.text import first_line
+from ddbench.core.text import error_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def _sound(tree: Tree) -> Tree:
         try:
             model(**{key: value for key, value in tree[name].items() if key in model.model_fields})
         except ValidationError as error:
-            raise ValueError(f"{name}.{first_line(error)}") from error
+            raise ValueError(f"{name}.{error_text(error)}") from error
     return tree
 
 
@@ -153,7 +153,7 @@ def read(path: Path) -> Record:
     except OSError as error:
         raise DDBenchError(f"record {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, ValidationError) as error:
-        raise DDBenchError(f"{path} is not a record: {first_line(error)}") from error
+        raise DDBenchError(f"{path} is not a record: {error_text(error)}") from error
 
 
 def dump_with_digest(content: Mapping[str, Any]) -> str:
@@ -170,7 +170,7 @@ def load_verified(text: str) -> dict[str, Any]:
         found = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    check_plain(found)
+    require_plain(found)
     content = dict(found)
     if "digest" in content and content.pop("digest") != _digest(content):
         raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
@@ -192,7 +192,7 @@ def find(folder: Path, name: str | None) -> Path:
     """The record called `name` (or beginning so), or the newest one. Raises DDBenchError with "did you mean"."""
     paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
-        raise nothing_in(folder)
+        raise no_records_error(folder)
     if name is None:
         return paths[-1]
     exact = [path for path in paths if path.stem == name.removesuffix(".json")]
@@ -204,7 +204,7 @@ def find(folder: Path, name: str | None) -> Path:
     return matching[0]
 
 
-def readable(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[Record]:
+def read_all(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[Record]:
     """All readable records of `folder`, by name; `warn` is told of every file that is no record."""
     found = []
     for path in sorted(folder.glob("*.json")):
@@ -215,7 +215,7 @@ def readable(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[
     return found
 
 
-def nothing_in(folder: Path) -> DDBenchError:
+def no_records_error(folder: Path) -> DDBenchError:
     """The error where a folder holds no record, with a command that makes one."""
     example = "ddbench run --method random --dataset digits --ipc 1"
     return DDBenchError(f"no records in {folder}; run something first, e.g. {example}")
@@ -231,7 +231,7 @@ def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFr
     import pandas as pd
 
     rows = []
-    for record in readable(folder, warn):
+    for record in read_all(folder, warn):
         row = record.model_dump(mode="json", exclude={"metrics", "keys"})
         rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.api.settings import TrainingSettings
 from ddbench.config.schema import TeacherConfig
 from ddbench.evaluators.base import DistilledSetProtocol
-from ddbench.storage.cache import canonical
+from ddbench.storage.cache import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ AS_FULL = (*WORLD, "training recipe")
 STUDENT_NUMERICS = ("models", "training", "views")
 OF_THE_TEACHER = TeacherConfig.model_fields.keys() - TrainingSettings.model_fields.keys()
 
-COLUMNS = (
+SCORE_COLUMNS = (
     *("method", "recipes", "dataset", "image_size", "holdout", "ipc", "student", "protocol", "regime", "teacher"),
     *("top1", "deviation", "n", "sets", "random", "random_n", "ior"),
     *("hard", "hard_n", "full", "full_n", "hlr", "lrs", "missing"),
@@ -57,7 +57,7 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     for student in students:
         if student.ipc is not None and regime in (None, student.regime):
             groups.setdefault(student.group, []).append(student)
-    return pd.DataFrame([_line(_distinct(group), students) for group in groups.values()], columns=list(COLUMNS))
+    return pd.DataFrame([_line(_distinct(group), students) for group in groups.values()], columns=list(SCORE_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ def _student(row: Mapping[Hashable, Any]) -> _Student:
         "dataset": row["dataset"],
         "fingerprint": row["data"].get("fingerprint"),
         "image size": str(row["image_size"]),
-        "stored images": canonical(data),
+        "stored images": canonical_json(data),
         "holdout": str(row["holdout"]),
         "student": f"{row['student']} {configuration['student_stem']}",
         "device": f"{runtime['device'].partition(':')[0]} {runtime['precision']}",
         "numerics": " ".join(numerics),
         "IPC": str(ipc),
         "protocol": protocol,
-        "protocol settings": canonical(settings),
-        "shared protocol settings": canonical({name: settings.get(name) for name in DistilledSetProtocol.model_fields}),
+        "protocol settings": canonical_json(settings),
+        "shared protocol settings": canonical_json({name: settings.get(name) for name in DistilledSetProtocol.model_fields}),
         # Hard labels come from no teacher, whichever the images came from.
         "teacher": "none" if row["regime"] == "hard" else row["teacher"].get("digest"),
-        "training recipe": canonical({name: value for name, value in teacher.items() if name not in OF_THE_TEACHER}),
+        "training recipe": canonical_json({name: value for name, value in teacher.items() if name not in OF_THE_TEACHER}),
     }
     made = {name: configuration[name] for name in ("method_settings", "statistics", "distill")}
     group = [row["method"], row["method_version"], made, terms, row["teacher"].get("key")]
@@ -126,7 +126,7 @@ def _student(row: Mapping[Hashable, Any]) -> _Student:
         distilled=row["distilled_digest"],
         seed=row["seed"] + row["student_seed"],
         terms=terms,
-        group=canonical(group),
+        group=canonical_json(group),
         shown=shown,
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, NotCached
-from ddbench.core.files import abandoned, atomic_write, sweep, translate_os_errors
+from ddbench.core.files import is_abandoned, atomic_write, remove_abandoned, translate_os_errors
 from ddbench.storage.locks import Locks
 
 FORMAT = "1"
@@ -28,14 +28,14 @@ Tensors = dict[str, Tensor]
 Built = tuple[Tensors, dict[str, Any]]
 
 
-def canonical(value: object) -> str:
+def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text. Raises TypeError for what JSON lacks."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
     """The key of everything an artifact depends on: 32 hexadecimal characters of SHA-256 over canonical JSON."""
-    return hashlib.sha256(canonical(depends_on).encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical_json(depends_on).encode()).hexdigest()[:32]
 
 
 def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
@@ -54,7 +54,7 @@ def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
 
     `meta` is JSON-able. Raises DDBenchError where the disk is full or the folder cannot be written.
     """
-    text = canonical(meta)
+    text = canonical_json(meta)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_cpu, text)
     with atomic_write(path) as partial:
@@ -112,7 +112,7 @@ def _content(path: Path) -> str | None:
     return str(content)
 
 
-def set_aside(path: Path, fault: str = "damaged") -> Path:
+def quarantine(path: Path, fault: str = "damaged") -> Path:
     """Renames a file that is of no use so that it is never read again, and returns its new path."""
     target = path.with_name(f"{path.name}.{fault}-{time.time_ns()}")
     try:
@@ -163,11 +163,11 @@ class Checkpoint:
         if found is None and not self.path.exists():
             return None
         if found is None:
-            self.warn(f"damaged checkpoint set aside: {set_aside(self.path)}; starting this part again")
+            self.warn(f"damaged checkpoint set aside: {quarantine(self.path)}; starting this part again")
             return None
         tensors, meta, _ = found
         if meta.pop("checkpoint_of", self.path.stem) != self.path.stem:
-            self.warn(f"misnamed checkpoint set aside: {set_aside(self.path, 'misnamed')}; starting this part again")
+            self.warn(f"misnamed checkpoint set aside: {quarantine(self.path, 'misnamed')}; starting this part again")
             return None
         return tensors, meta
 
@@ -179,7 +179,7 @@ class Checkpoint:
     def clear(self) -> None:
         """Removes it, and what is left of one that was being saved."""
         self.path.unlink(missing_ok=True)
-        sweep(self.path)
+        remove_abandoned(self.path)
 
     def clear_behind(self, artifact: Path) -> None:
         """Removes it where it is older than `artifact`, whose maker was killed before it could do so."""
@@ -234,11 +234,11 @@ class Cache:
 
     @property
     def forced(self) -> frozenset[str]:
-        """The stages that are computed anew."""
+        """The stages that are computed anew: those that were asked for and all after them."""
         return self._force
 
     def force(self, stages: frozenset[str]) -> None:
-        """Computes these stages anew, even where their artifacts exist."""
+        """Builds the artifacts of these stages anew in this process, even where they exist."""
         self._force = stages
 
     def made_elsewhere(self, name: str) -> bool:
@@ -292,7 +292,7 @@ class Cache:
         return artifact
 
     def _aside(self, fault: str, path: Path, why: str = "") -> None:
-        self._warn(f"{fault} {path.parent.name} artifact set aside: {set_aside(path, fault)}{why}")
+        self._warn(f"{fault} {path.parent.name} artifact set aside: {quarantine(path, fault)}{why}")
 
     def _changed(self, made_from: Mapping[str, str]) -> str | None:
         """The name of the first of these artifacts that is there with another content."""
@@ -321,13 +321,13 @@ class Cache:
             raise NotCached(f"{path} is not there, and nothing is computed here")
         if found is not None:
             checkpoint.clear_behind(path)
-            sweep(path)  # the empty folder of a writer that was killed right after it was done
+            remove_abandoned(path)  # the empty folder of a writer that was killed right after it was done
             return found
         with self._locks.holding(f"{stage}-{path.stem}", f"{stage} artifact"):
             found = self.find(stage, depends_on)  # another process may have built it while this one waited
             if found is not None:
                 return found
-            sweep(path)
+            remove_abandoned(path)
             if stage in self._force:
                 checkpoint.clear()
             tensors, meta = build(checkpoint)
@@ -376,7 +376,7 @@ class Cache:
     def _remove(self, entry: dict[str, Any], old: bool) -> bool:
         path = entry["path"]
         half = path.parent.suffix == ".partial"
-        if not (abandoned(path.parent) if half else old):
+        if not (is_abandoned(path.parent) if half else old):
             return False
         with translate_os_errors(path):
             path.unlink(missing_ok=True)
@@ -387,7 +387,7 @@ class Cache:
     def entries(self) -> list[dict[str, Any]]:
         """One row an artifact for `ddbench cache ls`: stage, key, bytes, modified (seconds since 1970), path."""
         rows = []
-        folders = sorted(path for path in self.root.glob("*") if path.is_dir() and path.name != "locks")
+        folders = [path for path in sorted(self.root.glob("*")) if path.is_dir() and path.name != "locks"]
         for folder in sorted(folders, key=lambda path: path.name == "checkpoints"):
             stage = folder.name
             for path in sorted(folder.rglob("*")):

@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 from ddbench.core import files
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint, canonical, read_tensors
-from ddbench.storage.remote_folder import Listed, SharedFolder, half_published
+from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint, canonical_json, read_tensors
+from ddbench.storage.remote_folder import ListedFile, RemoteFolder, is_abandoned_upload
 
-LOCAL = Path("~/.cache/ddbench/shared")
+LOCAL_COPIES = Path("~/.cache/ddbench/shared")
 """Holds the local copies; each can be removed at any time when nothing runs and nothing in it is unpublished."""
-AT_ONCE = 16
+PARALLEL_REQUESTS = 16
 """How many small files are asked for at the same time."""
-HEADER = 2**18
+HEADER_BYTES = 2**18
 """Bytes at the beginning of an artifact that are read for its header; a longer one is read by its length."""
-LONGEST = 2**26
-RESULTS = ("records", "efficiency", "runs", "failures", "figures")
+MAX_HEADER_BYTES = 2**26
+RESULT_FOLDERS = ("records", "efficiency", "runs", "failures", "figures")
 """The folders of results that are read from the shared ones; what is written anywhere below is published."""
 _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*/[0-9a-z]{32}\.safetensors")
 
@@ -41,7 +41,7 @@ class _Told(NamedTuple):
     made_from: str | None = None
 
 
-class SharedCache(Cache):
+class RemoteCache(Cache):
     """A cache whose artifacts are those of a shared folder; its local copy holds what was used here.
 
     What is not here is fetched, what is built is published; checkpoints, locks and what is set aside stay local. The
@@ -51,7 +51,7 @@ class SharedCache(Cache):
 
     def __init__(
         self,
-        shared: SharedFolder,
+        shared: RemoteFolder,
         force: frozenset[str] = frozenset(),
         warn: Callable[[str], None] | None = None,
         builds: bool = True,
@@ -119,7 +119,7 @@ class SharedCache(Cache):
         known = {row["path"] for row in found}
         return found + [{**row, "where": "here"} for row in super().entries() if row["path"] not in known]
 
-    def _entry(self, listed: Listed) -> dict[str, Any]:
+    def _entry(self, listed: ListedFile) -> dict[str, Any]:
         path = self.shared.here(listed.name)
         facts = {"bytes": listed.bytes, "modified": listed.modified, "where": "shared", "listed": listed}
         return {"stage": listed.name.partition("/")[0], "key": path.stem, "path": path, **facts}
@@ -128,7 +128,7 @@ class SharedCache(Cache):
         listed = entry.get("listed")
         if listed is None:
             return super()._remove(entry, old)
-        if half_published(listed) or (old and not listed.name.endswith(".partial")):
+        if is_abandoned_upload(listed) or (old and not listed.name.endswith(".partial")):
             self.shared.remove(listed.name)
             return True
         return False
@@ -145,11 +145,11 @@ class SharedCache(Cache):
         return self._there[name]
 
     def _ask(self, name: str) -> _Told | None:
-        start = self.shared.beginning(name, HEADER)
+        start = self.shared.beginning(name, HEADER_BYTES)
         if start is None:
             return None
         length = 8 + int.from_bytes(start[:8], "little")
-        if len(start) < length <= LONGEST:
+        if len(start) < length <= MAX_HEADER_BYTES:
             start = self.shared.beginning(name, length) or b""
         return _told_by(start)
 
@@ -212,7 +212,7 @@ class SharedCache(Cache):
     def _changed(self, made_from: Mapping[str, str]) -> str | None:
         names = {name: f"{name}.safetensors" for name in made_from}
         apart = [name for name in names.values() if _ARTIFACT.fullmatch(name) and self.root / name not in self._agreed]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             told = dict(zip(apart, pool.map(self._told, apart), strict=True))
         suspects = {}
         for name, content in made_from.items():
@@ -232,7 +232,7 @@ def _name(path: Path) -> str:
 def _start(path: Path) -> bytes:
     with contextlib.suppress(OSError), path.open("rb") as file:
         start = file.read(8)
-        return start + file.read(min(int.from_bytes(start, "little"), LONGEST))
+        return start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
     return b""
 
 
@@ -246,7 +246,7 @@ def _told_by(start: bytes) -> _Told:
         meta = json.loads(header["meta"])["meta"]
         content = meta.get("content")
         return _Told(
-            str(header["digest"]), None if content is None else str(content), canonical(meta.get("made_from", {}))
+            str(header["digest"]), None if content is None else str(content), canonical_json(meta.get("made_from", {}))
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _Told()
@@ -259,7 +259,7 @@ def is_url(place: str | Path) -> bool:
 
 def local_copy(url: str, of: str) -> Path:
     """The folder of this machine that holds the local copy of the cache or the results (`of`) at a URL."""
-    return LOCAL.expanduser() / hashlib.sha256(re.sub(r"//[^/]*@", "//", url).encode()).hexdigest()[:16] / of
+    return LOCAL_COPIES.expanduser() / hashlib.sha256(re.sub(r"//[^/]*@", "//", url).encode()).hexdigest()[:16] / of
 
 
 def open_cache(
@@ -270,7 +270,7 @@ def open_cache(
 ) -> Cache:
     """The cache at a URL or in a folder; arguments as Cache's. With its `place` another host opens the same."""
     if is_url(place):
-        return SharedCache(SharedFolder(str(place), local_copy(str(place), "cache"), warn), force, warn, builds)
+        return RemoteCache(RemoteFolder(str(place), local_copy(str(place), "cache"), warn), force, warn, builds)
     return Cache(Path(place).expanduser().resolve(), force, warn, builds)
 
 
@@ -279,16 +279,16 @@ def open_results(url: str, warn: Callable[[str], None] | None = None) -> Path:
 
     What could not be published before is published first. What is damaged there is found by who reads it.
     """
-    shared = SharedFolder(url, local_copy(url, "results"), warn)
+    shared = RemoteFolder(url, local_copy(url, "results"), warn)
     copy = shared.copy
     files.write_hooks.pop(copy, None)
     for name in shared.unpublished():
         if (copy / name).exists():
             shared.publish(name)
-    there = {each.name: each for folder in RESULTS for each in shared.list(folder) if "/." not in each.name}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    there = {each.name: each for folder in RESULT_FOLDERS for each in shared.list(folder) if "/." not in each.name}
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         list(pool.map(lambda each: _bring(shared, each), there.values()))
-    for path in (path for folder in RESULTS for path in (copy / folder).rglob("*") if path.is_file()):
+    for path in (path for folder in RESULT_FOLDERS for path in (copy / folder).rglob("*") if path.is_file()):
         name = path.relative_to(copy).as_posix()
         if name not in there and "/." not in name and not shared.is_unpublished(name):  # "/.": being written
             path.unlink(missing_ok=True)
@@ -304,7 +304,7 @@ def open_results(url: str, warn: Callable[[str], None] | None = None) -> Path:
     return copy
 
 
-def _bring(shared: SharedFolder, each: Listed) -> None:
+def _bring(shared: RemoteFolder, each: ListedFile) -> None:
     path = shared.here(each.name)
     with contextlib.suppress(OSError):
         known = path.stat()

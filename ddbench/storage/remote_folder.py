@@ -15,13 +15,13 @@ from urllib.parse import quote, unquote
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
-from ddbench.core.files import SILENT, atomic_write, translate_os_errors
+from ddbench.core.files import ABANDONED_AFTER, atomic_write, translate_os_errors
 
-UPLOADS_WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"})
+ATOMIC_UPLOADS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"})
 """Protocols where an upload is seen when it is complete, no part of it before; elsewhere: written beside and moved."""
-PATIENCE = 300.0
+RETRY_SECONDS = 300.0
 """Seconds that a storage which fails is asked again."""
-TELL_AFTER = 3.0
+WARN_AFTER = 3.0
 """Seconds of failing after which a person is told."""
 _PART = r"\.?[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*"
 _PLAIN = re.compile(rf"{_PART}(/{_PART})*")
@@ -38,7 +38,7 @@ class StorageError(DDBenchError):
     """What a storage does not do, in a line."""
 
 
-class Listed(NamedTuple):
+class ListedFile(NamedTuple):
     """One file of a listing: its name below the folder, size in bytes, and when it was written (seconds since 1970)."""
 
     name: str
@@ -46,7 +46,7 @@ class Listed(NamedTuple):
     modified: float
 
 
-class SharedFolder:
+class RemoteFolder:
     """The files below `url`, by names such as `teacher/KEY.safetensors`, and the folder `copy` of those that are here.
 
     What cannot be published at once is remembered beside them. `warn` is told where the storage fails and is asked
@@ -73,7 +73,7 @@ class SharedFolder:
         except (ValueError, OSError) as error:
             raise DDBenchError(f"{self} is no URL that fsspec can use: {error}") from error
         self._root = str(root).rstrip("/")
-        self._whole = protocol in UPLOADS_WHOLE
+        self._whole = protocol in ATOMIC_UPLOADS
         if not self._root:
             raise DDBenchError(f"{self} names no folder: give one, e.g. s3://BUCKET/FOLDER")
 
@@ -151,7 +151,7 @@ class SharedFolder:
         except FileNotFoundError:
             return None
 
-    def list(self, under: str = "") -> list[Listed]:
+    def list(self, under: str = "") -> list[ListedFile]:
         """Lists the shared files below the folder `under` (default: all) by name; only names that ddbench writes."""
         try:
             found = self._ask(lambda: self._fs.find(self._there(under) if under else self._root, detail=True))
@@ -161,7 +161,7 @@ class SharedFolder:
         for path, facts in sorted(found.items()):
             name = str(path).removeprefix(f"{self._root}/")
             if _PLAIN.fullmatch(name) and name.startswith(f"{under}/" if under else ""):
-                listed.append(Listed(name, int(facts.get("size") or 0), _modified(facts)))
+                listed.append(ListedFile(name, int(facts.get("size") or 0), _modified(facts)))
         return listed
 
     def remove(self, name: str) -> None:
@@ -200,11 +200,11 @@ class SharedFolder:
             except Exception as error:  # every kind of storage has its own
                 self._give_up(error)
                 waited = time.monotonic() - begun
-                if self._failed or waited + pause > PATIENCE:
+                if self._failed or waited + pause > RETRY_SECONDS:
                     self._failed = True
                     raise StorageError(f"{self} fails, asked for {waited:.0f} s: {_reason(error)}") from error
-                if not told and waited + pause > TELL_AFTER:
-                    self._warn(f"{self} fails ({_reason(error)}); asking again for {PATIENCE / 60:.0f} minutes")
+                if not told and waited + pause > WARN_AFTER:
+                    self._warn(f"{self} fails ({_reason(error)}); asking again for {RETRY_SECONDS / 60:.0f} minutes")
                     told = True
             else:
                 self._answered(told)
@@ -228,9 +228,9 @@ class SharedFolder:
             raise error
 
 
-def half_published(listed: Listed) -> bool:
+def is_abandoned_upload(listed: ListedFile) -> bool:
     """Whether it is what a writer left that was killed before it could move it to its place."""
-    return listed.name.endswith(".partial") and time.time() - listed.modified > SILENT
+    return listed.name.endswith(".partial") and time.time() - listed.modified > ABANDONED_AFTER
 
 
 def _reason(error: Exception) -> str:

@@ -44,9 +44,9 @@ def cells_of(
     with registry.attribute_errors("table", spec.name):
         cells = list(spec.cells(asked))
     for cell in _possible(cells, methods, registry):
-        place = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.across))
+        place = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.columns))
         if placed.setdefault(place, cell) != cell:
-            columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.across)
+            columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.columns)
             raise DDBenchError(f"table '{spec.name}' has two cells in row '{cell.row}'{columns}")
     if not placed:
         raise DDBenchError(f"table '{spec.name}' has no cell of method {', '.join(methods)}")

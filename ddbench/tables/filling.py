@@ -187,7 +187,7 @@ def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
                 row["error"],
                 row["note"],
             ]
-            for row in theirs[theirs["metric"] == (how.printed or metric)].to_dict("records")
+            for row in theirs[theirs["metric"] == (how.published_as or metric)].to_dict("records")
         }
         if values:
             found = [
@@ -211,10 +211,10 @@ def _published_alone(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
 def published_rows(spec: TableSpec) -> pd.DataFrame:
     """The published numbers of the table's name that are numbers of its metrics; an empty frame without any."""
     found = published.load(spec.name if published_datasets(spec) else published.TABLES[0])
-    metrics = [how.printed or name for name, how in spec.metrics.items()]
+    metrics = [how.published_as or name for name, how in spec.metrics.items()]
     return found[(found["table"] == spec.name) & found["metric"].isin(metrics)]
 
 
 def _place(spec: TableSpec, row: Mapping[Any, Any], label: str, network: str) -> tuple[object, ...]:
     ipc = None if pd.isna(row["ipc"]) else int(row["ipc"])
-    return (label, row["dataset"], ipc, network if "student" in spec.across else "")
+    return (label, row["dataset"], ipc, network if "student" in spec.columns else "")

@@ -93,8 +93,8 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> Block:
     for number, each in enumerate(part.to_dict("records")):
         members.setdefault((each["row"], _column(spec, each)), []).append(number)
     columns = list(dict.fromkeys(column for _, column in members))
-    if "ipc" in spec.across:
-        at = spec.across.index("ipc")
+    if "ipc" in spec.columns:
+        at = spec.columns.index("ipc")
         columns.sort(key=lambda column: (column[at] is None, column[at] or 0))
     protocols = part.loc[part["state"] == "measured", "protocol"].mode()
     writer = _Writer(spec, part, protocols.iloc[0] if len(protocols) else "")
@@ -115,7 +115,7 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> Block:
 
 
 def _column(spec: TableSpec, row: Mapping[Any, Any]) -> Column:
-    return tuple(_ipc(row["ipc"]) if name == "ipc" else row[name] for name in spec.across)
+    return tuple(_ipc(row["ipc"]) if name == "ipc" else row[name] for name in spec.columns)
 
 
 def _ipc(value: Any) -> int | None:
@@ -123,7 +123,7 @@ def _ipc(value: Any) -> int | None:
 
 
 def _title(spec: TableSpec, column: Column, name: str) -> str:
-    over = dict(zip(spec.across, column, strict=True))
+    over = dict(zip(spec.columns, column, strict=True))
     words = [str(value) for across, value in over.items() if across != "ipc"]
     if "ipc" in over:
         words.insert(0, "all" if over["ipc"] is None else f"IPC {over['ipc']}")
@@ -157,7 +157,7 @@ class _Writer:
             published = self._published(line[theirs], line.get(f"{theirs}_error"), name)
             published += f" [{self._note(note)}]" if note and note != self.common else ""
             measured = mine[mine["state"] == "measured"]
-            its_own = self.spec.metrics[name].subtracted and not str(note).startswith(QUOTED)
+            its_own = self.spec.metrics[name].show_difference and not str(note).startswith(QUOTED)
             if its_own and len(measured) and (measured["differs"] == "").all():
                 difference = f"{measured[name].mean() - line[theirs]:+.2f}"
         return {"": value, PUBLISHED: published, DIFFERENCE: difference}
@@ -178,8 +178,10 @@ class _Writer:
         found = mine[mine[name].notna()] if name in mine else mine.head(0)
         if len(found):
             metric, protocol = self.spec.metrics[name], found["protocol"].iloc[0]
-            words.append(_of_cell(found.iloc[0], name, metric) if metric.of_cell else _of_students(found[name], metric))
-            if self.usual and protocol != self.usual and "evaluator" not in self.spec.across:
+            words.append(
+                _of_cell(found.iloc[0], name, metric) if metric.per_cell else _of_students(found[name], metric)
+            )
+            if self.usual and protocol != self.usual and "evaluator" not in self.spec.columns:
                 words[0] += f" {protocol}"
         if name == next(iter(self.spec.metrics)):
             failed = mine.loc[mine["state"] == "failed", "reason"].drop_duplicates()
@@ -191,7 +193,7 @@ class _Writer:
     def _published(self, value: float | str, error: float | None, name: str) -> str:
         if isinstance(value, str):
             return value
-        own = self.theirs[self.theirs["metric"] == (self.spec.metrics[name].printed or name)]
+        own = self.theirs[self.theirs["metric"] == (self.spec.metrics[name].published_as or name)]
         digits, of_error = (max(map(_decimals, own[column].dropna()), default=0) for column in ("value", "error"))
         return f"{value:.{digits}f}" + ("" if error is None or pd.isna(error) else f" ± {error:.{of_error}f}")
 

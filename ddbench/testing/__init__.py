@@ -1,4 +1,4 @@
-"""The conformance kit: what every method and every protocol promises, as tests that a plugin's author inherits.
+"""The conformance kit: tests that every method and every protocol must pass. A plugin's author inherits them.
 
 ```python
 from ddbench.testing import DistillerConformance
@@ -8,8 +8,8 @@ class TestBlurMethod(DistillerConformance):
     distiller = BlurMethod(blend=2)
 ```
 
-Each test is one promise. It runs the stages of `ddbench run` on scikit-learn's digits, with a small teacher that is
-trained once a session. Needs pytest.
+Each test checks one requirement. The tests run the stages of `ddbench run` on scikit-learn's digits, with a small
+teacher that is trained once per session. The kit needs pytest.
 """
 
 from ddbench.testing.methods import DistillerConformance

@@ -1,4 +1,4 @@
-"""The conformance kit's own inputs: a small uneven dataset, and images of noise to be beaten."""
+"""Inputs of the conformance kit: a small, unevenly distributed dataset, and a method that returns noise."""
 
 from __future__ import annotations
 
@@ -17,36 +17,48 @@ from ddbench.api.units import Unit
 from ddbench.data.arrays import open_digits
 from ddbench.data.source import ArraySplit
 
-FEW = "few-digits"
-SMALLEST = 3
-SIZES = ("data.image_size=16", "data.stored_size=16")  # as the recipes give digits
+FEW_DIGITS = "few-digits"
+SMALLEST_CLASS = 3
+OTHER_CLASSES = 20
+IMAGE_SIZES = ("data.image_size=16", "data.stored_size=16")  # the sizes that recipes set for digits
 
 
 def open_few_digits(data_dir: Path | None) -> Source:
-    """SMALLEST training digits of the first class and 20 of each other; all validation digits."""
+    """Opens a part of scikit-learn's digits.
+
+    Args:
+        data_dir: Not used: the digits are part of scikit-learn.
+
+    Returns:
+        SMALLEST_CLASS training images of the first class, OTHER_CLASSES of each other class, and all validation images.
+    """
     digits = open_digits()
     assert isinstance(digits.train, ArraySplit)
     labels = digits.train.labels
     kept = np.concatenate(
-        [np.flatnonzero(labels == label)[: 20 if label else SMALLEST] for label in range(len(digits.class_names))]
+        [
+            np.flatnonzero(labels == label)[: OTHER_CLASSES if label else SMALLEST_CLASS]
+            for label in range(len(digits.class_names))
+        ]
     )
     return Source(digits.class_names, ArraySplit(digits.train.pixels[kept], labels[kept]), digits.val)
 
 
 class Noise(Distiller, frozen=True, extra="forbid"):
-    """Pixels drawn from [0, 1], image by image: what a student cannot learn from."""
+    """Uniform noise in [0, 1]. A student learns nothing from it."""
 
     name = "noise"
     version = "1"
     needs_teacher = False
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
-        """Uniform noise, seeded by class and index."""
+        """Draws one image per slot, seeded by class and index."""
         size = task.info.image_size
-        draws = (task.generator("noise", slot.label, slot.index) for slot in unit.slots)
-        return torch.stack([torch.rand(3, size, size, generator=draw) for draw in draws])
+        generators = (task.generator("noise", slot.label, slot.index) for slot in unit.slots)
+        return torch.stack([torch.rand(3, size, size, generator=generator) for generator in generators])
 
 
 @hookimpl
 def ddbench_datasets() -> Iterable[DatasetSpec]:
-    return [DatasetSpec(FEW, "a few digits, unevenly spread", "as digits", native_size=8, open=open_few_digits)]
+    """Registers the kit's dataset."""
+    return [DatasetSpec(FEW_DIGITS, "a few digits, unevenly spread", "as digits", native_size=8, open=open_few_digits)]

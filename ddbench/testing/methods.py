@@ -1,4 +1,4 @@
-"""The promises of a method."""
+"""The conformance tests of methods."""
 
 from __future__ import annotations
 
@@ -19,178 +19,186 @@ from ddbench.api.units import Slot, Unit
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.testing import data
-from ddbench.testing.bench import STUDENT, Bench
-from ddbench.testing.promises import Conformance, demand, first
+from ddbench.testing.conformance import Conformance, successful_run
+from ddbench.testing.harness import STUDENT, Harness
+from ddbench.testing.requirements import require
 
 MARGIN = 10.0
 STUDENTS = 2
-SIZES = ((10, 1), (10, 3), (2, 100), (100, 10), (1, 7))
+GRID = ((10, 1), (10, 3), (2, 100), (100, 10), (1, 7))
+"""Pairs of a number of classes and an IPC."""
 
 
 class DistillerConformance(Conformance):
-    """What a method promises, as tests. Inherit, and set `distiller`, with settings for a run of a second or two.
+    """The tests that every method must pass. Inherit from this class and set `distiller`.
 
-    Also `ipc`, `dataset` and `budget`, and `draws = False` for a method whose images do not depend on the seed.
+    Args:
+        distiller: The method, with settings for a run of a second or two.
+        ipc: Images per class.
+        dataset: Name of the dataset.
+        budget: Name of the recipe.
+        depends_on_seed: False for a method whose images do not depend on the seed.
     """
 
     distiller: ClassVar[Distiller]
 
     @classmethod
     def subject(cls) -> Distiller:
-        """The method."""
+        """Returns the method."""
         return cls.distiller
 
-    def test_it_names_its_source(self) -> None:
-        demand(
+    def test_paper_is_named(self) -> None:
+        require(
             bool(self.distiller.paper.strip()),
-            "a source stands beside the method's name in lists and tables",
+            "the method names its source, which lists and tables print",
             "paper is empty",
-            'set paper = "Authors, Title, Venue", or say that it is a baseline or an example',
+            'set paper = "Authors, Title, Venue", or "a baseline", or "an example"',
         )
 
-    # -- units ------------------------------------------------------------------------------------------------
+    # -- units --------------------------------------------------------------------------------------------------
 
     def test_units_hold_every_slot_once(self) -> None:
-        for classes, ipc in SIZES:
+        for classes, ipc in GRID:
             units = self.distiller.units(classes, ipc)
-            held = Counter(slot for unit in units for slot in unit.slots)
-            wanted = {Slot(label, index) for label in range(classes) for index in range(ipc)}
+            counts = Counter(slot for unit in units for slot in unit.slots)
+            expected = {Slot(label, index) for label in range(classes) for index in range(ipc)}
             wrong = [
-                f"class {slot.label}, index {slot.index} {held[slot]} times"
-                for slot in sorted({*held, *wanted})
-                if held[slot] != (slot in wanted)
+                f"class {slot.label}, index {slot.index} {counts[slot]} times"
+                for slot in sorted({*counts, *expected})
+                if counts[slot] != (slot in expected)
             ]
-            demand(
+            require(
                 not wrong,
-                "units() holds each of IPC slots of every class exactly once",
-                f"units({classes}, {ipc}) hold {'; '.join(wrong[:3])}",
-                "see ddbench.api.units.units_of_whole_classes and units_across_classes",
+                "units() holds each of the IPC slots of every class exactly once",
+                f"units({classes}, {ipc}) holds {'; '.join(wrong[:3])}",
+                "see ddbench.api.units_of_whole_classes and units_across_classes",
             )
             numbers = [unit.index for unit in units]
-            demand(
+            require(
                 numbers == list(range(len(units))),
-                "units are numbered 0, 1, 2, ...: the number is part of the key",
+                "units are numbered 0, 1, 2, ..., because the number is part of the cache key",
                 f"units({classes}, {ipc}) are numbered {numbers[:5]}...",
-                "number them by enumerate()",
+                "number them with enumerate()",
             )
 
     def test_units_do_not_depend_on_the_machine(self) -> None:
-        def asked() -> list[list[Unit]]:
-            return [self.distiller.units(classes, ipc) for classes, ipc in SIZES]
+        def units() -> list[list[Unit]]:
+            return [self.distiller.units(classes, ipc) for classes, ipc in GRID]
 
-        here = asked()
+        before = units()
         with _another_machine():
-            there = asked()
-        demand(
-            here == there == asked(),
-            "units() depends on its arguments and the method's settings alone",
+            elsewhere = units()
+        require(
+            before == elsewhere == units(),
+            "units() depends on its arguments and the method's settings only",
             "another machine groups the slots otherwise",
-            "make the size of a unit a setting; memory, devices, processes and chance must not decide it",
+            "make the size of a unit a setting; do not derive it from memory, devices, processes or random numbers",
         )
 
-    # -- images -----------------------------------------------------------------------------------------------
+    # -- images -------------------------------------------------------------------------------------------------
 
-    def test_images_have_the_right_shape_range_and_class(self, bench: Bench) -> None:
-        refused = ""
+    def test_images_have_the_right_shape_range_and_class(self, harness: Harness) -> None:
+        message = ""
         try:
-            made = bench.pipeline(bench.first.root).distilled
+            distilled = harness.pipeline(harness.first.root).distilled
         except DDBenchError as error:
-            refused = str(error)
-        demand(
-            not refused,
-            "one image a slot: float [n, 3, S, S] in [0, 1], or int64 indices of real images of the slot's class; "
-            "weights, if any, are one number >= 0 a slot",
-            refused,
-            "see the message; task.info.image_size is S",
+            message = str(error)
+        require(
+            not message,
+            "distill() returns one image per slot: float [n, 3, S, S] in [0, 1], or int64 indices of real images of "
+            "the slot's class; weights are optional, one number >= 0 per slot",
+            message,
+            "see the message; S is task.info.image_size",
         )
-        counts = torch.bincount(made.labels, minlength=made.dataset.info.num_classes)
-        demand(
+        counts = torch.bincount(distilled.labels, minlength=distilled.dataset.info.num_classes)
+        require(
             bool(counts.eq(self.ipc).all()),
-            "a set has IPC images of every class",
-            f"images a class: {counts.tolist()}",
-            "fill the slots of the unit, in its order",
+            "a distilled set has IPC images of every class",
+            f"images per class: {counts.tolist()}",
+            "fill the slots of the unit in its order",
         )
 
-    def test_another_seed_gives_other_images(self, bench: Bench) -> None:
-        here = first(bench).made
-        there = bench.other.made
-        if self.draws:
-            demand(
-                here != there,
+    def test_another_seed_gives_other_images(self, harness: Harness) -> None:
+        is_equal = successful_run(harness).digests == harness.other_seed.digests
+        if self.depends_on_seed:
+            require(
+                not is_equal,
                 "another seed gives other images",
-                f"{bench.name} makes the same for seeds 0 and 1",
-                "draw from task.generator('name', ...) or task.noise(unit); or set draws = False in the test class",
+                f"{harness.name} gives the same images for seeds 0 and 1",
+                "use task.generator('name', ...) or task.noise(unit); or set depends_on_seed = False in the test class",
             )
         else:
-            demand(
-                here == there,
-                "with draws = False, the seed changes nothing",
-                f"{bench.name} makes other images for seeds 0 and 1",
-                "remove draws = False from the test class",
+            require(
+                is_equal,
+                "with depends_on_seed = False, every seed gives the same images",
+                f"{harness.name} gives other images for seeds 0 and 1",
+                "remove depends_on_seed = False from the test class",
             )
 
-    def test_the_order_of_units_does_not_matter(self, bench: Bench) -> None:
-        if len(first(bench).made) == 1:
-            pytest.skip("it makes all images in one unit here")
-        # Another process took the reverse order; where that differs, the order alone is tried in this one.
-        made = bench.elsewhere if bench.elsewhere == first(bench).made else bench.again(backwards=True)
-        self._same(
-            bench,
-            made,
-            "units come out the same in any order",
-            "name what a draw is for, task.generator('name', slot.label, slot.index), and keep nothing between units",
+    def test_order_of_units_does_not_matter(self, harness: Harness) -> None:
+        expected = successful_run(harness).digests
+        if len(expected) == 1:
+            pytest.skip("the method has a single unit here")
+        # The other process builds in reverse order; if it differs, a reversed run in this process decides.
+        is_equal = harness.subprocess_digests == expected
+        self._require_same_result(
+            harness,
+            expected if is_equal else harness.rerun_digests(reverse=True),
+            "units give the same images in any order",
+            "name each generator by its slot, task.generator('name', slot.label, slot.index), and keep no state "
+            "between units",
         )
 
-    def test_more_images_than_a_class_has_are_refused_or_made(self, bench: Bench) -> None:
-        few = bench.experiment.model_copy(update={"dataset": data.FEW})
-        info = bench.pipeline(bench.folder / "shared", _of_noise(few)).dataset.info
-        for ipc in (data.SMALLEST, data.SMALLEST + 1):
-            reason, fault = self.distiller.skip(info, ipc), ""
+    def test_ipc_above_class_size_works_or_is_skipped(self, harness: Harness) -> None:
+        few = harness.experiment.model_copy(update={"dataset": data.FEW_DIGITS})
+        info = harness.pipeline(harness.shared, _with_noise(few)).dataset.info
+        for ipc in (data.SMALLEST_CLASS, data.SMALLEST_CLASS + 1):
+            reason, failure = self.distiller.skip(info, ipc), ""
             if reason is not None:
-                demand(
+                require(
                     bool(reason.strip()) and "\n" not in reason,
-                    "skip() gives its reason in one line",
+                    "skip() returns its reason in one line",
                     repr(reason),
-                    "say what is wrong and what would do",
+                    "state what is wrong and what to do",
                 )
                 continue
-            cell = few.model_copy(update={"ipc": ipc})
+            experiment = few.model_copy(update={"ipc": ipc})
             try:
-                _ = bench.pipeline(bench.empty(cell), cell).distilled
+                _ = harness.pipeline(harness.new_cache(experiment), experiment).distilled
             except Exception as error:
-                fault = f"{type(error).__name__}: {error}"
-            demand(
-                not fault,
-                "an IPC above the size of the smallest class works, or is refused by skip(), before all training",
-                f"--ipc {ipc}, with {data.SMALLEST} images in the smallest class, ends in {fault}",
-                "return ddbench.api.distiller.too_few_images(dataset, ipc) from skip()",
+                failure = f"{type(error).__name__}: {error}"
+            require(
+                not failure,
+                "an IPC above the size of the smallest class works, or skip() rejects it before any training",
+                f"--ipc {ipc}, with {data.SMALLEST_CLASS} images in the smallest class, fails: {failure}",
+                "return ddbench.api.too_few_images(dataset, ipc) from skip()",
             )
 
-    def test_a_student_learns_more_from_it_than_from_noise(self, bench: Bench) -> None:
-        made = _top1(bench, bench.experiment, first(bench).root)
-        noise = _top1(bench, _of_noise(bench.experiment), bench.folder / "shared")
-        demand(
-            made >= noise + MARGIN,
-            f"a student learns more from the images than from noise, by {MARGIN:g} points of top-1",
-            f"{made:.1f} % against {noise:.1f} % (ipc {bench.experiment.ipc}, {STUDENT.epochs} epochs, class labels)",
-            "give the test's distiller more steps; are the slots filled in order, and the pixels not normalised?",
+    def test_images_train_a_better_student_than_noise(self, harness: Harness) -> None:
+        top1 = _mean_top1(harness, harness.experiment, successful_run(harness).root)
+        noise = _mean_top1(harness, _with_noise(harness.experiment), harness.shared)
+        require(
+            top1 >= noise + MARGIN,
+            f"the images train a student that is better than one trained on noise, by {MARGIN:g} points of top-1",
+            f"{top1:.1f} % against {noise:.1f} % (IPC {harness.experiment.ipc}, {STUDENT.epochs} epochs, class labels)",
+            "give the test's distiller more steps; check the order of the slots, and that pixels are not normalised",
         )
 
 
-def _of_noise(experiment: Experiment) -> Experiment:
+def _with_noise(experiment: Experiment) -> Experiment:
     noise = data.Noise()
     return experiment.model_copy(update={"method_name": noise.name, "method": noise})
 
 
-def _top1(bench: Bench, experiment: Experiment, root: Path) -> float:
-    """Mean top-1, in percent, of STUDENTS students on the set in `root`."""
-    cells = [experiment.model_copy(update={"student_seed": seed}) for seed in range(STUDENTS)]
-    return fmean(bench.pipeline(root, cell).artifact("evaluate").meta["top1"] for cell in cells)
+def _mean_top1(harness: Harness, experiment: Experiment, root: Path) -> float:
+    """Mean top-1, in percent, of STUDENTS students on the distilled set in the cache `root`."""
+    experiments = [experiment.model_copy(update={"student_seed": seed}) for seed in range(STUDENTS)]
+    return fmean(harness.pipeline(root, each).artifact("evaluate").meta["top1"] for each in experiments)
 
 
 @contextmanager
 def _another_machine() -> Iterator[None]:
-    """Other counts of processors, threads and devices, other ranks."""
+    """Changes the reported numbers of processors, threads and devices, and the rank."""
     threads, processors, accelerated = torch.get_num_threads(), os.cpu_count() or 1, torch.cuda.is_available()
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(os, "cpu_count", return_value=7 * processors))

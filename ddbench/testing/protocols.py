@@ -1,4 +1,4 @@
-"""The promises of a protocol."""
+"""The conformance tests of protocols."""
 
 from __future__ import annotations
 
@@ -15,65 +15,77 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ddbench.api.context import EvaluateTask
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.distillation.context import EvaluateContext
-from ddbench.testing.bench import Bench
-from ddbench.testing.promises import Conformance, demand, first
+from ddbench.testing.conformance import Conformance, successful_run
+from ddbench.testing.harness import Harness
+from ddbench.testing.requirements import require
 from ddbench.training import teacher
 
 MARGIN = 15.0
 
 
 @dataclass(frozen=True)
-class WatchedTask(EvaluateContext):
-    """A task that remembers the students that it gave out."""
+class ObservedTask(EvaluateContext):
+    """An evaluation task that keeps the students it creates.
+
+    Args:
+        students: Receives every student.
+    """
 
     students: list[nn.Module] = field(default_factory=list)
 
     def student(self) -> nn.Module:
-        """As an EvaluateTask's."""
+        """Creates a student. See EvaluateTask.student."""
         self.students.append(super().student())
         return self.students[-1]
 
 
 @dataclass
-class Witness:
-    """Stands in for a protocol in a pipeline, and sees what it does: its student, the student's steps, its metrics."""
+class ObservedEvaluator:
+    """Replaces a protocol in a pipeline and records what it trains.
+
+    Args:
+        protocol: The protocol, which does the work.
+        students: The students that the protocol created.
+        steps: Optimiser steps on their parameters.
+        last_parameters: Copies of their parameters after the last step.
+    """
 
     protocol: Evaluator
     students: list[nn.Module] = field(default_factory=list)
     steps: int = 0
-    last_step: list[Tensor] = field(default_factory=list)
+    last_parameters: list[Tensor] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.protocol, name)
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
-        """As the protocol's."""
+        """Runs the protocol on an observed copy of the task. See Evaluator.evaluate."""
         assert isinstance(task, EvaluateContext)
-        given = {part.name: getattr(task, part.name) for part in fields(task)}
-        with self._counting():
-            return self.protocol.evaluate(WatchedTask(**given, students=self.students))
+        values = {part.name: getattr(task, part.name) for part in fields(task)}
+        with self._count_steps():
+            return self.protocol.evaluate(ObservedTask(**values, students=self.students))
 
     @property
     def student(self) -> nn.Module:
-        """The network that was trained. Fails the test where there is not exactly one."""
-        demand(
+        """The trained student. The current test fails unless there is exactly one."""
+        require(
             len(self.students) == 1,
-            "a protocol trains one student, the task's",
+            "a protocol trains one student, which it gets from its task",
             f"{self.protocol.name} called task.student() {len(self.students)} times",
-            "train the network that task.student() returns; what else it trains it builds by ddbench.nn.build",
+            "train the network that task.student() returns; create other networks with ddbench.nn.build_network",
         )
         return self.students[0]
 
     @contextmanager
-    def _counting(self) -> Iterator[None]:
-        def stepped(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            mine = [parameter for student in self.students for parameter in student.parameters()]
-            if any(id(parameter) in moved for parameter in mine):
+    def _count_steps(self) -> Iterator[None]:
+        def after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            optimised = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            parameters = [parameter for student in self.students for parameter in student.parameters()]
+            if any(id(parameter) in optimised for parameter in parameters):
                 self.steps += 1
-                self.last_step = [parameter.detach().clone() for parameter in mine]
+                self.last_parameters = [parameter.detach().clone() for parameter in parameters]
 
-        handle = register_optimizer_step_post_hook(stepped)
+        handle = register_optimizer_step_post_hook(after_step)
         try:
             yield
         finally:
@@ -81,10 +93,15 @@ class Witness:
 
 
 class EvaluatorConformance(Conformance):
-    """What a protocol promises, as tests. Inherit, and set `evaluator`, with epochs for a run of a second or two.
+    """The tests that every protocol must pass. Inherit from this class and set `evaluator`.
 
-    It must suffice to learn something from `ipc` random real images a class. Also `dataset`, `budget`, and
-    `draws = False` for a protocol whose student does not depend on the seed.
+    Args:
+        evaluator: The protocol, with as many epochs as a run of a second or two allows. A student must learn from
+            `ipc` random real images per class.
+        ipc: Images per class.
+        dataset: Name of the dataset.
+        budget: Name of the recipe.
+        depends_on_seed: False for a protocol whose student does not depend on the seed.
     """
 
     evaluator: ClassVar[Evaluator]
@@ -92,92 +109,94 @@ class EvaluatorConformance(Conformance):
 
     @classmethod
     def subject(cls) -> Evaluator:
-        """The protocol."""
+        """Returns the protocol."""
         return cls.evaluator
 
-    def test_metrics_are_complete_and_consistent(self, bench: Bench) -> None:
-        pipeline = bench.pipeline(first(bench).root)
+    def test_metrics_are_complete_and_consistent(self, harness: Harness) -> None:
+        pipeline = harness.pipeline(successful_run(harness).root)
         metrics = Metrics(**pipeline.artifact("evaluate").meta["metrics"])
         counts = pipeline.dataset.info.val_counts
-        promise = "metrics are complete, in range, and agree with each other"
-        mean = sum(part * count for part, count in zip(metrics.per_class, counts, strict=True)) / sum(counts)
-        demand(
+        requirement = "metrics are complete and consistent"
+        mean = sum(top1 * count for top1, count in zip(metrics.per_class, counts, strict=True)) / sum(counts)
+        require(
             abs(mean - metrics.top1_last) < 1e-6,
-            promise,
-            f"per_class, weighted by the classes' sizes, comes to {mean:.3f} %, top1_last is {metrics.top1_last:.3f} %",
-            "measure both on the same images, all of task.dataset.val",
+            requirement,
+            f"the mean of per_class, weighted by class size, is {mean:.3f} %; top1_last is {metrics.top1_last:.3f} %",
+            "measure both on all images of task.dataset.val",
         )
-        demand(
+        require(
             metrics.top1_best is None or metrics.top1_best >= metrics.top1_last,
-            promise,
+            requirement,
             f"top1_best = {metrics.top1_best} is below top1_last = {metrics.top1_last}",
-            "the last epoch counts among those that top1_best is the best of; None where it is not tracked",
+            "include the last epoch in top1_best, or set it to None",
         )
-        demand(
+        require(
             metrics.label_bytes > 0 and metrics.image_bytes > 0 and bool(metrics.regime.strip()),
-            promise,
+            requirement,
             f"label_bytes = {metrics.label_bytes}, image_bytes = {metrics.image_bytes}, regime = {metrics.regime!r}",
-            "count the labels that the student consumed, take task.distilled.image_bytes, name the kind of labels",
+            "count the bytes of all labels used, copy task.distilled.image_bytes, and name the label regime",
         )
 
-    def test_optimiser_steps_are_counted(self, bench: Bench) -> None:
-        witness, metrics = _witnessed(bench)
-        _ = witness.student
-        demand(
-            metrics.student_steps == witness.steps > 0,
+    def test_optimiser_steps_are_counted(self, harness: Harness) -> None:
+        observed, metrics = _observed_evaluation(harness)
+        _ = observed.student
+        require(
+            metrics.student_steps == observed.steps > 0,
             "student_steps is the number of the student's optimiser steps",
-            f"student_steps = {metrics.student_steps}; torch.optim took {witness.steps} steps on its parameters",
-            "count epochs x batches, the last partial batch too",
+            f"student_steps = {metrics.student_steps}; torch.optim took {observed.steps} steps on its parameters",
+            "count epochs x batches, including the last partial batch",
         )
 
-    def test_the_last_epoch_is_the_result(self, bench: Bench) -> None:
-        witness, _ = _witnessed(bench)
-        kept = zip(witness.student.parameters(), witness.last_step, strict=True)
-        demand(
-            all(torch.equal(now, then) for now, then in kept),
-            "the result is the student after its last step: nothing is selected on the images that it is measured on",
-            "the student that was measured is not the one after the last optimiser step",
-            "measure the student once, when training ends; top1_best has a field of its own",
+    def test_last_epoch_is_the_result(self, harness: Harness) -> None:
+        observed, _ = _observed_evaluation(harness)
+        pairs = zip(observed.student.parameters(), observed.last_parameters, strict=True)
+        require(
+            all(torch.equal(current, last) for current, last in pairs),
+            "the result is the student after its last step; nothing is selected on the validation set",
+            "the measured student differs from the student after the last optimiser step",
+            "measure the student once, after training; report the best epoch in top1_best",
         )
 
-    def test_the_whole_validation_set_is_used(self, bench: Bench) -> None:
-        witness, metrics = _witnessed(bench)
-        pipeline = bench.pipeline(bench.folder / "shared")
-        top1, per_class = teacher.accuracy(witness.student, pipeline.dataset, "val", pipeline.device, "fp32")
-        demand(
+    def test_whole_validation_set_is_used(self, harness: Harness) -> None:
+        observed, metrics = _observed_evaluation(harness)
+        pipeline = harness.pipeline(harness.shared)
+        top1, per_class = teacher.accuracy(observed.student, pipeline.dataset, "val", pipeline.device, "fp32")
+        require(
             abs(top1 - metrics.top1_last) < 1e-6 and per_class == metrics.per_class,
             "the result is the student's accuracy on every image of task.dataset.val, in its evaluation view",
             f"top1_last = {metrics.top1_last:.3f} %; on all {len(pipeline.dataset.val)} images it is {top1:.3f} %",
-            "use ddbench.training.teacher.accuracy(student, task.dataset, 'val', task.device, task.precision)",
+            "use ddbench.training.accuracy(student, task.dataset, 'val', task.device, task.precision)",
         )
 
-    def test_another_seed_gives_another_student(self, bench: Bench) -> None:
-        witness, _ = _witnessed(bench)
-        other, _ = _witnessed(bench, student_seed=1)
-        pairs = zip(witness.student.parameters(), other.student.parameters(), strict=True)
-        same = all(torch.equal(one, two) for one, two in pairs)
-        demand(
-            same != self.draws,
-            "another seed gives another student" if self.draws else "with draws = False, the seed changes nothing",
-            f"seeds 0 and 1 end with {'the same' if same else 'different'} weights",
-            "task.student() begins with the task's seed; derive what else is drawn from task.seed, by ddbench.core.seeds",
+    def test_another_seed_gives_another_student(self, harness: Harness) -> None:
+        first, _ = _observed_evaluation(harness)
+        second, _ = _observed_evaluation(harness, student_seed=1)
+        pairs = zip(first.student.parameters(), second.student.parameters(), strict=True)
+        is_equal = all(torch.equal(one, two) for one, two in pairs)
+        require(
+            is_equal != self.depends_on_seed,
+            "another seed gives another student"
+            if self.depends_on_seed
+            else "with depends_on_seed = False, every seed gives the same student",
+            f"seeds 0 and 1 give {'the same' if is_equal else 'different'} weights",
+            "task.student() uses the task's seed; derive other seeds from task.seed with ddbench.api.seeds",
         )
 
-    def test_a_student_learns(self, bench: Bench) -> None:
-        pipeline = bench.pipeline(first(bench).root)
+    def test_student_is_better_than_chance(self, harness: Harness) -> None:
+        pipeline = harness.pipeline(successful_run(harness).root)
         top1, chance = pipeline.artifact("evaluate").meta["top1"], 100 / pipeline.dataset.info.num_classes
-        demand(
+        require(
             top1 >= chance + MARGIN,
-            f"on random real images a student is better than chance, by {MARGIN:g} points of top-1",
+            f"a student that is trained on random real images is better than chance, by {MARGIN:g} points of top-1",
             f"{top1:.1f} % against {chance:.1f} %",
-            "give the test's evaluator more epochs; are images normalised, and labels those of their images?",
+            "give the test's evaluator more epochs; check that images are normalised and labels belong to them",
         )
 
 
 @functools.lru_cache(maxsize=4)
-def _witnessed(bench: Bench, student_seed: int = 0) -> tuple[Witness, Metrics]:
-    experiment = bench.experiment.model_copy(update={"student_seed": student_seed})
-    pipeline = bench.pipeline(bench.empty(), experiment)
-    witness = Witness(pipeline.protocol)
-    pipeline.protocol = witness  # type: ignore[assignment]
-    return witness, Metrics(**pipeline.artifact("evaluate").meta["metrics"])
+def _observed_evaluation(harness: Harness, student_seed: int = 0) -> tuple[ObservedEvaluator, Metrics]:
+    experiment = harness.experiment.model_copy(update={"student_seed": student_seed})
+    pipeline = harness.pipeline(harness.new_cache(), experiment)
+    observed = ObservedEvaluator(pipeline.protocol)
+    pipeline.protocol = observed  # type: ignore[assignment]
+    return observed, Metrics(**pipeline.artifact("evaluate").meta["metrics"])

@@ -1,7 +1,8 @@
 """Training of networks, and their accuracy."""
 
-from ddbench.training.batches import Batch, prefetched, to_device
-from ddbench.training.loop import cosine, fit, step_at_half
+from ddbench.training.batches import Batch, prefetch, to_device
+from ddbench.training.loop import fit
+from ddbench.training.schedules import cosine, step_at_half
 from ddbench.training.teacher import accuracy, train_on_real_images
 
-__all__ = ["Batch", "accuracy", "cosine", "fit", "prefetched", "step_at_half", "to_device", "train_on_real_images"]
+__all__ = ["Batch", "accuracy", "cosine", "fit", "prefetch", "step_at_half", "to_device", "train_on_real_images"]

@@ -1,4 +1,4 @@
-"""The one training loop: teacher, student and the full-data reference; and how accuracy is measured."""
+"""Batches of training, and how they reach the device."""
 
 from __future__ import annotations
 
@@ -15,29 +15,55 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimiser step: normalised `images` float32 [B, 3, S, S] on the device, a `loss` of the logits.
+    """The images of one optimiser step, and their loss.
 
-    `whole`: how many images the step has, where `images` are this process's share of them (`Strategy.share`) and
-    `loss` is their mean. None: all are here.
+    Attributes:
+        images: Normalised float32 [B, 3, S, S], on the device.
+        loss: Computes the loss, a scalar, from the logits [B, classes].
+        global_size: The number of images of the step over all processes. With it, `images` are this process's shard
+            (`Strategy.shard`) and `loss` is their mean. None: this process has all images.
     """
 
     images: Tensor
     loss: Callable[[Tensor], Tensor]
-    whole: int | None = None
+    global_size: int | None = None
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy from the host that a CUDA device need not be waited for."""
+    """Copies a tensor to a device. A copy from the host to CUDA uses pinned memory and does not block the host.
+
+    Args:
+        tensor: The tensor, on any device.
+        device: The target.
+
+    Returns:
+        The copy, or `tensor` itself if it is on `device` already.
+
+    Example:
+        >>> to_device(torch.tensor([1, 2]), torch.device("cpu"))
+        tensor([1, 2])
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-def prefetched(items: Iterable[T], device: torch.device) -> Generator[T, None, None]:
-    """The same items in the same order, each made in a background thread while `device` uses the one before it.
+def prefetch(items: Iterable[T], device: torch.device) -> Generator[T, None, None]:
+    """Computes each item in a background thread while `device` uses the previous one.
 
-    On a CPU each is made when it is asked for: a thread with operations of its own has OpenMP threads of its own, and
-    as soon as there are more of them than cores all go to sleep at the end of every operation.
+    On a CPU each item is computed when it is needed, without a thread: a second thread that runs tensor operations has
+    a second pool of OpenMP threads, and with more of these than cores every operation becomes slow.
+
+    Args:
+        items: The items. Their iterator runs in the background thread.
+        device: The device that uses the items.
+
+    Yields:
+        The items, in the same order.
+
+    Example:
+        >>> list(prefetch(range(3), torch.device("cpu")))
+        [0, 1, 2]
     """
     if device.type == "cpu":
         yield from items
@@ -45,7 +71,7 @@ def prefetched(items: Iterable[T], device: torch.device) -> Generator[T, None, N
     end = object()
     iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        ahead = pool.submit(next, iterator, end)
-        while (item := ahead.result()) is not end:
-            ahead = pool.submit(next, iterator, end)
+        future = pool.submit(next, iterator, end)
+        while (item := future.result()) is not end:
+            future = pool.submit(next, iterator, end)
             yield item  # type: ignore[misc]  # `end` is the only item that is no T

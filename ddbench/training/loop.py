@@ -1,83 +1,30 @@
-"""The one training loop: teacher, student and the full-data reference; and how accuracy is measured."""
+"""The training loop of teachers, students and the full-data reference."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ddbench.core import interruption, seeds
-from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
-from ddbench.training import optimizers, strategy
-from ddbench.training.batches import Batch
+from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.optimizers import build_optimizer
+from ddbench.training.schedules import Schedule, cosine
+from ddbench.training.state import TrainingState
+from ddbench.training.strategy import GradientStep, current_strategy
 
 if TYPE_CHECKING:
-    from ddbench.api.context import CheckpointIO
+    from ddbench.api.context import CheckpointIO, Progress
     from ddbench.api.settings import TrainingSettings
+    from ddbench.training.batches import Batch
 
 SAVE_SECONDS = 20.0
-
-
-Report = Callable[..., None]
-"""Told (step, total, **metrics)."""
-
-
-Schedule = Callable[[int, int], float]
-"""The share of the learning rate in an epoch (from 0) of so many."""
-
-
-def cosine(epoch: int, epochs: int) -> float:
-    """The share of the learning rate in `epoch` (from 0) of `epochs`: 0.5 (1 + cos(pi epoch / epochs))."""
-    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-
-
-def step_at_half(epoch: int, epochs: int) -> float:
-    """The share of the learning rate in `epoch` (from 0) of `epochs`: 1 in the first half, then a tenth."""
-    return 1.0 if 2 * epoch < epochs else 0.1
-
-
-class BestEpoch:
-    """Keeps a network's weights of the epoch with the highest score; the earliest of equal ones.
-
-    `score(network)` gives a tuple, compared from left to right; it must not change the network's weights. `epoch`
-    (from 1) and `weights`, a copy of the state dict, are those of the best epoch so far. `state` and `resume` are for
-    `fit`, which keeps all this in its checkpoint.
-    """
-
-    def __init__(self, score: Callable[[nn.Module], tuple[float, ...]]) -> None:
-        self._score = score
-        self._best: tuple[float, ...] | None = None
-        self.epoch = 0
-        self.weights: dict[str, Tensor] = {}
-
-    def look(self, network: nn.Module, epoch: int) -> None:
-        """Scores `network` after `epoch` (from 1)."""
-        score = self._score(network)
-        if self._best is None or score > self._best:
-            self._best, self.epoch = score, epoch
-            self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and meta of a checkpoint."""
-        return {f"kept/{name}": tensor for name, tensor in self.weights.items()}, {
-            "kept_score": self._best,
-            "kept_epoch": self.epoch,
-        }
-
-    def resume(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Goes on from what `state` gave."""
-        if meta["kept_score"] is None:  # saved in the middle of the first epoch
-            return
-        self._best, self.epoch = tuple(meta["kept_score"]), int(meta["kept_epoch"])
-        self.weights = _under("kept/", tensors)
+"""The least time between two checkpoints."""
 
 
 def fit(
@@ -87,165 +34,110 @@ def fit(
     device: torch.device,
     precision: str,
     checkpoint: CheckpointIO | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
     validate: Callable[[int], float | None] | None = None,
     seed: int = 0,
     schedule: Schedule = cosine,
-    keep: BestEpoch | None = None,
+    best_epoch: BestEpoch | None = None,
 ) -> float | None:
-    """Trains `network` in place, on `device`, with all processes of the current team; the last epoch is the result.
+    """Trains a network in place. The weights of the last epoch are the result.
 
-    `epoch_batches(epoch)` gives the batches of an epoch (from 0) as a pure function of it; `settings` the
-    optimiser, `schedule` the share of its learning rate by epoch, a cosine to 0. After every epoch
-    `report(epoch + 1, epochs, **metrics)` is called, and `validate(epoch)` may return a number (percent) that is
-    reported as top1; the best of them is returned (None without any) and never changes the training. `seed` is
-    for the network's own draws (dropout). `keep` is shown the network after every epoch. Saves network, optimiser,
-    epoch and what is kept to `checkpoint` at epoch ends, at most every 20 seconds; a resumed run ends with the same
-    weights. Where a stop is asked for (`ddbench.core.interruption`) it saves after the step that it is at, and raises Stopped.
-    Raises DDBenchError where a loss is not finite, naming the step, and where the network's or the optimiser's state
-    is not: neither is saved then, the checkpoint before it stays.
+    All processes of the current strategy train together. A resumed run ends with the same weights as one that was
+    never interrupted. If a stop is requested (`ddbench.core.interruption`), the loop saves after the current step and
+    raises `Stopped`.
+
+    Args:
+        network: The network. It is moved to `device`, in channels-last memory format.
+        epoch_batches: Gives the batches of an epoch (from 0). It must be a pure function of the epoch.
+        settings: The optimiser and its hyper-parameters, and the number of epochs.
+        device: The device to train on.
+        precision: `fp32` or `bf16`, for autocast.
+        checkpoint: Stores network, optimiser, epoch and `best_epoch` at the end of an epoch, at most every
+            `SAVE_SECONDS`. None: nothing is stored.
+        report: Called after every epoch as `report(epoch + 1, epochs, **metrics)`.
+        validate: Called after every epoch (from 0). It may return the top-1 (percent), which is reported and never
+            changes the training.
+        seed: The seed of the network's own draws (dropout).
+        schedule: The factor of the learning rate in each epoch; a cosine by default.
+        best_epoch: Selects an epoch; it is updated after every epoch.
+
+    Returns:
+        The highest result of `validate`; None if there is none.
+
+    Raises:
+        DDBenchError: A loss, the network or the optimiser is not finite. That state is not saved; the previous
+            checkpoint stays.
+        Stopped: A stop was requested.
+
+    Example:
+        >>> from ddbench.api.settings import TrainingSettings
+        >>> from ddbench.training import Batch, fit
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        >>> images, targets = torch.eye(2).view(2, 2, 1, 1), torch.tensor([[1.0], [-1.0]])
+        >>> batch = Batch(images, lambda logits: (logits - targets).square().mean())
+        >>> settings = TrainingSettings(epochs=50, learning_rate=0.5)
+        >>> _ = fit(network, lambda epoch: [batch], settings, torch.device("cpu"), "fp32")
+        >>> (network(images).detach() - targets).abs().max() < 0.1
+        tensor(True)
     """
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
-    optimizer = optimizers.optimizer_for(network, settings)
-    slot = strategy.current_strategy().slot(checkpoint)
-    start, best, begun = _resume(network, optimizer, slot, keep)
-    step = strategy.current_strategy().step(network, device, precision)
+    optimizer = build_optimizer(network, settings)
+    strategy = current_strategy()
+    state = TrainingState(network, optimizer, device, strategy.checkpoint_io(checkpoint), best_epoch)
+    state.load()
+    gradient_step = strategy.gradient_step(network, device, precision)  # after the weights are loaded
     saved_at = time.monotonic()
 
-    def save(epoch: int, inside: _Epoch | None = None) -> None:
-        if slot is not None:
-            kept, of_kept = ({}, {}) if keep is None else keep.state()
-            part = {} if inside is None else inside.state(device)
-            state = _sound(network, optimizer, f"after epoch {epoch}" if inside is None else f"in epoch {epoch + 1}")
-            slot.save(state | kept | part, {"epoch": epoch, "best": best, **of_kept})
-
-    for epoch in range(start, settings.epochs):
-        rate = settings.learning_rate * schedule(epoch, settings.epochs)
+    for epoch in range(state.epoch, settings.epochs):
+        learning_rate = settings.learning_rate * schedule(epoch, settings.epochs)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        inside = begun if epoch == start else _Epoch()
-        loss = _train_epoch(step, optimizer, epoch_batches(epoch), device, epoch, seed, inside, partial(save, epoch))
-        metrics = {"loss": loss, "learning_rate": rate}
-        top1 = validate(epoch) if validate else None
+            group["lr"] = learning_rate
+
+        loss = _train_epoch(state, gradient_step, epoch_batches(epoch), seed)
+
+        metrics = {"loss": loss, "learning_rate": learning_rate}
+        top1 = validate(epoch) if validate is not None else None
         if top1 is not None:
             metrics["top1"] = top1
-            best = top1 if best is None else max(best, top1)
-        if keep is not None:
-            keep.look(network, epoch + 1)
+        if best_epoch is not None:
+            best_epoch.update(network, epoch + 1)
+        state.finish_epoch(top1)
+
         if time.monotonic() - saved_at >= SAVE_SECONDS or interruption.requested():
-            save(epoch + 1)
+            state.save()
             saved_at = time.monotonic()
             interruption.raise_if_requested()
         if report is not None:
             report(epoch + 1, settings.epochs, **metrics)
-    _sound(network, optimizer, "after the last epoch")
-    return best
+
+    state.require_finite("after the last epoch")
+    return state.best_top1
 
 
-@dataclass
-class _Epoch:
-    """How far an epoch is: the losses of its steps, and where the network's own draws stand (None: at their start)."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    draws: list[Tensor] | None = None
-
-    def state(self, device: torch.device) -> dict[str, Tensor]:
-        """For a checkpoint in the middle of the epoch."""
-        found = {"epoch/losses": torch.stack(self.losses), "epoch/draws/0": torch.get_rng_state()}
-        if device.type == "cuda":
-            found["epoch/draws/1"] = torch.cuda.get_rng_state(device)
-        return found
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> _Epoch:
-        """From a checkpoint; the start of an epoch where it was saved between two."""
-        if "epoch/losses" not in tensors:
-            return cls()
-        draws = _under("epoch/draws/", tensors)
-        return cls(list(tensors["epoch/losses"].to(device, copy=True)), [draws[name].clone() for name in sorted(draws)])
-
-    def seed(self, seed: int, device: torch.device) -> None:
-        """Puts the network's own draws where they belong."""
-        torch.manual_seed(seed)
-        if self.draws is not None:
-            torch.set_rng_state(self.draws[0])
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(self.draws[1], device)
-
-
-def _train_epoch(
-    step: strategy.Step,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-    device: torch.device,
-    epoch: int,
-    seed: int,
-    inside: _Epoch,
-    save: Callable[[_Epoch], None],
-) -> float:
-    step.network.train()
-    losses = inside.losses
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        inside.seed(seeds.derive("fit", seed, epoch), device)
+def _train_epoch(state: TrainingState, gradient_step: GradientStep, batches: Iterable[Batch], seed: int) -> float:
+    """Trains on the batches that the current epoch has not seen yet. Returns the mean loss of the whole epoch."""
+    epoch, losses = state.epoch, state.losses
+    state.network.train()
+    with state.network_draws(seeds.derive("fit", seed, epoch)):
         for batch in itertools.islice(batches, len(losses), None):
-            losses.append(step(batch, seed, epoch, len(losses)))
-            optimizer.step()
+            losses.append(gradient_step(batch, seed, epoch, len(losses)))
+            state.optimizer.step()
             if interruption.requested():
-                _check(losses, epoch)
-                save(inside)
+                _mean_loss(losses, epoch)
+                state.save()
                 interruption.raise_if_requested()
-    # One look at the numbers an epoch: reading them step by step would make the host wait for the device.
-    return _check(losses, epoch)
+    # The losses are read once an epoch: reading each of them would make the host wait for the device.
+    return _mean_loss(losses, epoch)
 
 
-def _check(losses: list[Tensor], epoch: int) -> float:
-    """The mean loss. Raises DDBenchError at the first one that is not finite."""
+def _mean_loss(losses: list[Tensor], epoch: int) -> float:
+    """Returns the mean of the losses. Raises DDBenchError for the first one that is not finite."""
     values = torch.stack(losses)
-    wrong = (~values.isfinite()).nonzero()
-    if len(wrong):
-        step = int(wrong[0])
+    not_finite = (~values.isfinite()).nonzero()
+    if len(not_finite):
+        step = int(not_finite[0])
         raise DDBenchError(
             f"the loss is {float(values[step])} at step {step + 1} of epoch {epoch + 1}; "
             "a lower learning rate or fp32 may help"
         )
     return float(values.mean())
-
-
-def _sound(network: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> dict[str, Tensor]:
-    """The state of both. Raises DDBenchError where it is not finite."""
-    tensors = _state(network, optimizer)
-    require_finite(f"training, {where}", tensors, "; a lower learning rate or fp32 may help")
-    return tensors
-
-
-def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    return tensors
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _resume(
-    network: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: CheckpointIO | None, keep: BestEpoch | None
-) -> tuple[int, float | None, _Epoch]:
-    saved = checkpoint.load() if checkpoint is not None else None
-    if saved is None:
-        return 0, None, _Epoch()
-    tensors, meta = saved
-    network.load_state_dict(_under("network/", tensors))
-    if keep is not None:
-        keep.resume(tensors, meta)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            number, key = int(name.split("/")[1]), name.split("/")[2]
-            # The saved tensor may be a memory-mapped file, in another memory format than the running one's.
-            like = parameters[number] if tensor.shape == parameters[number].shape else tensor
-            state.setdefault(number, {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(meta["epoch"]), meta["best"], _Epoch.of(tensors, parameters[0].device)

@@ -1,7 +1,7 @@
-"""The processes that train one network together: one, or several (`ddbench.execution.parallel`).
+"""How the processes of a run train one network: one process here, several in `ddbench.training.ddp`.
 
-A step of training belongs to no process: views, crops, flips, CutMix and permutation are drawn for its whole batch, and
-each process takes its share of that. The loss is the mean over the whole batch wherever it is computed.
+Views, crops, flips, CutMix and permutations are drawn for the whole batch of a step; each process computes its shard of
+that batch. The loss is the mean over the whole batch with any number of processes.
 """
 
 from __future__ import annotations
@@ -19,59 +19,145 @@ from ddbench.core.errors import DDBenchError
 from ddbench.nn import memory
 from ddbench.nn.device import autocast
 from ddbench.nn.layers import batch_norms
+from ddbench.training.state import get_rng_states
 
 if TYPE_CHECKING:
     from ddbench.training.batches import Batch
 
 
-class Step:
-    """Gradients of one optimiser step after another, of a network on its device.
+class Strategy:
+    """Training with this process alone. `ddbench.training.ddp.DDPStrategy` is the strategy of several processes.
 
-    Where memory runs out, a batch goes through the network in parts, and the step stays that of the whole batch: a pass
-    without a graph gives the logits of all, the loss its gradient in them, and a second pass takes that back part by
-    part (gradient caching, Gao et al. 2021). That leaves the numbers as they are up to rounding where a network sees
-    each image for itself; with BatchNorm or draws of its own (dropout) nothing is cut, and the device's answer stands.
+    Attributes:
+        size: The number of processes.
+    """
+
+    size = 1
+
+    def shard(self, batch: slice) -> slice:
+        """Returns the positions of a batch that this process computes.
+
+        Args:
+            batch: The positions of the batch in the epoch.
+
+        Returns:
+            The shard; the whole batch if it holds fewer than `size` images.
+
+        Example:
+            >>> Strategy().shard(slice(100, 132))
+            slice(100, 132, None)
+        """
+        return batch
+
+    def checkpoint_io(self, checkpoint: CheckpointIO | None) -> CheckpointIO | None:
+        """Returns the checkpoint through which every process loads the same state, and which is saved once.
+
+        Args:
+            checkpoint: The checkpoint of this process, if any.
+        """
+        return checkpoint
+
+    def gradient_step(self, network: nn.Module, device: torch.device, precision: str) -> GradientStep:
+        """Returns the object that computes the gradients of every step.
+
+        Args:
+            network: The network, on `device`, with its initial or resumed weights.
+            device: The device.
+            precision: `fp32` or `bf16`, for autocast.
+        """
+        return GradientStep(network, device, precision)
+
+
+_strategy = Strategy()
+
+
+def current_strategy() -> Strategy:
+    """Returns the strategy of the innermost `strategy_context`; a single process outside of one."""
+    return _strategy
+
+
+@contextlib.contextmanager
+def strategy_context(strategy: Strategy) -> Iterator[Strategy]:
+    """Makes a strategy the current one inside the block.
+
+    Args:
+        strategy: The strategy.
+
+    Yields:
+        The same strategy.
+    """
+    global _strategy
+    previous, _strategy = _strategy, strategy
+    try:
+        yield strategy
+    finally:
+        _strategy = previous
+
+
+class GradientStep:
+    """Computes the gradients of a network, one batch after another.
+
+    If a batch does not fit into memory, it passes through the network in parts, and the gradients remain those of the
+    whole batch (gradient caching, Gao et al. 2021): a first pass without a graph gives the logits of all images, the
+    loss gives its gradient with respect to them, and a second pass propagates that gradient part by part. The result is
+    the same up to rounding if the network processes each image independently. With BatchNorm or random layers (dropout)
+    the batch is not split, and the out-of-memory error is raised.
+
+    Args:
+        network: The network, on `device`.
+        device: The device.
+        precision: `fp32` or `bf16`, for autocast.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
-        self.network = network
+        self._network = network
         self._forward: nn.Module = network
         self._device, self._precision = device, precision
-        self._together = None if batch_norms(network) else memory.OOMBatcher("images of a training step")
+        self._batcher = None if batch_norms(network) else memory.OOMBatcher("images of a training step")
 
     def __call__(self, batch: Batch, *names: str | int) -> Tensor:
-        """Leaves the gradients in the network; returns the loss, a scalar. `names` are those of this step's draws.
+        """Computes the loss of a batch and leaves the gradients in the network.
 
-        Raises DDBenchError where memory runs out and the network draws; else what the device says where nothing helps.
+        Args:
+            batch: The batch; this process's shard of it where several processes train.
+            names: Identify the step; they seed its draws where several processes train.
+
+        Returns:
+            The loss of the whole batch, a scalar.
+
+        Raises:
+            DDBenchError: The batch does not fit into memory, and the network has random layers.
+            RuntimeError: The device's own error, if a single image does not fit or the network has BatchNorm.
         """
         attempt = partial(self._attempt, batch)
         count = len(batch.images)
-        return attempt(count) if self._together is None else self._together(attempt, count)
+        return attempt(count) if self._batcher is None else self._batcher(attempt, count)
 
     def _attempt(self, batch: Batch, size: int) -> Tensor:
-        self.network.zero_grad(set_to_none=True)
+        """Computes the gradients with `size` images at a time."""
+        self._network.zero_grad(set_to_none=True)
         if size < len(batch.images):
-            return self._in_parts(batch, torch.split(batch.images, size))
-        loss = self._scaled(batch.loss(self._logits(batch.images)), batch)
+            return self._attempt_in_parts(batch, torch.split(batch.images, size))
+        loss = self._scale(batch.loss(self._logits(batch.images)), batch)
         self._backward(loss)
         return loss.detach()
 
-    def _in_parts(self, batch: Batch, parts: tuple[Tensor, ...]) -> Tensor:
-        draws = self._draws()
+    def _attempt_in_parts(self, batch: Batch, parts: tuple[Tensor, ...]) -> Tensor:
+        rng_states = get_rng_states(self._device)
         with torch.no_grad():
             logits = torch.cat([self._logits(part) for part in parts])
-        if any(not torch.equal(before, after) for before, after in zip(draws, self._draws(), strict=True)):
+        if any(not torch.equal(*states) for states in zip(rng_states, get_rng_states(self._device), strict=True)):
             raise DDBenchError(
-                f"out of memory: a step of {len(logits)} images does not fit, and {type(self.network).__name__}"
-                " draws (dropout), so parts of it would give other numbers: a smaller batch, which is another run, or a"
-                " device with more memory is needed"
+                f"out of memory: a step of {len(logits)} images does not fit, and {type(self._network).__name__} has "
+                "random layers (dropout), so that computing it in parts would change the numbers; use a smaller batch "
+                "size, which is another run, or a device with more memory"
             )
         logits.requires_grad_()
-        loss = self._scaled(batch.loss(logits), batch)
+        loss = self._scale(batch.loss(logits), batch)
         (gradient,) = torch.autograd.grad(loss, logits)
-        for number, (part, share) in enumerate(zip(parts, torch.split(gradient, len(parts[0])), strict=True)):
-            with contextlib.nullcontext() if number == len(parts) - 1 else self._unsynchronised():
-                self._backward(self._logits(part), share)
+        for number, (part, of_part) in enumerate(zip(parts, torch.split(gradient, len(parts[0])), strict=True)):
+            with contextlib.nullcontext() if number == len(parts) - 1 else self._no_sync():
+                self._backward(self._logits(part), of_part)
         return loss.detach()
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -79,55 +165,13 @@ class Step:
             logits: Tensor = self._forward(images.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
-    def _draws(self) -> list[Tensor]:
-        """Where the generators of the network's own draws stand."""
-        found = [torch.get_rng_state()]
-        return [*found, torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else found
+    # -- overridden where several processes train ----------------------------------------------------------------
 
-    # -- what several processes do otherwise ------------------------------------------------------------------
-
-    def _scaled(self, loss: Tensor, batch: Batch) -> Tensor:
+    def _scale(self, loss: Tensor, batch: Batch) -> Tensor:
         return loss
 
     def _backward(self, tensor: Tensor, gradient: Tensor | None = None) -> None:
         tensor.backward(gradient)  # type: ignore[no-untyped-call]
 
-    def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
-
-
-class Strategy:
-    """Who trains a network: here this process alone."""
-
-    size = 1
-
-    def share(self, part: slice) -> slice:
-        """The positions of a step's batch that this process sees. One of fewer than `size` images is seen by all."""
-        return part
-
-    def slot(self, checkpoint: CheckpointIO | None) -> CheckpointIO | None:
-        """The checkpoint of all."""
-        return checkpoint
-
-    def step(self, network: nn.Module, device: torch.device, precision: str) -> Step:
-        """What computes the gradients of every step; `network` is on the device, with the weights to begin with."""
-        return Step(network, device, precision)
-
-
-_strategy = Strategy()
-
-
-def current_strategy() -> Strategy:
-    """Who trains in this moment."""
-    return _strategy
-
-
-@contextlib.contextmanager
-def strategy_context(team: Strategy) -> Iterator[Strategy]:
-    """`team` is the current one in this block."""
-    global _strategy
-    before, _strategy = _strategy, team
-    try:
-        yield team
-    finally:
-        _strategy = before

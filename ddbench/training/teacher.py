@@ -1,28 +1,28 @@
-"""The one training loop: teacher, student and the full-data reference; and how accuracy is measured."""
+"""Training on real images, and the accuracy on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench.augment import crops as crops_module
-from ddbench.augment import views
+from ddbench.augment import crops, views
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.nn import memory
 from ddbench.nn.build import build_network
 from ddbench.nn.device import autocast
-from ddbench.training import strategy
-from ddbench.training.batches import Batch, prefetched, to_device
-from ddbench.training.loop import Report, fit
+from ddbench.training.batches import Batch, prefetch, to_device
+from ddbench.training.loop import fit
+from ddbench.training.strategy import current_strategy
 
 if TYPE_CHECKING:
-    from ddbench.api.context import CheckpointIO, RealData
+    from ddbench.api.context import CheckpointIO, Progress, RealData
     from ddbench.api.settings import TrainingSettings
     from ddbench.config.schema import TeacherConfig
 
@@ -35,36 +35,51 @@ def train_on_real_images(
     device: torch.device,
     precision: str,
     checkpoint: CheckpointIO | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> int:
-    """Trains `network` in place on the whole training set: random-resized-crop, flip, cross-entropy.
+    """Trains a network in place on the whole training set with random-resized-crop, flip and cross-entropy.
 
-    A fresh permutation an epoch, the last partial batch kept, views seeded by (`seed`, epoch, batch). Returns
-    the number of optimiser steps. Source: torchvision's reference recipe without warm-up, as the papers'
-    squeeze stage.
+    Every epoch has a new permutation, and keeps its last, smaller batch. Source: torchvision's reference recipe without
+    warm-up, as in the squeeze stage of the papers.
+
+    Args:
+        network: The network.
+        dataset: The real data.
+        settings: Hyper-parameters.
+        seed: Seeds the permutations and the views, together with epoch and batch.
+        device: The device to train on.
+        precision: `fp32` or `bf16`.
+        checkpoint: The checkpoint; see `fit`.
+        report: Called after every epoch; see `fit`.
+
+    Returns:
+        The number of optimiser steps.
+
+    Raises:
+        DDBenchError: A loss, the network or the optimiser is not finite.
     """
     images, size = dataset.train, dataset.info.image_size
     mean, std = dataset.mean.to(device), dataset.std.to(device)
-    share = strategy.current_strategy().share
+    strategy = current_strategy()
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        seen = views.epoch_views(len(images), images.sizes, seed, epoch, settings.batch_size)
-        boxes, flips = to_device(seen.boxes, device), to_device(seen.flips, device)
-        labels = to_device(images.labels[seen.order], device)
-        mine = [share(part) for part in seen.batches]
-        with closing(prefetched((images.read(seen.order[part])[0] for part in mine), device)) as loaded:
-            for batch, part, pixels in zip(seen.batches, mine, loaded, strict=True):
-                whole = to_device(pixels, device).float() / 255
-                crops = crops_module.crop_resize(whole, boxes[part], size, flips[part])
-                count = batch.stop - batch.start
-                yield Batch(crops_module.normalise(crops, mean, std), _cross_entropy(labels[part]), count)
+        drawn = views.epoch_views(len(images), images.sizes, seed, epoch, settings.batch_size)
+        boxes, flips = to_device(drawn.boxes, device), to_device(drawn.flips, device)
+        labels = to_device(images.labels[drawn.order], device)
+        shards = [strategy.shard(batch) for batch in drawn.batches]
+        with closing(prefetch((images.read(drawn.order[shard])[0] for shard in shards), device)) as loaded:
+            for batch, shard, pixels in zip(drawn.batches, shards, loaded, strict=True):
+                scaled = to_device(pixels, device).float() / 255
+                cropped = crops.crop_resize(scaled, boxes[shard], size, flips[shard])
+                loss = partial(_cross_entropy, labels[shard])
+                yield Batch(crops.normalise(cropped, mean, std), loss, batch.stop - batch.start)
 
     fit(network, epoch_batches, settings, device, precision, checkpoint, report, seed=seed)
     return settings.epochs * len(views.batch_slices(len(images), settings.batch_size))
 
 
-def _cross_entropy(labels: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda logits: functional.cross_entropy(logits, labels)
+def _cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels)
 
 
 def train_teacher(
@@ -73,9 +88,24 @@ def train_teacher(
     device: torch.device,
     precision: str,
     checkpoint: CheckpointIO | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> nn.Module:
-    """The teacher ("squeeze"): `config.arch` trained from scratch on the training set, in eval mode."""
+    """Trains the teacher ("squeeze") from scratch on the training set.
+
+    Args:
+        dataset: The real data.
+        config: Architecture, seed and hyper-parameters.
+        device: The device to train on.
+        precision: `fp32` or `bf16`.
+        checkpoint: The checkpoint; see `fit`.
+        report: Called after every epoch; see `fit`.
+
+    Returns:
+        The teacher, in evaluation mode.
+
+    Raises:
+        DDBenchError: A loss, the network or the optimiser is not finite.
+    """
     seed = seeds.derive("teacher", config.seed)
     classes, size = dataset.info.num_classes, dataset.info.image_size
     network = build_network(config.arch, classes, size, config.stem, seed=seed)
@@ -92,33 +122,47 @@ def accuracy(
     precision: str,
     batch_size: int = 256,
 ) -> tuple[float, list[float]]:
-    """Top-1 in percent of every image of `split` in its evaluation view, and of each class in class order.
+    """Computes the top-1 accuracy of a network on the evaluation view of every image of a split.
 
-    A class without an image counts 0. Leaves the network in eval mode. Where memory runs out a batch goes through the
-    network in parts. Raises DDBenchError where logits are not finite: they say nothing.
+    The network is left in evaluation mode. A batch that does not fit into memory passes through the network in parts.
+
+    Args:
+        network: The network; it is moved to `device`.
+        dataset: The real data.
+        split: `train` or `val`.
+        device: The device.
+        precision: `fp32` or `bf16`.
+        batch_size: Images per batch.
+
+    Returns:
+        The top-1 over all images, and the top-1 of each class in class order, in percent. A class without images
+        counts as 0.
+
+    Raises:
+        DDBenchError: A logit is not finite.
     """
     images = dataset.train if split == "train" else dataset.val
     network.to(device).eval()
     mean, std = dataset.mean.to(device), dataset.std.to(device)
-    rows = torch.arange(len(images))
-    parts = [rows[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    indices = torch.split(torch.arange(len(images)), batch_size)
 
-    def guess(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        batch = crops_module.normalise(to_device(pixels, device), mean, std)
+    def predict(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        batch = crops.normalise(to_device(pixels, device), mean, std)
         with autocast(device, precision):
             logits = network(batch.contiguous(memory_format=torch.channels_last))
         return logits.argmax(1), logits.isfinite().all(1)
 
-    in_parts = memory.in_parts(guess, "images")
-    with closing(prefetched((images.centre(part, dataset.info.image_size) for part in parts), device)) as loaded:
-        found = [in_parts(pixels) for pixels in loaded]
-    guesses, sound = (torch.cat(column).cpu() for column in zip(*found, strict=True))
-    if not bool(sound.all()):
+    predict_in_parts = memory.in_parts(predict, "images")
+    with closing(prefetch((images.centre(part, dataset.info.image_size) for part in indices), device)) as loaded:
+        batches = [predict_in_parts(pixels) for pixels in loaded]
+    predictions, finite = (torch.cat(column).cpu() for column in zip(*batches, strict=True))
+    if not bool(finite.all()):
         raise DDBenchError(
-            f"accuracy: the network's logits of {int((~sound).sum())} of {len(images)} images of {split} are not finite"
+            f"accuracy: the network's logits of {int((~finite).sum())} of {len(images)} images of {split} "
+            "are not finite"
         )
-    right = (guesses == images.labels).double()
+    correct = (predictions == images.labels).double()
     classes = dataset.info.num_classes
-    hits = torch.bincount(images.labels, weights=right, minlength=classes)
+    correct_per_class = torch.bincount(images.labels, weights=correct, minlength=classes)
     counts = torch.bincount(images.labels, minlength=classes).clamp(min=1)
-    return 100 * float(right.mean()), (100 * hits / counts).tolist()
+    return 100 * float(correct.mean()), (100 * correct_per_class / counts).tolist()

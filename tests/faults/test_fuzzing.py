@@ -396,7 +396,8 @@ def read_or_none(path: Path) -> Record | None:
 
 def example_record(experiment: Experiment) -> dict[str, Any]:
     """The values of some record of the experiment."""
-    committed = next((Path(__file__).parents[2] / "results" / "records").glob("random-*.json"))
+    collection = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px"
+    committed = next((collection / "records").glob("random-*.json"))
     tree: dict[str, Any] = json.loads(committed.read_text())
     tree.pop("digest", None)
     return {**tree, "configuration": experiment.model_dump(mode="json")}

@@ -292,7 +292,7 @@ def test_a_pickled_image_runs_nothing(shell: Shell, image_folder: Callable[..., 
     refused(outcome, "0.jpg cannot be decoded: cannot identify")
 
 
-# -- archives (names, links, damage and contents: tests/data/test_archives.py) --------------------------------
+# -- archives (names, links, damage and contents: tests/unit/data/test_archives.py) --------------------------------
 
 
 def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Downloads from servers that are broken or hostile; resuming, digests and sizes: tests/data/test_download.py."""
+"""Downloads from servers that are broken or hostile; resuming, digests and sizes: tests/unit/data/test_download.py."""
 
 from __future__ import annotations
 

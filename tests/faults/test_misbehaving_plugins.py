@@ -60,7 +60,7 @@ def test_observers_can_neither_stop_nor_change_a_run(menace: Menace, shell: Shel
     for text in (
         "observer of ddbench-exits failed and is silenced: SystemExit",
         "observer of ddbench-meddles changed torch's global generator, torch's default dtype: put back",
-        "observer of ddbench-meddles printed to stdout, which is for results: shown here",
+        "observer of ddbench-meddles printed to stdout, which is for results: printed to stderr",
     ):
         assert sum(text in line for line in outcome.errors) == 1, outcome.err
     found = [json.loads(next((shell.root / name / "records").iterdir()).read_text()) for name in ("plain", "watched")]
@@ -151,7 +151,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def install(source: str) -> list[metadata.EntryPoint]:
-        (tmp_path / "ddfault_bad.py").write_text("from ddbench import hookimpl\n" + source)
+        (tmp_path / "ddfault_bad.py").write_text("from ddbench.api import hookimpl\n" + source)
         info = tmp_path / "ddfault_bad-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ddfault-bad\nVersion: 1.0\n")
@@ -163,7 +163,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 
 NAMED = """
-from ddbench.distiller import Distiller
+from ddbench.api import Distiller
 @hookimpl
 def ddbench_distillers():
     return [type("Bad", (Distiller,), {"__module__": __name__, "name": %r, "version": "1"})]
@@ -177,9 +177,12 @@ def ddbench_distillers():
         ("raise SystemExit", "SystemExit"),
         ("@hookimpl\ndef ddbench_tables():\n    raise SystemExit(0)", "SystemExit: 0"),
         ("@hookimpl\ndef ddbench_evaluators():\n    return None", "TypeError"),
-        ("@hookimpl\ndef ddbench_datasets():\n    return ['digits']", "'digits' is no DatasetSpec"),
-        ("@hookimpl\ndef ddbench_tables():\n    return [print]", "is no TableSpec"),
-        *((NAMED % name, "is no name") for name in ("../x", "/x", "a/b", "", "a b", "-x", "..", "a\nb", "\x1b[2J", 7)),
+        ("@hookimpl\ndef ddbench_datasets():\n    return ['digits']", "'digits' is not a DatasetSpec"),
+        ("@hookimpl\ndef ddbench_tables():\n    return [print]", "is not a TableSpec"),
+        *(
+            (NAMED % name, "is not a valid name")
+            for name in ("../x", "/x", "a/b", "", "a b", "-x", "..", "a\nb", "\x1b[2J", 7)
+        ),
     ],
 )
 def test_a_plugin_that_fails_at_its_import_or_names_paths_is_left_out(

@@ -9,15 +9,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from ddbench.core.errors import DDBenchError
-from ddbench.core.text import first_line
+from ddbench.core.text import error_text
 
 SECTIONS = ("data", "teacher", "statistics", "distill", "method", "evaluator", "runtime")
 
 
-Section = Literal["data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"]
+SectionName = Literal["data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"]
 
 
-Filter = Literal["dataset", "method", "evaluator", "budget"]
+FilterName = Literal["dataset", "method", "evaluator", "budget"]
 
 
 MAX_BYTES = 2**20
@@ -30,8 +30,8 @@ class Block(BaseModel, frozen=True, extra="forbid"):
     """Settings from one source. `applies` limits them, e.g. `{dataset: [imagenette]}`; empty means always."""
 
     source: str = Field(min_length=1)
-    applies: dict[Filter, list[str]] = Field(default_factory=dict)
-    settings: dict[Section, dict[str, Any]]
+    applies: dict[FilterName, list[str]] = Field(default_factory=dict)
+    settings: dict[SectionName, dict[str, Any]]
 
     def matches(self, context: dict[str, list[str]]) -> bool:
         """Whether every filter names one of the context's values, e.g. `{"dataset": ["imagenette"], ...}`."""
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def plain(text: str) -> Any:
+def parse_plain_yaml(text: str) -> Any:
     """The value of a YAML text: text, numbers, truth values, null, and lists and mappings of them.
 
     Raises ValueError for anything else: tags, aliases, dates, whole numbers of more than 64 bits, nesting deeper than
@@ -65,19 +65,19 @@ def plain(text: str) -> Any:
     """
     try:
         value = yaml.load(text, _Loader)
-        check_plain(value)
+        require_plain(value)
     except Exception as error:  # besides its own errors PyYAML raises whatever a number or date without sense gives
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return value
 
 
-def check_plain(value: object, depth: int = MAX_DEPTH) -> None:
+def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
     """Raises ValueError where a tree is not of text, numbers, truth values and null, or larger than `plain` allows."""
     if isinstance(value, dict | list):
         if not depth:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
         for part in (*value, *value.values()) if isinstance(value, dict) else value:
-            check_plain(part, depth - 1)
+            require_plain(part, depth - 1)
     elif isinstance(value, int) and value.bit_length() > 63:
         raise ValueError("a whole number of more than 64 bits")
     elif isinstance(value, str) and any("\ud800" <= letter <= "\udbff" for letter in value):
@@ -99,7 +99,7 @@ def load_file(path: Path) -> Recipe:
     try:
         if len(content) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
-        tree = plain(content.decode("utf-8"))
+        tree = parse_plain_yaml(content.decode("utf-8"))
     except ValueError as error:
         raise DDBenchError(f"recipe {path} is not plain YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -107,7 +107,7 @@ def load_file(path: Path) -> Recipe:
     try:
         return Recipe(**{**tree, "path": path})
     except (ValidationError, TypeError) as error:
-        raise DDBenchError(f"recipe {path}: {first_line(error)}") from error
+        raise DDBenchError(f"recipe {path}: {error_text(error)}") from error
 
 
 def builtin_paths() -> list[Path]:

@@ -89,7 +89,7 @@ def ddbench_tables() -> Iterable[TableSpec]:
             metric,
             "WMDD paper, Figure 3",
             "distance",
-            across=("ipc", "evaluator"),
+            columns=("ipc", "evaluator"),
         ),
         TableSpec(
             "sliced",

@@ -1,0 +1,70 @@
+"""Error messages and warnings that name the plugin which caused them. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.core.interruption import RunInterrupt
+
+STOP_REQUESTS = (KeyboardInterrupt, RunInterrupt)
+"""Exceptions that end a run on request. They are never attributed to a plugin."""
+
+
+@contextlib.contextmanager
+def attribute_errors(describe: Callable[[], str]) -> Iterator[None]:
+    """Converts every exception of the block, SystemExit too, to a PluginError that names the plugin.
+
+    DDBenchError, stop requests such as Ctrl-C, and out-of-memory errors pass unchanged.
+
+    Args:
+        describe: Returns the description of the item whose code runs in the block, e.g. "method 'blur' of
+            ddbench-blur". It is called only if the block raises.
+
+    Raises:
+        PluginError: If the block raises any other exception.
+
+    Example:
+        >>> with attribute_errors(lambda: "method 'blur' of ddbench-blur"):
+        ...     1 / 0
+        Traceback (most recent call last):
+        ddbench.core.errors.PluginError: method 'blur' of ddbench-blur: ZeroDivisionError: division by zero
+    """
+    try:
+        yield
+    except (DDBenchError, GeneratorExit, *STOP_REQUESTS):
+        raise
+    except BaseException as error:
+        if _is_out_of_memory(error):
+            raise
+        raise PluginError(f"{describe()}: {exception_line(error)}") from error
+
+
+def exception_line(error: BaseException) -> str:
+    """Returns the type and the message of an exception in one line.
+
+    Example:
+        >>> exception_line(OSError("disk full"))
+        'OSError: disk full'
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the __str__ of a plugin's exception can fail too
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def print_warning(text: str) -> None:
+    """Prints a warning in one line to stderr."""
+    # DDBenchError escapes line breaks and control characters, which a plugin's text can contain.
+    print(DDBenchError(f"ddbench: warning: {text}"), file=sys.stderr)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from ddbench.nn.memory import is_out_of_memory
+
+    return is_out_of_memory(error)

@@ -1,0 +1,71 @@
+"""A collection of registered items of one kind, with the distribution that provides each item. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from ddbench.core.errors import DDBenchError, unknown
+
+Kind = Literal["method", "evaluator", "dataset", "table", "stage"]
+"""The kinds of items that a plugin registers by name."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Collection(Generic[T]):
+    """The registered items of one kind. Names are unique in a collection.
+
+    Attributes:
+        kind: The kind of the items, for error messages.
+        items: The items by name.
+        owners: The distribution that provides each item, by the item's name.
+    """
+
+    kind: Kind
+    items: dict[str, T] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+
+    def check_unique(self, named_items: Iterable[tuple[str, T]], owner: str) -> None:
+        """Checks that the items can be added.
+
+        Args:
+            named_items: Pairs of a name and an item.
+            owner: The distribution that provides the items.
+
+        Raises:
+            DDBenchError: If a name is registered already or occurs twice in `named_items`.
+        """
+        owners = dict(self.owners)
+        for name, _ in named_items:
+            if name in owners:
+                raise DDBenchError(
+                    f"{self.kind} '{name}' is given by both {owners[name]} and {owner}: uninstall one of them"
+                )
+            owners[name] = owner
+
+    def add(self, named_items: Iterable[tuple[str, T]], owner: str) -> None:
+        """Adds items that `check_unique` has accepted.
+
+        Args:
+            named_items: Pairs of a name and an item.
+            owner: The distribution that provides the items.
+        """
+        for name, item in named_items:
+            self.items[name] = item
+            self.owners[name] = owner
+
+    def find(self, name: str) -> T:
+        """Returns the item called `name`.
+
+        Raises:
+            DDBenchError: If there is no such item. The message suggests the closest name.
+        """
+        if name not in self.items:
+            raise unknown(self.kind, name, self.items)
+        return self.items[name]
+
+    def all(self) -> tuple[T, ...]:
+        """Returns the items in alphabetical order of their names."""
+        return tuple(self.items[name] for name in sorted(self.items))

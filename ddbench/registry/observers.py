@@ -1,0 +1,66 @@
+"""Calls the observers of events and records so that they cannot change or end a run."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ddbench.registry.attribution import STOP_REQUESTS, exception_line, print_warning
+from ddbench.registry.hooks import CORE, Hooks
+
+
+class Observers:
+    """The implementations of the hooks `ddbench_event` and `ddbench_record`.
+
+    Args:
+        hooks: The registered plugins.
+    """
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+        self._silenced: set[tuple[str, str]] = set()
+        self._warnings: set[str] = set()
+
+    def notify(self, hook: str, value: object) -> None:
+        """Calls every implementation of an observer hook.
+
+        An implementation that raises is reported once on stderr and is not called again. Global state that it
+        changes, such as random generators, is restored.
+
+        Args:
+            hook: The name of the hook.
+            value: The argument of the hook.
+        """
+        for implementation in self._hooks.implementations(hook):
+            if (implementation.plugin, hook) in self._silenced:
+                continue
+            try:
+                with self._restored_state(implementation.owner):
+                    implementation(value)
+            except STOP_REQUESTS:
+                raise
+            except BaseException as error:
+                self._silenced.add((implementation.plugin, hook))
+                print_warning(
+                    f"observer of {implementation.owner} failed and is silenced: {exception_line(error)} (in {hook})"
+                )
+
+    def _restored_state(self, owner: str) -> contextlib.AbstractContextManager[None]:
+        """Restores global state after the block; the core's own observers run without this."""
+        if owner == CORE:
+            return contextlib.nullcontext()
+        import torch
+
+        from ddbench.nn.global_state import restore_global_state
+
+        def report(changed: list[str], printed: bool) -> None:
+            if changed:
+                self._warn_once(f"observer of {owner} changed {', '.join(changed)}: put back")
+            if printed:
+                self._warn_once(f"observer of {owner} printed to stdout, which is for results: printed to stderr")
+
+        return restore_global_state(torch.device("cuda" if torch.cuda.is_available() else "cpu"), report)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.add(text)
+            print_warning(text)

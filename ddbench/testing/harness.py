@@ -1,0 +1,303 @@
+"""Runs a method or a protocol through the stages of `ddbench run`, in temporary caches."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+from unittest import mock
+
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.core.events import Event
+from ddbench.evaluators.protocols import HardLabels
+from ddbench.nn.global_state import changed_names
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache, canonical_json, digest_of
+from ddbench.testing import data, state
+from ddbench.testing.checkpoints import Interrupter, InterruptingCache, Interruption, Moment
+from ddbench.testing.subprocess_runner import NotImportableError, run_in_subprocess
+from ddbench.training import loop
+
+SHARED_STAGES = ("data", "teacher", "statistics")  # no method and no protocol changes their artifacts
+TEACHER = ("teacher.epochs=3", "teacher.batch_size=64", "teacher.learning_rate=0.05", "distill.checkpoint_every=3")
+REAL_DATA = ("teacher.batch_size=8",)  # with larger batches, a few real images give too few steps to learn
+STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of one complete run.
+
+    Args:
+        digests: Digest of the tensors of each unit, or the metrics as JSON, by name.
+        global_changes: Names of the global state that the run changed.
+        teacher_changes: Names of the teacher's state that the run changed.
+        root: Folder of the cache.
+        leaked: Memory that the run did not release, as text; empty if none.
+    """
+
+    digests: dict[str, str]
+    global_changes: list[str]
+    teacher_changes: list[str]
+    root: Path
+    leaked: str = ""
+
+
+@dataclass(eq=False)
+class Harness:
+    """Runs one method or protocol on one dataset, for all tests of a conformance class. See `harness_for`.
+
+    Every run has a new cache, which links to the data, teachers and statistics in `folder`.
+
+    Args:
+        folder: Folder that all harnesses of a session share, so that a teacher is trained once.
+        stage: The stage under test.
+        experiment: The experiment that the tests run.
+        registry: The plugins, with the kit's dataset and the class under test.
+    """
+
+    folder: Path
+    stage: Literal["distill", "evaluate"]
+    experiment: Experiment
+    registry: PluginRegistry
+
+    @property
+    def subject(self) -> Distiller | Evaluator:
+        """The method or protocol under test."""
+        return self.experiment.method if self.stage == "distill" else self.experiment.evaluator
+
+    @property
+    def name(self) -> str:
+        """Kind and name of the subject, for messages."""
+        return f"{'method' if self.stage == 'distill' else 'evaluator'} '{self.subject.name}'"
+
+    @property
+    def shared(self) -> Path:
+        """Folder of the cache that holds data, teachers and statistics."""
+        return self.folder / "shared"
+
+    def pipeline(
+        self,
+        root: Path,
+        experiment: Experiment | None = None,
+        cache: Cache | None = None,
+        emit: Callable[[Event], None] = lambda event: None,
+    ) -> Pipeline:
+        """Builds a pipeline.
+
+        Args:
+            root: Folder of its cache.
+            experiment: The experiment; default: the harness's.
+            cache: The cache to use in place of a plain one in `root`.
+            emit: Receives the pipeline's events.
+
+        Returns:
+            The pipeline. No stage has run.
+        """
+        data_dir = os.environ.get("DDBENCH_DATA")
+        workspace = Workspace(self.registry, cache or Cache(root), Path(data_dir) if data_dir else None)
+        workspace.emit = emit
+        return Pipeline(workspace, experiment or self.experiment)
+
+    def new_cache(self, experiment: Experiment | None = None) -> Path:
+        """Creates a cache that holds data, teacher and statistics of an experiment, and nothing else.
+
+        Args:
+            experiment: The experiment; default: the harness's.
+
+        Returns:
+            Folder of the cache.
+        """
+        pipeline = self.pipeline(self.shared, experiment)
+        for stage in SHARED_STAGES:
+            pipeline.build(stage)
+        root = Path(tempfile.mkdtemp(dir=self.folder))
+        for stage in SHARED_STAGES:
+            (self.shared / stage).mkdir(exist_ok=True)
+            (root / stage).symlink_to(self.shared / stage)
+        return root
+
+    def digests(self, pipeline: Pipeline, reverse: bool = False) -> dict[str, str]:
+        """Runs the stage under test.
+
+        Args:
+            pipeline: The pipeline to run.
+            reverse: Whether to build the units in reverse order.
+
+        Returns:
+            Digest of the tensors of each unit, or the metrics as JSON, by name.
+        """
+        if self.stage == "evaluate":
+            return {"the metrics": canonical_json(pipeline.artifact("evaluate").meta["metrics"])}
+        units = pipeline.units[::-1] if reverse else pipeline.units
+        return {f"unit {unit.index}": digest_of(pipeline.artifact("distill", unit.index).tensors) for unit in units}
+
+    def rerun_digests(self, reverse: bool = False) -> dict[str, str]:
+        """Runs the stage under test again in a new cache. Arguments and result as in `digests`."""
+        return self.digests(self.pipeline(self.new_cache()), reverse)
+
+    @cached_property
+    def reseeded_digests(self) -> dict[str, str]:
+        """The digests of another run with other states of the global generators."""
+        with state.reseeded_global_generators():
+            return self.rerun_digests()
+
+    def run(self, experiment: Experiment | None = None) -> Run:
+        """Runs all stages in a new cache and compares global and teacher state before and after.
+
+        Args:
+            experiment: The experiment; default: the harness's.
+
+        Returns:
+            The outcome, without `leaked`.
+        """
+        root = self.new_cache(experiment)
+        pipeline = self.pipeline(root, experiment)
+        teacher = pipeline.teacher if pipeline.uses_teacher else None
+        before = state.teacher_state(teacher) if teacher is not None else {}
+        if self.stage == "evaluate":
+            _ = pipeline.distilled
+        digests = self.digests(pipeline)
+        after = state.teacher_state(teacher) if teacher is not None else {}
+        return Run(digests, pipeline.builder.changed, changed_names(before, after), root)
+
+    @cached_property
+    def other_seed(self) -> Run:
+        """The outcome of a run with another seed, with the memory that it did not release."""
+        device = self.pipeline(self.shared).device
+        before, unit = state.memory_in_use(device)
+        run = self.run(self.experiment.model_copy(update={"seed": self.experiment.seed + 1}))
+        after, _ = state.memory_in_use(device)
+        return replace(run, leaked=f"{after - before} {unit}" if after > before else "")
+
+    @cached_property
+    def _first(self) -> Run | DDBenchError:
+        try:
+            return self.run()
+        except DDBenchError as error:
+            return error
+
+    @property
+    def first(self) -> Run:
+        """The run that other runs are compared with. Raises the same DDBenchError each time if it failed."""
+        if isinstance(self._first, DDBenchError):
+            raise self._first
+        return self._first
+
+    def interrupted_digests(self, moment: Moment) -> tuple[dict[str, str], Interrupter]:
+        """Runs the stage under test, interrupts it at the first moments of a kind, and resumes it each time.
+
+        Args:
+            moment: When to interrupt: after a "save" of the checkpoint, or at a "report" of a step.
+
+        Returns:
+            The digests of the final result, and the counts of saves and loads.
+        """
+        root, interrupter = self.new_cache(), Interrupter(moment)
+
+        def emit(event: Event) -> None:
+            if (event.stage, event.kind) == (self.stage, "step"):
+                interrupter.reach("report")
+
+        while True:
+            cache = InterruptingCache(root, self.stage, interrupter)
+            pipeline = self.pipeline(root, cache=cache, emit=emit)
+            try:
+                with mock.patch.object(loop, "SAVE_SECONDS", 0.0):  # these runs end before the default of 20 s
+                    return self.digests(pipeline), interrupter
+            except Interruption:
+                continue
+
+    @cached_property
+    def subprocess_digests(self) -> dict[str, str] | None:
+        """The digests of another process, which builds units in reverse; None if it cannot import the class."""
+        root = self.new_cache()
+        try:
+            run_in_subprocess(build_units if self.stage == "distill" else build_metrics, self.experiment, root)
+        except NotImportableError:
+            return None
+        return self.digests(self.pipeline(root))
+
+
+def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budget: str, ipc: int) -> Harness:
+    """Creates the harness of a method or protocol.
+
+    A method is tested with the kit's student. A protocol is tested on random real images, or on the whole dataset if
+    it trains on real data.
+
+    Args:
+        subject: The method or protocol, with its settings.
+        folder: Folder that all harnesses of a session share.
+        dataset: Name of the dataset.
+        budget: Name of the recipe.
+        ipc: Images per class.
+
+    Returns:
+        The harness.
+
+    Raises:
+        DDBenchError: If the subject cannot be registered or the experiment is not valid.
+    """
+    registry = registry_with(type(subject))
+    on_real_data = isinstance(subject, Evaluator) and subject.on_real_data
+    sizes = data.IMAGE_SIZES if dataset == data.FEW_DIGITS else ()
+    request = Request(
+        methods=("full" if on_real_data else "random",),
+        datasets=(dataset,),
+        ipcs=() if on_real_data else (ipc,),
+        recipes=(budget,),
+        precision="fp32",
+        assignments=(*TEACHER, *(REAL_DATA if on_real_data else ()), *sizes),
+    )
+    (experiment,) = experiments(request, registry)
+    changes: dict[str, Any]
+    if isinstance(subject, Evaluator):
+        changes = {"evaluator_name": subject.name, "evaluator": subject}
+        return Harness(folder, "evaluate", experiment.model_copy(update=changes), registry)
+    changes = {"method_name": subject.name, "method": subject}
+    changes |= {"evaluator_name": STUDENT.name, "evaluator": STUDENT}
+    return Harness(folder, "distill", experiment.model_copy(update=changes), registry)
+
+
+def registry_with(cls: type[Distiller] | type[Evaluator]) -> PluginRegistry:
+    """Creates a registry with the installed plugins, the kit's dataset and a class.
+
+    Args:
+        cls: The class under test. It is registered unless it is already installed.
+
+    Returns:
+        The registry.
+
+    Raises:
+        DDBenchError: If another plugin uses the name of `cls`.
+    """
+    registry = PluginRegistry()
+    registry.register(data, "the conformance kit")
+    if cls not in (*registry.distillers(), *registry.evaluators()):
+        hook = "ddbench_distillers" if issubclass(cls, Distiller) else "ddbench_evaluators"
+        registry.register(SimpleNamespace(**{hook: hookimpl(lambda: [cls])}), "the conformance test")
+    return registry
+
+
+def build_units(experiment: Experiment, root: Path) -> None:
+    """Builds all units of a method into the cache in `root`, in reverse order."""
+    harness = Harness(root, "distill", experiment, registry_with(type(experiment.method)))
+    harness.digests(harness.pipeline(root), reverse=True)
+
+
+def build_metrics(experiment: Experiment, root: Path) -> None:
+    """Trains and evaluates the student of a protocol into the cache in `root`."""
+    harness = Harness(root, "evaluate", experiment, registry_with(type(experiment.evaluator)))
+    harness.digests(harness.pipeline(root))

@@ -1,0 +1,178 @@
+"""The report in a real browser: tables sort and filter, numbers open their records, and no network is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddbench.results import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Shell
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+
+MEASURED = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px" / "records"
+HOSTILE = '"><script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">'
+WIDTHS = (1280, 390)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], Shell]) -> Path:
+    """A report of the repository's random and rded sets, and of a hostile record."""
+    shell = shell_in(tmp_path_factory.mktemp("browser"))
+    folder = shell.results / "records"
+    folder.mkdir(parents=True)
+    found = sorted([*MEASURED.glob("random-*.json"), *MEASURED.glob("rded-*.json")])
+    assert len(found) > 20
+    for path in found:
+        shutil.copy(path, folder)
+    bad = {"name": HOSTILE, "method": HOSTILE, "dataset": HOSTILE}
+    (folder / "bad.json").write_text(records.dump_with_digest({**records.load_verified(found[0].read_text()), **bad}))
+    outcome = shell("report")
+    assert outcome.code == 0, outcome.err
+    return shell.results / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        # Chromium's own sandbox needs a user that is not root, and a container that allows it.
+        opened = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
+    """The report, opened; fails on anything in the console and on any request beside the file itself."""
+    opened = browser.new_page(viewport={"width": request.param, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda made: asked.append(made.url))
+    opened.goto(report.as_uri())
+    opened.wait_for_function("document.querySelectorAll('table.interactive:not(.dataTable)').length === 0")
+    yield opened
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    assert opened.evaluate("window.pwned") is None
+    opened.close()
+
+
+def column(page: Any, title: str) -> list[str]:
+    """The texts of a column of the table of all records, as it stands."""
+    number = page.locator("#records thead th").all_inner_texts().index(title) + 1
+    texts: list[str] = page.locator(f"#records tbody td:nth-child({number})").all_inner_texts()
+    return texts
+
+
+def sort(head: Any, direction: str) -> None:
+    """Clicks on a heading, and waits for its rows."""
+    head.click()
+    playwright.expect(head).to_have_attribute("aria-sort", direction)
+
+
+def test_a_click_on_a_heading_sorts_by_the_number(page: Any, report: Path) -> None:
+    kept = [json.loads(path.read_text()) for path in (report.parent / "records").iterdir()]
+    seconds = sorted(record["seconds"]["evaluate"] for record in kept)
+    as_text = sorted(f"{value:.0f}" for value in seconds)
+    assert as_text != [f"{value:.0f}" for value in seconds]
+    head = page.locator("#records thead th", has_text="student, s")
+    sort(head, "ascending")
+    assert column(page, "student, s") == [f"{value:.0f}" for value in seconds[:25]]
+    sort(head, "descending")
+    assert column(page, "student, s") == [f"{value:.0f}" for value in seconds[::-1][:25]]
+
+
+def test_a_cell_with_its_deviation_sorts_as_a_number(page: Any) -> None:
+    table = page.locator("#table-comparison table").first
+    titles = table.locator("thead th").all_inner_texts()
+    number = titles.index("IPC 10 published") + 1
+    head = table.locator(f"thead th:nth-child({number})")
+    sort(head, "ascending")
+    texts = table.locator(f"tbody td:nth-child({number})").all_inner_texts()
+    values = [float(text.split()[0]) for text in texts if text]
+    assert len(values) > 2
+    assert values == sorted(values)
+
+
+def test_the_field_filters_rows(page: Any) -> None:
+    rows = page.locator("#records tbody tr")
+    everything = rows.count()
+    page.locator("#records input[type=search]").fill("rded")
+    page.wait_for_function(f"document.querySelectorAll('#records tbody tr').length < {everything}")
+    assert 0 < rows.count() < everything
+    assert set(column(page, "method")) == {"rded"}
+    # Other tables keep theirs.
+    assert "random" in page.locator("#table-comparison tbody").first.inner_text()
+
+
+def test_a_number_opens_its_records_and_closing_leads_back(page: Any) -> None:
+    cell = page.locator("#table-comparison td details").first
+    cell.locator("summary").click()
+    page.wait_for_function("document.querySelector('#table-comparison td details').open")
+    where = page.evaluate("scrollY")
+    link = cell.locator("a").first
+    name = link.get_attribute("title")
+    link.click()
+    opened = page.locator("article.record:target")
+    assert opened.locator("h2").inner_text() == name
+    assert opened.locator("pre").first.is_visible()
+    assert "method_settings:" in opened.locator("pre").first.inner_text()
+    box = opened.bounding_box()
+    assert (box["x"], box["width"]) == (0, page.viewport_size["width"])
+    assert opened.evaluate("element => element.scrollWidth <= element.clientWidth")
+    opened.get_by_text("Close", exact=True).click()
+    assert page.locator("article.record:visible").count() == 0
+    assert page.evaluate("scrollY") == where
+    assert cell.locator("a").first.is_visible()
+
+
+def test_a_hostile_record_opens_as_text(page: Any) -> None:
+    page.locator("#records input[type=search]").fill("pwned")
+    page.wait_for_function("document.querySelectorAll('#records tbody tr').length === 1")
+    page.locator("#records tbody a").click()
+    assert page.locator("article.record:target h2").inner_text() == HOSTILE
+
+
+def test_the_page_is_as_wide_as_the_window_and_readable(page: Any) -> None:
+    width = page.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    boxes = page.locator("main > section").all()
+    assert all(box.bounding_box()["width"] <= width for box in boxes)
+    # A wide table scrolls in its box.
+    assert page.evaluate(
+        "(() => { const box = document.querySelector('#records .dt-layout-table > div');"
+        " return box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto'; })()"
+    )
+    smallest = page.evaluate(
+        "Math.min(...[...document.querySelectorAll('main *, article.record *')]"
+        ".map(element => parseFloat(getComputedStyle(element).fontSize)))"
+    )
+    assert smallest >= 14
+    dark = page.evaluate("getComputedStyle(document.body).color")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (dark, light) == ("rgb(27, 27, 27)", "rgb(255, 255, 255)")
+
+
+def test_without_scripts_everything_is_there_to_read(browser: Any, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 900})
+    plain = context.new_page()
+    plain.goto(report.as_uri())
+    count = len(list((report.parent / "records").iterdir()))
+    assert plain.locator("#records tbody tr").count() == count
+    plain.locator("#table-comparison summary").first.click()
+    plain.locator("#table-comparison td details[open] a").first.click()
+    assert plain.locator("article.record:target h2").is_visible()
+    context.close()

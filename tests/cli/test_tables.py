@@ -1,0 +1,98 @@
+"""`ddbench table`: bad input, output files, and which libraries are loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from textwrap import dedent
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import Cell, TableSpec
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request
+from ddbench.registry.registry import PluginRegistry
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+
+def asked(**fields: Any) -> Request:
+    return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
+
+
+# -- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("ablatoin",), "unknown table 'ablatoin'; did you mean 'ablation'?"),
+        (("comparison", "--methods", "random,wmd"), "unknown method 'wmd'; did you mean 'wmdd'?"),
+        (("ablation", "--methods", "random"), "table 'ablation' has no cell of method random"),
+        (("ablation", "--dataset", "digit"), "unknown dataset 'digit'; did you mean 'digits'?"),
+        (("ablation", "--dataset", "digits", "--recipe", "smok"), "unknown recipe 'smok'; did you mean 'smoke'?"),
+        (("ablation", "--dataset", "digits", "--set", "method.stepz=3"), "method (wmdd) has no setting 'stepz'; did"),
+        (("ablation", "--set", "wmdd.steps=none"), "method.steps: "),
+        (("ablation", "--dataset", "digits", "--ipc", "0"), "--ipc 0: images per class must be at least 1"),
+        (("sliced", "--dataset", "digits", "--ipc", "9999", "--recipe", "smoke"), "--ipc 9999 is more than the 142"),
+        (("ablation", "--dataset", "imagefolder:/no/such", "--recipe", "smoke"), "/no/such"),
+        (("ablation", "--format", "yaml"), "'yaml' is not one of 'text', 'markdown'"),
+        (("ablation", "--output", "file/table.txt"), "cannot write to file/table.txt: Not a directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_computed(shell: Shell, arguments: tuple[str, ...], says: str) -> None:
+    (shell.root / "file").touch()
+    outcome = shell("table", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    lines = [line for line in outcome.errors if line.startswith("ddbench: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    written = {name for name in shell.files() if not name.startswith("cache/data/")}
+    assert written == {"file"}
+
+
+def test_a_table_goes_to_a_file(shell: Shell) -> None:
+    outcome = shell("table", "layers", "--format", "markdown", "--output", "new/folder/layers.md")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == "written: new/folder/layers.md\n"
+    text = (shell.root / "new/folder/layers.md").read_text(encoding="utf-8")
+    assert text == shell("table", "layers", "--format", "markdown").out
+    assert "| 18      | never run | 41.8        |" in text
+    assert list(shell.files()) == ["new/folder/layers.md"]
+
+
+def test_without_data_it_says_so(shell: Shell) -> None:
+    said = "no dataset is named and none is in the data folder: from records and published numbers alone"
+    assert shell("table", "layers").errors == [said]
+    assert shell("table", "layers", "--only-cached").errors == []
+    told = shell("table", "layers", "--dry-run")
+    assert told.errors == [said]
+    assert told.out.splitlines()[2].split() == ["5", "tiny-imagenet", "10"]
+
+
+def test_a_plugins_table_is_found_beside_the_others() -> None:
+    registry = PluginRegistry()
+    spec = TableSpec("mine", "my own", lambda asked: [Cell("a", "random", "digits", 1)])
+    registry.register(SimpleNamespace(ddbench_tables=hookimpl(lambda: [spec])), "mine")
+    assert registry.table("mine") is spec
+    with pytest.raises(DDBenchError, match="unknown table 'mien'; did you mean 'mine'"):
+        registry.table("mien")
+
+
+def test_help_and_list_import_neither_torch_nor_pandas() -> None:
+    code = """
+        import contextlib, io, sys
+        from ddbench.cli import main
+        for words in ("--help", "table --help", "list tables", "list tables ablation"):
+            sys.argv = ["ddbench", *words.split()]
+            with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
+                main()
+            assert len(told.getvalue()) > 100, words
+        print(sorted({"torch", "pandas", "numpy", "matplotlib"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

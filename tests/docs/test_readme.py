@@ -1,0 +1,181 @@
+"""The documentation as it is read: every command of README.md is run or dry-run, the plugin page's package is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from ddbench.nn.build import build_network
+
+ROOT = Path(__file__).parents[2]
+REAL = ("imagenette", "tiny-imagenet")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The contents of a page's fenced blocks in one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    """Every command of a page's `sh` blocks, its continued lines joined, comments dropped."""
+    lines = "".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
+    return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def is_quick(command: str) -> bool:
+    """Whether a command is run for real: everything but training beyond the smoke sizes."""
+    trains = command.startswith(("ddbench run", "ddbench table"))
+    return command.startswith("ddbench ") and (not trains or "--recipe smoke" in command or "--only-cached" in command)
+
+
+README = commands(ROOT / "README.md")
+MAKE = [command for command in README if command.startswith("make ")]
+QUICK = [command for command in README if is_quick(command)]
+LONG = [command for command in README if command.startswith("ddbench ") and not is_quick(command)]
+
+
+def ddbench(command: str, folder: Path, **environment: str) -> str:
+    """Runs one command as a person would, in `folder`, with nothing of this person's own; returns its output."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("DDBENCH_")}
+    own |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "xdg"), "OMP_NUM_THREADS": "1", **environment}
+    words = [sys.executable, "-m", "ddbench", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_command_is_covered() -> None:
+    assert README
+    assert sorted(MAKE + QUICK + LONG) == sorted(README)
+    assert len(set(README)) == len(README)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("command", MAKE)
+def test_make_targets(command: str, tmp_path: Path) -> None:
+    """What make would do is shown, not done; the demo's own command is dry-run."""
+    words = [*shlex.split(command), "--dry-run", f"--directory={ROOT}"]
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    shown = subprocess.run(words, env=outer, capture_output=True, text=True, check=True).stdout.splitlines()
+    if command == "make test":
+        assert any("/pytest " in line for line in shown)
+        return
+    (run,) = [line for line in shown if "ddbench run" in line]
+    told = ddbench(f"{run} --dry-run", tmp_path)
+    assert told.count("# wmdd, digits") == told.count("# random, digits") == 3
+
+
+@pytest.mark.slow
+def test_quick_commands_run(tmp_path: Path) -> None:
+    """In the order of the page, in one folder: what is shown and exported is what was run before."""
+    assert QUICK[0].startswith("ddbench run")
+    told = [ddbench(command, tmp_path) for command in QUICK]
+    assert all(text.strip() for text in told)
+    assert list((tmp_path / "results" / "records").glob("*.json"))
+    assert list((tmp_path / "results" / "runs").glob("*/preview.png"))
+    targets = [tmp_path / found[1] for command in QUICK if (found := re.search(r"--output (\S+)", command))]
+    assert all(path.is_file() or any(path.iterdir()) for path in targets)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.real] if any(name in command for name in REAL) else [])
+        for command in LONG
+    ],
+)
+def test_long_commands_are_valid(command: str, tmp_path: Path) -> None:
+    """With `--dry-run`: names, values, recipes and data are checked, nothing is trained."""
+    data = os.environ.get("DDBENCH_DATA", "")
+    if any(name in command for name in REAL) and not data:
+        pytest.skip("needs DDBENCH_DATA, a folder that holds imagenette2/ and tiny-imagenet-200/")
+    lay_out_own_files(command, tmp_path)
+    told = ddbench(f"{command} --dry-run", tmp_path, **({"DDBENCH_DATA": data} if data else {}))
+    assert "to do" in told
+    assert ("method_settings:" in told) == command.startswith("ddbench run")
+
+
+def lay_out_own_files(command: str, folder: Path) -> None:
+    """The person's own images, checkpoint and recipe that a command names, in `folder`."""
+    if found := re.search(r"imagefolder:(\S+)", command):
+        for split in ("train", "val"):
+            for name in ("cat", "dog"):
+                place = folder / found[1] / split / name
+                place.mkdir(parents=True)
+                for number in range(12):
+                    pixels = np.random.default_rng(number).integers(0, 256, (80, 70, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(place / f"{number}.png")
+    if found := re.search(r"teacher\.checkpoint=(\S+)", command):
+        save_file(build_network("resnet18", 10, 64).state_dict(), folder / found[1])
+    if found := re.search(r"--recipe (\S+\.yaml)", command):
+        (recipe,) = blocks(ROOT / "docs" / "recipes.md", "yaml")
+        (folder / found[1]).write_text(recipe, encoding="utf-8")
+
+
+PAGE = ROOT / "docs" / "writing-a-plugin.md"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the plugin page's package and what an installer writes about it."""
+    folder = tmp_path_factory.mktemp("plugin")
+    method, kit, invert, stripes = blocks(PAGE, "python")
+    ddbench("ddbench new-plugin blur", folder)
+    written = folder / "ddbench-blur"
+    assert (written / "ddbench_blur" / "__init__.py").read_text(encoding="utf-8") == method
+    assert (written / "tests" / "test_conformance.py").read_text(encoding="utf-8") == kit
+    package = (written / "ddbench_blur").rename(folder / "ddbench_blur")
+    (package / "invert.py").write_text(invert, encoding="utf-8")
+    (package / "stripes.py").write_text(stripes, encoding="utf-8")
+    project = tomllib.loads((written / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = {**project["entry-points"]["ddbench"], "invert": "ddbench_blur.invert", "stripes": "ddbench_blur.stripes"}
+    assert all(f'`{name} = "{points[name]}"`' in PAGE.read_text(encoding="utf-8") for name in ("invert", "stripes"))
+    about = folder / f"ddbench_blur-{project['version']}.dist-info"
+    about.mkdir()
+    lines = [f"{name} = {module}" for name, module in points.items()]
+    (about / "entry_points.txt").write_text("\n".join(["[ddbench]", *lines, ""]), encoding="utf-8")
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(head, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
+    shown = [command for command in commands(PAGE) if command.startswith("ddbench ")]
+    # A new plugin is written where its name is not taken yet.
+    site = {command: {} if " new-plugin " in command else {"PYTHONPATH": str(installed)} for command in shown}
+    told = {command: ddbench(command, tmp_path, **site[command]) for command in shown}
+    assert any("list methods blur" in command and "real images in one" in text for command, text in told.items())
+    assert {path.name for path in tmp_path.glob("ddbench-*")} == {"ddbench-blur", "ddbench-quiet"}
+    found = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
+    made = {(record["method"], record["dataset"], record["evaluator"], record["distilled_images"]) for record in found}
+    assert made == {("blur", "digits", "fkd", 20), ("invert", "digits", "fkd", 10), ("blur", "stripes", "hard", 4)}
+    settings = {(record["method"], record["dataset"]): record["configuration"]["method_settings"] for record in found}
+    assert settings["blur", "digits"] == {"blend": 2}
+    assert settings["invert", "digits"]["steps"] == 20
+
+
+@pytest.mark.slow
+def test_a_plugin_module_imports_no_torch(installed: Path) -> None:
+    code = "import sys, ddbench_blur, ddbench_blur.invert, ddbench_blur.stripes; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), f"{page} links to {target}"

@@ -1,0 +1,25 @@
+"""`full` holds every training image and has no IPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ddbench.pipeline.pipeline import Pipeline
+
+
+def test_full_is_every_training_image_without_an_ipc(pipeline: Callable[..., Pipeline]) -> None:
+    made = pipeline("full", "teacher.epochs=1", "teacher.batch_size=256")
+    assert made.experiment.ipc is None
+    assert made.experiment.evaluator_name == "full-data"
+    found = made.distilled
+    assert found.indices is not None
+    assert found.indices.tolist() == list(range(len(made.dataset.train)))
+    assert torch.equal(found.labels, made.dataset.train.labels)
+    record = made.run()
+    assert record.teacher == {}
+    assert record.feature_transport_cost is None
+    assert record.metrics.student_steps == -(-len(found) // 256)
+    assert record.metrics.regime == "hard"
+    assert record.distilled_images == len(made.dataset.train)

@@ -1,0 +1,175 @@
+"""Records: read back as written, whole or not at all, found by name, and all together as a frame."""
+
+import json
+import os
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddbench.api.evaluator import Metrics
+from ddbench.core.errors import DDBenchError
+from ddbench.results import provenance, records
+from ddbench.results.records import Record
+
+SECTIONS: dict[str, Any] = {
+    **{name: {} for name in records.SECTIONS},
+    "data": {"image_size": 16},
+    "distill": {"jpeg_quality": None},
+    "runtime": {"device": "cpu", "precision": "fp32"},
+}
+
+
+def record(**changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "name": "wmdd-digits-ipc1-0123abcd",
+        "created": provenance.provenance()["created"],
+        "method": "wmdd",
+        "method_version": "1",
+        "dataset": "digits",
+        "classes": 2,
+        "ipc": 1,
+        "image_size": 16,
+        "recipes": ["smoke"],
+        "evaluator": "fkd",
+        "evaluator_version": "1",
+        "student": "convnet-d3",
+        "seed": 0,
+        "repeat": 0,
+        "student_seed": 0,
+        "metrics": Metrics(
+            top1_last=100 / 3, per_class=[0.1, 66.6], student_steps=3, label_bytes=10, image_bytes=20, regime="fkd"
+        ),
+        "teacher": {"name": "convnet-d3", "top1": 90.0, "key": "k"},
+        "feature_transport_cost": 0.1 + 0.2,
+        "distilled_digest": "d",
+        "distilled_images": 2,
+        "keys": {"evaluate": ["k"]},
+        "configuration": {"dataset": "digits", "ipc": 1, "student_stem": "auto", **SECTIONS},
+        "seconds": {"evaluate": 1.5},
+        "seconds_per_iteration": None,
+        "peak_memory": {"device": 0, "resident": 5},
+        "device": {"type": "cpu", "name": "a CPU — ü", "threads": 1},
+        "versions": provenance.provenance()["versions"],
+        "git_commit": None,
+    }
+    return Record(**{**values, **changes})
+
+
+def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
+    path = records.write(record(), tmp_path / "new" / "folder")
+    assert records.read(path) == record(created=records.read(path).created)
+    assert path.name == "wmdd-digits-ipc1-0123abcd.json"
+    assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+def test_values_are_sealed_and_their_form_is_free(tmp_path: Path) -> None:
+    path = records.write(record(), tmp_path)
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(tree.items()))))
+    assert records.read(path) == record(created=tree["created"])
+    for changed in ({**tree, "seed": 1}, {**tree, "digest": ""}, {**tree, "digest": None}):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(DDBenchError, match="is not a record: damaged, or changed by hand"):
+            records.read(path)
+    path.write_text(json.dumps({name: value for name, value in tree.items() if name != "digest"}))  # an older version's
+    assert records.read(path) == record(created=tree["created"])
+
+
+def test_the_same_run_replaces_its_record(tmp_path: Path) -> None:
+    records.write(record(), tmp_path)
+    path = records.write(record(seconds={"evaluate": 9.0}), tmp_path)
+    assert records.read(path).seconds == {"evaluate": 9.0}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = records.write(record(), tmp_path)
+    before = path.read_bytes()
+    broken = record().model_copy(update={"configuration": {"x": object()}})
+    with pytest.raises(Exception, match="serialize"):
+        records.write(broken, tmp_path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DDBenchError, match="cannot write to"):
+        records.write(record(), tmp_path / "file")
+
+
+def test_unknown_and_missing_fields_are_refused(tmp_path: Path) -> None:
+    tree = records.load_verified(records.write(record(), tmp_path).read_text())
+    for changed, said in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps(changed))
+        with pytest.raises(DDBenchError, match=f"changed.json is not a record: {said}"):
+            records.read(path)
+
+
+def test_no_record_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DDBenchError, match="no record"):
+        records.read(tmp_path / "absent.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DDBenchError, match="cannot be read"):
+        records.read(tmp_path / "folder.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for age, name in enumerate(["a-ipc1-00", "a-ipc10-00", "a-ipc10-01", "b-ipc1-00"]):
+        path = records.write(record(name=name), tmp_path)
+        os.utime(path, (1000 - age, 1000 - age))
+    return tmp_path
+
+
+def test_find_by_name_beginning_and_age(folder: Path) -> None:
+    assert records.find(folder, None).stem == "a-ipc1-00"
+    assert records.find(folder, "a-ipc1-00").stem == "a-ipc1-00"
+    assert records.find(folder, "a-ipc10-01.json").stem == "a-ipc10-01"
+    assert records.find(folder, "b").stem == "b-ipc1-00"
+    assert records.find(folder, "a-ipc1-").stem == "a-ipc1-00"
+    with pytest.raises(DDBenchError, match="'a-ipc10' begins 2 records"):
+        records.find(folder, "a-ipc10")
+    with pytest.raises(DDBenchError, match=r"no record 'a-ipc2-00' in .*did you mean 'a-ipc1-00'"):
+        records.find(folder, "a-ipc2-00")
+    with pytest.raises(DDBenchError, match=r"no record '\.\./secret'"):
+        records.find(folder, "../secret")
+
+
+def test_an_exact_name_wins_over_longer_ones(folder: Path) -> None:
+    records.write(record(name="a-ipc1-00-again"), folder)
+    assert records.find(folder, "a-ipc1-00").stem == "a-ipc1-00"
+
+
+def test_all_records_as_a_frame(folder: Path) -> None:
+    frame = records.load(folder)
+    assert list(frame["name"]) == ["a-ipc1-00", "a-ipc10-00", "a-ipc10-01", "b-ipc1-00"]
+    assert set(frame["top1_last"]) == {100 / 3}
+    assert {"method", "ipc", "regime", "label_bytes", "student_seed"} <= set(frame.columns)
+    assert records.load(folder / "absent").empty
+
+
+@given(st.text(max_size=80), st.text(max_size=200), st.none() | st.integers(1, 5000))
+def test_a_run_is_a_file_name_and_nothing_more(method: str, dataset: str, ipc: int | None) -> None:
+    name = records.run_name(method, dataset, ipc, "0123456789abcdef")
+    assert set(name) <= set(string.ascii_letters + string.digits + "._-")
+    assert len(name) < 120
+    assert name.endswith(("-full-01234567", f"-ipc{ipc}-01234567"))
+
+
+def test_versions_name_what_numbers_depend_on() -> None:
+    assert {"python", "ddbench", "torch", "numpy", "POT"} <= provenance.provenance()["versions"].keys()
+
+
+def test_every_committed_record_can_be_read() -> None:
+    paths = sorted((Path(__file__).parents[3] / "results" / "reference").glob("*/records/*.json"))
+    assert paths
+    for path in paths:
+        record = records.read(path)
+        assert record.name == path.stem
+        assert str(Path.home()) not in path.read_text(encoding="utf-8")

@@ -1,0 +1,419 @@
+"""Scores over the label regimes: formulas by hand, strict matching, and the command line; what the records state."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
+from ddbench.results import records
+from ddbench.results.records import Record
+from ddbench.results.scores import SCORE_COLUMNS, scores
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+Tree = dict[str, Any]
+SETTINGS = {
+    "fkd": KnowledgeDistillation().model_dump(),
+    "soft": SoftLabels().model_dump(),
+    "hard": HardLabels().model_dump(),
+    "full-data": {},
+}
+
+
+def tree(method: str, evaluator: str, top1: float, seed: int = 0, repeat: int = 0) -> Tree:
+    """The JSON of one record: a student of `seed` on set `repeat` of a method, all else the same for all."""
+    ipc = None if method == "full" else 10
+    uses_teacher = method == "wmdd" or evaluator in ("fkd", "soft")
+    recipe = {"optimizer": "sgd", "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 1e-4}
+    return {
+        "name": f"{method}-{evaluator}-{repeat}-{seed}",
+        "created": "2026-01-01T00:00:00+00:00",
+        "method": method,
+        "method_version": "1",
+        "dataset": "imagenette",
+        "classes": 10,
+        "ipc": ipc,
+        "image_size": 64,
+        "recipes": ["quick"],
+        "evaluator": evaluator,
+        "evaluator_version": "1",
+        "student": "resnet18",
+        "seed": 0,
+        "repeat": repeat,
+        "student_seed": seed,
+        "metrics": {
+            "top1_last": top1,
+            "per_class": [top1],
+            "student_steps": 300,
+            "label_bytes": 1,
+            "image_bytes": 1,
+            "regime": "hard" if evaluator == "full-data" else evaluator,
+        },
+        "teacher": {"name": "resnet18", "top1": 76.0, "key": "key", "digest": "digest"} if uses_teacher else {},
+        "feature_transport_cost": None,
+        "data": {"fingerprint": "fingerprint", "train_images": 9469, "val_images": 3925},
+        "distilled_digest": f"{method} {repeat}",
+        "distilled_images": 100,
+        "keys": {},
+        "configuration": {
+            "dataset": "imagenette",
+            "ipc": ipc,
+            "student_stem": "imagenet",
+            "changed": [],
+            "data": {"image_size": 64, "stored_size": 72, "resize": "bilinear", "skip_corrupt": False, "holdout": 0.0},
+            "teacher": {**recipe, "decay_vectors": True, "batch_size": 32, "epochs": 20, "arch": "resnet18"},
+            "statistics": {"variance": "exact", "batch_size": 100},
+            "distill": {"jpeg_quality": None, "checkpoint_every": 50},
+            "runtime": {"device": "cpu", "precision": "bf16"},
+            "method_settings": {"steps": 500} if method == "wmdd" else {},
+            "evaluator_settings": SETTINGS[evaluator],
+        },
+        "seconds": {"evaluate": 1.0},
+        "seconds_per_iteration": None,
+        "peak_memory": {"device": 0, "resident": 1},
+        "device": {"type": "cpu", "name": "a CPU", "threads": 1},
+        "versions": {"numerics": "distilled=1 models=1 training=1 views=1"},
+        "git_commit": None,
+    }
+
+
+def changed(record: Tree, path: str, value: Any) -> Tree:
+    """A copy with another value at a dotted path."""
+    found = copy.deepcopy(record)
+    place = found
+    *inner, last = path.split(".")
+    for name in inner:
+        place = place[name]
+    assert last in place
+    place[last] = value
+    return found
+
+
+@pytest.fixture
+def frame_of(tmp_path: Path) -> Callable[[list[Tree]], pd.DataFrame]:
+    """Writes records and loads them."""
+
+    def make(trees: list[Tree]) -> pd.DataFrame:
+        for number, one in enumerate(trees):
+            records.write(Record(**{**one, "name": f"{number:03d}"}), tmp_path)
+        return records.load(tmp_path)
+
+    return make
+
+
+RANDOM = [tree("random", "fkd", 50.0, 0), tree("random", "fkd", 54.0, 1)]
+HARD = [tree("wmdd", "hard", 40.0, 0), tree("wmdd", "hard", 42.0, 1)]
+FULL = [tree("full", "full-data", 88.0, 0), tree("full", "full-data", 92.0, 1)]
+MINE = [tree("wmdd", "fkd", 62.0, 0), tree("wmdd", "fkd", 64.0, 1)]
+
+
+def line(frame: pd.DataFrame, method: str = "wmdd", regime: str = "fkd") -> dict[str, Any]:
+    """The one row of a method under a regime."""
+    (row,) = scores(frame[frame["method"].isin([method, "random", "full"])], regime).to_dict("records")[-1:]
+    assert (row["method"], row["regime"]) == (method, regime)
+    return {str(name): value for name, value in row.items()}
+
+
+def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    row = line(frame_of([*RANDOM, *HARD, *FULL, *MINE]))
+    assert list(row) == list(SCORE_COLUMNS)
+    assert row["top1"] == 63.0
+    assert row["deviation"] == pytest.approx(math.sqrt(2))  # of the sample (62, 64)
+    assert (row["n"], row["sets"]) == (2, 1)
+    assert (row["random"], row["random_n"], row["ior"]) == (52.0, 2, 11.0)
+    assert (row["hard"], row["hard_n"], row["full"], row["full_n"], row["hlr"]) == (41.0, 2, 90.0, 2, 49.0)
+    # a = 0.5 x 0.11 - 0.5 x 0.49 = -0.19; e^-0.19 = 0.82695913, e^-1 = 0.36787944, e = 2.71828183
+    assert row["lrs"] == pytest.approx((0.82695913 - 0.36787944) / (2.71828183 - 0.36787944), abs=1e-8)
+    assert row["lrs"] == pytest.approx(0.1953196, abs=1e-6)
+    assert row["missing"] == ""
+    assert (row["dataset"], row["image_size"], row["ipc"], row["holdout"]) == ("imagenette", 64, 10, 0.0)
+    assert (row["protocol"], row["recipes"], row["student"]) == ("fkd v1", "quick", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("mine", "random", "hard", "full", "lrs"),
+    [
+        (100.0, 0.0, 100.0, 0.0, 1.0),  # a = 1
+        (0.0, 100.0, 0.0, 100.0, 0.0),  # a = -1
+        (70.0, 70.0, 80.0, 80.0, 1 / (math.e + 1)),  # a = 0: (1 - 1/e) / (e - 1/e) = (e - 1) / (e^2 - 1)
+    ],
+)
+def test_the_scale_of_the_label_robust_score(
+    frame_of: Callable[[list[Tree]], pd.DataFrame], mine: float, random: float, hard: float, full: float, lrs: float
+) -> None:
+    trees = [tree("random", "fkd", random), tree("wmdd", "hard", hard), tree("full", "full-data", full)]
+    row = line(frame_of([*trees, tree("wmdd", "fkd", mine)]))
+    assert row["lrs"] == pytest.approx(lrs, abs=1e-12)
+    assert math.isnan(row["deviation"])
+
+
+def test_under_hard_labels_a_method_is_its_own_hard_reference(
+    frame_of: Callable[[list[Tree]], pd.DataFrame],
+) -> None:
+    """The teacher that made the images is not the random images' and need not be: hard labels come from none."""
+    random = [tree("random", "hard", 30.0, 0), tree("random", "hard", 33.0, 1)]
+    row = line(frame_of([*random, *FULL, *HARD]), regime="hard")
+    assert (row["top1"], row["hard"], row["random"], row["ior"], row["hlr"]) == (41.0, 41.0, 31.5, 9.5, 49.0)
+    assert row["missing"] == ""
+
+
+def test_random_is_no_better_than_itself(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    row = line(frame_of([*FULL, *RANDOM]), "random")
+    assert (row["top1"], row["ior"], row["hard_n"]) == (52.0, 0.0, 0)
+    assert math.isnan(row["lrs"])
+    assert row["missing"] == "hard: no record"
+
+
+def test_without_references_it_says_which_are_missing(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    row = line(frame_of(MINE))
+    assert row["top1"] == 63.0
+    assert all(math.isnan(row[name]) for name in ("random", "ior", "hard", "full", "hlr", "lrs"))
+    assert row["missing"] == "random: no record; hard: no record; full: no record"
+
+
+WORLD = [
+    ("dataset", "imagewoof", "dataset"),
+    ("data.fingerprint", "another", "fingerprint"),
+    ("data", {}, "fingerprint (not recorded)"),
+    ("image_size", 32, "image size"),
+    ("configuration.data.stored_size", 64, "stored images"),
+    ("configuration.data.holdout", 0.1, "holdout"),
+    ("student", "resnet50", "student"),
+    ("configuration.student_stem", "small", "student"),
+    ("configuration.runtime.device", "cuda", "device"),
+    ("configuration.runtime.precision", "fp32", "device"),
+    ("versions.numerics", "distilled=1 models=1 training=2 views=1", "numerics"),
+]
+IPC = [("configuration.ipc", 1, "IPC")]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        *WORLD,
+        *IPC,
+        ("evaluator", "soft", "protocol"),
+        ("evaluator_version", "2", "protocol"),
+        ("configuration.evaluator_settings.epochs", 100, "protocol settings"),
+        ("configuration.evaluator_settings.temperature", 1.0, "protocol settings"),
+        ("teacher.digest", "another", "teacher"),
+        ("teacher", {"name": "resnet18", "top1": 76.0}, "teacher (not recorded)"),
+    ],
+)
+def test_random_images_under_other_terms_are_no_reference(
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, said: str
+) -> None:
+    row = line(frame_of([*(changed(one, path, value) for one in RANDOM), *HARD, *FULL, *MINE]))
+    assert row["missing"] == f"random: other {said}"
+    assert math.isnan(row["ior"])
+    assert math.isnan(row["lrs"])
+    assert row["hlr"] == 49.0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [*WORLD, *IPC, ("configuration.evaluator_settings.cutmix_alpha", None, "shared protocol settings")],
+)
+def test_hard_labels_under_other_terms_are_no_reference(
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, said: str
+) -> None:
+    row = line(frame_of([*RANDOM, *(changed(one, path, value) for one in HARD), *FULL, *MINE]))
+    assert row["missing"] == f"hard: other {said}"
+    assert math.isnan(row["hlr"])
+    assert math.isnan(row["lrs"])
+    assert row["ior"] == 11.0
+
+
+@pytest.mark.parametrize(("path", "value", "said"), [*WORLD, ("configuration.teacher.epochs", 100, "training recipe")])
+def test_the_full_data_under_other_terms_are_no_reference(
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, said: str
+) -> None:
+    row = line(frame_of([*RANDOM, *HARD, *(changed(one, path, value) for one in FULL), *MINE]))
+    assert row["missing"] == f"full: other {said}"
+    assert math.isnan(row["hlr"])
+    assert math.isnan(row["lrs"])
+    assert row["ior"] == 11.0
+
+
+def test_every_seed_needs_its_reference_and_others_are_left_out(
+    frame_of: Callable[[list[Tree]], pd.DataFrame],
+) -> None:
+    row = line(frame_of([RANDOM[0], tree("random", "fkd", 80.0, 7), HARD[1], *FULL[:1], *MINE]))
+    assert row["missing"] == (
+        "random: no record of student seed 1; hard: no record of student seed 0 on the same set; "
+        "full: no record of student seed 1"
+    )
+    more = [tree("random", "fkd", 99.0, 2), tree("wmdd", "hard", 99.0, 0, repeat=1), tree("full", "full-data", 9.0, 5)]
+    row = line(frame_of([*RANDOM, *HARD, *FULL, *more, *MINE]))
+    assert (row["random"], row["random_n"], row["hard"], row["hard_n"], row["full"]) == (52.0, 2, 41.0, 2, 90.0)
+
+
+def test_sets_and_seeds_are_counted_and_nothing_twice(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    """A base seed of 1 is the student seed 1; the same student on the same set, asked for again, is one."""
+    again = {**MINE[1], "seed": 1, "student_seed": 0}
+    twice = [changed(one, "configuration.statistics.variance", "batch-mean") for one in RANDOM]
+    random = [*RANDOM, *twice, tree("random", "fkd", 58.0, 0, repeat=1)]
+    row = line(frame_of([*random, *HARD, *FULL, *MINE, again]))
+    assert (row["n"], row["sets"], row["top1"]) == (2, 1, 63.0)
+    assert (row["random_n"], row["random"]) == (3, 54.0)  # 50 and 54 on one set, 58 on another
+    second = [tree("wmdd", "fkd", 66.0, 0, repeat=1), tree("wmdd", "hard", 44.0, 0, repeat=1)]
+    row = line(frame_of([*random, *HARD, *FULL, *MINE, *second]))
+    assert (row["n"], row["sets"], row["top1"], row["hard"], row["hard_n"]) == (3, 2, 64.0, 42.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("method_version", "2"),
+        ("configuration.method_settings.steps", 20),
+        ("configuration.distill.jpeg_quality", 75),
+        ("configuration.statistics.variance", "batch-mean"),
+        ("teacher.key", "another"),
+        ("configuration.evaluator_settings.epochs", 100),
+        ("configuration.data.holdout", 0.1),
+        ("evaluator", "soft"),
+    ],
+)
+def test_students_that_differ_in_more_than_seed_and_set_share_no_mean(
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any
+) -> None:
+    found = scores(frame_of([MINE[0], changed(MINE[1], path, value)]))
+    assert sorted(found["top1"]) == [62.0, 64.0]
+
+
+def test_references_of_two_versions_are_not_mixed(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    row = line(frame_of([*RANDOM, tree("random", "fkd", 1.0, 1, repeat=1) | {"method_version": "2"}, *MINE]))
+    assert row["missing"].startswith("random: records of several versions; ")
+    assert math.isnan(row["ior"])
+
+
+def test_a_regime_is_chosen_and_the_references_stay(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    frame = frame_of([*RANDOM, *HARD, *FULL, *MINE])
+    assert list(scores(frame)["regime"]) == ["fkd", "hard", "fkd"]
+    assert list(scores(frame, "hard")["method"]) == ["wmdd"]
+    assert scores(frame, "soft").empty
+    assert list(scores(frame, "soft").columns) == list(SCORE_COLUMNS)
+
+
+# -- the command line -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched() -> Iterator[list[tuple[torch.Tensor, ...]]]:
+    """The parameters before every optimiser step of this process."""
+    seen: list[tuple[torch.Tensor, ...]] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        groups = optimizer.param_groups
+        seen.append(tuple(one.detach().clone() for group in groups for one in group["params"]))
+
+    handle = register_optimizer_step_pre_hook(note)
+    yield seen
+    handle.remove()
+
+
+def test_records_of_all_regimes_state_steps_and_bytes_and_have_scores(
+    shell: Shell, watched: list[tuple[torch.Tensor, ...]]
+) -> None:
+    """Steps are counted where they happen; bytes by hand: 20 images, 10 classes, 3 epochs in batches of 8, 8, 4."""
+    grid = ("--dataset", "digits", "--method", "random", "--method", "wmdd", "--ipc", "2")
+    settings = ("--set", "evaluator.epochs=3", "--set", "evaluator.batch_size=8", "--set", "wmdd.steps=1")
+    shell.run("--dataset", "digits", "--method", "full")
+    shell.run(*grid, *settings)  # the teacher and the sets are there from here on
+    starts = {}
+    for evaluator in ("fkd", "soft", "hard"):
+        watched.clear()
+        shell.run(*grid, "--evaluator", evaluator, *settings, "--force", "evaluate")
+        assert len(watched) == 2 * 3 * 3  # two methods; three epochs of three batches
+        starts[evaluator] = watched[0]
+    for evaluator in ("soft", "hard"):
+        for one, other in zip(starts["fkd"], starts[evaluator], strict=True):
+            assert torch.equal(one, other)  # the student of one seed starts from the same weights
+
+    label_bytes = {
+        # A view: order and CutMix partner of 4, box of 8, flip of 1, ten fp16 logits; a batch: the CutMix box of 8.
+        "fkd": 3 * (20 * (4 + 4 + 8 + 1 + 20) + 3 * 8),
+        "soft": 20 * 10 * 2,
+        "hard": 20 * 8,
+    }
+    top1: dict[tuple[str, str], float] = {}
+    for path in (shell.results / "records").glob("*.json"):
+        record = records.read(path)
+        metrics = record.metrics
+        top1[record.method, record.evaluator] = metrics.top1_last
+        if record.method != "full":
+            assert metrics.regime == record.evaluator
+            assert metrics.student_steps == 3 * 3
+            assert metrics.label_bytes == label_bytes[record.evaluator]
+            assert metrics.image_bytes == 20 * 3 * 16 * 16
+
+    outcome = shell("records", "--scores", "--format", "json")
+    assert (outcome.code, outcome.err) == (0, "")
+    rows = json.loads(outcome.out)
+    assert {(row["method"], row["regime"]) for row in rows} == top1.keys() - {("full", "full-data")}
+    for row in rows:
+        method, regime = row["method"], row["regime"]
+        assert row["missing"] == ""
+        assert row["ior"] == pytest.approx(top1[method, regime] - top1["random", regime], abs=1e-9)
+        assert row["hlr"] == pytest.approx(top1["full", "full-data"] - top1[method, "hard"], abs=1e-9)
+        assert 0 < row["lrs"] < 1
+    assert f"{rows[0]['lrs']:.4f}" in shell("records", "--scores").out
+
+
+def test_the_table_of_records(shell: Shell) -> None:
+    grid = ("--dataset", "digits", "--method", "random", "--method", "full", "--set", "data.holdout=0.1")
+    shell.run(*grid, "--ipc", "1", "--set", "data.image_size=8")
+    found = {path.stem: records.read(path) for path in (shell.results / "records").glob("*.json")}
+    text = shell("records").out
+    assert len(text.splitlines()) == 2 + len(found) == 4
+    for name, record in found.items():
+        (shown,) = (row for row in text.splitlines() if row.startswith(name))
+        assert shown.split()[-2:] == ["0.1", f"{record.metrics.top1_last:.2f}"]
+
+    table = {row["name"]: row for row in csv.DictReader(io.StringIO(shell("records", "--format", "csv").out))}
+    plain = {row["name"]: row for row in json.loads(shell("records", "--format", "json").out)}
+    assert table.keys() == plain.keys() == found.keys()
+    for name, record in found.items():
+        row = table[name]
+        assert float(row["top1_last"]) == plain[name]["top1_last"] == record.metrics.top1_last
+        assert row["ipc"] == ("" if record.ipc is None else str(record.ipc))
+        assert plain[name]["ipc"] == record.ipc
+        assert row["data.fingerprint"] == record.data["fingerprint"]
+        assert row["configuration.data.holdout"] == row["holdout"] == "0.1"
+        assert json.loads(row["per_class"]) == record.metrics.per_class
+        assert plain[name]["configuration"] == record.configuration
+
+
+@pytest.mark.parametrize("form", ["text", "csv"])
+def test_without_a_method_to_score_there_is_a_heading(shell: Shell, form: str) -> None:
+    records.write(Record(**FULL[0]), shell.results / "records")
+    outcome = shell("records", "--scores", "--format", form)
+    assert outcome.code == 0
+    heading = outcome.out.splitlines()[0]
+    assert heading.replace(",", " ").split() == list(SCORE_COLUMNS)
+
+
+def test_no_record_is_one_line_and_a_damaged_one_is_named(shell: Shell) -> None:
+    outcome = shell("records")
+    assert (outcome.code, outcome.out, len(outcome.errors)) == (2, "", 1)
+    assert "no records in results/records; run something first" in outcome.err
+    records.write(Record(**tree("wmdd", "fkd", 12.5)), shell.results / "records")
+    (shell.results / "records" / "torn.json").write_text('{"name":')
+    outcome = shell("records")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) == 3
+    assert len(outcome.errors) == 1
+    assert "torn.json is not a record" in outcome.err

@@ -1,0 +1,353 @@
+"""Artifacts on shared storage, on a real S3-compatible server: fetched, published, checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ddbench.core import interruption
+from ddbench.core.errors import DDBenchError, NotCached
+from ddbench.storage import remote_cache, remote_folder
+from ddbench.storage.cache import Cache, Checkpoint, digest_of
+from ddbench.storage.remote_folder import RemoteFolder
+
+if TYPE_CHECKING:
+    from conftest import Shell, Storage
+
+
+Built = tuple[dict[str, torch.Tensor], dict[str, Any]]
+
+
+Build = Callable[[Checkpoint], Built]
+
+
+def made(value: float, made_from: dict[str, str] | None = None) -> Build:
+    """Builds one tensor of this value."""
+
+    def build(slot: Checkpoint) -> Built:
+        tensors = {"x": torch.full((500,), value)}
+        return tensors, {"content": digest_of(tensors), "made_from": made_from or {}}
+
+    return build
+
+
+def refuse(slot: Checkpoint) -> Built:
+    raise AssertionError("must not be built")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache]:
+    """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
+
+    def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+        monkeypatch.setattr(remote_cache, "LOCAL_COPIES", tmp_path / name)
+        said: list[str] = []
+        cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
+        cache.said = said  # type: ignore[attr-defined]
+        return cache
+
+    return opened
+
+
+def said(cache: Cache) -> list[str]:
+    """What was told a person."""
+    lines: list[str] = cache.said  # type: ignore[attr-defined]
+    return lines
+
+
+@pytest.fixture(params=["s3", "file"])
+def place(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> str:
+    """A folder on an object store, and one where files are written beside and moved."""
+    name = "ein Präfix, 日本"
+    return storage.url(name) if request.param == "s3" else f"file://{tmp_path}/{name}"
+
+
+def test_what_one_host_made_another_does_not_make_again(host: Callable[..., Cache], place: str) -> None:
+    first = host("a", place)
+    assert not first.has("teacher", {"seed": 1})
+    one = first.get("teacher", {"seed": 1}, made(1.5))
+    second = host("b", place)
+    assert second.place == place
+    assert second.has("teacher", {"seed": 1})
+    assert not second.path("teacher", {"seed": 1}).exists()
+    assert second.get("teacher", {"seed": 1}, refuse).digest == one.digest
+    third = host("c", place).read("teacher", one.key)
+    assert third is not None
+    assert torch.equal(third.tensors["x"], torch.full((500,), 1.5))
+    assert (said(first), said(second)) == ([], [])
+    # Without any of its local copies the first goes on as well.
+    one.path.unlink()
+    assert host("a", place).find("teacher", {"seed": 1}) is not None
+
+
+def test_nothing_but_whole_artifacts_is_there(host: Callable[..., Cache], place: str) -> None:
+    cache = host("a", place)
+    cache.get("teacher", {}, made(1))
+    cache.get("distill", {}, lambda slot: (slot.save({}, {"step": 1}), made(2)(slot))[1])
+    folder = RemoteFolder(place, cache.root)
+    names = [each.name for stage in ("teacher", "distill", "checkpoints", "locks") for each in folder.list(stage)]
+    assert names == [
+        f"{path.parent.name}/{path.name}" for path in (cache.path("teacher", {}), cache.path("distill", {}))
+    ]
+    assert folder.unpublished() == []
+
+
+FAULTS: dict[str, Callable[[bytes], bytes]] = {
+    "header": lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:],
+    "body": lambda data: data[:-30] + bytes([data[-30] ^ 1]) + data[-29:],
+    "cut": lambda data: data[: len(data) // 2],
+    "length": lambda data: b"\xff" * 8 + data[8:],
+    "empty": lambda data: b"",
+    "another": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_object_is_named_never_used_and_replaced(
+    host: Callable[..., Cache], storage: Storage, fault: str
+) -> None:
+    cache = host("a", storage.url())
+    one = cache.get("teacher", {}, made(1))
+    name = f"teacher/{one.key}.safetensors"
+    sound = storage.objects()[name]
+    broken = FAULTS[fault](sound)
+    if fault == "another":
+        other = cache.get("teacher", {"seed": 2}, made(2)).key
+        broken = storage.objects()[f"teacher/{other}.safetensors"]
+    storage.put(name, broken)
+    new = host("b", storage.url())
+    again = new.get("teacher", {}, made(1))
+    assert again.content == one.content
+    (line,) = said(new)
+    assert "teacher artifact set aside" in line
+    assert storage.url() in line
+    third = host("c", storage.url())
+    assert third.get("teacher", {}, refuse).digest == again.digest
+    assert said(third) == []
+
+
+def test_a_sound_local_copy_replaces_a_damaged_object(host: Callable[..., Cache], storage: Storage) -> None:
+    one = host("a", storage.url()).get("teacher", {}, made(1))
+    name = f"teacher/{one.key}.safetensors"
+    sound = storage.objects()[name]
+    storage.put(name, sound.replace(one.digest[:8].encode(), b"00000000"))
+    again = host("a", storage.url())
+    assert again.get("teacher", {}, refuse).digest == one.digest
+    assert [line.split(":")[0] for line in said(again)] == ["damaged teacher artifact"]
+    assert storage.objects()[name] == sound
+
+
+@pytest.mark.parametrize("fault", ["header", "body", "cut", "empty"])
+def test_a_damaged_local_copy_is_fetched_again(host: Callable[..., Cache], storage: Storage, fault: str) -> None:
+    one = host("a", storage.url()).get("teacher", {}, made(1))
+    one.path.write_bytes(FAULTS[fault](one.path.read_bytes()))
+    again = host("a", storage.url())
+    assert again.get("teacher", {}, refuse).digest == one.digest
+    assert [line.split(":")[0] for line in said(again)] in ([], ["damaged teacher artifact set aside"])
+
+
+def test_what_was_removed_there_comes_back_from_a_local_copy(host: Callable[..., Cache], storage: Storage) -> None:
+    one = host("a", storage.url()).get("teacher", {}, made(1))
+    name = f"teacher/{one.key}.safetensors"
+    before = storage.objects()
+    storage.files.rm_file(f"{storage.bucket}/here/{name}")
+    only_reads = host("a", storage.url(), builds=False)
+    assert only_reads.get("teacher", {}, refuse).digest == one.digest
+    assert storage.objects() == {}
+    host("a", storage.url()).get("teacher", {}, refuse)
+    assert storage.objects() == before
+
+
+def test_what_is_made_anew_elsewhere_counts_not_the_old_local_copy(
+    host: Callable[..., Cache], storage: Storage
+) -> None:
+    def chain(cache: Cache, teacher: Build, value: float) -> tuple[str, str]:
+        one = cache.get("teacher", {}, teacher)
+        build = refuse if value < 0 else made(value, {one.name: one.content})
+        return one.digest, cache.get("distill", {}, build).digest
+
+    old = chain(host("a", storage.url()), made(1), 10)
+    assert chain(host("b", storage.url()), refuse, -1) == old
+    new = chain(host("a", storage.url(), force=("teacher",)), made(2), 20)
+    assert not set(new) & set(old)
+    behind = host("b", storage.url())
+    assert chain(behind, refuse, -1) == new
+    assert said(behind) == []
+    # The set's key alone, with a teacher here that is an old one: what it was made from is there.
+    chain(host("a", storage.url(), force=("teacher",)), made(3), 30)
+    found = host("b", storage.url()).find("distill", {})
+    assert found is not None
+    assert float(found.tensors["x"][0]) == 30
+    # A teacher that is made anew without what comes after it: what was made from the old one is named.
+    host("a", storage.url(), force=("teacher",)).get("teacher", {}, made(4))
+    outdated = host("c", storage.url())
+    assert outdated.find("distill", {}) is None
+    (line,) = said(outdated)
+    assert line.startswith("outdated distill artifact set aside")
+    assert "made from another teacher/" in line
+
+
+def test_of_two_hosts_that_make_the_same_the_second_takes_what_the_first_published(
+    host: Callable[..., Cache], storage: Storage
+) -> None:
+    first, second = host("a", storage.url()), host("b", storage.url())
+
+    def overtaken(slot: Checkpoint) -> Built:
+        first.get("teacher", {}, made(1))
+        return made(2)(slot)
+
+    assert float(second.get("teacher", {}, overtaken).tensors["x"][0]) == 1
+    assert len(storage.objects()) == 1
+
+
+def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(host: Callable[..., Cache], storage: Storage) -> None:
+    driver = host("a", storage.url(), force=("teacher",))
+    driver.get("teacher", {}, made(1))
+    key = host("b", storage.url(), force=("teacher",)).get("teacher", {}, made(2)).key
+    driver = host("a", storage.url(), force=("teacher",))
+    assert not driver.has("teacher", {})
+    assert not driver.made_elsewhere("teacher/" + "0" * 32)
+    assert driver.made_elsewhere(f"teacher/{key}")
+    assert float(driver.get("teacher", {}, refuse).tensors["x"][0]) == 2
+
+
+@pytest.mark.parametrize("force", [(), ("teacher",)])
+def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
+    host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(remote_folder, "RETRY_SECONDS", 0.0)
+    if force:
+        host("a", storage.url()).get("teacher", {}, made(0))
+    cache = host("a", storage.url(), force=force)
+
+    def then_fail(slot: Checkpoint) -> Built:
+        storage.fails(True)
+        return made(1)(slot)
+
+    with pytest.raises(DDBenchError) as told:
+        cache.get("teacher", {}, then_fail)
+    assert str(told.value).startswith(f"{storage.url()} fails, asked for ")
+    assert f"kept in {cache.root} and published by the next run: give the same command again" in str(told.value)
+    storage.fails(False)
+    again = host("a", storage.url())
+    again.get("statistics", {}, made(2))  # whatever the next run asks for
+    assert float(host("b", storage.url()).get("teacher", {}, refuse).tensors["x"][0]) == 1
+    assert again.shared.unpublished() == []  # type: ignore[attr-defined]
+
+
+def test_who_waits_for_the_storage_can_be_stopped_and_loses_nothing(
+    host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_fail(slot: Checkpoint) -> Built:
+        storage.fails(True)
+        return made(1)(slot)
+
+    monkeypatch.setattr(remote_folder.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(interruption.Stopped, match="SIGTERM"), interruption.handle_signals():
+        host("a", storage.url()).get("teacher", {}, then_fail)
+    storage.fails(False)
+    host("a", storage.url()).get("teacher", {}, refuse)
+    host("b", storage.url()).get("teacher", {}, refuse)
+
+
+def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
+    host: Callable[..., Cache], storage: Storage
+) -> None:
+    host("a", storage.url()).get("teacher", {}, made(1))
+    no = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{storage.bucket}/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [no]})
+    storage.files.call_s3("put_bucket_policy", Bucket=storage.bucket, Policy=policy)
+    cache = host("b", storage.url())
+    cache.get("teacher", {}, refuse)
+    with pytest.raises(DDBenchError) as told:
+        cache.get("statistics", {}, made(2))
+    assert str(told.value).startswith(f"{storage.url()}: no right to do that: ")
+    assert f"kept in {cache.root}" in str(told.value)
+    assert len(storage.objects()) == 1
+    storage.files.call_s3("delete_bucket_policy", Bucket=storage.bucket)
+    host("b", storage.url()).get("statistics", {}, refuse)
+    assert len(storage.objects()) == 2
+
+
+def test_without_building_nothing_is_computed_or_published(host: Callable[..., Cache], storage: Storage) -> None:
+    with pytest.raises(NotCached):
+        host("a", storage.url(), builds=False).get("teacher", {}, refuse)
+    key = host("b", storage.url()).get("teacher", {}, made(1)).key
+    assert host("a", storage.url(), builds=False).get("teacher", {}, refuse).key == key
+
+
+def test_ls_and_prune_speak_of_what_is_there(shell: Shell, storage: Storage, host: Callable[..., Cache]) -> None:
+    one = host("a", storage.url()).get("teacher", {}, made(1))
+    mine = remote_cache.open_cache(storage.url())
+    two = mine.get("statistics", {}, made(2))
+    Checkpoint(mine.root / "checkpoints" / "distill" / f"{'a' * 32}.safetensors").save({}, {})
+    listed = shell("cache", "ls", "--cache-dir", storage.url()).out
+    rows = {line.split()[1]: line.split()[-1] for line in listed.splitlines()[2:-2]}
+    assert rows == {one.key: "shared", two.key: "shared", "a" * 32: "here"}
+    mine.get("teacher", {}, refuse)
+    outcome = shell("cache", "prune", "--stage", "teacher", "--cache-dir", storage.url())
+    assert outcome.out.startswith("removed 1 files")
+    assert list(storage.objects()) == [f"statistics/{two.key}.safetensors"]
+    assert not mine.path("teacher", {}).exists()
+    assert shell("cache", "prune", "--older-than", "0", "--cache-dir", storage.url()).out.startswith("removed 2 files")
+    assert storage.objects() == {}
+    assert list(mine.root.rglob("*.safetensors")) == []
+
+
+def test_what_a_killed_writer_left_beside_goes_with_prune(tmp_path: Path, host: Callable[..., Cache]) -> None:
+    place = f"file://{tmp_path}/there"
+    cache = host("a", place)
+    path = tmp_path / "there" / "teacher" / f".{cache.get('teacher', {}, made(1)).key}.safetensors.00ff00ff.partial"
+    path.write_bytes(b"half")
+    assert host("a", place).prune(frozenset(), 3600) == (0, 0)
+    os.utime(path, (0, 0))
+    assert host("a", place).prune(frozenset(), 3600) == (1, 4)
+    assert not path.exists()
+
+
+def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = ("--cache-dir", storage.url("cache"), "--results-dir", storage.url("results"))
+    shell.run("--method", "random", "--dataset", "digits", "--ipc", "1", *places)
+    names = {name.partition("/")[0]: name for name in storage.objects("results")}
+    assert names.keys() == {"records", "runs"}
+    name = Path(names["records"]).stem
+    other = type(shell)(shell.root / "elsewhere")
+    other.root.mkdir()
+    monkeypatch.setattr(remote_cache, "LOCAL_COPIES", other.root / "copies")
+    assert name in other("records", "--results-dir", places[-1]).out
+    assert name in other("show", "--results-dir", places[-1]).out
+    quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
+    grid = ("--dataset", "digits", "--ipc", "1", "--methods", "random", *quick)
+    table = other("table", "comparison", "--only-cached", *grid, *places, "--format", "csv")
+    assert table.code == 0, table.err
+    assert "random" in table.out
+    # Another host's newer record of the same name is taken, one that was removed there is gone.
+    path = f"{storage.bucket}/results/{names['records']}"
+    storage.files.pipe_file(path, storage.files.cat_file(path) + b"\n \n")
+    assert name in other("show", "--results-dir", places[-1]).out
+    storage.files.rm_file(path)
+    assert other("records", "--results-dir", places[-1]).code == 2
+
+
+def test_a_record_that_could_not_be_published_is_by_the_next_command(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddbench.core.files import atomic_write
+
+    monkeypatch.setattr(remote_folder, "RETRY_SECONDS", 0.0)
+    path = remote_cache.open_results(storage.url()) / "records" / "one.json"
+    storage.fails(True)
+    with pytest.raises(DDBenchError, match="published by the next run"), atomic_write(path) as partial:
+        partial.write_text("{}")
+    assert path.read_text() == "{}"
+    storage.fails(False)
+    remote_cache.open_results(storage.url())
+    assert path.read_text() == "{}"
+    assert storage.objects() == {"records/one.json": b"{}"}

@@ -1,0 +1,102 @@
+"""The cells of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ddbench.api.table
+from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import published
+from ddbench.tables.cells import cells_of
+from ddbench.tables.layout import text_of
+
+REGISTRY = PluginRegistry()
+
+
+METHODS = tuple(method.name for method in REGISTRY.distillers())
+
+
+NOWHERE = Path("nowhere")
+
+
+def asked(**fields: Any) -> Request:
+    return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
+
+
+@given(
+    name=st.sampled_from([spec.name for spec in REGISTRY.tables()]),
+    datasets=st.lists(st.sampled_from(["digits", "imagenette", "cifar10"]), min_size=1, max_size=4),
+    methods=st.lists(st.sampled_from(METHODS), max_size=4, unique=True),
+    ipcs=st.lists(st.integers(1, 100), max_size=3),
+)
+def test_cells_are_distinct_and_of_what_is_asked_for(
+    name: str, datasets: list[str], methods: list[str], ipcs: list[int]
+) -> None:
+    spec = REGISTRY.table(name)
+    request = asked(datasets=tuple(datasets), methods=tuple(methods), ipcs=tuple(ipcs))
+    every = cells_of(spec, asked(datasets=tuple(datasets), ipcs=tuple(ipcs)), REGISTRY, NOWHERE)
+    wanted = [cell for cell in every if not methods or cell.method in methods]
+    if not wanted:
+        with pytest.raises(DDBenchError, match=f"^table '{name}' has no cell of method "):
+            cells_of(spec, request, REGISTRY, NOWHERE)
+        return
+    cells = cells_of(spec, request, REGISTRY, NOWHERE)
+    key = {(cell.row, cell.dataset, *(getattr(cell, column) for column in spec.columns)): cell for cell in cells}
+    assert len(key) == len(cells)
+    assert {cell.dataset for cell in cells} == set(datasets)
+    assert {cell.ipc for cell in cells} <= {*(ipcs or spec.ipcs), None}
+    assert {cell.method for cell in cells} == {cell.method for cell in wanted}
+    for cell in cells:
+        assert (cell.ipc is None) == (not REGISTRY.distiller(cell.method).needs_ipc or name == "hyperparameters")
+    if name != "metric":  # whose rows depend on what other methods there are
+        assert sorted(map(repr, cells)) == sorted(map(repr, wanted))
+
+
+def test_a_method_without_an_ipc_has_one_cell_under_its_own_protocol() -> None:
+    request = asked(datasets=("digits",), methods=("full", "random"), ipcs=(1, 10))
+    cells = cells_of(REGISTRY.table("regimes"), request, REGISTRY, NOWHERE)
+    assert [(cell.ipc, cell.evaluator) for cell in cells if cell.method == "full"] == [(None, "full-data")]
+    assert len([cell for cell in cells if cell.method == "random"]) == 6
+    # It has no distilled images to choose an epoch on.
+    with pytest.raises(DDBenchError, match="no cell of method full"):
+        cells_of(REGISTRY.table("cross-arch"), asked(datasets=("digits",), methods=("full",)), REGISTRY, NOWHERE)
+
+
+def test_two_cells_in_one_place_are_refused() -> None:
+    def cells(asked: TableQuery) -> list[Cell]:
+        return [Cell("random", "random", "digits", ipc) for ipc in asked.ipcs]
+
+    spec = TableSpec("mine", "mixes IPCs", cells, columns=())
+    with pytest.raises(DDBenchError, match="table 'mine' has two cells in row 'random'"):
+        cells_of(spec, asked(ipcs=(1, 2)), REGISTRY, NOWHERE)
+    assert len(cells_of(spec, asked(ipcs=(2, 2)), REGISTRY, NOWHERE)) == 1
+
+
+def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: Path) -> None:
+    for name in published.TABLES:
+        if name == "hyperparameters":
+            continue
+        theirs = published.load(name)
+        frame = ddbench.tables.load.load(name, tmp_path)
+        assert set(frame["state"]) <= {"never run", "published only"}, name
+        assert list(frame["dataset"].drop_duplicates()) == list(theirs["dataset"].drop_duplicates()), name
+        spec = REGISTRY.table(name)
+        shown = theirs[theirs["ipc"].isin(frame["ipc"]) | theirs["ipc"].isna()]
+        for metric, how in spec.metrics.items():
+            mine = shown.loc[shown["metric"] == (how.published_as or metric), "value"]
+            assert sorted(frame[f"published_{metric}"].dropna()) == sorted(mine), (name, metric)
+        text = text_of(spec, frame, "text")
+        assert "never run" in text
+        assert f"published: {spec.reference}" in text
+    for name in ("lambda", "metric", "regimes"):
+        frame = ddbench.tables.load.load(name, tmp_path)
+        assert list(frame["dataset"].drop_duplicates()) == list(published.PAPER_SIZES)
+        assert set(frame["state"]) == {"never run"}

@@ -1,0 +1,181 @@
+"""How a table's frame is laid out: the texts of cells, the columns, and every form that it is written in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from ddbench.api.table import Metric, TableSpec
+from ddbench.tables.filling import with_published
+from ddbench.tables.layout import blocks, text_of
+from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
+
+if TYPE_CHECKING:
+    pass
+
+
+SPEC = TableSpec("ablation", "hand-made", lambda asked: [], "WMDD paper, Table 4", "loss + regulariser")
+
+
+def hand_made() -> pd.DataFrame:
+    setting = ("imagenette", 10, 224, "paper", "resnet18", "cpu fp32", "validation images", "", "s")
+    common = {**dict(zip(SETTING_COLUMNS, setting, strict=True)), "table": "ablation", "ipc": 10, "protocol": "fkd v1"}
+    common |= {"state": "measured", "differs": ""}
+    lines = [{**common, "row": "wasserstein + pcbn", "top1": top1} for top1 in (60.0, 62.0, 64.0)]
+    lines += [
+        {**common, "row": "cross-entropy + pcbn", "top1": 61.5, "differs": "64 px", "protocol": "hard v2"},
+        {**common, "row": "wasserstein + bn", "state": "failed", "reason": "RuntimeError: 5 < 6 & all that"},
+        {**common, "row": "cross-entropy + bn", "top1": 40.0},
+        {**common, "row": "cross-entropy + bn", "state": "failed", "reason": "no images left"},
+        {**common, "row": "an_other | <row>", "state": "never run"},
+    ]
+    loose = {"table": "ablation", "dataset": "imagenette", "ipc": 10, "row": "refused", "state": "failed"}
+    lines.append({**loose, "reason": "RuntimeError: 5 < 6 & all that"})
+    return with_published(SPEC, pd.DataFrame(lines, columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"}))
+
+
+HEADING = "imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32"
+CELLS = {
+    "wasserstein + pcbn": ["62.00 ± 2.00 (3)", "64.7 ± 0.2", "-2.70"],
+    "cross-entropy + pcbn": ["61.50 (1) hard v2", "63.5 ± 0.1", ""],
+    "wasserstein + bn": ["failed [1]", "60.7 ± 0.2", ""],
+    "cross-entropy + bn": ["40.00 (1), failed [2]", "54.2 ± 0.1", "-14.20"],
+    "an_other | <row>": ["never run", "", ""],
+    "refused": ["failed [1]", "", ""],
+}
+NOTES = [
+    "[1] RuntimeError: 5 < 6 & all that",
+    "[2] no images left",
+    "published: WMDD paper, Table 4 (± standard error over 5)",
+]
+TEXT = """\
+imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32
+loss + regulariser    IPC 10                 published    difference
+--------------------  ---------------------  -----------  ------------
+wasserstein + pcbn    62.00 ± 2.00 (3)       64.7 ± 0.2   -2.70
+cross-entropy + pcbn  61.50 (1) hard v2      63.5 ± 0.1
+wasserstein + bn      failed [1]             60.7 ± 0.2
+cross-entropy + bn    40.00 (1), failed [2]  54.2 ± 0.1   -14.20
+an_other | <row>      never run
+refused               failed [1]
+[1] RuntimeError: 5 < 6 & all that
+[2] no images left
+published: WMDD paper, Table 4 (± standard error over 5)"""
+
+
+def test_a_block_as_text() -> None:
+    assert "\n".join(line.rstrip() for line in text_of(SPEC, hand_made(), "text").splitlines()) == TEXT
+
+
+def of_markdown(text: str) -> list[list[str]]:
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip().replace(r"\|", "|") for cell in line] for line in lines if "--" not in line[0]]
+
+
+def of_latex(text: str) -> list[list[str]]:
+    lines = [line.removesuffix(r"\\").split(" & ") for line in text.splitlines() if line.endswith(r"\\")]
+    plain = [[cell.strip().replace(r"$\pm$", "±") for cell in line] for line in lines]
+    # What is special must be escaped, and is by one backslash.
+    assert not any(re.search(r"(?<!\\)[_#%]", cell) for line in plain for cell in line)
+    return [[cell.replace(r"\_", "_").replace(r"\ensuremath{<}", "<").replace(r"\ensuremath{>}", ">") for cell in line]
+            for line in plain]  # fmt: skip
+
+
+class _Cells(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.notes: list[str] = []
+        self.tag = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tag = tag
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag in ("p", "h3"):
+            self.notes.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tag in ("td", "th"):
+            self.rows[-1][-1] += data.strip()
+        elif self.tag in ("p", "h3"):
+            self.notes[-1] += data.strip()
+
+
+def of_html(text: str) -> list[list[str]]:
+    parser = _Cells()
+    parser.feed(text)
+    assert parser.notes == [HEADING, *NOTES]
+    return parser.rows
+
+
+@pytest.mark.parametrize(("form", "parse"), [("markdown", of_markdown), ("latex", of_latex), ("html", of_html)])
+def test_other_forms_hold_the_same(form: str, parse: Callable[[str], list[list[str]]]) -> None:
+    text = text_of(SPEC, hand_made(), form)
+    assert parse(text) == [
+        ["loss + regulariser", "IPC 10", "published", "difference"],
+        *([row, *cells] for row, cells in CELLS.items()),
+    ]
+    if form == "latex":
+        assert text.splitlines()[: 1 + len(NOTES)] == [f"% {line}" for line in (HEADING, *NOTES)]
+        assert r"62.00 $\pm$ 2.00 (3)" in text
+    if form == "markdown":
+        assert text.startswith(f"**{HEADING}**\n\n|")
+        assert text.endswith("\n\n".join(NOTES))
+
+
+def test_csv_and_json_are_the_tidy_frame() -> None:
+    frame = hand_made()
+    rows = json.loads(text_of(SPEC, frame, "json"))
+    table = list(csv.DictReader(io.StringIO(text_of(SPEC, frame, "csv"))))
+    assert list(rows[0]) == list(table[0]) == list(frame.columns)
+    for name in ("top1", "published_top1", "published_top1_error"):
+        known = [None if pd.isna(value) else value for value in frame[name]]
+        assert [row[name] for row in rows] == known
+        assert [float(row[name]) if row[name] else None for row in table] == known
+    for name in ("row", "dataset", "state"):
+        assert [row[name] for row in rows] == [row[name] for row in table] == frame[name].tolist()
+
+
+def test_columns_are_in_the_order_of_ipcs_and_the_whole_set_comes_last() -> None:
+    frame = hand_made().head(3).assign(ipc=pd.array([50, None, 2], dtype="Int64"))
+    frame = frame.drop(columns=[name for name in frame if name.startswith("published")])
+    (block,) = blocks(SPEC, frame)
+    assert list(block.cells) == ["loss + regulariser", "IPC 2", "IPC 50", "all"]
+    spec = TableSpec("mine", "", lambda asked: [], columns=("evaluator", "ipc"))
+    (block,) = blocks(spec, frame.assign(evaluator=["hard", "full-data", "fkd"]))
+    assert list(block.cells) == ["method", "IPC 2 fkd", "IPC 50 hard", "all full-data"]
+
+
+def test_metrics_of_a_cell_and_of_students() -> None:
+    metrics = {"seconds": Metric("s"), "speed": Metric("speed", 1, per_cell=True), "share": Metric("x", per_cell=True)}
+    spec = TableSpec("mine", "", lambda asked: [], metrics=metrics)
+    frame = (
+        hand_made()
+        .head(3)
+        .assign(
+            seconds=[0.1234, 0.1236, 0.1238],
+            speed=7.25,
+            share=1234.5,
+            share_deviation=0.5,
+            share_n=9,
+            share_note="rough",
+        )
+    )
+    (block,) = blocks(spec, frame)
+    assert block.cells.iloc[0].to_dict() == {
+        "method": "wasserstein + pcbn",
+        "IPC 10 s": "0.124 ± 0.0002 (3)",
+        "IPC 10 speed": "7.2",
+        "IPC 10 x": "1.23e+03 ± 0.5 (9) (rough)",
+    }

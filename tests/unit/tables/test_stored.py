@@ -1,0 +1,331 @@
+"""Tables of records alone: which records are a cell's own, and what stands beside the paper's numbers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from ddbench.api.evaluator import Metrics
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import provenance, published, records
+from ddbench.results.records import Record
+from ddbench.tables.filling import build_frame
+from ddbench.tables.layout import blocks
+from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+REGISTRY = PluginRegistry()
+
+
+def asked(**fields: Any) -> Request:
+    return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
+
+
+@functools.cache
+def experiment(**fields: Any) -> Experiment:
+    """WMDD's on digits at IPC 10 under `quick`, but for `fields`."""
+    request = {"methods": ("wmdd",), "datasets": ("digits",), "ipcs": (10,), "device": "cpu", "precision": "fp32"}
+    (found,) = experiments(Request(**{**request, "recipes": ("quick",), **fields}), REGISTRY)
+    return found
+
+
+def record(made: Experiment, top1: float, **changes: Any) -> Record:
+    """What a run of `made` would leave, with `top1`."""
+    evaluation = f"{hash((made, top1)) & 0xFFFFFFFF:08x}"
+    metrics = Metrics(top1_last=top1, per_class=[top1], student_steps=1, regime="soft", label_bytes=0, image_bytes=0)
+    whole = {
+        "name": f"{made.method_name}-{evaluation}",
+        "created": "2026-01-01T00:00:00+00:00",
+        "method": made.method_name,
+        "method_version": made.method.version,
+        "dataset": made.dataset,
+        "classes": 10,
+        "ipc": made.ipc,
+        "image_size": made.data.image_size,
+        "recipes": list(made.recipes),
+        "evaluator": made.evaluator_name,
+        "evaluator_version": made.evaluator.version,
+        "student": made.student,
+        "seed": made.seed,
+        "repeat": made.repeat,
+        "student_seed": made.student_seed,
+        "metrics": metrics,
+        "teacher": {"name": made.teacher.arch, "top1": 90.0, "key": "t", "digest": "t"},
+        "feature_transport_cost": 1.0,
+        "data": {"fingerprint": "f"},
+        "distilled_digest": evaluation,
+        "distilled_images": 100,
+        "keys": {"evaluate": [evaluation]},
+        "configuration": json.loads(made.model_dump_json()),
+        "seconds": {"evaluate": 1.0, "distill": 3600.0},
+        "seconds_per_iteration": None,
+        "peak_memory": {"device": 0, "resident": 1},
+        "device": {"type": "cpu", "name": "a CPU", "threads": 1},
+        "versions": provenance.provenance()["versions"],
+        "git_commit": None,
+    }
+    return Record(**{**whole, **changes})
+
+
+Write = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Write:
+    """Writes records, and reads a table of them alone."""
+
+    def write(*found: Record, name: str = "ablation", **fields: Any) -> pd.DataFrame:
+        for each in found:
+            records.write(each, tmp_path / "records")
+        return build_frame(REGISTRY.table(name), asked(**fields), REGISTRY, None, tmp_path)
+
+    return write
+
+
+def measured(frame: pd.DataFrame) -> list[list[float]]:
+    """The top-1 of WMDD's own cell, setting by setting."""
+    mine = frame[(frame["state"] == "measured") & (frame["row"] == "wasserstein + pcbn")]
+    return [sorted(part["top1"]) for _, part in mine.groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
+
+
+def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
+    ce = experiment(assignments=("method.feature_loss=cross-entropy",))
+    sets = [
+        record(experiment().model_copy(update={"repeat": repeat, "student_seed": student}), 50.0 + repeat + student / 2)
+        for repeat in (0, 1)
+        for student in (0, 1)
+    ]
+    frame = stored(*sets, record(ce, 40.0), record(experiment(methods=("random",)), 30.0))
+    by_row = {row: sorted(part["top1"].dropna()) for row, part in frame[frame["dataset"] == "digits"].groupby("row")}
+    assert by_row == {
+        "wasserstein + pcbn": [50.0, 50.5, 51.0, 51.5],
+        "cross-entropy + pcbn": [40.0],
+        "wasserstein + bn": [],
+        "cross-entropy + bn": [],
+    }
+    assert list(frame.columns[: len(FRAME_COLUMNS)]) == list(FRAME_COLUMNS)
+    # The datasets of the paper's table are there, never run.
+    assert set(frame.loc[frame["dataset"] != "digits", "state"]) == {"never run"}
+    (block,) = blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
+    assert block.heading == "digits, 10 classes, 16 px, recipe quick, teacher convnet-bn-d3, cpu fp32"
+    assert block.cells["IPC 10"].tolist() == ["50.75 ± 0.65 (4)", "40.00 (1)", "never run", "never run"]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({"assignments": ("method.bn_form=norm",)}, {}),
+        ({"assignments": ("method.steps=299",)}, {}),
+        ({"assignments": ("evaluator.epochs=299",)}, {}),
+        ({"assignments": ("evaluator.select_share=0.2",)}, {}),
+        ({"assignments": ("statistics.variance=batch-mean",)}, {}),
+        ({"assignments": ("distill.jpeg_quality=75",)}, {}),
+        ({"students": ("convnet-d3",)}, {}),
+        ({"evaluator": "hard"}, {}),
+        ({}, {"method_version": "0"}),
+        ({}, {"evaluator_version": "0"}),
+    ],
+)
+def test_what_differs_in_method_or_protocol_is_in_no_cell(
+    stored: Write, options: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    other = record(experiment(**options), 90.0, **changes)
+    assert measured(stored(other)) == []
+    assert measured(stored(record(experiment(), 50.0))) == [[50.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "says"),
+    [
+        ({"image_size": 8}, {}, ", 8 px, "),
+        ({"assignments": ("data.holdout=0.1",)}, {}, "measured on held-out training images (0.1)"),
+        ({"assignments": ("teacher.epochs=5",)}, {}, "recipe quick --set teacher.epochs=5, "),
+        ({"assignments": ("data.resize=bicubic",)}, {}, "recipe quick --set data.resize=bicubic, "),
+        ({"recipes": ("quick", "lloyd")}, {}, "recipe quick+lloyd, "),
+        ({"precision": "bf16"}, {}, ", cpu bf16"),
+        ({"assignments": ("teacher.checkpoint=other.pt",)}, {}, "(checkpoint other.pt)"),
+        ({}, {"data": {"fingerprint": "another"}}, "(setting "),
+        ({}, {"classes": 9}, ", 9 classes, "),
+        ({}, {"versions": {"numerics": "views=0 models=1"}}, "other numerics: views=0"),
+    ],
+)
+def test_what_differs_in_the_setting_is_in_a_block_of_its_own(
+    stored: Write, options: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    other = record(experiment(**options), 90.0, **changes)
+    frame = stored(record(experiment(), 50.0), other)
+    assert sorted(measured(frame)) == [[50.0], [90.0]]
+    digits = blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
+    shown = {block.heading: block.cells["IPC 10"].iloc[0] for block in digits}
+    assert sorted(shown.values()) == ["50.00 (1)", "90.00 (1)"]
+    (heading,) = [heading for heading, text in shown.items() if text == "90.00 (1)"]
+    assert says in heading
+
+
+def test_two_checkpoints_of_one_name_are_two_teachers_and_hard_labels_need_neither(stored: Write) -> None:
+    given = experiment(assignments=("teacher.checkpoint=a.pt",))
+    hard = experiment(assignments=("teacher.checkpoint=a.pt",), methods=("random",), evaluator="hard")
+    frame = stored(
+        record(given, 50.0),
+        record(given, 90.0, teacher={"name": "resnet18", "top1": 90.0, "key": "u"}),
+        record(hard, 30.0, teacher={}),
+        name="regimes",
+    )
+    lines = frame[frame["state"] == "measured"]
+    parts = [sorted(part["top1"]) for _, part in lines.groupby(list(SETTING_COLUMNS), dropna=False)]
+    assert sorted(parts) == [[30.0, 50.0], [30.0, 90.0]]
+
+
+def test_a_record_from_before_a_setting_existed_is_one_of_its_default(stored: Write) -> None:
+    def aged(made: Experiment) -> Record:
+        configuration = json.loads(made.model_dump_json())
+        for section, name in (
+            ("data", "holdout"),
+            ("method_settings", "feature_loss"),
+            ("method_settings", "regulariser"),
+            ("method_settings", "initial"),
+            ("evaluator_settings", "select_share"),
+        ):
+            configuration[section].pop(name, None)
+        return record(made, 60.0 + made.student_seed, configuration=configuration, name=f"old-{made.student_seed}")
+
+    old = [aged(experiment().model_copy(update={"student_seed": seed})) for seed in (1, 2)]
+    assert measured(stored(record(experiment(), 50.0), *old)) == [[50.0, 61.0, 62.0]]
+
+
+@pytest.mark.parametrize("section", ["method_settings", "evaluator_settings", "data", "teacher"])
+def test_a_record_with_a_setting_that_is_no_more_is_in_no_cell(stored: Write, section: str) -> None:
+    configuration = json.loads(experiment().model_dump_json())
+    configuration[section]["gone"] = 1
+    assert measured(stored(record(experiment(), 90.0, configuration=configuration))) == []
+
+
+def test_of_one_set_and_student_the_newest_record_counts(stored: Write) -> None:
+    newer = record(experiment(), 55.0, created="2026-02-01T00:00:00+00:00")
+    assert measured(stored(newer, record(experiment(), 50.0))) == [[55.0]]
+    # Base seed 1, first student, and base seed 0, second student, are the same student, but not the same set.
+    moved = experiment().model_copy(update={"seed": 1})
+    assert measured(stored(record(moved, 70.0))) == [[55.0, 70.0]]
+
+
+def test_records_alone_are_what_was_asked_for(stored: Write) -> None:
+    five = experiment(assignments=("teacher.epochs=5",))
+    steps = experiment(assignments=("method.steps=299",))
+    made = (experiment(), five, steps, experiment(image_size=8))
+    found = [record(each, top1) for each, top1 in zip(made, (50.0, 60.0, 70.0, 80.0), strict=True)]
+    assert sorted(measured(stored(*found))) == [[50.0], [60.0], [80.0]]
+    assert measured(stored(assignments=("teacher.epochs=5",))) == [[60.0]]
+    assert measured(stored(assignments=("wmdd.steps=299",))) == [[70.0]]
+    assert measured(stored(image_size=8)) == [[80.0]]
+    assert measured(stored(recipes=("quick", "released"))) == []
+    assert measured(stored(device="cuda")) == []
+    assert measured(stored(precision="bf16")) == []
+    assert measured(stored(arch="convnet-d3", methods=("wmdd",))) == []
+    # Without a budget the default one is meant, which for digits is quick.
+    assert sorted(measured(stored(recipes=("released",)))) == []
+    with pytest.raises(DDBenchError, match="unknown recipe 'quik'; did you mean 'quick'"):
+        stored(recipes=("quik",))
+
+
+def test_records_bring_their_own_ipcs_and_no_empty_columns(stored: Write) -> None:
+    frame = stored(record(experiment(ipcs=(2,)), 50.0), record(experiment(ipcs=(3,), methods=("random",)), 20.0))
+    assert set(frame.loc[frame["dataset"] == "digits", "ipc"]) == {2}
+    assert set(frame.loc[frame["dataset"] == "imagenette", "ipc"]) == {10}
+    assert set(stored(ipcs=(3, 4), datasets=("digits",))["ipc"]) == {3, 4}
+
+
+def test_records_of_a_folder_of_images_go_by_its_name(stored: Write) -> None:
+    made = experiment(datasets=("imagefolder:/somewhere/cats",))
+    frame = stored(record(made, 50.0, dataset="imagefolder:cats"))
+    assert measured(frame) == [[50.0]]
+
+
+def test_the_difference_to_the_paper_is_under_the_papers_conditions_alone(stored: Write) -> None:
+    of_paper = {"recipes": ("paper",), "datasets": ("imagenette",)}
+    spec = REGISTRY.table("ablation")
+    found = [
+        record(experiment(**of_paper), 60.0),
+        record(experiment(**of_paper, image_size=64), 61.0),
+        record(experiment(**of_paper, assignments=("teacher.epochs=5",)), 62.0),
+    ]
+    frame = stored(*found, datasets=("imagenette",))
+    shown = [block.cells.iloc[0].to_dict() for block in blocks(spec, frame)]
+    assert sorted((cells["IPC 10"], cells.get("IPC 10 difference", "")) for cells in shown) == [
+        ("60.00 (1)", "-4.70"),
+        ("61.00 (1)", ""),
+        ("62.00 (1)", ""),
+    ]
+
+
+def test_no_difference_to_what_the_paper_quotes_from_elsewhere(stored: Write) -> None:
+    of_paper = {"recipes": ("paper",), "datasets": ("imagenette",)}
+    found = [record(experiment(**of_paper, methods=(name,)), 60.0) for name in ("wmdd", "random", "sre2l")]
+    frame = stored(*found, name="comparison", datasets=("imagenette",), methods=("wmdd", "random", "sre2l"))
+    (block,) = blocks(REGISTRY.table("comparison"), frame)
+    cells = block.cells.set_index("method")
+    assert cells["IPC 10 difference"].to_dict() == {"wmdd": "-4.80", "random": "", "sre2l": ""}
+    assert cells.loc[["wmdd", "random", "sre2l"], "IPC 10 published"].tolist() == [
+        *("64.8 ± 0.4", "47.7 ± 2.4 [1]", "54.2 ± 0.4 [2]")
+    ]
+    assert block.notes[0].startswith("[1] reported elsewhere")
+    assert block.notes[1].startswith("[2] replicated")
+
+
+def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
+    found = [
+        record(
+            experiment(ipcs=(1,)).model_copy(update={"repeat": repeat, "student_seed": student}),
+            50.0,
+            seconds={"evaluate": 1.0, "distill": 1800.0 * (repeat + 1)},
+            name=f"r{repeat}{student}",
+        )
+        for repeat in (0, 1)
+        for student in (0, 1, 2)
+    ]
+    (block,) = blocks(REGISTRY.table("sliced"), stored(*found, name="sliced", datasets=("digits",), ipcs=(1,)))
+    assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2)", ""]
+    assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6)", "never run"]
+
+
+def test_published_hyperparameters_are_those_of_the_recipe_paper(shell: Shell) -> None:
+    options = [word for dataset in published.PAPER_SIZES for word in ("--dataset", dataset)]
+    told = shell("table", "hyperparameters", "--methods", "wmdd", "--recipe", "paper", *options, "--format", "json")
+    assert told.code == 0, told.err
+    lines = [line for line in json.loads(told.out) if line["published_value"] is not None]
+    theirs = published.load("hyperparameters")
+    named = theirs[theirs["ours"] != ""]
+    assert len(lines) == 3 * (named["dataset"] == "all").sum() + (named["dataset"] != "all").sum()
+    numbers = 0
+    for line in lines:
+        ours, printed = line["value"].split(", "), line["published_value"].split(", ")
+        try:
+            assert [float(part) for part in ours] == [float(part) for part in printed], line["row"]
+            numbers += 1
+        except ValueError:
+            assert [part.lower() for part in ours] == [part.lower() for part in printed], line["row"]
+    assert numbers == len(lines) - 3  # the optimiser's name
+    digits = shell("table", "hyperparameters", "--methods", "wmdd", "--dataset", "digits")
+    assert re.search(r"^wmdd.steps +300$", digits.out, re.MULTILINE)
+    assert "published" not in digits.out
+
+
+def test_a_broken_record_is_named_and_the_table_is_there(shell: Shell) -> None:
+    records.write(record(experiment(), 50.0), shell.results / "records")
+    (shell.results / "records" / "broken.json").write_text("{")
+    outcome = shell("table", "sliced", "--only-cached", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert [line["top1"] for line in json.loads(outcome.out) if line["top1"] is not None] == [50.0]
+    (said,) = outcome.errors
+    assert "broken.json is not a record" in said

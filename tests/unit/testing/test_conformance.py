@@ -1,0 +1,74 @@
+"""Runs the conformance tests on every installed method and protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.settings import RecoverSettings
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+from ddbench.testing import DistillerConformance, EvaluatorConformance
+
+REGISTRY = PluginRegistry()
+
+# Changes to the smoke recipe: enough steps to learn something, and several units for methods that have them.
+RECOVERED = {"steps": 40, "jitter": 0, "batch_size": 10}
+METHODS: dict[str, dict[str, Any]] = {"dc": {"learning_rate": 1.0}, "rded": {"factor": 1}}
+DETERMINISTIC = {"herding", "k-center"}
+STUDENT = {"epochs": 40, "learning_rate": 5e-3}
+
+
+def smoke(method: str, evaluator: str | None = None) -> tuple[Distiller, Evaluator]:
+    """The method and protocol with the settings of the smoke recipe for digits."""
+    request = Request(methods=(method,), datasets=("digits",), ipcs=(1,), recipes=("smoke",), evaluator=evaluator)
+    (cell,) = experiments(request, REGISTRY)
+    return cell.method, cell.evaluator
+
+
+def with_settings(subject: Any, **changes: Any) -> Any:
+    """A validated copy of a method or protocol with other values for those of `changes` that it has."""
+    known = {name: value for name, value in changes.items() if name in type(subject).model_fields}
+    return type(subject)(**{**subject.model_dump(), **known})
+
+
+def method_kit(cls: type[Distiller]) -> type[DistillerConformance]:
+    method, _ = smoke(cls.name)
+    recovered: dict[str, Any] = RECOVERED if isinstance(method, RecoverSettings) else {}
+    distiller = with_settings(method, **recovered, **METHODS.get(cls.name, {}))
+    return type(
+        "Kit", (DistillerConformance,), {"distiller": distiller, "depends_on_seed": cls.name not in DETERMINISTIC}
+    )
+
+
+def protocol_kit(cls: type[Evaluator]) -> type[EvaluatorConformance]:
+    _, settings = smoke("full" if cls.on_real_data else "random", cls.name)
+    attributes: dict[str, Any] = {"evaluator": with_settings(settings, **STUDENT)}
+    # A protocol that trains on all real images gets a small dataset.
+    return type(
+        "Kit", (EvaluatorConformance,), {**attributes, **({"dataset": "few-digits"} if cls.on_real_data else {})}
+    )
+
+
+# pytest collects classes by their names in the module: TestMethodWmddSliced, TestProtocolFkd, ...
+globals().update(
+    {
+        f"TestMethod{cls.name.title().replace('-', '')}": pytest.mark.slow(method_kit(cls))
+        for cls in REGISTRY.distillers()
+        if cls.needs_ipc
+    }
+)
+globals().update(
+    {
+        f"TestProtocol{cls.name.title().replace('-', '')}": pytest.mark.slow(protocol_kit(cls))
+        for cls in REGISTRY.evaluators()
+    }
+)
+
+
+def test_all_plugins_load_without_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    PluginRegistry()
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,81 @@
+"""A step of the fused optimisers on channels-last weights: the same bits as their own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ddbench.api.settings import TrainingSettings
+from ddbench.training import optimizers
+
+
+def network() -> nn.Module:
+    """3 x 3 and 1 x 1 convolutions, with biases, a norm and a linear layer; and weights that no step reaches."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Sequential(
+            nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Conv2d(7, 5, 1), nn.Flatten(), nn.Linear(5 * 36, 4)
+        )
+        layers.idle = nn.Conv2d(4, 3, 3)
+    return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def backward(layers: nn.Module, number: int) -> None:
+    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+    layers.zero_grad()
+    out = images.contiguous(memory_format=torch.channels_last)
+    for name, layer in layers.named_children():
+        out = out if name == "idle" else layer(out)
+    out.square().mean().backward()
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adamw"}])
+def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings: dict[str, Any]) -> None:
+    chosen = TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.01, **settings)
+    ours = network()
+    theirs = copy.deepcopy(ours)
+    mine = optimizers.build_optimizer(ours, chosen)
+    rest = {"lr": 0.1, "weight_decay": 0.01, "fused": True}
+    kind: Any = torch.optim.SGD if "momentum" in settings else torch.optim.AdamW
+    plain = kind(theirs.parameters(), **rest, **({"momentum": 0.9} if "momentum" in settings else {}))
+    before = copy.deepcopy(ours)
+    for number in range(4):
+        backward(ours, number)
+        backward(theirs, number)
+        mine.step()
+        plain.step()
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
+    for a, b in pairs:
+        assert torch.equal(a, b)
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+        assert a.is_contiguous(memory_format=torch.channels_last) or a.ndim != 4
+        state = plain.state.get(b, {})
+        assert mine.state.get(a, {}).keys() == state.keys()
+        assert all(torch.equal(mine.state[a][name], value) for name, value in state.items())
+    moved = [not torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True)]
+    assert moved == [a.grad is not None for a, _ in pairs]
+
+
+def test_hooks_of_others_see_the_weights_as_they_are() -> None:
+    layers = network()
+    optimizer = optimizers.build_optimizer(layers, TrainingSettings(epochs=1, batch_size=1))
+    shapes = [parameter.shape for parameter in layers.parameters()]
+    seen: list[list[torch.Size]] = []
+
+    def look(*_: Any) -> None:
+        seen.append([parameter.shape for parameter in layers.parameters()])
+
+    hooks = [register_optimizer_step_pre_hook(look), register_optimizer_step_post_hook(look)]
+    try:
+        backward(layers, 0)
+        optimizer.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert seen == [shapes, shapes]

@@ -1,0 +1,80 @@
+"""Training on real images, and accuracy on the validation set."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ddbench.api.settings import TrainingSettings
+from ddbench.augment import crops, views
+from ddbench.config.schema import TeacherConfig
+from ddbench.data.dataset import Dataset
+from ddbench.training import teacher
+
+CPU = torch.device("cpu")
+
+
+def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+@pytest.fixture(scope="module")
+def digits(digits_at: Callable[..., Dataset]) -> Dataset:
+    return digits_at(8)
+
+
+def test_accuracy_is_a_count(digits: Dataset) -> None:
+    """A network that knows one bit of each image, against a loop over the images."""
+
+    class Brightness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return functional.one_hot((images.mean((1, 2, 3)) > -0.2).long() * 3, 10).float()
+
+    top1, per_class = teacher.accuracy(Brightness(), digits, "val", CPU, "fp32", batch_size=100)
+    hits = [0] * 10
+    for index, label in enumerate(digits.val.labels.tolist()):
+        guess = 3 if float(digits.evaluation_view("val", torch.tensor([index])).mean()) > -0.2 else 0
+        hits[label] += guess == label
+    assert top1 == pytest.approx(100 * sum(hits) / len(digits.val))
+    assert per_class == pytest.approx([100 * h / c for h, c in zip(hits, digits.info.val_counts, strict=True)])
+
+
+def test_teacher_learns_digits_and_is_reproducible(digits: Dataset) -> None:
+    config = TeacherConfig(arch="convnet-d2", epochs=3, batch_size=32, learning_rate=0.05)
+    first = teacher.train_teacher(digits, config, CPU, "fp32")
+    assert not first.training
+    assert teacher.accuracy(first, digits, "val", CPU, "fp32")[0] > 60
+    again = teacher.train_teacher(digits, config, CPU, "fp32")
+    assert_equal(first.state_dict(), again.state_dict())
+    other = teacher.train_teacher(digits, config.model_copy(update={"seed": 1, "epochs": 1}), CPU, "fp32")
+    assert not torch.equal(first.state_dict()["classifier.weight"], other.state_dict()["classifier.weight"])
+
+
+def test_real_images_reach_the_loss_as_cropped_views_with_their_own_labels(digits: Dataset) -> None:
+    """What the network is given, against single crops computed one by one."""
+    seen: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.detach().clone())
+            return images.mean((1, 2, 3))[:, None] * self.scale
+
+    settings = TrainingSettings(epochs=1, batch_size=500)
+    steps = teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
+    count = len(digits.train)
+    assert steps == len(seen) == math.ceil(count / 500)
+    expected = views.epoch_views(count, digits.train.sizes, 3, 0, 500)
+    whole, _ = digits.train.read(expected.order[:5])
+    for place in range(5):
+        crop = crops.crop_resize(whole[place : place + 1].float() / 255, expected.boxes[place], 8)
+        crop = crop.flip(-1) if expected.flips[place] else crop
+        torch.testing.assert_close(seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)
