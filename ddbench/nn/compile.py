@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddbench.api.context import Output
+from ddbench.api.teacher import Output
 from ddbench.api.settings import RecoverSettings
 from ddbench.config.schema import RuntimeConfig
 from ddbench.nn import memory

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ddbench.api.context import ClassStatistics
+from ddbench.api.teacher import ClassStatistics
 from ddbench.api.evaluator import check_metrics
 from ddbench.api.units import Unit
 from ddbench.config.experiment import Experiment
