@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddbench.api.teacher import Objective, Output
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Objective, Output
 from ddbench.api.units import Slot, Unit, units_of_whole_classes
 from ddbench.augment import crops
 from ddbench.core import seeds
