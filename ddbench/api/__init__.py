@@ -1,23 +1,11 @@
-"""Everything that a plugin may import, besides the numerics. Imports no torch.
+"""The public API for plugins: methods, protocols, datasets, tables and hooks. Imports no torch.
 
-The numerics are public too: the `__all__` of `ddbench.ot`, `losses`, `nn`, `augment`, `training` and `data`, and
-`ddbench.testing` for a plugin's tests. All other modules may change without notice.
+The names in `__all__` of `ddbench.ot`, `ddbench.losses`, `ddbench.nn`, `ddbench.augment`, `ddbench.training` and
+`ddbench.data` are public too, as is `ddbench.testing` for the tests of a plugin. All other modules can change without
+notice.
 """
 
-from ddbench.api.context import (
-    Cached,
-    CheckpointIO,
-    ClassStatistics,
-    DistilledImages,
-    DistillTask,
-    EvaluateTask,
-    Images,
-    Objective,
-    Output,
-    Progress,
-    RealData,
-    Teacher,
-)
+from ddbench.api.context import Cached, CheckpointIO, DistillTask, EvaluateTask, Progress
 from ddbench.api.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -32,8 +20,10 @@ from ddbench.api.dataset import (
 from ddbench.api.distiller import Distiller, no_batch_norm, too_few_images
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.hookspecs import hookimpl
+from ddbench.api.images import DistilledImages, Images, RealData
 from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, TrainingSettings
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
+from ddbench.api.teacher import ClassStatistics, Objective, Output, Teacher
 from ddbench.api.units import Slot, Unit, UnitResult, units_across_classes, units_of_whole_classes
 from ddbench.core import interruption, seeds
 from ddbench.core.checks import require_finite

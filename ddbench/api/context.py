@@ -1,10 +1,15 @@
-"""What a method and a protocol are given: the protocols of `task` and of what it holds. Imports no torch."""
+"""The interface of `task`, the argument of `Distiller.distill` and `Evaluator.evaluate`. Imports no torch.
+
+DistillTask and EvaluateTask list everything that a method or a protocol may use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ddbench.api.images import DistilledImages, RealData
+from ddbench.api.teacher import ClassStatistics, Objective, Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -15,149 +20,48 @@ if TYPE_CHECKING:
     from ddbench.api.units import Unit
 
 Progress = Callable[..., None]
-"""`report(step, total, **metrics)`: reports the progress of a stage; metrics are floats."""
+"""Type of a progress callback, `report(step, total, **metrics)`. The metrics are floats."""
 
 Cached = Callable[[str, Mapping[str, Any], Callable[[], "dict[str, Tensor]"]], "dict[str, Tensor]"]
-"""`cached(name, depends_on, fn)`: the tensors that `fn` returns, from the cache where they are there."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """The result of one forward pass of a teacher.
-
-    Attributes:
-        logits: Float [B, classes].
-        features: Float [B, d], of the layer that was asked for.
-        bn_inputs: The input of each BatchNorm layer, [B, C, ...], in the order of `Teacher.bn_names`. Where only
-            their moments were asked for, each is a `ddbench.nn.Moments`.
-    """
-
-    logits: Tensor
-    features: Tensor
-    bn_inputs: list[Tensor]
-
-
-Objective = Callable[[Output], "dict[str, Tensor]"]
-"""The weighted loss terms of a recover step, by name; their sum is minimised. It is called inside autocast.
-
-The BatchNorm inputs are `ddbench.nn.Moments`, which the terms in `ddbench.losses` accept. An objective that needs
-more of the inputs is called again with the inputs themselves, from then on.
-"""
-
-
-@dataclass(frozen=True)
-class ClassStatistics:
-    """Statistics of the real images of one class, float32 on the CPU.
-
-    Attributes:
-        features: [n, d], one row an image.
-        bn_means: The mean at the input of each BatchNorm layer, [C].
-        bn_vars: The variance at the input of each BatchNorm layer, [C].
-    """
-
-    features: Tensor
-    bn_means: list[Tensor]
-    bn_vars: list[Tensor]
-
-
-class Images(Protocol):
-    """The decoded images of one split, sorted by class, at their stored size."""
-
-    labels: Tensor
-    sizes: Tensor
-
-    def __len__(self) -> int: ...
-
-    def of_class(self, label: int) -> Tensor:
-        """int64 indices of the images of class `label`, ascending."""
-
-    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, 3, H, W], zero-padded to the largest, and their sizes int64 [B, 2] (height, width)."""
-
-    def centre(self, indices: Tensor, size: int) -> Tensor:
-        """The evaluation view: the central `size` x `size` pixels, uint8 [B, 3, size, size]."""
-
-
-class RealData(Protocol):
-    """The real dataset: names, counts, both splits, and the normalisation of pixels.
-
-    `mean` and `std` are float32 [3], of pixel values in [0, 1].
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    @property
-    def info(self) -> DatasetInfo:
-        """Names, counts and sizes."""
-
-    @property
-    def train(self) -> Images:
-        """The training images, without those that are held out."""
-
-    @property
-    def val(self) -> Images:
-        """The images that accuracy is measured on: the validation images, or the held-out training images."""
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 [B, 3, H, W] from uint8 or float pixels in [0, 1]."""
-
-    def evaluation_view(self, split: Literal["train", "val"], indices: Tensor) -> Tensor:
-        """Normalised float32 [B, 3, S, S]: the central pixels of the images `indices` (int64 [B])."""
-
-
-class Teacher(Protocol):
-    """A trained classifier in evaluation mode; its parameters are frozen."""
-
-    network: nn.Module
-    feature_dim: int
-    bn_names: list[str]
-    layer_names: list[str]
-
-    def __call__(self, images: Tensor, bn: bool = True, layer: int | None = None, moments: bool = False) -> Output:
-        """Logits, features and BatchNorm inputs of normalised images [B, 3, S, S]."""
-
-    def running_statistics(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The running means and variances of the BatchNorm layers, [C] each, in the order of `bn_names`."""
+"""Type of `DistillTask.cached`: `cached(name, depends_on, fn)` returns the tensors of `fn()`, computed only once."""
 
 
 class CheckpointIO(Protocol):
-    """The checkpoint of one unit: it outlives a killed process."""
+    """The checkpoint of one unit or student. It survives a killed process and is deleted when the result is stored.
+
+    Example:
+        A loop that resumes and that stops cleanly on Ctrl-C::
+
+            from ddbench.api import interruption
+
+            saved = task.checkpoint.load()
+            step, images = (saved[1]["step"], saved[0]["images"]) if saved else (0, initial)
+            while step < steps:
+                images = update(images, step)
+                step += 1
+                if step % task.checkpoint_every == 0 or interruption.requested():
+                    task.checkpoint.save({"images": images}, {"step": step})
+                    interruption.raise_if_requested()
+    """
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and the metadata that were saved last, or None."""
+        """Loads the last checkpoint.
+
+        Returns:
+            The tensors (on the CPU) and the metadata, or None if there is no usable checkpoint.
+        """
 
     def save(self, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint."""
+        """Replaces the checkpoint atomically.
 
-
-class DistilledImages(Protocol):
-    """A distilled set: images, labels and weights, in one order."""
-
-    @property
-    def images(self) -> Tensor:
-        """uint8 [m, 3, S, S]."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [m]."""
-
-    @property
-    def weights(self) -> Tensor:
-        """float32 [m]; the weights of each class sum to 1."""
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of the images as uint8."""
-
-    def part(self, rows: Tensor) -> DistilledImages:
-        """The set of the images `rows` (int64 [n]) alone."""
-
-    def __len__(self) -> int: ...
+        Args:
+            tensors: The state by name. Include the state of optimisers and generators.
+            meta: JSON values, e.g. the step.
+        """
 
 
 class DistillTask(Protocol):
-    """What a distiller may use to make the images of one unit."""
+    """The argument of `Distiller.distill`: everything that a method may use."""
 
     @property
     def dataset(self) -> RealData:
@@ -169,7 +73,7 @@ class DistillTask(Protocol):
 
     @property
     def ipc(self) -> int:
-        """Images per class; 0 for a method without an IPC."""
+        """Images per class. 0 for a method without an IPC."""
 
     @property
     def seed(self) -> int:
@@ -185,7 +89,7 @@ class DistillTask(Protocol):
 
     @property
     def teacher(self) -> Teacher:
-        """The teacher on `device`; it is trained at the first use."""
+        """The teacher on `device`. It is trained at the first use."""
 
     @property
     def checkpoint(self) -> CheckpointIO:
@@ -193,56 +97,131 @@ class DistillTask(Protocol):
 
     @property
     def checkpoint_every(self) -> int:
-        """Steps between two checkpoints."""
+        """Number of steps between two checkpoints."""
 
     @property
     def timing(self) -> dict[str, float]:
-        """A method with a loop of its own stores `steps` and `seconds` here."""
+        """A dict in which a method with its own loop stores `steps` and `seconds`. `recover` fills it itself."""
 
     @property
     def compile(self) -> bool:
-        """Whether the recover loop compiles its network."""
+        """Whether the recover loop compiles the network."""
 
     def report(self, step: int, total: int, **metrics: float) -> None:
-        """Reports progress."""
+        """Reports progress to the display.
+
+        Args:
+            step: Number of steps that are done.
+            total: Number of steps in all.
+            **metrics: Values to show, e.g. `loss`.
+        """
 
     def note(self, text: str) -> None:
-        """Prints one line for the user."""
+        """Prints a line for the user.
+
+        Args:
+            text: The line.
+        """
 
     def tick(self) -> None:
-        """Marks the end of an iteration; the efficiency table measures the time between two marks."""
+        """Marks the end of an iteration. The efficiency table measures the time between two marks."""
 
     def cached(
         self, name: str, depends_on: Mapping[str, Any], fn: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The tensors that `fn` returns, kept in the cache.
+        """Returns an expensive intermediate result from the cache, or computes and stores it.
 
-        The key holds the teacher, the statistics, IPC, seed, device, method version, and `depends_on`.
+        The key holds the teacher, the statistics, IPC, seed, device, the version of the method, and `depends_on`.
+
+        Args:
+            name: Name of the intermediate, e.g. `barycenter`.
+            depends_on: Everything else that the result depends on, as JSON values: each hyper-parameter that `fn` uses.
+            fn: Computes the tensors.
+
+        Returns:
+            The tensors on the CPU, by name.
+
+        Example:
+            A barycenter that depends on one hyper-parameter::
+
+                tensors = task.cached("barycenter", {"class": label, "rounds": self.rounds}, solve)
         """
 
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
-        """Statistics of the real images of class `label`; features of `layer`, else of the classifier's input."""
+        """Returns statistics of the real training images of one class.
+
+        Args:
+            label: The class.
+            layer: Number of the layer whose features to return. None: the input of the last linear layer.
+
+        Returns:
+            Features and BatchNorm statistics.
+        """
 
     def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
         """The tensors of a part of one of the stages that `Distiller.stages` names."""
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """A CPU generator seeded by the run's seed and `names`: give a name to every kind of draw."""
+        """Returns a CPU generator that is seeded by the seed of the distilled set and a name.
+
+        Args:
+            *names: The name of the draw, in parts. Use another name for every kind of draw.
+
+        Returns:
+            A new generator.
+        """
 
     def sample(self, label: int, count: int, *names: str | int) -> Tensor:
-        """int64 [count]: different random training images of a class, all of them where it has fewer."""
+        """Draws random training images of a class without replacement.
+
+        Args:
+            label: The class.
+            count: Number of images.
+            *names: The name of the draw, in parts.
+
+        Returns:
+            Indices into `dataset.train`, int64 [count], or fewer if the class has fewer images.
+        """
 
     def noise(self, unit: Unit) -> Tensor:
-        """Standard normal images [n, 3, S, S] in normalised space, each seeded by (run seed, class, index)."""
+        """Draws standard normal images in normalised space, each seeded by (seed, class, index).
+
+        Args:
+            unit: The unit.
+
+        Returns:
+            Float32 [n, 3, S, S], one image per slot.
+        """
 
     def recover(
         self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings, layer: int | None = None
     ) -> Tensor:
-        """Runs the pixel-optimisation loop: normalised [n, 3, S, S] in, pixels in [0, 1] out."""
+        """Runs the pixel-optimisation loop of teacher inversion, with checkpoints, crops, flips and progress reports.
+
+        Args:
+            unit: The unit.
+            objective: Returns the weighted loss terms.
+            initial: Initial images in normalised space, [n, 3, S, S]. See `noise`.
+            settings: Hyper-parameters of the loop.
+            layer: Number of the layer whose features the objective gets. None: the input of the last linear layer.
+
+        Returns:
+            Pixels in [0, 1], float [n, 3, S, S].
+
+        Example:
+            An objective of one term, the teacher's cross-entropy::
+
+                labels = torch.tensor([slot.label for slot in unit.slots], device=task.device)
+
+                def objective(output):
+                    return {"cross_entropy": torch.nn.functional.cross_entropy(output.logits, labels)}
+
+                return task.recover(unit, objective, task.noise(unit), self)
+        """
 
 
 class EvaluateTask(Protocol):
-    """What an evaluator may use to train and measure one student with one seed."""
+    """The argument of `Evaluator.evaluate`: everything that a protocol may use for one student with one seed."""
 
     @property
     def dataset(self) -> RealData:
@@ -254,19 +233,19 @@ class EvaluateTask(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """uint8 [m, 3, S, S]: the distilled images."""
+        """The distilled images, uint8 [m, 3, S, S]."""
 
     @property
     def labels(self) -> Tensor:
-        """int64 [m]."""
+        """The labels, int64 [m]."""
 
     @property
     def weights(self) -> Tensor:
-        """float32 [m]; the weights of each class sum to 1."""
+        """The weights, float32 [m]. The weights of each class sum to 1."""
 
     @property
     def ipc(self) -> int | None:
-        """Images per class; None: the whole training set."""
+        """Images per class. None: the whole training set."""
 
     @property
     def seed(self) -> int:
@@ -274,7 +253,7 @@ class EvaluateTask(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """The device that the student is trained on."""
+        """The device to train on."""
 
     @property
     def precision(self) -> str:
@@ -286,22 +265,50 @@ class EvaluateTask(Protocol):
 
     @property
     def teacher_training(self) -> TrainingSettings:
-        """The hyper-parameters that the teacher is trained with."""
+        """The hyper-parameters of the teacher's training."""
 
     @property
     def checkpoint(self) -> CheckpointIO:
         """The checkpoint of this student."""
 
     def report(self, step: int, total: int, **metrics: float) -> None:
-        """Reports progress."""
+        """Reports progress to the display.
+
+        Args:
+            step: Number of steps that are done.
+            total: Number of steps in all.
+            **metrics: Values to show, e.g. `loss`.
+        """
 
     def cached(
         self, name: str, depends_on: Mapping[str, Any], fn: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Stored labels: the key holds the distilled set, the teacher, the protocol, and `depends_on`."""
+        """Returns stored labels from the cache, or computes and stores them.
+
+        The key holds the distilled set, the teacher, the protocol, and `depends_on`.
+
+        Args:
+            name: Name of the labels.
+            depends_on: Everything else that the labels depend on, as JSON values.
+            fn: Computes the tensors.
+
+        Returns:
+            The tensors on the CPU, by name.
+        """
 
     def with_distilled(self, distilled: DistilledImages) -> EvaluateTask:
-        """The same task with another distilled set, for a student that trains on a part of the images."""
+        """Returns the same task with another distilled set, for a student that trains on a subset.
+
+        Args:
+            distilled: The set, e.g. of `distilled.part(rows)`.
+
+        Returns:
+            The new task.
+        """
 
     def student(self) -> nn.Module:
-        """A new student, initialised with this task's seed, on the CPU."""
+        """Builds a new student on the CPU, initialised with this task's seed.
+
+        Returns:
+            The network.
+        """

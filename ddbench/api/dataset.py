@@ -1,4 +1,4 @@
-"""What a dataset is, as data: name, sizes, normalisation, how to open it, where it is published."""
+"""The public classes that define a dataset: its specification, its download, its splits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 
 class MissingDataError(DDBenchError):
-    """A dataset's files are not where they were looked for (as opposed to: they are there and broken)."""
+    """The files of a dataset do not exist. (Damaged files raise another DDBenchError.)"""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One published file: its address and its digest, `md5:HEX` or `sha256:HEX`, as its authors give it."""
+    """One published file.
+
+    Attributes:
+        url: Its address.
+        digest: The digest that its authors publish, `md5:HEX` or `sha256:HEX`.
+    """
 
     url: str
     digest: str
@@ -39,10 +44,14 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Download:
-    """How a dataset gets into a data folder: `files` make up `folder` there.
+    """How to download a dataset into a data folder.
 
-    With `unpack`, the files are archives (.zip, .tar.gz, .tgz) that hold `folder`; else they are put into it
-    as they are. `max_bytes` bounds what is fetched and, apart from that, what is unpacked.
+    Attributes:
+        folder: Name of the folder to create in the data folder.
+        files: The files to download.
+        max_bytes: Limit on the size of the downloads, and separately on the size of the unpacked files.
+        unpack: Whether the files are archives (.zip, .tar.gz, .tgz) that contain `folder`. Otherwise they are put
+            into `folder` unchanged.
     """
 
     folder: str
@@ -52,35 +61,73 @@ class Download:
 
 
 CONTENT_BYTES = 2 * 1024**3
+"""The fingerprint of a dataset up to this size covers the content of its files."""
 
 
 class Split(Protocol):
-    """Images of one split, sorted by class, then by name."""
+    """The original images of one split, sorted by class, then by name.
+
+    Attributes:
+        labels: int64 [n], sorted.
+    """
 
     labels: NDArray[np.int64]
 
     def name(self, index: int) -> str:
-        """What an image is called, for people: a path, or a position."""
+        """Returns the name of an image for messages: a path or a position.
+
+        Args:
+            index: Position of the image in the split.
+        """
 
     def image(self, index: int) -> Image.Image:
-        """The image, RGB. Raises CorruptImage if it cannot be decoded, DDBenchError if it cannot be read."""
+        """Decodes an image.
+
+        Args:
+            index: Position of the image in the split.
+
+        Returns:
+            The image in RGB.
+
+        Raises:
+            CorruptImage: It cannot be decoded.
+            DDBenchError: Its file cannot be read.
+        """
 
     def shape(self, index: int) -> tuple[int, int]:
-        """Height and width in pixels, from the header alone where there is one. Raises as `image`."""
+        """Reads the size of an image, from the header of its file if possible.
+
+        Args:
+            index: Position of the image in the split.
+
+        Returns:
+            Height and width in pixels.
+
+        Raises:
+            CorruptImage: It cannot be decoded.
+            DDBenchError: Its file cannot be read.
+        """
 
     def num_bytes(self) -> int:
-        """Bytes that a digest of the whole content would read."""
+        """Returns the number of bytes that a digest of the whole content reads."""
 
     def identity(self, content: bool) -> Iterator[bytes]:
-        """What goes into the fingerprint; `content`: with a digest of every file."""
+        """Yields the lines that the fingerprint covers: label, name and size of every image.
+
+        Args:
+            content: Whether the lines include a digest of every file.
+        """
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that was found: its classes in label order and its two splits.
+    """An opened dataset: its classes and its two splits.
 
-    `class_names` identify the classes (folder names, wnids); `class_titles` are for people, and the names
-    again where nothing better is known.
+    Attributes:
+        class_names: Identifiers of the classes (folder names, wnids) in label order.
+        train: The training split.
+        val: The validation split.
+        class_titles: Names of the classes for pictures and reports. Empty: `class_names`.
     """
 
     class_names: tuple[str, ...]
@@ -89,12 +136,16 @@ class Source:
     class_titles: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises ValueError where the classes, or the labels of a split, are none that a dataset can have."""
+        """Validates the class names and the labels.
+
+        Raises:
+            ValueError: Class names are missing, equal or no text, or labels are unsorted, out of range or not int64.
+        """
         import numpy as np
 
         names = self.class_names
         if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError("its class names are not different texts, one or more")
+            raise ValueError("its class names must be different texts, at least one")
         for name, split in (("train", self.train), ("val", self.val)):
             labels = split.labels
             if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or (np.diff(labels) < 0).any():
@@ -103,12 +154,17 @@ class Source:
                 raise ValueError(f"the labels of {name} go from {labels[0]} to {labels[-1]}: {len(names)} classes")
 
     def fingerprint(self) -> str:
-        """32 hex digits that stand for this very data, wherever the folder lies and whenever it was copied.
+        """Computes a digest of the data. It does not depend on the location of the folder or on file times.
 
-        Covers the class order and, of both splits, every image's label, relative path, file size and content
-        (SHA-256). The content is left out where the files come to more than CONTENT_BYTES: there
-        (ImageNet-1K) an image replaced by another of exactly the same size goes unnoticed. Raises
-        DDBenchError for unreadable files.
+        It covers the order of the classes and the label, relative path, file size and content (SHA-256) of every image
+        of both splits. Above `CONTENT_BYTES` (ImageNet-1K) the content is left out: an image that is replaced by
+        another one of exactly the same size is not noticed.
+
+        Returns:
+            32 hexadecimal digits.
+
+        Raises:
+            DDBenchError: A file cannot be read.
         """
         content = self.train.num_bytes() + self.val.num_bytes() <= CONTENT_BYTES
         digest = hashlib.sha256(json.dumps([self.class_names, content]).encode())
@@ -121,10 +177,16 @@ class Source:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A dataset without its images.
+    """The facts about a dataset, without its images.
 
-    Classes in label order, images a class, and the side of what networks see, in pixels. `class_titles` are
-    the names for people (pictures, reports). `fingerprint` is `Source.fingerprint`.
+    Attributes:
+        name: Name of the dataset.
+        class_names: Identifiers of the classes in label order.
+        class_titles: Names of the classes for pictures and reports.
+        train_counts: Number of training images of each class.
+        val_counts: Number of validation images of each class.
+        image_size: Side of the images that networks get, in pixels.
+        fingerprint: `Source.fingerprint`.
     """
 
     name: str
@@ -137,20 +199,49 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A dataset by name.
+    """A dataset that can be selected by name. Register it with the hook `ddbench_datasets`.
 
-    `open` finds its files under a data folder (None: `default_data_dir()`) and never asks the network.
-    `native_size`: side in pixels at which the field uses the set. `mean`, `std`: of RGB values in [0, 1].
-    `classes`, `train_size`, `val_size`: of the complete published set, None where only the person's folder
-    knows. `layout`: for people, what is looked for in the data folder. `download`: for people, where it is
-    published; `fetch` gets it from there into a data folder, whole or not at all (None: it cannot be fetched,
-    or need not be).
+    Attributes:
+        name: Name on the command line.
+        about: One line about the dataset.
+        source: Citation.
+        native_size: Side in pixels at which the field uses the dataset.
+        open: Opens the dataset in a data folder (None: `default_data_dir()`), without network access.
+        mean: Mean of the RGB values in [0, 1].
+        std: Standard deviation of the RGB values in [0, 1].
+        classes: Number of classes of the complete dataset. None: depends on the user's folder.
+        train_size: Number of training images. None: depends on the user's folder.
+        val_size: Number of validation images. None: depends on the user's folder.
+        layout: The expected content of the data folder, for messages.
+        download: Where the dataset is published, for messages.
+        fetch: Downloads the dataset into a data folder atomically. None: there is no download, or it needs none.
+
+    Example:
+        Noise images of two classes::
+
+            from ddbench.api import DatasetSpec, Source, hookimpl
+
+
+            def open_noise(data_dir):
+                import numpy as np
+                from ddbench.data import ArraySplit
+
+                def split(seed):
+                    pixels = np.random.default_rng(seed).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+                    return ArraySplit(pixels, np.repeat([0, 1], 10))
+
+                return Source(("left", "right"), train=split(0), val=split(1))
+
+
+            @hookimpl
+            def ddbench_datasets():
+                return [DatasetSpec("noise", "random pixels", "an example", native_size=16, open=open_noise)]
     """
 
     name: str
@@ -169,6 +260,6 @@ class DatasetSpec:
 
 
 def default_data_dir() -> Path:
-    """Where datasets are downloaded to, and looked for when no data folder is given."""
+    """Returns the folder for downloads, which is also searched if no data folder is given."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ddbench" / "data"

@@ -1,4 +1,4 @@
-"""What a method is: the Distiller base class, the slots and units it fills, and what it hands back."""
+"""The base class of distillation methods. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,52 @@ if TYPE_CHECKING:
 
 
 class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
-    """A method: its fields are its hyper-parameters (give each a description that names its source).
+    """A distillation method.
 
-    `version` is part of every cache key: bump it when results change. `paper` is shown beside the name.
+    Subclass it, declare the hyper-parameters as pydantic fields, implement `distill`, and register the class with the
+    hook `ddbench_distillers`. Every hyper-parameter is part of the cache key, can be changed with
+    `--set NAME.FIELD=VALUE`, and is listed by `ddbench list methods NAME`. Give each a description with the source of
+    its default.
+
+    Attributes:
+        name: Name on the command line and in records.
+        version: Part of every cache key. Increase it when results change.
+        paper: Citation, shown next to the name.
+        needs_teacher: Whether the method uses `task.teacher` or `task.statistics`.
+        needs_ipc: Whether the method takes a number of images per class. False for a reference run on the full dataset.
+        default_evaluator: Name of the evaluator if the user names none.
+
+    Example:
+        A method that averages random real images of a class::
+
+            from ddbench.api import Distiller, hookimpl
+            from pydantic import Field
+
+
+            class Blur(Distiller):
+                name = "blur"
+                version = "1"
+                paper = "an example"
+                needs_teacher = False
+
+                count: int = Field(default=4, ge=1, description="real images per distilled image")
+
+                def distill(self, task, unit):
+                    import torch
+
+                    images = []
+                    for slot in unit.slots:
+                        indices = task.sample(slot.label, self.count, "blur", slot.index)
+                        pixels = task.dataset.train.centre(indices, task.info.image_size)
+                        images.append(pixels.float().mean(0) / 255)
+                    return torch.stack(images)
+
+
+            @hookimpl
+            def ddbench_distillers():
+                return [Blur]
+
+        Import torch inside the methods, so that `ddbench list` and `ddbench --help` stay fast.
     """
 
     name: ClassVar[str]
@@ -29,28 +72,55 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     default_evaluator: ClassVar[str] = "fkd"
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """A reason why this method cannot make `ipc` images a class of `dataset`, or None. Asked before training."""
+        """Decides whether the method can run. Called before anything is trained.
+
+        Args:
+            dataset: Class names, counts and sizes of the dataset.
+            ipc: Images per class, or None for a method without an IPC.
+
+        Returns:
+            The reason to refuse, or None. See `too_few_images`.
+        """
         return None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """How the slots are grouped: here one unit with every slot. Part of the key, never of the hardware."""
+        """Groups the slots of a distilled set into units. Default: one unit with all slots.
+
+        A unit is computed by one call of `distill` and is the unit of checkpointing and of distribution over workers.
+        The grouping is part of the cache key. It may depend on the hyper-parameters and the arguments, never on the
+        hardware.
+
+        Args:
+            num_classes: Number of classes.
+            ipc: Images per class.
+
+        Returns:
+            The units. Each slot is in exactly one of them. See `units_of_whole_classes` and `units_across_classes`.
+        """
         slots = tuple(Slot(label, index) for label in range(num_classes) for index in range(ipc))
         return [Unit(0, slots)]
 
     def skip_teacher(self, batch_norms: int) -> str | None:
-        """A reason why it cannot use a teacher with so many BatchNorm layers, or None. Asked before training."""
+        """Decides whether the method can use a teacher. Called before anything is trained.
+
+        Args:
+            batch_norms: Number of BatchNorm layers of the teacher.
+
+        Returns:
+            The reason to refuse, or None. See `no_batch_norm`.
+        """
         return None
 
     def networks(self) -> tuple[str, ...]:
-        """Names of the networks that it builds beside the teacher: looked up before anything is trained."""
+        """Returns the names of the networks that `distill` builds. They are checked before anything is trained."""
         return ()
 
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the teacher's layers whose features it asks for: looked up before anything is trained."""
+        """Returns the teacher's layers whose features `distill` uses. They are checked before anything is trained."""
         return ()
 
     def numerics(self) -> tuple[str, ...]:
-        """Names in `ddbench.core.versions` of the numerics that these settings use besides the common ones."""
+        """Returns names in `ddbench.core.versions` whose versions are part of the key besides the common ones."""
         return ()
 
     def stages(self) -> tuple[str, ...]:
@@ -58,16 +128,44 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         return ()
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Images put forward and backward through the teacher's network in all: for the time estimate only."""
+        """Counts forward-and-backward passes of the teacher, for the time estimate only.
+
+        Args:
+            num_classes: Number of classes.
+            ipc: Images per class.
+
+        Returns:
+            Number of passes of one image for the whole distilled set. 0: unknown.
+        """
         return 0
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
-        """Images for the slots of `unit`: a float tensor [n, 3, S, S] in [0, 1], or a UnitResult."""
+        """Computes the images of one unit.
+
+        The result must not depend on other units, on global random generators or on how often the loop was
+        interrupted: draw from `task.generator` and save the loop's state in `task.checkpoint`.
+
+        Args:
+            task: The real data, the teacher, generators, the checkpoint and the progress report.
+            unit: The slots to fill.
+
+        Returns:
+            A float tensor [n, 3, S, S] of pixels in [0, 1] with one image per slot, in the order of `unit.slots`; or a
+            UnitResult, which can also hold weights, or indices of real images instead of pixels.
+        """
         raise NotImplementedError
 
 
 def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
-    """The reason to refuse `ipc` where a class has fewer images, else None: for `skip`."""
+    """Returns the reason to refuse an IPC above the number of real images of a class. Use it in `Distiller.skip`.
+
+    Args:
+        dataset: The dataset.
+        ipc: Images per class, or None.
+
+    Returns:
+        The reason, or None if every class has enough images.
+    """
     for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
         if ipc is not None and ipc > count:
             return f"--ipc {ipc} is more than the {count} training images of class '{name}'"
@@ -75,9 +173,14 @@ def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
 
 
 def no_batch_norm(method: str, batch_norms: int) -> str | None:
-    """The reason to refuse a teacher without BatchNorm layers, else None: for `skip_teacher` of what matches them.
+    """Returns the reason to refuse a teacher without BatchNorm layers. Use it in `Distiller.skip_teacher`.
 
-    `method` is the name of a method with a setting `bn_weight`.
+    Args:
+        method: Name of the method. It must have a hyper-parameter `bn_weight`.
+        batch_norms: Number of BatchNorm layers of the teacher.
+
+    Returns:
+        The reason, or None if the teacher has BatchNorm layers.
     """
     if batch_norms:
         return None

@@ -1,4 +1,4 @@
-"""What a protocol is: the Evaluator base class and the metrics it reports."""
+"""The base class of evaluation protocols and the metrics that they return. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,48 +14,125 @@ if TYPE_CHECKING:
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+"""A percentage in [0, 100]."""
 
 
 class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
-    """What one student reached on all of the dataset's `val` images. Accuracies in percent."""
+    """The result of one student on all `val` images of the dataset. Accuracies are percentages.
+
+    A protocol that does not track a best epoch or select an epoch leaves these fields None. `top1_best` is chosen on
+    the data that it is measured on and is therefore never shown as the result.
+    """
 
     top1_last: Percent = Field(description="top-1 after the last epoch: the result")
     top1_best: Percent | None = Field(
-        default=None, description="best epoch, chosen on what is measured on: never a result; None if not tracked"
+        default=None,
+        description="top-1 of the best epoch, chosen on the images measured on: never a result; None if not tracked",
     )
     top1_selected: Percent | None = Field(
-        default=None, description="top-1 after `selected_epoch`; None where the protocol selects no epoch"
+        default=None, description="top-1 after `selected_epoch`; None if the protocol selects no epoch"
     )
     selected_epoch: int | None = Field(
-        default=None, ge=1, description="best epoch (from 1) on distilled images that were held out; None as above"
+        default=None,
+        ge=1,
+        description="best epoch (from 1) on held-out distilled images; None if the protocol selects no epoch",
     )
     per_class: list[Percent] = Field(description="top-1 of each class, in class order")
     student_steps: int = Field(ge=0, description="optimiser steps of the student")
-    label_bytes: int = Field(ge=0, description="bytes of labels that the student consumed or that were stored")
+    label_bytes: int = Field(ge=0, description="bytes of the labels that the student used or that were stored")
     image_bytes: int = Field(ge=0, description="bytes of the distilled images (uint8)")
     regime: str = Field(description="label regime: fkd, soft, hard")
 
 
-def check_metrics(metrics: object, classes: int, who: str) -> Metrics:
-    """What a protocol handed back, refused where it cannot be.
+def check_metrics(metrics: object, classes: int, owner: str) -> Metrics:
+    """Validates the return value of `Evaluator.evaluate`.
 
-    Raises DDBenchError that begins with `who` ("evaluator 'fkd' of ddbench") and says what is wrong.
+    Args:
+        metrics: The returned value.
+        classes: Number of classes of the dataset.
+        owner: The evaluator, for the message, e.g. `evaluator 'fkd' of ddbench`.
+
+    Returns:
+        The validated metrics.
+
+    Raises:
+        DDBenchError: It is not Metrics, a value is out of range, or the number of classes is wrong.
     """
     if not isinstance(metrics, Metrics):
-        raise DDBenchError(f"{who} returned {type(metrics).__name__}, not Metrics")
+        raise DDBenchError(f"{owner} returned {type(metrics).__name__}, not Metrics")
     try:
-        checked = Metrics(**dict(metrics))  # `model_copy` and `model_construct` check nothing
+        checked = Metrics(**dict(metrics))  # `model_copy` and `model_construct` do not validate
     except ValidationError as error:
-        raise DDBenchError(f"{who} returned {error_text(error)}") from error
+        raise DDBenchError(f"{owner} returned {error_text(error)}") from error
     if len(checked.per_class) != classes:
-        raise DDBenchError(f"{who} returned top-1 of {len(checked.per_class)} classes, not {classes}")
+        raise DDBenchError(f"{owner} returned top-1 of {len(checked.per_class)} classes, not {classes}")
     return checked
 
 
 class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
-    """A protocol: how a student is trained on a distilled set and measured. Its fields are its parameters.
+    """An evaluation protocol: trains a student on a distilled set and measures it.
 
-    `version` is printed with every number and part of the key: bump it when results change.
+    Subclass it, declare the parameters as pydantic fields, implement `evaluate`, and register the class with the hook
+    `ddbench_evaluators`. Every parameter is part of the cache key and can be changed with
+    `--set evaluator.FIELD=VALUE`.
+
+    Attributes:
+        name: Name on the command line and in records.
+        version: Printed with every number and part of every cache key. Increase it when results change.
+        paper: Citation, shown next to the name.
+        needs_teacher: Whether the protocol uses `task.teacher`.
+        on_real_data: Whether the student trains on the real dataset instead of a distilled set.
+
+    Example:
+        A protocol that trains on hard labels for a fixed number of steps::
+
+            from ddbench.api import Evaluator, Metrics, hookimpl
+            from pydantic import Field
+
+
+            class Plain(Evaluator):
+                name = "plain"
+                version = "1"
+                needs_teacher = False
+
+                steps: int = Field(default=100, ge=1, description="optimiser steps")
+
+                def evaluate(self, task):
+                    import torch
+                    from torch.nn import functional
+
+                    data = task.dataset
+                    student = task.student().to(task.device).train()
+                    images = data.normalise(task.images).to(task.device)
+                    labels = task.labels.to(task.device)
+                    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+                    for step in range(self.steps):
+                        loss = functional.cross_entropy(student(images), labels)
+                        optimizer.zero_grad()
+                        loss.backward()
+                        optimizer.step()
+                        task.report(step + 1, self.steps, loss=float(loss))
+
+                    student.eval()
+                    per_class = []
+                    for label in range(data.info.num_classes):
+                        views = data.evaluation_view("val", data.val.of_class(label)).to(task.device)
+                        with torch.no_grad():
+                            hits = student(views).argmax(1) == label
+                        per_class.append(100 * float(hits.float().mean()))
+                    return Metrics(
+                        top1_last=sum(per_class) / len(per_class),  # of classes of equal size
+                        per_class=per_class,
+                        student_steps=self.steps,
+                        label_bytes=task.labels.nbytes,
+                        image_bytes=task.distilled.image_bytes,
+                        regime="hard",
+                    )
+
+
+            @hookimpl
+            def ddbench_evaluators():
+                return [Plain]
     """
 
     name: ClassVar[str]
@@ -65,13 +142,34 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     on_real_data: ClassVar[bool] = False
 
     def skip(self, ipc: int | None) -> str | None:
-        """A reason why it cannot take a set of `ipc` images a class (None: all), or None. Asked before training."""
+        """Decides whether the protocol can evaluate a set. Called before anything is trained.
+
+        Args:
+            ipc: Images per class. None: all training images.
+
+        Returns:
+            The reason to refuse, or None.
+        """
         return None
 
     def image_passes(self, images: int) -> int:
-        """Images put forward and backward through the student for a set of `images`: for the time estimate only."""
+        """Counts forward-and-backward passes of the student, for the time estimate only.
+
+        Args:
+            images: Number of images in the set.
+
+        Returns:
+            Number of passes of one image. 0: unknown.
+        """
         return 0
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
-        """Trains one student from scratch with one seed and measures it."""
+        """Trains one student from scratch with one seed and measures it.
+
+        Args:
+            task: The distilled set, the real data, the teacher, a new student and its checkpoint.
+
+        Returns:
+            The metrics of the student on all images of `task.dataset.val`.
+        """
         raise NotImplementedError

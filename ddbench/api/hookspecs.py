@@ -1,4 +1,4 @@
-"""The hook specifications: everything a plugin can give to ddbench. Hooks return values."""
+"""The hooks that a plugin can implement. Each implementation is a function marked with `hookimpl`."""
 
 from __future__ import annotations
 
@@ -21,32 +21,37 @@ if TYPE_CHECKING:
 PROJECT = "ddbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a function as the implementation of one of the hooks in this module."""
+"""Decorator that marks a function as the implementation of the hook of the same name::
+
+    @hookimpl
+    def ddbench_distillers():
+        return [MyMethod]
+"""
 
 
 @hookspec
 def ddbench_distillers() -> Iterable[type[Distiller]]:  # type: ignore[empty-body]
-    """Distiller classes that this plugin adds."""
+    """Returns the methods of this plugin: subclasses of Distiller."""
 
 
 @hookspec
 def ddbench_evaluators() -> Iterable[type[Evaluator]]:  # type: ignore[empty-body]
-    """Evaluator classes that this plugin adds."""
+    """Returns the protocols of this plugin: subclasses of Evaluator."""
 
 
 @hookspec
 def ddbench_datasets() -> Iterable[DatasetSpec]:  # type: ignore[empty-body]
-    """Dataset specifications that this plugin adds."""
+    """Returns the datasets of this plugin."""
 
 
 @hookspec
 def ddbench_tables() -> Iterable[TableSpec]:  # type: ignore[empty-body]
-    """Table specifications that this plugin adds."""
+    """Returns the tables of this plugin."""
 
 
 @hookspec
 def ddbench_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
-    """YAML recipe files that this plugin ships."""
+    """Returns the paths of the YAML recipe files of this plugin."""
 
 
 @hookspec
@@ -56,12 +61,20 @@ def ddbench_stages() -> Iterable[type[Stage[Any]]]:  # type: ignore[empty-body]
 
 @hookspec
 def ddbench_commands(cli: click.Group) -> None:
-    """Adds click commands to `cli`."""
+    """Adds commands to the command line.
+
+    Args:
+        cli: The click group `ddbench`.
+    """
 
 
 @hookspec
 def ddbench_event(event: Event) -> None:
-    """Called at every lifecycle event: progress bars, loggers. Must not change anything."""
+    """Observes an event of a stage, e.g. for a progress display or a logger.
+
+    Args:
+        event: The event. The implementation must not change any state of the run.
+    """
 
 
 @hookspec

@@ -8,11 +8,16 @@ from ddbench.core.errors import DDBenchError, unknown
 
 
 class Section(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
-    """A part of the configuration: unknown names are refused."""
+    """Base class of the sections of the configuration. It rejects unknown names, NaN and infinity."""
 
 
 class TrainingSettings(Section):
-    """Hyper-parameters of one training run of a network."""
+    """Hyper-parameters for training a network.
+
+    Example:
+        >>> TrainingSettings(epochs=20).learning_rate
+        0.025
+    """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.025, gt=0)
@@ -24,13 +29,28 @@ class TrainingSettings(Section):
 
 
 class RecoverSettings(BaseModel, frozen=True):
-    """Mix this into a Distiller: the fields become hyper-parameters of the method."""
+    """Hyper-parameters of the pixel-optimisation loop `DistillTask.recover`.
 
-    steps: int = Field(default=2000, ge=1, description="optimisation steps a unit (WMDD Table 7: 2000)")
+    Use it as a base class of a Distiller: the fields become hyper-parameters of the method, and `self` can be passed to
+    `task.recover`.
+
+    Example:
+        A method that inverts the teacher::
+
+            class Invert(RecoverSettings, Distiller):
+                name = "invert"
+                version = "1"
+
+                def distill(self, task, unit):
+                    ...
+                    return task.recover(unit, objective, task.noise(unit), self)
+    """
+
+    steps: int = Field(default=2000, ge=1, description="optimisation steps per unit (WMDD Table 7: 2000)")
     learning_rate: float = Field(
-        default=0.25, gt=0, description="Adam's rate, cosine to 0 (WMDD Table 7: 0.25; Tiny 0.1)"
+        default=0.25, gt=0, description="learning rate of Adam, cosine to 0 (WMDD Table 7: 0.25; Tiny 0.1)"
     )
-    betas: tuple[float, float] = Field(default=(0.5, 0.9), description="Adam's moments (WMDD Table 7)")
+    betas: tuple[float, float] = Field(default=(0.5, 0.9), description="betas of Adam (WMDD Table 7)")
     batch_size: int = Field(default=100, ge=1, description="images optimised together (WMDD Table 7: 100)")
     crop_scale_min: float = Field(
         default=0.08,
@@ -39,21 +59,28 @@ class RecoverSettings(BaseModel, frozen=True):
         description="smallest area of the random-resized-crop (torchvision's default)",
     )
     crop_per_image: bool = Field(
-        default=True, description="draw crop and flip for each image; false: once a batch (released code)"
+        default=True, description="draw crop and flip for each image; false: once per batch (released code)"
     )
     jitter: int = Field(
         default=32,
         ge=0,
-        description="roll by 0..jitter pixels down and right, once a batch (released code: 32 at 224 px)",
+        description="roll by 0..jitter pixels down and right, once per batch (released code: 32 at 224 px)",
     )
 
     def crop_scale(self, step: int) -> tuple[float, float]:
-        """Range of a crop's area at `step` (from 0), within (0, 1]. Override it for a curriculum."""
+        """Returns the range of the area of random-resized-crops at one step. Override it for a curriculum.
+
+        Args:
+            step: The optimisation step, from 0.
+
+        Returns:
+            Smallest and largest area as fractions of the image, in (0, 1].
+        """
         return self.crop_scale_min, 1.0
 
     @field_validator("betas")
     @classmethod
-    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+    def _require_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError("both must be at least 0 and below 1")
         return betas
@@ -61,11 +88,25 @@ class RecoverSettings(BaseModel, frozen=True):
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "rotate", "scale")
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
-"""Every operation: the strategy of DSA and DM on natural images."""
+"""All operations of siamese augmentation: the strategy of DSA and DM on natural images."""
 
 
 def operations_of(strategy: str) -> list[str]:
-    """The operations that a strategy joins by underscores. Raises DDBenchError for an unknown one."""
+    """Splits a strategy of siamese augmentation into its operations.
+
+    Args:
+        strategy: Names of operations joined by underscores.
+
+    Returns:
+        The names of the operations.
+
+    Raises:
+        DDBenchError: A name is not one of `OPERATIONS`.
+
+    Example:
+        >>> operations_of("crop_cutout")
+        ['crop', 'cutout']
+    """
     operations = strategy.split("_")
     for name in operations:
         if name not in OPERATIONS:
@@ -73,7 +114,7 @@ def operations_of(strategy: str) -> list[str]:
     return operations
 
 
-def _checked(strategy: str | None) -> str | None:
+def _validate_strategy(strategy: str | None) -> str | None:
     try:
         if strategy is not None:
             operations_of(strategy)
@@ -82,5 +123,5 @@ def _checked(strategy: str | None) -> str | None:
     return strategy
 
 
-Strategy = Annotated[str | None, AfterValidator(_checked)]
-"""The type of a setting that names a strategy; None: no augmentation."""
+Strategy = Annotated[str | None, AfterValidator(_validate_strategy)]
+"""Type of a setting that names a strategy of siamese augmentation. None: no augmentation."""

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ddbench.api.context import CheckpointIO, ClassStatistics, RealData, Teacher
+    from ddbench.api.context import CheckpointIO
     from ddbench.api.dataset import DatasetInfo
     from ddbench.api.distiller import Distiller
+    from ddbench.api.images import RealData
+    from ddbench.api.teacher import ClassStatistics, Teacher
 
     Built = tuple[dict[str, Tensor], dict[str, Any]]
 

@@ -110,8 +110,8 @@ class TableSpec:
                     for method in query.methods:
                         for ipc in query.ipcs:
                             for value in (4, 20):
-                                settings = {"evaluator.temperature": value}
-                                yield Cell(f"{method}, T = {value}", method, dataset, ipc, "resnet18", "fkd", settings)
+                                row, settings = f"{method}, T = {value}", {"evaluator.temperature": value}
+                                yield Cell(row, method, dataset, ipc, evaluator="fkd", settings=settings)
 
 
             @hookimpl

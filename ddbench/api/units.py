@@ -1,4 +1,4 @@
-"""What a method is: the Distiller base class, the slots and units it fills, and what it hands back."""
+"""The slots and units of a distilled set, and the result of a distiller for one unit. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, order=True)
 class Slot:
-    """One place of a distilled set: the `index`-th image (0 .. IPC-1) of class `label`."""
+    """One position in a distilled set.
+
+    Attributes:
+        label: The class.
+        index: Number of the image within its class, from 0 to IPC - 1.
+    """
 
     label: int
     index: int
@@ -19,7 +24,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Unit:
-    """Slots that are optimised together: the unit of checkpoint, resume and distribution."""
+    """Slots that are computed by one call of `Distiller.distill`: the unit of checkpointing and distribution.
+
+    Attributes:
+        index: Number of the unit, from 0.
+        slots: The slots, in the order of the images.
+    """
 
     index: int
     slots: tuple[Slot, ...]
@@ -27,10 +37,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a distiller made for one unit, one entry a slot, in the unit's order.
+    """The result of `Distiller.distill` for one unit: one entry per slot, in the order of `Unit.slots`.
 
-    Exactly one of `images` (float [n, 3, S, S], pixel values in [0, 1]) and `indices` (int64 [n], positions in
-    the training set: a set of real images). `weights` (float [n]) sum to 1 over each class; None means uniform.
+    Give either `images` or `indices`.
+
+    Attributes:
+        images: Float [n, 3, S, S], pixels in [0, 1].
+        indices: int64 [n], positions in the training set, for a set of real images.
+        weights: Float [n], weights of the images. The core scales them so that they sum to 1 over each class. None:
+            equal weights.
     """
 
     images: Tensor | None = None
@@ -39,7 +54,20 @@ class UnitResult:
 
 
 def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:
-    """Units of as many whole classes as `batch_size` images hold, at least one class each."""
+    """Groups whole classes into units of at most `batch_size` images, but at least one class.
+
+    Args:
+        num_classes: Number of classes.
+        ipc: Images per class.
+        batch_size: Images per unit.
+
+    Returns:
+        The units.
+
+    Example:
+        >>> [sorted({slot.label for slot in unit.slots}) for unit in units_of_whole_classes(5, ipc=10, batch_size=20)]
+        [[0, 1], [2, 3], [4]]
+    """
     per_unit = max(1, batch_size // ipc)
     starts = range(0, num_classes, per_unit)
     return [
@@ -52,7 +80,20 @@ def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[
 
 
 def units_across_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:
-    """Units of one image each of up to `batch_size` classes: the batches of SRe2L's released code."""
+    """Groups one image each of up to `batch_size` classes into a unit: the batches of SRe2L's released code.
+
+    Args:
+        num_classes: Number of classes.
+        ipc: Images per class.
+        batch_size: Images per unit.
+
+    Returns:
+        The units.
+
+    Example:
+        >>> [[(slot.label, slot.index) for slot in unit.slots] for unit in units_across_classes(3, ipc=2, batch_size=3)]
+        [[(0, 0), (1, 0), (2, 0)], [(0, 1), (1, 1), (2, 1)]]
+    """
     slots = [
         tuple(Slot(label, index) for label in range(start, min(start + batch_size, num_classes)))
         for index in range(ipc)

@@ -1,15 +1,16 @@
-"""`ddbench figure`: a command for each figure, with the options that it can use. Imports no torch and no matplotlib."""
+"""`ddbench figure`: one command per figure. Imports no torch and no matplotlib until a figure is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ddbench.cli import options
 from ddbench.core.errors import unknown
+from ddbench.figures import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
     from ddbench.results.records import Record
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-class _Figures(click.Group):
-    """A group whose commands are figures: a name that is none of them gets a "did you mean"."""
+class _FigureGroup(click.Group):
+    """A group that suggests a figure for a misspelt name."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -33,111 +32,97 @@ class _Figures(click.Group):
 
 
 _dataset = click.option("--dataset", help="Only records of this dataset.")
-_ipc = click.option("--ipc", type=int, help="Only records with so many images per class.")
+_ipc = click.option("--ipc", type=int, help="Only records of this number of images per class.")
 _size = click.option("--image-size", type=int, help="Only records of this image size, in pixels.")
 _recipes = click.option("--recipe", "recipes", multiple=True, help="Only records of this recipe; repeat for several.")
 _output = click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Files to write, without ending  [default: RESULTS/figures/NAME]",
+    help="Files to write, without suffix (default: figures/NAME in the results folder).",
 )
-
-
-def _all_of(*parts: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for part in reversed(parts):
-            command = part(command)
-        return command
-
-    return decorate
-
-
-_curves = _all_of(_dataset, _size, options.methods, _recipes, options.results, _output)
-_images = _all_of(
+_curve_options = options.all_of(_dataset, _size, options.methods, _recipes, options.results, _output)
+_image_options = options.all_of(
     _dataset, _ipc, _size, options.methods, _recipes, options.results, options.cache, options.data, _output
 )
 
 
-@click.group("figure", cls=_Figures, subcommand_metavar="NAME [OPTIONS]")
+@click.group("figure", cls=_FigureGroup, subcommand_metavar="NAME [OPTIONS]")
 def figure_command() -> None:
-    """Draws a figure of the paper anew, as SVG and PNG."""
+    """Draws a figure as SVG and PNG."""
 
 
-@figure_command.command("barycenter")
-@_all_of(options.results, _output)
+@figure_command.command("barycenter", help=f"{FIGURES['barycenter']}\n\nThis figure needs no data and no records.")
+@options.results
+@_output
 def barycenter(results_dir: Path, output: Path | None) -> None:
-    """Figure 1: barycenters under KL, MMD and Wasserstein.
-
-    It needs no data.
-    """
+    """Draws the figure `barycenter`."""
     from ddbench.figures.barycenter import draw
 
     _write("barycenter", draw, results_dir, output)
 
 
-@figure_command.command("grid")
-@_images
+@figure_command.command(
+    "grid",
+    help=f"{FIGURES['grid']}\n\n"
+    "Rows are classes. Columns are methods, or values of a setting in which the records of a method differ.",
+)
+@_image_options
 @click.pass_obj
-def grid(registry: PluginRegistry, /, **asked: Any) -> None:
-    """Figures 6 to 10: distilled images side by side.
-
-    Rows are classes, columns methods, or values of a setting in which records of a method differ.
-    """
+def grid(registry: PluginRegistry, /, **arguments: Any) -> None:
+    """Draws the figure `grid`."""
     from ddbench.figures.grid import draw
 
-    _of_images("grid", draw, registry, **asked)
+    _draw_images("grid", draw, registry, **arguments)
 
 
-@figure_command.command("embedding")
-@_images
+@figure_command.command(
+    "embedding", help=f"{FIGURES['embedding']}\n\nThe features are the teacher's. Each method has a panel."
+)
+@_image_options
 @click.pass_obj
-def embedding(registry: PluginRegistry, /, **asked: Any) -> None:
-    """Figure 4: t-SNE of real and distilled features.
-
-    Features of the teacher, a panel for each method.
-    """
+def embedding(registry: PluginRegistry, /, **arguments: Any) -> None:
+    """Draws the figure `embedding`."""
     from ddbench.figures.embedding import draw
 
-    _of_images("embedding", draw, registry, **asked)
+    _draw_images("embedding", draw, registry, **arguments)
 
 
-@figure_command.command("scaling")
-@_curves
-def scaling(**asked: Any) -> None:
-    """Top-1 over images per class, beside the published.
-
-    A line for each method, a panel for each protocol and dataset.
-    """
+@figure_command.command(
+    "scaling", help=f"{FIGURES['scaling']}\n\nEach method has a line, each protocol and dataset a panel."
+)
+@_curve_options
+def scaling(**arguments: Any) -> None:
+    """Draws the figure `scaling`."""
     from ddbench.figures.scaling import draw
 
-    _of_records("scaling", draw, **asked)
+    _draw_curves("scaling", draw, **arguments)
 
 
-@figure_command.command("lambda")
-@_all_of(_ipc, _curves)
-def regularisation(**asked: Any) -> None:
-    """Figure 5a: top-1 over lambda, method.bn_weight.
-
-    A line for each method that matches BatchNorm statistics.
-    """
+@figure_command.command(
+    "lambda", help=f"{FIGURES['lambda']}\n\nEach method that matches BatchNorm statistics has a line."
+)
+@_ipc
+@_curve_options
+def regularisation(**arguments: Any) -> None:
+    """Draws the figure `lambda`."""
     from ddbench.figures.regularisation import draw
 
-    _of_records("lambda", draw, **asked)
+    _draw_curves("lambda", draw, **arguments)
 
 
-def _of_records(
+def _draw_curves(
     name: str,
     draw: Callable[[list[Record], Callable[[str], None]], Figure],
     *,
     results_dir: Path,
     output: Path | None,
-    **asked: Any,
+    **filters: Any,
 ) -> None:
-    found = _selected(results_dir, asked)
-    _write(name, lambda: draw(found, options.print_error), results_dir, output)
+    records = _select(results_dir, filters)
+    _write(name, lambda: draw(records, options.print_error), results_dir, output)
 
 
-def _of_images(
+def _draw_images(
     name: str,
     draw: Callable[[list[Record], Workspace, Callable[[str], None]], Figure],
     registry: PluginRegistry,
@@ -146,20 +131,20 @@ def _of_images(
     cache_dir: Path,
     data_dir: Path | None,
     output: Path | None,
-    **asked: Any,
+    **filters: Any,
 ) -> None:
-    found = _selected(results_dir, asked)
+    records = _select(results_dir, filters)
 
     from ddbench.pipeline.workspace import Workspace
 
     workspace = Workspace(registry, options.open_cache(cache_dir), data_dir, download=False)
-    _write(name, lambda: draw(found, workspace, options.print_error), results_dir, output)
+    _write(name, lambda: draw(records, workspace, options.print_error), results_dir, output)
 
 
-def _selected(results_dir: Path, asked: dict[str, Any]) -> list[Record]:
+def _select(results_dir: Path, filters: dict[str, Any]) -> list[Record]:
     from ddbench.figures.selecting import Filters, select
 
-    return select(results_dir / "records", Filters(**asked), options.print_error)
+    return select(results_dir / "records", Filters(**filters), options.print_error)
 
 
 def _write(name: str, draw: Callable[[], Figure], results_dir: Path, output: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Command-line options that several commands share. Imports no torch."""
+"""Command-line options that several commands share, and helpers to print results and open the cache."""
 
 from __future__ import annotations
 
@@ -17,27 +17,8 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Place(click.Path):
-    """A folder, or the URL of one on shared storage (a text)."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if "://" in str(value) else super().convert(value, param, ctx)
-
-
-class _Results(_Place):
-    """A folder; of results on shared storage the local copy, which publishes what is written there."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if isinstance(found, Path):
-            return found
-        from ddbench.storage.remote_cache import open_results
-
-        return open_results(str(found), print_error)
-
-
 class StageName(click.ParamType):  # type: ignore[type-arg]
-    """The name of a stage, or one of `others`."""
+    """The name of a registered stage, or one of `others`."""
 
     name = "stage"
 
@@ -54,89 +35,140 @@ class StageName(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
+class _FolderOrUrl(click.Path):
+    """A folder as a Path, or the URL of a folder on shared storage as text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+class _ResultsFolder(_FolderOrUrl):
+    """A folder as a Path. For a URL it is the local copy, whose files are uploaded when they are written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        folder = super().convert(value, param, ctx)
+        if isinstance(folder, Path):
+            return folder
+        from ddbench.storage.remote_cache import open_results
+
+        return open_results(str(folder), print_error)
+
+
 results = click.option(
     "--results-dir",
-    type=_Results(path_type=Path, file_okay=False),
+    type=_ResultsFolder(path_type=Path, file_okay=False),
     default=Path("results"),
     show_default=True,
-    help="Folder of records and pictures, or a URL (s3://..., docs/scaling.md).",
+    help="Folder or URL (s3://...) of records and pictures.",
 )
 cache = click.option(
     "--cache-dir",
-    type=_Place(path_type=Path),
+    type=_FolderOrUrl(path_type=Path),
     default=Path("~/.cache/ddbench"),
     envvar="DDBENCH_CACHE",
     show_default=True,
-    help="Folder of teachers, statistics, distilled sets, or a URL (s3://..., docs/scaling.md; also DDBENCH_CACHE).",
+    help="Folder or URL (s3://...) of teachers, statistics and distilled sets. Environment variable: DDBENCH_CACHE.",
 )
 data = click.option(
-    "--data-dir", type=click.Path(path_type=Path), envvar="DDBENCH_DATA", help="Folder of the datasets."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="DDBENCH_DATA",
+    help="Folder of the datasets. Environment variable: DDBENCH_DATA.",
 )
 time_limit = click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Save and stop after so long (exit code 124); the same command goes on.",
+    help="Save a checkpoint and stop after this time, with exit code 124. The same command resumes.",
 )
-_EXECUTOR = (
+
+
+def all_of(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Combines decorators into one.
+
+    Args:
+        decorators: Decorators, in the order in which they would be written above a function.
+
+    Returns:
+        A decorator that applies all of them.
+    """
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+executor = all_of(
     click.option(
         "--executor",
         type=click.Choice(choose.NAMES),
         default="inline",
         show_default=True,
-        help="Where it is computed: in this process, or by Ray's workers (docs/scaling.md).",
+        help="Compute in this process (inline) or in Ray workers (ray).",
     ),
     click.option(
         "--ray-address",
         envvar="RAY_ADDRESS",
-        help="Ray cluster (also RAY_ADDRESS); without one Ray is started on this machine.",
+        help="Address of a Ray cluster (default: start Ray on this machine). Environment variable: RAY_ADDRESS.",
     ),
 )
-_EXPERIMENT = (
-    click.option("--recipe", "recipes", multiple=True, help="Named hyper-parameters or a YAML file; later wins."),
-    click.option("--image-size", type=int, help="Side of the images, in pixels (default: the recipe's)."),
+"""`--executor` and `--ray-address`: arguments of `ddbench.execution.choose.choose`."""
+
+experiment = all_of(
+    click.option("--recipe", "recipes", multiple=True, help="Recipe or YAML file; repeat, later ones override."),
+    click.option("--image-size", type=int, help="Side of the images in pixels (default: the recipe's)."),
     click.option("--arch", help="Network of the teacher (default: the recipe's)."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Base seed."),
     click.option(
-        "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Students on one distilled set."
+        "--seeds",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Number of students per distilled set.",
     ),
-    click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Distilled sets."),
+    click.option(
+        "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Number of distilled sets."
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Floating-point precision of the networks (auto: bf16 where the hardware is fast).",
+    ),
     click.option(
         "--compile",
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Compile the network of the recover loop (auto: where that pays).",
+        help="Compile the network of the recover loop (auto: if it saves time).",
     ),
-    click.option("--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Overrides one setting; repeat."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Override a setting of the recipe; repeat."
+    ),
 )
+"""The options of all commands that run experiments: fields of `ddbench.pipeline.request.Request`."""
 
 
-def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def _split_names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
-methods = click.option("--methods", multiple=True, callback=_names, help="Only these: names with commas, or repeat.")
-
-
-def experiment(command: Command) -> Command:
-    """Adds the options of every command that runs experiments: fields of `ddbench.pipeline.request.Request`."""
-    for option in reversed(_EXPERIMENT):
-        command = option(command)
-    return command
-
-
-def executor(command: Command) -> Command:
-    """Adds `--executor` and `--ray-address`: arguments of `ddbench.execution.choose.choose`."""
-    for option in reversed(_EXECUTOR):
-        command = option(command)
-    return command
+methods = click.option(
+    "--methods", multiple=True, callback=_split_names, help="Only these methods: separate by commas, or repeat."
+)
 
 
 def print_result(text: str) -> None:
-    """Prints a result on stdout, below the progress display."""
+    """Closes the progress display and prints a result on stdout.
+
+    Args:
+        text: One or more lines.
+    """
     from ddbench.cli import progress
 
     progress.close()
@@ -144,12 +176,25 @@ def print_result(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """A line for a person on stderr."""
+    """Prints a message on stderr.
+
+    Args:
+        text: One or more lines.
+    """
     click.echo(text, err=True)
 
 
-def open_cache(place: Path | str, force: frozenset[str] = frozenset(), builds: bool = True) -> Cache:
-    """The cache in a folder or at a URL; without `builds` nothing is computed."""
+def open_cache(location: Path | str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+    """Opens the cache in a folder or at a URL.
+
+    Args:
+        location: Path of a folder, or the URL of a folder on shared storage.
+        force: Stages whose artifacts are recomputed.
+        builds: Whether missing artifacts may be computed.
+
+    Returns:
+        The cache.
+    """
     from ddbench.storage import remote_cache
 
-    return remote_cache.open_cache(place, force, print_error, builds)
+    return remote_cache.open_cache(location, frozenset(force), print_error, builds)

@@ -1,4 +1,4 @@
-"""Progress on stderr, as an observer: live bars on a terminal, a plain line every few seconds elsewhere."""
+"""Shows progress on stderr: live bars on a terminal, a plain line every few seconds otherwise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _display: _Display | None = None
 
 @hookimpl
 def ddbench_event(event: Event) -> None:
-    """Shows one event. Never raises: a progress display must not end a run."""
+    """Shows one event. It never raises, because a progress display must not end a run."""
     global _display
     with suppress(Exception):
         if _display is None:
@@ -38,7 +38,7 @@ def ddbench_event(event: Event) -> None:
 
 
 def close() -> None:
-    """Ends the live display, so that what is printed next stands below it. The next event opens a new one."""
+    """Closes the live display, so that later output is printed below it. The next event opens a new one."""
     global _display
     with suppress(Exception):
         if _display is not None:
@@ -48,7 +48,7 @@ def close() -> None:
 
 def _choose() -> _Display:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        # A display that is still live when the program ends would leave the terminal without its cursor.
+        # A live display hides the cursor of the terminal. It must be closed when the program ends.
         atexit.register(close)
         return RichDisplay()
     return PlainDisplay()
@@ -56,7 +56,7 @@ def _choose() -> _Display:
 
 @dataclass
 class _Clock:
-    """One stage or unit under way: since when, from which step its speed is measured, what it last said."""
+    """Start and speed of a running stage or unit, and its last metrics and message."""
 
     start: float
     first_step: int | None = None
@@ -64,15 +64,14 @@ class _Clock:
     text: str = ""
 
     def eta(self, now: float, step: int, total: int) -> float | None:
-        """Seconds left at the mean speed so far; None while there is nothing to tell it from."""
+        """Seconds left at the mean speed so far; None before the second step."""
         if self.first_step is None or step <= self.first_step or total <= 0:
             return None
         return (now - self.first_time) / (step - self.first_step) * (total - step)
 
 
 class _Lines:
-    """Turns events into lines, and says which are worth a line: never more than one every few seconds of the
-    kinds that come in thousands (steps, units, classes)."""
+    """Turns events into lines, and limits frequent events (steps, units, classes) to one line every few seconds."""
 
     def __init__(self, every: float, now: Callable[[], float]) -> None:
         self._every = every
@@ -82,11 +81,11 @@ class _Lines:
         self._last_stage = ""
 
     def line(self, event: Event, silent: tuple[str, ...] = ()) -> str | None:
-        """The event's line; None where it is one too many, or of a `silent` kind."""
+        """The line of an event; None if the last line was too recent or the event is of a `silent` kind."""
         now = self._now()
         clock = self._clock(event, now)
-        wanted = event.kind not in silent and self._worth(event, clock, now)
-        text = self._compose(event, clock, now) if wanted else None
+        is_shown = event.kind not in silent and self._is_due(event, clock, now)
+        text = self._compose(event, clock, now) if is_shown else None
         if event.kind == "finished":
             del self._clocks[event.stage, event.unit]
         return text
@@ -96,28 +95,28 @@ class _Lines:
         if event.kind in ("started", "resumed") or key not in self._clocks:
             self._clocks[key] = _Clock(now)
         clock = self._clocks[key]
-        # Where a resumed run goes on is only known from its first step: its speed is measured from there.
+        # The first step of a resumed run is not 0. Its speed is measured from its first step event.
         if clock.first_step is None and event.kind in ("started", "step"):
             clock.first_step, clock.first_time = event.step, now
-        # A stage often ends with a bare "finished": what its last step said is then its result.
+        # A "finished" event often has no metrics. Its line then shows those of the last step.
         clock.text = _text(event) or clock.text
         return clock
 
-    def _worth(self, event: Event, clock: _Clock, now: float) -> bool:
+    def _is_due(self, event: Event, clock: _Clock, now: float) -> bool:
         if event.kind in ("note", "resumed"):
             return True
-        long = event.kind == "finished" and now - clock.start >= self._every
-        if event.stage == self._last_stage and now - self._last_time < self._every and not long:
+        is_long = event.kind == "finished" and now - clock.start >= self._every
+        if event.stage == self._last_stage and now - self._last_time < self._every and not is_long:
             return False
         self._last_time, self._last_stage = now, event.stage
         return True
 
     def _compose(self, event: Event, clock: _Clock, now: float) -> str:
         if event.kind == "finished":
-            parts = [f"finished in {_span(event.metrics.get('seconds', now - clock.start))}", clock.text]
+            parts = [f"finished in {_duration(event.metrics.get('seconds', now - clock.start))}", clock.text]
         elif event.kind == "step":
-            left = clock.eta(now, event.step, event.total)
-            parts = [_steps(event), f"ETA {_span(left)}" if left is not None else "", _text(event)]
+            remaining = clock.eta(now, event.step, event.total)
+            parts = [_steps(event), f"ETA {_duration(remaining)}" if remaining is not None else "", _text(event)]
         elif event.kind == "resumed":
             parts = [f"resumed at {_steps(event)}" if event.step else "resumed", _text(event)]
         else:
@@ -126,23 +125,28 @@ class _Lines:
 
 
 class PlainDisplay:
-    """Lines for a log file: `every` seconds at most one of steps; notes and what took long always."""
+    """Prints lines for a log file: a progress line every few seconds, and every note.
+
+    Args:
+        every: Minimum number of seconds between two progress lines of a stage.
+        now: Clock in seconds.
+    """
 
     def __init__(self, every: float = PROGRESS_LINE_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
         self._lines = _Lines(every, now)
 
     def show(self, event: Event) -> None:
-        """Prints the event's line, unless it would be one too many."""
+        """Prints the line of an event, unless the last line was too recent."""
         line = self._lines.line(event)
         if line is not None:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: there is no live display."""
 
 
 class RichDisplay:
-    """A bar for every stage and unit under way; what is over stands above as a line. Live only in between."""
+    """Shows a bar for each running stage and unit, and prints a line for each finished one."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -150,7 +154,7 @@ class RichDisplay:
         self._lines = _Lines(PROGRESS_LINE_SECONDS, time.monotonic)
 
     def show(self, event: Event) -> None:
-        """Opens, moves or closes the event's bar."""
+        """Opens, updates or closes the bar of an event."""
         line = self._lines.line(event, silent=("started", "step"))
         if line is not None:
             self._print(line)
@@ -165,7 +169,7 @@ class RichDisplay:
                 self.close()
 
     def close(self) -> None:
-        """Takes the bars away and gives the terminal back."""
+        """Removes all bars and restores the terminal."""
         if self._progress is not None:
             self._progress.stop()
         self._progress = None
@@ -195,7 +199,7 @@ class RichDisplay:
                 TextColumn("{task.fields[text]}", markup=False),
                 console=Console(stderr=True),
                 transient=True,
-                # Else rich would send what the program prints on stdout, its result, to stderr.
+                # Otherwise rich redirects the results that are printed on stdout to stderr.
                 redirect_stdout=False,
                 refresh_per_second=4,
             )
@@ -224,7 +228,7 @@ def _steps(event: Event) -> str:
 
 
 def _text(event: Event) -> str:
-    """Metrics and message; `seconds` is left to the line that says how long it took."""
+    """Metrics and message, without `seconds`, which the line of a finished stage shows as a duration."""
     shown = (f"{name} {value:.4g}" for name, value in event.metrics.items() if name != "seconds")
     return _join([*shown, event.message])
 
@@ -233,7 +237,7 @@ def _join(parts: Iterable[str]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _span(seconds: float) -> str:
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+def _duration(seconds: float) -> str:
+    total = round(seconds)
+    hours, minutes = total // 3600, total // 60 % 60
+    return f"{hours}:{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"

@@ -1,4 +1,4 @@
-"""`ddbench report`: its options, and nothing else. Imports no torch and no pandas until a page is made."""
+"""`ddbench report`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write  [default: RESULTS/report.html]",
+    help="File to write (default: report.html in the results folder).",
 )
 @click.pass_obj
 def report_command(registry: PluginRegistry, results_dir: Path, output: Path | None) -> None:
-    """Writes all records as one HTML file: tables beside published numbers, figures, images.
+    """Writes all results to one HTML file.
 
-    Computes nothing. The file needs no network: tables sort and filter, and every number opens its records.
+    The file holds tables with published numbers, figures, images and records. It needs no network. Tables can be sorted
+    and filtered, and each number links to its records. No experiment is run.
     """
     from ddbench.core.files import atomic_write
     from ddbench.report.page import page

@@ -1,4 +1,4 @@
-"""`ddbench table`: its options, and nothing else. Imports no torch and no pandas until a table is made."""
+"""`ddbench table`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 
 
-def _try(output: Path) -> None:
-    """Writes nothing to the folder of `output`, so that what cannot be written shows before hours are spent on it."""
+def _require_writable(output: Path) -> None:
+    """Creates a temporary file next to `output`, so that a missing permission is reported before hours of work."""
     from ddbench.core.files import translate_os_errors
 
     folder = next(folder for folder in output.absolute().parents if folder.exists())
@@ -32,7 +32,7 @@ def _try(output: Path) -> None:
 
 @click.command("table")
 @click.argument("name")
-@click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: those found in the data folder).")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: all in the data folder).")
 @click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
 @options.methods
 @options.experiment
@@ -41,9 +41,11 @@ def _try(output: Path) -> None:
 @options.data
 @options.results
 @options.cache
-@click.option("--only-cached", is_flag=True, help="Compute nothing: what was never run says so.")
-@click.option("--dry-run", is_flag=True, help="Say for each cell what is cached, what is to do and how long it takes.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--only-cached", is_flag=True, help="Compute nothing; mark missing numbers as never run.")
+@click.option("--dry-run", is_flag=True, help="Print what is cached, what is missing and the estimated time.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Format of the table."
+)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write (default: stdout).")
 @click.pass_obj
 def table_command(
@@ -61,12 +63,13 @@ def table_command(
     executor: str,
     ray_address: str | None,
     assignments: tuple[str, ...],
-    **asked: Any,
+    **request_fields: Any,
 ) -> None:
-    """Runs what a table lacks, reuses what is there, and prints it beside the paper's numbers.
+    """Fills a table and prints it with the published numbers.
 
-    NAME: see `ddbench list tables`. Without --dataset and without a known dataset in the data folder, the table is
-    made of records and published numbers alone. Ctrl-C keeps every finished cell. Ends with 1 where a cell failed.
+    NAME is one of the tables of `ddbench list tables`. The command runs experiments that have no record, and reuses the
+    others. Without --dataset and without a known dataset in the data folder, it uses records and published numbers
+    only. Ctrl-C keeps all finished experiments. The exit code is 1 if an experiment failed.
     """
     spec = registry.table(name)
 
@@ -75,20 +78,18 @@ def table_command(
     from ddbench.pipeline.workspace import Workspace
     from ddbench.tables import filling, layout, planning
 
-    where, assignments = choose.choose(executor, ray_address, assignments, registry)
-    request = Request(**asked, assignments=assignments)
+    executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
+    request = Request(**request_fields, assignments=assignments)
     cache = options.open_cache(cache_dir, builds=not only_cached)
-    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=where)
+    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=executor_used)
     request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
     if workspace is None and not only_cached:
-        options.print_error(
-            "no dataset is named and none is in the data folder: from records and published numbers alone"
-        )
+        options.print_error("no --dataset and no dataset in the data folder: using records and published numbers only")
     if dry_run:
         click.echo(planning.plan(spec, request, registry, workspace, results_dir))
         return
     if output is not None:
-        _try(output)
+        _require_writable(output)
 
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
@@ -97,9 +98,9 @@ def table_command(
             )
 
     frame = launch.run_distributed(work, usable)
-    if frame is None:  # another process leads, and prints it
+    if frame is None:  # only the process with rank 0 has the table
         return
-    text = layout.text_of(spec, frame, form)
+    text = layout.format_table(spec, frame, form)
     if output is None:
         options.print_result(text)
     else:

@@ -1,4 +1,4 @@
-"""What a method and a protocol may use: the tasks that the core hands to `distill` and `evaluate`."""
+"""The tasks that a method and a protocol get: implements `DistillTask` and `EvaluateTask` of `ddbench.api.context`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ddbench.api.context import Cached, CheckpointIO, ClassStatistics, DistilledImages, Objective, Progress
+from ddbench.api.context import Cached, CheckpointIO, Progress
 from ddbench.api.dataset import DatasetInfo
+from ddbench.api.images import DistilledImages
 from ddbench.api.settings import RecoverSettings, TrainingSettings
+from ddbench.api.teacher import ClassStatistics, Objective
 from ddbench.api.units import Unit
 from ddbench.config.schema import Stem
 from ddbench.core import seeds
@@ -22,16 +24,25 @@ from ddbench.nn.taps import TappedNetwork
 
 @dataclass(frozen=True)
 class DistillContext:
-    """What a distiller may use for one unit.
+    """Everything that a distiller may use to make the images of one unit.
 
-    `dataset` is the real data (class-wise), `seed` the run's seed, `checkpoint` this unit's slot.
-    `cached(name, depends_on, fn)` keeps a method's own expensive intermediate: its key holds the teacher, the
-    statistics, IPC, the seed, the device and the method's version, and `depends_on` what else it depends on.
-    `statistics(label, layer=None)` are of a class's real images, the features of the layer of that number (see
-    `ddbench.nn.layers.weighted_layers`; None: what feeds the classifier).
-    `report(step, total, **metrics)` tells the progress display. `timing` may be given `steps` and `seconds`.
-    `tick()` is to be called at the end of every iteration: a stopwatch may listen. `compile`: the recover loop compiles
-    its network. `note(text)` tells a person one line.
+    Args:
+        dataset: The real data.
+        ipc: Images per class; 0 for a method without an IPC.
+        seed: The run's seed.
+        device: The device that the method computes on.
+        precision: `fp32` or `bf16`.
+        checkpoint: The checkpoint of this unit.
+        checkpoint_every: Steps between two checkpoints.
+        report: Reports progress as `report(step, total, **metrics)`.
+        cached: Caches a method's own intermediate result as `cached(name, depends_on, fn)`. The key holds the teacher,
+            the statistics, IPC, seed, device, the method's version, and `depends_on`.
+        statistics: Gives the statistics of a class's real images as `statistics(label, layer=None)`. The features are
+            those of the layer with this number (`ddbench.nn.layers.weighted_layers`); None: the classifier's input.
+        timing: A method may store `steps` and `seconds` here; `recover` does.
+        tick: Marks the end of an iteration, for time measurement.
+        compile: Whether the recover loop compiles its network.
+        note: Prints one line for the user.
     """
 
     dataset: Dataset
@@ -58,41 +69,78 @@ class DistillContext:
 
     @property
     def teacher(self) -> TappedNetwork:
-        """The teacher on `device`, in evaluation mode, its parameters frozen; trained at the first use."""
+        """The teacher on `device`, in evaluation mode, with frozen parameters. It is trained at the first use."""
         return self._teacher()
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """A CPU generator seeded by the run's seed and `names`: give a name to every kind of draw."""
+        """Returns a CPU generator that is seeded by the run's seed and the names.
+
+        Args:
+            names: Identify the draw; use a different name for every kind of draw.
+        """
         return seeds.generator("distill", self.seed, *names)
 
     def sample(self, label: int, count: int, *names: str | int) -> Tensor:
-        """int64 [count]: different random training images of a class, all of them where it has fewer.
+        """Draws different random training images of a class.
 
-        Drawn by (run seed, `names`, `label`); a larger count begins with the images of a smaller one.
+        Args:
+            label: The class.
+            count: The number of images. A larger count begins with the images of a smaller one.
+            names: Identify the draw, together with the run's seed and `label`.
+
+        Returns:
+            The indices, int64 [count]; those of all images of the class if it has fewer.
         """
-        mine = self.dataset.train.of_class(label)
-        return mine[torch.randperm(len(mine), generator=self.generator(*names, label))[:count]]
+        indices = self.dataset.train.of_class(label)
+        return indices[torch.randperm(len(indices), generator=self.generator(*names, label))[:count]]
 
     def noise(self, unit: Unit) -> Tensor:
-        """Standard normal images [n, 3, S, S] in normalised space, each seeded by (run seed, class, index)."""
+        """Draws standard normal noise for a unit, in normalised space; see `slot_noise`.
+
+        Args:
+            unit: The unit.
+
+        Returns:
+            Float32 [n, 3, S, S], one image per slot.
+        """
         return slot_noise(self.seed, unit, self.info.image_size)
 
     def recover(
         self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings, layer: int | None = None
     ) -> Tensor:
-        """Runs the shared pixel-optimisation loop on this unit: normalised [n, 3, S, S] in, pixels in [0, 1] out.
+        """Runs the recover loop on a unit; see `ddbench.distillation.recover.recover`.
 
-        The features that `objective` is given are those of `layer`, a number as in `statistics`.
+        Args:
+            unit: The unit.
+            objective: Computes the weighted loss terms from the teacher's output.
+            initial: The initial images, normalised, [n, 3, S, S].
+            settings: Hyper-parameters.
+            layer: The layer whose features the objective gets, a number as in `statistics`.
+
+        Returns:
+            The images, float32 [n, 3, S, S], pixel values in [0, 1].
         """
         return recover(self, unit, objective, initial, settings, layer)
 
 
 @dataclass(frozen=True)
 class EvaluateContext:
-    """What an evaluator may use for one student with one seed.
+    """Everything that an evaluator may use to train and measure one student with one seed.
 
-    `seed` is the student's; `cached(name, depends_on, fn)` keeps stored labels, keyed by the distilled set, the
-    teacher and the protocol.
+    Args:
+        dataset: The real data.
+        distilled: The distilled set.
+        teacher_training: The hyper-parameters that the teacher is trained with.
+        student_arch: The student's architecture.
+        student_stem: The student's first layers.
+        seed: The student's seed.
+        ipc: Images per class; None: the whole training set.
+        device: The device that the student is trained on.
+        precision: `fp32` or `bf16`.
+        checkpoint: The checkpoint of this student.
+        report: Reports progress as `report(step, total, **metrics)`.
+        cached: Caches stored labels as `cached(name, depends_on, fn)`. The key holds the distilled set, the teacher,
+            the protocol, and `depends_on`.
     """
 
     dataset: Dataset
@@ -121,20 +169,24 @@ class EvaluateContext:
 
     @property
     def weights(self) -> Tensor:
-        """float32 [m], each class summing to 1."""
+        """float32 [m]; the weights of each class sum to 1."""
         return self.distilled.weights
 
     @property
     def teacher(self) -> TappedNetwork:
-        """The teacher on `device`, in evaluation mode, its parameters frozen."""
+        """The teacher on `device`, in evaluation mode, with frozen parameters."""
         return self._teacher()
 
     def with_distilled(self, distilled: DistilledImages) -> EvaluateContext:
-        """The same task with another distilled set."""
+        """Returns the same task with another distilled set.
+
+        Args:
+            distilled: The other set, e.g. a part of this one.
+        """
         return replace(self, distilled=distilled)
 
     def student(self) -> nn.Module:
-        """A freshly initialised student, seeded by this task's seed, on the CPU."""
+        """Returns a new student on the CPU, initialised with this task's seed."""
         return build_network(
             self.student_arch,
             self.dataset.info.num_classes,

@@ -11,7 +11,7 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.figures.selecting import command_of
-from ddbench.results.conditions import set_labels, distillation_config, natural_order, key_note, data_settings, recipe
+from ddbench.results.conditions import data_settings, distillation_config, key_note, natural_order, recipe, set_labels
 from ddbench.results.export import stored_set
 from ddbench.results.records import Record
 from ddbench.storage.cache import canonical_json

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddbench.api.context import Output
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Output
 from ddbench.config.schema import RuntimeConfig
 from ddbench.nn import memory
 from ddbench.nn.taps import TappedNetwork

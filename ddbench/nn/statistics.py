@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddbench.api.context import ClassStatistics
+from ddbench.api.teacher import ClassStatistics
 from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
 from ddbench.nn import memory

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddbench.api.context import Output
+from ddbench.api.teacher import Output
 from ddbench.core.errors import DDBenchError
 from ddbench.nn import cpu
 from ddbench.nn.batchnorm_moments import Moments, normalised, tap

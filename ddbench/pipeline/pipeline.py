@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddbench.api.context import ClassStatistics
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.stage import Stage
+from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError, PluginError
 from ddbench.distillation.distilled_set import DistilledSet, assemble, check_units

@@ -96,10 +96,14 @@ def _student(row: Mapping[Hashable, Any]) -> _Student:
         "IPC": str(ipc),
         "protocol": protocol,
         "protocol settings": canonical_json(settings),
-        "shared protocol settings": canonical_json({name: settings.get(name) for name in DistilledSetProtocol.model_fields}),
+        "shared protocol settings": canonical_json(
+            {name: settings.get(name) for name in DistilledSetProtocol.model_fields}
+        ),
         # Hard labels come from no teacher, whichever the images came from.
         "teacher": "none" if row["regime"] == "hard" else row["teacher"].get("digest"),
-        "training recipe": canonical_json({name: value for name, value in teacher.items() if name not in OF_THE_TEACHER}),
+        "training recipe": canonical_json(
+            {name: value for name, value in teacher.items() if name not in OF_THE_TEACHER}
+        ),
     }
     made = {name: configuration[name] for name in ("method_settings", "statistics", "distill")}
     group = [row["method"], row["method_version"], made, terms, row["teacher"].get("key")]

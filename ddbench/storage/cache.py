@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, NotCached
-from ddbench.core.files import is_abandoned, atomic_write, remove_abandoned, translate_os_errors
+from ddbench.core.files import atomic_write, is_abandoned, remove_abandoned, translate_os_errors
 from ddbench.storage.locks import Locks
 
 FORMAT = "1"

@@ -22,7 +22,8 @@ from ddbench.training.loop import fit
 from ddbench.training.strategy import current_strategy
 
 if TYPE_CHECKING:
-    from ddbench.api.context import CheckpointIO, Progress, RealData
+    from ddbench.api.context import CheckpointIO, Progress
+    from ddbench.api.images import RealData
     from ddbench.api.settings import TrainingSettings
     from ddbench.config.schema import TeacherConfig
 

@@ -66,7 +66,7 @@ def test_a_table_goes_to_a_file(shell: Shell) -> None:
 
 
 def test_without_data_it_says_so(shell: Shell) -> None:
-    said = "no dataset is named and none is in the data folder: from records and published numbers alone"
+    said = "no --dataset and no dataset in the data folder: using records and published numbers only"
     assert shell("table", "layers").errors == [said]
     assert shell("table", "layers", "--only-cached").errors == []
     told = shell("table", "layers", "--dry-run")
@@ -86,7 +86,7 @@ def test_a_plugins_table_is_found_beside_the_others() -> None:
 def test_help_and_list_import_neither_torch_nor_pandas() -> None:
     code = """
         import contextlib, io, sys
-        from ddbench.cli import main
+        from ddbench.cli.main import main
         for words in ("--help", "table --help", "list tables", "list tables ablation"):
             sys.argv = ["ddbench", *words.split()]
             with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):

@@ -206,18 +206,18 @@ def test_what_records_say_is_text_in_every_table(mine: Shell) -> None:
 
 Tensors = dict[str, torch.Tensor]
 FORGED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
-    "other shapes": (lambda t: {**t, "images": t["images"][:, :, :4]}, "is no part of a set"),
-    "floats": (lambda t: {**t, "images": t["images"].float()}, "is no part of a set"),
+    "other shapes": (lambda t: {**t, "images": t["images"][:, :, :4]}, "is not part of a distilled set"),
+    "floats": (lambda t: {**t, "images": t["images"].float()}, "is not part of a distilled set"),
     "other sizes": (lambda t: {**t, "images": t["images"].repeat(1, 1, 2, 2)}, "of 16 px, not 8"),
-    "too few labels": (lambda t: {**t, "labels": t["labels"][1:]}, "is no part of a set"),
-    "labels beyond": (lambda t: {**t, "labels": t["labels"] + 2**40}, "labels beyond the 10 classes"),
-    "labels below": (lambda t: {**t, "labels": t["labels"] - 1}, "labels beyond the 10 classes"),
+    "too few labels": (lambda t: {**t, "labels": t["labels"][1:]}, "is not part of a distilled set"),
+    "labels beyond": (lambda t: {**t, "labels": t["labels"] + 2**40}, "labels outside of the 10 classes"),
+    "labels below": (lambda t: {**t, "labels": t["labels"] - 1}, "labels outside of the 10 classes"),
     "NaN": (lambda t: {**t, "weights": torch.full((10,), torch.nan)}, "weights that are not numbers"),
     "minus": (lambda t: {**t, "weights": -torch.ones(10)}, "weights that are not numbers"),
     "scalars": (lambda t: {"images": torch.tensor(1, dtype=torch.uint8), "labels": torch.tensor(0)}, "is no part of"),
-    "no images": (lambda t: {"labels": t["labels"]}, "stored are labels"),
-    "nothing": (lambda t: {}, "stored are none"),
-    "both": (lambda t: {**t, "indices": t["labels"].clone()}, "stored are images, indices, labels"),
+    "no images": (lambda t: {"labels": t["labels"]}, "stored: labels"),
+    "nothing": (lambda t: {}, "stored: none"),
+    "both": (lambda t: {**t, "indices": t["labels"].clone()}, "stored: images, indices, labels"),
     "indices of others": (lambda t: {"indices": t["labels"] + 10**6, "labels": t["labels"]}, "not of these training"),
 }
 

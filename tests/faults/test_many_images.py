@@ -19,7 +19,7 @@ DECODED = 3 * STORED**2
 CHILD = """
 import re, sys, threading, time
 from pathlib import Path
-from ddbench.cli import main
+from ddbench.cli.main import main
 from ddbench.data import images
 
 images.MAX_CACHED_BYTES = 0  # every set is too large

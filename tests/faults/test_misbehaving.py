@@ -73,15 +73,15 @@ FATAL: dict[str, tuple[Callable[[DistillTask, Unit], Any], str]] = {
     "opener": (opens, "FileNotFoundError"),
     "aborter": (raising(click.exceptions.Exit(0)), "Exit: 0"),
     "nothing": (lambda task, unit: None, "returned NoneType instead of images"),
-    "numpy": (lambda task, unit: UnitResult(gray(unit).numpy()), "returned images that are no tensor but ndarray"),  # type: ignore[arg-type]
+    "numpy": (lambda task, unit: UnitResult(gray(unit).numpy()), "returned images that are not a tensor but ndarray"),  # type: ignore[arg-type]
     "nan": (lambda task, unit: gray(unit) * float("nan"), "outside [0, 1] (from nan to nan)"),
     "whole": (lambda task, unit: gray(unit).to(torch.uint8), "returned images of torch.uint8; expected floats"),
     "sparse": (lambda task, unit: gray(unit).to_sparse(), "sparse"),
     "flat": (lambda task, unit: gray(unit).flatten(), "returned images of shape (1920,)"),
     "massless": (weighted(0.0), "weights of a class sum to zero"),
-    "nan-weights": (weighted(float("nan")), "weights that are not one number >= 0 a slot"),
-    "below": (weighted(-1.0), "weights that are not one number >= 0 a slot"),
-    "beyond": (weighted(1e300, torch.float64), "weights that are not one number >= 0 a slot"),  # as float32 infinite
+    "nan-weights": (weighted(float("nan")), "weights that are not one number >= 0 per slot"),
+    "below": (weighted(-1.0), "weights that are not one number >= 0 per slot"),
+    "beyond": (weighted(1e300, torch.float64), "weights that are not one number >= 0 per slot"),  # as float32 infinite
 }
 # What is undone, and the cell goes on.
 UNDONE: dict[str, tuple[Callable[[], object], str]] = {

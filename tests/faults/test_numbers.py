@@ -17,7 +17,8 @@ from ddbench_dm.matching import distill as distill_dm
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ddbench.api.context import DistillTask, Output
+from ddbench.api.context import DistillTask
+from ddbench.api.teacher import Output
 from ddbench.api.settings import RecoverSettings, TrainingSettings
 from ddbench.api.units import Slot, Unit
 from ddbench.core import seeds

@@ -114,7 +114,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_bytes_of_an_uninterrupted_
         reached = run.step()
         if how == signal.SIGINT:
             lines = run.log.read_text().rstrip().splitlines()
-            assert lines[-1] == "ddbench: stopped by Ctrl-C; the same command goes on from here"
+            assert lines[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
             assert "Traceback" not in run.log.read_text()
 
     run = start("killed")

@@ -31,12 +31,12 @@ def free_port() -> int:
         return port
 
 
-def start(small: Small, place: Place, count: int, *more: str) -> list[Forked]:
+def start(small: Small, place: Place, count: int, *more: str, pause: str | None = None) -> list[Forked]:
     """What torchrun starts on one node, without its agent: nobody but they themselves sees to it that all end."""
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
     shared["MASTER_PORT"] = str(free_port())
     ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    return [small.start(place, *more, environment=environment) for environment in ranks]
+    return [small.start(place, *more, pause=pause, environment=environment) for environment in ranks]
 
 
 def end(processes: list[Forked]) -> list[int | None]:
@@ -108,15 +108,17 @@ def test_whatever_becomes_of_one_of_them_all_end_and_the_next_run_goes_on(
     faults = (("teacher", 0, signal.SIGKILL), ("evaluate", 1, signal.SIGKILL), ("evaluate", None, signal.SIGTERM))
     for stage, victim, number in faults:
         place = place_at(tmp_path / f"{stage} {victim}")
-        processes = start(ours, place, 2)
+        processes = start(ours, place, 2, pause=third[stage])
         processes[0].until(third[stage])
         for process in processes if victim is None else [processes[victim]]:
             process.signal(number)
+        if victim != 0:
+            processes[0].go_on()
         codes = end(processes)
         (line,) = [line for line in processes[0].lines() if line.startswith("ddbench: ")][-1:] or [""]
         if victim is None:
             assert codes == [143, 0], said(processes)
-            assert line == "ddbench: stopped by SIGTERM; the same command goes on from here"
+            assert line == "ddbench: stopped by SIGTERM; run the same command again to resume"
         elif victim == 1:
             assert codes == [2, -number], said(processes)
             assert "have lost each other; the same command goes on from the last checkpoint" in line

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench.api.context import ClassStatistics, Output
+from ddbench.api.teacher import ClassStatistics, Output
 from ddbench.api.settings import OPERATIONS, RecoverSettings, TrainingSettings
 from ddbench.api.units import Slot, Unit
 from ddbench.augment import crops as crops_module

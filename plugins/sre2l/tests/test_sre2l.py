@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddbench.api.context import DistillTask, Objective
+from ddbench.api.context import DistillTask
+from ddbench.api.teacher import Objective
 from ddbench.api.settings import RecoverSettings
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset

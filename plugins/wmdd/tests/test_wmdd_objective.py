@@ -16,7 +16,8 @@ from ddbench_wmdd.matching import distill
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ddbench.api.context import ClassStatistics, DistillTask, Objective
+from ddbench.api.context import DistillTask
+from ddbench.api.teacher import ClassStatistics, Objective
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.units import Slot, Unit, UnitResult
 from ddbench.data.dataset import Dataset

@@ -1,7 +1,8 @@
-"""What `ddbench list` prints: every parameter, whence its values, and nothing wider than the terminal."""
+"""The output of `ddbench list`: all parameters, the recipes that set them, and no line wider than the terminal."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import TableSpec
-from ddbench.cli import listing
+from ddbench.cli.listing import KINDS, listing_text
+from ddbench.cli.text_layout import format_table
 from ddbench.config.recipes import builtin_paths
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
@@ -97,21 +99,19 @@ def registry(tmp_path: Path) -> PluginRegistry:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Cells of the lines of a table, cut where two or more spaces stand."""
-    import re
-
+    """The cells of a table's lines, split at two or more spaces."""
     return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def test_methods_are_a_table(registry: PluginRegistry) -> None:
-    text = listing.text("methods", None, registry, width=100)
+    text = listing_text("methods", None, registry, width=100)
     assert rows(text)[0] == ["name", "version", "paper", "teacher", "from"]
     assert rows(text)[2] == ["herring", "1.10", "Fisher et al., 1936", "yes", "ddbench-sea"]
     assert rows(text)[3] == ["plain", "2", "no", "ddbench-sea"]
 
 
 def test_a_method_shows_every_parameter_with_type_default_and_meaning(registry: PluginRegistry) -> None:
-    text = listing.text("methods", "herring", registry, width=120)
+    text = listing_text("methods", "herring", registry, width=120)
     lines = rows(text)
     assert ["about", "Matches herrings."] in lines
     assert ["from", "ddbench-sea"] in lines
@@ -123,8 +123,8 @@ def test_a_method_shows_every_parameter_with_type_default_and_meaning(registry: 
     assert ["inner.rate", "float, > 0, <= 1", "0.001", "inner rate (Eq. 3)"] in lines
 
 
-def test_a_method_shows_which_recipe_sets_what_and_whence(registry: PluginRegistry) -> None:
-    text = listing.text("methods", "herring", registry, width=140)
+def test_a_method_shows_which_recipes_set_it(registry: PluginRegistry) -> None:
+    text = listing_text("methods", "herring", registry, width=140)
     lines = rows(text[text.index("Set by recipes") :])
     assert ["trial", "dataset imagenette, digits", "steps=2000", "Table 7 of the herring paper"] in lines
     assert ["form=norm"] in lines
@@ -137,44 +137,44 @@ def test_a_method_shows_which_recipe_sets_what_and_whence(registry: PluginRegist
 
 
 def test_a_method_without_parameters_says_so(registry: PluginRegistry) -> None:
-    text = listing.text("methods", "plain", registry, width=80)
+    text = listing_text("methods", "plain", registry, width=80)
     assert "It has no parameters." in text
     assert "No recipe sets them." in text
 
 
 def test_an_evaluator_shows_its_parameters_and_recipes(registry: PluginRegistry) -> None:
-    assert rows(listing.text("evaluators", None, registry, 80))[2] == ["strict", "3", "yes", "ddbench-sea"]
-    lines = rows(listing.text("evaluators", "strict", registry, 120))
+    assert rows(listing_text("evaluators", None, registry, 80))[2] == ["strict", "3", "yes", "ddbench-sea"]
+    lines = rows(listing_text("evaluators", "strict", registry, 120))
     assert ["epochs", "int, >= 1", "300", "epochs of the student"] in lines
     assert ["trial", "always", "epochs=5", "for whoever has steps"] in lines
 
 
 def test_datasets_show_facts_and_settings(registry: PluginRegistry) -> None:
-    table = rows(listing.text("datasets", None, registry, 140))
+    table = rows(listing_text("datasets", None, registry, 140))
     assert any(row[:3] == ["digits", "10", "8 px"] for row in table)
-    text = listing.text("datasets", "digits", registry, 140)
+    text = listing_text("datasets", "digits", registry, 140)
     assert ["val size", "360"] in rows(text)
     assert all(name in text for name in DataConfig.model_fields)
     assert ["quick", "always", "image_size=16"] in [row[:3] for row in rows(text)]
 
 
 def test_recipes_show_every_value_with_its_source(registry: PluginRegistry) -> None:
-    assert ["trial", "numerics", "For tests."] in rows(listing.text("recipes", None, registry, 120))
-    text = listing.text("recipes", "trial", registry, 140)
+    assert ["trial", "numerics", "For tests."] in rows(listing_text("recipes", None, registry, 120))
+    text = listing_text("recipes", "trial", registry, 140)
     assert "method herring; dataset imagenette, digits" in text
     assert "method.steps=2000" in text
     assert "Table 7 of the herring paper" in text
 
 
 def test_models_and_tables(registry: PluginRegistry) -> None:
-    assert "resnet18" in listing.text("models", None, registry, 100)
-    assert ["source", "torchvision"] in rows(listing.text("models", "resnet18", registry, 100))
-    assert ["all", "all against all", "ddbench-sea"] in rows(listing.text("tables", None, registry, 100))
-    assert ["about", "all against all"] in rows(listing.text("tables", "all", registry, 100))
+    assert "resnet18" in listing_text("models", None, registry, 100)
+    assert ["source", "torchvision"] in rows(listing_text("models", "resnet18", registry, 100))
+    assert ["all", "all against all", "ddbench-sea"] in rows(listing_text("tables", None, registry, 100))
+    assert ["about", "all against all"] in rows(listing_text("tables", "all", registry, 100))
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "says"),
+    ("kind", "name", "message"),
     [
         ("methods", "hering", "unknown method 'hering'; did you mean 'herring'"),
         ("evaluators", "strickt", "did you mean 'strict'"),
@@ -185,9 +185,9 @@ def test_models_and_tables(registry: PluginRegistry) -> None:
         ("method", None, "did you mean 'methods'"),
     ],
 )
-def test_unknown_names(registry: PluginRegistry, kind: str, name: str | None, says: str) -> None:
-    with pytest.raises(DDBenchError, match=says):
-        listing.text(kind, name, registry)
+def test_unknown_names(registry: PluginRegistry, kind: str, name: str | None, message: str) -> None:
+    with pytest.raises(DDBenchError, match=message):
+        listing_text(kind, name, registry)
 
 
 @pytest.mark.parametrize("width", [72, 80, 120])
@@ -200,15 +200,15 @@ def test_every_page_fits_the_terminal(registry: PluginRegistry, width: int) -> N
         "recipes": ["paper", "quick", "smoke", "trial"],
         "tables": ["all"],
     }
-    for kind in listing.KINDS:
+    for kind in KINDS:
         for name in (None, *names[kind]):
-            text = listing.text(kind, name, registry, width)
+            text = listing_text(kind, name, registry, width)
             assert max(len(line) for line in text.splitlines()) <= width, (kind, name, text)
 
 
 def test_narrow_tables_lose_no_text() -> None:
     cells = ["a cell of some words", "another one with Averylongwordthatfitsnowhereatall in it", "1.10"]
-    text = listing.table(("x", "y", "z"), [cells], width=40)
+    text = format_table(("x", "y", "z"), [cells], width=40)
     assert max(len(line) for line in text.splitlines()) <= 40
     shown = "".join(text.splitlines()[2:]).replace(" ", "")
     assert sorted(shown) == sorted("".join(cells).replace(" ", ""))
@@ -216,5 +216,5 @@ def test_narrow_tables_lose_no_text() -> None:
 
 def test_an_empty_registry_lists() -> None:
     empty = PluginRegistry(())
-    for kind in listing.KINDS:
-        assert listing.text(kind, None, empty, 80)
+    for kind in KINDS:
+        assert listing_text(kind, None, empty, 80)

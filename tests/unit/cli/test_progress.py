@@ -1,4 +1,4 @@
-"""The progress display: plain lines with a clock of our own, bars on a real pseudo-terminal."""
+"""The progress display: plain lines with a fake clock, bars on a real pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddbench.core.events import Event
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -123,8 +123,8 @@ def test_hook_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_terminal_rich_is_not_even_imported() -> None:
     code = """
         import sys
-        from ddbench.events import Event
-        from ddbench.progress import ddbench_event
+        from ddbench.core.events import Event
+        from ddbench.cli.progress import ddbench_event
         ddbench_event(Event("started", "teacher", "resnet18"))
         print("rich" in sys.modules)
     """
@@ -145,14 +145,14 @@ def read_to_the_end(terminal: int) -> bytes:
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
 def test_on_a_terminal_bars_live_while_something_runs_and_give_the_terminal_back() -> None:
     code = """
-        import time
-        from ddbench.events import Event
-        from ddbench.progress import ddbench_event as show
+        import sys
+        from ddbench.core.events import Event
+        from ddbench.cli.progress import ddbench_event as show
         show(Event("cached", "teacher", "resnet18"))
         show(Event("started", "distill", "wmdd [1/2]"))
         for step in range(1, 11):
             show(Event("step", "distill", "wmdd [1/2]", step, 10, {"loss": 1.5}))
-        time.sleep(1)  # the bars are painted four times a second
+        sys.stdin.readline()  # the test has seen the bars
         show(Event("note", "distill", "wmdd [1/2]", message="a [note]"))
         show(Event("finished", "distill", "wmdd [1/2]"))
         show(Event("started", "evaluate", "resnet18 seed 0"))
@@ -162,10 +162,16 @@ def test_on_a_terminal_bars_live_while_something_runs_and_give_the_terminal_back
     leader, follower = os.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     command = [sys.executable, "-c", dedent(code)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env=environment) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=follower, env=environment) as child:
         os.close(follower)
-        written = read_to_the_end(leader).decode()
-        out, _ = child.communicate()
+        painted = b""
+        while b"10/10" not in painted:
+            painted += os.read(leader, 1 << 16)
+        assert child.stdin is not None
+        child.stdin.close()
+        written = (painted + read_to_the_end(leader)).decode()
+        out = child.stdout.read() if child.stdout else b""
     os.close(leader)
     assert child.returncode == 0
     assert out == b"result\n"

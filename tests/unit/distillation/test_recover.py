@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddbench.api.context import Objective, Output
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Objective, Output
 from ddbench.api.units import Slot, Unit, units_of_whole_classes
 from ddbench.augment import crops
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
-from ddbench.distillation.recover import learning_rate, recover, slot_noise
+from ddbench.distillation.recover import recover, slot_noise
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 from ddbench.storage.cache import Checkpoint
@@ -215,13 +215,6 @@ def test_every_unit_and_run_has_its_own_draws(make_task: Callable[..., DistillCo
     assert torch.equal(recover(make_task(), UNIT, pull, start, TEN), first)
     assert not torch.equal(recover(task, Unit(4, UNIT.slots), pull, start, TEN), first)
     assert not torch.equal(recover(other, UNIT, pull, start, TEN), first)
-
-
-def test_the_learning_rate_is_a_cosine_to_zero() -> None:
-    chosen = RecoverSettings(steps=4, learning_rate=0.2)
-    expected = [0.2, 0.1 + 0.1 * math.sqrt(0.5), 0.1, 0.1 - 0.1 * math.sqrt(0.5)]
-    assert [learning_rate(step, chosen) for step in range(4)] == pytest.approx(expected)
-    assert learning_rate(4, chosen) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

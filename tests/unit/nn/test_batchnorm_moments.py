@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench.api.context import Output
+from ddbench.api.teacher import Output
 from ddbench.api.settings import RecoverSettings
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset

@@ -299,15 +299,15 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "a mask": (lambda task, unit: UnitResult(indices=torch.ones(20, dtype=torch.bool)), "list of int64"),
     "negative weight": (
         lambda task, unit: UnitResult(images=gray(unit), weights=first_differs(torch.ones(20), -1)),
-        "weights that are not one number >= 0 a slot",
+        "weights that are not one number >= 0 per slot",
     ),
     "NaN weight": (
         lambda task, unit: UnitResult(images=gray(unit), weights=first_differs(torch.ones(20), float("nan"))),
-        "weights that are not one number >= 0 a slot",
+        "weights that are not one number >= 0 per slot",
     ),
     "too few weights": (
         lambda task, unit: UnitResult(images=gray(unit), weights=torch.ones(10)),
-        "weights that are not one number >= 0 a slot",
+        "weights that are not one number >= 0 per slot",
     ),
     "a class of no weight": (
         lambda task, unit: UnitResult(images=gray(unit), weights=torch.tensor([0.0, 0.0] + [1.0] * 18)),

@@ -356,7 +356,7 @@ def test_registry_and_listing_import_neither_torch_nor_other_heavy_libraries() -
         import ddbench.registry.registry, ddbench.cli.listing, ddbench.cli.progress, ddbench.api.table
         registry = ddbench.registry.registry.PluginRegistry()
         for kind in ddbench.cli.listing.KINDS:
-            ddbench.cli.listing.text(kind, None, registry)
+            ddbench.cli.listing.listing_text(kind, None, registry)
         heavy = {"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy", "rich"}
         print(sorted(heavy & set(sys.modules)))
     """

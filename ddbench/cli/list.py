@@ -1,0 +1,24 @@
+"""`ddbench list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ddbench.cli.listing import KINDS, listing_text
+
+if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name", required=False)
+@click.pass_obj
+def list_command(registry: PluginRegistry, kind: str, name: str | None) -> None:
+    """Lists the installed methods, datasets, recipes and more.
+
+    With NAME, it prints the parameters with types, defaults and descriptions, and the recipes that set them.
+    """
+    click.echo(listing_text(kind, name, registry))

@@ -1,0 +1,88 @@
+"""`ddbench show`, `ddbench records` and `ddbench export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ddbench.cli import options
+
+if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
+
+
+@click.command("show")
+@click.argument("run", required=False)
+@options.results
+def show_command(run: str | None, results_dir: Path) -> None:
+    """Shows a record with its configuration.
+
+    RUN is the name of the record or the beginning of it (default: the newest record).
+    """
+    from ddbench.results import records
+    from ddbench.results import text as results_text
+
+    click.echo(results_text.record_text(records.read(records.find(results_dir / "records", run))))
+
+
+@click.command("records")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "json"]),
+    default="text",
+    show_default=True,
+    help="Output format; csv and json have all columns.",
+)
+@click.option(
+    "--scores",
+    "with_scores",
+    is_flag=True,
+    help="Print scores: improvement over random, recovery with hard labels, label-robust score.",
+)
+@options.results
+def records_command(form: str, with_scores: bool, results_dir: Path) -> None:
+    """Lists all records in one table."""
+    from ddbench.results import text as results_text
+
+    click.echo(results_text.records_text(results_dir / "records", form, with_scores, options.print_error))
+
+
+@click.command("export")
+@click.argument("run")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["imagefolder", "safetensors"]),
+    default="imagefolder",
+    show_default=True,
+    help="PNG files in one folder per class, or one file of tensors.",
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to create.")
+@options.data
+@options.results
+@options.cache
+@click.pass_obj
+def export_command(
+    registry: PluginRegistry,
+    run: str,
+    form: str,
+    output: Path,
+    data_dir: Path | None,
+    results_dir: Path,
+    cache_dir: Path,
+) -> None:
+    """Exports a distilled set as images or tensors.
+
+    RUN is the name of a record of this set or the beginning of it. The weights of the images and a description of the
+    set are exported too.
+    """
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.results import records
+    from ddbench.results.export import export_run
+
+    record = records.read(records.find(results_dir / "records", run))
+    workspace = Workspace(registry, options.open_cache(cache_dir), data_dir)
+    click.echo(f"written: {export_run(record, workspace.cache, workspace.dataset, output, form)}")

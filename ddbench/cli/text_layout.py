@@ -1,0 +1,102 @@
+"""Plain-text layout for a terminal: tables, lists of facts, sections."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+
+MIN_COLUMN = 12
+"""Characters below which no column of a table is narrowed."""
+GAP = "  "
+
+
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> str:
+    """Formats a table with wrapped cells.
+
+    The widest columns are narrowed first. Words are broken only if the table does not fit otherwise. tabulate and
+    rich.table would break words, such as `teacher.learning_rate=0.025`, in tables that fit without it.
+
+    Args:
+        headers: Titles of the columns.
+        rows: Cells, one per column. A cell may hold several lines.
+        width: Characters per line. The table is wider if it has too many columns.
+
+    Returns:
+        The lines of the table without trailing spaces.
+
+    Example:
+        >>> print(format_table(("name", "about"), [("cifar10", "ten classes of photographs")], width=24))
+        name     about
+        -------  ---------------
+        cifar10  ten classes of
+                 photographs
+    """
+    cells = [list(headers), *(list(row) for row in rows)]
+    columns = ["\n".join(column) for column in zip(*cells, strict=True)]
+    widths = _column_widths(
+        [max(len(line) for line in column.split("\n")) for column in columns],
+        [max(len(word) for word in column.split()) for column in columns],
+        width - len(GAP) * (len(columns) - 1),
+    )
+    header, *body = (_format_row(row, widths) for row in cells)
+    return "\n".join([header, GAP.join("-" * column for column in widths), *body])
+
+
+def _column_widths(natural: list[int], longest_words: list[int], available: int) -> list[int]:
+    """Narrows the widest columns first, down to their longest words, then down to MIN_COLUMN."""
+    widths = list(natural)
+    for minima in (longest_words, [MIN_COLUMN] * len(widths)):
+        while sum(widths) > available:
+            narrowable = [column for column, minimum in enumerate(minima) if widths[column] > minimum]
+            if not narrowable:
+                break
+            widths[max(narrowable, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _format_row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    wrapped = [
+        [part for line in cell.split("\n") for part in textwrap.wrap(line, column, break_on_hyphens=False) or [""]]
+        for cell, column in zip(cells, widths, strict=True)
+    ]
+    lines = (
+        GAP.join(f"{part:<{column}}" for part, column in zip(parts, widths, strict=True))
+        for parts in zip_longest(*wrapped, fillvalue="")
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def format_facts(facts: Iterable[tuple[str, str]], width: int) -> str:
+    """Formats names and values in two columns.
+
+    Args:
+        facts: Names and values. Empty values are left out.
+        width: Characters per line.
+
+    Returns:
+        The lines. Values are wrapped.
+
+    Example:
+        >>> print(format_facts([("name", "digits"), ("about", ""), ("classes", "10")], width=40))
+        name     digits
+        classes  10
+    """
+    shown = [(name, value) for name, value in facts if value]
+    indent = max(len(name) for name, _ in shown) + len(GAP)
+    wrapper = textwrap.TextWrapper(
+        max(width, indent + MIN_COLUMN), subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+    )
+    return "\n".join(wrapper.fill(f"{name:<{indent}}{value}") for name, value in shown)
+
+
+def join_sections(*sections: str) -> str:
+    """Joins sections with an empty line between them.
+
+    Args:
+        sections: Texts. Empty ones are left out.
+
+    Returns:
+        The joined text.
+    """
+    return "\n\n".join(section for section in sections if section)

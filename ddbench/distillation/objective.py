@@ -1,0 +1,142 @@
+"""The objective of the recover loop: a pass through the teacher, the loss terms, and their gradient."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ddbench.api.context import DistillTask
+from ddbench.api.teacher import Objective, Output
+from ddbench.core.errors import DDBenchError
+from ddbench.nn import compile
+from ddbench.nn.batchnorm_moments import Moments, moments
+from ddbench.nn.device import autocast
+from ddbench.nn.taps import TappedNetwork
+
+Terms = dict[str, Tensor]
+
+
+class TeacherObjective:
+    """An objective on the outputs of the task's teacher, with its gradient.
+
+    Args:
+        task: The task whose teacher, device and precision are used.
+        objective: Computes the loss terms from the teacher's output.
+        layer: The layer whose features the objective gets; None: the input of the classifier.
+        forward: The teacher, with moments in place of the BatchNorm inputs; it may be compiled.
+    """
+
+    def __init__(self, task: DistillTask, objective: Objective, layer: int | None, forward: compile.Forward) -> None:
+        self._task, self._objective, self._layer, self._forward = task, objective, layer, forward
+        self._moments_suffice: bool | None = None
+        """Whether the objective accepts moments in place of the BatchNorm inputs; None: not tried yet."""
+
+    def backward(self, view: Tensor, images_at_once: int) -> Terms:
+        """Computes the loss terms of a view, and propagates the gradient of their sum into it.
+
+        Args:
+            view: Normalised images [n, 3, S, S].
+            images_at_once: The number of images that pass through the teacher at a time. Fewer than n need less memory
+                and two forward passes; the result is the same up to rounding.
+
+        Returns:
+            The loss terms, detached scalars.
+
+        Raises:
+            DDBenchError: `images_at_once` is less than n, and the objective needs the BatchNorm inputs themselves.
+        """
+        terms = self._backward(view) if images_at_once == len(view) else self._backward_in_parts(view, images_at_once)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _backward(self, view: Tensor) -> Terms:
+        with autocast(self._task.device, self._task.precision):
+            images = view.contiguous(memory_format=torch.channels_last)
+            terms = self._terms_from_moments(images) if self._moments_suffice is not False else None
+            if terms is None:
+                terms = self._objective(self._task.teacher(images, layer=self._layer))
+        _sum(terms).backward()  # type: ignore[no-untyped-call]
+        return terms
+
+    def _terms_from_moments(self, images: Tensor) -> Terms | None:
+        """Returns None if the objective turns out to need the BatchNorm inputs themselves."""
+        output, terms = self._forward(images), None
+        try:
+            terms = self._objective(output)
+        except (AttributeError, TypeError):
+            if self._moments_suffice:
+                raise
+        self._moments_suffice = terms is not None
+        return terms
+
+    def _backward_in_parts(self, view: Tensor, images_at_once: int) -> Terms:
+        """As `_backward`, with less memory (gradient caching, Gao et al. 2021).
+
+        The objective may be any function of the whole unit: a norm over the batch, or statistics of a class. In
+        evaluation mode the teacher's outputs of an image depend on that image only. So a first pass without a graph
+        gives the outputs of all images, the objective gives its gradient with respect to them, and a second pass
+        propagates this gradient part by part. The BatchNorm inputs would take most of the memory; their moments replace
+        them.
+        """
+        parts = torch.split(view.detach(), images_at_once)
+        with torch.no_grad():
+            columns = zip(*(self._outputs(part) for part in parts), strict=True)
+        outputs = [torch.cat(column).requires_grad_() for column in columns]
+        logits, features, *statistics = outputs
+        bn_moments = [Moments(*pair) for pair in zip(statistics[::2], statistics[1::2], strict=True)]
+        with autocast(self._task.device, self._task.precision):
+            try:
+                terms = self._objective(Output(logits, features, bn_moments))  # type: ignore[arg-type]
+            except (AttributeError, TypeError) as error:
+                raise DDBenchError(
+                    "out of memory, and this method's objective needs more of the BatchNorm inputs than their moments: "
+                    "use a smaller batch size or a device with more memory"
+                ) from error
+        _sum(terms).backward()  # type: ignore[no-untyped-call]
+        output_gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in outputs]
+        per_part = zip(*(torch.split(gradient, images_at_once) for gradient in output_gradients), strict=True)
+        gradients = []
+        for part, gradient in zip(parts, per_part, strict=True):
+            pixels = part.requires_grad_()
+            torch.autograd.backward(self._outputs(pixels), gradient)
+            gradients.append(pixels.grad)
+        view.backward(torch.cat(gradients))  # type: ignore[arg-type,no-untyped-call]
+        return terms
+
+    def _outputs(self, part: Tensor) -> list[Tensor]:
+        """Logits, features, and mean and variance of every BatchNorm input, each with one row per image."""
+        with autocast(self._task.device, self._task.precision):
+            images = part.contiguous(memory_format=torch.channels_last)
+            output = self._task.teacher(images, layer=self._layer, moments=True)
+            return [output.logits, output.features, *(value for x in output.bn_inputs for value in moments(x))]
+
+
+@contextlib.contextmanager
+def teacher_objective(
+    task: DistillTask, objective: Objective, layer: int | None, shape: torch.Size
+) -> Iterator[TeacherObjective]:
+    """Provides the objective of a task's teacher, which is compiled if `task.compile` is set.
+
+    Args:
+        task: The task.
+        objective: Computes the loss terms from the teacher's output.
+        layer: The layer whose features the objective gets; None: the input of the classifier.
+        shape: The shape of every view, for compilation.
+
+    Yields:
+        The objective.
+    """
+    if not task.compile:
+        yield TeacherObjective(task, objective, layer, partial(task.teacher, layer=layer, moments=True))
+        return
+    teacher = task.teacher
+    assert isinstance(teacher, TappedNetwork)
+    with compile.network(teacher, layer, shape, task.precision, task.note) as forward:
+        yield TeacherObjective(task, objective, layer, forward)
+
+
+def _sum(terms: Terms) -> Tensor:
+    return torch.stack([term.float() for term in terms.values()]).sum()
