@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from ddbench.cli.main import main
 from ddbench.config.schema import DataConfig
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
 
 # An example's time says nothing on a machine that does other things too; how many examples there are does.
-settings.register_profile("ddbench", deadline=None)
+settings.register_profile("ddbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ddbench")
 
 # A job that a shell starts in the background ignores Ctrl-C, and would hand that on to the commands under test.
@@ -46,6 +47,56 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("counts")
         for line in sorted(lines):
             terminalreporter.line(line)
+
+
+def install(site: Path, name: str, source: str) -> None:
+    """Writes a distribution with one module and one entry point of the group `ddbench` into an import folder."""
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{name}.py").write_text(dedent(source))
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[ddbench]\nplug = {name}\n")
+
+
+@pytest.fixture(scope="session")
+def install_plugin() -> Callable[[Path, str, str], None]:
+    """`install`, for test modules."""
+    return install
+
+
+STOPPER = """
+    import os
+    import signal
+    from ddbench.api import hookimpl
+
+    stage, kind, number, name = os.environ["DDTEST_STOP"].split()
+    seen = 0
+
+    @hookimpl
+    def ddbench_event(event):
+        global seen
+        if (event.stage, event.kind) != (stage, kind) or seen < 0:
+            return
+        seen = event.step if kind == "step" else seen + 1
+        if seen >= int(number):
+            seen = -1
+            os.kill(os.getpid(), signal.Signals[name])
+"""
+
+
+@pytest.fixture
+def stop_at(tmp_path: Path) -> Callable[[str, str, int, str], dict[str, str]]:
+    """Makes an environment in which `ddbench` sends itself a signal, once, at the same place on any machine.
+
+    The place is the first event of a stage and kind whose step (kind "step") or count (other kinds) reaches a number.
+    """
+    site = tmp_path / "stopper"
+    install(site, "ddtest_stopper", STOPPER)
+
+    def environment(stage: str, kind: str, number: int, signal_name: str) -> dict[str, str]:
+        return {"PYTHONPATH": str(site), "DDTEST_STOP": f"{stage} {kind} {number} {signal_name}"}
+
+    return environment
 
 
 @dataclass(frozen=True)

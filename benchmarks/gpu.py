@@ -44,7 +44,7 @@ def recipe(asked: argparse.Namespace, ipc: int) -> Row:
     start = time.perf_counter()
     subprocess.run(command, check=True)
     taken = time.perf_counter() - start
-    found = max(records.readable(asked.results_dir / "records"), key=lambda record: record.created)
+    found = max(records.read_all(asked.results_dir / "records"), key=lambda record: record.created)
     stages = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in found.seconds.items())
     case = f"wmdd, {asked.dataset}, {asked.size} px, IPC {ipc}, recipe {asked.recipe}"
     return Row("whole recipe", case, taken, agreement=f"top-1 {found.metrics.top1_last:.2f}; {stages}")

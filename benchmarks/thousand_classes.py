@@ -100,7 +100,7 @@ def run(images: Path, folder: Path, workers: int, students: int) -> dict[str, An
     cluster.shutdown()
     if driver.returncode:
         sys.exit((folder / "log").read_text()[-3000:])
-    sets = {record.distilled_digest for record in records.readable(folder / "results" / "records", print)}
+    sets = {record.distilled_digest for record in records.read_all(folder / "results" / "records", print)}
     assert len(sets) == 1
     return {
         "workers": workers,

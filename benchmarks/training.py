@@ -19,9 +19,10 @@ from ddbench.api.settings import TrainingSettings
 from ddbench.config.schema import DataConfig, RuntimeConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.registry import ddbench_datasets
-from ddbench.evaluators.labels import OnlineLabels, view_batches
+from ddbench.evaluators.labels import OnlineLabels
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.students import weighted
+from ddbench.evaluators.view_batches import view_batches
 from ddbench.nn import device as devices
 from ddbench.nn.build import build_network
 from ddbench.nn.device import autocast

@@ -1,7 +1,7 @@
-"""Augmentations: crops, CutMix, the views of an epoch, siamese augmentation."""
+"""Augmentations: random-resized-crops, CutMix, the views of an epoch, siamese augmentation."""
 
 from ddbench.augment.crops import crop_resize, denormalise, normalise, random_boxes
-from ddbench.augment.mixing import Mix, cutmix, cutmix_box, paste, share_of
+from ddbench.augment.mixing import Mix, cutmix, cutmix_box, kept_share, paste
 from ddbench.augment.siamese import Augmentation, augment, draw_augmentation
 from ddbench.augment.views import EpochViews, batch_slices, epoch_views
 
@@ -17,8 +17,8 @@ __all__ = [
     "denormalise",
     "draw_augmentation",
     "epoch_views",
+    "kept_share",
     "normalise",
     "paste",
     "random_boxes",
-    "share_of",
 ]

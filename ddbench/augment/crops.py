@@ -1,8 +1,8 @@
-"""Seeded batched augmentation on device: a view is a function of (seed, epoch, position in the permutation).
+"""Random-resized-crops and colour normalisation of image batches, on the device of the images.
 
-A crop is two small matrices: the separable antialiased bilinear resize of a box is `rows @ image @
-columns.T`, one batched matrix product for a whole batch of different boxes, differentiable and deterministic
-on any device.
+A crop is two small matrices: the separable antialiased bilinear resize of a box is `rows @ image @ columns.T`. One
+batched matrix product crops a whole batch with a different box per image. It is differentiable and deterministic on
+every device.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from torch import Tensor
 from ddbench.core.errors import DDBenchError
 
 CROP_SCALE = (0.08, 1.0)
-
-
 CROP_RATIO = (3 / 4, 4 / 3)
-
-
 CROP_DRAWS = 10
 
 
@@ -30,13 +26,28 @@ def random_boxes(
     *,
     generator: torch.Generator,
 ) -> Tensor:
-    """Boxes of the random-resized-crop by torchvision's rule: the first of ten that fits, else the centre.
+    """Draws boxes of random-resized-crops by torchvision's rule.
 
-    `sizes` int64 [B, 2] (height, width, pixels), `scale` the range of the box's part of the area (0 to 1),
-    `ratio` the range of width / height. Returns int64 [B, 4]: top, left, height, width, inside the image. Row
-    b uses the b-th block of the generator's stream, so that a longer batch begins with the boxes of a shorter
-    one. Source: torchvision `RandomResizedCrop`, vectorised. Raises DDBenchError for a scale outside 0 < low
-    <= high <= 1.
+    Takes the first of ten drawn boxes that fits the image, else the largest centred box within the range of aspect
+    ratios. Row b uses the b-th block of the generator's stream, so a longer batch begins with the boxes of a shorter
+    one. Source: torchvision `RandomResizedCrop`, vectorised, with other random draws.
+
+    Args:
+        sizes: Height and width of each image in pixels, int64 [B, 2].
+        scale: Range of the box's share of the image area, within (0, 1].
+        ratio: Range of width / height.
+        generator: Source of the random draws.
+
+    Returns:
+        Top, left, height and width of each box in pixels, int64 [B, 4], inside the image.
+
+    Raises:
+        DDBenchError: `scale` does not satisfy 0 < low <= high <= 1.
+
+    Example:
+        >>> sizes = torch.tensor([[64, 48]])
+        >>> random_boxes(sizes, scale=(1.0, 1.0), generator=torch.Generator().manual_seed(0))
+        tensor([[ 0,  0, 64, 48]])
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise DDBenchError(f"crop scale {scale} must satisfy 0 < low <= high <= 1")
@@ -49,20 +60,20 @@ def random_boxes(
 
     fits = (box_width > 0) & (box_width <= width[:, None]) & (box_height > 0) & (box_height <= height[:, None])
     first = fits.int().argmax(1, keepdim=True)
-    found = fits.any(1)
+    any_fits = fits.any(1)
     centre_height = torch.minimum(height, (width / ratio[0]).round())
     centre_width = torch.minimum(width, (height * ratio[1]).round())
-    box_height = torch.where(found, box_height.gather(1, first).squeeze(1), centre_height)
-    box_width = torch.where(found, box_width.gather(1, first).squeeze(1), centre_width)
+    box_height = torch.where(any_fits, box_height.gather(1, first).squeeze(1), centre_height)
+    box_width = torch.where(any_fits, box_width.gather(1, first).squeeze(1), centre_width)
 
     top_room, left_room = height - box_height, width - box_width
-    top = torch.where(found, (draws[:, -2] * (top_room + 1)).floor(), (top_room / 2).floor())
-    left = torch.where(found, (draws[:, -1] * (left_room + 1)).floor(), (left_room / 2).floor())
+    top = torch.where(any_fits, (draws[:, -2] * (top_room + 1)).floor(), (top_room / 2).floor())
+    left = torch.where(any_fits, (draws[:, -1] * (left_room + 1)).floor(), (left_room / 2).floor())
     return torch.stack([top, left, box_height, box_width], 1).long()
 
 
 def _resize_matrix(start: Tensor, length: Tensor, pixels: int, size: int, dtype: torch.dtype) -> Tensor:
-    """[B, size, pixels]: row i is the triangle filter of output pixel i, cut at the box's edges, of sum 1."""
+    """Returns [B, size, pixels]: row i is the triangle filter of output pixel i, cut at the edges of the box, sum 1."""
     start, length = start.to(dtype)[:, None, None], length.to(dtype)[:, None, None]
     step = length / size
     centres = (torch.arange(size, device=start.device, dtype=dtype)[:, None] + 0.5) * step
@@ -73,13 +84,30 @@ def _resize_matrix(start: Tensor, length: Tensor, pixels: int, size: int, dtype:
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None = None) -> Tensor:
-    """Crops a box of each image, resizes it to `size` x `size` (bilinear, antialiased), flips it where asked.
+    """Crops a box of each image, resizes it to a square and flips it.
 
-    `images` float [B, 3, H, W], `boxes` int [B, 4] (top, left, height, width, inside the image) or [4] for
-    all, `flips` bool [B] (left-right) or None, on any device. Returns [B, 3, size, size] of the images'
-    type, differentiable in `images`; always computed in that type, also under autocast. The same numbers as
-    torchvision's `resized_crop(antialias=True)` on tensors up to rounding. Raises DDBenchError for boxes of
-    another shape.
+    The resize is bilinear and antialiased. The numbers equal those of torchvision's `resized_crop(antialias=True)` on
+    tensors up to rounding.
+
+    Args:
+        images: Float images [B, 3, H, W], on any device.
+        boxes: Top, left, height and width of the box of each image, int [B, 4], or one box [4] for all; inside the
+            image.
+        size: Side of the output in pixels.
+        flips: Which images to flip left-right, bool [B]; None: no flips.
+
+    Returns:
+        Images [B, 3, size, size] in the type of the input, computed in that type also under autocast. Differentiable in
+        `images`.
+
+    Raises:
+        DDBenchError: `boxes` has another shape, or `images` is not floating-point.
+
+    Example:
+        >>> image = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> crop_resize(image, torch.tensor([0, 0, 2, 4]), 2)
+        tensor([[[[0.7143, 2.2857],
+                  [4.7143, 6.2857]]]])
     """
     if boxes.shape not in ((4,), (len(images), 4)) or not images.is_floating_point():
         raise DDBenchError(
@@ -101,15 +129,39 @@ def _channels(values: Tensor, like: Tensor) -> Tensor:
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """What networks see: (pixels - mean) / std per channel, float32 [B, 3, H, W].
+    """Converts pixels to the input space of networks: (pixels - mean) / std per channel.
 
-    `pixels` uint8 in 0..255 or float in [0, 1]; `mean`, `std` [3] in units of [0, 1] (put them on the pixels'
-    device once: a copy from the host waits for the device).
+    Args:
+        pixels: Images [B, 3, H, W]: uint8 in 0..255, or float in [0, 1].
+        mean: Channel means [3], in units of [0, 1]. Move them to the device of the pixels once: a copy from the host
+            waits for the device.
+        std: Channel standard deviations [3], in the same units.
+
+    Returns:
+        Normalised images, float32 [B, 3, H, W].
+
+    Example:
+        >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)
+        >>> normalise(pixels, torch.tensor([0.5]), torch.tensor([0.25])).flatten()
+        tensor([-2.,  2.])
     """
     values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
     return (values - _channels(mean, pixels)) / _channels(std, pixels)
 
 
 def denormalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The inverse of `normalise`: float32 pixel values in units of [0, 1], not clamped."""
+    """Inverts `normalise`.
+
+    Args:
+        images: Normalised images [B, 3, H, W].
+        mean: Channel means [3], in units of [0, 1].
+        std: Channel standard deviations [3], in the same units.
+
+    Returns:
+        Pixel values in units of [0, 1], not clamped, float32 [B, 3, H, W].
+
+    Example:
+        >>> denormalise(torch.tensor([-2.0, 2.0]).view(1, 1, 1, 2), torch.tensor([0.5]), torch.tensor([0.25])).flatten()
+        tensor([0., 1.])
+    """
     return images.float() * _channels(std, images) + _channels(mean, images)

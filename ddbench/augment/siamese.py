@@ -1,8 +1,8 @@
-"""Differentiable siamese augmentation: one drawn operation, done in the same way to real and synthetic images.
+"""Differentiable siamese augmentation (DSA): one drawn operation, applied alike to real and synthetic images.
 
-Source: Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021, and its released
-code, whose ranges these are. Images are augmented as networks see them, in normalised space: what lies outside
-of an image, or is cut out of it, is 0, the mean colour. These numbers belong to `versions.VIEWS`.
+Source: Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021, and its released code,
+which defines the ranges. Images are augmented in normalised space, so pixels outside an image, or cut out of it, are 0,
+the mean colour.
 """
 
 from __future__ import annotations
@@ -28,18 +28,22 @@ SCALE = 1.2
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One drawn operation and its parameters, on the CPU: `parameters` float64 [count, p], a row an image.
+    """One drawn operation and its parameters.
 
-    A single row holds for every image of any batch. The columns, by `operation`:
+    The columns of `parameters` depend on the operation:
 
-    - color: what is added, in [-0.5, 0.5]; the factor of the distance from the pixel's mean over channels, in [0, 2];
-      the factor of the distance from the image's mean, in [0.5, 1.5]
-    - crop: rows and columns, whole numbers up to an eighth of the side, by which what is shown lies lower and further
-      right in the image
+    - color: the added brightness, in [-0.5, 0.5]; the factor on the distance from the pixel's mean over channels
+      (saturation), in [0, 2]; the factor on the distance from the image's mean (contrast), in [0.5, 1.5]
+    - crop: rows and columns by which the shown region lies lower and further right in the image, whole numbers up to an
+      eighth of the side either way
     - cutout: row and column of the middle of a square of half the side, whole numbers from 0 to the side
     - flip: 1 where left and right are exchanged, with probability 1/2, else 0
     - rotate: the angle in radians, up to 15 degrees either way
-    - scale: height and width of what is shown in units of the side, in [1 / 1.2, 1.2]; above 1 the image shrinks
+    - scale: height and width of the shown region in units of the side, in [1 / 1.2, 1.2]; above 1 the image shrinks
+
+    Attributes:
+        operation: Name of the operation.
+        parameters: float64 [count, p] on the CPU, one row per image. A single row applies to every image of any batch.
     """
 
     operation: str
@@ -47,11 +51,26 @@ class Augmentation:
 
 
 def draw_augmentation(strategy: str, size: int, generator: torch.Generator, count: int = 1) -> Augmentation:
-    """Draws one operation of `strategy`, each as likely, and its parameters for `count` images of side `size`.
+    """Draws one operation of a strategy and its parameters.
 
-    `strategy` joins operations by underscores, e.g. "color_crop_cutout_flip_scale_rotate". `count` = 1 is the
-    siamese mode: the same parameters for every image of every batch. All draws are uniform. Raises DDBenchError for
-    an unknown operation.
+    Every operation of the strategy has the same probability, and all parameters are uniform.
+
+    Args:
+        strategy: Operations joined by underscores, e.g. "color_crop_cutout_flip_scale_rotate".
+        size: Side of the square images in pixels.
+        generator: Source of the random draws.
+        count: Number of parameter rows. 1 is the siamese mode: all images of all batches share the parameters.
+
+    Returns:
+        The operation with its parameters.
+
+    Raises:
+        DDBenchError: `strategy` names an unknown operation.
+
+    Example:
+        >>> augmentation = draw_augmentation("crop", 32, torch.Generator().manual_seed(0))
+        >>> augmentation.operation, augmentation.parameters.shape
+        ('crop', torch.Size([1, 2]))
     """
     operations = operations_of(strategy)
     operation = operations[int(torch.randint(len(operations), (), generator=generator))]
@@ -60,17 +79,17 @@ def draw_augmentation(strategy: str, size: int, generator: torch.Generator, coun
         low, high = torch.tensor(ranges, dtype=torch.float64).unbind(1)
         return low + (high - low) * torch.rand(count, len(ranges), dtype=torch.float64, generator=generator)
 
-    def whole(low: int, high: int) -> Tensor:
+    def integers(low: int, high: int) -> Tensor:
         return torch.randint(low, high + 1, (count, 2), generator=generator).double()
 
     if operation == "color":
         parameters = uniform((-BRIGHTNESS / 2, BRIGHTNESS / 2), (0, SATURATION), (CONTRAST, CONTRAST + 1))
     elif operation == "crop":
         shift = int(size * CROP_PAD + 0.5)
-        parameters = whole(-shift, shift)
+        parameters = integers(-shift, shift)
     elif operation == "cutout":
-        # As released: the middle of a square of odd side is a pixel, that of an even side lies between two.
-        parameters = whole(0, size - _cutout_side(size) % 2)
+        # As in the released code: the middle of a square of odd side is a pixel; with an even side it lies between two.
+        parameters = integers(0, size - _cutout_side(size) % 2)
     elif operation == "flip":
         parameters = (uniform((0, 1)) < FLIP).double()
     elif operation == "rotate":
@@ -81,34 +100,48 @@ def draw_augmentation(strategy: str, size: int, generator: torch.Generator, coun
 
 
 def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Normalised float images [B, 3, S, S], augmented: the same shape, type and device, differentiable in `images`.
+    """Applies a drawn augmentation to a batch.
 
-    Raises DDBenchError where the augmentation was drawn for another number of images, unless for one.
+    Args:
+        images: Normalised float images [B, 3, S, S].
+        augmentation: Drawn for B images, or for one (then applied to all).
+
+    Returns:
+        Augmented images of the same shape, type and device; differentiable in `images`.
+
+    Raises:
+        DDBenchError: The augmentation was drawn for another number of images.
+
+    Example:
+        >>> image = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2)
+        >>> augment(image, Augmentation("flip", torch.ones(1, 1, dtype=torch.float64)))
+        tensor([[[[2., 1.],
+                  [4., 3.]]]])
     """
     count = len(augmentation.parameters)
     if count not in (1, len(images)):
-        raise DDBenchError(f"an augmentation drawn for {count} images cannot be done to {len(images)}")
+        raise DDBenchError(f"an augmentation drawn for {count} images cannot be applied to {len(images)}")
     columns = augmentation.parameters.to(images.device, images.dtype).unbind(1)
     first, last = columns[0], columns[-1]
-    one, none = torch.ones_like(first), torch.zeros_like(first)
+    one, zero = torch.ones_like(first), torch.zeros_like(first)
     match augmentation.operation:
         case "color":
             return _color(images, *(column[:, None, None, None] for column in columns))
         case "cutout":
             return images * _outside(first, last, images.shape[-1])
         case "crop":
-            entries = (one, none, first, none, one, last)
+            entries = (one, zero, first, zero, one, last)
         case "flip":
-            entries = (one, none, none, none, 1 - 2 * first, none)
+            entries = (one, zero, zero, zero, 1 - 2 * first, zero)
         case "rotate":
-            entries = (first.cos(), -first.sin(), none, first.sin(), first.cos(), none)
+            entries = (first.cos(), -first.sin(), zero, first.sin(), first.cos(), zero)
         case _:
-            entries = (first, none, none, none, last, none)
+            entries = (first, zero, zero, zero, last, zero)
     return _sample(images, torch.stack(entries, 1).view(-1, 2, 3))
 
 
 def _color(images: Tensor, added: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Brightness, then saturation, then contrast, each about what the one before it left (order of the source)."""
+    """Applies brightness, then saturation, then contrast, each to the last result (order of the source)."""
     images = images + added
     grey = images.mean(1, keepdim=True)
     images = grey + saturation * (images - grey)
@@ -121,7 +154,7 @@ def _cutout_side(size: int) -> int:
 
 
 def _outside(row: Tensor, column: Tensor, size: int) -> Tensor:
-    """[count, 1, size, size]: 0 inside the square about (row, column), cut at the borders, else 1."""
+    """Returns [count, 1, size, size]: 0 inside the square about (row, column), cut at the borders, else 1."""
     side = _cutout_side(size)
     pixels = torch.arange(size, device=row.device, dtype=row.dtype)
     low, left = (middle[:, None] - side // 2 for middle in (row, column))
@@ -130,11 +163,11 @@ def _outside(row: Tensor, column: Tensor, size: int) -> Tensor:
 
 
 def _sample(images: Tensor, maps: Tensor) -> Tensor:
-    """Images seen through an affine map of pixel positions, bilinear, 0 outside; [B, 3, H, W] as given.
+    """Resamples images [B, 3, H, W] through affine maps of pixel positions: bilinear, 0 outside.
 
-    `maps` [count, 2, 3]: (row, column, 1) of an output pixel, from the image's centre, to where it is read. Whole
-    positions are read exactly. Gathered pixel by pixel: unlike grid_sample's, the gradient has deterministic kernels
-    on every device.
+    `maps` [count, 2, 3] take (row, column, 1) of an output pixel, from the image centre, to the position that is read.
+    Whole positions are read exactly. Gathers pixel by pixel: unlike that of grid_sample, the gradient then has
+    deterministic kernels on every device.
     """
     height, width = images.shape[-2:]
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
@@ -144,12 +177,12 @@ def _sample(images: Tensor, maps: Tensor) -> Tensor:
     rows, columns = (along * row + across * column + shift).unbind(1)
     rows, columns = rows + middle_row, columns + middle_column
     flat = images.flatten(2)
-    seen = torch.zeros_like(flat)
+    sampled = torch.zeros_like(flat)
     for above in (rows.floor(), rows.floor() + 1):
         for left in (columns.floor(), columns.floor() + 1):
             inside = (above >= 0) & (above < height) & (left >= 0) & (left < width)
             share = inside * (1 - (rows - above).abs()) * (1 - (columns - left).abs())
-            place = above.clamp(0, height - 1) * width + left.clamp(0, width - 1)
-            pixels = torch.take_along_dim(flat, place.long().flatten(1)[:, None], 2)
-            seen = seen + share.flatten(1)[:, None] * pixels
-    return seen.view(images.shape)
+            position = above.clamp(0, height - 1) * width + left.clamp(0, width - 1)
+            pixels = torch.take_along_dim(flat, position.long().flatten(1)[:, None], 2)
+            sampled = sampled + share.flatten(1)[:, None] * pixels
+    return sampled.view(images.shape)

@@ -1,9 +1,4 @@
-"""Seeded batched augmentation on device: a view is a function of (seed, epoch, position in the permutation).
-
-A crop is two small matrices: the separable antialiased bilinear resize of a box is `rows @ image @
-columns.T`, one batched matrix product for a whole batch of different boxes, differentiable and deterministic
-on any device.
-"""
+"""The augmented views of an epoch, seeded: a view depends on (seed, epoch, position in the permutation) alone."""
 
 from __future__ import annotations
 
@@ -14,16 +9,20 @@ import torch
 from torch import Tensor
 
 from ddbench.augment.crops import CROP_SCALE, random_boxes
-from ddbench.augment.mixing import Mix, cutmix_box, share_of
+from ddbench.augment.mixing import Mix, cutmix_box, kept_share
 from ddbench.core import seeds
 
 
 @dataclass(frozen=True)
 class EpochViews:
-    """Every view of one epoch over n images, on the CPU, by position in the epoch's permutation.
+    """The views of one epoch over n images, on the CPU, in the order of the epoch's permutation.
 
-    `order` int64 [n] (which image), `boxes` int64 [n, 4] (top, left, height, width in that image), `flips`
-    bool [n], `batches` slices of positions, `mixes` one a batch, or empty without CutMix.
+    Attributes:
+        order: Index of the image at each position, int64 [n].
+        boxes: Crop box of each position (top, left, height, width in that image), int64 [n, 4].
+        flips: Whether the view is flipped left-right, bool [n].
+        batches: Slices of positions, one per batch.
+        mixes: CutMix of each batch; empty without CutMix.
     """
 
     order: Tensor
@@ -34,9 +33,20 @@ class EpochViews:
 
 
 def batch_slices(n: int, batch_size: int) -> tuple[slice, ...]:
-    """Slices of `batch_size` positions over n; the last may be smaller.
+    """Divides n positions into batches.
 
-    A last batch of one image is joined to the batch before it: batch statistics of one image do not exist.
+    A last batch of one image is joined to the batch before it, because batch statistics of one image do not exist.
+
+    Args:
+        n: Number of positions.
+        batch_size: Positions per batch; the last batch may be smaller, or one larger.
+
+    Returns:
+        Consecutive slices that cover 0 to n.
+
+    Example:
+        >>> batch_slices(5, 2)
+        (slice(0, 2, None), slice(2, 5, None))
     """
     starts = list(range(0, n, batch_size))
     if len(starts) > 1 and n - starts[-1] == 1:
@@ -54,11 +64,31 @@ def epoch_views(
     cutmix_alpha: float | None = None,
     image_size: int = 224,
 ) -> EpochViews:
-    """The views of one epoch, purely from its arguments: permutation, random-resized-crop, flip, CutMix.
+    """Draws the views of one epoch: permutation, random-resized-crop, flip and CutMix.
 
-    `sizes` int64 [n, 2] or [2] for all (height, width of the stored images), `scale` of the crop's area,
-    `cutmix_alpha` > 0 of Beta(alpha, alpha), or None for no CutMix, `image_size` the side of a view in
-    pixels. Order, crops, flips and mixing have streams of their own: without CutMix the rest stays the same.
+    The result depends on the arguments alone. Order, crops, flips and mixing have separate random streams, so turning
+    CutMix off changes nothing else.
+
+    Args:
+        n: Number of images.
+        sizes: Height and width of the stored images in pixels, int64 [n, 2], or [2] for all.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        batch_size: Images per batch; see `batch_slices`.
+        scale: Range of the crop's share of the image area, within (0, 1].
+        cutmix_alpha: alpha > 0 of Beta(alpha, alpha), from which the kept share is drawn; None: no CutMix.
+        image_size: Side of a view in pixels, for the CutMix boxes.
+
+    Returns:
+        The views of the epoch.
+
+    Raises:
+        DDBenchError: `scale` does not satisfy 0 < low <= high <= 1.
+
+    Example:
+        >>> views = epoch_views(3, torch.tensor([64, 64]), seed=0, epoch=0, batch_size=2)
+        >>> sorted(views.order.tolist()), views.boxes.shape, views.batches
+        ([0, 1, 2], torch.Size([3, 4]), (slice(0, 3, None),))
     """
     order = torch.randperm(n, generator=seeds.generator("views", seed, epoch, "order"))
     boxes = random_boxes(sizes.expand(n, 2)[order], scale, generator=seeds.generator("views", seed, epoch, "crop"))
@@ -76,5 +106,5 @@ def _mixes(batches: tuple[slice, ...], alpha: float, size: int, seed: int, epoch
     for batch in batches:
         box = cutmix_box(size, float(draws.beta(alpha, alpha)), int(draws.integers(size)), int(draws.integers(size)))
         partner = torch.randperm(batch.stop - batch.start, generator=partners)
-        mixes.append(Mix(partner, box, share_of(box, size)))
+        mixes.append(Mix(partner, box, kept_share(box, size)))
     return tuple(mixes)

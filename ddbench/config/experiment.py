@@ -1,4 +1,4 @@
-"""An Experiment: the whole configuration tree of one cell of a grid. Imports no torch."""
+"""The resolved configuration of one run. Imports no torch."""
 
 from pydantic import Field, SerializeAsAny
 
@@ -9,9 +9,9 @@ from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, Stat
 
 
 class Experiment(Section, serialize_by_alias=True):
-    """Everything that one cell of a grid depends on: one distilled set, one student, one seed.
+    """The complete configuration of one distilled set and one student.
 
-    The aliases are the names that records and keys hold.
+    Records and cache keys store the fields under their aliases.
     """
 
     dataset: str
@@ -21,10 +21,10 @@ class Experiment(Section, serialize_by_alias=True):
     student: str
     student_stem: Stem = "auto"
     seed: int = Field(default=0, ge=0, description="base seed")
-    repeat: int = Field(default=0, ge=0, description="which distilled set: its seed is seed + repeat")
-    student_seed: int = Field(default=0, ge=0, description="which student on the set: its seed is seed + student_seed")
+    repeat: int = Field(default=0, ge=0, description="number of the distilled set: its seed is seed + repeat")
+    student_seed: int = Field(default=0, ge=0, description="number of the student: its seed is seed + student_seed")
     recipes: tuple[str, ...]
-    changed: tuple[str, ...] = Field(default=(), description="settings that were changed by --set, over the recipes")
+    changed: tuple[str, ...] = Field(default=(), description="settings given by --set, which override the recipes")
     data: DataConfig
     teacher: TeacherConfig
     statistics: StatisticsConfig

@@ -1,4 +1,4 @@
-"""The networks that are known to work, by name: a catalogue without torch, so that it lists at once."""
+"""A catalogue of networks that are tested with ddbench. Imports no torch, so that it lists quickly."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """One line of the catalogue: the `name` that `build_network` takes, which library has it, what it is."""
+    """One entry of the catalogue.
+
+    Attributes:
+        name: The name that `ddbench.nn.build_network` accepts.
+        source: The library that implements the network.
+        about: One line about its architecture.
+    """
 
     name: str
     source: Literal["torchvision", "timm", "ddbench"]
@@ -34,3 +40,4 @@ CATALOG: tuple[NetworkInfo, ...] = (
     NetworkInfo("convnet-d4", "ddbench", "ConvNet of 4 blocks, usual for 64 px"),
 )
 OTHER_NETWORKS = "any other classifier as torchvision/NAME or timm/NAME"
+"""Text about the networks that are not in the catalogue."""

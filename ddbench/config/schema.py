@@ -1,4 +1,4 @@
-"""The sections of the configuration, all pydantic, all frozen. Imports no torch."""
+"""The sections of the configuration, as frozen pydantic models. Imports no torch."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,22 +9,22 @@ from ddbench.api.settings import Section, TrainingSettings
 
 
 class DataConfig(Section):
-    """How images are stored and seen."""
+    """Storage size, image size and selection of the real images."""
 
-    image_size: int = Field(default=224, ge=4, le=1024, description="side of what networks see, in pixels")
+    image_size: int = Field(default=224, ge=4, le=1024, description="side of the images that networks get, in pixels")
     stored_size: int = Field(
         default=256, ge=4, le=1024, description="short side of the decoded cache; crops are taken from it"
     )
     resize: Literal["bilinear", "bicubic"] = Field(
-        default="bilinear", description="interpolation of the stored short side (antialiased, as Pillow's)"
+        default="bilinear", description="interpolation for the stored size (antialiased, as in Pillow)"
     )
     skip_corrupt: bool = Field(default=False, description="skip and count unreadable images instead of stopping")
     holdout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="share of every class's training images kept away from teacher and distillation; students and "
-        "teacher are measured on them in place of the validation images",
+        description="fraction of the training images of every class that are held out from teacher and distillation; "
+        "students and teacher are measured on them instead of the validation images",
     )
 
     @model_validator(mode="after")
@@ -46,39 +46,41 @@ class TeacherConfig(TrainingSettings):
         description="first layers: imagenet as published; small = 3x3 stride 1, no max-pool; "
         "tiny-released = 3x3 stride 2 padding 3, no max-pool; auto = small up to 32 px, else imagenet",
     )
-    seed: int = Field(default=0, ge=0, description="seed of the teacher's initialisation and batches")
+    seed: int = Field(default=0, ge=0, description="seed of the teacher's initialisation and of its batches")
     checkpoint: Path | None = Field(
         default=None, description="weights to use instead of training: .safetensors, or .pt read weights-only"
     )
 
 
 class StatisticsConfig(Section):
-    """Statistics of the real data at the input of every BatchNorm layer, class by class."""
+    """Statistics of the real data at the input of every BatchNorm layer, per class."""
 
     variance: Literal["exact", "batch-mean"] = Field(
         default="exact",
         description="exact: over all images of the class; batch-mean: mean of within-batch variances (released)",
     )
-    batch_size: int = Field(default=100, ge=1, description="images a batch (released: 100)")
+    batch_size: int = Field(default=100, ge=1, description="images per batch (released: 100)")
 
 
 class DistillConfig(Section):
-    """What the core does around any method's distillation."""
+    """Settings of the distillation that apply to every method."""
 
     jpeg_quality: int | None = Field(
         default=None,
         ge=1,
         le=100,
-        description="pass distilled images through JPEG of this quality (released: 75)",
+        description="quality of a JPEG compression of the distilled images (released: 75); null: none",
     )
     checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints of a method's loop")
 
 
 class RuntimeConfig(Section):
-    """Where and how it is computed, resolved: no `auto` is left in an Experiment that runs."""
+    """Device, precision and compilation. They are resolved before a run: no `auto` remains in its Experiment."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="bf16 = autocast where it is fast")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 autocast if it is fast on the device"
+    )
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="whether the recover loop compiles its network (auto: where that pays)"
+        default="auto", description="whether the recover loop compiles its network (auto: if it saves time)"
     )

@@ -38,7 +38,7 @@ def open_digits() -> Source:
 
 
 @dataclass(frozen=True)
-class Cifar:
+class CifarLayout:
     """A CIFAR binary version: records of `label_bytes` labels (the last one counts) and 3072 pixels.
 
     `pickled` is the folder of the Python version, `records` how many images training and validation have.
@@ -55,7 +55,7 @@ class Cifar:
     records: tuple[int, int]
 
 
-CIFAR10 = Cifar(
+CIFAR10 = CifarLayout(
     name="cifar10",
     folder="cifar-10-batches-bin",
     pickled="cifar-10-batches-py",
@@ -66,7 +66,7 @@ CIFAR10 = Cifar(
     classes=10,
     records=(50_000, 10_000),
 )
-CIFAR100 = Cifar(
+CIFAR100 = CifarLayout(
     name="cifar100",
     folder="cifar-100-binary",
     pickled="cifar-100-python",
@@ -79,7 +79,7 @@ CIFAR100 = Cifar(
 )
 
 
-def open_cifar(data_dir: Path | None, layout: Cifar) -> Source:
+def open_cifar(data_dir: Path | None, layout: CifarLayout) -> Source:
     """CIFAR from its binary version.
 
     The Python version consists of pickles, which can run code, and is not read. Raises DDBenchError: files
@@ -104,7 +104,7 @@ def open_cifar(data_dir: Path | None, layout: Cifar) -> Source:
     return Source(names, train, val, names)
 
 
-def _cifar_split(root: Path, files: tuple[str, ...], layout: Cifar, count: int) -> ArraySplit:
+def _cifar_split(root: Path, files: tuple[str, ...], layout: CifarLayout, count: int) -> ArraySplit:
     size = layout.label_bytes + 3 * 32 * 32
     data = b"".join(_read(root / file, count * size) for file in files)
     if len(data) != count * size:

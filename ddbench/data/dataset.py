@@ -16,7 +16,7 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.decode import DECODE_VERSION
-from ddbench.data.holdout import HOLDOUT_VERSION, Selection, hold_out
+from ddbench.data.holdout import HOLDOUT_VERSION, ImageSubset, hold_out
 from ddbench.data.images import Images, is_cached, load_images
 from ddbench.data.registry import open_source
 from ddbench.storage.cache import Cache
@@ -81,7 +81,7 @@ class Dataset:
         if not self.config.holdout:
             return train, self._decoded("val", self._source.val)
         kept, held = self._hold_out(train.labels)
-        return Selection(train, kept), Selection(train, held)
+        return ImageSubset(train, kept), ImageSubset(train, held)
 
     def decode(self) -> None:
         """Decodes both splits, or opens them where they are decoded."""

@@ -89,7 +89,7 @@ def to_stored(image: Image.Image, stored_size: int, resize: Resize) -> Pixels:
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
-def in_parallel(function: Callable[[int], T], count: int) -> Iterator[T]:
+def parallel_map(function: Callable[[int], T], count: int) -> Iterator[T]:
     """`function(0) .. function(count - 1)` in order, computed by threads: Pillow and hashlib release the GIL.
 
     The first exception, in order, is raised and what has not begun is dropped.

@@ -37,7 +37,7 @@ def hold_out(labels: Tensor, class_names: Sequence[str], share: float) -> tuple[
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
-class Selection(Images):
+class ImageSubset(Images):
     """Some of the images of `whole`: those at `rows`, int64 [n], ascending."""
 
     def __init__(self, whole: Images, rows: Tensor) -> None:

@@ -14,7 +14,7 @@ from ddbench.api.dataset import Report, Split
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
-from ddbench.data.decode import CorruptImage, Pixels, in_parallel, stored_shape, to_stored
+from ddbench.data.decode import CorruptImage, Pixels, parallel_map, stored_shape, to_stored
 from ddbench.storage.cache import Artifact, Built, Cache, digest_of
 
 MAX_CACHED_BYTES = 8 * 1024**3
@@ -204,7 +204,7 @@ def _list(name: str, split: Split, config: DataConfig, report: Report) -> Built:
     count = len(split.labels)
     unit = f"{name} (reading sizes)"
     report(Event("started", "data", unit, total=count))
-    for index, found in enumerate(in_parallel(look, count)):
+    for index, found in enumerate(parallel_map(look, count)):
         if not isinstance(found, CorruptImage):
             kept.append(index)
             sizes.append(found)
@@ -234,7 +234,7 @@ def _decode(name: str, split: Split, kept: Tensor, sizes: Tensor, config: DataCo
         flat[offset : offset + pixels.size] = pixels.ravel()
 
     report(Event("started", "data", name, total=len(places)))
-    for done, _ in enumerate(in_parallel(fill, len(places)), 1):
+    for done, _ in enumerate(parallel_map(fill, len(places)), 1):
         if done % _STEP == 0:
             report(Event("step", "data", name, done, len(places)))
     report(Event("finished", "data", name, len(places), len(places)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ddbench.core.errors import DDBenchError
-from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, in_parallel
+from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, parallel_map
 
 MAX_FILE_BYTES = 512 * 1024**2  # more than any image of MAX_PIXELS takes
 _HEADER_BYTES = 64 * 1024
@@ -62,7 +62,7 @@ class FileSplit:
                     raise DDBenchError(f"{self.name(index)} is no ordinary file")
                 return found.st_size
 
-            self._sizes = list(in_parallel(size, len(self.names)))
+            self._sizes = list(parallel_map(size, len(self.names)))
         return self._sizes
 
     def _digest(self, index: int) -> str:
@@ -83,7 +83,7 @@ class FileSplit:
             parts = [self.names[index], int(self.labels[index]), sizes[index], digest]
             return json.dumps(parts).encode()
 
-        return in_parallel(line, len(self.names))
+        return parallel_map(line, len(self.names))
 
 
 class ArraySplit:

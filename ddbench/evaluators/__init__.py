@@ -1,4 +1,4 @@
-"""The built-in protocols, registered through the same hook as anyone's. Imports no torch."""
+"""Built-in evaluators: the protocols for distilled sets, and the full-data reference. Imports no torch."""
 
 from collections.abc import Iterable
 
@@ -9,5 +9,5 @@ from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistilla
 
 @hookimpl
 def ddbench_evaluators() -> Iterable[type[Evaluator]]:
-    """The fkd, soft, hard and dsa protocols of a distilled set, and the full-data reference."""
+    """Returns the built-in evaluators."""
     return [KnowledgeDistillation, SoftLabels, HardLabels, SiameseAugmentation, FullData]

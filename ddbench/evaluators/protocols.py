@@ -1,4 +1,4 @@
-"""The built-in protocols and their parameters. Imports no torch: the numerics stand in sibling modules."""
+"""The built-in protocols and their parameters. Imports no torch; the numerics are in sibling modules."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 class KnowledgeDistillation(DistilledSetProtocol, frozen=True, extra="forbid"):
-    """FKD: the student matches the teacher's logits on every view that it sees, mixed or not.
+    """FKD: the student matches the teacher's logits of every view, after CutMix.
 
-    KL(teacher || student) of softmax(logits / temperature), no T^2 factor; teacher logits rounded to fp16,
-    stored or not, so that both roads give the same numbers.
+    The loss is KL(teacher || student) of softmax(logits / temperature) without the factor T^2. The teacher's logits are
+    rounded to fp16, so that online and stored labels give the same numbers.
     """
 
     name = "fkd"
     version = "1"
     paper = "Shen and Xing, A Fast Knowledge Distillation Framework (ECCV 2022), as SRe2L and WMDD evaluate"
 
-    temperature: float = Field(default=20.0, gt=0, description="of both softmaxes (SRe2L: 20)")
+    temperature: float = Field(default=20.0, gt=0, description="temperature of both softmaxes (SRe2L: 20)")
     labels: Literal["online", "stored"] = Field(
         default="online",
-        description="teacher logits computed as they are needed, or replayed from one stored file",
+        description="online: the teacher's logits are computed at every step; stored: they are read from one file",
     )
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
-        """Trains one student on the teacher's labels of every view and measures it."""
+        """Trains one student on the teacher's logits of every view and measures it."""
         from ddbench.evaluators.labels import OnlineLabels, StoredLabels
         from ddbench.evaluators.students import evaluate_student
 
@@ -41,18 +41,18 @@ class KnowledgeDistillation(DistilledSetProtocol, frozen=True, extra="forbid"):
 
 
 class SoftLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
-    """One fixed soft label an image: the teacher's logits (fp16) of the stored image without augmentation.
+    """One fixed soft label per image: the teacher's logits (fp16) of the stored image without augmentation.
 
-    KL at the same temperature as fkd; a CutMix image has the two images' soft labels, mixed by area.
+    The loss is the KL divergence as in fkd. The label of a CutMix image is the mean of two soft labels by area.
     """
 
     name = "soft"
     version = "1"
 
-    temperature: float = Field(default=20.0, gt=0, description="of both softmaxes (as in fkd)")
+    temperature: float = Field(default=20.0, gt=0, description="temperature of both softmaxes (as in fkd)")
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
-        """Trains one student on one soft label an image and measures it."""
+        """Trains one student on one soft label per image and measures it."""
         from ddbench.evaluators.labels import FixedSoftLabels
         from ddbench.evaluators.students import evaluate_student
 
@@ -60,7 +60,7 @@ class SoftLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
 
 
 class HardLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
-    """Cross-entropy on class labels, no teacher; a CutMix image has both classes, mixed by area."""
+    """Cross-entropy on class labels, without a teacher. A CutMix image has both classes, mixed by area."""
 
     name = "hard"
     version = "1"
@@ -75,12 +75,12 @@ class HardLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
 
 
 class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
-    """DSA's protocol: SGD on class labels and views of differentiable siamese augmentation, no teacher.
+    """The protocol of DSA: SGD on class labels and siamese augmentation, without a teacher.
 
-    Every epoch is a fresh permutation; one operation is drawn a batch, its parameters for each image. Each
-    sample's loss is multiplied by its image's weight, weights having mean 1 over the set. The learning rate is a
-    tenth in the second half of the epochs, the last epoch is the result. The released code trains 1001 epochs,
-    502 of them at the full rate, and forgets the momentum at the change.
+    Every epoch visits the images in a new random order. One operation is drawn per batch, and its parameters for each
+    image. The loss of a sample is multiplied by its image's weight; weights are scaled to mean 1 over the set. In the
+    second half of the epochs the learning rate is a tenth. The result is the top-1 after the last epoch. The released
+    code trains for 1001 epochs, 502 of them at the full rate, and resets the momentum when the rate changes.
     """
 
     name = "dsa"
@@ -91,23 +91,23 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
     epochs: int = Field(
         default=1000, ge=1, description="epochs over the distilled set (DSA, DM: 1000; DC, without augmentation: 300)"
     )
-    batch_size: int = Field(default=256, ge=1, description="images a step; a smaller last batch is kept (DC: 256)")
+    batch_size: int = Field(default=256, ge=1, description="images per step; a smaller last batch is kept (DC: 256)")
     learning_rate: float = Field(
-        default=0.01, gt=0, description="of SGD, a tenth of it in the second half of the epochs (DC: 0.01)"
+        default=0.01, gt=0, description="rate of SGD; a tenth of it in the second half of the epochs (DC: 0.01)"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD (DC: 0.9)")
-    weight_decay: float = Field(default=5e-4, ge=0, description="of SGD, on all parameters (DC: 0.0005)")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD (DC: 0.9)")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD, on all parameters (DC: 0.0005)")
     strategy: Strategy = Field(
         default=DSA_STRATEGY,
         description="operations of siamese augmentation, joined by underscores (DSA: all six); null = none",
     )
 
     def image_passes(self, images: int) -> int:
-        """Images through the student: every image once an epoch."""
+        """Counts every image once per epoch."""
         return images * self.epochs
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
-        """Trains one student on augmented views and class labels, and measures it."""
+        """Trains one student on augmented images and class labels and measures it."""
         from ddbench.evaluators.students import evaluate_with_siamese_augmentation
 
         training = TrainingSettings(
@@ -121,7 +121,7 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
 
 
 class FullData(Evaluator, frozen=True, extra="forbid"):
-    """The reference: a student trained on the whole real training set by the teacher's recipe."""
+    """The reference: a student trained on the real training set with the teacher's hyper-parameters."""
 
     name = "full-data"
     version = "1"

@@ -1,4 +1,4 @@
-"""The epoch of a student chosen on distilled images: which ones are held out from training, and the score on them."""
+"""Selection of a student's epoch on distilled images that are held out from training."""
 
 from __future__ import annotations
 
@@ -21,27 +21,52 @@ if TYPE_CHECKING:
 
 
 def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """bool [m]: the images of a set that are held out, drawn by (`seed`, class); labels int64 [m].
+    """Draws the images that are held out, at random within each class and seeded by (`seed`, class).
 
-    Of each class the share (0 to 1, rounded), at least one image, and at least one is left. Raises DDBenchError where
-    a class has one image alone.
+    Args:
+        labels: The classes of the distilled images, int64 [m].
+        share: The share of each class, between 0 and 1. The number of images is rounded; at least one image is held
+            out, and at least one is not.
+        seed: The student's seed.
+
+    Returns:
+        Whether each image is held out, bool [m].
+
+    Raises:
+        DDBenchError: If a class has only one image.
+
+    Example:
+        >>> held_out(torch.tensor([0, 0, 0, 1, 1]), share=0.2, seed=0)
+        tensor([False, False,  True,  True, False])
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in torch.unique(labels).tolist():
-        mine = (labels == label).nonzero().squeeze(1)
-        if len(mine) < 2:
-            raise DDBenchError(f"evaluator.select_share: class {label} has one distilled image, and none to hold out")
-        count = min(max(1, round(share * len(mine))), len(mine) - 1)
-        order = torch.randperm(len(mine), generator=seeds.generator("held out", seed, label))
-        held[mine[order[:count]]] = True
+        rows = (labels == label).nonzero().squeeze(1)
+        if len(rows) < 2:
+            raise DDBenchError(
+                f"evaluator.select_share: class {label} has one distilled image, so none can be held out"
+            )
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        order = torch.randperm(len(rows), generator=seeds.generator("held out", seed, label))
+        held[rows[order[:count]]] = True
     return held
 
 
 def split(task: EvaluateTask, share: float | None) -> tuple[EvaluateTask, Tensor]:
-    """A task with the images to train on, their weights scaled anew, and which images are held out: bool [m].
+    """Splits the distilled set into images to train on and images that are held out.
 
-    Drawn by the student's seed, so that every label regime trains on the same images. Nothing is held out where
-    `share` is None.
+    The split depends on the student's seed, so that every label regime trains on the same images.
+
+    Args:
+        task: The task with the whole distilled set of m images.
+        share: The share of each class that is held out; None holds out nothing.
+
+    Returns:
+        A task with the images to train on, whose weights are normalised again, and whether each image of the whole set
+        is held out, bool [m].
+
+    Raises:
+        DDBenchError: If too few images are left.
     """
     if share is None:
         return task, torch.zeros(len(task.labels), dtype=torch.bool)
@@ -54,20 +79,28 @@ def split(task: EvaluateTask, share: float | None) -> tuple[EvaluateTask, Tensor
 
 
 def score_on(task: EvaluateTask, rows: Tensor, batch_size: int = 256) -> Callable[[nn.Module], tuple[float, float]]:
-    """The score of a student on some images of the set (bool [m]), as stored: top-1 on their classes, then loss.
+    """Returns a function that scores a student on some images of the distilled set, without augmentation.
 
-    Top-1 in percent; of equal ones the lower mean cross-entropy with the class decides, its sign turned. Where memory
-    runs out fewer images go through the student at once.
+    If memory runs out, batches become smaller.
+
+    Args:
+        task: The task with the whole distilled set of m images.
+        rows: Whether each image is used, bool [m].
+        batch_size: The largest batch.
+
+    Returns:
+        A function that returns the top-1 in percent and the negative of the mean cross-entropy, which decides between
+        students of equal top-1.
     """
     images, labels = task.images[rows], task.labels[rows]
     mean, std = task.dataset.mean.to(task.device), task.dataset.std.to(task.device)
-    together = memory.OOMBatcher("held-out images")
+    batcher = memory.OOMBatcher("held-out images")
 
     @torch.no_grad()
     def score(student: nn.Module) -> tuple[float, float]:
         student.eval()
 
-        def passed(size: int) -> Tensor:
+        def logits_in_batches(size: int) -> Tensor:
             parts = []
             for part in torch.split(images, size):
                 batch = normalise(to_device(part, task.device), mean, std)
@@ -75,10 +108,10 @@ def score_on(task: EvaluateTask, rows: Tensor, batch_size: int = 256) -> Callabl
                     parts.append(student(batch.contiguous(memory_format=torch.channels_last)))
             return torch.cat(parts).float().cpu()
 
-        logits = together(passed, min(batch_size, len(images)))
-        right = (logits.argmax(1) == labels).double().mean()
-        # A checkpoint holds the score, and JSON no infinity: where a loss is not finite, the largest number stands.
+        logits = batcher(logits_in_batches, min(batch_size, len(images)))
+        accuracy = (logits.argmax(1) == labels).double().mean()
+        # The score is stored in a checkpoint as JSON, which has no infinity.
         loss = functional.cross_entropy(logits, labels).nan_to_num(nan=torch.finfo(torch.float32).max)
-        return 100 * float(right), -float(loss)
+        return 100 * float(accuracy), -float(loss)
 
     return score

@@ -1,4 +1,4 @@
-"""How a student is trained under any label source, and measured."""
+"""Trains a student with any label source and measures it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ddbench.augment.crops import normalise
 from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.augment.views import batch_slices
 from ddbench.core import seeds
-from ddbench.evaluators.labels import LabelSource, SampleLosses, view_batches
+from ddbench.evaluators.labels import LabelSource, SampleLosses
 from ddbench.evaluators.selection import score_on
+from ddbench.evaluators.view_batches import view_batches
 from ddbench.training import strategy
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.best_epoch import BestEpoch
@@ -31,12 +32,22 @@ if TYPE_CHECKING:
 
 
 def weighted(losses: SampleLosses, weights: Tensor) -> SampleLosses:
-    """The batch's loss: the mean of weight x loss over its samples. `weights` [B] have mean 1."""
+    """Returns the loss of a batch: the mean of weight times loss over its samples.
+
+    Args:
+        losses: The loss of each sample.
+        weights: The weight of each sample [B]. Weights have mean 1 over the distilled set.
+
+    Example:
+        >>> loss = weighted(lambda logits: logits.square().sum(1), torch.tensor([0.5, 1.5]))
+        >>> loss(torch.tensor([[1.0, 1.0], [2.0, 0.0]]))
+        tensor(3.5000)
+    """
     return lambda logits: (losses(logits) * weights).mean()
 
 
 def sample_weights(task: EvaluateTask) -> Tensor:
-    """The weights of the set's images [m] on the device, scaled to mean 1 over the set."""
+    """Returns the weights of the distilled images [m] on the device, scaled to mean 1 over the set."""
     return (task.weights * len(task.weights) / task.weights.sum()).to(task.device)
 
 
@@ -44,16 +55,28 @@ def train_and_measure(
     task: EvaluateTask,
     epoch_batches: Callable[[int], Iterable[Batch]],
     training: TrainingSettings,
-    images: int,
+    images_per_epoch: int,
     label_bytes: int,
     regime: str,
     validate_every: int = 0,
     schedule: Schedule = cosine,
-    keep: BestEpoch | None = None,
+    best_epoch: BestEpoch | None = None,
 ) -> Metrics:
-    """Trains the task's student from scratch on the batches of every epoch, and measures the last one.
+    """Trains the task's student from scratch and measures it on the validation images.
 
-    `images` are in an epoch. The epoch that `keep` chose is measured too.
+    Args:
+        task: The task.
+        epoch_batches: Returns the batches of an epoch.
+        training: The hyper-parameters of the training run.
+        images_per_epoch: The number of images in an epoch.
+        label_bytes: The bytes of the labels, for the metrics.
+        regime: The label regime, for the metrics.
+        validate_every: The number of epochs between two validations during training; 0 for none.
+        schedule: The schedule of the learning rate.
+        best_epoch: Selects an epoch that is measured too; None for the last epoch only.
+
+    Returns:
+        The metrics of the student after the last epoch.
     """
     device = task.device
 
@@ -65,7 +88,7 @@ def train_and_measure(
 
     student = task.student()
     seed = seeds.derive("student", task.seed)
-    best = fit(
+    best_top1 = fit(
         student,
         epoch_batches,
         training,
@@ -76,21 +99,21 @@ def train_and_measure(
         validate,
         seed,
         schedule,
-        keep,
+        best_epoch,
     )
     top1, per_class = accuracy(student, task.dataset, "val", device, task.precision)
     selected = None
-    if keep is not None:
-        chosen = copy.deepcopy(student)
-        chosen.load_state_dict(keep.weights)
-        selected = accuracy(chosen, task.dataset, "val", device, task.precision)[0]
+    if best_epoch is not None:
+        selected_student = copy.deepcopy(student)
+        selected_student.load_state_dict(best_epoch.weights)
+        selected = accuracy(selected_student, task.dataset, "val", device, task.precision)[0]
     return Metrics(
         top1_last=top1,
-        top1_best=None if validate_every == 0 else max(top1, best if best is not None else top1),
+        top1_best=None if validate_every == 0 else max(top1, best_top1 if best_top1 is not None else top1),
         top1_selected=selected,
-        selected_epoch=None if keep is None else keep.epoch,
+        selected_epoch=None if best_epoch is None else best_epoch.epoch,
         per_class=per_class,
-        student_steps=training.epochs * len(batch_slices(images, training.batch_size)),
+        student_steps=training.epochs * len(batch_slices(images_per_epoch, training.batch_size)),
         label_bytes=label_bytes,
         image_bytes=task.distilled.image_bytes,
         regime=regime,
@@ -98,7 +121,16 @@ def train_and_measure(
 
 
 def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source: LabelSource) -> Metrics:
-    """Trains the task's student with `source`'s images and labels; measures the last epoch, and a selected one."""
+    """Trains the task's student under fkd, soft or hard and measures it.
+
+    Args:
+        task: The task.
+        settings: The protocol.
+        source: The views and labels.
+
+    Returns:
+        The metrics of the last epoch and, with `select_share`, of the selected epoch.
+    """
     weights = sample_weights(source.task)
     training = TrainingSettings(
         optimizer="adamw",
@@ -112,7 +144,7 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         for batch in view_batches(source.task, source.views(epoch), strategy.current_strategy().shard):
             loss = weighted(source.losses(epoch, batch), weights[batch.rows])
-            yield Batch(batch.images, loss, batch.whole)
+            yield Batch(batch.images, loss, batch.global_size)
 
     return train_and_measure(
         task,
@@ -122,14 +154,23 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
         source.label_bytes,
         source.regime,
         settings.validate_every,
-        keep=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
+        best_epoch=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
     )
 
 
 def evaluate_with_siamese_augmentation(
     task: EvaluateTask, training: TrainingSettings, operations: str | None
 ) -> Metrics:
-    """Trains the task's student on class labels as DC, DSA and DM do, and measures the last epoch."""
+    """Trains the task's student under the protocol of DC, DSA and DM and measures it.
+
+    Args:
+        task: The task.
+        training: The hyper-parameters of the training run.
+        operations: The strategy of siamese augmentation; None for no augmentation.
+
+    Returns:
+        The metrics of the last epoch.
+    """
     device, size = task.device, task.dataset.info.image_size
     mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
     weights, labels = sample_weights(task), task.labels.to(device)
@@ -145,9 +186,9 @@ def evaluate_with_siamese_augmentation(
             images = normalise(to_device(task.images[order[part]], device), mean, std)
             if operations is not None:
                 images = augment(images, draw_augmentation(operations, size, draws, len(images)))
-            mine = strategy.current_strategy().shard(part)
-            rows = to_device(order[mine], device)
-            images = images[mine.start - part.start : mine.stop - part.start]
+            shard = strategy.current_strategy().shard(part)
+            rows = to_device(order[shard], device)
+            images = images[shard.start - part.start : shard.stop - part.start]
             yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)
 
     return train_and_measure(
@@ -156,7 +197,7 @@ def evaluate_with_siamese_augmentation(
 
 
 def evaluate_on_real_images(task: EvaluateTask) -> Metrics:
-    """Trains the task's student on the whole real training set by the teacher's recipe, and measures it."""
+    """Trains the task's student on the real training set with the teacher's hyper-parameters and measures it."""
     student = task.student()
     steps = train_on_real_images(
         student,

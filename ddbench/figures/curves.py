@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = 3
+PANELS_PER_ROW = 3
 DODGE, SPREAD = 0.035, 0.25
 """Decades between the error bars of neighbouring lines, and of all lines at most."""
 PANEL = 3.6
@@ -46,7 +46,7 @@ def draw(frame: pd.DataFrame, label: str, text: str) -> Figure:
 
     panels = list(frame["panel"].unique())
     ours = list(frame.loc[~frame["published"], "series"].unique())
-    columns = min(COLUMNS, len(panels))
+    columns = min(PANELS_PER_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend = style.LETTER * max(map(len, frame["series"])) + 0.8
     figure = Figure(figsize=(PANEL * columns + legend, max(3.4 * rows, 0.21 * len(ours)) + 1.0), layout="constrained")

@@ -17,7 +17,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.seeds import generator
 from ddbench.figures import style
 from ddbench.figures.selecting import command_of
-from ddbench.figures.sets import Shown, dataset_of, made_by, sets_of
+from ddbench.figures.sets import LabelledSet, dataset_of, select_sets, sets_caption
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 from ddbench.results.preview import short
@@ -45,7 +45,7 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     """The figure. Raises DDBenchError as `sets_of`, and where no record's teacher is in the cache."""
     from matplotlib.figure import Figure
 
-    shown = sets_of(found, workspace, warn)
+    shown = select_sets(found, workspace, warn)
     dataset = dataset_of(shown[0].record, workspace)
     taught, teacher = _teacher(found, workspace)
     labels, pixels = _real(dataset)
@@ -142,7 +142,7 @@ def _scatter(
     axes.set_ylabel("t-SNE 2")
 
 
-def caption(shown: Sequence[Shown], real: int, points: int) -> str:
+def caption(shown: Sequence[LabelledSet], real: int, points: int) -> str:
     """What is shown, and where it departs from the paper."""
     record = shown[0].record
     of_classes = f", the first {CLASSES} of {record.classes} classes" if record.classes > CLASSES else ""
@@ -152,5 +152,5 @@ def caption(shown: Sequence[Shown], real: int, points: int) -> str:
         f"images, the same in every panel. Triangles: distilled images. One t-SNE of all {points} (perplexity "
         f"{perplexity:g}, seed 0). The paper trains a model on the real and distilled images of each method (section "
         "5.8); here all features are the teacher's, which the distilled images may have been fitted to. "
-        f"{made_by(shown)}"
+        f"{sets_caption(shown)}"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ddbench.figures import style
-from ddbench.figures.sets import Shown, class_titles, made_by, sets_of
+from ddbench.figures.sets import LabelledSet, class_titles, select_sets, sets_caption
 from ddbench.results.preview import GAP, scaled, short, tiled
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     """The figure. Raises DDBenchError as `sets_of`."""
     from matplotlib.figure import Figure
 
-    shown = sets_of(found, workspace, warn)
+    shown = select_sets(found, workspace, warn)
     first = shown[0].record
     count = min(first.ipc or 1, max(2, IMAGES // len(shown)))
     classes = range(min(first.classes, CLASSES))
@@ -61,12 +61,12 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     return figure
 
 
-def caption(shown: Sequence[Shown], count: int, classes: int) -> str:
+def caption(shown: Sequence[LabelledSet], count: int, classes: int) -> str:
     """What is shown, and of how much."""
     record = shown[0].record
     of_classes = f"the first {classes} of {record.classes} classes, " if classes < record.classes else ""
     of_images = f"the first {count} of " if count < (record.ipc or 1) else ""
     return (
         f"{record.dataset}, {record.image_size} px: {of_classes}{of_images}{record.ipc} images per class, as they "
-        f"are stored: what students are trained on before augmentation. {made_by(shown)}"
+        f"are stored: what students are trained on before augmentation. {sets_caption(shown)}"
     )

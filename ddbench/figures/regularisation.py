@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ddbench.figures import curves
-from ddbench.results.conditions import means
+from ddbench.results.conditions import mean_top1
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ PUBLISHED = (
 
 def frame(found: Sequence[Record]) -> pd.DataFrame:
     """`measured.means` over the setting bn_weight of any method that has it; 0 has no place on a log axis."""
-    mine = means(found, SETTING).assign(published=False)
+    mine = mean_top1(found, SETTING).assign(published=False)
     return mine[mine["x"] > 0]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ddbench.figures import curves
 from ddbench.results import published
-from ddbench.results.conditions import means
+from ddbench.results.conditions import mean_top1
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def frame(found: Sequence[Record]) -> pd.DataFrame:
     These are of the methods that the paper measured itself, in panels of its dataset, protocol and student that hold
     the method; size, recipe and teacher may well differ.
     """
-    mine = means(found, "ipc").assign(published=False)
+    mine = mean_top1(found, "ipc").assign(published=False)
     theirs = published.load("comparison")
     theirs = theirs[theirs["ours"].isin(published.THE_PAPERS_OWN) & theirs["ipc"].notna()]
     parts = [mine]

@@ -28,7 +28,7 @@ MOST = 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class LabelledSet:
     """A distilled set: what it is called, a record of it, and what `stored_set` gives."""
 
     label: str
@@ -46,7 +46,7 @@ class Shown:
         return self.stored[1]
 
 
-def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[Shown]:
+def select_sets(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[LabelledSet]:
     """The first distilled set of every way of making one, by label; all of one dataset, size and IPC.
 
     `warn` is told of a set that is not in the cache. Raises DDBenchError where that leaves a method without any, and
@@ -83,7 +83,7 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
         warn(f"left out: {reason}")
     records = [record for record, _ in kept]
     labels = set_labels(records, [_facts(record) for record in records])
-    shown = [Shown(label, *one) for label, one in zip(labels, kept, strict=True)]
+    shown = [LabelledSet(label, *one) for label, one in zip(labels, kept, strict=True)]
     shown.sort(key=lambda one: natural_order(one.label))
     if len(shown) > MOST:
         names = "; ".join(one.label for one in shown)
@@ -93,7 +93,7 @@ def sets_of(found: Sequence[Record], workspace: Workspace, warn: Callable[[str],
     return shown
 
 
-def made_by(shown: Sequence[Shown]) -> str:
+def sets_caption(shown: Sequence[LabelledSet]) -> str:
     """The caption's part on what made the sets."""
     recipes = {recipe(one.record) for one in shown}
     return (
@@ -110,7 +110,7 @@ def dataset_of(record: Record, workspace: Workspace) -> Dataset:
     return workspace.dataset(record.configuration["dataset"], DataConfig(**record.configuration["data"]))
 
 
-def class_titles(shown: Shown, workspace: Workspace) -> Sequence[str]:
+def class_titles(shown: LabelledSet, workspace: Workspace) -> Sequence[str]:
     """The classes' names for people; those of the files where the real images are not at hand."""
     try:
         return dataset_of(shown.record, workspace).info.class_titles

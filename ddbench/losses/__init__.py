@@ -1,4 +1,4 @@
-"""Loss terms of distillation: features, MMD, BatchNorm statistics."""
+"""Loss terms of distillation: features, logits, MMD, BatchNorm statistics."""
 
 from ddbench.losses.batchnorm import class_moments, class_weight_matrix, global_bn, pcbn
 from ddbench.losses.features import Form, cross_entropy, feature_match, mean_match

@@ -1,4 +1,4 @@
-"""The loss terms of teacher inversion, for any method: feature match, cross-entropy, MMD, BatchNorm matching."""
+"""Maximum mean discrepancy (MMD) under Gaussian kernels (Gretton et al. 2012)."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.losses.features import common_float
 from ddbench.ot.exact import squared_distances
 
-_UNIFORM = "the unbiased MMD is for uniform weights: leave out the weights, or take the biased one"
+_UNIFORM = "the unbiased MMD takes no weights: leave out the weights, or use the biased MMD"
 
 
 def gaussian_mmd(
@@ -21,29 +21,65 @@ def gaussian_mmd(
     unbiased: bool = False,
     y_kernel_mean: Tensor | None = None,
 ) -> Tensor:
-    """Squared MMD of samples x [..., B, d] and y [..., n, d] under a sum of Gaussian kernels, [...].
+    """Computes the squared MMD of two sample sets under a sum of Gaussian kernels.
 
-    The kernel is sum_s exp(-||a - b||^2 / (2 s^2)) over `bandwidths`, [q] or [..., q], all positive (see
-    `median_bandwidths`). x_weights [..., B] and y_weights [..., n], on any scale, not negative: masses of the
-    samples, uniform where None. The biased form (V-statistic; Gretton et al. 2012, Eq. 5) is the squared MMD
-    of the two weighted measures; the unbiased one (U-statistic, Eq. 3) leaves out the pairs of a sample with
-    itself, and is for uniform weights and two samples or more a side. `y_kernel_mean`: what
-    `gaussian_kernel_mean` gave for y, where y stays and x moves. float32 for lower precisions, float64 for
-    float64. Raises DDBenchError on bandwidths that are not positive, and on weights or a single sample where
-    `unbiased`.
+    The kernel is sum_s exp(-||a - b||^2 / (2 s^2)) over the bandwidths s. The biased form (V-statistic; Gretton et al.
+    2012, Eq. 5) is the squared MMD of the two weighted measures. The unbiased form (U-statistic, Eq. 3) leaves out the
+    pairs of a sample with itself. Weights are our extension of the biased form.
+
+    Args:
+        x: Samples [..., B, d].
+        y: Samples [..., n, d].
+        bandwidths: Bandwidths s, [q] or [..., q], all positive, in units of the samples; see `median_bandwidths`.
+        x_weights: Masses of x, [..., B], at least 0, on any scale; None: uniform.
+        y_weights: Masses of y, [..., n], as `x_weights`.
+        unbiased: Whether to compute the unbiased form. It takes no weights and needs two samples or more on each side.
+        y_kernel_mean: The result of `gaussian_kernel_mean` for y, to reuse it while x changes; None: computed here.
+
+    Returns:
+        Squared MMD [...], in the common type of the samples, at least float32.
+
+    Raises:
+        DDBenchError: A bandwidth is not positive, or `unbiased` with weights or with a single sample.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> gaussian_mmd(x, x, [1.0])
+        tensor(0.)
+        >>> gaussian_mmd(x, torch.tensor([[0.0]]), [1.0])
+        tensor(0.1967)
     """
     if unbiased and y_weights is not None:
         raise DDBenchError(_UNIFORM)
-    own = gaussian_kernel_mean(x, bandwidths, x_weights, unbiased)
+    x_kernel_mean = gaussian_kernel_mean(x, bandwidths, x_weights, unbiased)
     if y_kernel_mean is None:
         y_kernel_mean = gaussian_kernel_mean(y, bandwidths, y_weights, unbiased)
-    return own + y_kernel_mean - 2 * _expected_kernel(x, y, bandwidths, x_weights, y_weights)
+    return x_kernel_mean + y_kernel_mean - 2 * _expected_kernel(x, y, bandwidths, x_weights, y_weights)
 
 
 def gaussian_kernel_mean(
     x: Tensor, bandwidths: Sequence[float] | Tensor, weights: Tensor | None = None, unbiased: bool = False
 ) -> Tensor:
-    """Mean of the kernel of `gaussian_mmd` over the pairs of x [..., B, d], [...]; arguments as there."""
+    """Computes the mean of the kernel of `gaussian_mmd` over all pairs of one sample set.
+
+    Args:
+        x: Samples [..., B, d].
+        bandwidths: Bandwidths, [q] or [..., q], all positive.
+        weights: Masses of the samples, [..., B], at least 0, on any scale; None: uniform.
+        unbiased: Whether to leave out the pairs of a sample with itself; takes no weights.
+
+    Returns:
+        Means [...], in the type of the samples, at least float32.
+
+    Raises:
+        DDBenchError: A bandwidth is not positive, or `unbiased` with weights or with a single sample.
+
+    Example:
+        >>> gaussian_kernel_mean(torch.tensor([[0.0], [1.0]]), [1.0])
+        tensor(0.8033)
+        >>> gaussian_kernel_mean(torch.tensor([[0.0], [1.0]]), [1.0], unbiased=True)
+        tensor(0.6065)
+    """
     if unbiased and weights is not None:
         raise DDBenchError(_UNIFORM)
     mean, count = _expected_kernel(x, x, bandwidths, weights, weights), x.shape[-2]
@@ -51,21 +87,34 @@ def gaussian_kernel_mean(
         return mean
     if count < 2:
         raise DDBenchError("the unbiased MMD needs two samples a side or more")
-    # k(a, a) is the number of kernels: it goes out of the sum, and the other pairs share the whole mass.
-    return (mean - _checked(bandwidths).shape[-1] / count) * (count / (count - 1))
+    # k(a, a) is the number of kernels: subtract it and rescale the mass of the other pairs to 1.
+    return (mean - _as_bandwidths(bandwidths).shape[-1] / count) * (count / (count - 1))
 
 
 def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.5, 0.5**0.5, 1.0, 2**0.5, 2.0)) -> Tensor:
-    """Bandwidths [q] for `gaussian_mmd`: the median distance between the rows of y [n, d], times `multiples`.
+    """Computes bandwidths for `gaussian_mmd` by the median heuristic.
 
-    The median heuristic of Gretton et al. 2012, over all pairs of different rows (the lower of the middle two),
-    in float64; of the real samples alone, so that it stays fixed while the synthetic ones move. By default
-    five kernels whose squared bandwidths double from one to the next, the ladder of M3D (Zhang et al., AAAI
-    2024), which sets it about the mean squared distance of all samples. Raises DDBenchError where the median
-    is 0 or not finite, and on fewer than two rows.
+    The median is over the distances of all pairs of different rows (the lower of the middle two), in float64 (Gretton
+    et al. 2012). By default it is multiplied by five factors, so that squared bandwidths double from one kernel to the
+    next, as in M3D (Zhang et al., AAAI 2024). M3D scales them by the mean squared distance of real and synthetic
+    samples; here the real samples alone count, so that the bandwidths do not change while the synthetic samples move.
+
+    Args:
+        y: Real samples [n, d], two or more.
+        multiples: Factors on the median distance.
+
+    Returns:
+        Bandwidths [q], in the type of `y` (float32 for integers) and on its device.
+
+    Raises:
+        DDBenchError: The median distance is 0 or not finite, or there are fewer than two rows.
+
+    Example:
+        >>> median_bandwidths(torch.tensor([[0.0], [1.0], [3.0]]), multiples=(0.5, 1.0))
+        tensor([1., 2.])
     """
     if len(y) < 2:
-        raise DDBenchError("the median heuristic needs at least two samples")
+        raise DDBenchError(f"the median heuristic needs two samples or more, got {len(y)}")
     median = torch.pdist(y.detach().double()).median()
     if not (0 < float(median) < float("inf")):
         raise DDBenchError(f"the median distance of {len(y)} samples is {float(median):g}: no bandwidth for an MMD")
@@ -77,28 +126,28 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.5, 0.5**0.5, 1.
 def _expected_kernel(
     x: Tensor, y: Tensor, bandwidths: Sequence[float] | Tensor, x_weights: Tensor | None, y_weights: Tensor | None
 ) -> Tensor:
-    """Mean [...] of the kernel of `gaussian_mmd` over all pairs of x [..., B, d] and y [..., n, d]."""
+    """Returns the mean [...] of the kernel of `gaussian_mmd` over all pairs of x [..., B, d] and y [..., n, d]."""
     a, b = common_float(x, y)
-    # About y's mean: distances stay, digits that a common offset would cost are kept.
+    # Centring on the mean of y changes no distance but keeps the digits that a common offset would cost.
     centre = b.detach().mean(-2, keepdim=True)
-    with torch.autocast(a.device.type, enabled=False):  # bf16 products would drown the distances
+    with torch.autocast(a.device.type, enabled=False):  # bf16 products lose the distances in rounding
         distances = squared_distances(a - centre, b - centre)
     kernel = torch.zeros_like(distances)
-    for scale in _checked(bandwidths).to(a).unbind(-1):
+    for scale in _as_bandwidths(bandwidths).to(a).unbind(-1):
         kernel = kernel + (distances / (-2 * scale.square()[..., None, None])).exp()
     masses = _masses(a, x_weights).unsqueeze(-1) * _masses(b, y_weights).unsqueeze(-2)
     return (masses * kernel).sum((-2, -1))
 
 
 def _masses(samples: Tensor, weights: Tensor | None) -> Tensor:
-    """Masses [..., B] of samples [..., B, d] that sum to 1."""
+    """Returns masses [..., B] of samples [..., B, d], of sum 1."""
     if weights is None:
         return samples.new_full((samples.shape[-2],), 1 / samples.shape[-2])
     masses = weights.to(samples)
     return masses / masses.sum(-1, keepdim=True)
 
 
-def _checked(bandwidths: Sequence[float] | Tensor) -> Tensor:
+def _as_bandwidths(bandwidths: Sequence[float] | Tensor) -> Tensor:
     scales = bandwidths if isinstance(bandwidths, Tensor) else torch.tensor(bandwidths, dtype=torch.float64)
     if not bool((scales > 0).all()):
         raise DDBenchError(f"the bandwidths of a Gaussian kernel must be positive, got {scales.tolist()}")

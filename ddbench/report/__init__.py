@@ -1,1 +1,1 @@
-"""One HTML file of all results: tables, figures, distilled images and records. Imports no torch and no pandas."""
+"""The HTML report: one file with tables, figures, distilled images and records of a results folder."""

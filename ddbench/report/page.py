@@ -1,4 +1,4 @@
-"""One HTML file of a results folder: text, tables, pictures, styles and the tables' script, all in it."""
+"""Renders the report as one HTML file with embedded pictures, styles and scripts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from urllib.parse import quote
 import yaml
 
 from ddbench import __version__
+from ddbench.figures import FIGURES
 from ddbench.report import pictures, sections
 from ddbench.results import records
 from ddbench.results import text as results_text
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
-    from ddbench.figures import FIGURES
-from ddbench.registry.registry import PluginRegistry
+    from ddbench.registry.registry import PluginRegistry
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of all records: what stands there, and what it sorts by."""
+    """A column of the table of all records.
+
+    Args:
+        title: Title of the column.
+        text: Gives the text of a record's cell.
+        order: Gives the value that the column is sorted by; default: the text.
+    """
 
     title: str
     text: Callable[[Record], str]
@@ -38,7 +44,7 @@ COLUMNS = (
     Column("method", lambda record: record.method),
     Column("dataset", lambda record: record.dataset),
     Column("px", lambda record: str(record.image_size)),
-    Column("IPC", lambda record: _text(record.ipc, "all"), lambda record: record.ipc),
+    Column("IPC", lambda record: "all" if record.ipc is None else str(record.ipc), lambda record: record.ipc),
     Column("recipe", lambda record: "+".join(record.recipes)),
     Column("protocol", lambda record: f"{record.evaluator} v{record.evaluator_version}"),
     Column("student", lambda record: record.student),
@@ -58,58 +64,75 @@ COLUMNS = (
 
 
 def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None]) -> str:
-    """The whole page; `warn` is told of files that are no records and of pictures that cannot be read.
+    """Renders the report of a results folder.
 
-    The same results and installed versions give the same text. Raises DDBenchError where there is no record.
+    The same results and installed versions give the same text.
+
+    Args:
+        registry: The installed plugins, which define the tables.
+        results_dir: The results folder.
+        warn: Receives a message for each file that is not a record, each picture that cannot be read, and each table
+            that fails.
+
+    Returns:
+        The HTML document.
+
+    Raises:
+        DDBenchError: If the folder has no record.
     """
     from jinja2 import Environment, StrictUndefined
 
     folder = results_dir / "records"
-    if not records.readable(folder, warn):
-        raise records.nothing_in(folder)
+    if not records.read_all(folder, warn):
+        raise records.no_records_error(folder)
     tables = list(sections.sections(registry, results_dir, warn))
-    # Read again: a record that a run wrote meanwhile may stand in a table.
-    found = {record.name: record for record in records.readable(folder, lambda line: None)}
-    album = pictures.Album()
-    drawn = pictures.figures(results_dir, album)
-    seen = pictures.previews(found.values(), results_dir, album, warn)
-    scripts = [_bundle(".js"), _read("page.js")]
+    # Another process may have written a record since then that a table shows, so the folder is read again.
+    shown = {record.name: record for record in records.read_all(folder, lambda line: None)}
+    budget = pictures.PictureBudget()
+    figures = [(picture, FIGURES.get(picture.title, "")) for picture in pictures.figures(results_dir, budget)]
+    previews = pictures.previews(shown.values(), results_dir, budget, warn)
+    scripts = [_datatables(".js"), _read("page.js")]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(anchor=anchor, whole=_whole, configuration=_configuration, rows=results_text.record_rows)
+    environment.globals.update(
+        anchor=anchor, other_fields=_other_fields, configuration=_configuration, rows=results_text.record_rows
+    )
     return environment.from_string(_read("page.html.jinja")).render(
         version=__version__,
-        records=list(found.values()),
+        records=list(shown.values()),
         tables=tables,
-        elsewhere=len(found.keys() - sections.names(tables)),
-        figures=[(picture, _about(picture.title)) for picture in drawn],
-        previews=seen,
-        left_out=album.out,
+        unlinked=len(shown.keys() - sections.linked_records(tables)),
+        figures=figures,
+        previews=previews,
+        left_out=budget.left_out,
         columns=COLUMNS,
-        styles=[_bundle(".css"), _read("page.css")],
+        styles=[_datatables(".css"), _read("page.css")],
         scripts=scripts,
-        allowed=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        script_hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
     )
 
 
 def anchor(name: str) -> str:
-    """The id of a record's part of the page, which is also what stands behind the `#` of its address."""
+    """Returns the HTML id of a record, which is also the fragment of its address.
+
+    Args:
+        name: Name of the record.
+
+    Returns:
+        The id, percent-encoded.
+
+    Example:
+        >>> anchor("wmdd digits")
+        'record-wmdd%20digits'
+    """
     return f"record-{quote(name, safe='', errors='replace')}"
-
-
-def _about(figure: str) -> str:
-    return FIGURES.get(figure, "")
 
 
 def _configuration(record: Record) -> str:
     return yaml.safe_dump(record.configuration, sort_keys=False)
 
 
-def _whole(record: Record) -> str:
+def _other_fields(record: Record) -> str:
     return yaml.safe_dump(record.model_dump(mode="json", exclude={"configuration"}), sort_keys=False)
-
-
-def _text(value: object, without: str = "") -> str:
-    return without if value is None else str(value)
 
 
 def _seconds(record: Record, stage: str) -> str:
@@ -120,8 +143,8 @@ def _read(name: str) -> str:
     return (resources.files("ddbench.report") / name).read_text(encoding="utf-8")
 
 
-def _bundle(suffix: str) -> str:
-    """DataTables with its styles, as the package itables carries it."""
+def _datatables(suffix: str) -> str:
+    """The script or style sheet of DataTables, from the package itables."""
     import itables.options
 
     return Path(itables.options.dt_bundle).with_suffix(suffix).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Figures and previews as data URIs: what is put into a page, and what is left out so that it stays small."""
+"""Figures and previews as data URIs, with a limit on their total size."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from pathlib import Path
 
 from ddbench.results.records import Record, run_name
 
-BUDGET = 12_000_000
-"""Bytes of all pictures together; base64 makes 16 MB of them."""
-WIDTH = 800
-"""Pixels that a preview is reduced to where it is wider."""
-QUALITY = 80
-"""Of WebP."""
+MAX_BYTES = 12_000_000
+"""Bytes of all pictures in one report. In base64 they take 16 MB."""
+MAX_WIDTH = 800
+"""Pixels to which wider previews are reduced."""
+MAX_HEIGHT = 4 * MAX_WIDTH
+WEBP_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with what is said of it. `records` are the names of those that it is of."""
+    """An embedded picture.
+
+    Args:
+        title: Its title.
+        uri: Its content as a data URI.
+        records: Names of the records of the distilled set that it shows; empty for a figure.
+    """
 
     title: str
     uri: str
@@ -28,64 +34,100 @@ class Picture:
 
 
 @dataclass
-class Album:
-    """Pictures in the order in which they are taken, until `left` bytes are used up; `out` names those left out."""
+class PictureBudget:
+    """Embeds pictures until their total size reaches a limit.
 
-    left: int = BUDGET
-    out: list[str] = field(default_factory=list)
-
-    def taken(self, name: str, kind: str, content: bytes) -> str | None:
-        """`content` as a data URI, or None where there is no room for it."""
-        if len(content) > self.left:
-            self.out.append(name)
-            return None
-        self.left -= len(content)
-        return f"data:{kind};base64,{b64encode(content).decode('ascii')}"
-
-
-def figures(results_dir: Path, album: Album) -> list[Picture]:
-    """Every SVG in the folder of figures, by name."""
-    found = []
-    for path in sorted((results_dir / "figures").glob("*.svg")):
-        uri = album.taken(f"figures/{path.name}", "image/svg+xml", path.read_bytes())
-        if uri is not None:
-            found.append(Picture(path.stem, uri))
-    return found
-
-
-def previews(records: Iterable[Record], results_dir: Path, album: Album, warn: Callable[[str], None]) -> list[Picture]:
-    """The previews that runs left behind, one a distilled set; first sets come first.
-
-    `warn` is told of a picture that cannot be read.
+    Args:
+        remaining: Bytes that can still be used.
+        left_out: Names of the pictures that did not fit.
     """
-    sets: dict[Path, list[Record]] = {}
+
+    remaining: int = MAX_BYTES
+    left_out: list[str] = field(default_factory=list)
+
+    def embed(self, name: str, media_type: str, content: bytes) -> str | None:
+        """Encodes a picture if it fits.
+
+        Args:
+            name: Name of the picture for `left_out`.
+            media_type: Its media type, e.g. `image/webp`.
+            content: The bytes of its file.
+
+        Returns:
+            A data URI, or None if the picture does not fit.
+        """
+        if len(content) > self.remaining:
+            self.left_out.append(name)
+            return None
+        self.remaining -= len(content)
+        return f"data:{media_type};base64,{b64encode(content).decode('ascii')}"
+
+
+def figures(results_dir: Path, budget: PictureBudget) -> list[Picture]:
+    """Embeds all SVG files of the folder `figures`.
+
+    Args:
+        results_dir: The results folder.
+        budget: The limit on the size of all pictures.
+
+    Returns:
+        The figures that fit, sorted by name.
+    """
+    pictures = []
+    for path in sorted((results_dir / "figures").glob("*.svg")):
+        uri = budget.embed(f"figures/{path.name}", "image/svg+xml", path.read_bytes())
+        if uri is not None:
+            pictures.append(Picture(path.stem, uri))
+    return pictures
+
+
+def previews(
+    records: Iterable[Record], results_dir: Path, budget: PictureBudget, warn: Callable[[str], None]
+) -> list[Picture]:
+    """Embeds the preview of each distilled set, reduced and as WebP.
+
+    Sets of the first repeat take precedence if not all previews fit.
+
+    Args:
+        records: The records whose sets are shown.
+        results_dir: The results folder.
+        budget: The limit on the size of all pictures.
+        warn: Receives a message for each file that cannot be read.
+
+    Returns:
+        The previews that fit, sorted by title.
+    """
+    records_by_path: dict[Path, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.repeat, record.student_seed, record.name)):
         run = run_name(record.method, record.dataset, record.ipc, record.distilled_digest)
-        sets.setdefault(results_dir / "runs" / run / "preview.png", []).append(record)
-    found = []
-    for path, of in sets.items():
+        records_by_path.setdefault(results_dir / "runs" / run / "preview.png", []).append(record)
+    pictures = []
+    for path, set_records in records_by_path.items():
         if not path.is_file():
             continue
         content = _reduced(path, warn)
-        uri = album.taken(f"runs/{path.parent.name}/preview.png", "image/webp", content) if content else None
+        uri = budget.embed(f"runs/{path.parent.name}/preview.png", "image/webp", content) if content else None
         if uri is not None:
-            first = of[0]
-            size = "whole training set" if first.ipc is None else f"IPC {first.ipc}"
-            title = f"{first.method}, {first.dataset}, {first.image_size} px, {size}, recipe {'+'.join(first.recipes)}"
-            found.append(Picture(f"{title}, set {first.repeat}", uri, [record.name for record in of]))
-    return sorted(found, key=lambda picture: picture.title)
+            pictures.append(Picture(_title(set_records[0]), uri, [record.name for record in set_records]))
+    return sorted(pictures, key=lambda picture: picture.title)
+
+
+def _title(record: Record) -> str:
+    size = "whole training set" if record.ipc is None else f"IPC {record.ipc}"
+    recipes = "+".join(record.recipes)
+    return f"{record.method}, {record.dataset}, {record.image_size} px, {size}, recipe {recipes}, set {record.repeat}"
 
 
 def _reduced(path: Path, warn: Callable[[str], None]) -> bytes | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            small = picture.convert("RGB")
+        with Image.open(path, formats=("PNG",)) as file:
+            image = file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         warn(f"{path} cannot be read: {error}")
         return None
-    small.thumbnail((WIDTH, 4 * WIDTH))
+    image.thumbnail((MAX_WIDTH, MAX_HEIGHT))
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=QUALITY)
+    image.save(buffer, "WEBP", quality=WEBP_QUALITY)
     return buffer.getvalue()

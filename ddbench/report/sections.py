@@ -1,4 +1,4 @@
-"""The tables that have records, cell by cell, each number with the records that it comes from."""
+"""The tables of the report. Each cell links to the records of its number."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ddbench.api.table import TableSpec
 from ddbench.core.errors import PluginError
 from ddbench.pipeline.request import Request
 from ddbench.tables.filling import build_frame
-from ddbench.tables.layout import DIFFERENCE, PUBLISHED, blocks
-from ddbench.tables.lines import SETTING
+from ddbench.tables.layout import DIFFERENCE, PUBLISHED, text_blocks
+from ddbench.tables.lines import SETTING_COLUMNS
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
@@ -24,26 +24,45 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A record behind a number: its name, which set and student it is, and its own number, if it has one."""
+class RecordLink:
+    """A link from a number to one of its records.
+
+    Args:
+        record: Name of the record.
+        label: Which distilled set and student the record is of.
+        text: The number of this record alone; empty if it has none.
+    """
 
     record: str
-    which: str
+    label: str
     text: str
 
 
 @dataclass
 class Cell:
-    """What stands in one place. `order` is what it sorts by: its number, empty where it has none."""
+    """A cell of a table.
+
+    Args:
+        text: Its text.
+        order: The value that the column is sorted by; empty if the cell has no number.
+        links: Links to the records of the number.
+    """
 
     text: str
     order: str
-    sources: list[Source] = field(default_factory=list)
+    links: list[RecordLink] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One setting's part of a table. `columns` are titles, each with its kind: "", "published" or "difference"."""
+    """The part of a table that holds the numbers of one setting.
+
+    Args:
+        heading: The setting.
+        columns: Title and kind of each column. The kind is "", "published" or "difference".
+        rows: The cells of each row.
+        notes: Lines below the table.
+    """
 
     heading: str
     columns: list[tuple[str, str]]
@@ -53,18 +72,27 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """A table, and a block for every setting that something was measured in."""
+    """A table with one block for each setting that has a measured number."""
 
     spec: TableSpec
     blocks: list[Block]
 
 
 def sections(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None]) -> Iterator[Section]:
-    """Every table in which something was measured; `warn` is told of one whose plugin fails."""
-    nothing_asked = Request(methods=(), datasets=(), ipcs=())
+    """Builds all tables that have a measured number.
+
+    Args:
+        registry: The installed plugins, which define the tables.
+        results_dir: The results folder.
+        warn: Receives a message for each table whose plugin fails.
+
+    Yields:
+        The tables in the order of the registry.
+    """
+    request = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
         try:
-            frame = _measured(build_frame(spec, nothing_asked, registry, None, results_dir))
+            frame = _measured_settings(build_frame(spec, request, registry, None, results_dir))
         except PluginError as error:
             warn(f"left out: {error}")
             continue
@@ -72,63 +100,75 @@ def sections(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], 
             yield Section(spec, [*_blocks(spec, frame)])
 
 
-def names(found: Iterable[Section]) -> set[str]:
-    """The records that stand in some table."""
-    cells = (cell for section in found for block in section.blocks for row in block.rows for cell in row)
-    return {source.record for cell in cells for source in cell.sources}
+def linked_records(tables: Iterable[Section]) -> set[str]:
+    """Collects the records that have a number in a table.
+
+    Args:
+        tables: The tables of the report.
+
+    Returns:
+        The names of the records.
+    """
+    cells = (cell for section in tables for block in section.blocks for row in block.rows for cell in row)
+    return {link.record for cell in cells for link in cell.links}
 
 
-def _measured(frame: pd.DataFrame) -> pd.DataFrame:
-    """The lines of settings in which something was measured, and those of no setting that stand beside them."""
-    loose = frame["image_size"].isna()
-    found = [
-        part for _, part in frame[~loose].groupby(list(SETTING), dropna=False) if (part["state"] == "measured").any()
-    ]
-    if not found:
+def _measured_settings(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of all settings with a measured number, and the lines without setting of the same datasets."""
+    without_setting = frame["image_size"].isna()
+    groups = frame[~without_setting].groupby(list(SETTING_COLUMNS), dropna=False)
+    measured = [lines for _, lines in groups if (lines["state"] == "measured").any()]
+    if not measured:
         return frame.head(0)
-    lines = pd.concat(found)
-    beside = frame[loose & frame["dataset"].isin(lines["dataset"])]
-    return frame.loc[sorted([*lines.index, *beside.index])]
+    lines = pd.concat(measured)
+    same_datasets = frame[without_setting & frame["dataset"].isin(lines["dataset"])]
+    return frame.loc[sorted([*lines.index, *same_datasets.index])]
 
 
 def _blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[Block]:
-    """The table's blocks, without rows and columns in which nothing was measured and nothing is published."""
-    known = frame[frame["image_size"].notna()]
-    datasets = [known[known["dataset"] == dataset] for dataset in frame["dataset"].drop_duplicates()]
-    parts = [part for mine in datasets for _, part in mine.groupby(list(SETTING), sort=False, dropna=False)]
-    for laid, part in zip(blocks(spec, frame), parts, strict=True):
-        sources = _sources(spec, part[part["record"].notna()])
-        told = ~laid.cells.isin(["", "never run"])
-        shown = laid.cells.loc[told.iloc[:, 1:].any(axis=1), told.any()]
+    """The blocks of a table, without rows and columns that have neither measured nor published numbers."""
+    with_setting = frame[frame["image_size"].notna()]
+    settings = [
+        lines
+        for dataset in frame["dataset"].drop_duplicates()
+        for _, lines in with_setting[with_setting["dataset"] == dataset].groupby(
+            list(SETTING_COLUMNS), sort=False, dropna=False
+        )
+    ]
+    for text_block, lines in zip(text_blocks(spec, frame), settings, strict=True):
+        links = _links(spec, lines[lines["record"].notna()])
+        has_number = ~text_block.cells.isin(["", "never run"])
+        shown = text_block.cells.loc[has_number.iloc[:, 1:].any(axis=1), has_number.any()]
         rows = []
         for row, *texts in shown.itertuples(index=False, name=None):
             cells = zip(shown.columns[1:], texts, strict=True)
-            rows.append([Cell(row, row), *(_cell(text, sources.get((row, head), [])) for head, text in cells)])
-        yield Block(laid.heading, [(head, _kind(head)) for head in map(str, shown)], rows, laid.notes)
+            rows.append([Cell(row, row), *(_cell(text, links.get((row, column), [])) for column, text in cells)])
+        columns = [(column, _kind(column)) for column in map(str, shown)]
+        yield Block(text_block.heading, columns, rows, text_block.notes)
 
 
-def _sources(spec: TableSpec, lines: pd.DataFrame) -> dict[tuple[str, str], list[Source]]:
-    """The records behind each number, by row and column: a line stands where a block of it alone shows it."""
-    found: dict[tuple[str, str], list[Source]] = {}
+def _links(spec: TableSpec, lines: pd.DataFrame) -> dict[tuple[str, str], list[RecordLink]]:
+    """The records of each number, by row and column. The layout of a single line shows where its record belongs."""
+    links: dict[tuple[str, str], list[RecordLink]] = {}
     for index, line in lines.iterrows():
-        (alone,) = blocks(spec, lines.loc[[index]])
-        ((row, *texts),) = alone.cells.itertuples(index=False, name=None)
-        for head, text in zip(alone.cells.columns[1:], texts, strict=True):
-            if text and not _kind(head):
-                found.setdefault((row, head), []).append(_source(line, text))
-    return found
+        (text_block,) = text_blocks(spec, lines.loc[[index]])
+        ((row, *texts),) = text_block.cells.itertuples(index=False, name=None)
+        for column, text in zip(text_block.cells.columns[1:], texts, strict=True):
+            if text and not _kind(column):
+                links.setdefault((row, column), []).append(_link(line, text))
+    return links
 
 
-def _source(line: pd.Series[Any], text: str) -> Source:
-    which = f"set {line['repeat']:.0f}, student {line['student_seed']:.0f}"
-    # Of a score over several students there is none of each.
-    return Source(line["record"], which, text.removesuffix(" (1)") if text.endswith(" (1)") else "")
+def _link(line: pd.Series[Any], text: str) -> RecordLink:
+    label = f"set {line['repeat']:.0f}, student {line['student_seed']:.0f}"
+    # A score over several students has no number for each of them.
+    return RecordLink(line["record"], label, text.removesuffix(" (1)") if text.endswith(" (1)") else "")
 
 
-def _cell(text: str, sources: list[Source]) -> Cell:
+def _cell(text: str, links: list[RecordLink]) -> Cell:
     number = NUMBER.match(text)
-    return Cell(text, number.group() if number else "", sources)
+    return Cell(text, number.group() if number else "", links)
 
 
-def _kind(head: str) -> str:
-    return next((mark.strip() for mark in (PUBLISHED, DIFFERENCE) if head.endswith(mark)), "")
+def _kind(title: str) -> str:
+    return next((suffix.strip() for suffix in (PUBLISHED, DIFFERENCE) if title.endswith(suffix)), "")

@@ -1,4 +1,4 @@
-"""Writes a distilled set for use outside: an image folder, or one safetensors file. Whole or not at all."""
+"""Exports a distilled set as an image folder or as a safetensors file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from ddbench.config.schema import DataConfig
     from ddbench.data.dataset import Dataset
+    from ddbench.results.records import Record
     from ddbench.storage.cache import Cache
 
     OpenDataset = Callable[[str, DataConfig], Dataset]
-    from ddbench.results.records import Record
 
 FORMATS = ("imagefolder", "safetensors")
 
@@ -35,15 +35,23 @@ def export_set(
     target: Path,
     format: str,
 ) -> None:
-    """Writes `images` (uint8 [m, 3, S, S]), `labels` (int64 [m]), `weights` (float [m]) into folder `target`.
+    """Writes a distilled set into a new folder, atomically.
 
-    imagefolder: a lossless PNG an image in a folder a class, `weights.csv`, and `README.md` with the card.
-    Folders sort in class order, so that a reader which numbers them alphabetically finds the same labels.
-    safetensors: `distilled.safetensors` (the three tensors; class names in its metadata) and `card.json`.
+    Args:
+        images: uint8 [m, 3, S, S].
+        labels: int64 [m].
+        weights: Weights of the images in the loss, float [m].
+        class_names: Names of the classes, by label.
+        card: How the set was made, as plain values.
+        target: Folder to write: absent or empty.
+        format: "imagefolder": one folder per class with one lossless PNG per image, `weights.csv`, and `README.md`
+            with the card. Folders sort in class order, so a reader that numbers them alphabetically finds the same
+            labels. "safetensors": `distilled.safetensors` with the three tensors and the class names as metadata, and
+            `card.json`.
 
-    `card` says how the set was made (plain values). Raises DDBenchError for an unknown format, shapes that
-    do not belong together, a target that holds something, or a folder that cannot be written; then nothing
-    is left behind.
+    Raises:
+        DDBenchError: If the format is unknown, shapes or types do not match, or the folder is not empty or cannot be
+            written. Nothing is left behind then.
     """
     from ddbench.core.files import atomic_write
 
@@ -55,19 +63,21 @@ def export_set(
     if not target.name:
         raise DDBenchError(f"{target} is the working directory, which cannot be replaced: choose a new folder")
     plain_card = json.loads(json.dumps(card, default=str))
-    with atomic_write(target) as half_written:
-        half_written.mkdir()
-        if format == "imagefolder":
-            _write_imagefolder(half_written, images, labels, weights, class_names, plain_card)
-        else:
-            _write_safetensors(half_written, images, labels, weights, class_names, plain_card)
+    write = _write_imagefolder if format == "imagefolder" else _write_safetensors
+    with atomic_write(target) as partial:
+        partial.mkdir()
+        write(partial, images, labels, weights, class_names, plain_card)
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
-    """A folder name a class: letters, digits, `_`, `-` and inner dots only, so that no name leads elsewhere.
+    """Returns a folder name for each class: only letters, digits, `_`, `-` and inner dots.
 
-    Where these are not distinct (on any file system) or not in alphabetical order, the class number stands
-    first: `003_dog`.
+    The class number is put in front, e.g. `003_dog`, if the names are not distinct on every file system or not in
+    alphabetical order.
+
+    Example:
+        >>> folder_names(["cat", "guinea pig"]), folder_names(["dog", "cat"])
+        (['cat', 'guinea_pig'], ['0_dog', '1_cat'])
     """
     names = [re.sub(r"[^\w.-]+", "_", name).strip(".")[:80] or "class" for name in class_names]
     distinct = len({name.casefold() for name in names}) == len(names)
@@ -134,38 +144,58 @@ def _write_safetensors(
 def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any]) -> str:
     side = images.shape[-1]
     made = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100)
-    # An indented block, not a fenced one: nothing in a name can end it.
+    # Indented, not fenced: no text in the card can end the block.
     made = "".join(f"    {line}\n" for line in made.splitlines())
     return (
         "# A distilled set\n\n"
         f"{len(images)} images of {len(class_names)} classes, {side} x {side} pixels, made by ddbench.\n"
-        "They stand for the whole training set: train a network from scratch on them.\n\n"
-        "Folders are classes, in the order of the labels. `weights.csv` gives every file its label,\n"
-        "its class and its weight in the loss (the weights of a class sum to 1).\n\n"
+        "They replace the whole training set: train a network from scratch on them.\n\n"
+        "Each folder is a class, in the order of the labels. `weights.csv` lists the label, the class and the\n"
+        "weight in the loss of each file (the weights of a class sum to 1).\n\n"
         f"## How they were made\n\n{made}"
     )
 
 
 def export_run(record: Record, cache: Cache, open_dataset: OpenDataset, target: Path, format: str) -> Path:
-    """Exports the distilled set of `record` from the cache into folder `target`, and returns it.
+    """Exports the distilled set of a record from the cache.
 
-    Raises DDBenchError where the set is no longer in the cache (run the same command again), and as
-    `export_set`.
+    Args:
+        record: The record. It becomes the card of the exported set.
+        cache: The cache.
+        open_dataset: Opens a dataset by name and configuration.
+        target: Folder to write: absent or empty.
+        format: See `export_set`.
+
+    Returns:
+        `target`.
+
+    Raises:
+        DDBenchError: If the set is no longer in the cache, or as in `stored_set` and `export_set`.
     """
-    found = stored_set(record, cache, open_dataset)
-    if found is None:
+    stored = stored_set(record, cache, open_dataset)
+    if stored is None:
         raise DDBenchError(f"the distilled set of {record.name} is not in the cache any more: run it again")
-    export_set(*found, record.model_dump(mode="json"), target, format)
+    export_set(*stored, record.model_dump(mode="json"), target, format)
     return target
 
 
 def stored_set(
     record: Record, cache: Cache, open_dataset: OpenDataset
 ) -> tuple[Tensor, Tensor, Tensor, list[str]] | None:
-    """Images (uint8 [m, 3, S, S]), labels, weights and class names of a record's distilled set, from the cache.
+    """Reads the distilled set of a record from the cache.
 
-    None where it is no longer there. Raises DDBenchError where it is not the record's any more: made again with other
-    bits, of real images that are not the same, or no distilled set.
+    Args:
+        record: The record.
+        cache: The cache.
+        open_dataset: Opens a dataset by name and configuration. Used for sets of real images.
+
+    Returns:
+        Images (uint8 [m, 3, S, S]), labels (int64 [m]), weights (float [m]) and class names, or None if the set is no
+        longer in the cache.
+
+    Raises:
+        DDBenchError: If the set in the cache differs from the record's, because it was computed again or because the
+            real images changed, or if it is not a distilled set.
     """
     import torch
 
@@ -173,9 +203,9 @@ def stored_set(
     from ddbench.distillation.distilled_set import assemble, check_stored, class_weights
     from ddbench.storage.cache import digest_of
 
-    found = [cache.read("distill", key) for key in record.keys.get("distill", [])]
-    units = [unit for unit in found if unit is not None]
-    if not units or len(units) < len(found):
+    keys = record.keys.get("distill", [])
+    units = [unit for unit in (cache.read("distill", key) for key in keys) if unit is not None]
+    if not units or len(units) < len(keys):
         return None
     class_names = units[0].meta.get("classes")
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
@@ -184,13 +214,13 @@ def stored_set(
     if "images" in units[0].tensors:
         parts = {name: torch.cat([unit.tensors[name] for unit in units]) for name in units[0].tensors}
         weights = class_weights(parts["labels"], parts.get("weights"))
-        found_digest = digest_of({"body": parts["images"], "labels": parts["labels"], "weights": weights})
-        if found_digest != record.distilled_digest:
+        digest = digest_of({"body": parts["images"], "labels": parts["labels"], "weights": weights})
+        if digest != record.distilled_digest:
             raise DDBenchError(f"the set in the cache is not that of {record.name} any more: run it again")
         return parts["images"], parts["labels"], weights, class_names
     name = record.configuration["dataset"]
-    real = open_dataset(name, DataConfig(**record.configuration["data"]))
-    chosen = assemble(real, [unit.tensors for unit in units], (), record.method)
-    if chosen.digest != record.distilled_digest:
+    dataset = open_dataset(name, DataConfig(**record.configuration["data"]))
+    distilled = assemble(dataset, [unit.tensors for unit in units], (), record.method)
+    if distilled.digest != record.distilled_digest:
         raise DDBenchError(f"the images of {name} are not those of {record.name} any more")
-    return chosen.images, chosen.labels, chosen.weights, class_names
+    return distilled.images, distilled.labels, distilled.weights, class_names

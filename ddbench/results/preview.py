@@ -1,4 +1,4 @@
-"""The picture of a distilled set that every run leaves behind."""
+"""Draws a preview of a distilled set: the picture that each run writes."""
 
 from __future__ import annotations
 
@@ -19,33 +19,40 @@ MAX_ROWS = 20
 GAP = 2
 """Pixels between two images."""
 SMALL, LARGE = 64, 96
-"""Images are shown by whole multiples: enlarged while below SMALL pixels, reduced until at most LARGE."""
+"""Images are scaled by whole factors: enlarged to at most SMALL pixels, or reduced to at most LARGE."""
 DPI = 100
 
 
 def preview(images: Tensor, labels: Tensor, class_names: Sequence[str], path: Path, title: str) -> None:
-    """Writes a PNG grid: a named row a class, at most 10 images a row and 20 classes; says what is left out.
+    """Writes a PNG grid with one row per class: at most 10 images of at most 20 classes.
 
-    `images` uint8 [m, 3, S, S], `labels` int64 [m] into `class_names`. Small images are enlarged by a whole
-    factor without smoothing (every pixel stays a square), large ones reduced by a whole factor (box mean).
+    The heading states how many classes and images are shown. Small images are enlarged without smoothing, so that each
+    pixel stays a square. Large images are reduced by a box mean.
+
+    Args:
+        images: uint8 [m, 3, S, S].
+        labels: int64 [m], indices into `class_names`.
+        class_names: Names of the classes.
+        path: File to write.
+        title: First line of the heading.
     """
     import numpy as np
 
     pixels: Pixels = images.detach().cpu().numpy()
-    label_of = labels.detach().cpu().numpy()
-    classes = np.unique(label_of)
-    per_class = int(max(np.count_nonzero(label_of == label) for label in classes))
+    label_array = labels.detach().cpu().numpy()
+    classes = np.unique(label_array)
+    per_class = int(max(np.count_nonzero(label_array == label) for label in classes))
     shown = classes[:MAX_ROWS]
-    rows = [[scaled(image) for image in pixels[label_of == label][:MAX_COLUMNS]] for label in shown]
+    rows = [[scale_image(image) for image in pixels[label_array == label][:MAX_COLUMNS]] for label in shown]
     _draw(
-        tiled(rows),
-        [short(class_names[int(label)]) for label in shown],
-        f"{title}\n{_left_out(len(shown), len(classes), per_class)}".strip(),
+        tile_images(rows),
+        [shorten(class_names[int(label)]) for label in shown],
+        f"{title}\n{_shown_part(len(shown), len(classes), per_class)}".strip(),
         path,
     )
 
 
-def _left_out(shown: int, classes: int, per_class: int) -> str:
+def _shown_part(shown: int, classes: int, per_class: int) -> str:
     parts = []
     if classes > shown:
         parts.append(f"{shown} of {classes} classes")
@@ -54,8 +61,20 @@ def _left_out(shown: int, classes: int, per_class: int) -> str:
     return f"shown: {', '.join(parts)}" if parts else ""
 
 
-def scaled(image: Pixels) -> Pixels:
-    """uint8 [3, S, S] -> uint8 [T, T, 3], T a whole multiple or fraction of S."""
+def scale_image(image: Pixels) -> Pixels:
+    """Scales an image by a whole factor.
+
+    Args:
+        image: uint8 [3, S, S].
+
+    Returns:
+        uint8 [T, T, 3].
+
+    Example:
+        >>> import numpy as np
+        >>> scale_image(np.zeros((3, 32, 32), np.uint8)).shape, scale_image(np.zeros((3, 224, 224), np.uint8)).shape
+        ((64, 64, 3), (74, 74, 3))
+    """
     size = image.shape[-1]
     shown = image.transpose(1, 2, 0).copy()
     if size < SMALL:
@@ -70,8 +89,15 @@ def scaled(image: Pixels) -> Pixels:
     return mean
 
 
-def tiled(rows: list[list[Pixels]]) -> Pixels:
-    """Rows of equally large tiles on white, with gaps."""
+def tile_images(rows: list[list[Pixels]]) -> Pixels:
+    """Puts rows of images of equal size on a white canvas, with gaps.
+
+    Example:
+        >>> import numpy as np
+        >>> tile = np.zeros((64, 64, 3), np.uint8)
+        >>> tile_images([[tile, tile], [tile]]).shape
+        (130, 130, 3)
+    """
     import numpy as np
 
     tile = rows[0][0].shape[0]
@@ -84,12 +110,18 @@ def tiled(rows: list[list[Pixels]]) -> Pixels:
     return canvas
 
 
-def short(name: str, longest: int = 24) -> str:
+def shorten(name: str, longest: int = 24) -> str:
+    """Cuts a name to at most `longest` characters.
+
+    Example:
+        >>> shorten("yellow lady's slipper", 10)
+        'yellow la…'
+    """
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _draw(grid: Pixels, names: list[str], heading: str, path: Path) -> None:
-    """Puts the grid pixel for pixel on a figure just large enough for its texts."""
+    """Draws the grid pixel by pixel on a figure that is just large enough for its texts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,7 +132,7 @@ def _draw(grid: Pixels, names: list[str], heading: str, path: Path) -> None:
     texts = [figure.text(0, 0, name, fontsize=8, ha="right", va="center", parse_math=False) for name in names]
     head = figure.text(0, 0, heading, fontsize=9, ha="left", va="top", parse_math=False)
     with warnings.catch_warnings():
-        # A script that the bundled font lacks is drawn as boxes; that is no news for a run's log.
+        # Letters that the bundled font lacks are drawn as boxes; do not warn about them in the log of a run.
         warnings.filterwarnings("ignore", message="Glyph")
         renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
         side = max(text.get_window_extent(renderer).width for text in texts)

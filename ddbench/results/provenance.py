@@ -1,4 +1,4 @@
-"""Records: one JSON file for one evaluation, written atomically, and all of them as a pandas frame."""
+"""Where and with what a result is computed: package versions and the git commit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import subprocess
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddbench.core import versions
 
-if TYPE_CHECKING:
-    pass
-
 PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic", "safetensors", "pillow")
+"""Packages whose versions are recorded."""
 
 
 def provenance() -> dict[str, Any]:
-    """When and with what something is computed: `created` (UTC), `versions` of packages, `git_commit`."""
+    """Describes the current computation.
+
+    Returns:
+        `created` (UTC, ISO 8601); `versions` of Python, PACKAGES and the core's numerics; `git_commit`.
+    """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -42,7 +44,10 @@ def _versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
-    """The commit of the checkout that ddbench runs from (with "+" where it is changed), or None."""
+    """Returns the commit of the checkout that ddbench runs from, or None.
+
+    A "+" after the commit means that tracked files are modified.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

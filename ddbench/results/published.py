@@ -1,4 +1,4 @@
-"""The WMDD paper's numbers, as printed: they stand beside measured ones, never as results. Imports no torch."""
+"""The WMDD paper's numbers, as printed. They are shown next to measured numbers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,56 +14,87 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = ("comparison", "cross-arch", "efficiency", "ablation", "sliced", "layers", "hyperparameters")
-"""Names of the published tables, in the paper's order (Tables 1 to 7): each is a CSV file of that name."""
+"""Names of the published tables, in the paper's order (Tables 1 to 7). Each is a CSV file of that name."""
 PAPER_SIZES = {"imagenette": 224, "tiny-imagenet": 64, "imagenet-1k": 224}
+"""Image size of each dataset of the paper, in pixels. The paper gives none for Tiny ImageNet: 64 is its native size."""
 PAPER_CLASSES = {"imagenette": 10, "tiny-imagenet": 200, "imagenet-1k": 1000}
-# Table 1's other rows are quoted there from papers with protocols of their own, or (SRe2L on ImageNette) measured with
-# settings that it does not give.
-THE_PAPERS_OWN = {"wmdd", "full"}
 
-HERE = Path(__file__).parent
-INSTALLED = HERE / "published"
-FOLDER = INSTALLED if INSTALLED.is_dir() else HERE.parents[1] / "results" / "paper"
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE / "published"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parents[1] / "results" / "paper"
+"""Folder of the CSV files: part of the installed package, or of the checkout."""
+_QUOTED_NOTES = ("reported elsewhere", "replicated")
 
 
 def load(table: str | None = None) -> pd.DataFrame:
-    """The numbers of one of TABLES (None: of all of them), one a row, in the paper's reading order.
+    """Loads published numbers: one per row, in the paper's reading order.
 
-    Columns: `table`; `method`, the row's name in the paper, and `ours`, its name in ddbench (a method, an ablation, a
-    layer, the path of a setting; empty where there is none); `dataset` ("all": every one), `ipc`, `architecture` (of
-    the network that is trained on the images, empty where the paper names none); `metric` and its `value`; `error`,
-    its `error_kind` ("deviation" or "standard error") and the `n` that it is over; `source` and `note`. `top1` is in
-    percent, times in seconds or hours, `peak_memory_gb` in GB. `value` and `error` are floats, `ipc` and `n` nullable
-    integers, the rest text; the values of "hyperparameters" are text, so that of all tables they are of mixed type.
+    Args:
+        table: One of TABLES. None: all tables.
 
-    Raises DDBenchError for an unknown table.
+    Returns:
+        A frame with these columns:
+
+        - `table`; `method`: name of the row in the paper; `ours`: its name in ddbench (a method, an ablation, a layer,
+          the path of a setting), or empty.
+        - `dataset` ("all": every dataset); `ipc`; `architecture` of the network that is trained on the images, or empty.
+        - `metric` and its `value`: `top1` in percent, times in seconds or hours, `peak_memory_gb` in GB.
+        - `error`, its `error_kind` ("deviation" or "standard error") and the number of runs `n`; `source`; `note`.
+
+        `value` and `error` are floats, `ipc` and `n` nullable integers, the rest is text. The values of
+        "hyperparameters" are text, so the values of all tables are of mixed type.
+
+    Raises:
+        DDBenchError: If the table is unknown.
+
+    Example:
+        >>> frame = load("comparison")
+        >>> frame[(frame["ours"] == "wmdd") & (frame["dataset"] == "imagenette")]["value"].tolist()
+        [40.2, 64.8, 83.5, 87.1]
     """
     import pandas as pd
 
     if table is None:
         return pd.concat([load(name).astype({"value": object}) for name in TABLES], ignore_index=True)
-    frame = pd.DataFrame(_printed(table))
+    frame = pd.DataFrame(_printed_rows(table))
     numeric = ["error", "ipc", "n"] + (["value"] if table != "hyperparameters" else [])
     frame[numeric] = frame[numeric].apply(pd.to_numeric)
     return frame.astype({"error": float, "ipc": "Int64", "n": "Int64"})
 
 
 @cache
-def _printed(table: str) -> tuple[dict[str, str], ...]:
-    """The rows of a table with every number as the paper prints it (59.30, not 59.3)."""
+def _printed_rows(table: str) -> tuple[dict[str, str], ...]:
+    """The rows of a table, with every number as the paper prints it (59.30, not 59.3)."""
     if table not in TABLES:
         raise unknown("published table", table, TABLES)
     with (FOLDER / f"{table}.csv").open(newline="", encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
 
 
-def comparable(experiment: Experiment, classes: int | None = None) -> str | None:
-    """None where the cell's conditions are the paper's, else the first that is not, in a few words.
+def is_quoted(note: str) -> bool:
+    """Tells by the `note` of a number whether the paper did not measure it under its own conditions.
 
-    These are dataset, image size, recipe (`paper` alone), settings (none changed but runtime.*) and teacher's network;
-    method, protocol and student are for a table's rows and columns to tell. `classes` is how many the images at hand
-    have, where that is known: a Tiny ImageNet folder may hold a part of them. The paper gives no size for Tiny
-    ImageNet: here its native 64 px.
+    The paper quotes such numbers from papers with other protocols, or measured them with settings that it does not give.
+    """
+    return note.startswith(_QUOTED_NOTES)
+
+
+def lambda_setting() -> tuple[str, str]:
+    """Returns the method and the name of the setting that the paper calls lambda (Eq. 15), from its Table 7."""
+    path = next(row["ours"] for row in _printed_rows("hyperparameters") if row["metric"] == "lambda")
+    method, _, setting = path.partition(".")
+    return method, setting
+
+
+def difference_from_paper(experiment: Experiment, classes: int | None = None) -> str | None:
+    """Returns the first condition of an experiment that differs from the paper's, in a few words, or None.
+
+    The conditions are dataset, image size, recipe (`paper` only), settings (changes of `runtime` do not count) and the
+    network of the teacher. Method, protocol and student are not compared: they are rows and columns of tables.
+
+    Args:
+        experiment: The experiment.
+        classes: Number of classes of the images, if known. A folder of Tiny ImageNet may hold fewer than all.
     """
     dataset, size = experiment.dataset, experiment.data.image_size
     if dataset not in PAPER_SIZES:
@@ -82,16 +113,19 @@ def comparable(experiment: Experiment, classes: int | None = None) -> str | None
 
 
 def published_text(experiment: Experiment, classes: int | None = None) -> str:
-    """Table 1's number, "64.8 ± 0.4", where the conditions (see `comparable`), student and protocol are the paper's.
+    """Returns the number of the paper's Table 1 for an experiment, e.g. "64.8 ± 0.4".
 
-    Else, and where the paper did not measure it itself, an empty string.
+    Args:
+        experiment: The experiment.
+        classes: Number of classes of the images, if known.
+
+    Returns:
+        An empty string if the conditions, student or protocol differ from the paper's, or if the paper quotes the number.
     """
-    own = experiment.evaluator_name == experiment.method.default_evaluator
-    if not own or experiment.method_name not in THE_PAPERS_OWN or comparable(experiment, classes):
+    if experiment.evaluator_name != experiment.method.default_evaluator or difference_from_paper(experiment, classes):
         return ""
-    ipc = str(experiment.ipc or "")
-    cell = (experiment.method_name, experiment.dataset, ipc, experiment.student)
-    for row in _printed("comparison"):
-        if (row["ours"], row["dataset"], row["ipc"], row["architecture"]) == cell:
+    cell = (experiment.method_name, experiment.dataset, str(experiment.ipc or ""), experiment.student)
+    for row in _printed_rows("comparison"):
+        if (row["ours"], row["dataset"], row["ipc"], row["architecture"]) == cell and not is_quoted(row["note"]):
             return f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
     return ""

@@ -1,4 +1,4 @@
-"""Records: one JSON file for one evaluation, written atomically, and all of them as a pandas frame."""
+"""Records: one JSON file per evaluation, and all records of a folder as objects or as a pandas frame."""
 
 from __future__ import annotations
 
@@ -24,50 +24,49 @@ if TYPE_CHECKING:
 
 Tree = dict[str, Any]
 
-
-def _having(**kinds: Any) -> AfterValidator:
-    """A tree with values of these names and kinds, or empty: what reads records takes them out without asking."""
-
-    def check(tree: Tree) -> Tree:
-        for name, kind in kinds.items() if tree else ():
-            if name not in tree:
-                raise ValueError(f"'{name}' is missing")
-            if not isinstance(tree[name], kind):
-                raise ValueError(f"'{name}' is a {type(tree[name]).__name__}")
-        return tree
-
-    return AfterValidator(check)
-
-
-_CORE: dict[str, type[BaseModel]] = {
+_SECTION_MODELS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
     "teacher": TeacherConfig,
     "statistics": StatisticsConfig,
     "distill": DistillConfig,
     "runtime": RuntimeConfig,
 }
+SECTIONS = (*_SECTION_MODELS, "method_settings", "evaluator_settings")
+"""Sections of `Record.configuration`."""
 
 
-SECTIONS = (*_CORE, "method_settings", "evaluator_settings")
+def _require_values(**types: Any) -> AfterValidator:
+    """Refuses a non-empty tree that lacks one of these names or holds a value of another type."""
+
+    def check(tree: Tree) -> Tree:
+        for name, type_ in types.items() if tree else ():
+            if name not in tree:
+                raise ValueError(f"'{name}' is missing")
+            if not isinstance(tree[name], type_):
+                raise ValueError(f"'{name}' is a {type(tree[name]).__name__}")
+        return tree
+
+    return AfterValidator(check)
 
 
-def _sound(tree: Tree) -> Tree:
-    """A configuration with every section, whose values, where the core knows the setting, are such as it can have."""
-    needed = {"runtime": {"device", "precision"}, "distill": {"jpeg_quality"}}
-    for name, model in _CORE.items():
-        if missing := needed.get(name, set()) - tree[name].keys():
+def _check_sections(configuration: Tree) -> Tree:
+    """Validates the core's sections. Settings that this version does not have are ignored."""
+    required = {"runtime": {"device", "precision"}, "distill": {"jpeg_quality"}}
+    for name, model in _SECTION_MODELS.items():
+        section = configuration[name]
+        if missing := required.get(name, set()) - section.keys():
             raise ValueError(f"'{name}.{min(missing)}' is missing")
         try:
-            model(**{key: value for key, value in tree[name].items() if key in model.model_fields})
+            model(**{key: value for key, value in section.items() if key in model.model_fields})
         except ValidationError as error:
             raise ValueError(f"{name}.{error_text(error)}") from error
-    return tree
+    return configuration
 
 
 class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
-    """One student trained on one distilled set with one seed, and everything needed to do it again."""
+    """One student, trained on one distilled set with one seed, with everything that is needed to repeat it."""
 
-    format: int = Field(default=1, description="of this file")
+    format: int = Field(default=1, description="version of the file format")
     name: str
     created: str = Field(description="UTC, ISO 8601")
     method: str
@@ -81,18 +80,18 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     evaluator_version: str
     student: str
     seed: int = Field(description="base seed")
-    repeat: int = Field(description="which distilled set")
-    student_seed: int = Field(description="which student on that set")
+    repeat: int = Field(description="number of the distilled set")
+    student_seed: int = Field(description="number of the student on that set")
     metrics: Metrics
-    teacher: Annotated[Tree, _having(name=str, top1=int | float)] = Field(
-        description="name, top1 (on what students are measured on), key; empty without a teacher"
+    teacher: Annotated[Tree, _require_values(name=str, top1=int | float)] = Field(
+        description="name, top1 (on the images that students are evaluated on), key; empty without a teacher"
     )
     feature_transport_cost: float | None = Field(
-        description="W_2^2 of the set's features to their class, mean over classes; None where no teacher was used"
+        description="W_2^2 between the features of the set and of its class, mean over classes; None without a teacher"
     )
     data: dict[str, Any] = Field(
         default_factory=dict,
-        description="fingerprint of the real images, how many were trained on, and how many measured on",
+        description="fingerprint of the real images, numbers of training and of evaluation images",
     )
     distilled_digest: str
     distilled_images: int
@@ -100,44 +99,67 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     configuration: Annotated[
         Tree,
         Field(min_length=1),
-        _having(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
-        AfterValidator(_sound),
+        _require_values(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
+        AfterValidator(_check_sections),
     ]
     seconds: dict[str, float] = Field(description="seconds of each stage when it was computed")
-    seconds_per_iteration: float | None = Field(description="of the recover loop, where the method has one")
-    peak_memory: dict[str, int] = Field(description="bytes: device, and resident in the process")
-    device: Annotated[Tree, Field(min_length=1), _having(type=str, name=str, threads=int)]
+    seconds_per_iteration: float | None = Field(description="of the method's optimisation loop, if it has one")
+    peak_memory: dict[str, int] = Field(description="bytes: on the device, and resident in the process")
+    device: Annotated[Tree, Field(min_length=1), _require_values(type=str, name=str, threads=int)]
     versions: dict[str, str]
     git_commit: str | None
 
     @property
     def holdout(self) -> float:
-        """The share of the training images that was held out and measured on; 0: measured on the validation images."""
+        """Share of the training images that is held out for evaluation; 0: evaluated on the validation images."""
         return float(self.configuration.get("data", {}).get("holdout", 0.0))
 
     @property
     def measured_on(self) -> str:
-        """What every accuracy of this record is measured on, in words."""
+        """The images that every accuracy of this record is measured on, in words."""
         return measured_on(self.holdout)
 
 
 def measured_on(holdout: float) -> str:
-    """What accuracies are measured on, in words; `holdout` the share of the training images held out, 0: none."""
+    """Names the images that accuracies are measured on.
+
+    Args:
+        holdout: Share of the training images that is held out, in [0, 1). 0: none.
+
+    Example:
+        >>> measured_on(0.0), measured_on(0.1)
+        ('validation images', 'held-out training images (0.1)')
+    """
     return f"held-out training images ({holdout:g})" if holdout else "validation images"
 
 
 def run_name(method: str, dataset: str, ipc: int | None, key: str) -> str:
-    """A file name for a run: letters, digits, dots, dashes and underscores alone, so that it stays in its folder."""
+    """Returns the file name of a run. It contains only letters, digits, dashes and underscores.
+
+    Args:
+        method: Name of the method.
+        dataset: Name of the dataset.
+        ipc: Images per class. None: the whole training set.
+        key: Cache key. The name contains its first 8 characters.
+
+    Example:
+        >>> run_name("wmdd", "folder:my pets", 10, "0123456789abcdef")
+        'wmdd-folder_my_pets-ipc10-01234567'
+    """
     size = "full" if ipc is None else f"ipc{ipc}"
-    return f"{_safe(method)}-{_safe(dataset)}-{size}-{key[:8]}"
+    return f"{_file_name_part(method)}-{_file_name_part(dataset)}-{size}-{key[:8]}"
 
 
-def _safe(text: str) -> str:
+def _file_name_part(text: str) -> str:
     return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in text).strip("_")[-40:]
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Writes the record as `folder/NAME.json`, whole or not at all, with a digest of it. Returns its path."""
+    """Writes a record atomically, with a digest of its content.
+
+    Returns:
+        The path, `folder/NAME.json`.
+    """
     path = folder / f"{record.name}.json"
     with atomic_write(path) as partial:
         partial.write_text(dump_with_digest(record.model_dump(mode="json")), encoding="utf-8")
@@ -145,7 +167,11 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def read(path: Path) -> Record:
-    """Reads one record. Raises DDBenchError where the file is damaged, was changed by hand, or is none."""
+    """Reads one record.
+
+    Raises:
+        DDBenchError: If the file is missing, damaged, edited by hand or not a record.
+    """
     try:
         return Record(**load_verified(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -157,21 +183,32 @@ def read(path: Path) -> Record:
 
 
 def dump_with_digest(content: Mapping[str, Any]) -> str:
-    """Measured values (a JSON object) as the text of a file, with a digest of them: indentation and order are free."""
+    """Returns `content` as JSON text with a digest of it. Reformatting the text does not invalidate the digest.
+
+    Args:
+        content: A JSON object without the name "digest".
+    """
     return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
 
 
 def load_verified(text: str) -> dict[str, Any]:
-    """The values that `sealed` wrote. Raises ValueError where they, or the digest, are not those that were written.
+    """Parses the text of `dump_with_digest` and verifies its digest.
 
-    What older versions wrote has no digest, and is given as it is.
+    Text without a digest (written by older versions) is accepted.
+
+    Raises:
+        ValueError: If the text is not JSON, holds NaN or infinity, or does not match its digest.
+
+    Example:
+        >>> load_verified(dump_with_digest({"top1": 62.5}))
+        {'top1': 62.5}
     """
     try:
-        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    require_plain(found)
-    content = dict(found)
+    require_plain(content)
+    content = dict(content)
     if "digest" in content and content.pop("digest") != _digest(content):
         raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
     return content
@@ -180,7 +217,7 @@ def load_verified(text: str) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no number that was measured")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 
@@ -189,7 +226,15 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def find(folder: Path, name: str | None) -> Path:
-    """The record called `name` (or beginning so), or the newest one. Raises DDBenchError with "did you mean"."""
+    """Finds the file of a record.
+
+    Args:
+        folder: Folder of records.
+        name: Name of the record, or the beginning of one name. None: the newest record.
+
+    Raises:
+        DDBenchError: If no record or more than one matches.
+    """
     paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
         raise no_records_error(folder)
@@ -205,34 +250,55 @@ def find(folder: Path, name: str | None) -> Path:
 
 
 def read_all(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[Record]:
-    """All readable records of `folder`, by name; `warn` is told of every file that is no record."""
-    found = []
+    """Reads all records of a folder, in the order of their names.
+
+    Args:
+        folder: Folder of records.
+        warn: Called with a message for each JSON file that is not a record.
+    """
+    records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(read(path))
+            records.append(read(path))
         except DDBenchError as error:
             warn(str(error))
-    return found
+    return records
 
 
 def no_records_error(folder: Path) -> DDBenchError:
-    """The error where a folder holds no record, with a command that makes one."""
+    """Returns the error for a folder without records. It names a command that makes a record."""
     example = "ddbench run --method random --dataset digits --ipc 1"
     return DDBenchError(f"no records in {folder}; run something first, e.g. {example}")
 
 
 def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
-    """All readable records of `folder` as a tidy frame: one row a record, the metrics as columns.
+    """Reads all records of a folder as a tidy frame: one row per record.
 
-    `ipc` is a nullable integer, missing for the whole training set; `holdout` the share of the training images that
-    was measured on in place of the validation images (0: none); `configuration` the whole tree, as a dict. `warn` is
-    told of every file that is no record.
+    Args:
+        folder: Folder of records.
+        warn: Called with a message for each JSON file that is not a record.
+
+    Returns:
+        The fields of `Record`, with the metrics as columns. `ipc` is a nullable integer, missing for the whole training
+        set. `holdout` is the share of held-out training images (0: none). `configuration` holds the nested
+        configuration as a dict.
     """
     import pandas as pd
 
     rows = []
     for record in read_all(folder, warn):
-        row = record.model_dump(mode="json", exclude={"metrics", "keys"})
+        row = record.model_dump(mode="json", exclude={"metrics"})
         rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame
+
+
+def from_frame(frame: pd.DataFrame) -> list[Record]:
+    """Returns the records of a frame that `load` returned, or of a part of it."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    metrics = Metrics.model_fields
+    fields = Record.model_fields.keys() - {"metrics"}
+    return [
+        Record(**{name: row[name] for name in fields}, metrics=Metrics(**{name: row[name] for name in metrics}))
+        for row in rows
+    ]

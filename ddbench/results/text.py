@@ -1,4 +1,4 @@
-"""Records and cache contents as text: for a person, or as CSV or JSON for a program."""
+"""Formats records, frames and cache contents as text, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from ddbench.results.records import Record
 
 ESSENTIAL = ("name", "method", "dataset", "image_size", "ipc", "evaluator", "student", "repeat", "student_seed")
-DIGITS = {"holdout": "g", "lrs": ".4f"}
+"""Columns of the text overview of records."""
+FORMATS = {"holdout": "g", "lrs": ".4f"}
+"""Formats of float columns in text. Others have two decimals."""
 
 
 def record_text(record: Record) -> str:
-    """One record, readable: what was measured, under which protocol, what it cost, and its whole configuration."""
+    """Formats one record: its results, its conditions, its cost and its configuration."""
     table = tabulate(record_rows(record), tablefmt="plain", disable_numparse=True)
     return f"{table}\n\n{yaml.safe_dump(record.configuration, sort_keys=False).rstrip()}"
 
 
 def record_rows(record: Record) -> list[tuple[str, str]]:
-    """A record without its configuration: what each line says, and what it is about."""
+    """Returns a record without its configuration as pairs of a name and a text."""
     metrics = record.metrics
     teacher = record.teacher
     rows = [
@@ -69,36 +71,56 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
 
 
 def _device(device: Mapping[str, Any]) -> str:
-    loose = ", ".join(device.get("nondeterministic", []))
-    several = f", {device['processes']} processes" if "processes" in device else ""
-    return f"{device['name']} ({device['type']}, {device['threads']} threads{several})" + (
-        f"; other bits the next time, by {loose}" if loose else ""
+    operations = ", ".join(device.get("nondeterministic", []))
+    processes = f", {device['processes']} processes" if "processes" in device else ""
+    return f"{device['name']} ({device['type']}, {device['threads']} threads{processes})" + (
+        f"; nondeterministic: {operations}" if operations else ""
     )
 
 
-def overview(folder: Path, form: str, scored: bool, warn: Callable[[str], None]) -> str:
-    """All records of `folder`, or with `scored` their scores (see `ddbench.results.scores`).
+def records_text(folder: Path, form: str, scored: bool, warn: Callable[[str], None]) -> str:
+    """Formats all records of a folder, or their scores.
 
-    `form` text: the essential columns, rounded; csv: every column, nested ones by dotted names; json: every column
-    as it is. `warn` is told of files that are no records. Raises DDBenchError where there is no record.
+    Args:
+        folder: Folder of records.
+        form: "text": the essential columns, rounded. "csv": all columns, nested values by dotted names. "json": all
+            columns.
+        scored: Whether to show `ddbench.results.scores` instead.
+        warn: Called with a message for each JSON file that is not a record.
+
+    Raises:
+        DDBenchError: If there is no record.
     """
     from ddbench.results import records
     from ddbench.results.scores import scores
 
     frame = records.load(folder, warn)
     if frame.empty:
-        raise records.nothing_in(folder)
+        raise records.no_records_error(folder)
     if scored:
         frame = scores(frame)
     elif form == "text":
         frame = frame[[*ESSENTIAL, "regime", "holdout", "top1_last"]]
+    else:
+        frame = frame.drop(columns="keys")
     return frame_text(frame, form)
 
 
 def frame_text(frame: pd.DataFrame, form: str) -> str:
-    """A frame as text, csv or json (`form`). A missing value is empty, in json null."""
-    whole = frame.astype(object).where(frame.notna(), None)
-    rows = [{str(name): value for name, value in row.items()} for row in whole.to_dict("records")]
+    """Formats a frame.
+
+    Args:
+        frame: The frame.
+        form: "text", "csv" or "json". A missing value is empty, in JSON null.
+
+    Example:
+        >>> import pandas as pd
+        >>> print(frame_text(pd.DataFrame({"ipc": [1], "top1": [62.5]}), "csv"))
+        ipc,top1
+        1,62.5
+    """
+    objects = frame.astype(object).where(frame.notna(), None)
+    rows = [{str(name): value for name, value in row.items()} for row in objects.to_dict("records")]
     if form == "json":
         return json.dumps(rows, indent=1, allow_nan=False)
     if form == "csv":
@@ -106,12 +128,12 @@ def frame_text(frame: pd.DataFrame, form: str) -> str:
 
         flat = pd.DataFrame([_flat(row) for row in rows], columns=None if rows else frame.columns, dtype=object)
         return flat.to_csv(index=False).rstrip("\n")
-    shown = [[_shown(name, value) for name, value in row.items()] for row in rows]
-    return tabulate(shown, headers=list(frame.columns), tablefmt="simple", disable_numparse=True)
+    cells = [[_cell_text(name, value) for name, value in row.items()] for row in rows]
+    return tabulate(cells, headers=list(frame.columns), tablefmt="simple", disable_numparse=True)
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names; a list as JSON."""
+    """Names nested values by dotted names and writes lists as JSON."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
@@ -121,26 +143,31 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(name: str, value: object) -> str:
+def _cell_text(name: str, value: object) -> str:
     if isinstance(value, float):
-        return format(value, DIGITS.get(name, ".2f"))
+        return format(value, FORMATS.get(name, ".2f"))
     return "" if value is None else str(value)
 
 
 def cache_text(entries: list[dict[str, Any]]) -> str:
-    """What `ddbench cache ls` prints: one line an artifact, and the sum; `where` it is, if not all are in a folder."""
-    now, apart = time.time(), any("where" in entry for entry in entries)
+    """Formats the list of artifacts that `ddbench cache ls` prints: one line each, and the sum.
+
+    Args:
+        entries: Artifacts with `stage`, `key`, `bytes`, `modified` (seconds since the epoch) and, in a remote cache,
+            `where`.
+    """
+    now, has_places = time.time(), any("where" in entry for entry in entries)
     rows = [
         (
             entry["stage"],
             entry["key"],
             f"{entry['bytes'] / 2**20:.2f}",
             f"{(now - entry['modified']) / 86400:.1f}",
-            *([entry["where"]] if apart else []),
+            *([entry["where"]] if has_places else []),
         )
         for entry in entries
     ]
     total = sum(entry["bytes"] for entry in entries) / 2**20
-    headers = ["stage", "key", "MB", "days old", *(["where"] if apart else [])]
+    headers = ["stage", "key", "MB", "days old", *(["where"] if has_places else [])]
     table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     return f"{table}\n\n{len(entries)} files, {total:.1f} MB"

@@ -80,12 +80,12 @@ def _distinct(found: pd.DataFrame, column: str) -> list[str | int]:
     return [] if found.empty else found[column].dropna().drop_duplicates().sort_values().tolist()
 
 
-def check(cells: Iterable[Cell], request: Request, registry: PluginRegistry, known: list[Recipe]) -> None:
+def check_cells(cells: Iterable[Cell], request: Request, registry: PluginRegistry, known: list[Recipe]) -> None:
     """Raises DDBenchError, that of the first, where what is asked for is wrong for every cell."""
     first: DDBenchError | None = None
     for cell in cells:
         try:
-            of_cell(cell, request, registry, known)
+            cell_experiments(cell, request, registry, known)
         except DDBenchError as error:
             first = first or error
         else:
@@ -94,7 +94,7 @@ def check(cells: Iterable[Cell], request: Request, registry: PluginRegistry, kno
         raise first
 
 
-def of_cell(cell: Cell, request: Request, registry: PluginRegistry, known: list[Recipe]) -> list[Experiment]:
+def cell_experiments(cell: Cell, request: Request, registry: PluginRegistry, known: list[Recipe]) -> list[Experiment]:
     """The experiments of one cell: its sets and students. Raises DDBenchError where it cannot be."""
     settings = tuple(f"{name}={value_text(value)}" for name, value in cell.settings.items())
     methods = request.methods or tuple(method.name for method in registry.distillers())

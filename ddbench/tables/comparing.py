@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
-from ddbench.tables.efficiency import one_process_each
-from ddbench.tables.hyperparameters import by_dataset, of_recipes
+from ddbench.tables.efficiency import measure_costs
+from ddbench.tables.hyperparameters import methods_by_dataset, recipe_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,12 +50,12 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     Both are of a cell, not of a student: the same on all its lines.
     """
     from ddbench.results.scores import scores
-    from ddbench.tables.lines import SETTING
+    from ddbench.tables.lines import SETTING_COLUMNS
 
     frame = frame.assign(ior=float("nan"), hlr=float("nan"))
     if records.empty:
         return frame
-    for _, part in frame[frame["state"] == "measured"].groupby(list(SETTING), dropna=False):
+    for _, part in frame[frame["state"] == "measured"].groupby(list(SETTING_COLUMNS), dropna=False):
         for score in scores(records[records["name"].isin(part["record"])]).to_dict("records"):
             mine = part[
                 (part["method"] == score["method"])
@@ -94,17 +94,17 @@ def ddbench_tables() -> Iterable[TableSpec]:
                 "total_seconds": Metric("s for 2,000 iterations", per_cell=True),
             },
             ipcs=(1,),
-            fill=one_process_each,
+            fill=measure_costs,
         ),
         TableSpec(
             "hyperparameters",
             "settings by dataset, as the recipes give them",
-            by_dataset,
+            methods_by_dataset,
             "WMDD paper, Table 7",
             row="setting",
             columns=(),
             metrics={"value": Metric("value", per_cell=True)},
-            fill=of_recipes,
+            fill=recipe_settings,
         ),
         TableSpec(
             "regimes",

@@ -35,13 +35,13 @@ MEASURED = 100
 """Consecutive iterations (Table 3)."""
 TOTAL = 2000
 """Iterations of the total (Table 3)."""
-COLUMNS = (
+COST_COLUMNS = (
     *("seconds_per_iteration", "seconds_per_iteration_deviation", "seconds_per_iteration_n"),
     *("peak_memory_gb", "total_seconds", "total_seconds_note", "device_name", "threads"),
 )
 
 
-def one_process_each(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
+def measure_costs(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
     """A line a method: seconds an iteration over 100 consecutive ones, peak memory, seconds of 2,000 iterations.
 
     All of one unit: of the whole set where its method makes that in one. The teacher and its statistics are made
@@ -53,7 +53,7 @@ def one_process_each(spec: TableSpec, cells: list[Cell], desk: TableContext) -> 
     import pandas as pd
 
     from ddbench.tables.lines import COLUMNS as LINE
-    from ddbench.tables.lines import line_of
+    from ddbench.tables.lines import frame_row
 
     cells = [cell for cell in cells if cell.ipc is not None]
     if not cells:
@@ -62,34 +62,34 @@ def one_process_each(spec: TableSpec, cells: list[Cell], desk: TableContext) -> 
         lines = [line for line in _stored(desk) if _is_asked_for(line, desk.request)]
         there = {(line["row"], line["dataset"], line["ipc"]) for line in lines}
         missing = [cell for cell in cells if (cell.row, cell.dataset, cell.ipc) not in there]
-        lines += [line_of(spec, cell, desk.request) for cell in missing]
+        lines += [frame_row(spec, cell, desk.request) for cell in missing]
         lines.sort(key=lambda line: line["row"])
     else:
         lines = [_line(spec, cell, desk) for cell in cells]
-    return pd.DataFrame(lines, columns=list(dict.fromkeys([*LINE, *COLUMNS]))).astype({"ipc": "Int64"})
+    return pd.DataFrame(lines, columns=list(dict.fromkeys([*LINE, *COST_COLUMNS]))).astype({"ipc": "Int64"})
 
 
 def _line(spec: TableSpec, cell: Cell, desk: TableContext) -> dict[str, Any]:
     from ddbench.nn import device
     from ddbench.pipeline.request import load_recipes
-    from ddbench.tables.cells import of_cell
+    from ddbench.tables.cells import cell_experiments
     from ddbench.tables.filling import cell_name, one_line, resolve_cells
-    from ddbench.tables.lines import line_of
+    from ddbench.tables.lines import frame_row
 
     assert desk.workspace is not None
     distiller = desk.registry.distiller(cell.method)
     try:
         known = load_recipes(desk.request.recipes, desk.registry)
-        teacher = of_cell(cell, desk.request, desk.registry, known)[0].teacher.arch
+        teacher = cell_experiments(cell, desk.request, desk.registry, known)[0].teacher.arch
     except DDBenchError as error:
-        return line_of(spec, cell, desk.request, state="failed", reason=one_line(error))
+        return frame_row(spec, cell, desk.request, state="failed", reason=one_line(error))
     cell = replace(cell, settings={"method.network": teacher} if "network" in distiller.model_fields else {})
     (place,) = resolve_cells([cell], desk.request, desk.workspace)
     if place.reason:
-        return line_of(spec, cell, desk.request, state="failed", reason=place.reason)
+        return frame_row(spec, cell, desk.request, state="failed", reason=place.reason)
     pipeline = place.pipelines[0]
     on = device.describe(pipeline.device)
-    line = line_of(spec, cell, desk.request, pipeline.experiment, classes=pipeline.dataset.info.num_classes)
+    line = frame_row(spec, cell, desk.request, pipeline.experiment, classes=pipeline.dataset.info.num_classes)
     line["device"] = f"{on['name']}, {on['threads']} threads, {pipeline.precision}"
     try:
         numbers = _measured(pipeline, cell, line, on, desk)

@@ -14,10 +14,10 @@ from ddbench.core.errors import DDBenchError, NotCached
 from ddbench.pipeline.request import Request, load_recipes
 from ddbench.results import published, records
 from ddbench.results.records import Record
-from ddbench.tables.cells import cells_of, check, of_cell, published_datasets
+from ddbench.tables.cells import cell_experiments, cells_of, check_cells, published_datasets
 from ddbench.tables.context import TableContext
-from ddbench.tables.lines import COLUMNS, line_of
-from ddbench.tables.stored import from_records
+from ddbench.tables.lines import FRAME_COLUMNS, frame_row
+from ddbench.tables.stored import rows_from_records
 
 if TYPE_CHECKING:
     from ddbench.api.dataset import DatasetSpec
@@ -41,14 +41,14 @@ def build_frame(
     what is asked for is wrong for every cell.
     """
     cells = cells_of(spec, request, registry, results_dir, of_records=workspace is None and spec.fill is None)
-    check(cells, request, registry, load_recipes(request.recipes, registry))
+    check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     desk = TableContext(request, registry, workspace, results_dir, only_cached, warn)
     if spec.fill is not None:
         with registry.attribute_errors("table", spec.name):
             frame = spec.fill(spec, cells, desk)
     else:
-        lines = run(spec, cells, desk) if workspace else from_records(spec, cells, desk)
-        frame = pd.DataFrame(lines, columns=list(COLUMNS)).astype({"ipc": "Int64"})
+        lines = run_cells(spec, cells, desk) if workspace else rows_from_records(spec, cells, desk)
+        frame = pd.DataFrame(lines, columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"})
     if not request.methods:
         frame = pd.concat([frame, _published_alone(spec, frame)], ignore_index=True)
     if spec.finish is not None:
@@ -102,7 +102,7 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
     found = []
     for cell in sorted(cells, key=lambda cell: datasets.index(cell.dataset)):
         try:
-            pipelines = [Pipeline(workspace, each) for each in of_cell(cell, request, registry, known)]
+            pipelines = [Pipeline(workspace, each) for each in cell_experiments(cell, request, registry, known)]
             running.check_networks(pipelines)
             found.append(ResolvedCell(cell, pipelines))
         except DDBenchError as error:
@@ -116,7 +116,7 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str, Any]]:
+def run_cells(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str, Any]]:
     """Runs what has no record yet, cell by cell, and writes each record before it goes on.
 
     A cell that fails is a line with its reason; Ctrl-C keeps what is done. Raises DDBenchError where every cell is
@@ -125,7 +125,7 @@ def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str
     from ddbench.pipeline import run as running
 
     assert desk.workspace is not None
-    stored = by_key(desk.results_dir, desk.warn)
+    stored = records_by_key(desk.results_dir, desk.warn)
     todo = resolve_cells(cells, desk.request, desk.workspace)
     if len(reasons := {place.reason for place in todo}) == 1 and (reason := reasons.pop()):
         raise DDBenchError(reason)
@@ -138,7 +138,7 @@ def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str
     with desk.workspace.executor.computing([] if desk.only_cached else missing) as bring:
         for place in todo:
             if place.reason:
-                lines.append(line_of(spec, place.cell, desk.request, state="failed", reason=place.reason))
+                lines.append(frame_row(spec, place.cell, desk.request, state="failed", reason=place.reason))
             for pipeline in place.pipelines:
                 record, state, reason = stored.get(pipeline.cache_key("evaluate")), "", ""
                 if record is None:
@@ -155,7 +155,7 @@ def run(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[dict[str
                         state, reason = "failed", one_line(error)
                         desk.warn(f"{which}: failed: {reason}")
                 experiment, classes = pipeline.experiment, pipeline.dataset.info.num_classes
-                lines.append(line_of(spec, place.cell, desk.request, experiment, state, reason, record, classes))
+                lines.append(frame_row(spec, place.cell, desk.request, experiment, state, reason, record, classes))
     return lines
 
 
@@ -170,9 +170,9 @@ def cell_name(cell: Cell) -> str:
     return ", ".join(word for word in words if word)
 
 
-def by_key(results_dir: Path, warn: Callable[[str], None] = lambda line: None) -> dict[str, Record]:
+def records_by_key(results_dir: Path, warn: Callable[[str], None] = lambda line: None) -> dict[str, Record]:
     """Every record by the key of its evaluation, which holds everything that its numbers depend on."""
-    found = records.readable(results_dir / "records", warn)
+    found = records.read_all(results_dir / "records", warn)
     return {key: record for record in found for key in record.keys.get("evaluate", [])}
 
 

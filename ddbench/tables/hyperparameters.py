@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def by_dataset(asked: TableQuery) -> Iterable[Cell]:
+def methods_by_dataset(asked: TableQuery) -> Iterable[Cell]:
     """Every method on every dataset."""
     for dataset in asked.datasets:
         for method in asked.methods:
             yield Cell(method, method, dataset, None)
 
 
-def of_recipes(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
+def recipe_settings(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.DataFrame:
     """A line a dataset and setting of teacher, method and protocol: its value under the recipes that are asked for."""
     import pandas as pd
 
     from ddbench.core.text import value_text
     from ddbench.pipeline.request import load_recipes
     from ddbench.results import published
-    from ddbench.tables.cells import of_cell
-    from ddbench.tables.lines import COLUMNS, line_of
+    from ddbench.tables.cells import cell_experiments
+    from ddbench.tables.lines import FRAME_COLUMNS, frame_row
 
     known = load_recipes(desk.request.recipes, desk.registry)
     lines: list[dict[str, Any]] = []
     for cell in cells:
         try:
-            experiment = of_cell(cell, desk.request, desk.registry, known)[0]
+            experiment = cell_experiments(cell, desk.request, desk.registry, known)[0]
         except DDBenchError as error:
-            lines.append(line_of(spec, cell, desk.request, state="failed", reason=str(error)))
+            lines.append(frame_row(spec, cell, desk.request, state="failed", reason=str(error)))
             continue
         sections = {
             "teacher": experiment.teacher,
@@ -50,9 +50,9 @@ def of_recipes(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.Dat
                     shown = ", ".join(map(value_text, value)) if isinstance(value, list) else value_text(value)
                     row = replace(cell, row=f"{name}.{setting}")
                     # Nothing runs, so there is no device.
-                    line = {**line_of(spec, row, desk.request, experiment, "read"), "device": ""}
+                    line = {**frame_row(spec, row, desk.request, experiment, "read"), "device": ""}
                     lines.append({**line, "value": shown})
-    frame = pd.DataFrame(lines, columns=[*COLUMNS, "value"]).astype({"ipc": "Int64"})
+    frame = pd.DataFrame(lines, columns=[*FRAME_COLUMNS, "value"]).astype({"ipc": "Int64"})
     frame = frame.drop_duplicates(["row", "dataset", "setting"])
     theirs = {(row["ours"], row["dataset"]): row["value"] for row in published.load(spec.name).to_dict("records")}
     places = frame[["row", "dataset"]].itertuples(index=False)

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from ddbench.api.table import Metric, TableSpec
 from ddbench.results.text import frame_text
 from ddbench.tables.filling import published_rows
-from ddbench.tables.lines import SETTING
+from ddbench.tables.lines import SETTING_COLUMNS
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "html": "html"}
 PUBLISHED, DIFFERENCE = " published", " difference"
@@ -24,7 +24,7 @@ Column = tuple[Any, ...]
 
 
 @dataclass
-class Block:
+class TextBlock:
     """One setting's part of a table: a heading, cells as text, and notes below."""
 
     heading: str
@@ -32,14 +32,14 @@ class Block:
     notes: list[str] = field(default_factory=list)
 
 
-def text_of(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
+def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
     """The frame as text, markdown, latex, html, csv or json: the last two are the tidy frame, the others its blocks."""
     if form in ("csv", "json"):
         return frame_text(frame, form)
-    return "\n\n".join(_dressed(form, block) for block in blocks(spec, frame))
+    return "\n\n".join(_dressed(form, block) for block in text_blocks(spec, frame))
 
 
-def _dressed(form: str, block: Block) -> str:
+def _dressed(form: str, block: TextBlock) -> str:
     cells = block.cells.map(lambda text: text.replace("|", r"\|")) if form == "markdown" else block.cells
     heads = [_head(str(head)) for head in cells]
     body = tabulate(cells.to_numpy().tolist(), headers=heads, tablefmt=STYLES[form], disable_numparse=True)
@@ -61,14 +61,14 @@ def _head(head: str) -> str:
     return next((of.strip() for of in (PUBLISHED, DIFFERENCE) if head.endswith(of)), head)
 
 
-def blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[Block]:
+def text_blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[TextBlock]:
     """A block for every setting of every dataset, and one for a dataset of which nothing is known but cells."""
     for dataset in frame["dataset"].drop_duplicates():
         mine = frame[frame["dataset"] == dataset]
         loose = mine[mine["image_size"].isna()]
         if len(loose) == len(mine):
             yield _block(spec, dataset, loose)
-        parts = [part for _, part in mine.drop(loose.index).groupby(list(SETTING), sort=False, dropna=False)]
+        parts = [part for _, part in mine.drop(loose.index).groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
         headings = [_heading(part) for part in parts]
         for heading, part in zip(headings, parts, strict=True):
             # Of the same words but not the same setting, e.g. by a recipe of the same name with other values.
@@ -88,7 +88,7 @@ def _heading(part: pd.DataFrame) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> Block:
+def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> TextBlock:
     members: dict[tuple[str, Column], list[int]] = {}
     for number, each in enumerate(part.to_dict("records")):
         members.setdefault((each["row"], _column(spec, each)), []).append(number)
@@ -111,7 +111,7 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> Block:
     for *_, head in heads:
         found = [head + of for of in (PUBLISHED, DIFFERENCE) if (cells[head + of] != "").any()]
         order += [head, *found] if found or (cells[head] != "").any() else []
-    return Block(heading, cells[order], writer.all_notes())
+    return TextBlock(heading, cells[order], writer.all_notes())
 
 
 def _column(spec: TableSpec, row: Mapping[Any, Any]) -> Column:

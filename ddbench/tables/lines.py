@@ -14,20 +14,20 @@ from ddbench.results import published
 from ddbench.results.records import Record, measured_on
 from ddbench.storage.cache import key_of
 
-COLUMNS = (
+FRAME_COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
     *("repeat", "student_seed", "state", "reason"),
     *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
     *("record", "differs"),
 )
-SETTING = ("dataset", "classes", "image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting")
+SETTING_COLUMNS = ("dataset", "classes", "image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting")
 """What must be equal for numbers to stand in one block. `setting` is a digest of all that the others name in part."""
 SHARED = ("data", "teacher", "runtime")
 """Sections of the configuration that belong to the setting; the others belong to the cell."""
 
 
-def line_of(
+def frame_row(
     spec: TableSpec,
     cell: Cell,
     request: Request,
@@ -78,7 +78,7 @@ def _of_experiment(experiment: Experiment, cell: Cell, request: Request, classes
         "measured_on": measured_on(experiment.data.holdout),
         "repeat": experiment.repeat,
         "student_seed": experiment.student_seed,
-        "differs": published.comparable(experiment.model_copy(update={"changed": changed}), classes) or "",
+        "differs": published.difference_from_paper(experiment.model_copy(update={"changed": changed}), classes) or "",
     }
 
 

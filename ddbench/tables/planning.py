@@ -10,8 +10,8 @@ from tabulate import tabulate
 from ddbench.api.table import Cell, TableSpec
 from ddbench.pipeline import estimate
 from ddbench.pipeline.request import Request, load_recipes
-from ddbench.tables.cells import cells_of, check
-from ddbench.tables.filling import ResolvedCell, by_key, resolve_cells
+from ddbench.tables.cells import cells_of, check_cells
+from ddbench.tables.filling import ResolvedCell, records_by_key, resolve_cells
 
 if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace
@@ -29,11 +29,11 @@ def plan(
     that measure in their own way, the cells alone. Raises DDBenchError as `filling.build_frame`.
     """
     cells = cells_of(spec, request, registry, results_dir)
-    check(cells, request, registry, load_recipes(request.recipes, registry))
+    check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     if workspace is None or spec.fill is not None:
         rows = [_names(cell) for cell in cells]
         return tabulate(rows, headers=HEADINGS[:5], tablefmt="simple", disable_numparse=True)
-    stored = by_key(results_dir)
+    stored = records_by_key(results_dir)
     probe = estimate.Estimate()
     rows = []
     for place in resolve_cells(cells, request, workspace):

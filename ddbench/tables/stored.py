@@ -16,9 +16,9 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request, load_recipes, recipe_names
 from ddbench.results import provenance, published, records
 from ddbench.results.records import Record
-from ddbench.tables.cells import of_cell, published_datasets
+from ddbench.tables.cells import cell_experiments, published_datasets
 from ddbench.tables.context import TableContext
-from ddbench.tables.lines import SHARED, checkpoint_name, line_of
+from ddbench.tables.lines import SHARED, checkpoint_name, frame_row
 
 if TYPE_CHECKING:
     from ddbench.config.recipes import Recipe
@@ -39,7 +39,7 @@ class Setting:
     numerics: str
 
 
-def from_records(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[Line]:
+def rows_from_records(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list[Line]:
     """Every record that is a cell's own, in each setting (data, teacher, recipes, device) that records have.
 
     A record is a cell's own where method, protocol, their installed versions, student and all settings are what the
@@ -50,13 +50,13 @@ def from_records(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list
     known = load_recipes(desk.request.recipes, desk.registry)
     theirs = published.load(spec.name) if published_datasets(spec) else None
     blocks: dict[str, list[Line]] = {}
-    for setting, apart, mine in _settings(records.readable(desk.results_dir / "records", desk.warn)):
+    for setting, apart, mine in _settings(records.read_all(desk.results_dir / "records", desk.warn)):
         block = []
         for cell in cells:
             experiment = _under(cell, setting, mine[0], desk, known)
             if experiment is not None:
                 own = _newest(record for record in mine if _is_own(record, experiment))
-                line = partial(line_of, spec, cell, desk.request, experiment, classes=setting.classes)
+                line = partial(frame_row, spec, cell, desk.request, experiment, classes=setting.classes)
                 found: list[Record | None] = [*own] or [None]
                 block += [line(record=each, numerics=setting.numerics, apart=apart) for each in found]
         blocks.setdefault(setting.dataset, []).extend(_without_empty_columns(block, desk.request, theirs))
@@ -65,7 +65,7 @@ def from_records(spec: TableSpec, cells: list[Cell], desk: TableContext) -> list
     for cell in cells:
         wanted = cell.dataset in usual or not (usual or measured)
         if wanted and cell.dataset not in measured and cell.ipc in (None, *(desk.request.ipcs or spec.ipcs)):
-            blocks.setdefault(cell.dataset, []).append(line_of(spec, cell, desk.request))
+            blocks.setdefault(cell.dataset, []).append(frame_row(spec, cell, desk.request))
     ordered = dict.fromkeys(cell.dataset for cell in cells)
     return [line for dataset in ordered for line in blocks.get(dataset, [])]
 
@@ -132,7 +132,7 @@ def _under(cell: Cell, setting: Setting, record: Record, desk: TableContext, kno
         if request.recipes and recipe_names(request.recipes, known, cell.dataset) != setting.recipes:
             return None
         asked = replace(request, recipes=setting.recipes, arch=setting.teacher.arch, seeds=1, repeats=1)
-        experiment = of_cell(cell, asked, desk.registry, known)[0]
+        experiment = cell_experiments(cell, asked, desk.registry, known)[0]
     except DDBenchError:
         return None
     if not _asked_for(setting, request, experiment):

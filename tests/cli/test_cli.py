@@ -1,12 +1,12 @@
 """The command line as a person uses it: runs, tables, records, pictures, the cache; and what stays unloaded."""
 
 import json
+import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -307,17 +307,12 @@ def test_stdout_on_a_full_disk_is_one_line() -> None:
     assert done.stderr == "ddbench: output: No space left on device\n"
 
 
-def test_an_interrupt_is_one_line_and_130(tmp_path: Path) -> None:
+def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
     arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
     command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("evaluate"):
-                break
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait() == 130
-    assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
+    environment = {**os.environ, **stop_at("evaluate", "step", 3, "SIGINT")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
     assert not list((tmp_path / "cache" / "evaluate").glob("[!.]*"))  # its checkpoint alone

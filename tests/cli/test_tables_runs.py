@@ -112,9 +112,9 @@ def test_records_alone_give_the_same_numbers_without_data(regimes: tuple[Shell, 
     told = json.loads(ok(shell(*REGIMES, "--format", "json")).out)
     code = """
         import sys
-        import ddbench.api.table
+        import ddbench.tables.load
         from pathlib import Path
-        from ddbench.showing import frame_text
+        from ddbench.results.text import frame_text
         frame = ddbench.tables.load.load("regimes", Path(sys.argv[1]))
         assert "sklearn.datasets" not in sys.modules, "the digits were opened"
         print(frame_text(frame[frame["state"] == "measured"], "json"))
@@ -207,8 +207,8 @@ def rows_of_plan(text: str) -> dict[tuple[str, str], str]:
 # -- what fails -----------------------------------------------------------------------------------------------
 
 BRITTLE = """
-    from ddbench import hookimpl
-    from ddbench.distiller import Distiller
+    from ddbench.api import hookimpl
+    from ddbench.api import Distiller
 
     class Brittle(Distiller, frozen=True):
         name = "brittle"
@@ -251,7 +251,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: C
 
 WATCHER = """
     import os
-    from ddbench import hookimpl
+    from ddbench.api import hookimpl
 
     @hookimpl
     def ddbench_event(event):

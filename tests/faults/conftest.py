@@ -144,6 +144,10 @@ class Forked:
         """Sends a signal to it."""
         os.kill(self.number, number)
 
+    def go_on(self) -> None:
+        """Continues a process that has stopped itself."""
+        self.signal(signal.SIGCONT)
+
     def kill(self) -> int | None:
         """`kill -9`: its exit code is then -9, or that of a run that was quicker."""
         if self.code is None:
@@ -152,7 +156,7 @@ class Forked:
 
     def until(self, said: str) -> None:
         """Waits for a line with these words."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not any(said in line for line in self.lines()):
             assert self.end(block=False) is None, f"it ended without '{said}': {self.lines()}"
             assert time.monotonic() < deadline, f"no '{said}': {self.lines()}"
@@ -174,15 +178,18 @@ class Small:
         *more: str,
         threads: int = 1,
         flock: int | None = None,
+        pause: str | None = None,
         environment: dict[str, str] | None = None,
     ) -> Forked:
         """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock.
+
+        With `pause`, the process stops itself at the first message that contains this text, until `go_on`.
 
         Of several processes that are started together (RANK in `environment`) each has a log of its own.
         """
         arguments, environment = [*self.arguments, *place.options, *more], environment or {}
         log = place.root / ("log" if environment.get("RANK", "0") == "0" else f"log {environment['RANK']}")
-        return Forked(self.ask, log, run=arguments, threads=threads, flock=flock, environment=environment)
+        return Forked(self.ask, log, run=arguments, threads=threads, flock=flock, pause=pause, environment=environment)
 
 
 def small_run(images: Path) -> list[str]:

@@ -1,12 +1,13 @@
 """Runs `ddbench ARGUMENTS` in a process of its own as often as it is asked to, without a start-up each: by forking.
 
 Started with the arguments of a first run, which it makes itself, so that all is imported. Then reads orders, a JSON
-line each, and answers with a line: {"run": [...], "log": path, "threads": 1, "flock": null, "environment": {}} starts a
-process, whose number it answers; {"wait": number, "block": true} answers its exit code (minus the signal that ended
-it), or null; {"import": module} has it for all that are started from then on.
+line each, and answers with a line: {"run": [...], "log": path, "threads": 1, "flock": null, "pause": null,
+"environment": {}} starts a process, whose number it answers; {"wait": number, "block": true} answers its exit code
+(minus the signal that ended it), or null; {"import": module} has it for all that are started from then on.
 
 The runs print every event and save their training after every epoch. With `flock`, an error number, the kernel
-answers so whenever a lock is asked for; with 0 it says that the lock is held, to everybody.
+answers so whenever a lock is asked for; with 0 it says that the lock is held, to everybody. With `pause`, a text, the
+process stops itself (SIGSTOP) at the first message that contains the text.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import platform
 import signal
 import struct
 import sys
+from typing import TextIO
 
 import torch
 
@@ -50,7 +52,28 @@ def answer_flock_with(number: int) -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def child(arguments: list[str], log: str, threads: int, flock: int | None, environment: dict[str, str]) -> None:
+class Pausing:
+    """A stream that stops this process after the first message that contains a text."""
+
+    def __init__(self, stream: TextIO, text: str) -> None:
+        self._stream, self._text = stream, text
+
+    def write(self, message: str) -> int:
+        """Writes the message at once."""
+        count = self._stream.write(message)
+        self._stream.flush()
+        if self._text in message:
+            sys.stderr = self._stream
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return count
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+def child(
+    arguments: list[str], log: str, threads: int, flock: int | None, pause: str | None, environment: dict[str, str]
+) -> None:
     """The forked process: never returns."""
     code = 1
     try:
@@ -61,6 +84,8 @@ def child(arguments: list[str], log: str, threads: int, flock: int | None, envir
         os.environ |= environment
         if flock is not None:
             answer_flock_with(flock)
+        if pause is not None:
+            sys.stderr = Pausing(sys.stderr, pause)  # type: ignore[assignment]
         code = ddbench(arguments)
         sys.stdout.flush()
     finally:
@@ -79,7 +104,7 @@ running = set()
 for line in sys.stdin:
     order = json.loads(line)
     if "run" in order:
-        how = [order[name] for name in ("run", "log", "threads", "flock", "environment")]
+        how = [order[name] for name in ("run", "log", "threads", "flock", "pause", "environment")]
         answer = os.fork() or child(*how)
         running.add(answer)
     elif "import" in order:

@@ -108,7 +108,7 @@ def test_every_method_works_or_refuses_in_one_line(place: Shell, data: str, meth
         ("alike", "solver=released", None),
         ("alike", "initial=real", None),
         ("alike", "bn_form=norm", None),
-        ("single", "feature_loss=mmd", "class 'alone': the median heuristic needs at least two samples"),
+        ("single", "feature_loss=mmd", "class 'alone': the median heuristic needs two samples or more"),
         ("alike", "feature_loss=mmd", "class 'black': the median distance of 4 samples is 0"),
     ],
 )

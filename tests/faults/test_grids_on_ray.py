@@ -35,13 +35,13 @@ Ended = TypeVar("Ended")
 PLUGIN = '''
 import os
 
-from ddbench import hookimpl
-from ddbench.distiller import Distiller
+from ddbench.api import hookimpl
+from ddbench.api import Distiller
 
 if "SAVES_EVERY_EPOCH" in os.environ:
-    from ddbench import training
+    from ddbench.training import loop
 
-    training.SAVE_SECONDS = 0.0
+    loop.SAVE_SECONDS = 0.0
 
 
 class Broken(Distiller):
@@ -50,7 +50,7 @@ class Broken(Distiller):
     name, version, needs_teacher = "broken", "1", False
 
     def units(self, num_classes, ipc):
-        from ddbench.distiller import units_of_whole_classes
+        from ddbench.api import units_of_whole_classes
 
         return units_of_whole_classes(num_classes, ipc, 5)
 

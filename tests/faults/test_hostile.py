@@ -188,7 +188,7 @@ YAML: dict[str, tuple[str, str]] = {
     "a long number": ("0x" + "f" * 5000, "more than 64 bits"),
     "bits": ("0b" + "1" * 70, "more than 64 bits"),
     "a date that is none": ("2026-99-99", "month must be in 1..12"),
-    "a date": ("2026-01-01", "a date: text that is to stay text needs quotes"),
+    "a date": ("2026-01-01", "a date is not allowed: put text in quotes"),
     "bytes": ("!!binary aGVsbG8=", "a bytes"),
     "a set": ("!!set {a, b}", "a set"),
     "no number": ("!!int x", "invalid literal"),

@@ -83,9 +83,8 @@ def test_the_lock_of_a_killed_process_does_not_block(
     small: Small, place_at: Callable[..., Place], tmp_path: Path
 ) -> None:
     first, second = place_at(tmp_path / "first"), place_at(tmp_path / "second", tmp_path / "first" / "cache")
-    holder = small.start(first)
+    holder = small.start(first, pause=TEACHER + "started")
     holder.until(TEACHER + "started")
-    holder.signal(signal.SIGSTOP)
     waiting = small.start(second)
     waiting.until("waiting for another process that makes this teacher artifact")
     assert waiting.end(block=False) is None
@@ -101,12 +100,11 @@ def test_where_a_lock_does_not_hold_a_duplicate_costs_time_only(
 ) -> None:
     """As on two hosts that share a folder and no locks: both hold every lock."""
     first, second = place_at(tmp_path / "first"), place_at(tmp_path / "second", tmp_path / "first" / "cache")
-    slow = small.start(first, flock=HELD_BY_ALL)
+    slow = small.start(first, flock=HELD_BY_ALL, pause=TEACHER + "started")
     slow.until(TEACHER + "started")
-    slow.signal(signal.SIGSTOP)
     quick = small.start(second, flock=HELD_BY_ALL)
     assert quick.end() == 0
-    slow.signal(signal.SIGCONT)
+    slow.go_on()
     assert slow.end() == 0
     assert begun(slow, quick)[TEACHER.rstrip(": ")] == 2
     assert len(texts([first, second])) == 1  # the artifacts that were there first are those of both

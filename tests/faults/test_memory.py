@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddbench.api.context import DistillTask
-from ddbench.api.teacher import Objective, Output
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Objective, Output
 from ddbench.api.units import Slot, Unit
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError

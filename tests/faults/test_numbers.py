@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ddbench.api.context import DistillTask
-from ddbench.api.teacher import Output
 from ddbench.api.settings import RecoverSettings, TrainingSettings
+from ddbench.api.teacher import Output
 from ddbench.api.units import Slot, Unit
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench.api.teacher import ClassStatistics, Output
 from ddbench.api.settings import OPERATIONS, RecoverSettings, TrainingSettings
+from ddbench.api.teacher import ClassStatistics, Output
 from ddbench.api.units import Slot, Unit
 from ddbench.augment import crops as crops_module
 from ddbench.augment import mixing, views

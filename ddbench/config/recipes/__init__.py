@@ -1,9 +1,9 @@
-"""Recipes: named hyper-parameters as data, each block with the source of its numbers. Imports no torch."""
+"""Recipes: named hyper-parameters in YAML files. Every block states the source of its numbers. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -11,35 +11,56 @@ from pydantic import BaseModel, Field, ValidationError
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
 
-SECTIONS = ("data", "teacher", "statistics", "distill", "method", "evaluator", "runtime")
-
-
 SectionName = Literal["data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"]
-
-
+SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
+"""The sections of the configuration that a recipe can set."""
 FilterName = Literal["dataset", "method", "evaluator", "budget"]
-
-
 MAX_BYTES = 2**20
-
-
+"""Limit on the size of a recipe file."""
 MAX_DEPTH = 20
+"""Limit on the nesting of a YAML value."""
 
 
 class Block(BaseModel, frozen=True, extra="forbid"):
-    """Settings from one source. `applies` limits them, e.g. `{dataset: [imagenette]}`; empty means always."""
+    """Settings from one source.
+
+    Attributes:
+        source: Where the numbers come from.
+        applies: The runs that the block applies to, e.g. `{dataset: [imagenette]}`. Empty: all runs.
+        settings: Values by section and name.
+    """
 
     source: str = Field(min_length=1)
     applies: dict[FilterName, list[str]] = Field(default_factory=dict)
     settings: dict[SectionName, dict[str, Any]]
 
     def matches(self, context: dict[str, list[str]]) -> bool:
-        """Whether every filter names one of the context's values, e.g. `{"dataset": ["imagenette"], ...}`."""
+        """Tells whether the block applies to a run.
+
+        Args:
+            context: Names of the run by filter, e.g. `{"dataset": ["imagenette"], "method": ["wmdd"]}`.
+
+        Returns:
+            Whether every filter of the block contains one of the names.
+
+        Example:
+            >>> block = Block(source="a paper", applies={"dataset": ["digits"]}, settings={"teacher": {"epochs": 3}})
+            >>> block.matches({"dataset": ["digits"], "method": ["random"]})
+            True
+        """
         return all(set(names) & set(context.get(key, [])) for key, names in self.applies.items())
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid"):
-    """One YAML file. A budget says how much is spent, a numerics which formulas; equal names are applied together."""
+    """The content of one recipe file.
+
+    Attributes:
+        name: Name on the command line. Recipes of the same name are applied together.
+        kind: `budget` for sizes, epochs and steps; `numerics` for formulas, solvers and starting points.
+        about: One line about the recipe.
+        blocks: Settings. Later blocks override earlier ones.
+        path: The file.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     kind: Literal["budget", "numerics"]
@@ -49,46 +70,76 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases: with them a few lines may stand for a tree of billions of values."""
+    """A loader that rejects aliases: with them, a few lines of YAML can expand to billions of values."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise ValueError("an alias (*): write the values out")
+            raise ValueError("an alias (*) is not allowed: write the values out")
         return super().compose_node(parent, index)
 
 
 def parse_plain_yaml(text: str) -> Any:
-    """The value of a YAML text: text, numbers, truth values, null, and lists and mappings of them.
+    """Parses YAML that consists of text, numbers, truth values, null, lists and mappings.
 
-    Raises ValueError for anything else: tags, aliases, dates, whole numbers of more than 64 bits, nesting deeper than
-    MAX_DEPTH, and text that is no YAML.
+    Args:
+        text: The YAML text.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: The text is not YAML, or holds a tag, an alias, a date, an integer of more than 64 bits or values
+            nested deeper than `MAX_DEPTH`.
+
+    Example:
+        >>> parse_plain_yaml("{epochs: 3, betas: [0.5, 0.9]}")
+        {'epochs': 3, 'betas': [0.5, 0.9]}
     """
     try:
         value = yaml.load(text, _Loader)
         require_plain(value)
-    except Exception as error:  # besides its own errors PyYAML raises whatever a number or date without sense gives
+    except Exception as error:  # for invalid numbers and dates PyYAML raises arbitrary exceptions
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return value
 
 
 def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
-    """Raises ValueError where a tree is not of text, numbers, truth values and null, or larger than `plain` allows."""
+    """Checks that a value consists of text, numbers, truth values, null, lists and mappings.
+
+    Args:
+        value: The value.
+        depth: Number of nested lists and mappings that are allowed.
+
+    Raises:
+        ValueError: It holds anything else, an integer of more than 64 bits, or is nested too deeply.
+    """
     if isinstance(value, dict | list):
         if not depth:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
         for part in (*value, *value.values()) if isinstance(value, dict) else value:
             require_plain(part, depth - 1)
     elif isinstance(value, int) and value.bit_length() > 63:
-        raise ValueError("a whole number of more than 64 bits")
+        raise ValueError("an integer of more than 64 bits")
     elif isinstance(value, str) and any("\ud800" <= letter <= "\udbff" for letter in value):
-        # Its other half would make another text of it in a record. (Those of paths that are not UTF-8 are the others.)
-        raise ValueError("half a letter: what JSON writes as two escapes is one in YAML")
+        # A high surrogate followed by a low one would be read back from a JSON record as one other character.
+        # (Low surrogates alone are allowed: they stand for bytes of paths that are not UTF-8.)
+        raise ValueError("a high surrogate: write the character itself, YAML has no surrogate pairs")
     elif not isinstance(value, str | int | float | None):
-        raise ValueError(f"a {type(value).__name__}: text that is to stay text needs quotes")
+        raise ValueError(f"a {type(value).__name__} is not allowed: put text in quotes")
 
 
 def load_file(path: Path) -> Recipe:
-    """Reads a recipe file. Raises DDBenchError naming the file and the place for anything that is not a recipe."""
+    """Reads a recipe file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        DDBenchError: The file cannot be read or is not a valid recipe. The message names the file and the location.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -111,5 +162,5 @@ def load_file(path: Path) -> Recipe:
 
 
 def builtin_paths() -> list[Path]:
-    """The recipe files that ship with ddbench."""
+    """Returns the paths of the recipe files that ship with ddbench."""
     return sorted(Path(__file__).parent.glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""Gradient matching: the distance between two gradients, and the loops that bring it down (Algorithm 1 of DC)."""
+"""Gradient matching: the distance between two gradients, and the loops that minimise it (Algorithm 1 of DC)."""
 
 from __future__ import annotations
 
@@ -28,19 +28,38 @@ HINT = "; a lower learning_rate or network_learning_rate may help"
 
 
 def matched_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters whose gradients are compared: those of two or more dimensions, the kernels of linear maps.
+    """Returns the parameters whose gradients are compared: those of two or more dimensions.
 
-    Biases and the scales and shifts of norm layers count nothing in the distance (released code).
+    Biases and the scales and shifts of norm layers are not part of the distance (released code).
+
+    Args:
+        network: The network.
+
+    Example:
+        >>> [tuple(parameter.shape) for parameter in matched_parameters(nn.Linear(3, 2))]
+        [(2, 3)]
     """
     return [parameter for parameter in network.parameters() if parameter.ndim >= 2]
 
 
 def gradient_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """Distance of two gradients, a tensor a layer: 1 - cosine, summed over output rows and layers. A scalar.
+    """Computes the distance of two gradients: 1 - cosine similarity, summed over outputs and layers.
 
-    A row is all that feeds one output: [outputs, ...] is compared as [outputs, rest]. 1e-6 is added to the product
-    of norms (released code), so a row that is 0 on a side counts 1. Differentiable in both. Source: DC, section 3.2,
-    and the released code.
+    The gradient of a layer, [outputs, ...], is compared as a matrix [outputs, rest], row by row. 1e-6 is added to the
+    product of the norms, so that a zero row has distance 1. The distance is differentiable in both arguments. Source:
+    DC, section 3.2, and the released code.
+
+    Args:
+        first: One tensor per layer.
+        second: One tensor per layer, of the same shapes.
+
+    Returns:
+        The distance, a scalar.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> round(float(gradient_distance([a], [b])), 4)
+        1.0
     """
     distances = []
     for a, b in zip(first, second, strict=True):
@@ -52,9 +71,12 @@ def gradient_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tens
 
 @dataclass(frozen=True)
 class Matching:
-    """What the loops share: settings, task, and the strategy of siamese augmentation (None: no augmentation).
+    """The steps of gradient matching. Images are normalised float32 [classes * IPC, 3, S, S], sorted by class.
 
-    Images are float32 [classes * IPC, 3, S, S] in normalised space, on the device, sorted by class.
+    Attributes:
+        method: The hyper-parameters.
+        task: The task.
+        strategy: The strategy of siamese augmentation; None for no augmentation.
     """
 
     method: DC
@@ -62,33 +84,47 @@ class Matching:
     strategy: str | None
 
     def real(self, label: int, count: int, *names: str | int) -> Tensor:
-        """Up to `count` real images of one class, normalised, on the device, drawn without replacement by `names`."""
-        chosen, dataset = self.task.sample(label, count, *names), self.task.dataset
-        return dataset.normalise(dataset.train.centre(chosen, self.task.info.image_size).to(self.task.device))
+        """Draws real images of one class without replacement.
+
+        Args:
+            label: The class.
+            count: The number of images, at most the whole class.
+            *names: Names that seed the draw.
+
+        Returns:
+            Normalised images on the device.
+        """
+        indices, dataset = self.task.sample(label, count, *names), self.task.dataset
+        return dataset.normalise(dataset.train.centre(indices, self.task.info.image_size).to(self.task.device))
 
     def initial(self, unit: Unit) -> Tensor:
-        """The images to start from: noise seeded by slot, or real images of each class."""
+        """Returns the initial images: noise that is seeded by slot, or real images of each class."""
         if self.method.initial == "noise":
             return self.task.noise(unit).to(self.task.device)
         return torch.cat([self.real(k, self.task.ipc, "initial") for k in range(self.task.info.num_classes)])
 
     def network(self, iteration: int) -> nn.Module:
-        """A freshly initialised network, seeded by (run seed, iteration), in training mode."""
+        """Returns a randomly initialised network in training mode, seeded by (run seed, iteration)."""
         info, seed = self.task.info, seeds.derive("distill", self.task.seed, "network", iteration)
         network = build_network(self.method.network, info.num_classes, info.image_size, seed=seed)
         return network.to(self.task.device)
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, a float32 scalar."""
+        """Computes the mean cross-entropy of a batch in float32."""
         with autocast(self.task.device, self.task.precision):
             logits = network(images)
         return functional.cross_entropy(logits.float(), labels)
 
     def fix_batch_norm(self, network: nn.Module, iteration: int, step: int) -> None:
-        """Puts BatchNorm layers into evaluation mode, their running statistics moved once by real images.
+        """Updates the running statistics of BatchNorm layers on real images and sets the layers to evaluation mode.
 
-        As released: one pass in training mode over 16 images of every class, because the few images of a synthetic
-        batch have no statistics to speak of. Nothing happens in a network without BatchNorm.
+        As in the released code, 16 images of each class pass the network in training mode: a synthetic batch has too
+        few images for statistics. A network without BatchNorm is not changed.
+
+        Args:
+            network: The network, changed in place.
+            iteration: The iteration, which seeds the draw.
+            step: The matching step, which seeds the draw.
         """
         layers = batch_norms(network).values()
         if not layers:
@@ -102,10 +138,20 @@ class Matching:
             layer.eval()
 
     def match(self, network: nn.Module, images: Tensor, iteration: int, step: int) -> tuple[Tensor, Tensor]:
-        """The distance summed over classes, and its gradient in the pixels, of the shape of `images`.
+        """Computes the distance, summed over classes, and its gradient with respect to the pixels.
 
-        Class by class, as its distance depends on its own images alone: the memory is that of one class. Both
-        batches of a class see the same augmentation, a fresh one for each class and step.
+        Classes are processed one by one, which needs the memory of one class: the distance of a class depends on its
+        images only. The real and the synthetic batch of a class get the same augmentation, which is drawn for each
+        class and step.
+
+        Args:
+            network: The network.
+            images: The synthetic images.
+            iteration: The iteration, which seeds the draws.
+            step: The matching step, which seeds the draws.
+
+        Returns:
+            The distance, a scalar, and the gradient, of the shape of `images`.
         """
         parameters = matched_parameters(network)
         gradient, distances = torch.empty_like(images), []
@@ -122,9 +168,9 @@ class Matching:
                 losses = [
                     self.loss(network, batch, torch.full((len(batch),), label, device=batch.device)) for batch in pair
                 ]
-            wanted = torch.autograd.grad(losses[0], parameters)
-            found = torch.autograd.grad(losses[1], parameters, create_graph=True)
-            distance = gradient_distance(found, wanted)
+            real_gradient = torch.autograd.grad(losses[0], parameters)
+            synthetic_gradient = torch.autograd.grad(losses[1], parameters, create_graph=True)
+            distance = gradient_distance(synthetic_gradient, real_gradient)
             (gradient[rows],) = torch.autograd.grad(distance, synthetic)
             distances.append(distance.detach())
         return torch.stack(distances).sum(), gradient
@@ -138,22 +184,31 @@ class Matching:
         step: int,
         epoch: int,
     ) -> None:
-        """One epoch of training the network on the synthetic images; augmented, each for itself, in DSA."""
+        """Trains the network for one epoch on the synthetic images; with DSA each image has its own augmentation.
+
+        Args:
+            network: The network.
+            optimizer: The optimiser of the network.
+            images: The synthetic images.
+            iteration: The iteration, which seeds the draws.
+            step: The matching step, which seeds the draws.
+            epoch: The epoch after that step, which seeds the draws.
+        """
         network.train()
         order = torch.randperm(len(images), generator=self.task.generator("order", iteration, step, epoch))
         draws = self.task.generator("training augmentation", iteration, step, epoch)
         for part in batch_slices(len(order), self.method.network_batch):
-            chosen = order[part].to(images.device)
-            batch = images[chosen]
+            rows = order[part].to(images.device)
+            batch = images[rows]
             if self.strategy is not None:
                 batch = augment(batch, draw_augmentation(self.strategy, images.shape[-1], draws, len(batch)))
             optimizer.zero_grad(set_to_none=True)
-            self.loss(network, batch, chosen // self.task.ipc).backward()  # type: ignore[no-untyped-call]
+            self.loss(network, batch, rows // self.task.ipc).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     @contextmanager
-    def own_draws(self, iteration: int) -> Iterator[None]:
-        """Seeds what a network draws by itself (dropout) by (run seed, iteration), and gives the global state back."""
+    def seeded_generators(self, iteration: int) -> Iterator[None]:
+        """Seeds the global generators, which dropout uses, by (run seed, iteration), and restores them at the end."""
         device = self.task.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seeds.derive("distill", self.task.seed, "network draws", iteration))
@@ -161,14 +216,25 @@ class Matching:
 
 
 def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = None) -> Tensor:
-    """Images of the whole set, float32 [n, 3, S, S] in [0, 1], by gradient matching (Algorithm 1).
+    """Optimises the images of the whole set by gradient matching (Algorithm 1).
 
-    An iteration takes a fresh network; each of its matching steps is one step of SGD with momentum on the pixels, in
-    normalised space, and between two of them the network is trained on the images as they then are. The pixels are free
-    until the end and then clamped to [0, 1]; the released code stores and evaluates them unclamped. All draws are
-    named by iteration, step, class and epoch, so that a run resumed at the end of an iteration ends with the same
-    bytes. Raises DDBenchError naming the step where the distance, the pixels or their momentum are no longer finite:
-    nothing is saved then, the checkpoint before it stays.
+    Each iteration uses a new network. A matching step is one step of SGD with momentum on the normalised pixels;
+    between two steps the network is trained on the current images. The pixels are clamped to [0, 1] at the end only;
+    the released code stores and evaluates them without clamping. All draws are seeded by iteration, step, class and
+    epoch, so that a run resumed at the end of an iteration gives the same bytes.
+
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+        unit: A unit of all slots, sorted by class.
+        strategy: The strategy of siamese augmentation; None for no augmentation.
+
+    Returns:
+        The images, float32 [n, 3, S, S] in [0, 1].
+
+    Raises:
+        DDBenchError: If the distance, the pixels or their momentum are not finite. The message names the step; the last
+            checkpoint is kept.
     """
     matching = Matching(method, task, strategy)
     outer, inner = method.loops(task.ipc)
@@ -176,15 +242,15 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     images = matching.initial(unit)
     momentum = torch.zeros_like(images)
     start, seconds = _resume(task, images, momentum)
-    clock = time.perf_counter()
+    began = time.perf_counter()
 
     def save(iteration: int, tensors: dict[str, Tensor]) -> None:
         require_finite(f"{method.name}, after iteration {iteration}", tensors, HINT)
-        task.checkpoint.save(tensors, {"iteration": iteration, "seconds": seconds + time.perf_counter() - clock})
+        task.checkpoint.save(tensors, {"iteration": iteration, "seconds": seconds + time.perf_counter() - began})
 
     for iteration in range(start, method.iterations):
         before = {"images": images.clone(), "momentum": momentum.clone()}
-        with matching.own_draws(iteration):
+        with matching.seeded_generators(iteration):
             network = matching.network(iteration)
             optimizer = torch.optim.SGD(
                 network.parameters(), lr=method.network_learning_rate, momentum=method.network_momentum
@@ -205,20 +271,21 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
                 if step + 1 < outer:
                     for epoch in range(inner):
                         matching.train(network, optimizer, images, iteration, step, epoch)
-        since = done % task.checkpoint_every  # steps since the last multiple of the interval
-        if since < outer and done < steps:
+        steps_since_multiple = done % task.checkpoint_every
+        if steps_since_multiple < outer and done < steps:
             save(iteration + 1, {"images": images, "momentum": momentum})
     require_finite(f"{method.name}, after the last step", {"images": images, "momentum": momentum}, HINT)
-    task.timing.update(steps=steps, seconds=seconds + time.perf_counter() - clock)
+    task.timing.update(steps=steps, seconds=seconds + time.perf_counter() - began)
     pixels = denormalise(images, task.dataset.mean.to(task.device), task.dataset.std.to(task.device))
     return pixels.clamp(0, 1)
 
 
 def _resume(task: DistillTask, images: Tensor, momentum: Tensor) -> tuple[int, float]:
-    found = task.checkpoint.load()
-    if found is None:
+    """Loads a checkpoint into the tensors; returns the first iteration and the seconds so far."""
+    saved = task.checkpoint.load()
+    if saved is None:
         return 0, 0.0
-    tensors, meta = found
+    tensors, meta = saved
     images.copy_(tensors["images"])
     momentum.copy_(tensors["momentum"])
     return int(meta["iteration"]), float(meta["seconds"])

@@ -1,6 +1,6 @@
-"""DM: dataset distillation by matching the distributions of embeddings, of their means or under Gaussian kernels.
+"""DM: dataset distillation by matching distributions of embeddings, by their means or under Gaussian kernels.
 
-The plugin's entry point: hook implementations and the methods' hyper-parameters. Imports no torch.
+The entry point of the plugin: hook implementations and the methods' hyper-parameters. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DM(Distiller, frozen=True, extra="forbid"):
-    """Images whose mean embedding is that of their class, under many freshly initialised networks."""
+    """Images whose mean embedding matches that of the real images of their class, over many random networks."""
 
     name = "dm"
     version = "1"
@@ -29,7 +29,7 @@ class DM(Distiller, frozen=True, extra="forbid"):
 
     network: str = Field(
         default="convnet-d3",
-        description="architecture of the embedding networks, a fresh one a step (DM: ConvNet-D3; D4 at 64 px)",
+        description="architecture of the embedding networks, a new one at every step (DM: ConvNet-D3; D4 at 64 px)",
     )
     steps: int = Field(default=20_000, ge=1, description="optimisation steps (DM: 20,000)")
     learning_rate: float = Field(
@@ -37,10 +37,11 @@ class DM(Distiller, frozen=True, extra="forbid"):
     )
     momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of SGD on the pixels (DM: 0.5)")
     real_batch: int = Field(
-        default=256, ge=2, description="real images of each class a step, at most all of them (DM: 256)"
+        default=256, ge=2, description="real images of each class per step, at most the whole class (DM: 256)"
     )
     initial: Literal["real", "noise"] = Field(
-        default="real", description="start: random real images of the class, or standard normal noise (DM: real)"
+        default="real",
+        description="initial images: random real images, or standard normal noise (DM: real)",
     )
     strategy: Strategy = Field(
         default=DSA_STRATEGY,
@@ -48,19 +49,19 @@ class DM(Distiller, frozen=True, extra="forbid"):
     )
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses more images than the class has, where they are to start from real ones."""
+        """Refuses an IPC above the number of images of the smallest class if the initial images are real."""
         return too_few_images(dataset, ipc) if self.initial == "real" else None
 
     def networks(self) -> tuple[str, ...]:
-        """The embedding network."""
+        """Returns the embedding network."""
         return (self.network,)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Images forward and backward through the network; a real one goes forward alone, a third of that."""
+        """Counts a pass for each synthetic image, and a third for each real one: it is passed forward only."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
-        """Optimises all images together."""
+        """Returns the images of the whole set."""
         from ddbench.losses import mean_match
         from ddbench_dm.matching import distill
 
@@ -68,7 +69,7 @@ class DM(Distiller, frozen=True, extra="forbid"):
 
 
 class DMRbf(DM, frozen=True, extra="forbid"):
-    """DM with the whole distribution in place of its mean: squared MMD under a sum of Gaussian kernels."""
+    """DM with another distance of the embeddings: the squared MMD under a sum of Gaussian kernels."""
 
     name = "dm-rbf"
     version = "1"
@@ -76,26 +77,26 @@ class DMRbf(DM, frozen=True, extra="forbid"):
 
     bandwidths: tuple[float, ...] = Field(
         default=(0.5, 0.5**0.5, 1.0, 2**0.5, 2.0),
-        description="of the kernels, in units of the median distance of the class's real embeddings in that step "
-        "(M3D: such a ladder about the root of half the mean squared distance of real and synthetic ones)",
+        description="bandwidths of the kernels, in units of the median distance of a class's real embeddings in a step "
+        "(M3D: the unit is the root of half the mean squared distance of real and synthetic embeddings)",
     )
 
     @field_validator("bandwidths")
     @classmethod
     def _positive(cls, bandwidths: tuple[float, ...]) -> tuple[float, ...]:
         if not bandwidths or min(bandwidths) <= 0:
-            raise ValueError("at least one is needed, and all above 0")
+            raise ValueError("give at least one bandwidth, and only positive ones")
         return bandwidths
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses also a class of one image: it has no distance to take a bandwidth from."""
+        """Refuses a class of one image too: its median distance, the unit of the bandwidths, is undefined."""
         for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
             if count < 2:
                 return f"class '{name}' has {count} training image; the kernels' bandwidths need two"
         return super().skip(dataset, ipc)
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
-        """Optimises all images together."""
+        """Returns the images of the whole set."""
         from ddbench_dm.matching import distill, kernel_match
 
         return distill(self, task, unit, lambda synthetic, real: kernel_match(synthetic, real, self.bandwidths))
@@ -103,9 +104,11 @@ class DMRbf(DM, frozen=True, extra="forbid"):
 
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
+    """Returns DM and its variant with Gaussian kernels."""
     return [DM, DMRbf]
 
 
 @hookimpl
 def ddbench_recipes() -> Iterable[Path]:
+    """Returns the recipes of DM."""
     return sorted((Path(__file__).parent / "recipes").glob("*.yaml"))

@@ -149,7 +149,7 @@ def test_steps_are_those_of_the_loop_over_classes(
     together: int,
 ) -> None:
     """However many classes go through the network at once: the same losses and the same pixels."""
-    monkeypatch.setattr(ddbench_dm.matching, "PIXELS_TOGETHER", {"cpu": together})
+    monkeypatch.setattr(ddbench_dm.matching, "PIXELS_PER_PASS", {"cpu": together})
     losses: list[float] = []
     monkeypatch.setattr(ddbench_dm.matching, "REPORT_EVERY", 1)
     method = kind(**SMALL)
@@ -184,7 +184,7 @@ def test_real_images_are_shown_as_the_synthetic_ones_are(
     operations = set()
     for step in range(8):
         synthetic = [image.clone().requires_grad_(True) for image in images]
-        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_match, most=1)
+        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_match, max_classes=1)
         assert float(loss) == 0
         assert all(not image.grad.any() for image in synthetic if image.grad is not None)
         operations |= {
@@ -247,7 +247,7 @@ def test_batchnorm_has_all_classes_together(
     make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As released: the statistics of a class alone would take out what tells it from the others."""
-    monkeypatch.setattr(ddbench_dm.matching, "PIXELS_TOGETHER", {"cpu": 5 * SIZE**2})
+    monkeypatch.setattr(ddbench_dm.matching, "PIXELS_PER_PASS", {"cpu": 5 * SIZE**2})
     sizes: list[int] = []
     real_embedding = embedding
 

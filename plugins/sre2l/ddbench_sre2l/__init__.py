@@ -1,6 +1,6 @@
 """SRe2L (Yin et al., NeurIPS 2023) and CDA (Yin and Shen, TMLR 2024): dataset distillation by inverting a teacher.
 
-The plugin's entry point: hook implementations and the method's hyper-parameters. Imports no torch.
+The entry point of the plugin: hook implementations and the methods' hyper-parameters. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
-    """Images that the teacher classifies rightly and whose BatchNorm statistics are the teacher's own."""
+    """Images that the teacher classifies correctly and whose BatchNorm statistics match the teacher's running ones."""
 
     name = "sre2l"
     version = "1"
     paper = "Yin et al., Squeeze, Recover and Relabel, NeurIPS 2023 (arXiv 2306.13092)"
 
-    steps: int = Field(default=4000, ge=1, description="optimisation steps a unit (released scripts: 4000)")
+    steps: int = Field(default=4000, ge=1, description="optimisation steps per unit (released scripts: 4000)")
     bn_weight: float = Field(
         default=0.01,
         ge=0,
@@ -38,26 +38,26 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
     )
 
     def skip_teacher(self, batch_norms: int) -> str | None:
-        """Refuses a teacher without BatchNorm where its statistics are matched."""
+        """Refuses a teacher without BatchNorm if its statistics are matched."""
         return no_batch_norm(self.name, batch_norms) if self.bn_weight else None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """One image each of as many classes as a batch holds (released code)."""
+        """Returns units of one image of each of up to `batch_size` classes (released code)."""
         return units_across_classes(num_classes, ipc, self.batch_size)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Every image is put through the teacher once a step."""
+        """Counts every image once per step."""
         return num_classes * ipc * self.steps
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
-        """Pixels from noise, by cross-entropy and BatchNorm alignment."""
+        """Returns images that are optimised from noise by cross-entropy and BatchNorm alignment."""
         from ddbench_sre2l.inversion import distill
 
         return distill(self, task, unit)
 
 
 class CDA(SRe2L, frozen=True, extra="forbid"):
-    """SRe2L on crops from easy to hard: first the whole image, at last any part of it above `crop_scale_min`."""
+    """SRe2L with a curriculum of crops: the smallest crop shrinks from the whole image to `crop_scale_min`."""
 
     name = "cda"
     paper = (
@@ -66,16 +66,29 @@ class CDA(SRe2L, frozen=True, extra="forbid"):
     )
 
     def crop_scale(self, step: int) -> tuple[float, float]:
-        """Smallest area on a cosine from 1 to `crop_scale_min` over all steps (released code: cosine, milestone 1)."""
-        easy = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.crop_scale_min + (1 - self.crop_scale_min) * easy, 1.0
+        """Returns the range of a crop's area; the minimum follows a cosine from 1 to `crop_scale_min`.
+
+        Source: the released code's curriculum "cosine" with milestone 1.
+
+        Args:
+            step: The step, from 0.
+
+        Example:
+            >>> method = CDA(steps=100, crop_scale_min=0.5)
+            >>> method.crop_scale(0), method.crop_scale(50)
+            ((1.0, 1.0), (0.75, 1.0))
+        """
+        remaining = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.crop_scale_min + (1 - self.crop_scale_min) * remaining, 1.0
 
 
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
+    """Returns SRe2L and CDA."""
     return [SRe2L, CDA]
 
 
 @hookimpl
 def ddbench_recipes() -> Iterable[Path]:
+    """Returns the recipes of SRe2L and CDA."""
     return sorted((Path(__file__).parent / "recipes").glob("*.yaml"))

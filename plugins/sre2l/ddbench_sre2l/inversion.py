@@ -1,4 +1,4 @@
-"""SRe2L's recovery of one unit: the teacher's cross-entropy and its own BatchNorm statistics."""
+"""Recovers the images of one unit for SRe2L: the teacher's cross-entropy and BatchNorm alignment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 
 
 def distill(method: SRe2L, task: DistillTask, unit: Unit) -> Tensor:
-    """Images of one unit, [n, 3, S, S] in [0, 1], recovered from noise.
+    """Optimises the images of one unit from noise.
 
-    The loss is the mean cross-entropy to the slots' classes plus `bn_weight` times the distance of the batch's
-    BatchNorm statistics to the running ones, as in the released code. Its image priors (total variation, l2)
-    are left out: its scripts give them weight 0.
+    The loss is the mean cross-entropy with the slots' classes plus `bn_weight` times the distance of the batch's
+    BatchNorm statistics to the teacher's running ones, as in the released code. The image priors of the released code
+    (total variation, l2) are omitted, because its scripts set their weights to 0.
+
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+        unit: The unit.
+
+    Returns:
+        The images [n, 3, S, S] in [0, 1].
     """
     labels = torch.tensor([slot.label for slot in unit.slots], device=task.device)
     means, variances = task.teacher.running_statistics()

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.api.context import DistillTask
-from ddbench.api.teacher import Objective
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Objective
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
 from ddbench.nn.build import build_network

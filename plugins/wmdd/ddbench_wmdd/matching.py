@@ -1,4 +1,4 @@
-"""WMDD's two steps for one unit: barycenters of the classes' features, then pixels that match them."""
+"""The two steps of WMDD for one unit: barycenters of the classes' features, and images that match them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,20 @@ if TYPE_CHECKING:
     from ddbench_wmdd import WMDD, BarycenterMatching, SlicedWMDD
 
 Term = Callable[["Output"], Tensor]
+"""Maps an output of the teacher to one weighted loss term."""
 
 
 def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Barycenter:
-    """The barycenter of one class's features: points [IPC, d] and weights [IPC]. Cached without lambda."""
+    """Returns the Wasserstein barycenter of one class's features. Its cache key does not contain lambda.
+
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+        label: The class.
+
+    Returns:
+        Points [IPC, d] and weights [IPC].
+    """
     depends_on: dict[str, object] = {"class": label, "solver": method.solver}
     if method.solver == "paper":
         depends_on |= {
@@ -29,22 +39,33 @@ def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Baryc
             "start": method.start,
         }
 
-    def solve(features: Tensor, draw: torch.Generator) -> Barycenter:
+    def solve(features: Tensor, generator: torch.Generator) -> Barycenter:
         if method.solver == "paper":
-            return ot.barycenter_paper(features, task.ipc, draw, method.iterations, method.weight_step, method.start)
+            return ot.barycenter_paper(
+                features, task.ipc, generator, method.iterations, method.weight_step, method.start
+            )
         if method.solver == "released":
-            return ot.barycenter_released(features, task.ipc, draw)
-        return ot.barycenter_lloyd([features.to(task.device)], task.ipc, [draw])[0]
+            return ot.barycenter_released(features, task.ipc, generator)
+        return ot.barycenter_lloyd([features.to(task.device)], task.ipc, [generator])[0]
 
     return _cached(method, task, label, depends_on, solve)
 
 
 def sliced_barycenter(method: SlicedWMDD, task: DistillTask, label: int) -> Barycenter:
-    """The sliced barycenter of one class's features: points [IPC, d], uniform weights [IPC]. Cached without lambda."""
+    """Returns the sliced barycenter of one class's features. Its cache key does not contain lambda.
 
-    def solve(features: Tensor, draw: torch.Generator) -> Barycenter:
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+        label: The class.
+
+    Returns:
+        Points [IPC, d] and uniform weights [IPC].
+    """
+
+    def solve(features: Tensor, generator: torch.Generator) -> Barycenter:
         on_device = features.to(task.device)
-        return ot.barycenter_sliced(on_device, task.ipc, draw, method.projections, method.iterations)
+        return ot.barycenter_sliced(on_device, task.ipc, generator, method.projections, method.iterations)
 
     depends_on = {"class": label, "projections": method.projections, "iterations": method.iterations}
     return _cached(method, task, label, depends_on, solve)
@@ -58,8 +79,8 @@ def _cached(
     solve: Callable[[Tensor, torch.Generator], Barycenter],
 ) -> Barycenter:
     def build() -> dict[str, Tensor]:
-        found = solve(_features(method, task, label), task.generator("barycenter", label))
-        tensors = {"points": found.points.float().cpu(), "weights": found.weights.float().cpu()}
+        barycenter = solve(_features(method, task, label), task.generator("barycenter", label))
+        tensors = {"points": barycenter.points.float().cpu(), "weights": barycenter.weights.float().cpu()}
         require_finite(f"the barycenter of class '{task.info.class_names[label]}'", tensors)
         return tensors
 
@@ -69,14 +90,22 @@ def _cached(
 
 
 def _features(method: BarycenterMatching, task: DistillTask, label: int) -> Tensor:
-    """Of a class's real images, at the layer that is matched: [n, d] on the CPU."""
+    """The features of a class's real images at `method.layer`, [n, d] on the CPU."""
     return task.statistics(label, method.layer).features
 
 
 def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitResult:
-    """Images of one unit and their weights: Eq. 15, feature match + lambda PCBN, or a combination of Table 4.
+    """Optimises the images of one unit: feature loss + lambda PCBN (Eq. 15), or another combination of Table 4.
 
-    Barycenters, and weights other than uniform, belong to `feature_loss=wasserstein` alone.
+    Only `feature_loss=wasserstein` computes barycenters and gives weights that are not uniform.
+
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+        unit: A unit of whole classes.
+
+    Returns:
+        The images and their weights.
     """
     classes = sorted({slot.label for slot in unit.slots})
     labels = torch.tensor([slot.label for slot in unit.slots])
@@ -108,36 +137,48 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
 def real_images(
     method: BarycenterMatching, task: DistillTask, classes: Sequence[int], targets: Mapping[int, Barycenter]
 ) -> Tensor:
-    """Central views of IPC distinct real images a class, normalised [K * IPC, 3, S, S], in the slots' order.
+    """Returns IPC distinct real images of each class as initial images.
 
-    Those that lie nearest to the points of the class's barycenter in `targets`: the assignment of different
-    images to the points with the least sum of squared distances of features. Random ones for other classes.
+    For a class in `targets`, the images are assigned to the points of its barycenter so that the sum of the squared
+    distances between features and points is minimal. For other classes they are random.
+
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+        classes: The classes, in the order of the unit's slots.
+        targets: The barycenters of classes.
+
+    Returns:
+        The central views, normalised [classes * IPC, 3, S, S].
     """
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
-    chosen: list[Tensor] = []
+    indices: list[Tensor] = []
     for label in classes:
         if label in targets:
             features = _features(method, task, label).double()
             centre = features.mean(0)
             distances = ot.squared_distances(targets[label].points.double() - centre, features - centre)
             nearest = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
-            chosen.append(task.dataset.train.of_class(label)[nearest])
+            indices.append(task.dataset.train.of_class(label)[nearest])
         else:
-            chosen.append(task.sample(label, task.ipc, "initial"))
-    return task.dataset.evaluation_view("train", torch.cat(chosen))
+            indices.append(task.sample(label, task.ipc, "initial"))
+    return task.dataset.evaluation_view("train", torch.cat(indices))
 
 
 def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> Term:
-    """Sum over classes of the biased MMD^2 of its images' features and all its real ones, bandwidths of the latter."""
+    """The biased MMD^2 between the features of a class's synthetic and of all its real images, summed over classes.
+
+    The bandwidths come from the real features.
+    """
     real = [_features(method, task, label).to(task.device) for label in classes]
     bandwidths = [_bandwidths(task, *pair).cpu() for pair in zip(classes, real, strict=True)]
-    fixed = [losses.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
+    real_means = [losses.gaussian_kernel_mean(*pair) for pair in zip(real, bandwidths, strict=True)]
 
     def term(output: Output) -> Tensor:
         synthetic = output.features.reshape(len(classes), task.ipc, -1)
-        parts = zip(synthetic, real, bandwidths, fixed, strict=True)
-        return torch.stack([losses.gaussian_mmd(x, y, s, y_kernel_mean=own) for x, y, s, own in parts]).sum()
+        parts = zip(synthetic, real, bandwidths, real_means, strict=True)
+        return torch.stack([losses.gaussian_mmd(x, y, s, y_kernel_mean=mean) for x, y, s, mean in parts]).sum()
 
     return term
 
@@ -152,7 +193,7 @@ def _bandwidths(task: DistillTask, label: int, features: Tensor) -> Tensor:
 def _regulariser(
     method: BarycenterMatching, task: DistillTask, classes: Sequence[int], labels: Tensor, weights: Tensor
 ) -> Term:
-    """lambda times PCBN, its images weighted, or times the match of the whole batch, its images alike."""
+    """Lambda times PCBN with weighted images, or times the BatchNorm term of the whole batch with equal images."""
     if method.regulariser == "bn":
         means, variances = task.teacher.running_statistics()
         return lambda output: (

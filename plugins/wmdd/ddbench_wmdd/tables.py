@@ -1,4 +1,4 @@
-"""The paper's tables that are about WMDD alone. Imports no torch and no pandas."""
+"""The tables of the paper that compare variants of WMDD. Imports no torch and no pandas."""
 
 from __future__ import annotations
 
@@ -16,67 +16,76 @@ LAYERS = (5, 10, 15, 16, 17, 18)
 VANILLA = {"evaluator.cutmix_alpha": None}
 
 
-def _cells(asked: TableQuery, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[Cell]:
+def _cells(query: TableQuery, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[Cell]:
     """WMDD with each row's settings, on every dataset and at every IPC."""
-    for dataset in asked.datasets:
+    for dataset in query.datasets:
         for row, settings in rows.items():
-            for ipc in asked.ipcs:
+            for ipc in query.ipcs:
                 yield Cell(row, "wmdd", dataset, ipc, settings=settings)
 
 
-def ablation(asked: TableQuery) -> Iterable[Cell]:
-    """Feature loss and regulariser (Table 4), all four in WMDD's batches of whole classes."""
+def ablation(query: TableQuery) -> Iterable[Cell]:
+    """Yields the cells of the feature losses and regularisers (Table 4), all in WMDD's batches of whole classes."""
     rows = {
         f"{loss} + {regulariser}": {"method.feature_loss": loss, "method.regulariser": regulariser}
         for loss, regulariser in COMBINATIONS
     }
-    return _cells(asked, rows)
+    return _cells(query, rows)
 
 
-def weights(asked: TableQuery) -> Iterable[Cell]:
-    """Lambda of Eq. 15 (Figure 5a)."""
-    return _cells(asked, {f"{weight:g}": {"method.bn_weight": weight} for weight in LAMBDAS})
+def weights(query: TableQuery) -> Iterable[Cell]:
+    """Yields the cells of the values of lambda in Eq. 15 (Figure 5a)."""
+    return _cells(query, {f"{weight:g}": {"method.bn_weight": weight} for weight in LAMBDAS})
 
 
-def layers(asked: TableQuery) -> Iterable[Cell]:
-    """The layer whose features are matched (Table 6)."""
-    return _cells(asked, {str(layer): {"method.layer": layer} for layer in LAYERS})
+def layers(query: TableQuery) -> Iterable[Cell]:
+    """Yields the cells of the layers whose features are matched (Table 6)."""
+    return _cells(query, {str(layer): {"method.layer": layer} for layer in LAYERS})
 
 
-def sliced(asked: TableQuery) -> Iterable[Cell]:
-    """WMDD and its sliced sibling (Table 5)."""
-    for dataset in asked.datasets:
+def sliced(query: TableQuery) -> Iterable[Cell]:
+    """Yields the cells of WMDD and sliced WMDD (Table 5)."""
+    for dataset in query.datasets:
         for method in ("wmdd", "wmdd-sliced"):
-            for ipc in asked.ipcs:
+            for ipc in query.ipcs:
                 yield Cell(method, method, dataset, ipc)
 
 
 def with_hours(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The frame with `hours` of distillation, once a distilled set: they are the same for all its students."""
-    again = frame.duplicated(["row", "dataset", "ipc", "setting", "repeat", "state"])
-    return frame.assign(hours=frame["distill_seconds"].astype(float).mask(again) / 3600)
+    """Adds the column `hours` of distillation, set for the first student of each distilled set only.
+
+    Args:
+        frame: The tidy frame of the table, one row per student.
+        records: Not used.
+
+    Returns:
+        A new frame.
+    """
+    duplicates = frame.duplicated(["row", "dataset", "ipc", "setting", "repeat", "state"])
+    return frame.assign(hours=frame["distill_seconds"].astype(float).mask(duplicates) / 3600)
 
 
-def metric(asked: TableQuery) -> Iterable[Cell]:
-    """MMD against Wasserstein (Figure 3, section 5.6), under class labels without CutMix and under fkd.
+def metric(query: TableQuery) -> Iterable[Cell]:
+    """Yields the cells of MMD and Wasserstein (Figure 3, section 5.6), each with class labels and with fkd.
 
-    Without tricks: no CutMix and no FKD for all, no siamese augmentation for DM; crops and flips stay. `mmd in WMDD`
-    is WMDD with Gaussian MMD in the place of the barycenter.
+    With class labels no method uses CutMix, and DM never uses siamese augmentation; crops and flips stay. The row
+    "mmd in WMDD" is WMDD with Gaussian MMD instead of the barycenter.
     """
     rows: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         ("wasserstein (wmdd)", "wmdd", {}),
         ("mmd (dm)", "dm", {"method.strategy": None}),
         ("mmd in WMDD", "wmdd", {"method.feature_loss": "mmd"}),
     )
-    for dataset in asked.datasets:
+    for dataset in query.datasets:
         for row, method, settings in rows:
-            for ipc in asked.ipcs if method in asked.methods else ():
+            for ipc in query.ipcs if method in query.methods else ():
                 yield Cell(row, method, dataset, ipc, evaluator="hard", settings={**settings, **VANILLA})
                 yield Cell(row, method, dataset, ipc, evaluator="fkd", settings=settings)
 
 
 @hookimpl
 def ddbench_tables() -> Iterable[TableSpec]:
+    """Returns the tables."""
     return [
         TableSpec(
             "ablation", "WMDD's feature loss and regulariser", ablation, "WMDD paper, Table 4", "loss + regulariser"

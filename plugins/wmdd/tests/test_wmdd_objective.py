@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ddbench.api.context import DistillTask
-from ddbench.api.teacher import ClassStatistics, Objective
 from ddbench.api.dataset import DatasetInfo
+from ddbench.api.teacher import ClassStatistics, Objective
 from ddbench.api.units import Slot, Unit, UnitResult
 from ddbench.data.dataset import Dataset
 from ddbench.losses import batchnorm
@@ -312,7 +312,7 @@ def test_a_weight_of_the_cross_entropy_alone_is_refused() -> None:
 
 
 def test_a_layer_is_for_features_that_are_matched() -> None:
-    with pytest.raises(ValidationError, match="feature_loss=cross-entropy matches no features: set no layer"):
+    with pytest.raises(ValidationError, match="feature_loss=cross-entropy matches no features: do not set layer"):
         WMDD(feature_loss="cross-entropy", layer=17)
 
 

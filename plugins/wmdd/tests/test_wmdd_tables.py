@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
@@ -23,7 +22,7 @@ from ddbench_wmdd import WMDD
 from ddbench.config.experiment import Experiment
 from ddbench.pipeline.request import Request, load_recipes
 from ddbench.registry.registry import PluginRegistry
-from ddbench.tables.cells import cells_of, of_cell
+from ddbench.tables.cells import cell_experiments, cells_of
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
@@ -34,7 +33,6 @@ OPTIONS = (
 )
 ABLATION = ("table", "ablation", *OPTIONS, "--ipc", "2", "--seeds", "2")
 ROWS = ("wasserstein + pcbn", "cross-entropy + pcbn", "wasserstein + bn", "cross-entropy + bn")
-PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +87,19 @@ def made(results: Path, cache: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_no_finished_cell_is_repeated(ablation: tuple[Shell, Outcome], shell: Shell) -> None:
-    seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
-    print(f"kill point of DDBENCH_KILL_SEED={seed}")
+def test_killed_and_run_again_no_finished_cell_is_repeated(
+    ablation: tuple[Shell, Outcome], shell: Shell, stop_at: Callable[..., dict[str, str]]
+) -> None:
+    students = random.SystemRandom().randrange(1, len(ROWS) * 2)
     environment = {**os.environ, "DDBENCH_CACHE": str(shell.cache), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ddbench", *ABLATION],
-        cwd=shell.root,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    environment |= stop_at("evaluate", "started", students + 1, "SIGKILL")
+    done = subprocess.run(
+        [sys.executable, "-m", "ddbench", *ABLATION], cwd=shell.root, env=environment, capture_output=True, check=False
     )
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not list(shell.results.glob("records/*.json")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(random.Random(seed).uniform(0, 0.2))
-    finally:
-        process.kill()
-    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert done.returncode == -signal.SIGKILL, done.stderr
     finished = made(shell.results, shell.cache)
     evaluated = len(list((shell.cache / "evaluate").glob("[!.]*.safetensors")))
-    assert 1 <= evaluated < len(ROWS) * 2, "the kill came too late"
+    assert evaluated == students
 
     outcome = shell(*ABLATION)
     assert outcome.code == 0, outcome.err
@@ -144,7 +131,7 @@ def cells(name: str, **fields: Any) -> dict[tuple[str, str | None], Experiment]:
     """The experiment of each cell of a table on ImageNette, by row and protocol."""
     request = Request(**{"methods": (), "datasets": ("imagenette",), "ipcs": (10,), "recipes": ("paper",), **fields})
     found = cells_of(REGISTRY.table(name), request, REGISTRY, Path("nowhere"))
-    return {(cell.row, cell.evaluator): of_cell(cell, request, REGISTRY, KNOWN)[0] for cell in found}
+    return {(cell.row, cell.evaluator): cell_experiments(cell, request, REGISTRY, KNOWN)[0] for cell in found}
 
 
 def settings(experiment: Experiment) -> WMDD:

@@ -203,7 +203,7 @@ def test_type_and_global_random_state_stay() -> None:
 def test_unknown_operations_and_other_numbers_of_images_are_refused() -> None:
     with pytest.raises(DDBenchError, match=r"unknown operation of siamese augmentation 'flop'; did you mean 'flip'\?"):
         draw_augmentation("crop_flop", 8, seeds.generator())
-    with pytest.raises(DDBenchError, match="drawn for 2 images cannot be done to 3"):
+    with pytest.raises(DDBenchError, match="drawn for 2 images cannot be applied to 3"):
         augment(images(3), of("flip", (1,), (0,)))
 
     class Settings(BaseModel):

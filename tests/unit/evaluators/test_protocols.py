@@ -20,9 +20,10 @@ from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import EvaluateContext
 from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators import ddbench_evaluators
-from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, OnlineLabels, divergences, view_batches
+from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, OnlineLabels, divergences
 from ddbench.evaluators.protocols import DistilledSetProtocol, FullData, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.students import weighted
+from ddbench.evaluators.view_batches import view_batches
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 from ddbench.storage.cache import Cache, Checkpoint

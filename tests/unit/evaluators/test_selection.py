@@ -258,5 +258,5 @@ def test_one_image_a_class_is_refused_before_anything_is_trained(shell: Shell) -
     where = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
     refused = shell("run", *where, "--set", "evaluator.select_share=0.2")
     assert refused.code != 0
-    assert "--ipc 1: evaluator.select_share holds out at least one image" in refused.err
+    assert "--ipc 1: evaluator.select_share holds out at least one image of each class" in refused.err
     assert not any("/teacher/" in name for name in shell.files("cache"))

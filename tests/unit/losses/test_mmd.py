@@ -133,7 +133,7 @@ def test_median_bandwidths_are_the_median_of_all_pairs_times_the_multiples() -> 
 def test_what_an_mmd_cannot_take_is_refused() -> None:
     x, y = draw(3, 2), draw(4, 2, seed=1)
     for weights in ({"x_weights": torch.ones(3)}, {"y_weights": torch.ones(4)}):
-        with pytest.raises(DDBenchError, match="unbiased MMD is for uniform weights"):
+        with pytest.raises(DDBenchError, match="unbiased MMD takes no weights"):
             gaussian_mmd(x, y, BANDWIDTHS, unbiased=True, **weights)
     with pytest.raises(DDBenchError, match="two samples a side"):
         gaussian_mmd(x[:1], y, BANDWIDTHS, unbiased=True)
@@ -142,5 +142,5 @@ def test_what_an_mmd_cannot_take_is_refused() -> None:
             gaussian_mmd(x, y, bandwidths)
     with pytest.raises(DDBenchError, match="median distance of 5 samples is 0"):
         median_bandwidths(torch.ones(5, 2))
-    with pytest.raises(DDBenchError, match="at least two samples"):
+    with pytest.raises(DDBenchError, match="two samples or more"):
         median_bandwidths(x[:1])

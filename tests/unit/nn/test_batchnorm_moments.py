@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench.api.teacher import Output
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Output
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench.api.teacher import Output
 from ddbench.api.settings import RecoverSettings
+from ddbench.api.teacher import Output
 from ddbench.api.units import Slot, Unit
 from ddbench.config.schema import RuntimeConfig
 from ddbench.data.dataset import Dataset

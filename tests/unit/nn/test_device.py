@@ -64,7 +64,7 @@ def test_a_stage_is_measured() -> None:
     with devices.measured(CPU) as cost:
         held = torch.ones(2**22)
         time.sleep(0.05)
-    assert 0.05 <= cost.seconds < 5
+    assert cost.seconds >= 0.05
     assert cost.peak_resident > held.nbytes
     assert cost.peak_device == 0
     assert set(cost.as_dict()) == {"seconds", "peak_resident", "peak_device"}

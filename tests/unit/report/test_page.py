@@ -324,21 +324,21 @@ def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path
         found.append((own, path))
     found[0][1].write_bytes(b"no picture")
     said: list[str] = []
-    whole = pictures.Album()
-    (one, other) = pictures.previews([own for own, _ in found], tmp_path, whole, said.append)
+    ample = pictures.PictureBudget()
+    (one, other) = pictures.previews([own for own, _ in found], tmp_path, ample, said.append)
     assert len(said) == 1
     assert str(found[0][1]) in said[0]
     content = base64.b64decode(one.uri.partition(",")[2])
     (tmp_path / "one.webp").write_bytes(content)
     with Image.open(tmp_path / "one.webp") as picture:
         assert picture.size == (800, 400)
-    assert whole.out == []
+    assert ample.left_out == []
     # Room for one: the first set (repeat 0) is taken, the next is named.
-    tight = pictures.Album(left=max(len(content), pictures.BUDGET - whole.left - len(content)))
+    tight = pictures.PictureBudget(max(len(content), pictures.MAX_BYTES - ample.remaining - len(content)))
     (kept,) = pictures.previews([own for own, _ in found], tmp_path, tight, said.append)
     assert kept in (one, other)
     assert kept.records == [found[2][0].name]
-    assert tight.out == [f"runs/{found[1][1].parent.name}/preview.png"]
+    assert tight.left_out == [f"runs/{found[1][1].parent.name}/preview.png"]
 
 
 def test_help_loads_no_heavy_library() -> None:

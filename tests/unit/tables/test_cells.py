@@ -16,7 +16,7 @@ from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import published
 from ddbench.tables.cells import cells_of
-from ddbench.tables.layout import text_of
+from ddbench.tables.layout import format_table
 
 REGISTRY = PluginRegistry()
 
@@ -93,7 +93,7 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         for metric, how in spec.metrics.items():
             mine = shown.loc[shown["metric"] == (how.published_as or metric), "value"]
             assert sorted(frame[f"published_{metric}"].dropna()) == sorted(mine), (name, metric)
-        text = text_of(spec, frame, "text")
+        text = format_table(spec, frame, "text")
         assert "never run" in text
         assert f"published: {spec.reference}" in text
     for name in ("lambda", "metric", "regimes"):

@@ -158,8 +158,8 @@ OPTIONS = (
 )
 PLUGIN = """
     import os
-    from ddbench import hookimpl
-    from ddbench.distiller import Distiller
+    from ddbench.api import hookimpl
+    from ddbench.api import Distiller
 
     class Leaves(Distiller, frozen=True):
         name = "leaves"

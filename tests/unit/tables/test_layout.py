@@ -15,7 +15,7 @@ import pytest
 
 from ddbench.api.table import Metric, TableSpec
 from ddbench.tables.filling import with_published
-from ddbench.tables.layout import blocks, text_of
+from ddbench.tables.layout import format_table, text_blocks
 from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ published: WMDD paper, Table 4 (± standard error over 5)"""
 
 
 def test_a_block_as_text() -> None:
-    assert "\n".join(line.rstrip() for line in text_of(SPEC, hand_made(), "text").splitlines()) == TEXT
+    assert "\n".join(line.rstrip() for line in format_table(SPEC, hand_made(), "text").splitlines()) == TEXT
 
 
 def of_markdown(text: str) -> list[list[str]]:
@@ -121,7 +121,7 @@ def of_html(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(("form", "parse"), [("markdown", of_markdown), ("latex", of_latex), ("html", of_html)])
 def test_other_forms_hold_the_same(form: str, parse: Callable[[str], list[list[str]]]) -> None:
-    text = text_of(SPEC, hand_made(), form)
+    text = format_table(SPEC, hand_made(), form)
     assert parse(text) == [
         ["loss + regulariser", "IPC 10", "published", "difference"],
         *([row, *cells] for row, cells in CELLS.items()),
@@ -136,8 +136,8 @@ def test_other_forms_hold_the_same(form: str, parse: Callable[[str], list[list[s
 
 def test_csv_and_json_are_the_tidy_frame() -> None:
     frame = hand_made()
-    rows = json.loads(text_of(SPEC, frame, "json"))
-    table = list(csv.DictReader(io.StringIO(text_of(SPEC, frame, "csv"))))
+    rows = json.loads(format_table(SPEC, frame, "json"))
+    table = list(csv.DictReader(io.StringIO(format_table(SPEC, frame, "csv"))))
     assert list(rows[0]) == list(table[0]) == list(frame.columns)
     for name in ("top1", "published_top1", "published_top1_error"):
         known = [None if pd.isna(value) else value for value in frame[name]]
@@ -150,10 +150,10 @@ def test_csv_and_json_are_the_tidy_frame() -> None:
 def test_columns_are_in_the_order_of_ipcs_and_the_whole_set_comes_last() -> None:
     frame = hand_made().head(3).assign(ipc=pd.array([50, None, 2], dtype="Int64"))
     frame = frame.drop(columns=[name for name in frame if name.startswith("published")])
-    (block,) = blocks(SPEC, frame)
+    (block,) = text_blocks(SPEC, frame)
     assert list(block.cells) == ["loss + regulariser", "IPC 2", "IPC 50", "all"]
     spec = TableSpec("mine", "", lambda asked: [], columns=("evaluator", "ipc"))
-    (block,) = blocks(spec, frame.assign(evaluator=["hard", "full-data", "fkd"]))
+    (block,) = text_blocks(spec, frame.assign(evaluator=["hard", "full-data", "fkd"]))
     assert list(block.cells) == ["method", "IPC 2 fkd", "IPC 50 hard", "all full-data"]
 
 
@@ -172,7 +172,7 @@ def test_metrics_of_a_cell_and_of_students() -> None:
             share_note="rough",
         )
     )
-    (block,) = blocks(spec, frame)
+    (block,) = text_blocks(spec, frame)
     assert block.cells.iloc[0].to_dict() == {
         "method": "wasserstein + pcbn",
         "IPC 10 s": "0.124 ± 0.0002 (3)",

@@ -20,7 +20,7 @@ from ddbench.registry.registry import PluginRegistry
 from ddbench.results import provenance, published, records
 from ddbench.results.records import Record
 from ddbench.tables.filling import build_frame
-from ddbench.tables.layout import blocks
+from ddbench.tables.layout import text_blocks
 from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
     assert list(frame.columns[: len(FRAME_COLUMNS)]) == list(FRAME_COLUMNS)
     # The datasets of the paper's table are there, never run.
     assert set(frame.loc[frame["dataset"] != "digits", "state"]) == {"never run"}
-    (block,) = blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
+    (block,) = text_blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
     assert block.heading == "digits, 10 classes, 16 px, recipe quick, teacher convnet-bn-d3, cpu fp32"
     assert block.cells["IPC 10"].tolist() == ["50.75 ± 0.65 (4)", "40.00 (1)", "never run", "never run"]
 
@@ -167,7 +167,7 @@ def test_what_differs_in_the_setting_is_in_a_block_of_its_own(
     other = record(experiment(**options), 90.0, **changes)
     frame = stored(record(experiment(), 50.0), other)
     assert sorted(measured(frame)) == [[50.0], [90.0]]
-    digits = blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
+    digits = text_blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
     shown = {block.heading: block.cells["IPC 10"].iloc[0] for block in digits}
     assert sorted(shown.values()) == ["50.00 (1)", "90.00 (1)"]
     (heading,) = [heading for heading, text in shown.items() if text == "90.00 (1)"]
@@ -261,7 +261,7 @@ def test_the_difference_to_the_paper_is_under_the_papers_conditions_alone(stored
         record(experiment(**of_paper, assignments=("teacher.epochs=5",)), 62.0),
     ]
     frame = stored(*found, datasets=("imagenette",))
-    shown = [block.cells.iloc[0].to_dict() for block in blocks(spec, frame)]
+    shown = [block.cells.iloc[0].to_dict() for block in text_blocks(spec, frame)]
     assert sorted((cells["IPC 10"], cells.get("IPC 10 difference", "")) for cells in shown) == [
         ("60.00 (1)", "-4.70"),
         ("61.00 (1)", ""),
@@ -273,7 +273,7 @@ def test_no_difference_to_what_the_paper_quotes_from_elsewhere(stored: Write) ->
     of_paper = {"recipes": ("paper",), "datasets": ("imagenette",)}
     found = [record(experiment(**of_paper, methods=(name,)), 60.0) for name in ("wmdd", "random", "sre2l")]
     frame = stored(*found, name="comparison", datasets=("imagenette",), methods=("wmdd", "random", "sre2l"))
-    (block,) = blocks(REGISTRY.table("comparison"), frame)
+    (block,) = text_blocks(REGISTRY.table("comparison"), frame)
     cells = block.cells.set_index("method")
     assert cells["IPC 10 difference"].to_dict() == {"wmdd": "-4.80", "random": "", "sre2l": ""}
     assert cells.loc[["wmdd", "random", "sre2l"], "IPC 10 published"].tolist() == [
@@ -294,7 +294,7 @@ def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
         for repeat in (0, 1)
         for student in (0, 1, 2)
     ]
-    (block,) = blocks(REGISTRY.table("sliced"), stored(*found, name="sliced", datasets=("digits",), ipcs=(1,)))
+    (block,) = text_blocks(REGISTRY.table("sliced"), stored(*found, name="sliced", datasets=("digits",), ipcs=(1,)))
     assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2)", ""]
     assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6)", "never run"]
 
