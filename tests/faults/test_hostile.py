@@ -357,7 +357,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a long header": (of_headers(tarfile.XHDTYPE), "a header of 1048"),
     "a long link": (of_headers(tarfile.GNUTYPE_LONGLINK), "a header of 1048"),
     "holes": (holed, "unpacks to more than 1000000 bytes"),
-    "a long end": (trailing, "goes on behind its last file"),
+    "a long end": (trailing, "continues after its last file"),
     "too many": (many, "holds more than 100 files"),
     "a lock": (locked, "encrypted"),
 }
