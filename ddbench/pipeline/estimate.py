@@ -1,4 +1,4 @@
-"""How long a run will take: a short probe on this device, times the images that each stage puts through a network."""
+"""Estimates how long a run will take: image passes of the missing stages times the time of one pass on this device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ PROBE_ROUNDS = 3
 
 
 class Estimate:
-    """Estimated seconds of what is still to do, shared stages counted once. Rough: for a warning, not for a record."""
+    """Adds up the estimated seconds of pipelines; an artifact that several of them share counts once.
+
+    The estimate is rough: it serves a warning, not a record.
+
+    Attributes:
+        total: Seconds of all pipelines that were added.
+    """
 
     def __init__(self) -> None:
         self.total = 0.0
         self._counted: set[str] = set()
-        self._per_image: dict[tuple[str, int], float] = {}
+        self._seconds_per_image: dict[tuple[str, int], float] = {}
 
     def add(self, pipeline: Pipeline) -> float:
-        """Seconds that `pipeline` needs beyond those added before."""
+        """Returns the seconds that a pipeline needs besides those that were added before."""
         images = 0.0
         for stage, part in pipeline.missing():
             name = f"{stage}/{pipeline.cache_key(stage, part)}"
@@ -37,23 +43,23 @@ class Estimate:
         return seconds
 
     def _pace(self, pipeline: Pipeline) -> float:
-        network = (pipeline.experiment.teacher.arch, pipeline.dataset.info.image_size)
-        if network not in self._per_image:
-            self._per_image[network] = probe(pipeline)
-        return self._per_image[network]
+        network = (pipeline.experiment.teacher.arch, pipeline.info.image_size)
+        if network not in self._seconds_per_image:
+            self._seconds_per_image[network] = probe(pipeline)
+        return self._seconds_per_image[network]
 
 
 def seconds(pipelines: list[Pipeline]) -> float:
-    """Estimated seconds of what all of them still have to do."""
+    """Returns the estimated seconds of all that the pipelines still need."""
     return sum(map(Estimate().add, pipelines))
 
 
 def probe(pipeline: Pipeline) -> float:
-    """Seconds that one image takes forward and backward through the teacher's network on this device."""
-    config, info = pipeline.experiment.teacher, pipeline.dataset.info
+    """Measures the seconds that one image takes forward and backward through the teacher's network on this device."""
+    config, info = pipeline.experiment.teacher, pipeline.info
     network = build_network(config.arch, info.num_classes, info.image_size, config.stem, 0)
     network = network.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Not zeros: their products are denormal, and those are slow. The first round, which sets things up, is left out.
+    # Random values: the products of zeros are denormal, and slow. The first round sets things up and does not count.
     shape = (PROBE_IMAGES, 3, info.image_size, info.image_size)
     images = torch.randn(shape, generator=seeds.generator("probe")).to(pipeline.device)
     times = []
@@ -68,7 +74,11 @@ def probe(pipeline: Pipeline) -> float:
 
 
 def readable(value: float) -> str:
-    """Seconds for a person: `50 s`, `12 min`, `3.5 h`."""
+    """Returns seconds as text.
+
+    >>> readable(50), readable(720), readable(12600)
+    ('50 s', '12 min', '3.5 h')
+    """
     if value < 90:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"

@@ -1,4 +1,7 @@
-"""Where the stages of a grid are computed: in this process, or by the workers of a Ray cluster. Imports no torch."""
+"""The protocol of executors, which decide where the stages of a grid are computed, and the inline one.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,35 @@ WaitForArtifacts = Callable[[Any], None]
 
 
 class Executor(Protocol):
-    """Brings what the cells of a grid need into the cache; records, pictures and tables are made of what is there."""
+    """Computes the artifacts of a grid. Records, pictures and tables are made from the cache afterwards."""
 
     def resolve(self, runtime: RuntimeConfig) -> RuntimeConfig:
-        """The runtime with every `auto` decided for where it is computed. Raises as `ddbench.nn.device.resolve`."""
+        """Returns the runtime with every `auto` decided for the machine that computes.
+
+        Raises:
+            DDBenchError: The device is not available.
+        """
         ...
 
     def computing(self, pipelines: Sequence[Any]) -> AbstractContextManager[WaitForArtifacts]:
-        """While the block runs, `pipelines` are computed. Gives what waits until one of them is in the cache.
+        """Computes the pipelines while the block runs.
 
-        That raises DDBenchError with the reason where a part of it failed, and stops where a stop is `requested`.
+        It gives a function that waits for one pipeline, raises DDBenchError if a part of it failed, and stops the
+        program where a stop is requested.
         """
         ...
 
 
 class Inline:
-    """This process: a pipeline computes what it is asked for, there is nothing to bring."""
+    """Computes in this process: a pipeline builds what it needs when it runs."""
 
     def resolve(self, runtime: RuntimeConfig) -> RuntimeConfig:
-        """For this machine."""
+        """Returns the runtime for this machine."""
         from ddbench.nn import device
 
         return device.resolve(runtime)
 
     @contextlib.contextmanager
     def computing(self, pipelines: Sequence[Any]) -> Iterator[WaitForArtifacts]:
-        """Nothing to do and nothing to wait for."""
+        """Does nothing: there is nothing to wait for."""
         yield lambda pipeline: None

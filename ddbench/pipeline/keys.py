@@ -1,4 +1,4 @@
-"""What every stage depends on: the one place that decides when an artifact may be used again."""
+"""The dependencies of every stage: they decide when an artifact of the cache may be used again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ Depends = dict[str, Any]
 
 @dataclass(frozen=True)
 class Keys:
-    """The dependencies of each stage of one experiment on one dataset, as JSON trees (input of the cache)."""
+    """The dependencies of each stage of one experiment on one dataset, as JSON trees.
+
+    Attributes:
+        experiment: The configuration of the cell.
+        dataset: The real data.
+        method_version: The version of the method.
+        evaluator_version: The version of the protocol.
+        stage_keys: Returns the keys of the stages that the method names, by stage.
+    """
 
     experiment: Experiment
     dataset: Dataset
@@ -53,7 +61,7 @@ class Keys:
         return None if checkpoint is None else file_digest(checkpoint)
 
     def teacher(self) -> Depends:
-        """The teacher: real data, its recipe or its checkpoint's content, device kind and precision."""
+        """Returns the dependencies of the teacher: data, and its recipe with the device or its checkpoint's content."""
         config = self.experiment.teacher
         if config.checkpoint is not None:
             made: Depends = {
@@ -67,7 +75,7 @@ class Keys:
         return {**self._real, "teacher": made, "versions": core}
 
     def statistics(self, label: int, layer: int | None = None) -> Depends:
-        """Features (of `layer`, where one is asked for) and BatchNorm statistics of one class: always float32."""
+        """Returns the dependencies of the float32 statistics of one class, with the features of `layer` if it is given."""
         return {
             "teacher": key_of(self.teacher()),
             "statistics": self.experiment.statistics.model_dump(mode="json"),
@@ -96,7 +104,7 @@ class Keys:
         }
 
     def inputs(self, stages: Iterable[str], numerics: Iterable[str]) -> Depends:
-        """The common part of the keys of a plugin's stage: what it reads, the device, the versions of the core."""
+        """Returns the common dependencies of a plugin's stage: what it reads, the device, the versions of the core."""
         inputs: Depends = {}
         for stage in stages:
             if stage == "data":
@@ -117,12 +125,12 @@ class Keys:
         return {name.lower(): getattr(versions, name) for name in names}
 
     def intermediate(self, name: str, depends_on: Depends) -> Depends:
-        """A method's own expensive intermediate: only what it says, besides the data, the teacher and the seed."""
+        """Returns the dependencies of an intermediate result of a method: data, teacher, seed, and `depends_on`."""
         core = {"transport": versions.TRANSPORT, **self._numerics}
         return {**self._method, "name": name, "depends_on": depends_on, "device": self._device, "versions": core}
 
     def unit(self, index: int) -> Depends:
-        """One unit of the distilled set: everything that its images depend on."""
+        """Returns the dependencies of one unit of the distilled set."""
         core = {
             "models": versions.MODELS,
             "views": versions.VIEWS,
@@ -143,11 +151,11 @@ class Keys:
         }
 
     def labels(self, units: tuple[str, ...], name: str, depends_on: Depends) -> Depends:
-        """Stored labels: the set, the teacher, the protocol and the student's seed (through `depends_on`)."""
+        """Returns the dependencies of stored labels: set, teacher, protocol, and `depends_on`."""
         return {**self._protocol(units), "name": name, "depends_on": depends_on}
 
     def evaluate(self, units: tuple[str, ...]) -> Depends:
-        """One student with one seed."""
+        """Returns the dependencies of one student with one seed."""
         experiment = self.experiment
         return {
             **self._protocol(units),
@@ -157,7 +165,7 @@ class Keys:
         }
 
     def measure(self, units: tuple[str, ...]) -> Depends:
-        """The transport cost of a set's features to the classes' features."""
+        """Returns the dependencies of the transport cost between a distilled set and the real data."""
         config = self.experiment.statistics.model_dump(mode="json")
         return {
             "units": list(units),
@@ -186,7 +194,7 @@ class Keys:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content. Raises DDBenchError where it cannot be read."""
+    """Returns the SHA-256 of a file's content. Raises DDBenchError if it cannot be read."""
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -195,5 +203,5 @@ def file_digest(path: Path) -> str:
 
 
 def teacher_label(config: TeacherConfig) -> str:
-    """How a teacher is called in progress lines and records."""
+    """Returns the name of a teacher in progress lines and records."""
     return f"{config.arch} (checkpoint {config.checkpoint.name})" if config.checkpoint else config.arch

@@ -23,9 +23,7 @@ from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.build import Builder
 from ddbench.pipeline.graph import StageGraph
 from ddbench.pipeline.keys import Keys
-from ddbench.pipeline.record import record
 from ddbench.pipeline.workspace import Workspace
-from ddbench.results.records import Record
 from ddbench.storage.cache import Artifact, key_of
 
 
@@ -60,8 +58,8 @@ class Pipeline:
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version, self._stage_keys)
         self._known_keys: dict[tuple[str, int], Mapping[str, Any]] = {}
 
-    def run(self) -> Record:
-        """Builds every stage and returns the record, in the order in which the paper's method proceeds."""
+    def run(self) -> None:
+        """Builds every stage, in the order in which the paper's method proceeds."""
         if self.missing():
             self.build("data")  # decode both splits
         self.build("teacher")  # squeeze: train the classifier on the real data
@@ -71,7 +69,6 @@ class Pipeline:
         self.build("distill")  # recover: the images of every unit
         self.build("evaluate")  # train a student on the images and measure it
         self.build("measure")  # transport cost of the distilled set
-        return record(self)
 
     # -- stages ---------------------------------------------------------------------------------------------
 

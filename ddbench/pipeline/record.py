@@ -1,4 +1,4 @@
-"""From a finished pipeline to its record: what was used, what it cost, under which configuration."""
+"""Builds the record of a pipeline that has run: artifacts, cost, configuration."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.api.evaluator import Metrics
 from ddbench.pipeline.keys import teacher_label
+from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
 from ddbench.results.records import Record
 from ddbench.storage.cache import Artifact, digest_of
 
-if TYPE_CHECKING:
-    from ddbench.pipeline.pipeline import Pipeline
 
 
-def record(pipeline: Pipeline) -> Record:
-    """Returns the record of a finished run.
+def build_record(pipeline: Pipeline) -> Record:
+    """Returns the record of a pipeline that has run.
 
     Times, memory and versions are those of the artifacts when they were built, so that a run from the cache gives the
     same record.
@@ -86,21 +85,28 @@ def record(pipeline: Pipeline) -> Record:
     )
 
 
-def device_of(evaluation: Artifact, parts: list[Artifact]) -> dict[str, Any]:
-    """The evaluation's, with what is `nondeterministic` of any part; not said where one does not tell it (CPU).
+def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]:
+    """Returns the device of a record.
 
-    `processes`: the most that trained a part together; not said where each had one.
+    Args:
+        evaluation: The artifact whose device is described.
+        artifacts: All artifacts of the run.
+
+    Returns:
+        The device of the evaluation; `nondeterministic`: the nondeterministic operations of any artifact, left out
+        where one of them does not record its operations (on a CPU); `processes`: the largest number of processes
+        that trained one artifact, left out where each had one.
     """
-    found = {name: value for name, value in evaluation.meta["device"].items() if name != "nondeterministic"}
-    told = [part.meta["device"].get("nondeterministic") for part in parts]
-    known = [names for names in told if names is not None]
-    if len(known) == len(told):
-        found["nondeterministic"] = sorted({name for names in known for name in names})
-    processes = max(part.meta["device"].get("processes", 1) for part in parts)
-    return {**found, "processes": processes} if processes > 1 else found
+    device = {name: value for name, value in evaluation.meta["device"].items() if name != "nondeterministic"}
+    operations = [artifact.meta["device"].get("nondeterministic") for artifact in artifacts]
+    recorded = [names for names in operations if names is not None]
+    if len(recorded) == len(operations):
+        device["nondeterministic"] = sorted({name for names in recorded for name in names})
+    processes = max(artifact.meta["device"].get("processes", 1) for artifact in artifacts)
+    return {**device, "processes": processes} if processes > 1 else device
 
 
 def _dataset_name(name: str) -> str:
-    """The dataset for a table: of a person's own images the folder's name, not where it lies."""
+    """Returns the name of a dataset without the path of a person's folder."""
     kind, colon, folder = name.partition(":")
     return f"{kind}:{Path(folder).name}" if colon else name

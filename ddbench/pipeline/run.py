@@ -21,6 +21,7 @@ from ddbench.nn.layers import batch_norms, weighted_layers
 from ddbench.pipeline import estimate
 from ddbench.pipeline.executor import Inline, WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.record import build_record
 from ddbench.pipeline.summary import summary
 from ddbench.pipeline.workspace import Workspace
 from ddbench.results import records
@@ -85,7 +86,8 @@ def finish_cell(pipeline: Pipeline, results_dir: Path, bring: WaitForArtifacts) 
     """
     try:
         bring(pipeline)
-        record = pipeline.run()
+        pipeline.run()
+        record = build_record(pipeline)
     except PluginError as error:
         raise DDBenchError(f"{error} ({_traceback(pipeline, error.__cause__, results_dir)})") from error
     except (DDBenchError, OSError):  # the machine's answers are told by who started the run

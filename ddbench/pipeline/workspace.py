@@ -1,4 +1,4 @@
-"""The stage graph: teacher -> statistics -> distill -> evaluate, each step through the cache."""
+"""What the cells of a grid share: registry, stages, cache, data, executor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 StrategyFor = Callable[[str, "Experiment"], AbstractContextManager[Strategy]]
-"""The strategy that trains a stage of an experiment; other processes take part while the block runs."""
+"""Gives the strategy that trains a stage of an experiment; other processes take part while the block runs."""
 
 
 def _one_process(stage: str, experiment: Experiment) -> AbstractContextManager[Strategy]:
@@ -30,10 +30,19 @@ def _one_process(stage: str, experiment: Experiment) -> AbstractContextManager[S
 
 
 class Workspace:
-    """Where stages read and write, and whom they tell: shared by all experiments of a grid.
+    """What the cells of a grid share. It keeps the last dataset and the last teacher, because cells mostly share them.
 
-    Keeps the dataset and the teacher that were used last, because the cells of a grid mostly share them. `executor`
-    says where a grid is computed.
+    Args:
+        registry: The installed methods, protocols, datasets and stages.
+        cache: The cache; a stage that it forces is forced with all stages that depend on it.
+        data_dir: The folder of the datasets; None: the default one.
+        download: Whether missing datasets are downloaded.
+        executor: Where the grid is computed; default: in this process.
+
+    Attributes:
+        graph: The stages.
+        emit: Emits an event to the observers.
+        strategy_for: Gives the strategy that trains a stage.
     """
 
     def __init__(
@@ -44,20 +53,20 @@ class Workspace:
         download: bool = True,
         executor: Executor | None = None,
     ) -> None:
-        self.executor = executor or Inline()
         self.registry = registry
-        self.cache = cache
         self.graph = stage_graph(registry)
-        cache.force(self.graph.downstream(cache.forced))
-        self.emit: Callable[[Event], None] = registry.emit
+        self.cache = cache
+        self.cache.force(self.graph.downstream(cache.forced))
         self.data_dir = data_dir
+        self.executor = executor or Inline()
+        self.emit: Callable[[Event], None] = registry.emit
         self.strategy_for: StrategyFor = _one_process
         self._download = download
         self._datasets: dict[tuple[str, DataConfig], Dataset] = {}
         self._teachers: dict[str, TappedNetwork] = {}
 
     def dataset(self, name: str, config: DataConfig) -> Dataset:
-        """The decoded dataset; decoding is a cached stage of its own."""
+        """Returns a dataset; its images are decoded when the first one is read."""
         if (name, config) not in self._datasets:
             self._datasets.clear()
             spec = self.registry.dataset(name)
@@ -68,7 +77,7 @@ class Workspace:
         return self._datasets[name, config]
 
     def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
-        """The teacher with this key, on its device; `load` makes it where it is not the last one used."""
+        """Returns the teacher with this key on its device; `load` builds it if it is not the last one used."""
         if key not in self._teachers:
             self._teachers.clear()
             self._teachers[key] = load()

@@ -20,6 +20,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.record import build_record
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
@@ -31,6 +32,11 @@ TINY = (
     *("data.image_size=8", "data.stored_size=8", "evaluator.epochs=2"),
 )
 WMDD = ("method.steps=4", "method.iterations=1", "method.jitter=1")
+
+
+def run(pipeline: Pipeline) -> Record:
+    pipeline.run()
+    return build_record(pipeline)
 
 
 class Desk:
@@ -57,7 +63,7 @@ class Desk:
 
     def run(self, *assignments: str, force: frozenset[str] = frozenset(), **request: Any) -> Record:
         self.events.clear()
-        return self.pipeline(self.cell(*assignments, **request), force).run()
+        return run(self.pipeline(self.cell(*assignments, **request), force))
 
     def _registry(self) -> PluginRegistry:
         registry = PluginRegistry()
@@ -220,7 +226,7 @@ def test_repeats_are_other_sets_and_seeds_other_students(desk: Desk) -> None:
     cell = desk.cell()
     sets, students = set(), set()
     for change in ({"repeat": 1}, {"student_seed": 1}, {"seed": 1}):
-        record = desk.pipeline(cell.model_copy(update=change)).run()
+        record = run(desk.pipeline(cell.model_copy(update=change)))
         sets.add(record.distilled_digest)
         students.add(record.name)
     assert len(students) == 3
