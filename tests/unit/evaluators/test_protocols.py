@@ -191,7 +191,8 @@ def test_the_weights_of_the_set_reach_the_training_loss(
     task = dataclasses.replace(make_task(), report=lambda step, total, **metrics: reported.append(metrics["loss"]))
     settings.evaluate(task)
 
-    source = labels(task, settings)
+    temperature = () if labels is ClassLabels else (20.0,)
+    source = labels(task, settings, *temperature)
     (batch,) = view_batches(task, source.views(0))
     with torch.no_grad():
         samples = source.losses(0, batch)(task.student()(batch.images)).tolist()
@@ -206,7 +207,7 @@ def test_the_weights_of_the_set_reach_the_training_loss(
 def test_mixed_targets_by_hand(make_task: Callable[..., WatchedTask]) -> None:
     task = make_task()
     hard = ClassLabels(task, HardLabels.model_validate(SMALL))
-    soft = FixedSoftLabels(task, SoftLabels.model_validate(SMALL))
+    soft = FixedSoftLabels(task, SoftLabels.model_validate(SMALL), temperature=20)
     plain = task.dataset.normalise(task.images)
     with torch.no_grad():
         fixed = torch.softmax(task.teacher(plain).logits.half().float() / 20, 1)
@@ -225,7 +226,7 @@ def test_mixed_targets_by_hand(make_task: Callable[..., WatchedTask]) -> None:
 
 def test_teacher_logits_are_rounded_to_half_precision(make_task: Callable[..., WatchedTask]) -> None:
     task = make_task()
-    source = OnlineLabels(task, fkd())
+    source = OnlineLabels(task, fkd(), temperature=20)
     batch = next(iter(view_batches(task, source.views(0))))
     with torch.no_grad():
         exact = task.teacher(batch.images).logits

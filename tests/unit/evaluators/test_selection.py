@@ -166,7 +166,7 @@ def test_weights_and_labels_are_those_of_the_images_that_are_left(make_task: Mak
     same, none = split(task, None)
     assert same is task
     assert not none.any()
-    online = OnlineLabels(task, KnowledgeDistillation.model_validate({**PLAIN, "select_share": None}))
+    online = OnlineLabels(task, KnowledgeDistillation.model_validate({**PLAIN, "select_share": None}), 20)
     assert (online.count, int(online.held_out.sum())) == (50, 0)
 
 
