@@ -19,7 +19,8 @@ from ddbench.nn import device as devices
 from ddbench.nn import memory
 from ddbench.nn.global_state import restore_global_state
 from ddbench.results import provenance
-from ddbench.storage.cache import Artifact, Built, Checkpoint, digest_of
+from ddbench.storage.artifacts import Artifact, Built, digest_of
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import strategy
 
 if TYPE_CHECKING:

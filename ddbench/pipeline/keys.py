@@ -14,7 +14,7 @@ from ddbench.config.schema import TeacherConfig
 from ddbench.core import versions
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.storage.cache import key_of
+from ddbench.storage.artifacts import key_of
 
 Depends = dict[str, Any]
 

@@ -24,7 +24,7 @@ from ddbench.pipeline.build import Builder
 from ddbench.pipeline.graph import StageGraph
 from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.workspace import Workspace
-from ddbench.storage.cache import Artifact, key_of
+from ddbench.storage.artifacts import Artifact, key_of
 
 
 class Pipeline:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddbench.api.evaluator import Metrics
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.cache import Artifact, digest_of
-
+from ddbench.storage.artifacts import Artifact, digest_of
 
 
 def build_record(pipeline: Pipeline) -> Record:

@@ -1,4 +1,4 @@
-"""Runs the cells of a grid, writes their records and pictures, and summarises them in a table."""
+"""Summarises the records of a grid as a table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ddbench.results import published
 from ddbench.results.records import Record
 
 
-def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
-    """One row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets.
+def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
+    """Returns one row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets.
 
-    What was measured on held-out training images never shares a row with what was measured on validation images.
+    Accuracies on held-out training images and on validation images never share a row.
     """
     rows = []
     for pipeline, record in cells:
@@ -41,36 +41,40 @@ def summary(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    # The same student on the same set is one measurement, however often it was asked for.
+    # A student on a set is one measurement, even if the grid names it twice.
     frame = frame.drop_duplicates(["source", "student", "protocol", "recipe", "measured on", "method", "set", "seed"])
-    by = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
-    lines = []
-    for names, part in frame.groupby(by, sort=False):
-        values = dict(zip(by, names, strict=True))
-        shown, _, measured = values.pop("published"), values.pop("source"), values.pop("measured on")
+    columns = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
+    summary = []
+    for names, part in frame.groupby(columns, sort=False):
+        values = dict(zip(columns, names, strict=True))
+        published_value, _, split = values.pop("published"), values.pop("source"), values.pop("measured on")
         sets = part["set"].nunique()
         costs = part["W2"].dropna()
-        lines.append(
+        summary.append(
             {
                 **values,
-                **({"measured on": measured} if frame["holdout"].any() else {}),
+                **({"measured on": split} if frame["holdout"].any() else {}),
                 "top-1 (last epoch)": spread(part["top1"]),
                 "n": f"{_count(len(part), 'student')} on {_count(sets, 'set')}",
                 "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
                 "distill s": f"{part['distill'].mean():.1f}",
                 "student s": f"{part['evaluate'].mean():.1f}",
                 "process peak MB": f"{part['memory'].max() / 2**20:.0f}",
-                **({"published (Table 1)": shown} if (frame["published"] != "").any() else {}),
+                **({"published (Table 1)": published_value} if (frame["published"] != "").any() else {}),
             }
         )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(summary)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def spread(values: pd.Series[float]) -> str:
-    """`62.3 ± 0.4`: mean and sample deviation; the mean alone where there is one value."""
+    """Returns mean and sample deviation as text; the mean alone for one value.
+
+    >>> spread(pd.Series([62.0, 62.6]))
+    '62.30 ± 0.42'
+    """
     deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{deviation}"

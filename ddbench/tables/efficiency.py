@@ -71,7 +71,7 @@ def measure_costs(spec: TableSpec, cells: list[Cell], desk: TableContext) -> pd.
 
 def _line(spec: TableSpec, cell: Cell, desk: TableContext) -> dict[str, Any]:
     from ddbench.nn import device
-    from ddbench.pipeline.request import load_recipes
+    from ddbench.pipeline.composition import load_recipes
     from ddbench.tables.cells import cell_experiments
     from ddbench.tables.filling import cell_name, one_line, resolve_cells
     from ddbench.tables.lines import frame_row
@@ -112,7 +112,7 @@ def _measured(
     """
     from ddbench.core.files import atomic_write
     from ddbench.results import provenance, records
-    from ddbench.storage.cache import key_of
+    from ddbench.storage.artifacts import key_of
     from ddbench.tables.filling import cell_name
 
     key = key_of({"unit": pipeline.unit_keys[0], "device": on, "iterations": [WARM, MEASURED, TOTAL]})
@@ -196,7 +196,7 @@ def measure(pipeline: Pipeline) -> dict[str, Any]:
 
     from ddbench.nn import device
     from ddbench.pipeline.stages.distill import Distill
-    from ddbench.storage.cache import Checkpoint
+    from ddbench.storage.checkpoint import Checkpoint
 
     def tick() -> None:
         if pipeline.device.type == "cuda":

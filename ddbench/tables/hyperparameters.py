@@ -26,7 +26,7 @@ def recipe_settings(spec: TableSpec, cells: list[Cell], desk: TableContext) -> p
     import pandas as pd
 
     from ddbench.core.text import value_text
-    from ddbench.pipeline.request import load_recipes
+    from ddbench.pipeline.composition import load_recipes
     from ddbench.results import published
     from ddbench.tables.cells import cell_experiments
     from ddbench.tables.lines import FRAME_COLUMNS, frame_row

@@ -20,7 +20,8 @@ import torch
 from ddbench_wmdd import WMDD
 
 from ddbench.config.experiment import Experiment
-from ddbench.pipeline.request import Request, load_recipes
+from ddbench.pipeline.composition import load_recipes
+from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
 from ddbench.tables.cells import cell_experiments, cells_of
 

@@ -1,0 +1,92 @@
+"""Recipes of a run: which apply, and the settings that they give together. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.config.recipes import SECTIONS, Recipe, load_file
+from ddbench.core.errors import DDBenchError, unknown
+
+if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
+
+
+def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]:
+    """Returns all installed recipes and the files among `names`.
+
+    Raises:
+        DDBenchError: A name is unknown, or a file is no recipe or has the name of an installed one.
+    """
+    known = list(registry.recipes())
+    for name in names:
+        if name.endswith((".yaml", ".yml")):
+            recipe = load_file(Path(name))
+            if recipe.name in {other.name for other in known}:
+                raise DDBenchError(f"recipe {name} is called '{recipe.name}', like an installed one: rename it")
+            known.append(recipe)
+        elif name not in {recipe.name for recipe in known}:
+            raise unknown("recipe", name, {recipe.name for recipe in known})
+    return known
+
+
+def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> tuple[str, ...]:
+    """Returns the names of the recipes that apply, in order.
+
+    Without a budget among them, the default one comes first: `paper` if a paper's sizes are known for the dataset,
+    else `quick`.
+
+    Args:
+        chosen: The names or files that the user gives.
+        known: All recipes, from `load_recipes`.
+        dataset: The name of the dataset.
+
+    Raises:
+        DDBenchError: Two budgets are chosen, or one that has no sizes for the dataset.
+    """
+    names = tuple(_recipe_name(name, known) for name in chosen)
+    budgets = {recipe.name for recipe in known if recipe.kind == "budget"}
+    chosen_budgets = sorted(budgets & set(names))
+    if not chosen_budgets:
+        names = ("paper" if _covers("paper", known, dataset) else "quick", *names)
+    for name in names:
+        if name in budgets and not _covers(name, known, dataset):
+            others = sorted(other for other in budgets if _covers(other, known, dataset))
+            raise DDBenchError(f"recipe '{name}' has no sizes for dataset '{dataset}'; it has: {', '.join(others)}")
+    if len(chosen_budgets) > 1:
+        raise DDBenchError(f"--recipe: one budget at a time, not {' and '.join(chosen_budgets)}")
+    return names
+
+
+def _recipe_name(name: str, known: list[Recipe]) -> str:
+    if not name.endswith((".yaml", ".yml")):
+        return name
+    return next(recipe.name for recipe in reversed(known) if recipe.path == Path(name))
+
+
+def _covers(name: str, known: list[Recipe], dataset: str) -> bool:
+    context = {"dataset": [dataset], "budget": [name]}
+    return any(
+        block.matches(context) and "image_size" in block.settings.get("data", {})
+        for recipe in known
+        if recipe.name == name
+        for block in recipe.blocks
+    )
+
+
+def compose(
+    known: list[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
+) -> dict[str, dict[str, Any]]:
+    """Returns the settings of the recipes `names`, by section; a later recipe replaces an earlier one."""
+    context = {"dataset": [dataset], "method": [method], "evaluator": [evaluator], "budget": list(names)}
+    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name in names:
+        for recipe in known:
+            if recipe.name != name:
+                continue
+            for block in recipe.blocks:
+                if block.matches(context):
+                    for section, values in block.settings.items():
+                        settings[section].update(values)
+    return settings

@@ -1,0 +1,124 @@
+"""Options and `--set` over the settings of recipes, and the validation of the result. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ddbench.config import recipes
+from ddbench.config.recipes import SECTIONS
+from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError, did_you_mean
+from ddbench.core.text import error_text
+
+Model = TypeVar("Model", bound=BaseModel)
+Settings = dict[str, dict[str, Any]]
+"""Values by section and name."""
+
+
+def set_image_size(settings: Settings, image_size: int) -> None:
+    """Sets the image size; the stored size keeps its ratio to it."""
+    data = settings["data"]
+    if image_size != data.get("image_size"):
+        config = validated(DataConfig, "data", settings)
+        data["image_size"] = image_size
+        data["stored_size"] = round(Fraction(image_size * config.stored_size, config.image_size))
+
+
+@dataclass(frozen=True)
+class SectionAlias:
+    """The names that may stand for a section in `--set`: `wmdd.steps` for `method.steps`.
+
+    Attributes:
+        section: The section.
+        known: All registered names.
+        in_run: The names that the run uses.
+        in_cell: The name that this cell uses.
+    """
+
+    section: Literal["method", "evaluator"]
+    known: frozenset[str]
+    in_run: frozenset[str]
+    in_cell: str
+
+
+def apply_assignments(
+    settings: Settings, assignments: Iterable[str], aliases: Sequence[SectionAlias]
+) -> tuple[str, ...]:
+    """Applies the `--set` texts that concern a cell.
+
+    Args:
+        settings: The settings of the cell; they are changed in place.
+        assignments: Texts such as `teacher.epochs=20` or `wmdd.steps=500`.
+        aliases: The names that stand for a section.
+
+    Returns:
+        The names that were changed, as `section.name`.
+
+    Raises:
+        DDBenchError: A text is not of this form, or names an unknown section.
+    """
+    changed = []
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        section, dot, name = path.strip().partition(".")
+        if not (equals and dot and name):
+            raise DDBenchError(f"--set {text}: write it as section.name=value, e.g. --set teacher.epochs=20")
+        resolved = _resolve_section(text, section, aliases)
+        if resolved is None:
+            continue
+        if not value.strip():
+            raise DDBenchError(f"--set {text}: there is no value (for none, write null)")
+        try:
+            parsed = recipes.parse_plain_yaml(value)
+        except ValueError as error:
+            raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
+        settings[resolved][name.strip()] = parsed
+        changed.append(f"{resolved}.{name.strip()}")
+    return tuple(changed)
+
+
+def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -> str | None:
+    """Returns the section that a name stands for; None if it names a method or protocol of another cell."""
+    if section in SECTIONS:
+        return section
+    known = [alias for alias in aliases if section in alias.known]
+    # A method and a protocol may share a name (dsa): the one that the run uses is meant.
+    used = [alias for alias in known if section in alias.in_run]
+    if len(used) > 1:
+        raise DDBenchError(f"--set {text}: '{section}' is a method and an evaluator here: write method. or evaluator.")
+    if known and not used:
+        raise DDBenchError(f"--set {text}: this run has no --{known[0].section} {section}")
+    if not used:
+        names = {*SECTIONS, *(name for alias in aliases for name in alias.in_run)}
+        raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, names)}")
+    return used[0].section if section == used[0].in_cell else None
+
+
+def validated(model: type[Model], section: str, settings: Mapping[str, Mapping[str, Any]], owner: str = "") -> Model:
+    """Returns the validated settings of a section.
+
+    Args:
+        model: The pydantic model of the section.
+        section: The name of the section.
+        settings: All settings.
+        owner: The name of the method or protocol, for messages.
+
+    Raises:
+        DDBenchError: A name is unknown, or a value is impossible.
+    """
+    values = settings[section]
+    for name in values:
+        if name not in model.model_fields:
+            place = f"{section} ({owner})" if owner else section
+            raise DDBenchError(f"{place} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
+        if isinstance(values[name], bool) and "bool" not in str(model.model_fields[name].annotation):
+            raise DDBenchError(f"{section}.{name}: a number is needed (got {values[name]})")
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise DDBenchError(f"{section}.{error_text(error)}".replace("..", ".")) from error
