@@ -7,22 +7,29 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 WORKERS ?= 4
 
-.PHONY: demo test faults lint install clean
+PYTEST := $(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal
+
+.PHONY: demo test test-all faults lint install clean
 
 demo: $(STAMP)
 	$(BIN)/ddbench run --method wmdd --method random --dataset digits --ipc 10 --seeds 3
 
-# One thread a test process: the workers already fill the cores.
+# Every module in a few minutes; one thread a test process: the workers already fill the cores.
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-# Every injected fault at its full count; the tests run a short form of them. Fails where one of them does (pipefail).
+# All tests. Only those that `make test` leaves out: make test-all PYTEST_ARGS="-m slow"
+test-all: export OMP_NUM_THREADS ?= 1
+test-all: $(STAMP)
+	$(PYTEST) $(PYTEST_ARGS)
+
+# Every injected fault at its full count; the tests run a short form of them. Fails if one of them fails (pipefail).
 faults: export DDBENCH_FAULTS = full
 faults: export OMP_NUM_THREADS ?= 1
 faults: SHELL := bash
 faults: $(STAMP)
-	set -o pipefail; $(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal --timeout 3600 -rs \
+	set -o pipefail; $(PYTEST) --timeout 3600 -rs \
 		-o tmp_path_retention_policy=failed tests/faults | tee results/faults.txt
 
 lint: $(STAMP)
@@ -30,6 +37,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
+	$(BIN)/lint-imports
 
 install: $(STAMP)
 
@@ -42,4 +50,4 @@ $(STAMP): $(PROJECTS)
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

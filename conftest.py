@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -26,6 +28,15 @@ from ddbench.storage.cache import Cache, Checkpoint
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
+
+# Programs that tests start; and, for doctests, modules of ddbench whose optional package is not installed.
+ROOT = Path(__file__).parent
+OPTIONAL = [name for name in ("ray", "lightning_fabric", "s3fs") if importlib.util.find_spec(name) is None]
+collect_ignore = ["tests/s3_server.py", "tests/faults/fork_server.py", "tests/faults/failing_disk.py"]
+if OPTIONAL:
+    needs = re.compile(rf"^(import|from) ({'|'.join(OPTIONAL)})\b", re.MULTILINE)
+    paths = (ROOT / "ddbench").rglob("*.py")
+    collect_ignore += [str(path.relative_to(ROOT)) for path in paths if needs.search(path.read_text(encoding="utf-8"))]
 
 # An example's time says nothing on a machine that does other things too; how many examples there are does.
 settings.register_profile("ddbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])

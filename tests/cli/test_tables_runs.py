@@ -173,7 +173,7 @@ def test_only_cached_computes_nothing_where_an_artifact_is_damaged(
         outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
         (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
         assert (line["row"], line["evaluator"]) == ("kmeans", "fkd")
-        assert re.search(rf"/cache/{stage}/\w+.safetensors is damaged: left as it is, ", line["reason"])
+        assert re.search(rf"/cache/{stage}/\w+.safetensors is damaged: it is not repaired", line["reason"])
         (said,) = (said for said in outcome.errors if "regimes 1/1" in said)
         assert said == f"regimes 1/1: kmeans, digits, IPC 1, fkd: never run: {line['reason']}"
         assert shell.files() == before
@@ -183,7 +183,7 @@ def test_only_cached_computes_nothing_where_an_artifact_is_damaged(
     before = shell.files()
     outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
     (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
-    assert re.search(r"/cache/measure/\w+.safetensors is not there, and nothing is computed", line["reason"])
+    assert re.search(r"/cache/measure/\w+.safetensors does not exist, and this command computes nothing", line["reason"])
     assert shell.files() == before
 
 
@@ -240,7 +240,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: C
     assert {name: table[name]["IPC 1"] for name in found} == {name: f"{top1:.2f} (1)" for name, top1 in found.items()}
     assert found.keys() == {"random", "herding"}
     plan = ok(shell(*command, "--dry-run")).out
-    assert plan.count("cannot be: --ipc 2000 is more than") == 2
+    assert plan.count("impossible: --ipc 2000 is more than") == 2
     # Refused throughout, for one reason, it is bad input.
     outcome = shell("table", "comparison", *OPTIONS, "--methods", "random,herding", "--ipc", "2000")
     assert (outcome.code, outcome.out) == (2, "")

@@ -131,17 +131,22 @@ PAGE = ROOT / "docs" / "writing-a-plugin.md"
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the plugin page's package and what an installer writes about it."""
     folder = tmp_path_factory.mktemp("plugin")
-    method, kit, invert, stripes = blocks(PAGE, "python")
     ddbench("ddbench new-plugin blur", folder)
     written = folder / "ddbench-blur"
-    assert (written / "ddbench_blur" / "__init__.py").read_text(encoding="utf-8") == method
-    assert (written / "tests" / "test_conformance.py").read_text(encoding="utf-8") == kit
-    package = (written / "ddbench_blur").rename(folder / "ddbench_blur")
-    (package / "invert.py").write_text(invert, encoding="utf-8")
-    (package / "stripes.py").write_text(stripes, encoding="utf-8")
+    (written / "ddbench_blur").rename(folder / "ddbench_blur")
+    for block in blocks(PAGE, "python"):
+        first_line, text = block.split("\n", 1)
+        path = first_line.removeprefix("# ")
+        if path.startswith("tests/"):
+            assert (written / path).read_text(encoding="utf-8") == text
+        else:
+            (folder / path).write_text(text, encoding="utf-8")
     project = tomllib.loads((written / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    points = {**project["entry-points"]["ddbench"], "invert": "ddbench_blur.invert", "stripes": "ddbench_blur.stripes"}
-    assert all(f'`{name} = "{points[name]}"`' in PAGE.read_text(encoding="utf-8") for name in ("invert", "stripes"))
+    (declared,) = blocks(PAGE, "toml")
+    points = tomllib.loads(declared)["project"]["entry-points"]["ddbench"]
+    assert project["entry-points"]["ddbench"].items() <= points.items()
+    modules = {path.stem for path in (folder / "ddbench_blur").glob("*.py")} - {"__init__"}
+    assert set(points.values()) == {"ddbench_blur", *(f"ddbench_blur.{module}" for module in modules)}
     about = folder / f"ddbench_blur-{project['version']}.dist-info"
     about.mkdir()
     lines = [f"{name} = {module}" for name, module in points.items()]
@@ -161,15 +166,27 @@ def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("ddbench-*")} == {"ddbench-blur", "ddbench-quiet"}
     found = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
     made = {(record["method"], record["dataset"], record["evaluator"], record["distilled_images"]) for record in found}
-    assert made == {("blur", "digits", "fkd", 20), ("invert", "digits", "fkd", 10), ("blur", "stripes", "hard", 4)}
-    settings = {(record["method"], record["dataset"]): record["configuration"]["method_settings"] for record in found}
-    assert settings["blur", "digits"] == {"blend": 2}
-    assert settings["invert", "digits"]["steps"] == 20
+    assert made == {
+        ("blur", "digits", "fkd", 20),
+        ("blur", "digits", "plain", 10),
+        ("blur", "stripes", "hard", 4),
+        ("first", "digits", "hard", 20),
+        ("first", "digits", "plain", 10),
+        ("invert", "digits", "fkd", 10),
+    }
+    settings = [(record["method"], record["evaluator"], record["configuration"]["method_settings"]) for record in found]
+    blends = sorted((evaluator, tree["blend"]) for method, evaluator, tree in settings if method == "blur")
+    assert blends == [("fkd", 2), ("hard", 4), ("plain", 1), ("plain", 4)]
+    assert [tree["steps"] for method, _, tree in settings if method == "invert"] == [20]
+    logged = (tmp_path / "top1.log").read_text(encoding="utf-8").splitlines()
+    assert len(logged) == len(found)
+    assert all(re.fullmatch(r"(blur|first|invert) \S+ \S+ \d+\.\d", line) for line in logged)
 
 
 @pytest.mark.slow
 def test_a_plugin_module_imports_no_torch(installed: Path) -> None:
-    code = "import sys, ddbench_blur, ddbench_blur.invert, ddbench_blur.stripes; sys.exit('torch' in sys.modules)"
+    modules = [f"ddbench_blur.{path.stem}" for path in (installed / "ddbench_blur").glob("[!_]*.py")]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ddbench.api.hookspecs import hookimpl
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import digest_of, read_tensors
+from ddbench.storage.artifacts import digest_of, read_tensors
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell

@@ -22,7 +22,9 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import records
-from ddbench.storage.cache import Cache, Checkpoint, digest_of, read_tensors, write_tensors
+from ddbench.storage.artifacts import digest_of, read_tensors, write_tensors
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell

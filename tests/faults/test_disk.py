@@ -31,7 +31,8 @@ from ddbench.api.units import Unit
 from ddbench.core.errors import DDBenchError
 from ddbench.data.download import install
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Cache, read_tensors
+from ddbench.storage.artifacts import read_tensors
+from ddbench.storage.cache import Cache
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell

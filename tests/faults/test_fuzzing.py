@@ -29,7 +29,7 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.cache import key_of, read_tensors, write_tensors
+from ddbench.storage.artifacts import key_of, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from ddbench.storage.cache import read_tensors
+from ddbench.storage.artifacts import read_tensors
 
 if TYPE_CHECKING:
     from conftest import Outcome, Place, Shell, Storage

@@ -154,7 +154,7 @@ def test_weights_that_are_none_are_one_line(tmp_path: Path, write: Callable[[Pat
 @pytest.mark.parametrize("length", [2**32, 2**63, 2**64 - 1, 99 * MIB])
 def test_a_header_that_says_gigabytes_is_not_believed(tmp_path: Path, length: int) -> None:
     from ddbench.nn.checkpoints import load_checkpoint
-    from ddbench.storage.cache import read_tensors
+    from ddbench.storage.artifacts import read_tensors
 
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' + bytes(4))
@@ -267,8 +267,8 @@ IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a program": (lambda path: path.write_bytes(b"%!PS\n(x) (w) file\n"), "cannot be decoded: cannot identify"),
     "100 GB": (sparse, "cannot be decoded: more than"),
-    "a pipe": (pipe, "is no ordinary file"),
-    "a device": (device, "is no ordinary file"),
+    "a pipe": (pipe, "is not a regular file"),
+    "a device": (device, "is not a regular file"),
     "a way around": (around, "is a link to a folder that is in"),
 }
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ddbench.results import records
-from ddbench.storage.cache import read_tensors, write_tensors
+from ddbench.storage.artifacts import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
@@ -242,7 +242,7 @@ def test_a_forged_set_is_neither_measured_nor_exported(mine: Shell, what: str) -
 def test_a_forged_header_is_no_artifact(mine: Shell, meta: str) -> None:
     from safetensors.torch import save_file
 
-    from ddbench.storage.cache import FORMAT, digest_of
+    from ddbench.storage.artifacts import FORMAT, digest_of
 
     for path in (mine.cache / "distill").glob("*.safetensors"):
         tensors = {"labels": torch.zeros(2)}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ddbench.core.events import STAGES
-from ddbench.storage.cache import Cache, Checkpoint
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from conftest import Place, Small

@@ -101,7 +101,7 @@ class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def told() -> Iterator[list[str]]:
     """What is said of cuts."""
     lines: list[str] = []
-    with memory.oom_errors("distill", SimpleNamespace(method_name="wmdd"), lines.append):  # type: ignore[arg-type]
+    with memory.oom_errors("distill", [], lines.append):
         yield lines
 
 
@@ -223,12 +223,12 @@ def test_where_not_one_image_fits_it_is_one_line_and_the_checkpoint_goes_on(
     start = task.noise(two)
     with Device(10**12) as device:
         whole = recover(task, two, chosen, start, STEPS)
-    experiment: Any = SimpleNamespace(method_name="wmdd", method=STEPS, teacher=None, evaluator=None)
+    settings = [("wmdd.batch_size", 100)]
     task = make_task("stopped", every=1)
     lines: list[str] = []
     said = r"^out of memory in stage 'distill': lower --set wmdd.batch_size \(now 100\), which is another run"
     small = Device(100_000, since=device.count // 2 + 20)  # in the second step
-    with pytest.raises(DDBenchError, match=said), memory.oom_errors("distill", experiment, lines.append), small:
+    with pytest.raises(DDBenchError, match=said), memory.oom_errors("distill", settings, lines.append), small:
         recover(task, two, chosen, start, STEPS)
     assert lines == ["out of memory with 2 images: going on with 1 at a time"]
     found = task.checkpoint.load()

@@ -30,7 +30,8 @@ from ddbench.nn.build import build_network
 from ddbench.nn.statistics import collect
 from ddbench.nn.taps import TappedNetwork
 from ddbench.ot import barycenters, exact, lloyd, sliced
-from ddbench.storage.cache import Checkpoint, read_tensors
+from ddbench.storage.artifacts import read_tensors
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop
 from ddbench.training.batches import Batch
 

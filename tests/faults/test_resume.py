@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ddbench.storage.cache import read_tensors
+from ddbench.storage.artifacts import read_tensors
 
 STEPS = 100
 COMMAND = [

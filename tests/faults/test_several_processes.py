@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ddbench.storage.cache import read_tensors
+from ddbench.storage.artifacts import read_tensors
 
 if TYPE_CHECKING:
     from conftest import Forked, Place, Shell, Small

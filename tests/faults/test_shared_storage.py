@@ -17,7 +17,7 @@ from PIL import Image
 
 from ddbench.results import records
 from ddbench.storage import remote_cache
-from ddbench.storage.cache import digest_of, read_tensors
+from ddbench.storage.artifacts import digest_of, read_tensors
 from ddbench.storage.remote_folder import RemoteFolder
 
 if TYPE_CHECKING:
@@ -127,5 +127,5 @@ def test_killed_in_the_middle_of_a_long_upload_nothing_is_there(
     storage.slow(False)
     for size in (at_once, in_parts):
         publish(size)
-    assert sorted(each.bytes > at_once for each in RemoteFolder(storage.url(), tmp_path).list("teacher")) == [True] * 2
+    assert sorted(each.bytes > at_once for each in RemoteFolder(storage.url(), tmp_path).files("teacher")) == [True] * 2
     tell(f"killed (kill -9) in {count} uploads of 8 and 110 MB to S3: nothing of them is there")

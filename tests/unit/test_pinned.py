@@ -32,7 +32,7 @@ from ddbench.nn.taps import TappedNetwork
 from ddbench.ot import barycenters, lloyd
 from ddbench.ot import exact as exact_module
 from ddbench.ot.points import Barycenter
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training.teacher import train_on_real_images
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
 from ddbench.losses.features import mean_match
 from ddbench.nn.build import build_network
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 
 IPC = 2
 SIZE = 8

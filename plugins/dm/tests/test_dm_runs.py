@@ -17,7 +17,7 @@ from ddbench_dm import DM, DMRbf
 from ddbench.config.experiment import Experiment
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import read_tensors
+from ddbench.storage.artifacts import read_tensors
 
 PATIENCE = 900.0
 

@@ -25,7 +25,7 @@ from ddbench.losses import batchnorm
 from ddbench.losses import features as features_module
 from ddbench.nn.taps import TappedNetwork
 from ddbench.ot import sliced
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 
 IPC = 3
 SIZE = 8

@@ -134,7 +134,7 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
 
 
 def test_cache_prune_takes_what_dead_writers_left_and_nothing_that_is_being_written(tmp_path: Path, dead: int) -> None:
-    path = tmp_path / "teacher" / "0123.safetensors"
+    path = tmp_path / "teacher" / f"{'0123' * 8}.safetensors"
     path.parent.mkdir()
     living, left = partial_of(path, process=os.getppid()), partial_of(path, process=dead)
     assert Cache(tmp_path).prune(frozenset(), older_than=1000) == (1, 4)

@@ -64,7 +64,7 @@ def test_plain_files_are_put_into_the_folder(server: Server, tmp_path: Path) -> 
 def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     download = of(server, tgz("toy"))
     server.cut = 300_000
-    with pytest.raises(DDBenchError, match=r"^cannot download http.*toy.tgz: .*run again to go on"):
+    with pytest.raises(DDBenchError, match=r"^cannot download http.*toy.tgz: .*run again to resume"):
         install(download, tmp_path, ignore)
     assert not (tmp_path / "toy").exists()
     server.cut = None

@@ -98,7 +98,7 @@ def test_links_are_followed_and_a_circle_of_links_is_one_line(make_folder: MakeF
     (root / "train" / "bee").symlink_to(tmp_path / "elsewhere")
     assert open_imagefolder(root).train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     (root / "train" / "ant" / "circle").symlink_to(root / "train" / "ant")
-    with pytest.raises(DDBenchError, match=r"circle is a link to a folder that is in .*ant already$"):
+    with pytest.raises(DDBenchError, match=r"circle is a link to a folder that is already part of .*ant$"):
         open_imagefolder(root)
 
 
@@ -184,7 +184,7 @@ def tiny_breakages() -> dict[Damage, str]:
     return {
         no_annotations: "cannot read .*val_annotations.txt: No such file",
         odd_annotation: "val_annotations.txt, line 1: expected 'FILE<tab>WNID...', found 'val_0.JPEG n01'",
-        image_gone: r"val/images/val_4.JPEG of val_annotations.txt is not there",
+        image_gone: r"val/images/val_4.JPEG of val_annotations.txt does not exist",
         image_not_annotated: r"val/images/val_77.JPEG has no line in val_annotations.txt",
         class_gone: "class n02 of wnids.txt has no folder in train/",
         class_without_training_images: "train/n02 holds no images",

@@ -24,7 +24,8 @@ from ddbench.distillation.distilled_set import DistilledSet
 from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Cache, key_of
+from ddbench.storage.artifacts import key_of
+from ddbench.storage.cache import Cache
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -264,7 +265,7 @@ def test_a_given_teacher_may_have_seen_them(shell: Shell) -> None:
         ("1.0", "data.holdout: Input should be less than 1 (got 1.0)"),
         ("-0.1", "data.holdout: Input should be greater than or equal to 0 (got -0.1)"),
         ("true", "data.holdout: a number is needed (got True)"),
-        ("0.999", "data.holdout 0.999 leaves none of the 142 training images of class '0': a smaller share, or more"),
+        ("0.999", "data.holdout 0.999 leaves none of the 142 training images of class '0'; use a smaller share or more"),
     ],
 )
 def test_a_share_that_leaves_nothing_is_refused_in_one_line(shell: Shell, share: str, said: str) -> None:

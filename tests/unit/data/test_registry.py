@@ -90,9 +90,9 @@ def test_fetched_only_where_no_folder_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_data_dir() == tmp_path / "ddbench" / "data"
     toy = Fetching()
-    with pytest.raises(MissingDataError, match="without --data-dir and DDBENCH_DATA it is downloaded from http"):
+    with pytest.raises(MissingDataError, match="a run without --data-dir and DDBENCH_DATA downloads it from http"):
         open_source(toy.spec(), tmp_path, ignore)
-    with pytest.raises(MissingDataError, match="by a run it is downloaded from http"):
+    with pytest.raises(MissingDataError, match="a run downloads it from http"):
         open_source(toy.spec(), None, ignore, download=False)
     assert toy.fetched == []
     open_source(toy.spec(), None, ignore)

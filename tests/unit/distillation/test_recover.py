@@ -25,7 +25,7 @@ from ddbench.distillation.context import DistillContext
 from ddbench.distillation.recover import recover, slot_noise
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 
 SIZE = 8
 UNIT = Unit(3, tuple(Slot(label, index) for label in range(3) for index in range(2)))

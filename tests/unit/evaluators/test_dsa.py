@@ -25,7 +25,7 @@ from ddbench.evaluators.protocols import SiameseAugmentation
 from ddbench.nn.build import build_network
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training.schedules import step_at_half
 
 if TYPE_CHECKING:

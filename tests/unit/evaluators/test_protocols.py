@@ -26,7 +26,8 @@ from ddbench.evaluators.students import weighted
 from ddbench.evaluators.view_batches import view_batches
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
-from ddbench.storage.cache import Cache, Checkpoint
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 SMALL = {"epochs": 4, "batch_size": 8}

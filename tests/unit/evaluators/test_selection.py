@@ -25,7 +25,8 @@ from ddbench.evaluators.selection import held_out, split
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 from ddbench.results import records
-from ddbench.storage.cache import Cache, Checkpoint
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop
 from ddbench.training.teacher import accuracy
 

@@ -19,7 +19,7 @@ from ddbench.core.errors import DDBenchError, PluginError
 from ddbench.execution import worker
 from ddbench.execution.choose import choose
 from ddbench.execution.event_queue import decode_event
-from ddbench.execution.resources import DistributedResources, ResourceConfig, Resources
+from ddbench.execution.resources import DistributedResources, Resources
 from ddbench.execution.work_list import Failure, WorkItem, WorkList
 from ddbench.execution.worker import experiment_of
 from ddbench.pipeline.executor import Inline

@@ -16,7 +16,8 @@ from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
 from ddbench.figures import curves, regularisation, scaling
 from ddbench.figures.selecting import Filters, command_of, select
 from ddbench.results import records
-from ddbench.results.conditions import disambiguate_labels, mean_top1
+from ddbench.results.labels import disambiguate_labels
+from ddbench.results.means import mean_top1
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def test_what_no_setting_tells_apart_bears_the_key_of_a_record() -> None:
     frame = mean_top1([older, newer], "ipc")
     keys = {one.metrics.top1_last: one.name.rpartition("-")[2] for one in (older, newer)}
     assert {row.top1: row.series for row in frame.itertuples()} == {top1: f"wmdd [{key}]" for top1, key in keys.items()}
-    assert "In brackets: a record's key" in curves.measured(frame)
+    assert "In brackets: a record's key" in curves.measurement_note(frame)
 
 
 def test_three_facts_are_too_many_for_a_label() -> None:

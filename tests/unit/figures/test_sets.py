@@ -167,7 +167,7 @@ def test_sets_side_by_side_are_of_one_kind(copied: Shell) -> None:
 
 
 def test_more_sets_than_can_be_told_apart_are_refused(made: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets, "MOST", 2)
+    monkeypatch.setattr(sets, "MAX_SETS", 2)
     refused = made("figure", "grid", "--output", "none")
     assert refused.code == 2
     assert refused.errors[-1] == (

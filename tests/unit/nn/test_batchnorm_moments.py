@@ -21,7 +21,7 @@ from ddbench.nn import batchnorm_moments as module
 from ddbench.nn.batchnorm_moments import Moments, moments, normalised, tap
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 

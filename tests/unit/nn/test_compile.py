@@ -28,7 +28,7 @@ from ddbench.nn.device import resolve
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 UNIT = Unit(0, tuple(Slot(label, 0) for label in range(4)))
@@ -64,9 +64,10 @@ def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | No
     (cell,) = experiments(request, PluginRegistry())
     runtime = resolve(cell.runtime)
     assert runtime.compile == asked
-    found = compile.resolve(cell.model_copy(update={"runtime": runtime}), 10)
+    recover_steps, pixels = cell.method.recover_steps(), 10 * 2 * cell.data.image_size**2
+    found = compile.resolve(runtime, recover_steps, pixels)
     assert found == RuntimeConfig.model_validate({**runtime.model_dump(), "compile": decided})
-    assert compile.resolve(cell.model_copy(update={"runtime": found}), 10) == found
+    assert compile.resolve(found, recover_steps, pixels) == found
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "no-such-compiler"])
@@ -182,6 +183,6 @@ def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Ca
         return objective(output)
 
     told: list[str] = []
-    with memory.oom_errors("distill", None, told.append):  # type: ignore[arg-type]
+    with memory.oom_errors("distill", [], told.append):
         torch.testing.assert_close(run("short", True, runs_out)[1], plain[1], rtol=0, atol=1e-4)
     assert told == ["out of memory with 4 images: going on with 2 at a time"]

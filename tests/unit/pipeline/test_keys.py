@@ -15,7 +15,8 @@ from ddbench.data.dataset import load_dataset
 from ddbench.pipeline.keys import Keys, file_digest, teacher_label
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Cache, key_of
+from ddbench.storage.artifacts import key_of
+from ddbench.storage.cache import Cache
 
 EVERYTHING = {"teacher", "statistics", "method", "distill", "measure", "labels", "evaluate"}
 FROM_STATISTICS = EVERYTHING - {"teacher"}

@@ -25,7 +25,8 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results.records import Record
-from ddbench.storage.cache import Cache, digest_of
+from ddbench.storage.artifacts import digest_of
+from ddbench.storage.cache import Cache
 
 TINY = (
     *("teacher.arch=convnet-bn-d2", "teacher.batch_size=256", "teacher.learning_rate=0.1"),

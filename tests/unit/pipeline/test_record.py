@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddbench.pipeline import record
-from ddbench.storage.cache import Artifact
+from ddbench.storage.artifacts import Artifact
 
 
 def test_a_record_tells_the_operations_of_every_part_and_nothing_where_one_does_not() -> None:

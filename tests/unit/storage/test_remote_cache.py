@@ -14,8 +14,10 @@ import torch
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, NotCached
-from ddbench.storage import remote_cache, remote_folder
-from ddbench.storage.cache import Cache, Checkpoint, digest_of
+from ddbench.storage import remote_cache, remote_folder, remote_results
+from ddbench.storage.artifacts import digest_of
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.storage.remote_folder import RemoteFolder
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache
     """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
 
     def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-        monkeypatch.setattr(remote_cache, "LOCAL_COPIES", tmp_path / name)
+        monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
         said: list[str] = []
         cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
         cache.said = said  # type: ignore[attr-defined]
@@ -92,11 +94,11 @@ def test_nothing_but_whole_artifacts_is_there(host: Callable[..., Cache], place:
     cache.get("teacher", {}, made(1))
     cache.get("distill", {}, lambda slot: (slot.save({}, {"step": 1}), made(2)(slot))[1])
     folder = RemoteFolder(place, cache.root)
-    names = [each.name for stage in ("teacher", "distill", "checkpoints", "locks") for each in folder.list(stage)]
+    names = [each.name for stage in ("teacher", "distill", "checkpoints", "locks") for each in folder.files(stage)]
     assert names == [
         f"{path.parent.name}/{path.name}" for path in (cache.path("teacher", {}), cache.path("distill", {}))
     ]
-    assert folder.unpublished() == []
+    assert folder.pending_uploads() == []
 
 
 FAULTS: dict[str, Callable[[bytes], bytes]] = {
@@ -213,8 +215,8 @@ def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(host: Callable
     key = host("b", storage.url(), force=("teacher",)).get("teacher", {}, made(2)).key
     driver = host("a", storage.url(), force=("teacher",))
     assert not driver.has("teacher", {})
-    assert not driver.made_elsewhere("teacher/" + "0" * 32)
-    assert driver.made_elsewhere(f"teacher/{key}")
+    assert not driver.adopt("teacher/" + "0" * 32)
+    assert driver.adopt(f"teacher/{key}")
     assert float(driver.get("teacher", {}, refuse).tensors["x"][0]) == 2
 
 
@@ -233,13 +235,13 @@ def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
 
     with pytest.raises(DDBenchError) as told:
         cache.get("teacher", {}, then_fail)
-    assert str(told.value).startswith(f"{storage.url()} fails, asked for ")
-    assert f"kept in {cache.root} and published by the next run: give the same command again" in str(told.value)
+    assert str(told.value).startswith(f"{storage.url()} fails for ")
+    assert f"the file is kept in {cache.root}: run the same command again to upload it" in str(told.value)
     storage.fails(False)
     again = host("a", storage.url())
     again.get("statistics", {}, made(2))  # whatever the next run asks for
     assert float(host("b", storage.url()).get("teacher", {}, refuse).tensors["x"][0]) == 1
-    assert again.shared.unpublished() == []  # type: ignore[attr-defined]
+    assert again.remote.pending_uploads() == []  # type: ignore[attr-defined]
 
 
 def test_who_waits_for_the_storage_can_be_stopped_and_loses_nothing(
@@ -268,7 +270,7 @@ def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
     cache.get("teacher", {}, refuse)
     with pytest.raises(DDBenchError) as told:
         cache.get("statistics", {}, made(2))
-    assert str(told.value).startswith(f"{storage.url()}: no right to do that: ")
+    assert str(told.value).startswith(f"{storage.url()}: permission denied: ")
     assert f"kept in {cache.root}" in str(told.value)
     assert len(storage.objects()) == 1
     storage.files.call_s3("delete_bucket_policy", Bucket=storage.bucket)
@@ -320,7 +322,7 @@ def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypa
     name = Path(names["records"]).stem
     other = type(shell)(shell.root / "elsewhere")
     other.root.mkdir()
-    monkeypatch.setattr(remote_cache, "LOCAL_COPIES", other.root / "copies")
+    monkeypatch.setattr(remote_folder, "LOCAL_COPIES", other.root / "copies")
     assert name in other("records", "--results-dir", places[-1]).out
     assert name in other("show", "--results-dir", places[-1]).out
     quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
@@ -342,12 +344,12 @@ def test_a_record_that_could_not_be_published_is_by_the_next_command(
     from ddbench.core.files import atomic_write
 
     monkeypatch.setattr(remote_folder, "RETRY_SECONDS", 0.0)
-    path = remote_cache.open_results(storage.url()) / "records" / "one.json"
+    path = remote_results.open_results(storage.url()) / "records" / "one.json"
     storage.fails(True)
-    with pytest.raises(DDBenchError, match="published by the next run"), atomic_write(path) as partial:
+    with pytest.raises(DDBenchError, match="run the same command again to upload it"), atomic_write(path) as partial:
         partial.write_text("{}")
     assert path.read_text() == "{}"
     storage.fails(False)
-    remote_cache.open_results(storage.url())
+    remote_results.open_results(storage.url())
     assert path.read_text() == "{}"
     assert storage.objects() == {"records/one.json": b"{}"}

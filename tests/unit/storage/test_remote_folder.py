@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from ddbench.core.errors import DDBenchError
-from ddbench.storage import remote_cache, remote_folder
-from ddbench.storage.cache import Cache, Checkpoint, digest_of, read_tensors
+from ddbench.storage import remote_cache, remote_folder, remote_results
+from ddbench.storage.artifacts import digest_of, read_tensors
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.storage.remote_folder import RemoteFolder
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache
     """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
 
     def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-        monkeypatch.setattr(remote_cache, "LOCAL_COPIES", tmp_path / name)
+        monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
         said: list[str] = []
         cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
         cache.said = said  # type: ignore[attr-defined]
@@ -83,8 +85,8 @@ def test_storage_that_fails_for_a_while_is_waited_for(
     assert pauses == [0.5, 1.0, 2.0]
     first, second = said(cache)
     assert first.startswith(f"{storage.url()} fails (")
-    assert "asking again for 5 minutes" in first
-    assert second == f"{storage.url()} answers again"
+    assert "retrying for 5 minutes" in first
+    assert second == f"{storage.url()} works again"
     assert len(storage.objects()) == 1
 
 
@@ -96,13 +98,13 @@ def test_names_of_a_listing_never_lead_out_of_the_local_copy(storage: Storage, t
         storage.put(f"records/{name}", b"{}")
         storage.put(f"teacher/{name}", b"{}")
     storage.put("records/sound.json", b"{}")
-    copy = remote_cache.open_results(storage.url())
+    copy = remote_results.open_results(storage.url())
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written == [copy / "records" / "sound.json"]
     folder = RemoteFolder(storage.url(), tmp_path / "copy")
     for name in ("../x", "/x", "a/../x", "a//x", "a/./x", ".."):
-        with pytest.raises(DDBenchError, match="is no name of a file"):
-            folder.fetch(name)
+        with pytest.raises(DDBenchError, match="is not a valid file name"):
+            folder.download(name)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +112,8 @@ def test_names_of_a_listing_never_lead_out_of_the_local_copy(storage: Storage, t
     [
         ("gs://bucket/x", "gs:// needs one more package: Please install gcsfs"),
         ("memory://x", "artifacts cannot be shared there"),
-        ("nothing://x", "is no URL that fsspec can use"),
-        ("s3://", "names no folder"),
+        ("nothing://x", "is not a URL that fsspec supports"),
+        ("s3://", "contains no folder"),
         ("s3://no-such-bucket/x", "The specified bucket does not exist"),
     ],
 )

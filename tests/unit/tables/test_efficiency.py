@@ -24,7 +24,8 @@ from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Cache, Checkpoint
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.tables import efficiency
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ddbench.api.settings import TrainingSettings
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop, schedules
 from ddbench.training.batches import Batch
 from ddbench.training.best_epoch import BestEpoch

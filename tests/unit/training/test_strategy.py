@@ -20,7 +20,7 @@ from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.nn import memory
 from ddbench.nn.build import build_network
-from ddbench.storage.cache import read_tensors, write_tensors
+from ddbench.storage.artifacts import read_tensors, write_tensors
 from ddbench.training import loop, strategy
 from ddbench.training.batches import Batch
 
@@ -74,7 +74,7 @@ def fitted(
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is said of cuts."""
     lines: list[str] = []
-    monkeypatch.setattr(memory, "_listeners", [lines.append])
+    monkeypatch.setattr(memory, "_callbacks", [lines.append])
     return lines
 
 
@@ -98,7 +98,7 @@ def cut_in_one(rank: int, port: int, path: Path) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
     network, said = build_network("convnet-d2", 4, 8, seed=1), list[str]()
-    memory._listeners.append(said.append)
+    memory._callbacks.append(said.append)
     with strategy.strategy_context(parallel._Meeting().team_on(CPU)), Device(2) if rank else contextlib.nullcontext():
         weights, losses = fitted(network, shared_batches)
     write_tensors(path, weights, {"losses": losses, "said": said})
