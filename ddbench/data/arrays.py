@@ -1,4 +1,4 @@
-"""Datasets that are a few files of raw pixels: digits, CIFAR's binary version, Fashion-MNIST's idx files."""
+"""Opens datasets of raw pixels: digits, the binary version of CIFAR, and Fashion-MNIST."""
 
 import gzip
 import struct
@@ -21,10 +21,18 @@ FASHION_CLASSES = (
 
 
 def open_digits() -> Source:
-    """scikit-learn's bundled 8 x 8 handwritten digits: 1,437 for training, 360 for validation.
+    """Opens scikit-learn's bundled 8 x 8 handwritten digits: 1,437 for training, 360 for validation.
 
-    Gray levels 0..16 are scaled to 0..255. The split is fixed and stratified without any random draw: of all
-    images sorted by class (the bundled order inside a class), every fifth is validation.
+    Gray levels 0 to 16 are scaled to 0 to 255. The split is fixed, without a random draw: every fifth of the images,
+    sorted by class, is for validation.
+
+    Returns:
+        The source.
+
+    Example:
+        >>> source = open_digits()
+        >>> len(source.train.labels), len(source.val.labels)
+        (1437, 360)
     """
     from sklearn.datasets import load_digits
 
@@ -39,9 +47,18 @@ def open_digits() -> Source:
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """A CIFAR binary version: records of `label_bytes` labels (the last one counts) and 3072 pixels.
+    """The files of a binary version of CIFAR. A record has one or two label bytes and 3072 pixels.
 
-    `pickled` is the folder of the Python version, `records` how many images training and validation have.
+    Attributes:
+        name: The dataset's name.
+        folder: The folder of the binary version.
+        pickled: The folder of the Python version, which is not read.
+        train: The training files.
+        val: The validation files.
+        names: The file with the class names.
+        label_bytes: Label bytes per record; the last one is used.
+        classes: The number of classes.
+        records: The number of training and of validation images.
     """
 
     name: str
@@ -80,10 +97,17 @@ CIFAR100 = CifarLayout(
 
 
 def open_cifar(data_dir: Path | None, layout: CifarLayout) -> Source:
-    """CIFAR from its binary version.
+    """Opens the binary version of CIFAR. The Python version consists of pickles, which can run code; it is never read.
 
-    The Python version consists of pickles, which can run code, and is not read. Raises DDBenchError: files
-    missing, of the wrong length, or with labels out of range.
+    Args:
+        data_dir: The data folder; None: the default one.
+        layout: The files of the dataset.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: A file is missing, has a wrong length, or has labels out of range.
     """
     try:
         root = find_folder(layout.name, data_dir, (layout.folder,), (*layout.train, *layout.val))
@@ -91,7 +115,7 @@ def open_cifar(data_dir: Path | None, layout: CifarLayout) -> Source:
         if data_dir and ((data_dir / layout.pickled).is_dir() or data_dir.name == layout.pickled):
             raise MissingDataError(
                 f"{layout.name}: {data_dir} has only the Python version ({layout.pickled}), which is pickled "
-                f"and never read here; put the binary version ({layout.folder}) beside it"
+                f"and never read; add the binary version ({layout.folder})"
             ) from error
         raise
     names = tuple(_read(root / layout.names, 2**20).decode("utf-8", "replace").split())
@@ -120,10 +144,19 @@ def _cifar_split(root: Path, files: tuple[str, ...], layout: CifarLayout, count:
 
 
 def open_fashion(data_dir: Path | None, records: tuple[int, int] = (60_000, 10_000)) -> Source:
-    """Fashion-MNIST from its four idx files, gzipped or not.
+    """Opens Fashion-MNIST from its four idx files, gzipped or not.
 
-    They lie in fashion-mnist/ or torchvision's FashionMNIST/raw/. `records`: images of both splits. Raises
-    DDBenchError: a file missing, damaged, of the wrong length, or with labels out of range.
+    The files lie in fashion-mnist/ or in torchvision's FashionMNIST/raw/.
+
+    Args:
+        data_dir: The data folder; None: the default one.
+        records: The number of training and of validation images.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: A file is missing or damaged, has a wrong length, or has labels out of range.
     """
     marks = [f"{split}-{kind}-ubyte*" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     root = find_folder("fashion-mnist", data_dir, ("fashion-mnist", "FashionMNIST/raw"), marks)
@@ -137,7 +170,7 @@ def open_fashion(data_dir: Path | None, records: tuple[int, int] = (60_000, 10_0
 
 
 def _read_idx(root: Path, name: str, shape: tuple[int, ...]) -> Pixels:
-    """A uint8 idx file: 0, 0, type 8, the number of dimensions, each dimension (big-endian), the data."""
+    """Reads a uint8 idx file: 0, 0, type 8, the number of dimensions, each dimension (big-endian), the data."""
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     length = len(header) + int(np.prod(shape))
     path = root / name
@@ -149,19 +182,19 @@ def _read_idx(root: Path, name: str, shape: tuple[int, ...]) -> Pixels:
 
 def _gunzip(path: Path, length: int) -> bytes:
     if not path.is_file():
-        raise DDBenchError(f"neither {path.with_suffix('')} nor {path.name} is there")
+        raise DDBenchError(f"neither {path.with_suffix('')} nor {path.name} exists")
     try:
         with gzip.open(path) as file:
-            return file.read(length + 1)  # one more than expected shows an overlong file without unpacking it all
+            return file.read(length + 1)  # one byte more than expected reveals a longer file
     except (OSError, EOFError, zlib.error) as error:
         raise DDBenchError(f"{path} cannot be unpacked: {error}") from error
 
 
-def _read(path: Path, most: int) -> bytes:
-    """The file, or where it is longer one byte more than `most`: enough to see that."""
+def _read(path: Path, max_bytes: int) -> bytes:
+    """Returns the content of a file; of a longer file one byte more than `max_bytes`."""
     try:
         with path.open("rb") as file:
-            return file.read(most + 1)
+            return file.read(max_bytes + 1)
     except OSError as error:
         raise DDBenchError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""A dataset as stages and methods see it: names and counts, decoded images of both splits, normalisation."""
+"""A dataset: names and counts, the decoded images of both splits, and their normalisation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,24 @@ __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
 
 
 class Dataset:
-    """The real data, class-wise.
+    """The real data. Implements `ddbench.api.context.RealData`.
 
-    Images are decoded (or found in the cache) when the first one is asked for, both splits at once, so that a
-    bad validation image shows before anything is trained. With `holdout`, `train` and `val` are the training
-    images that stay and those that are held out; the validation images are not touched. `mean`, `std` float32
-    [3], of pixel values in [0, 1]. `depends_on` is what both splits depend on, for keys; `made_from`, by name, the
-    contents of the artifacts that were read so far.
+    The first access to an image decodes both splits, or finds them in the cache; so a corrupt validation image is
+    reported before anything is trained. With `holdout`, `train` and `val` are the training images that stay and those
+    that are held out, and the validation images are not used.
+
+    Args:
+        spec: The dataset's specification.
+        source: The images, found and fingerprinted.
+        config: Sizes, resize filter, held-out share.
+        cache: The cache of decoded images.
+        report: Called with progress events.
+
+    Attributes:
+        mean: float32 [3], of pixel values in [0, 1].
+        std: float32 [3], of pixel values in [0, 1].
+        depends_on: Everything that both splits depend on, for cache keys.
+        made_from: The content digests of the artifacts that were read so far, by name.
     """
 
     def __init__(self, spec: DatasetSpec, source: Source, config: DataConfig, cache: Cache, report: Report) -> None:
@@ -44,7 +55,7 @@ class Dataset:
         self._cache = cache
         self._report = report
         self._fingerprint = source.fingerprint()
-        # What is held out selects among the stored pixels and does not change them.
+        # Held-out images are a selection of the stored pixels, so the pixels do not depend on `holdout`.
         self._pixels_depend_on: dict[str, Any] = {
             "version": DECODE_VERSION,
             "fingerprint": self._fingerprint,
@@ -55,7 +66,7 @@ class Dataset:
 
     @cached_property
     def info(self) -> DatasetInfo:
-        """Names and counts. With `skip_corrupt` the images are decoded first: what is left is counted."""
+        """Names and counts. With `skip_corrupt` the images are decoded first, and corrupt images are not counted."""
         source = self._source
         if self.config.skip_corrupt:
             train, val = self.train.labels.numpy(), self.val.labels.numpy()
@@ -84,11 +95,11 @@ class Dataset:
         return ImageSubset(train, kept), ImageSubset(train, held)
 
     def decode(self) -> None:
-        """Decodes both splits, or opens them where they are decoded."""
+        """Decodes both splits, or opens them if the cache holds them."""
         _ = self._images
 
     def is_decoded(self) -> bool:
-        """Returns whether the cache holds both splits, or they are opened already."""
+        """Whether both splits are open, or the cache holds them."""
         if "_images" in self.__dict__:
             return True
         names = ("train",) if self.config.holdout else ("train", "val")
@@ -113,21 +124,36 @@ class Dataset:
 
     @property
     def val(self) -> Images:
-        """The images to measure on: the validation images, or the training images that are held out."""
+        """The images that accuracy is measured on: the validation images, or the held-out training images."""
         return self._images[1]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """What networks see, float32 [B, 3, H, W] on the pixels' device, from uint8 or float in [0, 1]."""
+        """Normalises pixels with the dataset's mean and standard deviation.
+
+        Args:
+            pixels: uint8, or float in [0, 1], [B, 3, H, W].
+
+        Returns:
+            float32 [B, 3, H, W], on the same device.
+        """
         return crops.normalise(pixels, self.mean.to(pixels.device), self.std.to(pixels.device))
 
     def evaluation_view(self, split: Literal["train", "val"], indices: Tensor) -> Tensor:
-        """Normalised float32 [B, 3, S, S]: the central `image_size` pixels of `indices` (int64 [B])."""
+        """Reads and normalises the evaluation view: the central `image_size` pixels.
+
+        Args:
+            split: `train` or `val`.
+            indices: int64 [B].
+
+        Returns:
+            float32 [B, 3, S, S].
+        """
         images = self.train if split == "train" else self.val
         return self.normalise(images.centre(indices, self.config.image_size))
 
 
 def _ignore(event: Event) -> None:
-    """Tells nobody."""
+    """The default callback: does nothing."""
 
 
 def load_dataset(
@@ -139,10 +165,22 @@ def load_dataset(
     *,
     download: bool = True,
 ) -> Dataset:
-    """Finds and fingerprints a dataset's files; nothing is decoded yet.
+    """Finds and fingerprints the files of a dataset. It does not decode them.
 
-    Where no `data_dir` is named they are fetched if need be, unless `download` is off. Raises DDBenchError,
-    one line: files missing, unreadable, or not in the expected layout; ValueError for a source that is none.
+    Args:
+        spec: The dataset's specification.
+        config: Sizes, resize filter, held-out share.
+        data_dir: The data folder; it is never written to. None: the default folder.
+        cache: The cache of decoded images.
+        report: Called with progress events.
+        download: Whether missing files are downloaded, if `data_dir` is None.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DDBenchError: Files are missing, unreadable, or not in the expected layout.
+        ValueError: The dataset of a plugin has invalid labels or class names.
     """
     report = report or _ignore
     source = open_source(spec, data_dir, report, download)

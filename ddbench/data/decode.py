@@ -1,4 +1,4 @@
-"""From the bytes of an image file to stored pixels: the one decoding and resizing that every road uses."""
+"""Decodes image files and resizes them to the stored size."""
 
 import io
 import os
@@ -15,22 +15,38 @@ Pixels = NDArray[np.uint8]
 Resize = Literal["bilinear", "bicubic"]
 T = TypeVar("T")
 
-DECODE_VERSION = "1"  # part of every key that pixels go into: raise it when the same file gives other pixels
+DECODE_VERSION = "1"
+"""Part of every key that depends on pixels. Increase it if the same file gives other pixels."""
 MAX_PIXELS = 80_000_000
-# Only these decoders run on a person's files: others (EPS, for one) start programs or are seldom exercised.
+# Other decoders are less tested, or start programs (EPS), so they are not safe for untrusted files.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _CHUNK = 64
 
 
 class CorruptImage(Exception):
-    """An image that cannot be used, with the reason; the caller knows its name."""
+    """An image cannot be used, for the given reason. The caller adds the image's name."""
 
 
 def stored_shape(height: int, width: int, stored_size: int) -> tuple[int, int]:
-    """Height and width with the short side at `stored_size`, aspect kept, long side rounded down.
+    """Computes the size of an image after its short side is resized to `stored_size`.
 
-    The rule of torchvision's `Resize(int)`. Raises CorruptImage if the result would exceed MAX_PIXELS.
+    The rule of torchvision's `Resize(int)`: the aspect ratio is kept, the long side is rounded down.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        stored_size: The new short side in pixels.
+
+    Returns:
+        The new height and width.
+
+    Raises:
+        CorruptImage: The result would exceed `MAX_PIXELS`.
+
+    Example:
+        >>> stored_shape(300, 451, 72)
+        (72, 108)
     """
     short, long = min(height, width), max(height, width)
     new_long = stored_size * long // short
@@ -39,16 +55,16 @@ def stored_shape(height: int, width: int, stored_size: int) -> tuple[int, int]:
     return (stored_size, new_long) if height <= width else (new_long, stored_size)
 
 
-def _checked(image: Image.Image) -> Image.Image:
+def _require_supported(image: Image.Image) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise CorruptImage(f"{image.width} x {image.height} pixels is more than the {MAX_PIXELS} allowed")
     if image.mode.startswith(("I", "F")):
-        raise CorruptImage(f"more than 8 bits a channel (mode {image.mode})")
+        raise CorruptImage(f"more than 8 bits per channel (mode {image.mode})")
     return image
 
 
-def _guarded(read: Callable[[], T]) -> T:
-    """Whatever a decoder raises on bytes from outside means one thing: the image is unusable."""
+def _call_decoder(read: Callable[[], T]) -> T:
+    """Translates every error of a decoder to CorruptImage: decoders raise many types for invalid bytes."""
     try:
         return read()
     except (CorruptImage, MemoryError):
@@ -58,31 +74,67 @@ def _guarded(read: Callable[[], T]) -> T:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Height and width from an image file's header; `data` may end after it. Raises CorruptImage."""
+    """Reads the size of an image from the header of its file.
+
+    Args:
+        data: The first bytes of the file, with the whole header.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        CorruptImage: The header is unreadable, or the image is not supported.
+    """
 
     def read() -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return _checked(image).height, image.width
+            return _require_supported(image).height, image.width
 
-    return _guarded(read)
+    return _call_decoder(read)
 
 
 def decode(data: bytes) -> Image.Image:
-    """The RGB image of a whole file's bytes.
+    """Decodes an image file to RGB.
 
-    Gray and palette become RGB, alpha is dropped, EXIF rotation is not applied (as in torchvision's loader).
-    Raises CorruptImage: unreadable or truncated, more than MAX_PIXELS, more than 8 bits a channel.
+    As in torchvision's loader, alpha is dropped and EXIF rotation is not applied.
+
+    Args:
+        data: The content of the file.
+
+    Returns:
+        The RGB image.
+
+    Raises:
+        CorruptImage: The file is unreadable or truncated, or the image has more than `MAX_PIXELS` pixels or more than
+            8 bits per channel.
     """
 
     def read() -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return _checked(image).convert("RGB")
+            return _require_supported(image).convert("RGB")
 
-    return _guarded(read)
+    return _call_decoder(read)
 
 
 def to_stored(image: Image.Image, stored_size: int, resize: Resize) -> Pixels:
-    """uint8 [3, h, w] of an RGB image, short side at `stored_size`, by Pillow's antialiased filter."""
+    """Resizes an image with Pillow's antialiased filter.
+
+    Args:
+        image: An RGB image.
+        stored_size: The new short side in pixels.
+        resize: The filter.
+
+    Returns:
+        uint8 [3, h, w].
+
+    Raises:
+        CorruptImage: The result would exceed `MAX_PIXELS`.
+
+    Example:
+        >>> pixels = to_stored(Image.new("RGB", (40, 20), (255, 0, 0)), 4, "bilinear")
+        >>> pixels.shape, pixels[:, 0, 0].tolist()
+        ((3, 4, 8), [255, 0, 0])
+    """
     height, width = stored_shape(image.height, image.width, stored_size)
     if (height, width) != (image.height, image.width):
         image = image.resize((width, height), _FILTERS[resize])
@@ -90,9 +142,19 @@ def to_stored(image: Image.Image, stored_size: int, resize: Resize) -> Pixels:
 
 
 def parallel_map(function: Callable[[int], T], count: int) -> Iterator[T]:
-    """`function(0) .. function(count - 1)` in order, computed by threads: Pillow and hashlib release the GIL.
+    """Calls a function with 0 to `count` - 1 in threads. Pillow and hashlib release the GIL.
 
-    The first exception, in order, is raised and what has not begun is dropped.
+    Args:
+        function: The function. If it raises, the first exception in order is raised here, and the calls that have not
+            started are cancelled.
+        count: The number of calls.
+
+    Yields:
+        The results, in order.
+
+    Example:
+        >>> list(parallel_map(lambda index: index**2, 4))
+        [0, 1, 4, 9]
     """
 
     def chunk(start: int) -> list[T]:
@@ -101,7 +163,7 @@ def parallel_map(function: Callable[[int], T], count: int) -> Iterator[T]:
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         with warnings.catch_warnings():
-            # MAX_PIXELS is checked above, as an error that names the file; Pillow's own warning does not.
+            # `MAX_PIXELS` is checked above; Pillow's warning would not name the file.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             for results in pool.map(chunk, range(0, count, _CHUNK)):
                 yield from results

@@ -1,4 +1,4 @@
-"""Fetching a dataset: checked against its published digest, moved in place only when whole."""
+"""Downloads datasets: files are checked against published digests, and a folder appears complete or not at all."""
 
 import hashlib
 import http.client
@@ -18,39 +18,35 @@ from ddbench.data.archives import unpack
 
 _MIB = 1024**2
 _TIMEOUT_S = 30
-_STEP_BYTES = 16 * _MIB
-_UNREACHABLE = (
+_REPORT_BYTES = 16 * _MIB
+_NETWORK_ERRORS = (
     urllib.error.URLError,
     http.client.HTTPException,
     TimeoutError,
     ConnectionError,
     ssl.SSLError,
-    ValueError,  # an address that is none, where a server sends us elsewhere
+    ValueError,  # an invalid address in a redirect
 )
 
 
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows a server to other addresses of the web alone."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if not newurl.startswith(("http://", "https://")):
-            raise urllib.error.HTTPError(newurl, code, f"sent on to {newurl}, which is not of the web", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def install(download: Download, data_dir: Path, report: Report) -> None:
-    """Makes `data_dir`/`download.folder` out of its published files, where it is not there already.
+    """Downloads and unpacks a dataset into `data_dir`/`download.folder`, if this folder does not exist yet.
 
-    Two processes do it one after the other. What was fetched of a file stays in `data_dir`/.downloads until
-    it is whole, so an interrupted download goes on where it stopped. Raises DDBenchError: unreachable,
-    another digest, too large, unsafe or damaged archive, disk full or not writable; then the folder is not
-    there.
+    Two processes do this one after the other. Incomplete files stay in `data_dir`/.downloads, so an interrupted
+    download continues where it stopped.
+
+    Args:
+        download: The files, their digests, and the folder that they make.
+        data_dir: The data folder; it is created.
+        report: Called with progress events.
+
+    Raises:
+        DDBenchError: A server cannot be reached; a file has another digest or is too large; an archive is unsafe or
+            damaged; the disk is full or not writable. The folder does not exist then.
     """
-    for name in (download.folder, *map(_name, download.files)):
+    for name in (download.folder, *map(_file_name, download.files)):
         if name in ("", ".", "..") or Path(name).name != name:
-            raise DDBenchError(f"a download cannot be called '{name}': it would lie elsewhere than in the data folder")
+            raise DDBenchError(f"the download '{name}' is not a file name: it would lie outside of the data folder")
     target = data_dir / download.folder
     store = data_dir / ".downloads"
     try:
@@ -59,7 +55,7 @@ def install(download: Download, data_dir: Path, report: Report) -> None:
             if target.exists():
                 return
             files = [fetch(file, store, download.max_bytes, report) for file in download.files]
-            # A fixed name: what a killed process left of it is found and removed.
+            # The name is fixed, so that the next attempt removes what a killed process left.
             scratch = store / f"{download.folder}.unpacking"
             shutil.rmtree(scratch, ignore_errors=True)
             try:
@@ -75,6 +71,7 @@ def install(download: Download, data_dir: Path, report: Report) -> None:
 
 
 def _fill(scratch: Path, files: list[Path], download: Download, report: Report) -> None:
+    """Makes `scratch`/`download.folder` from the downloaded files."""
     if not download.unpack:
         folder = scratch / download.folder
         folder.mkdir()
@@ -89,77 +86,100 @@ def _fill(scratch: Path, files: list[Path], download: Download, report: Report) 
 
 
 def fetch(file: RemoteFile, folder: Path, max_bytes: int, report: Report) -> Path:
-    """Downloads one file into `folder` under its own name and returns its path.
+    """Downloads one file. If NAME.part exists in the folder, the download resumes there.
 
-    Goes on from NAME.part if one is there. Raises DDBenchError: unreachable, more than `max_bytes`, or not
-    the published digest (the part is then removed).
+    Args:
+        file: The address and the digest.
+        folder: The target folder; it exists.
+        max_bytes: The largest size to accept.
+        report: Called with progress events.
+
+    Returns:
+        The path of the file; its name is the last part of the address.
+
+    Raises:
+        DDBenchError: The server cannot be reached, the file is larger than `max_bytes`, or its digest differs (then
+            the partial file is removed).
     """
-    name = _name(file)
-    whole, part = folder / name, folder / f"{name}.part"
-    if whole.exists():
-        _check(whole, file)  # it was put there whole, but perhaps long ago
+    name = _file_name(file)
+    complete, part = folder / name, folder / f"{name}.part"
+    if complete.exists():
+        _check_digest(complete, file)  # it may have changed since the download
     else:
         try:
-            _receive(file.url, part, max_bytes, report)
-        except _UNREACHABLE as error:
+            _download(file.url, part, max_bytes, report)
+        except _NETWORK_ERRORS as error:
             reason = getattr(error, "reason", None) or error
             raise DDBenchError(
-                f"cannot download {file.url}: {reason}; run again to go on, or get the dataset by other "
-                "means and give its folder with --data-dir or DDBENCH_DATA"
+                f"cannot download {file.url}: {reason}; run again to resume, or download the dataset yourself and give "
+                "its folder with --data-dir or DDBENCH_DATA"
             ) from error
-        _check(part, file)
-        part.replace(whole)
-    return whole
+        _check_digest(part, file)
+        part.replace(complete)
+    return complete
 
 
-def _name(file: RemoteFile) -> str:
-    """What its address ends with, whatever the server calls it."""
+def _file_name(file: RemoteFile) -> str:
+    """The last part of the address. The name that a server sends is ignored."""
     return file.url.rsplit("/", 1)[-1]
 
 
-def _receive(url: str, part: Path, max_bytes: int, report: Report) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+class _WebRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith(("http://", "https://")):
+            raise urllib.error.HTTPError(newurl, code, f"redirect to {newurl}, which is not a web address", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(url: str, part: Path, max_bytes: int, report: Report) -> None:
+    """Downloads to `part`, from its present end on."""
+    size = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
-        reply = urllib.request.build_opener(_WebOnly).open(request, timeout=_TIMEOUT_S)
+        response = urllib.request.build_opener(_WebRedirects).open(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # there is nothing after what we have: the digest decides
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and size:
+            return  # the file is complete already; its digest is checked next
         raise
-    with reply:
-        if reply.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0  # a server without ranges sends all of it again
-        total = have + (reply.length or 0)
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            size = 0  # the server ignores ranges and sends the whole file
+        total = size + (response.length or 0)
         if total > max_bytes:
             raise DDBenchError(f"{url} is larger than the {max_bytes} bytes expected: {total}; refused")
-        told = have
+        reported = size
 
-        def tell(kind: Kind, message: str = "") -> None:
+        def emit(kind: Kind, message: str = "") -> None:
             unit = f"{part.name.removesuffix('.part')} (MiB)"
-            report(Event(kind, "data", unit, have // _MIB, total // _MIB, message=message))
+            report(Event(kind, "data", unit, size // _MIB, total // _MIB, message=message))
 
-        tell("started", f"downloading {url}")
-        with part.open("ab" if have else "wb") as out:
-            while block := reply.read(_MIB):
-                have += len(block)
-                if have > max_bytes:
+        emit("started", f"downloading {url}")
+        with part.open("ab" if size else "wb") as out:
+            while block := response.read(_MIB):
+                size += len(block)
+                if size > max_bytes:
                     part.unlink()
                     raise DDBenchError(f"{url} is larger than the {max_bytes} bytes expected; stopped")
                 out.write(block)
-                if have - told >= _STEP_BYTES:
-                    told = have
-                    tell("step")
-        if total and have < total:
-            raise http.client.IncompleteRead(b"", total - have)
-        tell("finished")
+                if size - reported >= _REPORT_BYTES:
+                    reported = size
+                    emit("step")
+        if total and size < total:
+            raise http.client.IncompleteRead(b"", total - size)
+        emit("finished")
 
 
-def _check(part: Path, file: RemoteFile) -> None:
+def _check_digest(path: Path, file: RemoteFile) -> None:
+    """Removes a file with another digest than the published one, and raises DDBenchError."""
     algorithm, _, expected = file.digest.partition(":")
-    with part.open("rb") as content:
-        found = hashlib.file_digest(content, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-    if found != expected:
-        part.unlink()
+    with path.open("rb") as content:
+        actual = hashlib.file_digest(content, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    if actual != expected:
+        path.unlink()
         raise DDBenchError(
-            f"{file.url} is not the published file: its {algorithm} is {found}, expected {expected}; removed"
+            f"{file.url} is not the published file: its {algorithm} is {actual}, expected {expected}; removed"
         )

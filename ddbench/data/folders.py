@@ -1,4 +1,4 @@
-"""Datasets that are folders of image files: class folders, and Tiny ImageNet's own layout."""
+"""Opens datasets of image files: class folders, and the layout of Tiny ImageNet."""
 
 import os
 import re
@@ -26,34 +26,51 @@ IMAGENETTE = {
 
 
 def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], marks: Sequence[str]) -> Path:
-    """The first of `folders` in the data folder, else the data folder itself.
+    """Finds the folder of a dataset: a known folder in the data folder, or the data folder itself.
 
-    Itself only if something in it matches each of the patterns `marks`. Raises MissingDataError saying what
-    was looked for, where, and how to give the data folder.
+    Args:
+        dataset: The dataset's name, for the error message.
+        data_dir: The data folder; None: the default one.
+        folders: The known folder names, in order of preference.
+        marks: Glob patterns. The data folder itself is the dataset if every pattern matches something in it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MissingDataError: There is no such folder.
     """
     base = (data_dir or default_data_dir()).expanduser()
     if not base.is_dir():
-        given = f"the data folder {base} does not exist" if data_dir else "no data folder was given"
+        problem = f"the data folder {base} does not exist" if data_dir else "no data folder was given"
         raise MissingDataError(
-            f"{dataset}: {given}; give the folder that holds {folders[0]}/ with --data-dir or DDBENCH_DATA"
+            f"{dataset}: {problem}; give the folder that holds {folders[0]}/ with --data-dir or DDBENCH_DATA"
         )
     for folder in folders:
         if (base / folder).is_dir():
             return base / folder
     if all(any(base.glob(mark)) for mark in marks):
         return base
-    looked = ", ".join(f"{folder}/" for folder in folders)
+    names = ", ".join(f"{folder}/" for folder in folders)
     raise MissingDataError(
-        f"{dataset}: {base} holds none of {looked} and is not itself the dataset ({', '.join(marks)}); "
+        f"{dataset}: {base} holds none of {names} and is not itself the dataset ({', '.join(marks)}); "
         "give the folder that holds it with --data-dir or DDBENCH_DATA"
     )
 
 
 def open_imagefolder(root: Path) -> Source:
-    """A person's own `root`/train/CLASS/... and `root`/val/CLASS/..., classes sorted by folder name.
+    """Opens a folder with `root`/train/CLASS/... and `root`/val/CLASS/...; classes are sorted by folder name.
 
-    Image files are found by suffix at any depth of a class folder; hidden files are passed over. Raises
-    DDBenchError: no folder, no classes, an empty class folder, a class that only one split has.
+    Image files are found by suffix, at any depth of a class folder. Hidden files are ignored.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: The folder does not exist, it has no classes, a class has no images or exists in one split only.
     """
     root = root.expanduser()
     if not root.is_dir():
@@ -62,7 +79,7 @@ def open_imagefolder(root: Path) -> Source:
     for here, there in (("train", "val"), ("val", "train")):
         missing = sorted(set(classes[here]) - set(classes[there]))
         if missing:
-            raise DDBenchError(f"{root}: {_some(missing, 'class', 'classes')} in {here}/ but not in {there}/")
+            raise DDBenchError(f"{root}: {_list_names(missing, 'class', 'classes')} in {here}/ but not in {there}/")
     names = tuple(classes["train"])
     train, val = (
         FileSplit(root, [(k, file) for k, name in enumerate(names) for file in _images(root, f"{split}/{name}")])
@@ -72,21 +89,41 @@ def open_imagefolder(root: Path) -> Source:
 
 
 def open_imagenette(data_dir: Path | None) -> Source:
-    """ImageNette in any of its three published sizes (the largest that is there). Raises DDBenchError."""
+    """Opens ImageNette in the largest of its three published sizes that exists.
+
+    Args:
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: The folder is missing, or is not ImageNette.
+    """
     folders = ("imagenette2", "imagenette2-320", "imagenette2-160")
     root = find_folder("imagenette", data_dir, folders, ("train", "val"))
     source = open_imagefolder(root)
     if set(source.class_names) != set(IMAGENETTE):
         odd = sorted(set(source.class_names) ^ set(IMAGENETTE))
         raise DDBenchError(
-            f"{root} is not ImageNette ({_some(odd, 'class', 'classes')} too many or missing); "
+            f"{root} is not ImageNette ({_list_names(odd, 'class', 'classes')} too many or missing); "
             f"for a set of your own use --dataset imagefolder:{root}"
         )
     return Source(source.class_names, source.train, source.val, tuple(IMAGENETTE[n] for n in source.class_names))
 
 
 def open_imagenet(data_dir: Path | None) -> Source:
-    """ImageNet-1K as train/WNID/*.JPEG and val/WNID/*.JPEG. Raises DDBenchError."""
+    """Opens ImageNet-1K as train/WNID/*.JPEG and val/WNID/*.JPEG.
+
+    Args:
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: The folder is missing, or is not ImageNet-1K.
+    """
     folders = ("imagenet-1k", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
     root = find_folder("imagenet-1k", data_dir, folders, ("train", "val"))
     classes = _class_folders(root / "train")
@@ -99,12 +136,20 @@ def open_imagenet(data_dir: Path | None) -> Source:
 
 
 def open_tiny_imagenet(data_dir: Path | None) -> Source:
-    """Tiny ImageNet in its native layout.
+    """Opens Tiny ImageNet: train/WNID/images/, val/images/ with val/val_annotations.txt, wnids.txt and words.txt.
 
-    That is train/WNID/images/, val/images/ with val/val_annotations.txt, wnids.txt, words.txt. The classes
-    are those of wnids.txt, sorted, so a subset is a shorter wnids.txt: images of other classes are passed
-    over. Raises DDBenchError: a listed class without training or validation images, a validation image
-    without a file or without an annotation.
+    The classes are the sorted lines of wnids.txt. Images of other classes are ignored, so a shorter wnids.txt makes a
+    subset.
+
+    Args:
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: A class has no training or no validation images, or a validation image lacks its file or its
+            annotation.
     """
     folders = ("tiny-imagenet-200", "tiny-imagenet-mini/tiny-imagenet-200")
     root = find_folder("tiny-imagenet", data_dir, folders, ("wnids.txt", "train", "val"))
@@ -135,7 +180,7 @@ def _annotated(root: Path, names: tuple[str, ...]) -> list[tuple[int, str]]:
         wnids[fields[0]] = fields[1]
     files = {Path(file).name: file for file in _images(root, "val")}
     for file in sorted(wnids.keys() ^ files.keys()):
-        problem = "has no line in val_annotations.txt" if file in files else "of val_annotations.txt is not there"
+        problem = "has no line in val_annotations.txt" if file in files else "of val_annotations.txt does not exist"
         raise DDBenchError(f"{root}: validation image val/images/{file} {problem}")
     labels = {name: k for k, name in enumerate(names)}
     return [(labels[wnid], files[file]) for file, wnid in wnids.items() if wnid in labels]
@@ -155,37 +200,37 @@ def _class_folders(split: Path) -> list[str]:
     names = sorted(name for name, is_folder in entries if is_folder)
     if not names:
         files = sum(name.lower().endswith(_SUFFIXES) for name, _ in entries)
-        found = f"{files} images that are in no class folder" if files else "nothing"
-        raise DDBenchError(f"{split} holds no class folders (expected {split}/CLASS/IMAGE; found {found})")
+        content = f"{files} images outside of class folders" if files else "nothing"
+        raise DDBenchError(f"{split} holds no class folders (expected {split}/CLASS/IMAGE; found {content})")
     return names
 
 
 def _images(root: Path, folder: str) -> list[str]:
-    """Relative paths of the image files below `root`/`folder`, at any depth.
+    """Returns the relative paths of the image files below `root`/`folder`, at any depth.
 
-    Raises DDBenchError where there is none, and where a link leads back to a folder that was there already.
+    Raises DDBenchError if there are none, or if a link points to a folder that was visited already.
     """
-    found: list[str] = []
+    files: list[str] = []
     pending = [folder]
-    seen: set[str] = set()
+    visited: set[str] = set()
     while pending:
-        here = pending.pop()
-        real = os.path.realpath(root / here)
-        if real in seen:
-            raise DDBenchError(f"{root / here} is a link to a folder that is in {root / folder} already")
-        seen.add(real)
-        for name, is_folder in _entries(root / here):
+        current = pending.pop()
+        real = os.path.realpath(root / current)
+        if real in visited:
+            raise DDBenchError(f"{root / current} is a link to a folder that is already part of {root / folder}")
+        visited.add(real)
+        for name, is_folder in _entries(root / current):
             if is_folder:
-                pending.append(f"{here}/{name}")
+                pending.append(f"{current}/{name}")
             elif name.lower().endswith(_SUFFIXES):
-                found.append(f"{here}/{name}")
-    if not found:
+                files.append(f"{current}/{name}")
+    if not files:
         raise DDBenchError(f"the folder {root / folder} holds no images ({', '.join(_SUFFIXES)})")
-    return found
+    return files
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """Name and whether it is a folder (links are followed) of everything in `folder` that is not hidden."""
+    """Returns name and type (whether it is a folder; links are followed) of the entries that are not hidden."""
     try:
         with os.scandir(folder) as entries:
             return [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
@@ -193,8 +238,8 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
         raise DDBenchError(f"cannot list {folder}: {error.strerror or error}") from error
 
 
-def _some(names: list[str], one: str, many: str) -> str:
-    """'class 'a' is', 'classes 'a', 'b', 'c' and 4 more are': enough to see what is meant, in one line."""
+def _list_names(names: list[str], one: str, many: str) -> str:
+    """Lists up to three names: "class 'a' is", "classes 'a', 'b', 'c' and 4 more are"."""
     shown = ", ".join(f"'{name}'" for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{one if len(names) == 1 else many} {shown}{more} {'is' if len(names) == 1 else 'are'}"

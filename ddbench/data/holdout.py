@@ -1,4 +1,4 @@
-"""A part of the training images kept away from everything, to measure on in place of the validation images."""
+"""Holds out a part of the training images, to measure accuracy on them in place of the validation images."""
 
 from __future__ import annotations
 
@@ -12,41 +12,61 @@ from ddbench.core.errors import DDBenchError
 from ddbench.data.images import Images
 
 HOLDOUT_VERSION = "1"
-"""Part of the keys wherever images are held out: bump it when other images are drawn."""
+"""Part of the keys of runs with held-out images. Increase it if the draw changes."""
 
 
 def hold_out(labels: Tensor, class_names: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
-    """Which training images stay, and which are held out: two int64 lists of ascending indices.
+    """Divides the training images into those that stay and those that are held out.
 
-    `labels` int64 [n]. Of a class of c images round(`share` x c) are held out, at least one. They are drawn by
-    a generator that the class's name alone seeds: the same for every run, whatever the other classes and their
-    order, and a larger share holds out the same images and more. Raises DDBenchError where no image of a class
-    would stay.
+    The draw of each class is seeded by the class name only. So it is the same for every run and does not depend on the
+    other classes; a larger share holds out the same images and more.
+
+    Args:
+        labels: int64 [n].
+        class_names: The names of the classes, in label order.
+        share: The share to hold out, between 0 and 1. Of c images of a class, round(share * c) are held out, and at
+            least 1.
+
+    Returns:
+        The indices of the images that stay and of those that are held out, int64, ascending.
+
+    Raises:
+        DDBenchError: No image of a class would stay.
+
+    Example:
+        >>> train, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1]), ["cat", "dog"], 0.25)
+        >>> train, held_out
+        (tensor([1, 2, 3, 4]), tensor([0, 5]))
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label, name in enumerate(class_names):
-        mine = (labels == label).nonzero().squeeze(1)
-        count = max(1, round(share * len(mine)))
-        if count >= len(mine):
+        indices = (labels == label).nonzero().squeeze(1)
+        count = max(1, round(share * len(indices)))
+        if count >= len(indices):
             raise DDBenchError(
-                f"data.holdout {share} leaves none of the {len(mine)} training images of class '{name}': "
-                "a smaller share, or more images, are needed"
+                f"data.holdout {share} leaves none of the {len(indices)} training images of class '{name}'; "
+                "use a smaller share or more images"
             )
-        order = torch.randperm(len(mine), generator=seeds.generator("holdout", name))
-        held[mine[order[:count]]] = True
+        order = torch.randperm(len(indices), generator=seeds.generator("holdout", name))
+        held[indices[order[:count]]] = True
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
 class ImageSubset(Images):
-    """Some of the images of `whole`: those at `rows`, int64 [n], ascending."""
+    """Some of the images of a split.
 
-    def __init__(self, whole: Images, rows: Tensor) -> None:
-        super().__init__(whole.labels[rows], whole.sizes[rows])
-        self._whole = whole
+    Args:
+        images: The images of the split.
+        rows: The positions to keep, int64 [n], ascending.
+    """
+
+    def __init__(self, images: Images, rows: Tensor) -> None:
+        super().__init__(images.labels[rows], images.sizes[rows])
+        self._images = images
         self._rows = rows
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self._whole.read(self._rows[indices])
+        return self._images.read(self._rows[indices])
 
     def centre(self, indices: Tensor, size: int) -> Tensor:
-        return self._whole.centre(self._rows[indices], size)
+        return self._images.centre(self._rows[indices], size)

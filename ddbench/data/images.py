@@ -1,4 +1,4 @@
-"""The images of one split at their stored size: from the decoded cache, or decoded anew at every reading."""
+"""The images of a split at their stored size: from the cache of decoded images, or decoded at every access."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,17 +15,24 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.decode import CorruptImage, Pixels, parallel_map, stored_shape, to_stored
-from ddbench.storage.cache import Artifact, Built, Cache, digest_of
+from ddbench.storage.artifacts import Artifact, Built, digest_of
+from ddbench.storage.cache import Cache
 
 MAX_CACHED_BYTES = 8 * 1024**3
-_STEP = 500
+"""The largest split that is cached."""
+_REPORT_EVERY = 500
 
 
 class Images:
-    """One split: uint8 images whose short side is the stored size, so their shapes may differ.
+    """The images of a split, uint8. Their short side is the stored size; their shapes may differ.
 
-    `labels` int64 [n], sorted; `sizes` int64 [n, 2], height and width of each image in pixels. `made_from`: the name
-    and the content of the artifact that they are read from, where it tells it.
+    Args:
+        labels: int64 [n], sorted.
+        sizes: int64 [n, 2], height and width of each image in pixels.
+
+    Attributes:
+        made_from: The name and the content digest of the artifact that holds the images. It is empty if the images are
+            decoded from files, or if an older version of ddbench made the artifact.
     """
 
     def __init__(self, labels: Tensor, sizes: Tensor) -> None:
@@ -38,41 +45,55 @@ class Images:
 
     @cached_property
     def shape(self) -> tuple[int, int] | None:
-        """Height and width that all images share, or None."""
+        """The height and width of all images; None if they differ."""
         first = self.sizes[0]
         return (int(first[0]), int(first[1])) if bool((self.sizes == first).all()) else None
 
     def of_class(self, label: int) -> Tensor:
-        """int64 indices of the images of class `label`, ascending."""
+        """Returns the indices of the images of class `label`, int64, ascending."""
         bounds = torch.searchsorted(self.labels, torch.tensor([label, label + 1]))
         return torch.arange(int(bounds[0]), int(bounds[1]))
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [B, 3, H, W] and their sizes int64 [B, 2] (height, width).
+        """Reads images.
 
-        Zero-padded below and to the right to the largest of the batch. `indices` int64 [B]. Raises
-        DDBenchError for a file that cannot be decoded.
+        Args:
+            indices: int64 [B].
+
+        Returns:
+            The images, uint8 [B, 3, H, W], zero-padded at the bottom and the right to the largest one, and their sizes,
+            int64 [B, 2] (height, width).
+
+        Raises:
+            DDBenchError: A file cannot be decoded.
         """
         sizes = self.sizes[indices]
         height, width = sizes.amax(0).tolist() if len(sizes) else (0, 0)
         out = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-        for place, image in zip(out, self._each(indices), strict=True):
-            place[:, : image.shape[1], : image.shape[2]] = image
+        for row, image in zip(out, self._iterate(indices), strict=True):
+            row[:, : image.shape[1], : image.shape[2]] = image
         return out, sizes
 
     def centre(self, indices: Tensor, size: int) -> Tensor:
-        """The evaluation view: the central `size` x `size` pixels, uint8 [B, 3, size, size].
+        """Reads the evaluation view: the central pixels, as torchvision's CenterCrop selects them.
 
-        The pixels that torchvision's CenterCrop takes. `indices` int64 [B]. Raises DDBenchError where `size`
-        exceeds the stored size, or a file cannot be decoded.
+        Args:
+            indices: int64 [B].
+            size: Height and width of the view in pixels.
+
+        Returns:
+            uint8 [B, 3, size, size].
+
+        Raises:
+            DDBenchError: `size` exceeds the stored size, or a file cannot be decoded.
         """
         out = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
-        for place, image in zip(out, self._each(indices), strict=True):
-            place.copy_(_centre(image, size))
+        for row, image in zip(out, self._iterate(indices), strict=True):
+            row.copy_(_centre(image, size))
         return out
 
-    def _each(self, indices: Tensor) -> Iterable[Tensor]:
-        """Images uint8 [3, h, w] in the order of `indices`."""
+    def _iterate(self, indices: Tensor) -> Iterable[Tensor]:
+        """Yields the images, uint8 [3, h, w], in the order of `indices`."""
         raise NotImplementedError
 
 
@@ -85,36 +106,51 @@ def _centre(image: Tensor, size: int) -> Tensor:
 
 
 class CachedImages(Images):
-    """Images of one artifact: in its flat uint8 tensor `pixels` (memory-mapped), each [3, h, w] at its offset."""
+    """Images in the cache. A flat, memory-mapped uint8 tensor holds each image [3, h, w] at an offset.
 
-    def __init__(self, labels: Tensor, sizes: Tensor, found: Artifact) -> None:
+    Args:
+        labels: int64 [n], sorted.
+        sizes: int64 [n, 2].
+        artifact: The artifact with the tensors `pixels` and `offsets`.
+    """
+
+    def __init__(self, labels: Tensor, sizes: Tensor, artifact: Artifact) -> None:
         super().__init__(labels, sizes)
-        self._pixels = found.tensors["pixels"]
-        self._offsets = found.tensors["offsets"].clone()
-        if "content" in found.meta:
-            self.made_from = {found.name: found.content}
+        self._pixels = artifact.tensors["pixels"]
+        self._offsets = artifact.tensors["offsets"].clone()
+        if "content" in artifact.meta:
+            self.made_from = {artifact.name: artifact.content}
 
-    def _all(self) -> Tensor | None:
+    def _stacked(self) -> Tensor | None:
+        """All images [n, 3, H, W] without a copy; None if their shapes differ."""
         return self._pixels.view(len(self), 3, *self.shape) if self.shape else None
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        whole = self._all()
-        return super().read(indices) if whole is None else (whole[indices], self.sizes[indices])
+        """As `Images.read`, with one indexing operation if all images have one shape."""
+        images = self._stacked()
+        return super().read(indices) if images is None else (images[indices], self.sizes[indices])
 
     def centre(self, indices: Tensor, size: int) -> Tensor:
-        whole = self._all()
-        return super().centre(indices, size) if whole is None else _centre(whole, size)[indices].contiguous()
+        """As `Images.centre`, with one indexing operation if all images have one shape."""
+        images = self._stacked()
+        return super().centre(indices, size) if images is None else _centre(images, size)[indices].contiguous()
 
-    def _each(self, indices: Tensor) -> Iterator[Tensor]:
-        places = zip(self._offsets[indices].tolist(), self.sizes[indices].tolist(), strict=True)
-        for offset, (height, width) in places:
+    def _iterate(self, indices: Tensor) -> Iterator[Tensor]:
+        for offset, (height, width) in zip(self._offsets[indices].tolist(), self.sizes[indices].tolist(), strict=True):
             yield self._pixels[offset : offset + 3 * height * width].view(3, height, width)
 
 
 class FileImages(Images):
-    """Images decoded at every reading, in threads: for a set too large for the cache.
+    """Images that are decoded at every access, in threads: for a split that is too large for the cache.
 
-    Gives the same tensors as CachedImages. `kept` int64 [n]: which images of the source these are.
+    The tensors are the same as those of `CachedImages`.
+
+    Args:
+        labels: int64 [n], sorted.
+        sizes: int64 [n, 2].
+        kept: int64 [n], the positions of the images in `split`.
+        split: The files.
+        config: Stored size and resize filter.
     """
 
     def __init__(self, labels: Tensor, sizes: Tensor, kept: Tensor, split: Split, config: DataConfig) -> None:
@@ -127,14 +163,14 @@ class FileImages(Images):
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
 
-    def _one(self, index: int) -> Tensor:
-        return torch.from_numpy(_stored(self._split, index, self._config).copy())
+    def _decode(self, index: int) -> Tensor:
+        return torch.from_numpy(_decode_image(self._split, index, self._config).copy())
 
-    def _each(self, indices: Tensor) -> Iterator[Tensor]:
-        return self._pool.map(self._one, self._kept[indices].tolist())
+    def _iterate(self, indices: Tensor) -> Iterator[Tensor]:
+        return self._pool.map(self._decode, self._kept[indices].tolist())
 
 
-def _stored(split: Split, index: int, config: DataConfig) -> Pixels:
+def _decode_image(split: Split, index: int, config: DataConfig) -> Pixels:
     try:
         return to_stored(split.image(index), config.stored_size, config.resize)
     except CorruptImage as error:
@@ -156,16 +192,29 @@ def load_images(
     cache: Cache,
     report: Report,
 ) -> Images:
-    """One split's images, decoded once into the cache; above MAX_CACHED_BYTES decoded at every reading.
+    """Decodes a split into the cache, or finds it there. A split of more than `MAX_CACHED_BYTES` is not cached.
 
-    Two artifacts of stage "data": which images are kept and their sizes (from headers; with `skip_corrupt`
-    every image is decoded to see whether it can be), then the pixels. `depends_on`: fingerprint and sizes,
-    for their keys. Raises DDBenchError naming the first corrupt image.
+    The stage "data" has two artifacts: the kept images with their sizes, which are read from the headers (with
+    `skip_corrupt` every image is decoded, to find the corrupt ones); and the pixels.
+
+    Args:
+        name: `train` or `val`.
+        split: The source of the images.
+        depends_on: Fingerprint and sizes, for the cache keys.
+        config: Stored size, resize filter, and whether corrupt images are skipped.
+        cache: The cache.
+        report: Called with progress events.
+
+    Returns:
+        The images.
+
+    Raises:
+        DDBenchError: An image is corrupt, without `skip_corrupt`; the message names it.
     """
     sizes_depend_on = {**depends_on, "split": name, "part": "sizes"}
-    listed = cache.get("data", sizes_depend_on, lambda slot: _list(name, split, config, report))
+    listed = cache.get("data", sizes_depend_on, lambda _: _list_images(name, split, config, report))
     if skipped := listed.meta["skipped"]:
-        report(_skip_note(name, split, skipped))
+        report(_skipped_event(name, split, skipped))
     kept, sizes = listed.tensors["kept"].clone(), listed.tensors["sizes"].clone()
     labels = torch.from_numpy(split.labels)[kept]
     if 3 * int(sizes.prod(1).sum()) > MAX_CACHED_BYTES:
@@ -173,16 +222,22 @@ def load_images(
     pixels_depend_on = {**depends_on, "split": name, "part": "pixels"}
     if cache.has("data", pixels_depend_on):
         report(Event("cached", "data", name))
-    found = cache.get("data", pixels_depend_on, lambda slot: _decode(name, split, kept, sizes, config, report))
-    return CachedImages(labels, sizes, found)
+    pixels = cache.get("data", pixels_depend_on, lambda _: _decode_split(name, split, kept, sizes, config, report))
+    return CachedImages(labels, sizes, pixels)
 
 
 def is_cached(name: str, depends_on: Mapping[str, Any], cache: Cache) -> bool:
-    """Returns whether the decoded pixels of a split are in the cache."""
+    """Checks whether the cache holds the decoded pixels of a split.
+
+    Args:
+        name: `train` or `val`.
+        depends_on: Fingerprint and sizes, for the cache keys.
+        cache: The cache.
+    """
     return cache.has("data", {**depends_on, "split": name, "part": "pixels"})
 
 
-def _skip_note(name: str, split: Split, skipped: list[tuple[int, str]]) -> Event:
+def _skipped_event(name: str, split: Split, skipped: list[tuple[int, str]]) -> Event:
     shown = "; ".join(f"{split.name(index)} ({reason})" for index, reason in skipped[:3])
     more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     images = "1 corrupt image" if len(skipped) == 1 else f"{len(skipped)} corrupt images"
@@ -190,8 +245,10 @@ def _skip_note(name: str, split: Split, skipped: list[tuple[int, str]]) -> Event
     return Event("note", "data", name, metrics={"skipped": float(len(skipped))}, message=message)
 
 
-def _list(name: str, split: Split, config: DataConfig, report: Report) -> Built:
-    def look(index: int) -> tuple[int, int] | CorruptImage:
+def _list_images(name: str, split: Split, config: DataConfig, report: Report) -> Built:
+    """Builds the artifact of the kept images and their sizes."""
+
+    def stored_size(index: int) -> tuple[int, int] | CorruptImage:
         try:
             if config.skip_corrupt:
                 image = split.image(index)
@@ -204,15 +261,15 @@ def _list(name: str, split: Split, config: DataConfig, report: Report) -> Built:
     count = len(split.labels)
     unit = f"{name} (reading sizes)"
     report(Event("started", "data", unit, total=count))
-    for index, found in enumerate(parallel_map(look, count)):
-        if not isinstance(found, CorruptImage):
+    for index, size in enumerate(parallel_map(stored_size, count)):
+        if not isinstance(size, CorruptImage):
             kept.append(index)
-            sizes.append(found)
+            sizes.append(size)
         elif config.skip_corrupt:
-            skipped.append((index, str(found)))
+            skipped.append((index, str(size)))
         else:
-            raise _corrupt(split, index, str(found))
-        if (index + 1) % _STEP == 0:
+            raise _corrupt(split, index, str(size))
+        if (index + 1) % _REPORT_EVERY == 0:
             report(Event("step", "data", unit, index + 1, count))
     if not kept:
         raise _corrupt(split, *skipped[0])
@@ -220,24 +277,25 @@ def _list(name: str, split: Split, config: DataConfig, report: Report) -> Built:
     return {"kept": torch.tensor(kept), "sizes": torch.tensor(sizes)}, {"skipped": skipped}
 
 
-def _decode(name: str, split: Split, kept: Tensor, sizes: Tensor, config: DataConfig, report: Report) -> Built:
+def _decode_split(name: str, split: Split, kept: Tensor, sizes: Tensor, config: DataConfig, report: Report) -> Built:
+    """Builds the artifact of the pixels."""
     lengths = 3 * sizes.prod(1)
     offsets = lengths.cumsum(0) - lengths
     flat = np.empty(int(lengths.sum()), dtype=np.uint8)
-    places = list(zip(kept.tolist(), offsets.tolist(), sizes.tolist(), strict=True))
+    images = list(zip(kept.tolist(), offsets.tolist(), sizes.tolist(), strict=True))
 
     def fill(position: int) -> None:
-        index, offset, (height, width) = places[position]
-        pixels = _stored(split, index, config)
+        index, offset, (height, width) = images[position]
+        pixels = _decode_image(split, index, config)
         if pixels.shape != (3, height, width):
-            raise _corrupt(split, index, "its header tells another size than its content")
+            raise _corrupt(split, index, "the size in its header differs from its content")
         flat[offset : offset + pixels.size] = pixels.ravel()
 
-    report(Event("started", "data", name, total=len(places)))
-    for done, _ in enumerate(parallel_map(fill, len(places)), 1):
-        if done % _STEP == 0:
-            report(Event("step", "data", name, done, len(places)))
-    report(Event("finished", "data", name, len(places), len(places)))
+    report(Event("started", "data", name, total=len(images)))
+    for done, _ in enumerate(parallel_map(fill, len(images)), 1):
+        if done % _REPORT_EVERY == 0:
+            report(Event("step", "data", name, done, len(images)))
+    report(Event("finished", "data", name, len(images), len(images)))
     tensors = {
         "pixels": torch.from_numpy(flat),
         "sizes": sizes,

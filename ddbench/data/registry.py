@@ -68,7 +68,7 @@ def _imagefolder(name: str, folder: str) -> DatasetSpec:
     return DatasetSpec(
         name=name,
         about="your own images: PATH/train/CLASS/ and PATH/val/CLASS/",
-        source="the person's own",
+        source="your own images",
         native_size=224,
         open=open_folder,
         layout="PATH/train/CLASS/*.{jpg,png,...}, PATH/val/CLASS/*.{jpg,png,...}",
@@ -115,7 +115,7 @@ _SPECS = (
     ),
     DatasetSpec(
         name="imagenette",
-        about="ten easily told classes of ImageNet",
+        about="ten easily distinguished classes of ImageNet",
         source="Howard, https://github.com/fastai/imagenette",
         native_size=224,
         open=_imagenette,
@@ -167,7 +167,7 @@ _SPECS = (
     ),
     DatasetSpec(
         name="cifar100",
-        about="a hundred classes of 32x32 photographs (binary version, fine labels)",
+        about="100 classes of 32x32 photographs (binary version, fine labels)",
         source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         native_size=32,
         open=_cifar100,
@@ -182,7 +182,7 @@ _SPECS = (
     ),
     DatasetSpec(
         name="fashion-mnist",
-        about="ten classes of 28x28 gray pictures of clothes",
+        about="ten classes of 28x28 gray images of clothes",
         source="Xiao, Rasul and Vollgraf, arXiv:1708.07747",
         native_size=28,
         open=_fashion,
@@ -208,14 +208,22 @@ _SPECS = (
 
 @hookimpl
 def ddbench_datasets() -> Iterable[DatasetSpec]:
-    """The datasets that come with ddbench; `imagefolder:PATH` stands for every folder of a person's own."""
+    """Returns the datasets that come with ddbench. `imagefolder:PATH` is a placeholder for any folder of images."""
     return _SPECS
 
 
 def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
-    """The dataset called `name` among `specs`, or the one that `imagefolder:PATH` means. Opens nothing.
+    """Finds a dataset by name, or makes the one of `imagefolder:PATH`. It does not open any files.
 
-    Raises DDBenchError ("did you mean") for an unknown name.
+    Args:
+        name: The name.
+        specs: The known datasets.
+
+    Returns:
+        The specification.
+
+    Raises:
+        DDBenchError: The name is unknown.
     """
     if name.startswith(_FOLDER_PREFIX):
         folder = name.removeprefix(_FOLDER_PREFIX)
@@ -229,9 +237,20 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
 
 
 def open_source(spec: DatasetSpec, data_dir: Path | None, report: Report, download: bool = True) -> Source:
-    """Opens a dataset, fetching it first where it is not there, no data folder is given, and `download`.
+    """Opens a dataset, and downloads it first if it is missing. A given data folder is only read.
 
-    A data folder that a person named is only read. Raises MissingDataError, DDBenchError.
+    Args:
+        spec: The dataset's specification.
+        data_dir: The data folder; None: the default folder, to which missing files are downloaded.
+        report: Called with progress events.
+        download: Whether missing files are downloaded.
+
+    Returns:
+        The source.
+
+    Raises:
+        MissingDataError: The dataset is missing, and it is not downloaded.
+        DDBenchError: The files are unreadable or not in the expected layout, or the download failed.
     """
     try:
         return spec.open(data_dir)
@@ -239,7 +258,7 @@ def open_source(spec: DatasetSpec, data_dir: Path | None, report: Report, downlo
         if spec.fetch is None:
             raise
         if data_dir is not None or not download:
-            where = "without --data-dir and DDBENCH_DATA" if data_dir is not None else "by a run"
-            raise MissingDataError(f"{error}; {where} it is downloaded from {spec.download}") from error
+            run = "a run without --data-dir and DDBENCH_DATA" if data_dir is not None else "a run"
+            raise MissingDataError(f"{error}; {run} downloads it from {spec.download}") from error
     spec.fetch(default_data_dir(), report)
     return spec.open(None)

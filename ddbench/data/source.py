@@ -1,4 +1,4 @@
-"""Where a dataset's images come from: files or arrays in memory, named, ordered, fingerprinted."""
+"""The images of a split, as files or as arrays in memory: ordered, named and fingerprinted."""
 
 import hashlib
 import json
@@ -14,12 +14,22 @@ from PIL import Image
 from ddbench.core.errors import DDBenchError
 from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, parallel_map
 
-MAX_FILE_BYTES = 512 * 1024**2  # more than any image of MAX_PIXELS takes
+MAX_FILE_BYTES = 512 * 1024**2
+"""The largest image file that is read; an image of `MAX_PIXELS` needs less."""
 _HEADER_BYTES = 64 * 1024
 
 
 class FileSplit:
-    """Image files under `root`: `names` are paths relative to it, with `/`; `labels` their classes."""
+    """The image files of a split, sorted by class and name. Implements `ddbench.api.dataset.Split`.
+
+    Args:
+        root: The folder of the dataset.
+        files: The label and the path of every file; paths are relative to `root`, with `/`.
+
+    Attributes:
+        names: The paths, sorted.
+        labels: int64 [n], sorted.
+    """
 
     def __init__(self, root: Path, files: Sequence[tuple[int, str]]) -> None:
         self.root = root
@@ -29,6 +39,7 @@ class FileSplit:
         self._sizes: list[int] | None = None
 
     def name(self, index: int) -> str:
+        """Returns the path of an image."""
         return str(self.root / self.names[index])
 
     def _read(self, index: int, count: int = -1) -> bytes:
@@ -41,13 +52,15 @@ class FileSplit:
             raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
 
     def image(self, index: int) -> Image.Image:
+        """Decodes an image to RGB."""
         return decode(self._read(index))
 
     def shape(self, index: int) -> tuple[int, int]:
+        """Reads height and width from the header."""
         try:
             return image_size(self._read(index, _HEADER_BYTES))
         except CorruptImage:
-            # A header may be longer than usual (an embedded thumbnail or profile).
+            # A header may be longer than usual: it may hold a thumbnail or a colour profile.
             return image_size(self._read(index))
 
     def _file_sizes(self) -> list[int]:
@@ -55,12 +68,12 @@ class FileSplit:
 
             def size(index: int) -> int:
                 try:
-                    found = (self.root / self.names[index]).stat()
+                    status = (self.root / self.names[index]).stat()
                 except OSError as error:
                     raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
-                if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
-                    raise DDBenchError(f"{self.name(index)} is no ordinary file")
-                return found.st_size
+                if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+                    raise DDBenchError(f"{self.name(index)} is not a regular file")
+                return status.st_size
 
             self._sizes = list(parallel_map(size, len(self.names)))
         return self._sizes
@@ -73,9 +86,11 @@ class FileSplit:
             raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
 
     def num_bytes(self) -> int:
+        """Returns the total size of the files."""
         return sum(self._file_sizes())
 
     def identity(self, content: bool) -> Iterator[bytes]:
+        """Yields path, label and size of every file, and with `content` its SHA-256, for the fingerprint."""
         sizes = self._file_sizes()
 
         def line(index: int) -> bytes:
@@ -87,7 +102,24 @@ class FileSplit:
 
 
 class ArraySplit:
-    """Images in memory: `pixels` uint8 [n, H, W] (gray) or [n, H, W, 3] (RGB), `labels` [n]. ValueError for others."""
+    """The images of a split in memory, sorted by class. Implements `ddbench.api.dataset.Split`.
+
+    Args:
+        pixels: uint8 [n, H, W] (gray) or [n, H, W, 3] (RGB).
+        labels: Integers [n].
+
+    Attributes:
+        pixels: The pixels, sorted by class.
+        labels: int64 [n], sorted.
+
+    Raises:
+        ValueError: Wrong types or shapes.
+
+    Example:
+        >>> split = ArraySplit(np.zeros((3, 8, 8), np.uint8), np.array([1, 0, 1]))
+        >>> split.labels.tolist(), split.shape(0)
+        ([0, 1, 1], (8, 8))
+    """
 
     def __init__(self, pixels: Pixels, labels: NDArray[np.integer]) -> None:
         if pixels.dtype != np.uint8 or pixels.shape[3:] not in ((), (3,)) or pixels.ndim < 3:
@@ -99,17 +131,22 @@ class ArraySplit:
         self.labels = labels[order].astype(np.int64)
 
     def name(self, index: int) -> str:
+        """Returns the position of an image, as text."""
         return f"image {index}"
 
     def image(self, index: int) -> Image.Image:
+        """Returns an image, RGB."""
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
     def shape(self, index: int) -> tuple[int, int]:
+        """Returns height and width."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
     def num_bytes(self) -> int:
-        return 0  # already in memory: its content always counts, whatever the size
+        """Returns 0: the content is in memory, so it is always part of the fingerprint."""
+        return 0
 
     def identity(self, content: bool) -> Iterator[bytes]:
+        """Yields the shape, the labels and the SHA-256 of the pixels, for the fingerprint."""
         yield json.dumps([list(self.pixels.shape), self.labels.tolist()]).encode()
         yield hashlib.sha256(self.pixels.data).digest()

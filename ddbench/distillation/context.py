@@ -43,6 +43,7 @@ class DistillContext:
         tick: Marks the end of an iteration, for time measurement.
         compile: Whether the recover loop compiles its network.
         note: Prints one line for the user.
+        tensors: Gives the tensors of a stage that the method names, as `tensors(stage, part=0)`.
     """
 
     dataset: Dataset

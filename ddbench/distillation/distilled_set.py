@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddbench.api.units import Unit, UnitResult
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.cache import canonical_json, digest_of
+from ddbench.storage.artifacts import canonical_json, digest_of
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset

@@ -144,5 +144,5 @@ def test_fashion_mnist_refuses_what_is_broken(tmp_path: Path) -> None:
     with pytest.raises(DDBenchError, match="is not an idx file of 30 x 28 x 28 bytes"):
         open_fashion(tmp_path, (30, 20))
     path.unlink()
-    with pytest.raises(DDBenchError, match=r"neither .*train-images-idx3-ubyte nor .*\.gz is there"):
+    with pytest.raises(DDBenchError, match=r"neither .*train-images-idx3-ubyte nor .*\.gz exists"):
         open_fashion(tmp_path, (30, 20))

@@ -80,7 +80,7 @@ def breakages() -> dict[Damage, str]:
         no_images_at_all: r"^the folder {root}/train/ant holds no images",
         class_missing_in_val: r"^{root}: class 'bee' is in train/ but not in val/",
         class_missing_in_train: r"^{root}: classes 'x0', 'x1', 'x2' and 2 more are in val/ but not in train/",
-        no_class_folders: r"^{root}/val holds no class folders \(.*; found 1 images that .*\)",
+        no_class_folders: r"^{root}/val holds no class folders \(.*; found 1 images outside .*\)",
     }
 
 

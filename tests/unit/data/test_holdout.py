@@ -265,7 +265,10 @@ def test_a_given_teacher_may_have_seen_them(shell: Shell) -> None:
         ("1.0", "data.holdout: Input should be less than 1 (got 1.0)"),
         ("-0.1", "data.holdout: Input should be greater than or equal to 0 (got -0.1)"),
         ("true", "data.holdout: a number is needed (got True)"),
-        ("0.999", "data.holdout 0.999 leaves none of the 142 training images of class '0'; use a smaller share or more"),
+        (
+            "0.999",
+            "data.holdout 0.999 leaves none of the 142 training images of class '0'; use a smaller share or more",
+        ),
     ],
 )
 def test_a_share_that_leaves_nothing_is_refused_in_one_line(shell: Shell, share: str, said: str) -> None:

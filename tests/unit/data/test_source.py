@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddbench.api import dataset as dataset_module
 from ddbench.api.dataset import Source
 from ddbench.core.errors import DDBenchError
-from ddbench.data import source as source_module
 from ddbench.data.folders import open_imagefolder
 from ddbench.data.source import ArraySplit
 
@@ -68,7 +68,7 @@ def test_above_the_bound_it_covers_names_and_sizes_only(
 ) -> None:
     root = make_folder()
     with_content = fingerprint(root)
-    monkeypatch.setattr(source_module, "CONTENT_BYTES", 0)
+    monkeypatch.setattr(dataset_module, "CONTENT_BYTES", 0)
     by_size = fingerprint(root)
     assert by_size != with_content
     path = root / "train" / "ant" / "0.jpg"
