@@ -49,7 +49,7 @@ class _ResultsFolder(_FolderOrUrl):
         folder = super().convert(value, param, ctx)
         if isinstance(folder, Path):
             return folder
-        from ddbench.storage.remote_cache import open_results
+        from ddbench.storage.remote_results import open_results
 
         return open_results(str(folder), print_error)
 

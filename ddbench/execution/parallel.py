@@ -27,7 +27,9 @@ from ddbench.execution.watchdog import Watchdog, watchdog
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import experiment_of
 from ddbench.pipeline.workspace import Workspace
-from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint
+from ddbench.storage.artifacts import Artifact, Built
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import strategy
 from ddbench.training.ddp import translate_collective_errors
 

@@ -1,4 +1,4 @@
-"""Which records a figure is made of."""
+"""Selects the records of a figure, and gives commands that make records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from typing import Any
 from ddbench.core.errors import DDBenchError
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.cache import canonical_json
+from ddbench.storage.artifacts import canonical_json
 
 
 @dataclass(frozen=True)
 class Filters:
-    """The records that are asked for; what is None or empty is not asked. `recipes`: all of a record's, in order."""
+    """Conditions on records. None or an empty tuple is no condition.
+
+    Attributes:
+        dataset: Name of the dataset.
+        ipc: Images per class.
+        image_size: Image size in pixels.
+        methods: Names of methods: any of them.
+        recipes: All recipes of a record, in order.
+    """
 
     dataset: str | None = None
     ipc: int | None = None
@@ -25,14 +33,17 @@ class Filters:
     recipes: tuple[str, ...] = ()
 
     def match(self, record: Record) -> bool:
-        """Whether this record is asked for."""
-        asked = ((self.dataset, record.dataset), (self.ipc, record.ipc), (self.image_size, record.image_size))
-        known = all(one in (None, other) for one, other in asked)
-        of_method = not self.methods or record.method in self.methods
-        return known and of_method and self.recipes in ((), tuple(record.recipes))
+        """Tells whether a record satisfies all conditions."""
+        return (
+            self.dataset in (None, record.dataset)
+            and self.ipc in (None, record.ipc)
+            and self.image_size in (None, record.image_size)
+            and (not self.methods or record.method in self.methods)
+            and self.recipes in ((), tuple(record.recipes))
+        )
 
     def command(self, method: str) -> str:
-        """A command that makes a record like those asked for, with examples for what is not asked."""
+        """Returns a command that makes a matching record of a method. Missing conditions get example values."""
         size = f" --image-size {self.image_size}" if self.image_size else ""
         recipes = "".join(f" --recipe {shlex.quote(name)}" for name in self.recipes)
         dataset = shlex.quote(self.dataset or "digits")
@@ -40,25 +51,31 @@ class Filters:
 
 
 def select(folder: Path, filters: Filters, warn: Callable[[str], None]) -> list[Record]:
-    """The records in `folder` that are asked for and have an IPC, by name.
+    """Returns the matching records of a folder that have an IPC, in the order of their names.
 
-    `warn` is told of files that are no records. Raises DDBenchError with a command to run where there is none, or none
-    of a method that is asked for.
+    Args:
+        folder: Folder of records.
+        filters: Conditions on the records.
+        warn: Called with a message for each JSON file that is not a record.
+
+    Raises:
+        DDBenchError: If no record matches, or none of one of the methods in `filters`. The message names a command that
+            makes one.
     """
-    every = records.read_all(folder, warn)
-    if not every:
+    candidates = records.read_all(folder, warn)
+    if not candidates:
         raise records.no_records_error(folder)
-    found = [record for record in every if record.ipc is not None and filters.match(record)]
-    missing = [method for method in filters.methods if all(record.method != method for record in found)]
-    if missing or not found:
-        which = f" of method '{missing[0]}'" if missing else ""
+    matching = [record for record in candidates if record.ipc is not None and filters.match(record)]
+    missing = [method for method in filters.methods if all(record.method != method for record in matching)]
+    if missing or not matching:
+        of_method = f" of method '{missing[0]}'" if missing else ""
         command = filters.command(missing[0] if missing else "random")
-        raise DDBenchError(f"no record{which} in {folder} is as asked; make one: {command}")
-    return found
+        raise DDBenchError(f"no record{of_method} in {folder} matches the options; make one: {command}")
+    return matching
 
 
 def command_of(record: Record) -> str:
-    """The command that makes this record again; of a teacher's checkpoint a record knows the file's name alone."""
+    """Returns the command that makes a record again. A record contains only the file name of a teacher's checkpoint."""
     configuration = record.configuration
     parts = ["ddbench", "run", "--method", record.method, "--dataset", configuration["dataset"]]
     parts += ["--ipc", str(record.ipc), "--image-size", str(record.image_size)]

@@ -1,4 +1,4 @@
-"""The distilled sets of records, out of the cache, for figures that show them side by side."""
+"""Reads the distilled sets of records from the cache, for figures that show them side by side."""
 
 from __future__ import annotations
 
@@ -11,108 +11,130 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.figures.selecting import command_of
-from ddbench.results.conditions import data_settings, distillation_config, key_note, natural_order, recipe, set_labels
+from ddbench.results.conditions import Facts, data_settings, distillation_config
 from ddbench.results.export import stored_set
+from ddbench.results.labels import key_note, natural_order, recipe_label, set_labels
 from ddbench.results.records import Record
-from ddbench.storage.cache import canonical_json
+from ddbench.storage.artifacts import canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ddbench.pipeline.workspace import Workspace
 
-    Stored = tuple[Tensor, Tensor, Tensor, list[str]]
+    StoredSet = tuple[Tensor, Tensor, Tensor, list[str]]
 
-MOST = 8
-"""Sets that can be told apart side by side."""
+MAX_SETS = 8
+"""The most sets that are shown side by side."""
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A distilled set: what it is called, a record of it, and what `stored_set` gives."""
+    """A distilled set with its label.
+
+    Attributes:
+        label: Label that distinguishes it from the other sets.
+        record: A record of it.
+        stored: The result of `ddbench.results.export.stored_set`.
+    """
 
     label: str
     record: Record
-    stored: Stored
+    stored: StoredSet
 
     @property
     def images(self) -> Tensor:
-        """uint8 [m, 3, S, S]"""
+        """uint8 [m, 3, S, S]."""
         return self.stored[0]
 
     @property
     def labels(self) -> Tensor:
-        """int64 [m]"""
+        """int64 [m]."""
         return self.stored[1]
 
 
-def select_sets(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[LabelledSet]:
-    """The first distilled set of every way of making one, by label; all of one dataset, size and IPC.
+def select_sets(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[LabelledSet]:
+    """Returns the first distilled set of each way to make one, in the order of their labels.
 
-    `warn` is told of a set that is not in the cache. Raises DDBenchError where that leaves a method without any, and
-    where records are of several datasets, sizes or IPCs, or of more ways than MOST.
+    Args:
+        records: Records of one dataset, image size and IPC.
+        workspace: The cache and the datasets.
+        warn: Called with a message for each set that is not in the cache.
+
+    Raises:
+        DDBenchError: If the records have several datasets, image sizes or IPCs, if no set of a method is in the cache,
+            or if there are more than MAX_SETS sets.
     """
     for name, option in (("dataset", "--dataset"), ("image_size", "--image-size"), ("ipc", "--ipc")):
-        values = sorted({getattr(record, name) for record in found})
+        values = sorted({getattr(record, name) for record in records})
         if len(values) > 1:
             raise DDBenchError(f"there are records of {', '.join(map(str, values))}: choose one with {option}")
-    makers: dict[str, Record] = {}
-    for record in sorted(found, key=lambda record: (record.seed + record.repeat, record.name)):
-        makers.setdefault(canonical_json(_facts(record)), record)
-    # One and the same set comes of several ways where settings do not reach it (JPEG quality and real images).
-    chosen: dict[str, Record] = {}
-    for record in makers.values():
-        chosen.setdefault(record.distilled_digest, record)
-    kept: list[tuple[Record, Stored]] = []
-    gone: list[tuple[Record, str]] = []
-    for record in chosen.values():
+    stored = _read_sets(_one_record_per_set(records), workspace, warn)
+    kept = [record for record, _ in stored]
+    labels = set_labels(kept, [_facts(record) for record in kept])
+    sets = [LabelledSet(label, *pair) for label, pair in zip(labels, stored, strict=True)]
+    sets.sort(key=lambda labelled: natural_order(labelled.label))
+    if len(sets) > MAX_SETS:
+        names = "; ".join(labelled.label for labelled in sets)
+        raise DDBenchError(
+            f"{len(sets)} sets, but {MAX_SETS} fit side by side: choose with --methods or --recipe: {names}"
+        )
+    return sets
+
+
+def _one_record_per_set(records: Sequence[Record]) -> list[Record]:
+    by_facts: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: (record.seed + record.repeat, record.name)):
+        by_facts.setdefault(canonical_json(_facts(record)), record)
+    # Different settings can give the same set, e.g. the JPEG quality for real images.
+    by_digest: dict[str, Record] = {}
+    for record in by_facts.values():
+        by_digest.setdefault(record.distilled_digest, record)
+    return list(by_digest.values())
+
+
+def _read_sets(
+    records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]
+) -> list[tuple[Record, StoredSet]]:
+    stored_sets: list[tuple[Record, StoredSet]] = []
+    missing: list[tuple[Record, str]] = []
+    for record in records:
         try:
             stored = stored_set(record, workspace.cache, workspace.dataset)
         except MissingDataError:
             raise
         except DDBenchError as error:
-            gone.append((record, str(error)))
+            missing.append((record, str(error)))
             continue
         if stored is None:
-            gone.append((record, f"the set of {record.name} is not in the cache"))
+            missing.append((record, f"the set of {record.name} is not in the cache"))
         else:
-            kept.append((record, stored))
-    for record, reason in gone:
-        if all(one.method != record.method for one, _ in kept):
+            stored_sets.append((record, stored))
+    for record, reason in missing:
+        if all(other.method != record.method for other, _ in stored_sets):
             raise DDBenchError(f"{reason}; make it again: {command_of(record)}")
         warn(f"left out: {reason}")
-    records = [record for record, _ in kept]
-    labels = set_labels(records, [_facts(record) for record in records])
-    shown = [LabelledSet(label, *one) for label, one in zip(labels, kept, strict=True)]
-    shown.sort(key=lambda one: natural_order(one.label))
-    if len(shown) > MOST:
-        names = "; ".join(one.label for one in shown)
-        raise DDBenchError(
-            f"{len(shown)} sets, but {MOST} fit side by side: choose with --methods or --recipe: {names}"
-        )
-    return shown
+    return stored_sets
 
 
-def sets_caption(shown: Sequence[LabelledSet]) -> str:
-    """The caption's part on what made the sets."""
-    recipes = {recipe(one.record) for one in shown}
-    return (
-        f"Recipe: {', '.join(sorted(recipes))}; the first distilled set of each.{key_note(one.label for one in shown)}"
-    )
+def sets_caption(sets: Sequence[LabelledSet]) -> str:
+    """Returns the part of a caption that states the recipes of the sets."""
+    recipes = ", ".join(sorted({recipe_label(labelled.record) for labelled in sets}))
+    return f"Recipe: {recipes}; the first distilled set of each.{key_note(labelled.label for labelled in sets)}"
 
 
-def _facts(record: Record) -> dict[str, object]:
+def _facts(record: Record) -> Facts:
     return {**distillation_config(record), **data_settings(record)}
 
 
 def dataset_of(record: Record, workspace: Workspace) -> Dataset:
-    """The real images that a record's set stands for."""
+    """Opens the real images from which the set of a record was made."""
     return workspace.dataset(record.configuration["dataset"], DataConfig(**record.configuration["data"]))
 
 
-def class_titles(shown: LabelledSet, workspace: Workspace) -> Sequence[str]:
-    """The classes' names for people; those of the files where the real images are not at hand."""
+def class_titles(labelled: LabelledSet, workspace: Workspace) -> Sequence[str]:
+    """Returns readable names of the classes, or the names in the files if the real images are missing."""
     try:
-        return dataset_of(shown.record, workspace).info.class_titles
+        return dataset_of(labelled.record, workspace).info.class_titles
     except MissingDataError:
-        return shown.stored[3]
+        return labelled.stored[3]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ddbench.api.context import Progress
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
@@ -102,7 +104,7 @@ class Builder:
                 devices.measured(self._device) as cost,
                 devices.nondeterministic() as operations,
                 self._tracing() as made_from,
-                memory.oom_errors(stage, self._experiment, note),
+                memory.oom_errors(stage, batch_settings(stage, self._experiment), note),
                 self._workspace.strategy_for(stage, self._experiment) as trainers,
                 strategy.strategy_context(trainers),
             ):
@@ -190,6 +192,23 @@ class Builder:
                 self._emit(Event("note", stage, message=f"{kind} '{name}' {line}"))
 
         return warn
+
+
+def batch_settings(stage: str, experiment: Experiment) -> list[tuple[str, object]]:
+    """Returns the settings that bound the memory of a stage, as (`section.name`, value)."""
+    teacher: list[tuple[str, object]] = [("teacher.batch_size", experiment.teacher.batch_size)]
+    if stage == "teacher":
+        return teacher
+    owner: Distiller | Evaluator
+    if stage in ("labels", "evaluate"):
+        section, owner = "evaluator", experiment.evaluator
+    elif stage in ("method", "distill"):
+        section, owner = experiment.method_name, experiment.method
+    else:
+        return []
+    settings = [(f"{section}.{name}", getattr(owner, name)) for name in owner.batch_settings]
+    # A protocol without batch settings trains its student with the teacher's settings.
+    return teacher if stage == "evaluate" and not settings else settings
 
 
 def refuse_teacher(kind: str, name: str) -> Callable[..., Any]:

@@ -48,7 +48,8 @@ class Pipeline:
         self.dataset = workspace.dataset(experiment.dataset, experiment.data)
         runtime = workspace.executor.resolve(experiment.runtime)
         self.experiment = experiment.model_copy(update={"runtime": runtime})
-        compiled = compile.resolve(self.experiment, self.info.num_classes)
+        pixels = self.info.num_classes * (experiment.ipc or 0) * experiment.data.image_size**2
+        compiled = compile.resolve(runtime, self.method.recover_steps(), pixels)
         self.experiment = self.experiment.model_copy(update={"runtime": compiled})
         self.device = torch.device(compiled.device)
         self.precision = compiled.precision

@@ -13,7 +13,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.results.provenance import provenance
 from ddbench.results.records import Record
-from ddbench.storage.cache import key_of
+from ddbench.storage.artifacts import key_of
 
 Facts = dict[str, Any]
 """Settings and other properties of a record by dotted name."""

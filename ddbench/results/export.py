@@ -201,7 +201,7 @@ def stored_set(
 
     from ddbench.config.schema import DataConfig
     from ddbench.distillation.distilled_set import assemble, check_stored, class_weights
-    from ddbench.storage.cache import digest_of
+    from ddbench.storage.artifacts import digest_of
 
     keys = record.keys.get("distill", [])
     units = [unit for unit in (cache.read("distill", key) for key in keys) if unit is not None]

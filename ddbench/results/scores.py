@@ -12,7 +12,7 @@ from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.results import records
 from ddbench.results.conditions import evaluation_conditions, student_key, training_recipe
 from ddbench.results.records import Record
-from ddbench.storage.cache import canonical_json
+from ddbench.storage.artifacts import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +41,8 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
         hlr = full - hard     `full-data` with the same recipe on the whole training set; `hard` on the same sets
         lrs = (e^a - e^-1) / (e - e^-1),  a = 0.5 ior - 0.5 hlr as fractions; in [0, 1], 0.269 at a = 0
 
-    ior and hlr are in percentage points. A smaller hlr is better. Every student seed of a row (for `hard`: every set and
-    seed) needs a reference; further references are ignored.
+    ior and hlr are in percentage points. A smaller hlr is better. Every student seed of a row (for `hard`: every set
+    and seed) needs a reference. Further references are ignored.
 
     Source: DD-Ranking (arXiv 2505.13300), with its weight w = 0.5. Differences: one fixed protocol and the last epoch,
     while DD-Ranking searches a learning rate and takes the best epoch on the test set; means over all students, while
@@ -54,9 +54,9 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
 
     Returns:
         One row per group of students that differ only in seeds and sets. `top1`, its sample `deviation` (NaN for one
-        student), `random`, `hard` and `full` are in percent: means over `n`, `random_n`, `hard_n` and `full_n` students;
-        `sets` is the number of distilled sets. A score without reference is NaN; `missing` then names the conditions
-        that differ in the closest record.
+        student), `random`, `hard` and `full` are in percent. They are means over `n`, `random_n`, `hard_n` and `full_n`
+        students; `sets` is the number of distilled sets. A score without reference is NaN; `missing` then names the
+        conditions that differ in the closest record.
     """
     import pandas as pd
 
@@ -114,9 +114,6 @@ def _student(record: Record) -> _Student:
     method = {name: configuration[name] for name in ("method_settings", "statistics", "distill")}
     group = [record.method, record.method_version, method, conditions, record.teacher.get("key")]
     return _Student(record, conditions, canonical_json(group))
-
-
-
 
 
 def _distinct(students: Iterable[_Student]) -> list[_Student]:

@@ -1,4 +1,4 @@
-"""Locks between the processes of a host: who comes second waits, and says so."""
+"""Locks between the processes of one host."""
 
 from __future__ import annotations
 
@@ -12,47 +12,60 @@ from filelock import FileLock, Timeout
 from ddbench.core import interruption
 from ddbench.core.files import translate_os_errors
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a file system answers that has no locks, e.g. a Lustre that is mounted without flock."""
+UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Error numbers of file systems without locks, e.g. Lustre mounted without `flock`."""
 
 
 class Locks:
-    """Locks by name in the folder `root`/locks. `warn` is told who is waited for, and where there are no locks.
+    """Named locks in the folder `ROOT/locks`.
 
-    They save work, and nothing else depends on them: they may reach no further than this host, or not hold at all.
-    The kernel lets go of a killed process's lock.
+    They only avoid duplicate work. No result depends on them: between hosts they may not hold, and some file systems
+    have none. The kernel releases the locks of a killed process.
+
+    Args:
+        root: The folder.
+        warn: Called with a message while the process waits, and once if there are no locks.
     """
 
     def __init__(self, root: Path, warn: Callable[[str], None]) -> None:
         self._root, self._warn = root, warn
-        self._hold = True
+        self._supported = True
 
     @contextlib.contextmanager
-    def holding(self, name: str, what: str) -> Iterator[None]:
-        """Keeps other processes from what has this name; `what` is made there, in words."""
+    def hold(self, name: str, description: str) -> Iterator[None]:
+        """Context manager that holds a lock. It waits for another holder; a requested stop ends the wait.
+
+        Args:
+            name: Name of the lock.
+            description: What the holder builds, for the message, e.g. `teacher artifact`.
+
+        Raises:
+            DDBenchError: The lock file cannot be written.
+            Stopped: A stop was requested during the wait.
+        """
         lock = FileLock(self._root / "locks" / f"{name}.lock", fallback_to_soft=False)
         with translate_os_errors(self._root):
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            self._acquire(lock, what)
+            self._acquire(lock, description)
         try:
             yield
         finally:
             lock.release()
 
-    def _acquire(self, lock: FileLock, what: str) -> None:
-        told = False
+    def _acquire(self, lock: FileLock, description: str) -> None:
+        warned = False
         while not lock.is_locked:
             try:
-                lock.acquire(timeout=0.05 if told else 0)
+                lock.acquire(timeout=0.05 if warned else 0)
             except Timeout:
-                if not told:
-                    self._warn(f"waiting for another process that makes this {what}")
-                told = True
+                if not warned:
+                    self._warn(f"waiting for another process that makes this {description}")
+                warned = True
                 interruption.raise_if_requested()
             except OSError as error:
-                if error.errno not in NO_LOCKS:
+                if error.errno not in UNSUPPORTED:
                     raise
-                if self._hold:
+                if self._supported:
                     self._warn(f"no locks in {self._root} ({error.strerror}): processes may compute the same twice")
-                self._hold = False
+                self._supported = False
                 return

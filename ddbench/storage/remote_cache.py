@@ -1,265 +1,280 @@
-"""The cache and the results on shared storage: local copies that everything else works on, and what goes between."""
+"""A cache on shared storage: all hosts use the same artifacts, each through a local copy."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ddbench.core import files
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.cache import Artifact, Built, Cache, Checkpoint, canonical_json, read_tensors
-from ddbench.storage.remote_folder import ListedFile, RemoteFolder, is_abandoned_upload
+from ddbench.storage.artifacts import (
+    MAX_HEADER_BYTES,
+    Artifact,
+    ArtifactHeader,
+    Built,
+    is_intact,
+    parse_header,
+    read_header,
+)
+from ddbench.storage.cache import CACHE_FILE, Cache
+from ddbench.storage.checkpoint import Checkpoint
+from ddbench.storage.remote_folder import (
+    PENDING,
+    ListedFile,
+    RemoteFolder,
+    is_abandoned_upload,
+    is_url,
+    local_copy,
+)
 
-LOCAL_COPIES = Path("~/.cache/ddbench/shared")
-"""Holds the local copies; each can be removed at any time when nothing runs and nothing in it is unpublished."""
 PARALLEL_REQUESTS = 16
-"""How many small files are asked for at the same time."""
+"""Number of headers that are requested at the same time."""
 HEADER_BYTES = 2**18
-"""Bytes at the beginning of an artifact that are read for its header; a longer one is read by its length."""
-MAX_HEADER_BYTES = 2**26
-RESULT_FOLDERS = ("records", "efficiency", "runs", "failures", "figures")
-"""The folders of results that are read from the shared ones; what is written anywhere below is published."""
-_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*/[0-9a-z]{32}\.safetensors")
-
-
-class _Told(NamedTuple):
-    """What an artifact's header tells, unverified: its digest, that of its tensors, what it was made from.
-
-    All None: the header is damaged. No content: it is of an older version.
-    """
-
-    digest: str | None = None
-    content: str | None = None
-    made_from: str | None = None
+"""Number of bytes that are requested for the header of a remote artifact. A longer header takes a second request."""
+_STAGE = r"[A-Za-z0-9][A-Za-z0-9._+:-]*"
+_ARTIFACT = re.compile(rf"{_STAGE}/[0-9a-z]{{32}}\.safetensors")
+_ARTIFACT_OR_PARTIAL = re.compile(rf"{_STAGE}/\.?{CACHE_FILE.pattern}")
 
 
 class RemoteCache(Cache):
-    """A cache whose artifacts are those of a shared folder; its local copy holds what was used here.
+    """A cache whose artifacts are those of a remote folder.
 
-    What is not here is fetched, what is built is published; checkpoints, locks and what is set aside stay local. The
-    artifact that is there counts, and one here that differs (it was made anew elsewhere) is replaced by it; but what
-    is still unpublished here is published first. What is damaged there is named, made again, and replaced.
+    Missing artifacts are downloaded and new ones are uploaded. Checkpoints, locks and unusable files stay local. If the
+    local and the remote artifact of a key differ (it was rebuilt on another host), the remote one wins, with two
+    exceptions: an artifact whose upload is pending is uploaded first, and a damaged remote artifact is replaced.
+
+    The first use of a local artifact compares its header with that of the remote one. So a process makes one small
+    request per artifact.
+
+    Args:
+        remote: The remote folder. Its local copy is the folder of this cache.
+        force: See Cache.
+        warn: See Cache.
+        builds: See Cache. If False, nothing is uploaded either.
     """
 
     def __init__(
         self,
-        shared: RemoteFolder,
+        remote: RemoteFolder,
         force: frozenset[str] = frozenset(),
         warn: Callable[[str], None] | None = None,
         builds: bool = True,
     ) -> None:
-        super().__init__(shared.copy, force, warn, builds)
-        self.shared = shared
-        self._agreed: set[Path] = set()
-        self._fetched: dict[Path, _Told] = {}
-        self._spoilt: set[Path] = set()
-        self._there: dict[str, _Told] = {}
-        self._asks = True
-        self._caught_up = False
+        super().__init__(remote.copy, force, warn, builds)
+        self.remote = remote
+        self._synchronised: set[Path] = set()
+        self._downloaded: dict[Path, ArtifactHeader] = {}  # header of the remote artifact at the last download
+        self._damaged_copies: set[Path] = set()
+        self._remote_headers: dict[str, ArtifactHeader] = {}
+        self._offline = False
+        self._retried_uploads = False
 
     @property
     def place(self) -> str:
-        """What another process, or another host, opens the same cache with."""
-        return self.shared.url
+        """The URL with which `open_cache` opens the same cache in another process or host."""
+        return self.remote.url
 
-    def made_elsewhere(self, name: str) -> bool:
-        """Whether the artifact STAGE/KEY, which another process made for this one, is there; then it is no old one."""
+    def adopt(self, name: str) -> bool:
+        """Accepts an artifact that a worker built for this process. See Cache.adopt.
+
+        Args:
+            name: `STAGE/KEY`.
+
+        Returns:
+            Whether the remote artifact exists.
+        """
         path = self.root / f"{name}.safetensors"
         if path not in self._fresh:
-            self._there.pop(_name(path), None)
-            if self._told(_name(path)) is not None:
-                self._agreed.discard(path)
+            self._remote_headers.pop(_name(path), None)
+            if self._remote_header(_name(path)) is not None:
+                self._synchronised.discard(path)
                 self._fresh.add(path)
         return path in self._fresh
 
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
-        """Whether a run would find it, here or there."""
+        """Tells whether an artifact exists, locally or remotely, and need not be built. See Cache.has.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+        """
         if super().has(stage, depends_on):
             return True
         path = self.path(stage, depends_on)
-        return (stage not in self._force or path in self._fresh) and self._told(_name(path)) is not None
+        return (stage not in self._force or path in self._fresh) and self._remote_header(_name(path)) is not None
 
     def find(self, stage: str, depends_on: Mapping[str, Any]) -> Artifact | None:
-        """As a Cache's; where the copy here is damaged the artifact is fetched again."""
-        found, path = super().find(stage, depends_on), self.path(stage, depends_on)
-        if found is None and path in self._spoilt:
-            self._spoilt.remove(path)
-            found = super().find(stage, depends_on)
-        return found
+        """Reads and verifies an artifact. A damaged local copy is downloaded again. See Cache.find.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+
+        Returns:
+            The artifact, or None if there is no usable one.
+        """
+        artifact, path = super().find(stage, depends_on), self.path(stage, depends_on)
+        if artifact is None and path in self._damaged_copies:
+            self._damaged_copies.remove(path)
+            artifact = super().find(stage, depends_on)
+        return artifact
 
     def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
-        """As a Cache's; what an earlier run could not publish is published before the first."""
-        if self._builds and not self._caught_up:
-            self._caught_up = True
-            self._publish_what_is_left()
+        """Returns an artifact, and builds it if there is no usable one. See Cache.get.
 
-        def built(slot: Checkpoint) -> Built:
-            made = build(slot)
-            # It must be stored here before anybody is asked, who may not answer.
-            self._agreed.add(self.path(stage, depends_on))
-            self._asks = False
-            return made
+        The first call uploads the artifacts whose upload is pending since an earlier run.
 
-        try:
-            return super().get(stage, depends_on, built)
-        finally:
-            self._asks = True
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+            build: Computes tensors and metadata.
+
+        Returns:
+            The artifact.
+        """
+        if self._builds and not self._retried_uploads:
+            self._retried_uploads = True
+            self._retry_pending_uploads()
+        return super().get(stage, depends_on, build)
 
     def entries(self) -> list[dict[str, Any]]:
-        """One row an artifact that is there, `where` shared; and one for each file that is here alone, `where` here."""
-        found = [self._entry(listed) for listed in self.shared.list() if "/" in listed.name]
-        known = {row["path"] for row in found}
-        return found + [{**row, "where": "here"} for row in super().entries() if row["path"] not in known]
+        """Lists the remote artifacts and all files that exist only locally, for `ddbench cache ls`.
 
-    def _entry(self, listed: ListedFile) -> dict[str, Any]:
-        path = self.shared.here(listed.name)
-        facts = {"bytes": listed.bytes, "modified": listed.modified, "where": "shared", "listed": listed}
-        return {"stage": listed.name.partition("/")[0], "key": path.stem, "path": path, **facts}
+        Returns:
+            Rows as in Cache.entries with one more entry, `where`: `shared` or `here`.
+        """
+        rows = [self._entry(file) for file in self.remote.files() if _ARTIFACT_OR_PARTIAL.fullmatch(file.name)]
+        remote_paths = {row["path"] for row in rows}
+        local = [row for row in super().entries() if row["stage"] != PENDING and row["path"] not in remote_paths]
+        return rows + [{**row, "where": "here"} for row in local]
+
+    def _entry(self, file: ListedFile) -> dict[str, Any]:
+        path = self.remote.local_path(file.name)
+        facts = {"bytes": file.bytes, "modified": file.modified, "where": "shared", "file": file}
+        return {"stage": file.name.partition("/")[0], "key": path.stem, "path": path, **facts}
 
     def _remove(self, entry: dict[str, Any], old: bool) -> bool:
-        listed = entry.get("listed")
-        if listed is None:
+        file = entry.get("file")
+        if file is None:
             return super()._remove(entry, old)
-        if is_abandoned_upload(listed) or (old and not listed.name.endswith(".partial")):
-            self.shared.remove(listed.name)
+        if is_abandoned_upload(file) or (old and not file.name.endswith(".partial")):
+            self.remote.remove(file.name)
             return True
         return False
 
-    # -- what goes between ------------------------------------------------------------------------------------
+    # -- synchronisation --------------------------------------------------------------------------------------
 
-    def _told(self, name: str) -> _Told | None:
-        """What the header there tells, None where it is not there; asked for once where it is."""
-        if name not in self._there:
-            told = self._ask(name) if self._asks else None
-            if told is None:
+    def _remote_header(self, name: str) -> ArtifactHeader | None:
+        """Header of a remote artifact, None if it does not exist. An existing one is requested only once."""
+        if name not in self._remote_headers:
+            header = None if self._offline else self._request_header(name)
+            if header is None:
                 return None
-            self._there[name] = told
-        return self._there[name]
+            self._remote_headers[name] = header
+        return self._remote_headers[name]
 
-    def _ask(self, name: str) -> _Told | None:
-        start = self.shared.beginning(name, HEADER_BYTES)
+    def _request_header(self, name: str) -> ArtifactHeader | None:
+        start = self.remote.read_start(name, HEADER_BYTES)
         if start is None:
             return None
         length = 8 + int.from_bytes(start[:8], "little")
         if len(start) < length <= MAX_HEADER_BYTES:
-            start = self.shared.beginning(name, length) or b""
-        return _told_by(start)
+            start = self.remote.read_start(name, length) or b""
+        return parse_header(start)
 
-    def _settled(self, path: Path) -> bool:
-        return path in self._agreed
+    def _is_synchronised(self, path: Path) -> bool:
+        return path in self._synchronised
 
-    def _settle(self, path: Path) -> None:
+    def _synchronise(self, path: Path) -> None:
         name = _name(path)
-        if self._settled(path) or not _ARTIFACT.fullmatch(name):
+        if self._is_synchronised(path) or not _ARTIFACT.fullmatch(name):
             return
-        there = None if self.shared.is_unpublished(name) else self._told(name)
-        here = _told_by(_start(path)) if path.exists() else None
-        if there is None or (there == self._fetched.get(path) and here is not None):
-            if self._builds and here is not None and _is_sound(path):
-                self._publish(path)
-        elif there != here and there != self._fetched.get(path):
-            self._fetched[path] = there
-            if here is None:
-                self.shared.fetch(name)  # whoever reads it finds out whether it is sound
-            elif not self.shared.fetch(name, _is_sound):
-                self._warn(f"damaged {path.parent.name} artifact: {self.shared}/{name}; the one here is used")
-                self._settle(path)
+        remote = None if self.remote.is_pending(name) else self._remote_header(name)
+        local = read_header(path) if path.exists() else None
+        # If the header equals that of the last download and a local file exists, the download was damaged.
+        if remote is None or (local is not None and remote == self._downloaded.get(path)):
+            if self._builds and local is not None and is_intact(path):
+                self._upload(path)
+        elif remote != local and remote != self._downloaded.get(path):
+            self._downloaded[path] = remote
+            if local is None:
+                self.remote.download(name)  # verified when it is read
+            elif not self.remote.download(name, is_intact):
+                self._warn(f"damaged {path.parent.name} artifact: {self.remote}/{name}; the local copy is used")
+                self._synchronise(path)
         if path.exists():
-            self._agreed.add(path)
+            self._synchronised.add(path)
 
-    def _published(self, built: Artifact) -> Artifact:
-        self._asks = True
-        path, name = built.path, _name(built.path)
-        with self.shared.publishing(name):
-            there, mine = self._ask(name), _told_by(_start(path))
-            first = there is not None and there != self._fetched.get(path) and built.stage not in self._force
-            # What another host made from other artifacts does not fit to those that are there now.
-            if first and there and there.made_from == mine.made_from and self.shared.fetch(name, _is_sound):
-                return self._sound(path, self._aside) or built
-            self._publish(path)
-        return built
+    @contextlib.contextmanager
+    def _local_only(self, path: Path) -> Iterator[None]:
+        # A new artifact is stored before the first request, which may fail.
+        self._synchronised.add(path)
+        self._offline = True
+        try:
+            yield
+        finally:
+            self._offline = False
 
-    def _publish(self, path: Path) -> None:
-        self.shared.publish(_name(path))
-        self._there[_name(path)] = _told_by(_start(path))
+    def _publish(self, artifact: Artifact) -> Artifact:
+        path, name = artifact.path, _name(artifact.path)
+        with self.remote.pending_upload(name):
+            remote = self._request_header(name)
+            # Another host was first if the remote artifact is not the damaged or outdated one that this one replaces.
+            is_new = remote is not None and remote != self._downloaded.get(path) and artifact.stage not in self._force
+            # It is only used if it was made from the same artifacts.
+            fits = is_new and remote is not None and remote.made_from == read_header(path).made_from
+            if fits and self.remote.download(name, is_intact):
+                return self._read_verified(path, self._quarantine) or artifact
+            self._upload(path)
+        return artifact
 
-    def _publish_what_is_left(self) -> None:
-        for name in filter(_ARTIFACT.fullmatch, self.shared.unpublished()):
-            path = self.shared.here(name)
-            # A living process that publishes it now holds the lock.
-            with self._locks.holding(f"{path.parent.name}-{path.stem}", f"{path.parent.name} artifact"):
-                if self.shared.is_unpublished(name) and path.exists() and _is_sound(path):
+    def _upload(self, path: Path) -> None:
+        self.remote.upload(_name(path))
+        self._remote_headers[_name(path)] = read_header(path)
+
+    def _retry_pending_uploads(self) -> None:
+        for name in filter(_ARTIFACT.fullmatch, self.remote.pending_uploads()):
+            path = self.remote.local_path(name)
+            # A running process that uploads it at this moment holds the lock.
+            with self._locks.hold(f"{path.parent.name}-{path.stem}", f"{path.parent.name} artifact"):
+                if self.remote.is_pending(name) and path.exists() and is_intact(path):
                     try:
-                        self._publish(path)
+                        self._upload(path)
                     except DDBenchError as error:
-                        self._warn(f"still unpublished: {error}")
+                        self._warn(f"an upload of an earlier run is still pending: {error}")
                         return
 
-    def _aside(self, fault: str, path: Path, why: str = "") -> None:
-        self._agreed.discard(path)
-        if fault == "damaged" and path not in self._fetched:
-            self._spoilt.add(path)
-        super()._aside(fault, path, why + (f" (it came from {self.shared})" if path in self._fetched else ""))
+    def _quarantine(self, fault: str, path: Path, reason: str = "") -> None:
+        self._synchronised.discard(path)
+        if path in self._downloaded:
+            reason += f" (it came from {self.remote})"
+        elif fault == "damaged":
+            self._damaged_copies.add(path)
+        super()._quarantine(fault, path, reason)
 
-    def _changed(self, made_from: Mapping[str, str]) -> str | None:
-        names = {name: f"{name}.safetensors" for name in made_from}
-        apart = [name for name in names.values() if _ARTIFACT.fullmatch(name) and self.root / name not in self._agreed]
+    def _first_changed(self, inputs: Mapping[str, str]) -> str | None:
+        files = {name: f"{name}.safetensors" for name in inputs}
+        unknown = [
+            file for file in files.values() if _ARTIFACT.fullmatch(file) and self.root / file not in self._synchronised
+        ]
         with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-            told = dict(zip(apart, pool.map(self._told, apart), strict=True))
+            headers = dict(zip(unknown, pool.map(self._remote_header, unknown), strict=True))
         suspects = {}
-        for name, content in made_from.items():
-            there = told.get(names[name])
-            if there is not None and not self.shared.is_unpublished(names[name]):
-                if there.content in (None, content):
+        for name, content in inputs.items():
+            header = headers.get(files[name])
+            if header is not None and not self.remote.is_pending(files[name]):
+                if header.content in (None, content):
                     continue
-                self._settle(self.shared.here(names[name]))  # the header alone may be damaged
+                self._synchronise(self.remote.local_path(files[name]))  # perhaps only the header is damaged
             suspects[name] = content
-        return super()._changed(suspects)
+        return super()._first_changed(suspects)
 
 
 def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
-
-
-def _start(path: Path) -> bytes:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        start = file.read(8)
-        return start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
-    return b""
-
-
-def _is_sound(path: Path) -> bool:
-    return read_tensors(path) is not None
-
-
-def _told_by(start: bytes) -> _Told:
-    try:
-        header = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
-        meta = json.loads(header["meta"])["meta"]
-        content = meta.get("content")
-        return _Told(
-            str(header["digest"]), None if content is None else str(content), canonical_json(meta.get("made_from", {}))
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _Told()
-
-
-def is_url(place: str | Path) -> bool:
-    """Whether a place is shared storage, and not a folder."""
-    return isinstance(place, str) and "://" in place
-
-
-def local_copy(url: str, of: str) -> Path:
-    """The folder of this machine that holds the local copy of the cache or the results (`of`) at a URL."""
-    return LOCAL_COPIES.expanduser() / hashlib.sha256(re.sub(r"//[^/]*@", "//", url).encode()).hexdigest()[:16] / of
 
 
 def open_cache(
@@ -268,48 +283,21 @@ def open_cache(
     warn: Callable[[str], None] | None = None,
     builds: bool = True,
 ) -> Cache:
-    """The cache at a URL or in a folder; arguments as Cache's. With its `place` another host opens the same."""
-    if is_url(place):
-        return RemoteCache(RemoteFolder(str(place), local_copy(str(place), "cache"), warn), force, warn, builds)
-    return Cache(Path(place).expanduser().resolve(), force, warn, builds)
+    """Opens the cache in a folder or at a URL.
 
+    Args:
+        place: The folder or URL, e.g. `Cache.place` of another process.
+        force: See Cache.
+        warn: See Cache.
+        builds: See Cache.
 
-def open_results(url: str, warn: Callable[[str], None] | None = None) -> Path:
-    """The local copy of the results at a URL, as they are there; what is written below it from now on is published.
+    Returns:
+        The cache.
 
-    What could not be published before is published first. What is damaged there is found by who reads it.
+    Raises:
+        DDBenchError: The URL is invalid.
     """
-    shared = RemoteFolder(url, local_copy(url, "results"), warn)
-    copy = shared.copy
-    files.write_hooks.pop(copy, None)
-    for name in shared.unpublished():
-        if (copy / name).exists():
-            shared.publish(name)
-    there = {each.name: each for folder in RESULT_FOLDERS for each in shared.list(folder) if "/." not in each.name}
-    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        list(pool.map(lambda each: _bring(shared, each), there.values()))
-    for path in (path for folder in RESULT_FOLDERS for path in (copy / folder).rglob("*") if path.is_file()):
-        name = path.relative_to(copy).as_posix()
-        if name not in there and "/." not in name and not shared.is_unpublished(name):  # "/.": being written
-            path.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def publishing(path: Path) -> Iterator[None]:
-        name = path.relative_to(copy).as_posix()
-        with shared.publishing(name):
-            yield
-            shared.publish(name)
-
-    files.write_hooks[copy] = publishing
-    return copy
-
-
-def _bring(shared: RemoteFolder, each: ListedFile) -> None:
-    path = shared.here(each.name)
-    with contextlib.suppress(OSError):
-        known = path.stat()
-        if (known.st_size, int(known.st_mtime)) == (each.bytes, int(each.modified)):
-            return
-    if not shared.is_unpublished(each.name) and shared.fetch(each.name):
-        times = each.modified or time.time()
-        os.utime(path, (times, times))
+    if is_url(place):
+        remote = RemoteFolder(str(place), local_copy(str(place), "cache"), warn)
+        return RemoteCache(remote, force, warn, builds)
+    return Cache(Path(place).expanduser().resolve(), force, warn, builds)

@@ -1,14 +1,16 @@
-"""A folder on shared storage (any fsspec URL) and its local copy: files come and go whole, failures are waited out."""
+"""A folder on shared storage (any fsspec URL) with a local copy: atomic uploads and downloads with retries."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import posixpath
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
@@ -17,48 +19,93 @@ from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import ABANDONED_AFTER, atomic_write, translate_os_errors
 
+LOCAL_COPIES = Path("~/.cache/ddbench/shared")
+"""Folder of the local copies. A copy can be deleted if nothing runs and it has no pending uploads."""
+PENDING = "unpublished"
+"""Folder in a local copy with one empty file per pending upload."""
 ATOMIC_UPLOADS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"})
-"""Protocols where an upload is seen when it is complete, no part of it before; elsewhere: written beside and moved."""
+"""Protocols whose uploads become visible only when they are complete. For others, a partial file is renamed."""
 RETRY_SECONDS = 300.0
-"""Seconds that a storage which fails is asked again."""
+"""Seconds for which a failing request is repeated."""
 WARN_AFTER = 3.0
-"""Seconds of failing after which a person is told."""
+"""Seconds of failing requests after which a warning is printed."""
 _PART = r"\.?[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*"
-_PLAIN = re.compile(rf"{_PART}(/{_PART})*")
-"""Names that are files below a folder, on every file system: others in a listing are nobody's of ours."""
+_SAFE_NAME = re.compile(rf"{_PART}(/{_PART})*")
+"""Names that stay below the folder on every file system. ddbench writes no others; a listing can contain any."""
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
-class _NothingCame(Exception):
-    """Ends the writing of a file that there is nothing to write to."""
+class _NotDownloaded(Exception):
+    """Ends an atomic write without a file."""
 
 
 class StorageError(DDBenchError):
-    """What a storage does not do, in a line."""
+    """A request to the storage failed for good."""
 
 
 class ListedFile(NamedTuple):
-    """One file of a listing: its name below the folder, size in bytes, and when it was written (seconds since 1970)."""
+    """One file of a listing.
+
+    Attributes:
+        name: Path relative to the folder.
+        bytes: Size.
+        modified: Time of the last change, seconds since 1970. 0: unknown.
+    """
 
     name: str
     bytes: int
     modified: float
 
 
-class RemoteFolder:
-    """The files below `url`, by names such as `teacher/KEY.safetensors`, and the folder `copy` of those that are here.
+def is_url(location: str | Path) -> bool:
+    """Tells whether a location is the URL of shared storage rather than a local folder.
 
-    What cannot be published at once is remembered beside them. `warn` is told where the storage fails and is asked
-    again. Raises DDBenchError: for a URL that cannot be used, without the right to do what is asked, and where the
-    storage fails for longer than PATIENCE. Which credentials and endpoint are used, fsspec's configuration says.
+    Args:
+        location: The value of `--cache-dir` or `--results-dir`.
+
+    Example:
+        >>> is_url("s3://bucket/cache"), is_url("runs")
+        (True, False)
+    """
+    return isinstance(location, str) and "://" in location
+
+
+def local_copy(url: str, content: str) -> Path:
+    """Returns the folder of this machine for the local copy of a URL. It does not depend on the password in the URL.
+
+    Args:
+        url: The URL.
+        content: `cache` or `results`.
+    """
+    return LOCAL_COPIES.expanduser() / hashlib.sha256(_without_user(url).encode()).hexdigest()[:16] / content
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"//[^/]*@", "//", url)
+
+
+class RemoteFolder:
+    """The files below a URL, addressed by relative names such as `teacher/KEY.safetensors`, and their local copies.
+
+    A failing request is repeated for `RETRY_SECONDS`. An upload that fails is remembered beside the local copies and
+    can be repeated by a later run. Credentials and the endpoint come from the configuration of fsspec.
+
+    Args:
+        url: URL of the folder.
+        copy: Folder for the local copies.
+        warn: Called with a message if the storage fails, and when it works again.
+
+    Raises:
+        DDBenchError: The URL is invalid or its protocol is not supported. All methods raise it if permission is denied
+            or a request fails for longer than `RETRY_SECONDS`.
     """
 
     def __init__(self, url: str, copy: Path, warn: Callable[[str], None] | None = None) -> None:
         from fsspec.core import url_to_fs
 
         self.url = url
-        self._shown = re.sub(r"//[^/]*@", "//", url)  # never a password
+        self._shown = _without_user(url)  # never print a password
         self.copy = copy
         self._warn = warn or (lambda text: None)
         self._failed = False
@@ -71,177 +118,229 @@ class RemoteFolder:
             install = "pip install 'ddbench[s3]'" if protocol in ("s3", "s3a") else str(error)
             raise DDBenchError(f"{self}: {protocol}:// needs one more package: {install}") from error
         except (ValueError, OSError) as error:
-            raise DDBenchError(f"{self} is no URL that fsspec can use: {error}") from error
+            raise DDBenchError(f"{self} is not a URL that fsspec supports: {error}") from error
         self._root = str(root).rstrip("/")
-        self._whole = protocol in ATOMIC_UPLOADS
+        self._uploads_atomically = protocol in ATOMIC_UPLOADS
         if not self._root:
-            raise DDBenchError(f"{self} names no folder: give one, e.g. s3://BUCKET/FOLDER")
+            raise DDBenchError(f"{self} contains no folder: give one, e.g. s3://BUCKET/FOLDER")
 
     def __str__(self) -> str:
         return self._shown
 
-    def here(self, name: str) -> Path:
-        """Where the local copy of a file stands, or would stand. Raises DDBenchError for a name that is none."""
-        if not _PLAIN.fullmatch(name):
-            raise DDBenchError(f"{self}: '{name}' is no name of a file there")
+    def local_path(self, name: str) -> Path:
+        """Returns the path of the local copy of a file, whether it exists or not.
+
+        Args:
+            name: Name of the file.
+
+        Raises:
+            DDBenchError: The name could lead out of the folder.
+        """
+        if not _SAFE_NAME.fullmatch(name):
+            raise DDBenchError(f"{self}: '{name}' is not a valid file name")
         return self.copy / name
 
-    def fetch(self, name: str, sound: Callable[[Path], bool] = Path.exists) -> bool:
-        """Copies a file here, whole or not at all; False where it is not there, or where what came is not `sound`."""
+    def download(self, name: str, is_valid: Callable[[Path], bool] = Path.exists) -> bool:
+        """Replaces the local copy of a file by the remote file, atomically.
+
+        Args:
+            name: Name of the file.
+            is_valid: Checks the downloaded file. An invalid one is discarded.
+
+        Returns:
+            Whether a valid file was downloaded. False also if there is no remote file.
+        """
         try:
-            with atomic_write(self.here(name)) as partial:
+            with atomic_write(self.local_path(name)) as partial:
                 try:
-                    self._ask(lambda: self._fs.get_file(self._there(name), str(partial)))
+                    self._request(lambda: self._fs.get_file(self._remote_path(name), str(partial)))
                 except FileNotFoundError as error:
-                    raise _NothingCame from error
-                if not sound(partial):
-                    raise _NothingCame
-        except _NothingCame:
+                    raise _NotDownloaded from error
+                if not is_valid(partial):
+                    raise _NotDownloaded
+        except _NotDownloaded:
             return False
         return True
 
-    def publish(self, name: str) -> None:
-        """Puts the local copy of a file there, whole or not at all; where that fails it is `unpublished`."""
-        path, there = self.here(name), self._there(name)
-        with self.publishing(name):
+    def upload(self, name: str) -> None:
+        """Replaces the remote file by its local copy, atomically. If that fails, the upload is pending.
+
+        Args:
+            name: Name of the file.
+        """
+        path, target = self.local_path(name), self._remote_path(name)
+        with self.pending_upload(name):
             try:
-                self._ask(lambda: self._put(path, there))
+                self._request(lambda: self._put(path, target))
             except OSError as error:
                 raise StorageError(f"cannot write to {self}: {error}") from error
 
     @contextlib.contextmanager
-    def publishing(self, name: str) -> Iterator[None]:
-        """Remembers a file as unpublished while the block runs, and after it where it fails or is killed.
+    def pending_upload(self, name: str) -> Iterator[None]:
+        """Context manager whose block uploads a file. If the block fails or is killed, the upload stays pending.
 
-        Where the storage fails the DDBenchError says how to go on.
+        Args:
+            name: Name of the file.
+
+        Raises:
+            DDBenchError: The block raised a StorageError. The message says how to repeat the upload.
         """
-        mark = self.copy / "unpublished" / quote(name, safe="")
+        mark = self._pending_mark(name)
         with translate_os_errors(mark):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         try:
             yield
         except StorageError as error:
-            kept = f"what was made is kept in {self.copy} and published by the next run: give the same command again"
-            raise DDBenchError(f"{error}; {kept}") from error
+            raise DDBenchError(
+                f"{error}; the file is kept in {self.copy}: run the same command again to upload it"
+            ) from error
         mark.unlink(missing_ok=True)
 
-    def unpublished(self) -> list[str]:
-        """Names of the files here that are still to be published."""
-        found = [unquote(mark.name) for mark in sorted((self.copy / "unpublished").glob("*"))]
-        return [name for name in found if _PLAIN.fullmatch(name)]
+    def pending_uploads(self) -> list[str]:
+        """Returns the names of the files whose upload is pending."""
+        names = [unquote(mark.name) for mark in sorted((self.copy / PENDING).glob("*"))]
+        return [name for name in names if _SAFE_NAME.fullmatch(name)]
 
-    def is_unpublished(self, name: str) -> bool:
-        """Whether the file here is still to be published: then it counts, not the one there."""
-        return (self.copy / "unpublished" / quote(name, safe="")).exists() and self.here(name).exists()
+    def is_pending(self, name: str) -> bool:
+        """Tells whether the upload of a local copy is pending. The local copy then replaces the remote file.
 
-    def beginning(self, name: str, size: int) -> bytes | None:
-        """The first `size` bytes of a file there, or None where it is not there."""
+        Args:
+            name: Name of the file.
+        """
+        return self._pending_mark(name).exists() and self.local_path(name).exists()
 
-        def start() -> bytes:
+    def read_start(self, name: str, size: int) -> bytes | None:
+        """Reads the beginning of a remote file.
+
+        Args:
+            name: Name of the file.
+            size: Number of bytes.
+
+        Returns:
+            The bytes, fewer for a shorter file; None if there is no remote file.
+        """
+
+        def read() -> bytes:
             try:
-                return bytes(self._fs.cat_file(self._there(name), start=0, end=size))
+                return bytes(self._fs.cat_file(self._remote_path(name), start=0, end=size))
             except OSError as error:
-                if error.errno == errno.EINVAL:  # S3: an empty file has no first bytes
+                if error.errno == errno.EINVAL:  # S3 rejects a range of an empty file
                     return b""
                 raise
 
         try:
-            return self._ask(start)
+            return self._request(read)
         except FileNotFoundError:
             return None
 
-    def list(self, under: str = "") -> list[ListedFile]:
-        """Lists the shared files below the folder `under` (default: all) by name; only names that ddbench writes."""
+    def files(self, folder: str = "") -> list[ListedFile]:
+        """Lists the remote files of a folder, with those in its subfolders. Names that could lead out are left out.
+
+        Args:
+            folder: Name of the folder. Empty: the whole remote folder.
+
+        Returns:
+            The files, sorted by name.
+        """
         try:
-            found = self._ask(lambda: self._fs.find(self._there(under) if under else self._root, detail=True))
+            found = self._request(lambda: self._fs.find(self._remote_path(folder).rstrip("/"), detail=True))
         except FileNotFoundError:
             return []
-        listed = []
-        for path, facts in sorted(found.items()):
+        files = []
+        for path, info in sorted(found.items()):
             name = str(path).removeprefix(f"{self._root}/")
-            if _PLAIN.fullmatch(name) and name.startswith(f"{under}/" if under else ""):
-                listed.append(ListedFile(name, int(facts.get("size") or 0), _modified(facts)))
-        return listed
+            if _SAFE_NAME.fullmatch(name) and name.startswith(f"{folder}/" if folder else ""):
+                files.append(ListedFile(name, int(info.get("size") or 0), _modified(info)))
+        return files
 
     def remove(self, name: str) -> None:
-        """Removes a file there and here."""
-        with contextlib.suppress(FileNotFoundError):
-            self._ask(lambda: self._fs.rm_file(self._there(name)))
-        with translate_os_errors(self.copy):
-            self.here(name).unlink(missing_ok=True)
+        """Deletes a remote file and its local copy.
 
-    def _there(self, name: str) -> str:
+        Args:
+            name: Name of the file.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._request(lambda: self._fs.rm_file(self._remote_path(name)))
+        with translate_os_errors(self.copy):
+            self.local_path(name).unlink(missing_ok=True)
+
+    def _pending_mark(self, name: str) -> Path:
+        return self.copy / PENDING / quote(name, safe="")
+
+    def _remote_path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _put(self, path: Path, there: str) -> None:
-        if self._whole:
-            self._fs.put_file(str(path), there)
+    def _put(self, path: Path, target: str) -> None:
+        if self._uploads_atomically:
+            self._fs.put_file(str(path), target)
             return
-        folder, name = posixpath.split(there)
-        beside = f"{folder}/.{name}.{secrets.token_hex(4)}.partial"
+        folder, name = posixpath.split(target)
+        partial = f"{folder}/.{name}.{secrets.token_hex(4)}.partial"
         self._fs.makedirs(folder, exist_ok=True)
-        self._fs.put_file(str(path), beside)
-        self._fs.mv(beside, there)
+        self._fs.put_file(str(path), partial)
+        self._fs.mv(partial, target)
 
-    def _ask(self, ask: Callable[[], Answer]) -> Answer:
-        """What the storage answers, asked again while it fails. FileNotFoundError is an answer.
+    def _request(self, request: Callable[[], Response]) -> Response:
+        """Returns the response to a request, repeating it while it fails. FileNotFoundError is a response.
 
-        Where it failed for too long it is not waited for a second time before it has answered.
+        After one request failed for `RETRY_SECONDS`, the following ones are not repeated until one succeeds.
         """
-        begun, pause, told = time.monotonic(), 0.5, False
+        start, pause, warned = time.monotonic(), 0.5, False
         while True:
             try:
                 self._fs.invalidate_cache()  # other hosts write too
-                answer = ask()
+                response = request()
             except FileNotFoundError:
-                self._answered(told)
+                self._succeeded(warned)
                 raise
-            except Exception as error:  # every kind of storage has its own
-                self._give_up(error)
-                waited = time.monotonic() - begun
+            except Exception as error:  # the exceptions differ between file systems
+                self._raise_if_permanent(error)
+                waited = time.monotonic() - start
                 if self._failed or waited + pause > RETRY_SECONDS:
                     self._failed = True
-                    raise StorageError(f"{self} fails, asked for {waited:.0f} s: {_reason(error)}") from error
-                if not told and waited + pause > WARN_AFTER:
-                    self._warn(f"{self} fails ({_reason(error)}); asking again for {RETRY_SECONDS / 60:.0f} minutes")
-                    told = True
+                    raise StorageError(f"{self} fails for {waited:.0f} s: {_describe(error)}") from error
+                if not warned and waited + pause > WARN_AFTER:
+                    self._warn(f"{self} fails ({_describe(error)}); retrying for {RETRY_SECONDS / 60:.0f} minutes")
+                    warned = True
             else:
-                self._answered(told)
-                return answer
+                self._succeeded(warned)
+                return response
             interruption.raise_if_requested()
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
 
-    def _answered(self, told: bool) -> None:
+    def _succeeded(self, warned: bool) -> None:
         self._failed = False
-        if told:
-            self._warn(f"{self} answers again")
+        if warned:
+            self._warn(f"{self} works again")
 
-    def _give_up(self, error: Exception) -> None:
-        """Raises DDBenchError for what will not be another answer later."""
+    def _raise_if_permanent(self, error: Exception) -> None:
+        """Raises an error that a repeated request would not avoid."""
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            raise StorageError(f"{self}: no right to do that: {_reason(error)}") from error
+            raise StorageError(f"{self}: permission denied: {_describe(error)}") from error
         if isinstance(error, NotImplementedError) or "Validation" in type(error).__name__:
-            raise StorageError(f"{self} cannot be used: {_reason(error)}") from error
+            raise StorageError(f"{self} cannot be used: {_describe(error)}") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise error
 
 
-def is_abandoned_upload(listed: ListedFile) -> bool:
-    """Whether it is what a writer left that was killed before it could move it to its place."""
-    return listed.name.endswith(".partial") and time.time() - listed.modified > ABANDONED_AFTER
+def is_abandoned_upload(file: ListedFile) -> bool:
+    """Tells whether a remote file is the leftover of a writer that was killed during an upload.
+
+    Args:
+        file: The file.
+    """
+    return file.name.endswith(".partial") and time.time() - file.modified > ABANDONED_AFTER
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _modified(facts: dict[str, Any]) -> float:
-    """Each kind of storage calls it otherwise; 0 where it does not say."""
-    told = next((facts[name] for name in ("LastModified", "mtime", "last_modified", "updated") if facts.get(name)), 0)
-    if isinstance(told, str):
-        from datetime import datetime
-
-        told = datetime.fromisoformat(told)
-    return float(told.timestamp() if hasattr(told, "timestamp") else told)
+def _modified(info: dict[str, Any]) -> float:
+    """Time of the last change; file systems differ in its name and type."""
+    modified = next((info[name] for name in ("LastModified", "mtime", "last_modified", "updated") if info.get(name)), 0)
+    if isinstance(modified, str):
+        modified = datetime.fromisoformat(modified)
+    return float(modified.timestamp() if hasattr(modified, "timestamp") else modified)

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ddbench.core.interruption import RunInterrupt
-from ddbench.storage.cache import Built, Cache, Checkpoint
+from ddbench.storage.artifacts import Built
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 
 Moment = Literal["save", "report"]
 

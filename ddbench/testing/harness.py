@@ -24,7 +24,8 @@ from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.cache import Cache, canonical_json, digest_of
+from ddbench.storage.artifacts import canonical_json, digest_of
+from ddbench.storage.cache import Cache
 from ddbench.testing import data, state
 from ddbench.testing.checkpoints import Interrupter, InterruptingCache, Interruption, Moment
 from ddbench.testing.subprocess_runner import NotImportableError, run_in_subprocess

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ddbench.storage.cache import digest_of
+from ddbench.storage.artifacts import digest_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 OTHER_SEED = 20_240_229

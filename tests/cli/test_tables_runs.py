@@ -319,10 +319,10 @@ def test_a_table_of_ones_own_is_one_small_file(shell: Shell, plugin: Callable[[s
 
 def test_what_the_page_says_of_columns_is_what_there_is() -> None:
     from ddbench.tables import comparing, efficiency
-    from ddbench.tables import lines as lines_module
+    from ddbench.tables import rows as rows_module
 
     page = DOCS.read_text()
-    for name in (*lines_module.FRAME_COLUMNS, *efficiency.COST_COLUMNS, "ior", "hlr", "hours", "value"):
+    for name in (*rows_module.FRAME_COLUMNS, *efficiency.COST_COLUMNS, "ior", "hlr", "hours", "value"):
         assert f"`{name}`" in page, name
     for spec in comparing.ddbench_tables():
         assert f"| `{spec.name}` |" in page

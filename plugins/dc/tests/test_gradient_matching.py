@@ -25,7 +25,7 @@ from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.nn.build import build_network
-from ddbench.storage.cache import Checkpoint
+from ddbench.storage.checkpoint import Checkpoint
 
 SIZE = 8
 CLASSES = 10

@@ -178,3 +178,15 @@ def test_a_checkpoint_that_outlived_its_artifact_goes(tmp_path: Path) -> None:
     os.utime(checkpoint.path, ns=(before, before))
     Cache(tmp_path).get("teacher", DEPENDS, refuse)
     assert not checkpoint.path.exists()
+
+
+def test_prune_deletes_files_of_the_cache_only(tmp_path: Path) -> None:
+    """The folder may hold results or weights too."""
+    artifact = Cache(tmp_path).get("teacher", DEPENDS, build).path
+    others = [tmp_path / "records" / "random-digits-ipc1-0123abcd.json", tmp_path / "weights" / "teacher.safetensors"]
+    for path in others:
+        path.parent.mkdir()
+        path.touch()
+    assert [row["path"] for row in Cache(tmp_path).entries()] == [artifact]
+    assert Cache(tmp_path).prune(frozenset(), older_than=0)[0] == 1
+    assert all(path.exists() for path in others)

@@ -353,3 +353,16 @@ def test_a_record_that_could_not_be_published_is_by_the_next_command(
     remote_results.open_results(storage.url())
     assert path.read_text() == "{}"
     assert storage.objects() == {"records/one.json": b"{}"}
+
+
+def test_prune_deletes_artifacts_only(host: Callable[..., Cache], storage: Storage) -> None:
+    """Results and the marks of pending uploads stay."""
+    cache = host("a", storage.url())
+    cache.get("teacher", {}, made(1))
+    storage.put("records/random-digits-ipc1-0123abcd.json", b"{}")
+    mark = cache.root / "unpublished" / f"statistics%2F{'0' * 32}.safetensors"
+    mark.touch()
+    assert [row["stage"] for row in cache.entries()] == ["teacher"]
+    assert cache.prune(frozenset(), older_than=0)[0] == 1
+    assert list(storage.objects()) == ["records/random-digits-ipc1-0123abcd.json"]
+    assert mark.exists()

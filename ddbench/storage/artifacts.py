@@ -1,0 +1,273 @@
+"""Artifact files: named tensors and JSON metadata in one safetensors file with a digest. Keys of artifacts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddbench.core.errors import DDBenchError
+from ddbench.core.files import atomic_write
+
+FORMAT = "1"
+"""Version of the metadata in the header of an artifact file."""
+MAX_HEADER_BYTES = 2**26
+"""Longer headers are not parsed."""
+
+Tensors = dict[str, Tensor]
+Built = tuple[Tensors, dict[str, Any]]
+"""The result of building an artifact: tensors by name, and JSON metadata."""
+
+
+def canonical_json(value: object) -> str:
+    """Formats a value as JSON with sorted keys and without spaces. Equal values give equal text.
+
+    Args:
+        value: A JSON value without NaN and infinity.
+
+    Returns:
+        One line.
+
+    Raises:
+        TypeError: The value is not a JSON value.
+
+    Example:
+        >>> canonical_json({"b": [1, 2.5], "a": None})
+        '{"a":null,"b":[1,2.5]}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key_of(depends_on: Mapping[str, Any]) -> str:
+    """Computes the cache key of an artifact.
+
+    Args:
+        depends_on: Everything that the artifact depends on, as JSON values.
+
+    Returns:
+        32 hexadecimal digits: the beginning of SHA-256 over the canonical JSON.
+
+    Example:
+        >>> key_of({"stage": "teacher", "seed": 0})
+        '8accf7ae0f54cd3c72a39ccd37eec3fd'
+    """
+    return hashlib.sha256(canonical_json(depends_on).encode()).hexdigest()[:32]
+
+
+def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
+    """Computes the SHA-256 digest of tensors: their names, types, shapes and bytes, in the order of their names.
+
+    Args:
+        tensors: Tensors on the CPU.
+        meta: Text that the digest covers too.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> digest_of({"x": torch.zeros(2)})[:16]
+        '9d53898da71fb02c'
+    """
+    sha = hashlib.sha256(meta.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        if tensor.numel():
+            sha.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
+    """Writes an artifact file atomically.
+
+    Args:
+        path: The file.
+        tensors: Tensors on any device.
+        meta: JSON values.
+
+    Returns:
+        The digest of tensors and metadata.
+
+    Raises:
+        DDBenchError: The disk is full or the file cannot be written.
+    """
+    text = canonical_json(meta)
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = digest_of(on_cpu, text)
+    with atomic_write(path) as partial:
+        save_file(on_cpu, str(partial), metadata={"format": FORMAT, "meta": text, "digest": digest})
+    return digest
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
+    """Reads an artifact file and verifies its digest.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Memory-mapped tensors, metadata and digest; or None if the file is missing or damaged.
+
+    Raises:
+        DDBenchError: The file exists but cannot be opened, so its content is unknown.
+    """
+    while (identity := _file_identity(path)) is not None:
+        content = _read_verified(path)
+        # If another process replaced the file between two openings of it, read the new one.
+        if content is not None or _file_identity(path) == identity:
+            return content
+    return None
+
+
+def _file_identity(path: Path) -> tuple[int, int, int] | None:
+    """Inode, time and size, which change if the file is replaced. None if it does not exist."""
+    try:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DDBenchError(f"cannot read {path}: {error.strerror}") from error
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _read_verified(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            header = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
+        text, digest = header["meta"], header["digest"]
+        if header["format"] != FORMAT or digest_of(tensors, text) != digest:
+            return None
+        meta = json.loads(text)
+        return (tensors, meta, digest) if isinstance(meta, dict) else None
+    # torch raises RuntimeError if the file is deleted (a checkpoint of a finished build) between two openings of it.
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+        return None
+
+
+def is_intact(path: Path) -> bool:
+    """Tells whether an artifact file exists and its digest is correct.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DDBenchError: The file exists but cannot be opened.
+    """
+    return read_tensors(path) is not None
+
+
+class ArtifactHeader(NamedTuple):
+    """Facts from the header of an artifact file, not verified. All are None if the header is damaged.
+
+    Attributes:
+        digest: Digest of tensors and metadata.
+        content: Digest of the tensors. None also for artifacts of older versions.
+        made_from: The artifacts that it was computed from, as canonical JSON.
+    """
+
+    digest: str | None = None
+    content: str | None = None
+    made_from: str | None = None
+
+
+def read_header(path: Path) -> ArtifactHeader:
+    """Reads the header of an artifact file.
+
+    Args:
+        path: The file. A missing file has a damaged header.
+
+    Returns:
+        The header.
+    """
+    start = b""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
+    return parse_header(start)
+
+
+def parse_header(start: bytes) -> ArtifactHeader:
+    """Parses the header of an artifact file.
+
+    Args:
+        start: The first bytes of the file: 8 bytes with the length of the header, then at least the header.
+
+    Returns:
+        The header.
+    """
+    try:
+        header = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
+        meta = json.loads(header["meta"])["meta"]
+        content, made_from = meta.get("content"), canonical_json(meta.get("made_from", {}))
+        return ArtifactHeader(str(header["digest"]), None if content is None else str(content), made_from)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ArtifactHeader()
+
+
+def quarantine(path: Path, fault: str = "damaged") -> Path:
+    """Renames an unusable file so that it is not read again. Nothing is deleted.
+
+    Args:
+        path: The file. If another process renamed it already, nothing happens.
+        fault: What is wrong with it, one word for the new name.
+
+    Returns:
+        The new path, `NAME.FAULT-TIME`.
+
+    Raises:
+        DDBenchError: The file cannot be renamed.
+    """
+    target = path.with_name(f"{path.name}.{fault}-{time.time_ns()}")
+    try:
+        path.replace(target)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DDBenchError(f"{path} is {fault} and cannot be set aside: {error.strerror}") from error
+    return target
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished result of a stage.
+
+    Attributes:
+        stage: The stage.
+        key: The cache key.
+        path: The file.
+        tensors: Memory-mapped tensors by name.
+        meta: JSON metadata. Stages store two entries: `content`, the digest of the tensors, and `made_from`, a mapping
+            from the names of the artifacts that this one was computed from to their contents. Artifacts of older
+            versions have neither.
+        digest: Digest of tensors and metadata.
+    """
+
+    stage: str
+    key: str
+    path: Path
+    tensors: Tensors
+    meta: dict[str, Any]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Stage and key, `STAGE/KEY`."""
+        return f"{self.stage}/{self.key}"
+
+    @property
+    def content(self) -> str:
+        """Digest of the tensors alone. It is equal if a rebuild gives the same bits."""
+        return self.meta.get("content") or digest_of(self.tensors)
