@@ -56,7 +56,7 @@ def ddbench_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
 
 @hookspec
 def ddbench_stages() -> Iterable[type[Stage[Any]]]:  # type: ignore[empty-body]
-    """Stage classes that this plugin adds: subclasses of `ddbench.api.stage.Stage` with `name` and `version`."""
+    """Returns the stages of this plugin: subclasses of `ddbench.api.stage.Stage` with `name` and `version`."""
 
 
 @hookspec
@@ -79,11 +79,11 @@ def ddbench_event(event: Event) -> None:
 
 @hookspec
 def ddbench_record(record: Any) -> None:
-    """Called with every finished record. Must not change anything.
+    """Observes a finished record, e.g. for an experiment tracker.
 
     An implementation that raises is reported once on stderr and is not called again. Global state that it changes,
     such as random generators, is restored.
 
     Args:
-        record: A `ddbench.results.records.Record`, as it is written to the results folder.
+        record: The `ddbench.results.records.Record` that is written to the results folder.
     """

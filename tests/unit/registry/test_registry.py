@@ -9,14 +9,17 @@ from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import pluggy
 import pytest
 
+from ddbench.api.context import CheckpointIO
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
+from ddbench.api.stage import Stage, StageRun
 from ddbench.api.table import TableSpec
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
@@ -309,12 +312,16 @@ def test_observers_of_records_cannot_change_global_state(capsys: pytest.CaptureF
 
 
 def test_stages_are_registered_like_methods() -> None:
-    class Trajectories:
+    class Trajectories(Stage):
         name = "trajectories"
         version = "1"
 
-    class Unversioned:
+        def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> Any:
+            return {}, {}
+
+    class Unversioned(Trajectories):
         name = "unversioned"
+        version = None  # type: ignore[assignment]
 
     registry = PluginRegistry(())
     registry.register(plugin(ddbench_stages=[Trajectories]), "first")
@@ -328,6 +335,8 @@ def test_stages_are_registered_like_methods() -> None:
         registry.register(plugin(ddbench_stages=[Trajectories]), "second")
     with pytest.raises(TypeError, match="Unversioned has no class variable `version`"):
         registry.register(plugin(ddbench_stages=[Unversioned]), "third")
+    with pytest.raises(TypeError, match="is not a subclass of Stage"):
+        registry.register(plugin(ddbench_stages=[Herring]), "fourth")
 
 
 def test_commands_are_added_and_a_failing_one_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
