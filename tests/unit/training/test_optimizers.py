@@ -1,4 +1,4 @@
-"""A step of the fused optimisers on channels-last weights: the same bits as their own."""
+"""The optimisers of the training loop: the steps of PyTorch's fused optimisers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ddbench.api.settings import TrainingSettings
 from ddbench.training import optimizers
@@ -60,22 +59,3 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
         assert all(torch.equal(mine.state[a][name], value) for name, value in state.items())
     moved = [not torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True)]
     assert moved == [a.grad is not None for a, _ in pairs]
-
-
-def test_hooks_of_others_see_the_weights_as_they_are() -> None:
-    layers = network()
-    optimizer = optimizers.build_optimizer(layers, TrainingSettings(epochs=1, batch_size=1))
-    shapes = [parameter.shape for parameter in layers.parameters()]
-    seen: list[list[torch.Size]] = []
-
-    def look(*_: Any) -> None:
-        seen.append([parameter.shape for parameter in layers.parameters()])
-
-    hooks = [register_optimizer_step_pre_hook(look), register_optimizer_step_post_hook(look)]
-    try:
-        backward(layers, 0)
-        optimizer.step()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert seen == [shapes, shapes]
