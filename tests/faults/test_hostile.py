@@ -269,7 +269,7 @@ IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "100 GB": (sparse, "cannot be decoded: more than"),
     "a pipe": (pipe, "is not a regular file"),
     "a device": (device, "is not a regular file"),
-    "a way around": (around, "is a link to a folder that is in"),
+    "a way around": (around, "is a link to a folder that is already part of"),
 }
 
 
