@@ -159,7 +159,15 @@ class DistillTask(Protocol):
         """
 
     def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
-        """The tensors of a part of one of the stages that `Distiller.stages` names."""
+        """Returns the tensors of a stage of a plugin.
+
+        Args:
+            stage: Name of a stage in `Distiller.stages`.
+            part: Number of the part of the stage.
+
+        Returns:
+            The tensors on the CPU, by name.
+        """
 
     def generator(self, *names: str | int) -> torch.Generator:
         """Returns a CPU generator that is seeded by the seed of the distilled set and a name.

@@ -82,6 +82,7 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         paper: Citation, shown next to the name.
         needs_teacher: Whether the protocol uses `task.teacher`.
         on_real_data: Whether the student trains on the real dataset instead of a distilled set.
+        batch_settings: Names of the fields that bound the memory of `evaluate`. An out-of-memory error names them.
 
     Example:
         A protocol that trains on hard labels for a fixed number of steps::
@@ -120,8 +121,9 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
                         with torch.no_grad():
                             hits = student(views).argmax(1) == label
                         per_class.append(100 * float(hits.float().mean()))
+                    counts = torch.tensor(data.info.val_counts)
                     return Metrics(
-                        top1_last=sum(per_class) / len(per_class),  # of classes of equal size
+                        top1_last=float((torch.tensor(per_class) * counts).sum() / counts.sum()),
                         per_class=per_class,
                         student_steps=self.steps,
                         label_bytes=task.labels.nbytes,
@@ -140,6 +142,7 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     paper: ClassVar[str] = ""
     needs_teacher: ClassVar[bool] = True
     on_real_data: ClassVar[bool] = False
+    batch_settings: ClassVar[tuple[str, ...]] = ()
 
     def skip(self, ipc: int | None) -> str | None:
         """Decides whether the protocol can evaluate a set. Called before anything is trained.
