@@ -92,20 +92,20 @@ def test_a_step_that_is_cut_is_that_of_the_whole_batch(told: list[str], most: in
 
 def cut_in_one(rank: int, port: int, path: Path) -> None:
     """In a forked process: the second of two has memory for two images of its six."""
-    from ddbench.execution import parallel
+    from ddbench.execution.rendezvous import Rendezvous
 
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
     network, said = build_network("convnet-d2", 4, 8, seed=1), list[str]()
     memory._callbacks.append(said.append)
-    with strategy.strategy_context(parallel._Meeting().team_on(CPU)), Device(2) if rank else contextlib.nullcontext():
+    with strategy.strategy_context(Rendezvous().strategy(CPU)), Device(2) if rank else contextlib.nullcontext():
         weights, losses = fitted(network, shared_batches)
     write_tensors(path, weights, {"losses": losses, "said": said})
 
 
 def test_a_share_is_cut_in_the_process_where_it_does_not_fit(tmp_path: Path) -> None:
-    import ddbench.execution.parallel  # noqa: F401 (for both that are forked)
+    import ddbench.execution.rendezvous  # noqa: F401 (for both that are forked)
 
     whole, losses = fitted(build_network("convnet-d2", 4, 8, seed=1), shared_batches)
     with socket.socket() as free:
