@@ -11,15 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+import pytest
 import torch
 
-from ddbench.core.events import STAGES
+from ddbench.pipeline.graph import stage_graph
+from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.cache import Cache
 from ddbench.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from conftest import Place, Small
+
+STAGES = stage_graph(PluginRegistry()).names
 
 
 def stage_at(lines: Sequence[str]) -> str:
@@ -77,23 +82,31 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
     assert stages.total() == count
 
 
-def test_killed_while_it_writes_an_artifact_nothing_of_it_is_left(tmp_path: Path) -> None:
-    """The kernel ends the process in the middle of its write: the file reaches the limit on its size."""
+@pytest.mark.parametrize("written", [False, True])
+def test_killed_while_it_writes_an_artifact_nothing_of_it_is_left(tmp_path: Path, written: bool) -> None:
+    """The process ends before the first byte (the kernel refuses the size of the file), or before the rename."""
 
     def build(size: int) -> Callable[[Checkpoint], tuple[dict[str, torch.Tensor], dict[str, Any]]]:
         return lambda checkpoint: ({"x": torch.zeros(size, dtype=torch.uint8)}, {})
 
+    def kill(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     folder, limit = tmp_path / "teacher", 2**20
     process = os.fork()
     if process == 0:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        Cache(tmp_path).get("teacher", {}, build(4 * limit))
+        with mock.patch.object(Path, "replace", kill):
+            if not written:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            Cache(tmp_path).get("teacher", {}, build(4 * limit))
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGXFSZ
-    (left,) = folder.iterdir()
-    (half,) = left.iterdir() if left.is_dir() else (left,)
-    assert half.stat().st_size == limit
+    ended = -signal.SIGKILL if written else -signal.SIGXFSZ
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == ended
+    (room,) = folder.iterdir()
+    (left,) = room.iterdir()
+    assert room.suffix == ".partial"
+    assert (left.stat().st_size > 4 * limit) == written
     found = Cache(tmp_path).get("teacher", {}, build(10))
     assert list(folder.iterdir()) == [found.path]
