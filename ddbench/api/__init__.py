@@ -22,6 +22,7 @@ from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.images import DistilledImages, Images, RealData
 from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, TrainingSettings
+from ddbench.api.stage import Stage, StageRun
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
 from ddbench.api.teacher import ClassStatistics, Objective, Output, Teacher
 from ddbench.api.units import Slot, Unit, UnitResult, units_across_classes, units_of_whole_classes
@@ -62,6 +63,8 @@ __all__ = [
     "Slot",
     "Source",
     "Split",
+    "Stage",
+    "StageRun",
     "Strategy",
     "TableQuery",
     "TableSpec",

@@ -191,14 +191,18 @@ def test_a_damaged_artifact_is_named_and_computed_again(desk: Desk, stage: str) 
 
 def test_a_plan_says_what_a_run_then_does(desk: Desk) -> None:
     cached = dict(desk.pipeline(desk.cell()).plan())
-    assert cached == dict.fromkeys(("teacher", "statistics", "distill", "evaluate"), "cached")
+    assert cached == dict.fromkeys(("data", "teacher", "statistics", "distill", "evaluate", "measure"), "cached")
     seeded = desk.cell("teacher.seed=5")
-    assert set(dict(desk.pipeline(seeded).plan()).values()) == {"to do"}
+    plan = dict(desk.pipeline(seeded).plan())
+    assert plan.pop("data") == "cached"
+    assert set(plan.values()) == {"to do"}
     other = dict(desk.pipeline(desk.cell("method.bn_weight=77")).plan())
-    assert other == {"teacher": "cached", "statistics": "cached", "distill": "to do", "evaluate": "to do"}
+    todo = dict.fromkeys(("distill", "evaluate", "measure"), "to do")
+    assert other == {"data": "cached", "teacher": "cached", "statistics": "cached", **todo}
     forced = dict(desk.pipeline(desk.cell(), frozenset({"distill"})).plan())
     assert forced == other
     assert dict(desk.pipeline(desk.cell(method="random", evaluator="hard")).plan()) == {
+        "data": "cached",
         "distill": "to do",
         "evaluate": "to do",
     }

@@ -1,5 +1,6 @@
 """From what was asked for to cells: the grid's order, which recipe wins, what `--set` may say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
-from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.request import Request, experiment_of, experiments
 from ddbench.registry.registry import PluginRegistry
 
 
@@ -275,3 +276,13 @@ def test_a_name_of_both_a_method_and_a_protocol_means_the_one_that_is_run(regist
         one(registry, methods=("dsa",), evaluator="dsa", assignments=("dsa.iterations=5",))
     with pytest.raises(DDBenchError, match="this run has no --method dsa"):
         one(registry, assignments=("dsa.iterations=5",))
+
+
+def test_an_experiment_comes_back_from_json() -> None:
+    registry = PluginRegistry()
+    request = Request(("wmdd",), ("digits",), (2,), ("smoke",), assignments=("evaluator.labels=stored",))
+    (cell,) = experiments(request, registry)
+    tree = json.loads(json.dumps(cell.model_dump(mode="json")))
+    again = experiment_of(tree, registry)
+    assert again == cell
+    assert type(again.method) is type(cell.method)

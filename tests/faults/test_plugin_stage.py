@@ -1,0 +1,172 @@
+"""A plugin's stage that depends on neither IPC nor seed: built once for all cells, resumed, planned, equal on Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+PARTS, STEPS = 3, 4
+PLUGIN = '''
+import os
+import signal
+from pathlib import Path
+
+from ddbench.api import Distiller, Stage, hookimpl, seeds
+
+
+class Walks(Stage):
+    """Random walks; each step is a line in the log, and a checkpoint."""
+
+    name = "walks"
+    version = "1"
+
+    def count(self, run):
+        return run.method.walks
+
+    def depends_on(self, run):
+        return {"steps": run.method.steps}
+
+    def build(self, run, part, checkpoint):
+        import torch
+
+        loaded = checkpoint.load()
+        position, start = (loaded[0]["position"].clone(), loaded[1]["step"]) if loaded else (torch.zeros(64), 0)
+        for step in range(start, run.method.steps):
+            position += torch.randn(64, generator=seeds.generator("walks", part, step))
+            checkpoint.save({"position": position}, {"step": step + 1})
+            with Path(os.environ["PROBE_LOG"]).open("a") as log:
+                log.write(f"{part} {step}\\n")
+            run.report(step + 1, run.method.steps)
+            if (part, step) == (1, 1) and os.environ.get("PROBE_KILL"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return {"position": position}, {}
+
+
+class Walk(Distiller, frozen=True, extra="forbid"):
+    """Images of the walks."""
+
+    name = "walk"
+    version = "1"
+    needs_teacher = False
+    walks: int = 3
+    steps: int = 4
+
+    def stages(self):
+        return ("walks",)
+
+    def distill(self, task, unit):
+        import torch
+
+        positions = torch.stack([task.tensors("walks", part)["position"] for part in range(self.walks)])
+        noise = torch.stack([task.noise(unit)[row].mean() for row in range(len(unit.slots))])
+        size = task.info.image_size
+        return (positions.mean() + noise).sigmoid().view(-1, 1, 1, 1).expand(-1, 3, size, size)
+
+
+class OtherWalk(Walk, frozen=True, extra="forbid"):
+    """A sibling that shares the stage."""
+
+    name = "other-walk"
+
+
+@hookimpl
+def ddbench_stages():
+    return [Walks]
+
+
+@hookimpl
+def ddbench_distillers():
+    return [Walk, OtherWalk]
+'''
+COMMAND = (
+    *("run", "--method", "walk", "--method", "other-walk", "--dataset", "digits", "--ipc", "1", "--ipc", "2"),
+    *("--repeats", "2", "--recipe", "smoke", "--evaluator", "hard", "--student", "convnet-d1", "--image-size", "8"),
+    *("--device", "cpu", "--precision", "fp32", "--set", "evaluator.epochs=1"),
+)
+
+
+class Probe:
+    """Runs the command line with the plugin installed, and counts the steps of its stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.site, self.log = folder / "site", folder / "log"
+        info = self.site / "walks-1.0.dist-info"
+        info.mkdir(parents=True)
+        (self.site / "walks_plugin.py").write_text(PLUGIN)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: walks\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[ddbench]\nwalks = walks_plugin\n")
+
+    def __call__(self, place: Place, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        paths = (str(self.site), os.environ.get("PYTHONPATH", ""))
+        own = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PROBE_LOG": str(self.log), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "ddbench", *COMMAND, *place.options, *options]
+        environment = {**os.environ, **own, "RAY_USAGE_STATS_ENABLED": "0", **environment}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place.root, check=False)
+
+    def steps(self) -> Counter[tuple[int, int]]:
+        """How often each (part, step) was computed."""
+        lines = self.log.read_text().splitlines()
+        return Counter((int(part), int(step)) for part, step in (line.split() for line in lines))
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    return Probe(tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture(scope="module")
+def inline(probe: Probe, tmp_path_factory: pytest.TempPathFactory, place_at: Callable[[Path], Place]) -> Place:
+    """The artifacts of a run that was killed and given again."""
+    place = place_at(tmp_path_factory.mktemp("inline"))
+    plan = probe(place, "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert plan.stdout.count("walks       to do") == 8, plan.stdout
+    killed = probe(place, PROBE_KILL="1")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert probe.steps() == Counter([(0, step) for step in range(STEPS)] + [(1, 0), (1, 1)])
+    resumed = probe(place)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed" in resumed.stderr
+    return place
+
+
+def test_a_stage_is_built_once_for_two_methods_two_ipcs_and_two_repeats_though_it_was_killed(
+    inline: Place, probe: Probe
+) -> None:
+    assert probe.steps() == Counter((part, step) for part in range(PARTS) for step in range(STEPS))
+    assert len(list((inline.cache / "walks").glob("*.safetensors"))) == PARTS
+    assert len(inline.records()) == 8
+    plan = probe(inline, "--dry-run")
+    assert plan.stdout.count("walks       cached") == 8, plan.stdout
+
+
+def test_another_setting_is_another_artifact_and_force_builds_what_depends_on_it(inline: Place, probe: Probe) -> None:
+    plan = probe(inline, "--dry-run", "--set", "walk.steps=5")
+    assert (plan.stdout.count("walks       to do"), plan.stdout.count("walks       cached")) == (4, 4), plan.stdout
+    forced = probe(inline, "--dry-run", "--force", "walks")
+    for stage, state in (("data", "cached"), ("walks", "to do"), ("distill", "to do"), ("evaluate", "to do")):
+        assert forced.stdout.count(f"{stage:<11} {state}") == 8, forced.stdout
+
+
+@pytest.mark.slow
+def test_on_ray_the_artifacts_are_equal(
+    inline: Place, probe: Probe, tmp_path: Path, place_at: Callable[[Path], Place]
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
+    place, before = place_at(tmp_path / "ray"), probe.steps()
+    outcome = probe(place, "--executor", "ray")
+    assert outcome.returncode == 0, outcome.stderr
+    assert probe.steps() - before == Counter((part, step) for part in range(PARTS) for step in range(STEPS))
+    assert place.digests() == inline.digests()
+    assert place.records().keys() == inline.records().keys()

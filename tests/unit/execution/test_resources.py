@@ -1,0 +1,42 @@
+"""The resources of tasks: `--set resources.STAGE.WHAT=VALUE`."""
+
+from __future__ import annotations
+
+import pytest
+
+from ddbench.core.errors import DDBenchError
+from ddbench.execution.resources import DistributedResources, ResourceConfig, Resources
+from ddbench.pipeline.graph import stage_graph
+from ddbench.registry.registry import PluginRegistry
+
+
+def test_resources_belong_to_a_stage_and_errors_are_one_line() -> None:
+    graph = stage_graph(PluginRegistry())
+    texts = ("resources.distill.gpus=0.5", "resources.distill.cpus=4", "resources.evaluate.memory=1.5")
+    resources = ResourceConfig(texts, graph)
+    assert resources.of("distill") == Resources(cpus=4, gpus=0.5)
+    assert resources.of("evaluate") == DistributedResources(memory=1.5)
+    assert resources.of("measure") == Resources()
+    assert resources.of("statistics") == Resources(cpus=1)
+    distributed = ResourceConfig(("resources.teacher.processes=4", "resources.evaluate.processes=2"), graph)
+    assert {stage: distributed.processes(stage) for stage in ("teacher", "distill", "evaluate", "measure")} == {
+        **{"teacher": 4, "distill": 1, "evaluate": 2, "measure": 1}
+    }
+    wrong = {
+        "resources.distil.gpus=1": "no stage 'distil'; did you mean 'distill'?",
+        "resources.distill.gpu=1": "no resource 'gpu'; did you mean 'gpus'?",
+        "resources.distill.processes=2": "distill has no resource 'processes'",
+        "resources.teacher.processes=0": "resources.teacher.processes",
+        "resources.distill=1": "write it as resources.STAGE.WHAT=VALUE",
+        "resources.distill.cpus=": "write it as resources.STAGE.WHAT=VALUE",
+        "resources.distill.cpus=0": "resources.distill.cpus",
+        "resources.distill.cpus=[1]": "resources.distill.cpus",
+        "resources.distill.gpus=1.5": "a share of one GPU, or a whole number",
+        "resources.distill.memory=!!python/name:os.system": "is not a plain value",
+    }
+    for text, line in wrong.items():
+        with pytest.raises(DDBenchError) as caught:
+            ResourceConfig((text,), graph)
+        assert line in str(caught.value)
+    with pytest.raises(DDBenchError, match="processes: they need a whole GPU each"):
+        ResourceConfig(("resources.teacher.gpus=0.5", "resources.teacher.processes=2"), graph)
