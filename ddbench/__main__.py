@@ -1,4 +1,4 @@
-"""`python -m ddbench`: the same as the console script."""
+"""Runs the command line: `python -m ddbench`."""
 
 from ddbench.cli.main import main
 

@@ -76,26 +76,25 @@ def table_command(
     from ddbench.core.files import atomic_write
     from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
-    from ddbench.tables import filling, layout, planning
+    from ddbench.tables import frame as frames
+    from ddbench.tables import layout, plan
 
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(**request_fields, assignments=assignments)
     cache = options.open_cache(cache_dir, builds=not only_cached)
     usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=executor_used)
-    request, workspace = filling.with_found_datasets(request, usable, data_dir, only_cached)
+    request, workspace = frames.choose_datasets(request, usable, data_dir, only_cached)
     if workspace is None and not only_cached:
         options.print_error("no --dataset and no dataset in the data folder: using records and published numbers only")
     if dry_run:
-        click.echo(planning.plan(spec, request, registry, workspace, results_dir))
+        click.echo(plan.plan(spec, request, registry, workspace, results_dir))
         return
     if output is not None:
         _require_writable(output)
 
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
-            return filling.build_frame(
-                spec, request, registry, workspace, results_dir, only_cached, options.print_error
-            )
+            return frames.build_frame(spec, request, registry, workspace, results_dir, only_cached, options.print_error)
 
     frame = launch.run_distributed(work, usable)
     if frame is None:  # only the process with rank 0 has the table

@@ -13,9 +13,9 @@ import pandas as pd
 from ddbench.api.table import TableSpec
 from ddbench.core.errors import PluginError
 from ddbench.pipeline.request import Request
-from ddbench.tables.filling import build_frame
+from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import DIFFERENCE, PUBLISHED, text_blocks
-from ddbench.tables.lines import SETTING_COLUMNS
+from ddbench.tables.rows import SETTING_COLUMNS
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry

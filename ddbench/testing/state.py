@@ -9,32 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
-from ddbench.storage.artifacts import digest_of
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 OTHER_SEED = 20_240_229
-
-
-def teacher_state(teacher: nn.Module) -> dict[str, object]:
-    """Describes everything in a teacher that affects later stages.
-
-    Args:
-        teacher: The teacher network.
-
-    Returns:
-        Values that compare by equality, by a name for error messages: a digest of parameters and buffers, and the
-        modules or parameters with hooks, in training mode, with `requires_grad` and with gradients.
-    """
-    modules = dict(teacher.named_modules())
-    return {
-        "its parameters and buffers": digest_of({name: value.cpu() for name, value in teacher.state_dict().items()}),
-        "its hooks": {name: [len(getattr(module, kind)) for kind in HOOKS] for name, module in modules.items()},
-        "its training mode": [name for name, module in modules.items() if module.training],
-        "its requires_grad": [name for name, value in teacher.named_parameters() if value.requires_grad],
-        "gradients on its parameters": [name for name, value in teacher.named_parameters() if value.grad is not None],
-    }
 
 
 def memory_in_use(device: torch.device) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The documentation as it is read: every command of README.md is run or dry-run, the plugin page's package is used."""
+"""Checks the documentation: commands of README.md and docs/usage.md run, code works, numbers match the records."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ddbench.nn.build import build_network
+from ddbench.testing.harness import harness_for
 
 ROOT = Path(__file__).parents[2]
 REAL = ("imagenette", "tiny-imagenet")
@@ -40,10 +43,12 @@ def is_quick(command: str) -> bool:
     return command.startswith("ddbench ") and (not trains or "--recipe smoke" in command or "--only-cached" in command)
 
 
-README = commands(ROOT / "README.md")
-MAKE = [command for command in README if command.startswith("make ")]
-QUICK = [command for command in README if is_quick(command)]
-LONG = [command for command in README if command.startswith("ddbench ") and not is_quick(command)]
+README, USAGE = ROOT / "README.md", ROOT / "docs" / "usage.md"
+COMMANDS = list(dict.fromkeys([*commands(README), *commands(USAGE)]))
+MAKE = [command for command in COMMANDS if command.startswith("make ")]
+QUICK = [command for command in COMMANDS if is_quick(command)]
+LONG = [command for command in COMMANDS if command.startswith("ddbench ") and not is_quick(command)]
+REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"
 
 
 def ddbench(command: str, folder: Path, **environment: str) -> str:
@@ -57,9 +62,8 @@ def ddbench(command: str, folder: Path, **environment: str) -> str:
 
 
 def test_every_command_is_covered() -> None:
-    assert README
-    assert sorted(MAKE + QUICK + LONG) == sorted(README)
-    assert len(set(README)) == len(README)
+    assert COMMANDS
+    assert sorted(MAKE + QUICK + LONG) == sorted(COMMANDS)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -79,14 +83,45 @@ def test_make_targets(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_quick_commands_run(tmp_path: Path) -> None:
-    """In the order of the page, in one folder: what is shown and exported is what was run before."""
+    """Runs the commands in the order of the pages in one folder, because later ones use earlier results."""
+    shutil.copytree(REFERENCE, tmp_path / REFERENCE.relative_to(ROOT))
     assert QUICK[0].startswith("ddbench run")
-    told = [ddbench(command, tmp_path) for command in QUICK]
-    assert all(text.strip() for text in told)
+    outputs = [ddbench(command, tmp_path) for command in QUICK]
+    assert all(text.strip() for text in outputs)
+    (shown,) = blocks(README, "text")
+    assert shown.splitlines()[0].split() == outputs[0].splitlines()[0].split()
     assert list((tmp_path / "results" / "records").glob("*.json"))
     assert list((tmp_path / "results" / "runs").glob("*/preview.png"))
-    targets = [tmp_path / found[1] for command in QUICK if (found := re.search(r"--output (\S+)", command))]
-    assert all(path.is_file() or any(path.iterdir()) for path in targets)
+    targets = [tmp_path / match[1] for command in QUICK if (match := re.search(r"--output (\S+)", command))]
+    assert all(list(path.parent.glob(f"{path.name}*")) for path in targets)
+
+
+def test_readme_table_matches_the_records() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)`(, recipe `tuned`)?[^|]*\|(.*)\|$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) == 8
+    records = [json.loads(path.read_text()) for path in (REFERENCE / "records").glob("*-imagenette-ipc10-*.json")]
+    for method, tuned, cells in rows:
+        for evaluator, cell in zip(("fkd", "soft", "hard"), cells.split("|"), strict=True):
+            top1 = [
+                record["metrics"]["top1_last"]
+                for record in records
+                if (record["method"], record["evaluator"], record["student"]) == (method, evaluator, "resnet18")
+                and record["recipes"] == (["quick", "tuned"] if tuned else ["quick"])
+                and record["student_seed"] == 0
+                and record["configuration"]["changed"] == ["teacher.checkpoint"]
+            ]
+            assert len(top1) == 3
+            assert cell.strip() == f"{fmean(top1):.2f} ± {stdev(top1):.2f}", (method, evaluator)
+
+
+def test_readme_method_runs(tmp_path: Path) -> None:
+    (code,) = blocks(README, "python")
+    module: dict[str, Any] = {"__name__": "readme"}
+    exec(code, module)
+    harness = harness_for(module["MeanImage"](), tmp_path, "digits", "smoke", 2)
+    assert harness.first.digests == harness.rerun_digests()
 
 
 @pytest.mark.parametrize(

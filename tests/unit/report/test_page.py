@@ -26,7 +26,7 @@ from ddbench.report import pictures
 from ddbench.results import published
 from ddbench.results import records as records_module
 from ddbench.results.records import Record
-from ddbench.tables.filling import build_frame
+from ddbench.tables.frame import build_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -302,14 +302,6 @@ def test_the_same_records_give_the_same_bytes(report: Report) -> None:
     command = [sys.executable, "-m", "ddbench", "report", "--output", "again/again.html"]
     subprocess.run(command, cwd=report.shell.root, env=environment, check=True, capture_output=True)
     assert (report.shell.root / "again" / "again.html").read_bytes() == report.page.encode()
-
-
-def test_without_records_it_says_how_to_make_one(shell: Shell) -> None:
-    outcome = shell("report")
-    assert outcome.code == 2
-    (line,) = outcome.errors
-    assert line.startswith("ddbench: no records in results/records; run something first")
-    assert not shell.files()
 
 
 def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path) -> None:
