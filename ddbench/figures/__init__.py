@@ -1,10 +1,10 @@
-"""The paper's figures, drawn from records and distilled sets; each module draws one. Imports no torch."""
+"""The paper's figures, drawn from records and distilled sets. Imports no torch."""
 
 FIGURES = {
     "barycenter": "Figure 1: barycenters under KL, MMD and Wasserstein.",
     "grid": "Figures 6 to 10: distilled images side by side.",
     "embedding": "Figure 4: t-SNE of real and distilled features.",
-    "scaling": "Top-1 over images per class, beside the published.",
-    "lambda": "Figure 5a: top-1 over lambda, method.bn_weight.",
+    "scaling": "Top-1 over images per class, measured and published.",
+    "lambda": "Figure 5a: top-1 over lambda, the weight of BatchNorm matching.",
 }
-"""Every figure by name, with one line that says what it shows."""
+"""Names of the figures and what each shows."""

@@ -1,4 +1,4 @@
-"""Figures 6 to 10: distilled images, a row for each class and a block of columns for each way of making them."""
+"""Figures 6 to 10: distilled images. Each class has a row, each set a group of columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddbench.figures import style
 from ddbench.figures.sets import LabelledSet, class_titles, select_sets, sets_caption
-from ddbench.results.preview import GAP, scaled, short, tiled
+from ddbench.results.preview import GAP, scale_image, shorten, tile_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,44 +15,60 @@ if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace
     from ddbench.results.records import Record
 
-CLASSES = 10
-IMAGES = 12
-"""Images in a row, over all blocks; of each block at least two."""
-LINE, GUTTER = 0.17, 0.14
-"""Inches: of a line of text, and between two blocks."""
-TILE = 0.55
-"""About the inches of an image's side: the nearest whole number of dots a pixel."""
+MAX_CLASSES = 10
+IMAGES_PER_ROW = 12
+"""Images in a row over all sets. Each set has at least two."""
+LINE_HEIGHT, GUTTER = 0.17, 0.14
+"""Height of a line of text and distance between two sets, in inches."""
+IMAGE_WIDTH = 0.55
+"""Approximate width of an image in inches. It is rounded to a whole number of dots per pixel."""
 
 
-def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> Figure:
-    """The figure. Raises DDBenchError as `sets_of`."""
+def draw(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> Figure:
+    """Draws the figure.
+
+    Args:
+        records: Records of one dataset, image size and IPC.
+        workspace: The cache and the datasets.
+        warn: Called with a message for each set that is left out.
+
+    Raises:
+        DDBenchError: As in `select_sets`.
+    """
     from matplotlib.figure import Figure
 
-    shown = select_sets(found, workspace, warn)
-    first = shown[0].record
-    count = min(first.ipc or 1, max(2, IMAGES // len(shown)))
-    classes = range(min(first.classes, CLASSES))
-    blocks = [
-        tiled([[scaled(image) for image in one.images[one.labels == label][:count].numpy()] for label in classes])
-        for one in shown
+    sets = select_sets(records, workspace, warn)
+    first = sets[0].record
+    count = min(first.ipc or 1, max(2, IMAGES_PER_ROW // len(sets)))
+    classes = range(min(first.classes, MAX_CLASSES))
+    pictures = [
+        tile_images(
+            [
+                [scale_image(image) for image in labelled.images[labelled.labels == label][:count].numpy()]
+                for label in classes
+            ]
+        )
+        for labelled in sets
     ]
-    tile = (blocks[0].shape[0] + GAP) // len(classes) - GAP
-    scale = max(1, round(TILE * style.DPI / tile)) / style.DPI
-    height, width = blocks[0].shape[0] * scale, blocks[0].shape[1] * scale
-    heads = [style.wrapped(one.label.replace(", ", ",\n").replace(" [", "\n["), width) for one in shown]
-    names = [short(name) for name in class_titles(shown[0], workspace)][: len(classes)]
+    tile = (pictures[0].shape[0] + GAP) // len(classes) - GAP
+    scale = max(1, round(IMAGE_WIDTH * style.DPI / tile)) / style.DPI
+    height, width = pictures[0].shape[0] * scale, pictures[0].shape[1] * scale
+    titles = [style.wrapped(labelled.label.replace(", ", ",\n").replace(" [", "\n["), width) for labelled in sets]
+    names = [shorten(name) for name in class_titles(sets[0], workspace)][: len(classes)]
 
-    left, above = style.LETTER * max(map(len, names)) + 0.15, LINE * max(head.count("\n") + 1 for head in heads) + 0.15
-    across = left + len(blocks) * (width + GUTTER)
-    figure = Figure(figsize=(across, 1))
-    below = LINE * style.caption(figure, caption(shown, count, len(classes))) + 0.2
-    total = above + height + below
-    figure.set_figheight(total)
-    for number, (block, head) in enumerate(zip(blocks, heads, strict=True)):
+    left = style.LETTER * max(map(len, names)) + 0.15
+    above = LINE_HEIGHT * max(title.count("\n") + 1 for title in titles) + 0.15
+    total_width = left + len(pictures) * (width + GUTTER)
+    figure = Figure(figsize=(total_width, 1))
+    below = LINE_HEIGHT * style.add_caption(figure, caption(sets, count, len(classes))) + 0.2
+    total_height = above + height + below
+    figure.set_figheight(total_height)
+    for number, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         start = left + number * (width + GUTTER)
-        axes = figure.add_axes((start / across, below / total, width / across, height / total))
-        axes.imshow(block, interpolation="none", aspect="auto")
-        axes.set_title(head, loc="left")
+        position = (start / total_width, below / total_height, width / total_width, height / total_height)
+        axes = figure.add_axes(position)
+        axes.imshow(picture, interpolation="none", aspect="auto")
+        axes.set_title(title, loc="left")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set_xticks([])
@@ -61,12 +77,18 @@ def draw(found: Sequence[Record], workspace: Workspace, warn: Callable[[str], No
     return figure
 
 
-def caption(shown: Sequence[LabelledSet], count: int, classes: int) -> str:
-    """What is shown, and of how much."""
-    record = shown[0].record
+def caption(sets: Sequence[LabelledSet], count: int, classes: int) -> str:
+    """Returns the caption.
+
+    Args:
+        sets: The sets.
+        count: Number of images that are shown of each class and set.
+        classes: Number of classes that are shown.
+    """
+    record = sets[0].record
     of_classes = f"the first {classes} of {record.classes} classes, " if classes < record.classes else ""
     of_images = f"the first {count} of " if count < (record.ipc or 1) else ""
     return (
-        f"{record.dataset}, {record.image_size} px: {of_classes}{of_images}{record.ipc} images per class, as they "
-        f"are stored: what students are trained on before augmentation. {sets_caption(shown)}"
+        f"{record.dataset}, {record.image_size} px: {of_classes}{of_images}{record.ipc} images per class, as stored: "
+        f"students are trained on augmented views of them. {sets_caption(sets)}"
     )

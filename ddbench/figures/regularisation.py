@@ -1,4 +1,4 @@
-"""Figure 5a: top-1 over the strength of BatchNorm matching, lambda of the paper's Eq. 15."""
+"""Figure 5a: top-1 over the weight of BatchNorm matching, lambda of the paper's Eq. 15."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ddbench.figures import curves
-from ddbench.results.conditions import mean_top1
+from ddbench.results import published
+from ddbench.results.means import mean_top1
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,28 +15,37 @@ if TYPE_CHECKING:
 
     from ddbench.results.records import Record
 
-SETTING = "method.bn_weight"
+METHOD, _NAME = published.lambda_setting()
+SETTING = f"method.{_NAME}"
+"""The setting on the x-axis, of any method that has it."""
 PUBLISHED = (
     "Published (WMDD paper, section 5.7 and Figure 5a; 10 images per class; ImageNet-1K, ImageNette, Tiny ImageNet; "
     "\u03bb from 0.1 to 1000): top-1 rises with \u03bb, then is stable from about 10. The paper prints no numbers."
 )
 
 
-def frame(found: Sequence[Record]) -> pd.DataFrame:
-    """`measured.means` over the setting bn_weight of any method that has it; 0 has no place on a log axis."""
-    mine = mean_top1(found, SETTING).assign(published=False)
-    return mine[mine["x"] > 0]
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the data of the figure: `mean_top1` over lambda. 0 is left out because the axis is logarithmic."""
+    means = mean_top1(records, SETTING).assign(published=False)
+    return means[means["x"] > 0]
 
 
-def draw(found: Sequence[Record], warn: Callable[[str], None]) -> Figure:
-    """The figure. Raises DDBenchError where nothing was measured at a second lambda."""
-    first = found[0]
-    again = f"ddbench run --method wmdd --dataset {first.dataset} --ipc 10 --set {SETTING}=1"
-    missing = f"figure 'lambda' needs records at a second value of {SETTING}; e.g. {again}"
-    shown = curves.with_two_points(frame(found), missing, warn)
-    return curves.draw(shown, f"\u03bb ({SETTING})", caption(shown))
+def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
+    """Draws the figure.
+
+    Args:
+        records: The records; at least one.
+        warn: Called with a message for each panel that is left out.
+
+    Raises:
+        DDBenchError: If no panel has a second value of lambda.
+    """
+    command = f"ddbench run --method {METHOD} --dataset {records[0].dataset} --ipc 10 --set {SETTING}=1"
+    missing = f"figure 'lambda' needs records at a second value of {SETTING}; e.g. {command}"
+    data = curves.with_two_points(frame(records), missing, warn)
+    return curves.draw(data, f"\u03bb ({SETTING})", caption(data))
 
 
-def caption(shown: pd.DataFrame) -> str:
-    """What was measured, and what the paper says."""
-    return f"{curves.measured(shown)}\n{PUBLISHED}"
+def caption(data: pd.DataFrame) -> str:
+    """Returns the caption: what was measured, and what the paper reports."""
+    return f"{curves.measurement_note(data)}\n{PUBLISHED}"

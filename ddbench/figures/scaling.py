@@ -1,4 +1,4 @@
-"""Top-1 over images per class, method by method, beside what the paper reports of its own."""
+"""Top-1 over images per class, with the numbers that the paper measured itself."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ import pandas as pd
 
 from ddbench.figures import curves
 from ddbench.results import published
-from ddbench.results.conditions import mean_top1
+from ddbench.results.means import mean_top1
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ddbench.results.records import Record
 
-PAPERS_PROTOCOL = "fkd"
+PAPER_PROTOCOL = "fkd"
 
 
-def frame(found: Sequence[Record]) -> pd.DataFrame:
-    """`measured.means` over "ipc", with a column `published`, true in the rows that are of the paper's Table 1.
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns the data of the figure: `mean_top1` over IPC, with a column `published`.
 
-    These are of the methods that the paper measured itself, in panels of its dataset, protocol and student that hold
-    the method; size, recipe and teacher may well differ.
+    Published rows are the numbers of the paper's Table 1 that the paper measured itself. A panel has those of its
+    methods if its dataset, protocol and student are the paper's. Image size, recipe and teacher may differ.
     """
-    mine = mean_top1(found, "ipc").assign(published=False)
-    theirs = published.load("comparison")
-    theirs = theirs[theirs["ours"].isin(published.THE_PAPERS_OWN) & theirs["ipc"].notna()]
-    parts = [mine]
-    for panel, students in mine.groupby("panel", sort=False):
-        shared = students.iloc[0]
-        if shared["evaluator"] != PAPERS_PROTOCOL or shared["classes"] != published.PAPER_CLASSES.get(
-            shared["dataset"]
-        ):
+    means = mean_top1(records, "ipc").assign(published=False)
+    table = published.load("comparison")
+    table = table[~table["note"].map(published.is_quoted) & table["ipc"].notna()]
+    parts = [means]
+    for panel, students in means.groupby("panel", sort=False):
+        first = students.iloc[0]
+        classes = published.PAPER_CLASSES.get(first["dataset"])
+        if first["evaluator"] != PAPER_PROTOCOL or first["classes"] != classes:
             continue
-        rows = theirs[
-            (theirs["dataset"] == shared["dataset"])
-            & (theirs["architecture"] == shared["student"])
-            & theirs["ours"].isin(students["method"])
+        rows = table[
+            (table["dataset"] == first["dataset"])
+            & (table["architecture"] == first["student"])
+            & table["ours"].isin(students["method"])
         ]
         parts.append(
             pd.DataFrame(
                 {
                     "panel": panel,
-                    "dataset": shared["dataset"],
+                    "dataset": first["dataset"],
                     "series": rows["ours"] + ", published",
                     "method": rows["ours"],
                     "x": rows["ipc"].astype(float),
@@ -58,20 +57,28 @@ def frame(found: Sequence[Record]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def draw(found: Sequence[Record], warn: Callable[[str], None]) -> Figure:
-    """The figure. Raises DDBenchError where nothing was measured or published at a second IPC."""
-    first = found[0]
-    again = f"ddbench run --method {first.method} --dataset {first.dataset} --ipc 1 --ipc 10 --ipc 50"
-    missing = f"figure 'scaling' needs a second number of images per class; e.g. {again}"
-    shown = curves.with_two_points(frame(found), missing, warn)
-    return curves.draw(shown, "images per class", caption(shown))
+def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
+    """Draws the figure.
+
+    Args:
+        records: The records; at least one.
+        warn: Called with a message for each panel that is left out.
+
+    Raises:
+        DDBenchError: If no panel has a second IPC, measured or published.
+    """
+    first = records[0]
+    command = f"ddbench run --method {first.method} --dataset {first.dataset} --ipc 1 --ipc 10 --ipc 50"
+    missing = f"figure 'scaling' needs a second number of images per class; e.g. {command}"
+    data = curves.with_two_points(frame(records), missing, warn)
+    return curves.draw(data, "images per class", caption(data))
 
 
-def caption(shown: pd.DataFrame) -> str:
-    """What was measured, and what is quoted."""
-    text = curves.measured(shown[~shown["published"]])
-    if shown["published"].any():
-        sizes = {name: published.PAPER_SIZES[name] for name in shown.loc[shown["published"], "dataset"].unique()}
+def caption(data: pd.DataFrame) -> str:
+    """Returns the caption: what was measured, and what is published."""
+    text = curves.measurement_note(data[~data["published"]])
+    if data["published"].any():
+        sizes = {name: published.PAPER_SIZES[name] for name in data.loc[data["published"], "dataset"].unique()}
         pixels = ", ".join(f"{name} {size} px" for name, size in sizes.items())
         text += f"\nDashed: published, not measured here: WMDD paper, Table 1 ({pixels}, the paper's recipe, 3 runs)."
     return text

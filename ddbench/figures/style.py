@@ -1,4 +1,4 @@
-"""How the paper's figures look, and how they are written: the same bytes for the same numbers."""
+"""The style of the figures, and files that are equal byte by byte for equal numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind people can tell apart; without its yellow, too pale on white."""
+"""Palette of Okabe and Ito for colour-blind readers, without its yellow, which is too pale on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""One more than there are colours, so that their pairs repeat after 56 lines."""
+"""One more than COLOURS, so that pairs of colour and marker repeat only after 56 lines."""
 DPI = 200
 _STYLE = {
     "font.family": "sans-serif",
@@ -35,7 +35,7 @@ _STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "text.parse_math": False,
-    # Text stays text in an SVG: searchable, and in the font of the document that it is put into.
+    # Keep text as text in an SVG: searchable, and in the font of the surrounding document.
     "svg.fonttype": "none",
     "svg.hashsalt": "ddbench",
 }
@@ -43,7 +43,7 @@ _STYLE = {
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Figures drawn and saved in this block have the paper's look, whatever a person's own matplotlibrc says."""
+    """Applies the style to figures that are drawn and saved in this block. Ignores the user's matplotlibrc."""
     from matplotlib import style
 
     with style.context(["default", _STYLE]):
@@ -52,9 +52,9 @@ def look() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What is computed in this block does not depend on how many threads there are.
+    """Limits the libraries that are already loaded to one thread, so that results do not depend on their number.
 
-    scikit-learn's t-SNE adds up in the order in which threads end. Of libraries that are loaded already.
+    scikit-learn's t-SNE sums in the order in which threads finish.
     """
     import torch
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -69,29 +69,47 @@ def one_thread() -> Iterator[None]:
 
 
 LETTER = 0.075
-"""Inches of a letter of the usual size, about."""
+"""Approximate width of a letter of normal size, in inches."""
 
 
 def wrapped(text: str, inches: float, letter: float = LETTER) -> str:
-    """Every line of `text` broken to the width."""
+    """Breaks each line of a text to a width.
+
+    Args:
+        text: The text.
+        inches: Width.
+        letter: Width of a letter in inches.
+
+    Example:
+        >>> wrapped("top-1 over images per class", 1.2)
+        'top-1 over\\nimages per class'
+    """
     return "\n".join(textwrap.fill(line, max(8, int(inches / letter))) for line in text.splitlines())
 
 
-def caption(figure: Figure, text: str) -> int:
-    """Puts `text` below everything, wrapped to the figure's width: what was measured, and how. Returns its lines."""
+def add_caption(figure: Figure, text: str) -> int:
+    """Adds a caption below the figure, wrapped to its width. Returns the number of its lines."""
     lines = wrapped(text, figure.get_figwidth(), 0.066)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=8.5, color="#333333")
     return lines.count("\n") + 1
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes `stem`.svg and `stem`.png, each whole or not at all, without dates or versions. Returns their paths."""
+    """Writes a figure as SVG and PNG, atomically and without dates or versions.
+
+    Args:
+        figure: The figure.
+        stem: Path without suffix.
+
+    Returns:
+        The two paths.
+    """
     from ddbench.core.files import atomic_write
 
     paths = []
-    for form, unsaid in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    for form, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
         path = stem.with_name(f"{stem.name}.{form}")
         with atomic_write(path) as partial:
-            figure.savefig(partial, format=form, dpi=DPI, metadata=unsaid)
+            figure.savefig(partial, format=form, dpi=DPI, metadata=metadata)
         paths.append(path)
     return paths

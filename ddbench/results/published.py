@@ -37,7 +37,7 @@ def load(table: str | None = None) -> pd.DataFrame:
 
         - `table`; `method`: name of the row in the paper; `ours`: its name in ddbench (a method, an ablation, a layer,
           the path of a setting), or empty.
-        - `dataset` ("all": every dataset); `ipc`; `architecture` of the network that is trained on the images, or empty.
+        - `dataset` ("all": every dataset); `ipc`; `architecture` of the network trained on the images, or empty.
         - `metric` and its `value`: `top1` in percent, times in seconds or hours, `peak_memory_gb` in GB.
         - `error`, its `error_kind` ("deviation" or "standard error") and the number of runs `n`; `source`; `note`.
 
@@ -74,7 +74,7 @@ def _printed_rows(table: str) -> tuple[dict[str, str], ...]:
 def is_quoted(note: str) -> bool:
     """Tells by the `note` of a number whether the paper did not measure it under its own conditions.
 
-    The paper quotes such numbers from papers with other protocols, or measured them with settings that it does not give.
+    The paper quotes such numbers from papers with other protocols, or does not give the settings of the measurement.
     """
     return note.startswith(_QUOTED_NOTES)
 
@@ -120,7 +120,7 @@ def published_text(experiment: Experiment, classes: int | None = None) -> str:
         classes: Number of classes of the images, if known.
 
     Returns:
-        An empty string if the conditions, student or protocol differ from the paper's, or if the paper quotes the number.
+        Empty if the conditions, student or protocol differ from the paper's, or if the paper quotes the number.
     """
     if experiment.evaluator_name != experiment.method.default_evaluator or difference_from_paper(experiment, classes):
         return ""

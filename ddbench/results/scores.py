@@ -103,7 +103,7 @@ def _student(record: Record) -> _Student:
         "student": f"{record.student} {facts['student_stem']}",
         "device": facts["device"],
         "numerics": facts["numerics"],
-        "IPC": str(record.ipc),
+        "IPC": str(configuration["ipc"]),
         "protocol": facts["evaluator"],
         "protocol settings": canonical_json(settings),
         "shared protocol settings": canonical_json({name: settings.get(name) for name in _SHARED_SETTINGS}),

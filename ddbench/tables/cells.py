@@ -1,4 +1,4 @@
-"""Which cells a table has, and the experiments of each."""
+"""The cells of a table, and the experiments of each cell."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
 from ddbench.pipeline.request import Request, expand_cell
 from ddbench.results import published, records
+from ddbench.tables.published_columns import published_datasets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,33 +25,39 @@ if TYPE_CHECKING:
 def cells_of(
     spec: TableSpec, request: Request, registry: PluginRegistry, results_dir: Path, of_records: bool = False
 ) -> list[Cell]:
-    """The table's cells, each once, of the datasets, methods and IPCs that are asked for.
+    """Returns the cells of a table for the requested datasets, methods and IPCs.
 
-    Where no dataset is asked for, those of the paper's table and of all records; where no IPC is, the table's
-    own and, with `of_records`, those of all records. Raises DDBenchError for an unknown name, for two cells in one
-    place, and where no cell is left.
+    Args:
+        spec: The table.
+        request: The options. Without datasets: those of the paper's table and of all records. Without IPCs: those of
+            the table.
+        registry: The registered plugins.
+        results_dir: Folder of the results.
+        of_records: Whether the default IPCs include those of all records.
+
+    Raises:
+        DDBenchError: If a name is unknown, if two cells share a position, or if there is no cell.
     """
     for name in request.datasets:
         registry.dataset(name)
     for name in request.methods:
         registry.distiller(name)
     methods = request.methods or tuple(method.name for method in registry.distillers())
-    found = records.load(results_dir / "records", lambda line: None)
-    ipcs = request.ipcs or (*spec.ipcs, *(_distinct(found, "ipc") if of_records else ()))
-    asked = TableQuery(
-        tuple(dict.fromkeys(request.datasets or _known_datasets(spec, found))), methods, tuple(dict.fromkeys(ipcs))
-    )
-    placed: dict[tuple[object, ...], Cell] = {}
+    frame = records.load(results_dir / "records", lambda message: None)
+    ipcs = request.ipcs or (*spec.ipcs, *(_distinct(frame, "ipc") if of_records else ()))
+    datasets = request.datasets or _default_datasets(spec, frame)
+    query = TableQuery(tuple(dict.fromkeys(datasets)), methods, tuple(dict.fromkeys(ipcs)))
     with registry.attribute_errors("table", spec.name):
-        cells = list(spec.cells(asked))
+        cells = list(spec.cells(query))
+    by_position: dict[tuple[object, ...], Cell] = {}
     for cell in _possible(cells, methods, registry):
-        place = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.columns))
-        if placed.setdefault(place, cell) != cell:
+        position = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.columns))
+        if by_position.setdefault(position, cell) != cell:
             columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.columns)
             raise DDBenchError(f"table '{spec.name}' has two cells in row '{cell.row}'{columns}")
-    if not placed:
+    if not by_position:
         raise DDBenchError(f"table '{spec.name}' has no cell of method {', '.join(methods)}")
-    return list(placed.values())
+    return list(by_position.values())
 
 
 def _possible(cells: Iterable[Cell], methods: tuple[str, ...], registry: PluginRegistry) -> Iterable[Cell]:
@@ -64,24 +71,20 @@ def _possible(cells: Iterable[Cell], methods: tuple[str, ...], registry: PluginR
             yield replace(cell, ipc=None, evaluator=distiller.default_evaluator)
 
 
-def _known_datasets(spec: TableSpec, found: pd.DataFrame) -> tuple[str, ...]:
-    return (*published_datasets(spec), *map(str, _distinct(found, "dataset"))) or tuple(published.PAPER_SIZES)
+def _default_datasets(spec: TableSpec, frame: pd.DataFrame) -> tuple[str, ...]:
+    return (*published_datasets(spec), *map(str, _distinct(frame, "dataset"))) or tuple(published.PAPER_SIZES)
 
 
-def published_datasets(spec: TableSpec) -> tuple[str, ...]:
-    """The datasets of the paper's table, in its order; none where it has no such table."""
-    if spec.name not in published.TABLES:
-        return ()
-    names = dict.fromkeys(published.load(spec.name)["dataset"])
-    return tuple(name for name in names if name != "all")
-
-
-def _distinct(found: pd.DataFrame, column: str) -> list[str | int]:
-    return [] if found.empty else found[column].dropna().drop_duplicates().sort_values().tolist()
+def _distinct(frame: pd.DataFrame, column: str) -> list[str | int]:
+    return [] if frame.empty else frame[column].dropna().drop_duplicates().sort_values().tolist()
 
 
 def check_cells(cells: Iterable[Cell], request: Request, registry: PluginRegistry, known: list[Recipe]) -> None:
-    """Raises DDBenchError, that of the first, where what is asked for is wrong for every cell."""
+    """Checks the options.
+
+    Raises:
+        DDBenchError: If the options are wrong for every cell. The error is that of the first cell.
+    """
     first: DDBenchError | None = None
     for cell in cells:
         try:
@@ -95,14 +98,35 @@ def check_cells(cells: Iterable[Cell], request: Request, registry: PluginRegistr
 
 
 def cell_experiments(cell: Cell, request: Request, registry: PluginRegistry, known: list[Recipe]) -> list[Experiment]:
-    """The experiments of one cell: its sets and students. Raises DDBenchError where it cannot be."""
+    """Returns the experiments of a cell: one per distilled set and student.
+
+    Args:
+        cell: The cell.
+        request: The options. The student, evaluator and settings of the cell override them.
+        registry: The registered plugins.
+        known: The known recipes.
+
+    Raises:
+        DDBenchError: If a name or a setting is wrong.
+    """
     settings = tuple(f"{name}={value_text(value)}" for name, value in cell.settings.items())
-    methods = request.methods or tuple(method.name for method in registry.distillers())
-    asked = replace(
+    cell_request = replace(
         request,
-        methods=methods,
+        methods=request.methods or tuple(method.name for method in registry.distillers()),
         students=(cell.student,) if cell.student else request.students,
         evaluator=cell.evaluator or request.evaluator,
         assignments=(*request.assignments, *settings),
     )
-    return expand_cell(asked, registry, known, cell.dataset, cell.method, cell.ipc)
+    return expand_cell(cell_request, registry, known, cell.dataset, cell.method, cell.ipc)
+
+
+def cell_name(cell: Cell) -> str:
+    """Names a cell for the user.
+
+    Example:
+        >>> cell_name(Cell("wmdd", "wmdd", "digits", 10, evaluator="hard"))
+        'wmdd, digits, IPC 10, hard'
+    """
+    ipc = "" if cell.ipc is None else f"IPC {cell.ipc}"
+    words = (cell.row, cell.dataset, ipc, cell.student, cell.evaluator)
+    return ", ".join(word for word in words if word)

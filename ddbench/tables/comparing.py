@@ -1,4 +1,4 @@
-"""The core's tables: those that compare methods, and so name none of them. Imports no torch and no pandas."""
+"""The core's tables. They compare all registered methods. Imports no torch and no pandas."""
 
 from __future__ import annotations
 
@@ -17,56 +17,64 @@ STUDENTS = ("resnet18", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_sm
 REGIMES = ("fkd", "soft", "hard")
 
 
-def comparison(asked: TableQuery) -> Iterable[Cell]:
-    """Every method on every dataset at every IPC, under its default protocol."""
-    for dataset in asked.datasets:
-        for method in asked.methods:
-            for ipc in asked.ipcs:
+def comparison(query: TableQuery) -> Iterable[Cell]:
+    """Returns a cell for each method, dataset and IPC, under the default protocol of the method."""
+    for dataset in query.datasets:
+        for method in query.methods:
+            for ipc in query.ipcs:
                 yield Cell(method, method, dataset, ipc)
 
 
-def cross_arch(asked: TableQuery) -> Iterable[Cell]:
-    """Every method by students of Table 2; a fifth of the distilled images chooses the epoch (section 5.4)."""
-    for dataset in asked.datasets:
-        for method in asked.methods:
+def cross_arch(query: TableQuery) -> Iterable[Cell]:
+    """Returns a cell for each method, dataset, IPC and student of Table 2.
+
+    A fifth of the distilled images is held out to select the epoch (section 5.4).
+    """
+    for dataset in query.datasets:
+        for method in query.methods:
             for student in STUDENTS:
-                for ipc in asked.ipcs:
+                for ipc in query.ipcs:
                     settings = {"evaluator.select_share": 0.2}
                     yield Cell(method, method, dataset, ipc, student, "fkd", settings)
 
 
-def regimes(asked: TableQuery) -> Iterable[Cell]:
-    """Every method under each label regime."""
-    for dataset in asked.datasets:
-        for method in asked.methods:
-            for ipc in asked.ipcs:
+def regimes(query: TableQuery) -> Iterable[Cell]:
+    """Returns a cell for each method, dataset, IPC and label regime."""
+    for dataset in query.datasets:
+        for method in query.methods:
+            for ipc in query.ipcs:
                 for regime in REGIMES:
                     yield Cell(method, method, dataset, ipc, evaluator=regime)
 
 
 def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The frame with `ior` of every method and regime, and `hlr` beside the hard labels (see `ddbench.results.scores`).
+    """Adds the scores `ior` to each cell, and `hlr` to the cells with hard labels. See `ddbench.results.scores`.
 
-    Both are of a cell, not of a student: the same on all its lines.
+    Args:
+        frame: The tidy frame.
+        records: All records, from `ddbench.results.records.load`.
+
+    Returns:
+        The frame with the two columns. All students of a cell have the same value.
     """
     from ddbench.results.scores import scores
-    from ddbench.tables.lines import SETTING_COLUMNS
+    from ddbench.tables.rows import SETTING_COLUMNS
 
     frame = frame.assign(ior=float("nan"), hlr=float("nan"))
     if records.empty:
         return frame
     for _, part in frame[frame["state"] == "measured"].groupby(list(SETTING_COLUMNS), dropna=False):
         for score in scores(records[records["name"].isin(part["record"])]).to_dict("records"):
-            mine = part[
+            rows = part[
                 (part["method"] == score["method"])
                 & (part["ipc"] == score["ipc"])
                 & (part["evaluator"] == score["protocol"].partition(" ")[0])
             ].index
-            if len(mine) != score["n"]:
-                continue  # its students are not all comparable with each other
-            frame.loc[mine, "ior"] = score["ior"]
+            if len(rows) != score["n"]:
+                continue  # the students of the cell are not all comparable
+            frame.loc[rows, "ior"] = score["ior"]
             if score["regime"] == "hard":
-                frame.loc[mine, "hlr"] = score["hlr"]
+                frame.loc[rows, "hlr"] = score["hlr"]
     return frame
 
 
@@ -76,7 +84,7 @@ def ddbench_tables() -> Iterable[TableSpec]:
         TableSpec("comparison", "methods x datasets x IPC", comparison, "WMDD paper, Table 1", ipcs=(1, 10, 50)),
         TableSpec(
             "cross-arch",
-            "the same distilled set taught to other networks",
+            "students of other networks on the same distilled sets",
             cross_arch,
             "WMDD paper, Table 2",
             columns=("ipc", "student"),
@@ -85,7 +93,7 @@ def ddbench_tables() -> Iterable[TableSpec]:
         ),
         TableSpec(
             "efficiency",
-            "seconds an iteration, memory and total time at IPC 1, one process a method",
+            "seconds per iteration, memory and total time at IPC 1, one process per method",
             comparison,
             "WMDD paper, Table 3",
             metrics={
@@ -98,7 +106,7 @@ def ddbench_tables() -> Iterable[TableSpec]:
         ),
         TableSpec(
             "hyperparameters",
-            "settings by dataset, as the recipes give them",
+            "settings of the recipes, by dataset",
             methods_by_dataset,
             "WMDD paper, Table 7",
             row="setting",
@@ -108,7 +116,7 @@ def ddbench_tables() -> Iterable[TableSpec]:
         ),
         TableSpec(
             "regimes",
-            "methods under full, fixed and hard labels, with improvement over random and hard-label recovery",
+            "methods under fkd, soft and hard labels, with improvement over random and hard-label recovery",
             regimes,
             columns=("ipc", "evaluator"),
             metrics={**TOP1, "ior": Metric("IOR", 2, per_cell=True), "hlr": Metric("HLR", 2, per_cell=True)},

@@ -1,4 +1,4 @@
-"""What a table that measures in its own way is given."""
+"""The context that a table's `fill` function receives."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableContext:
-    """What a table that measures in its own way may use (`TableSpec.fill`).
+    """What a table is filled with.
 
-    `workspace` is None where nothing may be computed: there are records alone. `only_cached`: nothing new.
+    Attributes:
+        request: The options of the command line.
+        registry: The registered plugins.
+        workspace: The cache, the datasets and the executor. None: only records may be used.
+        results_dir: Folder of the results.
+        only_cached: Whether nothing new may be computed.
+        warn: Called with messages for the user.
     """
 
     request: Request

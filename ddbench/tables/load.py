@@ -1,4 +1,4 @@
-"""What a table is: the cells that it measures, and what it shows of them. Imports no torch and no pandas."""
+"""Loads a table from records. Imports no torch and no pandas."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ if TYPE_CHECKING:
 
 
 def load(name: str, results_dir: Path = Path("results"), ipcs: tuple[int, ...] = ()) -> pd.DataFrame:
-    """What the records of `results_dir` hold of the table `name`, tidy: one row a cell and student.
+    """Loads a table from the records of a folder. Computes nothing.
 
-    `ipcs`: images a class (default: the table's own and those of the records). Columns: see docs/tables.md; `state`
-    is "measured" or "never run". Computes nothing. Raises DDBenchError for an unknown table.
+    Args:
+        name: Name of the table.
+        results_dir: Folder of the results.
+        ipcs: Images per class. Default: those of the table and of the records.
+
+    Returns:
+        A tidy frame with one row per cell and student. docs/tables.md describes the columns.
+
+    Raises:
+        DDBenchError: If the table is unknown.
     """
     from ddbench.pipeline.request import Request
     from ddbench.registry.registry import PluginRegistry
-    from ddbench.tables.filling import build_frame
+    from ddbench.tables.frame import build_frame
 
     registry = PluginRegistry()
     request = Request(methods=(), datasets=(), ipcs=ipcs)

@@ -1,4 +1,4 @@
-"""One line of a table's tidy frame: a cell, its setting, and the record that fills it."""
+"""One row of a table's tidy frame: a cell, its setting, and the record that fills it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Any
 
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import TeacherConfig
 from ddbench.core.text import value_text
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.request import Request
 from ddbench.results import published
+from ddbench.results.conditions import SETTING_SECTIONS, setting_digest
 from ddbench.results.records import Record, measured_on
-from ddbench.storage.cache import key_of
 
 FRAME_COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
@@ -21,10 +20,13 @@ FRAME_COLUMNS = (
     *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
     *("record", "differs"),
 )
-SETTING_COLUMNS = ("dataset", "classes", "image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting")
-"""What must be equal for numbers to stand in one block. `setting` is a digest of all that the others name in part."""
-SHARED = ("data", "teacher", "runtime")
-"""Sections of the configuration that belong to the setting; the others belong to the cell."""
+SETTING_COLUMNS = (
+    *("dataset", "classes", "image_size", "recipe", "teacher"),
+    *("device", "measured_on", "numerics", "setting"),
+)
+"""Columns that are equal in one block. `setting` is a digest of the whole setting; the others show parts of it."""
+
+Row = dict[str, Any]
 
 
 def frame_row(
@@ -37,14 +39,23 @@ def frame_row(
     record: Record | None = None,
     classes: int | None = None,
     numerics: str = "",
-    apart: str = "",
-) -> dict[str, Any]:
-    """One row of the tidy frame: the cell under `experiment`'s setting, filled by `record` where there is one.
+    distinction: str = "",
+) -> Row:
+    """Returns one row of the tidy frame.
 
-    `numerics` says which versions of the core's numerics are not the installed ones; `apart` tells settings apart
-    that have the same configuration.
+    Args:
+        spec: The table.
+        cell: The cell.
+        request: The options.
+        experiment: The experiment of the row, if known.
+        state: Default: "measured" with a record, else "never run".
+        reason: The reason of a failure.
+        record: The record that fills the cell.
+        classes: Number of classes, if known.
+        numerics: Versions of the core's numerics that differ from the installed ones.
+        distinction: Text that distinguishes settings with the same configuration.
     """
-    line: dict[str, Any] = {
+    row: Row = {
         "table": spec.name,
         "row": cell.row,
         "method": cell.method,
@@ -57,14 +68,14 @@ def frame_row(
         "reason": reason,
     }
     if experiment is not None:
-        line |= _of_experiment(experiment, cell, request, classes)
-        line |= {"numerics": numerics, "setting": _digest(experiment, numerics, apart)}
+        row |= _experiment_columns(experiment, cell, request, classes)
+        row |= {"numerics": numerics, "setting": setting_digest(experiment, numerics, distinction)}
     if record is not None:
-        line |= _of_record(record)
-    return line
+        row |= _record_columns(record)
+    return row
 
 
-def _of_experiment(experiment: Experiment, cell: Cell, request: Request, classes: int | None) -> dict[str, Any]:
+def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, classes: int | None) -> Row:
     changed = tuple(name for name in experiment.changed if name not in cell.settings)
     runtime = experiment.runtime
     return {
@@ -83,32 +94,16 @@ def _of_experiment(experiment: Experiment, cell: Cell, request: Request, classes
 
 
 def _changes(experiment: Experiment, request: Request) -> list[str]:
-    """What the recipes do not say: `teacher.epochs=5`, and all that was asked for of methods and protocols.
-
-    A teacher's checkpoint and the device are named elsewhere.
-    """
-    found = []
+    """The changes to the recipes, e.g. `teacher.epochs=5`, except those that have a column: checkpoint and runtime."""
+    changes = []
     for path in dict.fromkeys(experiment.changed):
         section, _, name = path.partition(".")
         if section in ("data", "teacher") and name != "checkpoint":
-            found.append(f"{path}={value_text(getattr(getattr(experiment, section), name))}")
-    return found + [text for text in request.assignments if text.partition(".")[0].strip() not in SHARED]
+            changes.append(f"{path}={value_text(getattr(getattr(experiment, section), name))}")
+    return changes + [text for text in request.assignments if text.partition(".")[0].strip() not in SETTING_SECTIONS]
 
 
-def _digest(experiment: Experiment, numerics: str, apart: str) -> str:
-    shared = {name: getattr(experiment, name).model_dump(mode="json") for name in SHARED}
-    shared["teacher"]["checkpoint"] = checkpoint_name(experiment.teacher)
-    shared["runtime"]["device"] = shared["runtime"]["device"].partition(":")[0]
-    del shared["runtime"]["compile"]  # it changes numbers by rounding alone
-    return key_of({**shared, "recipes": experiment.recipes, "numerics": numerics, "apart": apart})[:8]
-
-
-def checkpoint_name(teacher: TeacherConfig) -> str:
-    """The name of the teacher's checkpoint without its folder, as records have it; empty without one."""
-    return teacher.checkpoint.name if teacher.checkpoint else ""
-
-
-def _of_record(record: Record) -> dict[str, Any]:
+def _record_columns(record: Record) -> Row:
     metrics = record.metrics
     return {
         "repeat": record.repeat,

@@ -1,0 +1,94 @@
+"""Labels that distinguish distilled sets and conditions in figures."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from ddbench.results.conditions import Facts
+from ddbench.results.records import Record
+from ddbench.storage.artifacts import canonical_json
+
+
+def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
+    """Labels each record by its method, and by as much more as distinguishes the records.
+
+    Args:
+        records: The records.
+        facts: Of each record, what its distilled set depends on.
+
+    Returns:
+        Labels such as `wmdd`, `wmdd, quick+tuned` or `wmdd, bn_weight 10`.
+    """
+    recipes = defaultdict(set)
+    for record in records:
+        recipes[record.method].add("+".join(record.recipes))
+    labels = [
+        f"{record.method}, {'+'.join(record.recipes)}" if len(recipes[record.method]) > 1 else record.method
+        for record in records
+    ]
+    return disambiguate_labels(labels, facts, records)
+
+
+def disambiguate_labels(labels: Sequence[str], facts: Sequence[Facts], records: Sequence[Record]) -> list[str]:
+    """Makes equal labels distinct.
+
+    Equal labels get the facts in which their records differ. They get the key of a record in brackets instead if more
+    than two facts differ, or if the facts do not distinguish the record. Facts that some of the records lack are
+    ignored.
+
+    Args:
+        labels: A label for each record.
+        facts: Facts of each record.
+        records: The records.
+
+    Example:
+        >>> disambiguate_labels(["a", "b"], [{}, {}], [])
+        ['a', 'b']
+    """
+    distinct = list(labels)
+    for label in {label for label in labels if labels.count(label) > 1}:
+        indices = [index for index, other in enumerate(labels) if other == label]
+        common = set.intersection(*(set(facts[index]) for index in indices))
+        differing = sorted(name for name in common if len({canonical_json(facts[i][name]) for i in indices}) > 1)
+        texts = {i: ", ".join(_fact_text(name, facts[i][name], records[i]) for name in differing) for i in indices}
+        for index, text in texts.items():
+            sufficient = 0 < len(differing) <= 2 and list(texts.values()).count(text) == 1
+            distinct[index] += f", {text}" if sufficient else f" [{records[index].name.rpartition('-')[2]}]"
+    return distinct
+
+
+def _fact_text(name: str, value: object, record: Record) -> str:
+    if name == "teacher":
+        return f"teacher {record.teacher['top1']:.1f} %" if record.teacher else "no teacher"
+    text = "none" if value is None else format(value, "g") if isinstance(value, float) else value
+    return f"{name.rpartition('.')[2]} {text}"
+
+
+def recipe_label(record: Record, swept: str = "") -> str:
+    """Returns the recipes of a record, followed by `--set` if the user changed further settings.
+
+    Args:
+        record: The record.
+        swept: Dotted name of a setting whose change does not count. The runtime and the teacher's checkpoint do not
+            count either.
+    """
+    changed = [name for name in record.configuration.get("changed", ()) if not name.startswith("runtime.")]
+    return "+".join(record.recipes) + (" --set" if set(changed) - {swept, "teacher.checkpoint"} else "")
+
+
+def natural_order(label: str) -> list[tuple[int, float, str]]:
+    """Returns a sort key that orders the numbers in labels by value.
+
+    Example:
+        >>> sorted(["lambda 300", "lambda 50"], key=natural_order)
+        ['lambda 50', 'lambda 300']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?)", label)
+    return [(1, float(part), "") if part[:1].isdigit() else (0, 0.0, part) for part in parts]
+
+
+def key_note(labels: Iterable[str]) -> str:
+    """Returns the sentence of a caption that explains keys in brackets; empty if no label has one."""
+    return " In brackets: a record's key." if any(label.endswith("]") for label in labels) else ""

@@ -1,0 +1,103 @@
+"""Builds the tidy frame of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ddbench.api.table import TableSpec
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.composition import load_recipes
+from ddbench.pipeline.request import Request
+from ddbench.results import records
+from ddbench.tables.cells import cells_of, check_cells
+from ddbench.tables.context import TableContext
+from ddbench.tables.from_records import rows_from_records
+from ddbench.tables.published_columns import published_only, with_published
+from ddbench.tables.rows import FRAME_COLUMNS
+from ddbench.tables.runs import run_cells
+
+if TYPE_CHECKING:
+    from ddbench.api.dataset import DatasetSpec
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.registry.registry import PluginRegistry
+
+
+def build_frame(
+    spec: TableSpec,
+    request: Request,
+    registry: PluginRegistry,
+    workspace: Workspace | None,
+    results_dir: Path,
+    only_cached: bool = False,
+    warn: Callable[[str], None] = lambda message: None,
+) -> pd.DataFrame:
+    """Builds the tidy frame of a table, and runs the experiments that have no record.
+
+    Args:
+        spec: The table.
+        request: The options.
+        registry: The registered plugins.
+        workspace: The cache, the datasets and the executor. None: use records only and compute nothing.
+        results_dir: Folder of the results.
+        only_cached: Whether to compute nothing new.
+        warn: Called with messages for the user.
+
+    Returns:
+        One row per cell and student, or per cell with the reason why it has no number. docs/tables.md describes the
+        columns.
+
+    Raises:
+        DDBenchError: If a name is unknown, or if the options are wrong for every cell.
+    """
+    cells = cells_of(spec, request, registry, results_dir, of_records=workspace is None and spec.fill is None)
+    check_cells(cells, request, registry, load_recipes(request.recipes, registry))
+    context = TableContext(request, registry, workspace, results_dir, only_cached, warn)
+    if spec.fill is not None:
+        with registry.attribute_errors("table", spec.name):
+            frame = spec.fill(spec, cells, context)
+    else:
+        fill = run_cells if workspace else rows_from_records
+        frame = pd.DataFrame(fill(spec, cells, context), columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"})
+    if not request.methods:
+        frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
+    if spec.finish is not None:
+        all_records = records.load(results_dir / "records", lambda message: None)  # warned about before
+        with registry.attribute_errors("table", spec.name):
+            frame = spec.finish(frame, all_records)
+    return with_published(spec, frame)
+
+
+def choose_datasets(
+    request: Request, workspace: Workspace, data_dir: Path | None, only_cached: bool
+) -> tuple[Request, Workspace | None]:
+    """Adds the datasets of the data folder to a request that names none.
+
+    Args:
+        request: The options.
+        workspace: The cache, the datasets and the executor.
+        data_dir: The data folder.
+        only_cached: Whether to compute nothing new.
+
+    Returns:
+        The request, and the workspace or None. None means that there are no data: use records only.
+    """
+    registry = workspace.registry
+    if request.datasets:
+        usable = all(_is_present(registry.dataset(name), data_dir) for name in request.datasets)
+        return request, workspace if usable or not only_cached else None
+    # Datasets that need no files (digits) are always present. They are used only if the user names them.
+    names = tuple(spec.name for spec in registry.datasets() if spec.fetch and _is_present(spec, data_dir))
+    return (replace(request, datasets=names), workspace) if names else (request, None)
+
+
+def _is_present(spec: DatasetSpec, data_dir: Path | None) -> bool:
+    try:
+        spec.open(data_dir)
+    except DDBenchError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""Fills a table from records only: finds the records of each cell, setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ddbench.api.table import Cell, TableSpec
+from ddbench.config.experiment import Experiment
+from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.composition import load_recipes, recipe_names
+from ddbench.pipeline.request import Request
+from ddbench.results import published, records
+from ddbench.results.conditions import SETTING_SECTIONS, Setting, checkpoint_name, group_by_setting, is_result_of
+from ddbench.results.records import Record
+from ddbench.tables.cells import cell_experiments
+from ddbench.tables.context import TableContext
+from ddbench.tables.published_columns import published_datasets
+from ddbench.tables.rows import Row, frame_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ddbench.config.recipes import Recipe
+
+
+def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
+    """Returns the rows of all records that belong to a cell, in each setting that the records have.
+
+    A record belongs to a cell if method, protocol, their installed versions, student and all settings equal those of
+    the cell under the record's recipes and the options. A setting that is newer than the record has its default.
+
+    A cell without a record has a row "never run": in a setting that has other records, for the IPCs of the options, the
+    records and the paper; and for datasets without records.
+
+    Args:
+        spec: The table.
+        cells: Its cells.
+        context: The options and the registered plugins.
+    """
+    known = load_recipes(context.request.recipes, context.registry)
+    table = published.load(spec.name) if published_datasets(spec) else None
+    by_dataset: dict[str, list[Row]] = {}
+    stored = records.read_all(context.results_dir / "records", context.warn)
+    for setting, distinction, group in group_by_setting(stored):
+        rows = []
+        for cell in cells:
+            experiment = _experiment_in(cell, setting, group[0], context, known)
+            if experiment is not None:
+                matching: list[Record | None] = [*_newest(r for r in group if is_result_of(r, experiment))] or [None]
+                make_row = partial(frame_row, spec, cell, context.request, experiment, classes=setting.classes)
+                rows += [
+                    make_row(record=record, numerics=setting.numerics, distinction=distinction) for record in matching
+                ]
+        by_dataset.setdefault(setting.dataset, []).extend(_drop_unused_ipcs(rows, context.request, table))
+    measured = [dataset for dataset, rows in by_dataset.items() if rows]
+    default = context.request.datasets or published_datasets(spec)
+    for cell in cells:
+        shown = cell.dataset in default or not (default or measured)
+        if shown and cell.dataset not in measured and cell.ipc in (None, *(context.request.ipcs or spec.ipcs)):
+            by_dataset.setdefault(cell.dataset, []).append(frame_row(spec, cell, context.request))
+    datasets = dict.fromkeys(cell.dataset for cell in cells)
+    return [row for dataset in datasets for row in by_dataset.get(dataset, [])]
+
+
+def _drop_unused_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | None) -> list[Row]:
+    """Keeps rows with an IPC of the records, the options or the paper's table. Without records, keeps none."""
+    ipcs = {row["ipc"] for row in rows if row["state"] == "measured"}
+    if not ipcs:
+        return []
+    ipcs |= {None, *request.ipcs}
+    if table is not None:
+        ipcs |= set(table["ipc"][table["dataset"] == rows[0]["dataset"]].dropna())
+    return [row for row in rows if row["ipc"] in ipcs]
+
+
+def _experiment_in(
+    cell: Cell, setting: Setting, record: Record, context: TableContext, known: list[Recipe]
+) -> Experiment | None:
+    """The experiment of a cell in a setting. None if it is impossible or does not match the options."""
+    request = context.request
+    try:
+        if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
+            return None
+        if request.recipes and recipe_names(request.recipes, known, cell.dataset) != setting.recipes:
+            return None
+        cell_request = replace(request, recipes=setting.recipes, arch=setting.teacher.arch, seeds=1, repeats=1)
+        experiment = cell_experiments(cell, cell_request, context.registry, known)[0]
+    except DDBenchError:
+        return None
+    if not _matches_options(setting, request, experiment):
+        return None
+    changed = [name for name in record.configuration.get("changed", []) if name.partition(".")[0] in SETTING_SECTIONS]
+    changed += [name for name in experiment.changed if name.partition(".")[0] not in SETTING_SECTIONS]
+    sections = {name: getattr(setting, name) for name in SETTING_SECTIONS}
+    return experiment.model_copy(update={**sections, "changed": tuple(changed)})
+
+
+def _matches_options(setting: Setting, request: Request, experiment: Experiment) -> bool:
+    """Tells whether a setting has the data, teacher and device of the options and `--set`."""
+    options = (
+        (request.image_size, setting.data.image_size),
+        (request.arch, setting.teacher.arch),
+        (None if request.device == "auto" else request.device.partition(":")[0], setting.runtime.device),
+        (None if request.precision == "auto" else request.precision, setting.runtime.precision),
+    )
+    if any(requested not in (None, actual) for requested, actual in options):
+        return False
+    changed = [name.partition(".") for name in experiment.changed]
+    return all(
+        checkpoint_name(experiment.teacher) == checkpoint_name(setting.teacher)
+        if name == "checkpoint"
+        else getattr(getattr(experiment, section), name) == getattr(getattr(setting, section), name)
+        for section, _, name in changed
+        if section in ("data", "teacher")
+    )
+
+
+def _newest(candidates: Iterable[Record]) -> list[Record]:
+    """The newest record per set and student. Older ones were made e.g. with another number of threads."""
+    ordered = sorted(candidates, key=lambda record: record.created)
+    return list({(r.seed + r.repeat, r.seed + r.student_seed): r for r in ordered}.values())

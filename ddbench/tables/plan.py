@@ -1,0 +1,71 @@
+"""Plans a table: the state of its cells and the time that the missing ones take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from ddbench.api.table import Cell, TableSpec
+from ddbench.pipeline import estimate
+from ddbench.pipeline.composition import load_recipes
+from ddbench.pipeline.request import Request
+from ddbench.tables.cells import cells_of, check_cells
+from ddbench.tables.runs import ResolvedCell, records_by_key, resolve_cells
+
+if TYPE_CHECKING:
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.registry.registry import PluginRegistry
+
+HEADINGS = ("cell", "dataset", "IPC", "student", "protocol", "state", "takes about")
+
+
+def plan(
+    spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace | None, results_dir: Path
+) -> str:
+    """Formats the plan of a table: for each cell its state and the time that it takes. Computes nothing.
+
+    An artifact that several cells need counts for the first of them, so the sum of the times is the total.
+
+    Args:
+        spec: The table. A table with `fill` gets a plan without states and times.
+        request: The options.
+        registry: The registered plugins.
+        workspace: The cache, the datasets and the executor. None: a plan without states and times.
+        results_dir: Folder of the results.
+
+    Raises:
+        DDBenchError: If a name is unknown, or if the options are wrong for every cell.
+    """
+    cells = cells_of(spec, request, registry, results_dir)
+    check_cells(cells, request, registry, load_recipes(request.recipes, registry))
+    if workspace is None or spec.fill is not None:
+        rows = [_labels(cell) for cell in cells]
+        return tabulate(rows, headers=HEADINGS[:5], tablefmt="simple", disable_numparse=True)
+    stored = records_by_key(results_dir)
+    total = estimate.Estimate()
+    rows = []
+    for resolved in resolve_cells(cells, request, workspace):
+        missing = [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in stored]
+        seconds = sum(total.add(pipeline) for pipeline in missing)
+        time = estimate.readable(seconds) if seconds else ""
+        rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
+    text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)
+    return f"{text}\n\nin all about {estimate.readable(total.total)} on this device"
+
+
+def _labels(cell: Cell, resolved: ResolvedCell | None = None) -> tuple[str, ...]:
+    experiment = resolved.pipelines[0].experiment if resolved and resolved.pipelines else None
+    ipc = "all" if cell.ipc is None else str(cell.ipc)
+    student = experiment.student if experiment else cell.student or ""
+    return cell.row, cell.dataset, ipc, student, experiment.evaluator_name if experiment else cell.evaluator or ""
+
+
+def _state(resolved: ResolvedCell, missing: int) -> str:
+    count = len(resolved.pipelines)
+    if resolved.reason:
+        return f"impossible: {resolved.reason}"
+    if not missing:
+        return "measured"
+    return "to do" if missing == count else f"{count - missing} of {count} measured"

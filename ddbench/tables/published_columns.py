@@ -1,0 +1,81 @@
+"""Adds published numbers to a table's frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ddbench.api.table import TableSpec
+from ddbench.results import published
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def published_datasets(spec: TableSpec) -> tuple[str, ...]:
+    """Returns the datasets of the paper's table, in its order. Empty if the paper has no such table."""
+    if spec.name not in published.TABLES:
+        return ()
+    names = dict.fromkeys(published.load(spec.name)["dataset"])
+    return tuple(name for name in names if name != "all")
+
+
+def published_rows(spec: TableSpec) -> pd.DataFrame:
+    """Returns the published numbers of the metrics of a table. Empty if the paper has no such table."""
+    rows = published.load(spec.name if published_datasets(spec) else published.TABLES[0])
+    metrics = [metric.published_as or name for name, metric in spec.metrics.items()]
+    return rows[(rows["table"] == spec.name) & rows["metric"].isin(metrics)]
+
+
+def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the published numbers of each metric.
+
+    Args:
+        spec: The table.
+        frame: Its tidy frame.
+
+    Returns:
+        The frame with the columns `published_METRIC`, `published_METRIC_error` and `published_METRIC_note`.
+    """
+    import pandas as pd
+
+    rows = published_rows(spec)
+    frame = frame.copy()
+    for name, metric in spec.metrics.items():
+        numbers = {
+            _position(spec, row, row["ours"] or row["method"], row["architecture"]): [
+                row["value"],
+                row["error"],
+                row["note"],
+            ]
+            for row in rows[rows["metric"] == (metric.published_as or name)].to_dict("records")
+        }
+        if numbers:
+            values = [
+                numbers.get(_position(spec, row, row["row"], row["student"]), [None, None, ""])
+                for row in frame.to_dict("records")
+            ]
+            columns = [f"published_{name}", f"published_{name}_error", f"published_{name}_note"]
+            added = pd.DataFrame(values, index=frame.index, columns=columns)
+            frame[columns] = added.astype({columns[0]: float, columns[1]: float})
+    return frame
+
+
+def published_only(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row for each published cell of a method that ddbench does not have.
+
+    Args:
+        spec: The table.
+        frame: Its tidy frame. Only published cells of its datasets and IPCs are returned.
+    """
+    rows = published_rows(spec)
+    rows = rows[(rows["ours"] == "") & rows["dataset"].isin(frame["dataset"]) & rows["ipc"].isin(frame["ipc"])]
+    rows = rows.rename(columns={"method": "row", "architecture": "student"})
+    return rows[["table", "row", "dataset", "ipc", "student"]].assign(state="published only").drop_duplicates()
+
+
+def _position(spec: TableSpec, row: Mapping[Any, Any], label: str, network: str) -> tuple[object, ...]:
+    import pandas as pd
+
+    ipc = None if pd.isna(row["ipc"]) else int(row["ipc"])
+    return (label, row["dataset"], ipc, network if "student" in spec.columns else "")

@@ -1,0 +1,144 @@
+"""Runs the cells of a table that have no record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddbench.api.table import Cell, TableSpec
+from ddbench.core.errors import DDBenchError, NotCached
+from ddbench.pipeline.composition import load_recipes
+from ddbench.pipeline.request import Request
+from ddbench.results import records
+from ddbench.results.records import Record
+from ddbench.tables.cells import cell_experiments, cell_name
+from ddbench.tables.context import TableContext
+from ddbench.tables.rows import Row, frame_row
+
+if TYPE_CHECKING:
+    from ddbench.pipeline.executor import WaitForArtifacts
+    from ddbench.pipeline.pipeline import Pipeline
+    from ddbench.pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class ResolvedCell:
+    """A cell with the pipelines that fill it.
+
+    Attributes:
+        cell: The cell.
+        pipelines: One per distilled set and student. Empty if the cell is impossible.
+        reason: Why the cell is impossible, or an empty string.
+    """
+
+    cell: Cell
+    pipelines: list[Pipeline]
+    reason: str = ""
+
+
+def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> list[ResolvedCell]:
+    """Returns the cells with their pipelines, checked against the dataset and the networks, grouped by dataset."""
+    from ddbench.pipeline.checks import check_networks
+    from ddbench.pipeline.pipeline import Pipeline
+
+    registry = workspace.registry
+    known = load_recipes(request.recipes, registry)
+    datasets = [cell.dataset for cell in cells]
+    resolved = []
+    for cell in sorted(cells, key=lambda cell: datasets.index(cell.dataset)):
+        try:
+            experiments = cell_experiments(cell, request, registry, known)
+            pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
+            check_networks(pipelines)
+            resolved.append(ResolvedCell(cell, pipelines))
+        except DDBenchError as error:
+            resolved.append(ResolvedCell(cell, [], one_line(error)))
+    return resolved
+
+
+def one_line(error: Exception) -> str:
+    """Formats an error as one line.
+
+    Example:
+        >>> one_line(ValueError("a wrong\\nvalue"))
+        'ValueError: a wrong value'
+    """
+    text = str(error) if isinstance(error, DDBenchError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def records_by_key(results_dir: Path, warn: Callable[[str], None] = lambda message: None) -> dict[str, Record]:
+    """Returns all records by the cache key of their evaluation, which covers everything that their numbers depend on.
+
+    Args:
+        results_dir: Folder of the results.
+        warn: Called with a message for each JSON file that is not a record.
+    """
+    stored = records.read_all(results_dir / "records", warn)
+    return {key: record for record in stored for key in record.keys.get("evaluate", [])}
+
+
+def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
+    """Runs the experiments of all cells that have no record, and writes each record immediately.
+
+    Ctrl-C keeps the records that are written. With `context.only_cached`, only experiments whose artifacts are all in
+    the cache get a record.
+
+    Args:
+        spec: The table.
+        cells: Its cells.
+        context: What the table is filled with. Needs a workspace.
+
+    Returns:
+        One row per cell and student. The row of a failed cell contains the reason.
+
+    Raises:
+        DDBenchError: If all cells are impossible for the same reason.
+    """
+    from ddbench.pipeline.run import announce_duration
+
+    assert context.workspace is not None
+    stored = records_by_key(context.results_dir, context.warn)
+    resolved_cells = resolve_cells(cells, context.request, context.workspace)
+    if len(reasons := {resolved.reason for resolved in resolved_cells}) == 1 and (reason := reasons.pop()):
+        raise DDBenchError(reason)
+    pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
+    missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
+    if not context.only_cached:
+        announce_duration(missing, context.warn)
+    rows, number = [], 0
+    with context.workspace.executor.computing([] if context.only_cached else missing) as wait_for_artifacts:
+        for resolved in resolved_cells:
+            if resolved.reason:
+                rows.append(frame_row(spec, resolved.cell, context.request, state="failed", reason=resolved.reason))
+            for pipeline in resolved.pipelines:
+                record, state, reason = stored.get(pipeline.cache_key("evaluate")), "", ""
+                if record is None:
+                    number += 1
+                    title = f"{spec.name} {number}/{len(missing)}: {cell_name(resolved.cell)}"
+                    record, state, reason = _run_pipeline(pipeline, title, context, wait_for_artifacts)
+                experiment, classes = pipeline.experiment, pipeline.info.num_classes
+                rows.append(frame_row(spec, resolved.cell, context.request, experiment, state, reason, record, classes))
+    return rows
+
+
+def _run_pipeline(
+    pipeline: Pipeline, title: str, context: TableContext, wait_for_artifacts: WaitForArtifacts
+) -> tuple[Record | None, str, str]:
+    """Returns the record, or a state and the reason."""
+    from ddbench.pipeline.run import finish_cell
+
+    if context.only_cached and pipeline.missing():
+        return None, "", ""
+    try:
+        record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
+    except NotCached as error:  # an artifact in the cache is damaged
+        context.warn(f"{title}: never run: {one_line(error)}")
+        return None, "", one_line(error)
+    except Exception as error:  # the other cells are run whatever a method raises
+        context.warn(f"{title}: failed: {one_line(error)}")
+        return None, "failed", one_line(error)
+    context.warn(f"{title}: record {context.results_dir / 'records' / record.name}.json")
+    return record, "", ""
