@@ -52,6 +52,11 @@ class DistilledSet:
         assert self.indices is not None
         return self.dataset.train.centre(self.indices, self.dataset.config.image_size)
 
+    def discard_images(self) -> None:
+        """Reads real images again at the next use of `images`."""
+        if self.stored is None:
+            self.__dict__.pop("images", None)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over images, labels and weights. For real images: over indices and the dataset they refer to."""

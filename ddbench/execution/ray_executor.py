@@ -211,7 +211,7 @@ class _Session:
 
     def _is_visible(self, name: str) -> bool:
         deadline = time.monotonic() + worker.VISIBLE_SECONDS
-        while not (visible := self._workspace.cache.made_elsewhere(name)) and time.monotonic() < deadline:
+        while not (visible := self._workspace.cache.adopt(name)) and time.monotonic() < deadline:
             time.sleep(TICK)
         return visible
 

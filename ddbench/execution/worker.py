@@ -74,7 +74,7 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
             lost = [
                 name
                 for name in request["outputs"]
-                if processes.is_rank_zero() and not workspace.cache.made_elsewhere(name)
+                if processes.is_rank_zero() and not workspace.cache.adopt(name)
             ]
     except (interruption.Stopped, KeyboardInterrupt):
         return json.dumps({"again": "its worker was stopped"})
@@ -116,7 +116,7 @@ def _warn(text: str) -> None:
 
 def _wait_for(cache: Cache, names: list[str]) -> None:
     deadline = time.monotonic() + VISIBLE_SECONDS
-    while lost := [name for name in names if not cache.made_elsewhere(name)]:
+    while lost := [name for name in names if not cache.adopt(name)]:
         if time.monotonic() > deadline:
             raise DDBenchError(f"{lost[0]} is not to be seen on every node: --cache-dir must be on shared storage")
         time.sleep(0.5)

@@ -23,7 +23,9 @@ from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.build import Builder
 from ddbench.pipeline.graph import StageGraph
 from ddbench.pipeline.keys import Keys
+from ddbench.pipeline.shared_state import SharedState
 from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.collection import Kind
 from ddbench.storage.artifacts import Artifact, key_of
 
 
@@ -156,13 +158,16 @@ class Pipeline:
         return teacher
 
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
-        """Returns features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class."""
+        """Returns features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class.
+
+        They are copies, so that code which writes into them changes nothing for others.
+        """
         artifact = self.artifact("statistics", label + self.info.num_classes * (layer or 0))
         numbers = range(int(artifact.meta["layers"]))
         return ClassStatistics(
-            features=artifact.tensors["features"],
-            bn_means=[artifact.tensors[f"bn.{number}.mean"] for number in numbers],
-            bn_vars=[artifact.tensors[f"bn.{number}.var"] for number in numbers],
+            features=artifact.tensors["features"].clone(),
+            bn_means=[artifact.tensors[f"bn.{number}.mean"].clone() for number in numbers],
+            bn_vars=[artifact.tensors[f"bn.{number}.var"].clone() for number in numbers],
         )
 
     @cached_property
@@ -174,8 +179,15 @@ class Pipeline:
         return assemble(self.dataset, tensors, keys, self.experiment.method_name)
 
     def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
-        """Returns the tensors of a part of a stage, built where it is missing."""
-        return self.artifact(stage, part).tensors
+        """Returns copies of the tensors of a part of a stage, built where it is missing."""
+        return {name: tensor.clone() for name, tensor in self.artifact(stage, part).tensors.items()}
+
+    def shared_state(
+        self, kind: Kind, name: str, uses_teacher: bool, distilled: DistilledSet | None = None
+    ) -> SharedState:
+        """Returns the shared objects that a method or a protocol is given, as they are now."""
+        owner, teacher = self.workspace.registry.describe(kind, name), self.teacher if uses_teacher else None
+        return SharedState(owner, self.dataset, teacher, distilled, self.workspace.discard_teacher)
 
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Reports the progress of the part that is being built."""
@@ -224,8 +236,8 @@ class Pipeline:
     def attribute(self, error: Exception) -> PluginError:
         """Returns the error for an exception that may come from the method or the protocol: it names both."""
         registry = self.workspace.registry
-        method = registry.who("method", self.experiment.method_name)
-        protocol = registry.who("evaluator", self.experiment.evaluator_name)
+        method = registry.describe("method", self.experiment.method_name)
+        protocol = registry.describe("evaluator", self.experiment.evaluator_name)
         return PluginError(f"{method}, {protocol}: {type(error).__name__}: {error}")
 
     # -- checks ---------------------------------------------------------------------------------------------
@@ -244,7 +256,7 @@ class Pipeline:
         with registry.attribute_errors("method", experiment.method_name):
             units = list(self.method.units(self.info.num_classes, experiment.ipc or 0))
             if experiment.ipc is not None:
-                owner = registry.who("method", experiment.method_name)
+                owner = registry.describe("method", experiment.method_name)
                 check_units(units, self.info.num_classes, experiment.ipc, owner)
         return units
 

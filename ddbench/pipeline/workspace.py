@@ -82,3 +82,7 @@ class Workspace:
             self._teachers.clear()
             self._teachers[key] = load()
         return self._teachers[key]
+
+    def discard_teacher(self) -> None:
+        """Loads the teacher from its artifact at the next use."""
+        self._teachers.clear()

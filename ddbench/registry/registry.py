@@ -182,8 +182,6 @@ class PluginRegistry:
         except DDBenchError:
             return f"{kind} '{name}'"
 
-    who = describe  # used by ddbench.pipeline
-
     def attribute_errors(self, kind: Kind, name: str) -> contextlib.AbstractContextManager[None]:
         """Returns a context manager that converts exceptions of a plugin's code to a PluginError that names it.
 

@@ -110,10 +110,6 @@ class Cache:
             self._fresh.add(path)
         return path in self._fresh
 
-    def made_elsewhere(self, name: str) -> bool:
-        """Deprecated name of `adopt`, until ddbench.execution uses the new one."""
-        return self.adopt(name)
-
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
         """Tells whether an artifact exists and need not be built. Its content is not verified.
 

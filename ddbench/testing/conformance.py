@@ -246,13 +246,13 @@ class Conformance:
             "set needs_teacher = True, or do not use task.teacher and task.statistics",
         )
 
-    def test_teacher_is_unchanged(self, harness: Harness) -> None:
-        changed = successful_run(harness).teacher_changes
+    def test_shared_objects_are_unchanged(self, harness: Harness) -> None:
+        changed = finished_run(harness).shared_changes
         require(
             not changed,
-            "the teacher's weights, modes, gradients and hooks are unchanged",
+            "teacher, data and distilled set are unchanged: weights, modes, gradients, hooks, labels, mean",
             f"{harness.name} changes {', '.join(changed)}",
-            "remove hooks in try/finally, do not train the teacher, and compute gradients of images only",
+            "write into copies, remove hooks in try/finally, do not train the teacher, compute gradients of images only",
         )
 
     def test_memory_is_released(self, harness: Harness) -> None:
@@ -277,8 +277,16 @@ def successful_run(harness: Harness) -> Run:
         harness: The harness of the subject.
 
     Returns:
-        The run. The current test fails if the run ends in an error.
+        The run. The current test fails if the run ends in an error, or changes an object that cells share.
     """
+    run = finished_run(harness)
+    if run.shared_changes:
+        fail("a run changes no shared object", f"{harness.name} changes {', '.join(run.shared_changes)}", "copy it")
+    return run
+
+
+def finished_run(harness: Harness) -> Run:
+    """Returns the run that other runs are compared with; the current test fails if it ends in an error."""
     try:
         return harness.first
     except DDBenchError as error:

@@ -19,9 +19,9 @@ from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.evaluators.protocols import HardLabels
-from ddbench.nn.global_state import changed_names
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.shared_state import SharedStateError
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.artifacts import canonical_json, digest_of
@@ -44,14 +44,14 @@ class Run:
     Args:
         digests: Digest of the tensors of each unit, or the metrics as JSON, by name.
         global_changes: Names of the global state that the run changed.
-        teacher_changes: Names of the teacher's state that the run changed.
+        shared_changes: Names of the shared objects that the run changed: teacher, data, distilled set.
         root: Folder of the cache.
         leaked: Memory that the run did not release, as text; empty if none.
     """
 
     digests: dict[str, str]
     global_changes: list[str]
-    teacher_changes: list[str]
+    shared_changes: list[str]
     root: Path
     leaked: str = ""
 
@@ -156,7 +156,7 @@ class Harness:
             return self.rerun_digests()
 
     def run(self, experiment: Experiment | None = None) -> Run:
-        """Runs all stages in a new cache and compares global and teacher state before and after.
+        """Runs all stages in a new cache.
 
         Args:
             experiment: The experiment; default: the harness's.
@@ -166,13 +166,13 @@ class Harness:
         """
         root = self.new_cache(experiment)
         pipeline = self.pipeline(root, experiment)
-        teacher = pipeline.teacher if pipeline.uses_teacher else None
-        before = state.teacher_state(teacher) if teacher is not None else {}
-        if self.stage == "evaluate":
-            _ = pipeline.distilled
-        digests = self.digests(pipeline)
-        after = state.teacher_state(teacher) if teacher is not None else {}
-        return Run(digests, pipeline.builder.changed, changed_names(before, after), root)
+        digests: dict[str, str] = {}
+        shared_changes: list[str] = []
+        try:
+            digests = self.digests(pipeline)
+        except SharedStateError as error:
+            shared_changes = error.names
+        return Run(digests, pipeline.builder.changed, shared_changes, root)
 
     @cached_property
     def other_seed(self) -> Run:

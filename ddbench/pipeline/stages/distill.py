@@ -34,11 +34,25 @@ class Intermediate(Stage["Pipeline"]):
 
     @staticmethod
     def cached(
-        run: Pipeline, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+        run: Pipeline,
+        verify: Callable[[], None],
+        name: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Returns the tensors that `build` returns, from the cache where they are there."""
+        """Returns copies of the tensors that `build` returns, from the cache where they are there.
+
+        `verify` raises where the method has changed a shared object: then nothing is stored.
+        """
         key = run.keys.intermediate(name, dict(depends_on))
-        return run.builder.artifact("method", key, lambda checkpoint: (build(), {}), name).tensors
+
+        def verified_build(_: CheckpointIO) -> Built:
+            tensors = build()
+            verify()
+            return tensors, {}
+
+        artifact = run.builder.artifact("method", key, verified_build, name)
+        return {name: tensor.clone() for name, tensor in artifact.tensors.items()}
 
 
 class Distill(Stage["Pipeline"]):
@@ -76,8 +90,10 @@ class Distill(Stage["Pipeline"]):
         """The method and the number of the unit."""
         return f"{run.experiment.method_name} {part + 1}/{len(run.units)}"
 
-    def task(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> DistillContext:
-        """Returns what the method may use for one unit."""
+    def task(
+        self, run: Pipeline, part: int, checkpoint: CheckpointIO, verify: Callable[[], None] = lambda: None
+    ) -> DistillContext:
+        """Returns what the method may use for one unit; `verify` runs before an intermediate result is stored."""
         from functools import partial
 
         from ddbench.distillation.context import DistillContext
@@ -94,7 +110,7 @@ class Distill(Stage["Pipeline"]):
             checkpoint=checkpoint,
             checkpoint_every=experiment.distill.checkpoint_every,
             report=run.builder.report("distill", self.label(run, part)),
-            cached=partial(Intermediate.cached, run),
+            cached=partial(Intermediate.cached, run, verify),
             statistics=run.statistics if run.method.needs_teacher else refused,
             timing={},
             _teacher=(lambda: run.teacher) if run.method.needs_teacher else refused,
@@ -108,9 +124,12 @@ class Distill(Stage["Pipeline"]):
         import torch
 
         from ddbench.distillation.distilled_set import check_result, to_uint8
+        from ddbench.pipeline.shared_state import verified
 
-        experiment, unit, task = run.experiment, run.units[part], self.task(run, part, checkpoint)
-        with run.builder.plugin("method", experiment.method_name, "distill") as owner:
+        experiment, unit = run.experiment, run.units[part]
+        shared = run.shared_state("method", experiment.method_name, run.method.needs_teacher)
+        task = self.task(run, part, checkpoint, shared.verify)
+        with run.builder.plugin("method", experiment.method_name, "distill") as owner, verified(shared):
             result = check_result(run.method.distill(task, unit), unit, run.dataset, owner)
         tensors: dict[str, Tensor] = {}
         if result.images is not None:

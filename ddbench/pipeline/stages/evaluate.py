@@ -34,11 +34,24 @@ class Labels(Stage["Pipeline"]):
 
     @staticmethod
     def cached(
-        run: Pipeline, name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+        run: Pipeline,
+        verify: Callable[[], None],
+        name: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Returns the tensors that `build` returns, from the cache where they are there."""
+        """Returns the tensors that `build` returns, from the cache where they are there.
+
+        `verify` raises where the protocol has changed a shared object: then nothing is stored.
+        """
         key = run.keys.labels(run.distilled.keys, name, dict(depends_on))
-        return run.builder.artifact("labels", key, lambda checkpoint: (build(), {}), name).tensors
+
+        def verified_build(_: CheckpointIO) -> Built:
+            tensors = build()
+            verify()
+            return tensors, {}
+
+        return run.builder.artifact("labels", key, verified_build, name).tensors
 
 
 class Evaluate(Stage["Pipeline"]):
@@ -81,9 +94,11 @@ class Evaluate(Stage["Pipeline"]):
         from ddbench.api.evaluator import check_metrics
         from ddbench.distillation.context import EvaluateContext
         from ddbench.pipeline.build import refuse_teacher
+        from ddbench.pipeline.shared_state import verified
 
         experiment, needs_teacher = run.experiment, run.protocol.needs_teacher
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
+        shared = run.shared_state("evaluator", experiment.evaluator_name, needs_teacher, run.distilled)
         task = EvaluateContext(
             dataset=run.dataset,
             distilled=run.distilled,
@@ -96,9 +111,9 @@ class Evaluate(Stage["Pipeline"]):
             precision=run.precision,
             checkpoint=checkpoint,
             report=run.builder.report("evaluate", run.student_label),
-            cached=partial(Labels.cached, run),
+            cached=partial(Labels.cached, run, shared.verify),
             _teacher=(lambda: run.teacher) if needs_teacher else refused,
         )
-        with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate") as owner:
+        with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate") as owner, verified(shared):
             metrics = check_metrics(run.protocol.evaluate(task), run.info.num_classes, owner)
         return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}

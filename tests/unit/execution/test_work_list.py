@@ -70,7 +70,7 @@ def test_cached_artifacts_are_no_work_and_the_keys_are_those_of_a_run(grid: Grid
     forced = grid(frozenset({"distill"}))
     items = drain(WorkList(forced))
     assert [item.stage for item in items if item.stage != "statistics"] == 5 * ["distill"] + ["evaluate", "measure"]
-    assert all(forced[0].workspace.cache.made_elsewhere(name) for item in items[1:] for name in item.outputs)
+    assert all(forced[0].workspace.cache.adopt(name) for item in items[1:] for name in item.outputs)
     assert {item.stage for item in drain(WorkList(forced))} <= {"statistics"}
 
 

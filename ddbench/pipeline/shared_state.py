@@ -1,0 +1,137 @@
+"""Checks that the code of a plugin leaves the objects that all cells share as they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ddbench.core.errors import PluginError
+from ddbench.storage.artifacts import digest_of
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset
+    from ddbench.distillation.distilled_set import DistilledSet
+    from ddbench.nn.taps import TappedNetwork
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class SharedStateError(PluginError):
+    """A plugin changed a shared object in place.
+
+    Args:
+        owner: The plugin, as messages name it.
+        names: What it changed.
+    """
+
+    def __init__(self, owner: str, names: list[str]) -> None:
+        super().__init__(
+            f"{owner} changed {', '.join(names)} in place: other cells use the same objects, so nothing of this run is "
+            "kept; work on a copy (clone(), copy.deepcopy())"
+        )
+        self.names = names
+
+
+def teacher_state(teacher: nn.Module) -> dict[str, object]:
+    """Describes everything in a teacher that affects later stages.
+
+    Args:
+        teacher: The teacher network.
+
+    Returns:
+        Values that compare by equality, by a name for error messages: a digest of parameters and buffers, and the
+        modules or parameters with hooks, in training mode, with `requires_grad` and with gradients.
+    """
+    modules = dict(teacher.named_modules())
+    return {
+        "its parameters and buffers": digest_of({name: value.cpu() for name, value in teacher.state_dict().items()}),
+        "its hooks": {name: [len(getattr(module, kind)) for kind in HOOKS] for name, module in modules.items()},
+        "its training mode": [name for name, module in modules.items() if module.training],
+        "its requires_grad": [name for name, value in teacher.named_parameters() if value.requires_grad],
+        "gradients on its parameters": [name for name, value in teacher.named_parameters() if value.grad is not None],
+    }
+
+
+class SharedState:
+    """The objects that a plugin is given and that other cells use too.
+
+    Pixels are not among them: `Images` returns copies.
+
+    Args:
+        owner: The plugin, as messages name it.
+        dataset: The real data.
+        teacher: The teacher, if the plugin is given one.
+        distilled: The distilled set, if the plugin is given one.
+        discard_teacher: Makes the workspace load the teacher again.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        dataset: Dataset,
+        teacher: TappedNetwork | None,
+        distilled: DistilledSet | None,
+        discard_teacher: Callable[[], None],
+    ) -> None:
+        self._owner, self._teacher, self._discard_teacher = owner, teacher, discard_teacher
+        images = {"the training images": dataset.train, "the validation images": dataset.val}
+        self._tensors = {"the mean of the dataset": dataset.mean, "the deviation of the dataset": dataset.std}
+        self._tensors |= {f"the labels of {name}": split.labels for name, split in images.items()}
+        self._tensors |= {f"the sizes of {name}": split.sizes for name, split in images.items()}
+        self._backups = {name: tensor.clone() for name, tensor in self._tensors.items()}
+        self._distilled: dict[str, Tensor] = {}
+        self._discard_images: Callable[[], None] = lambda: None
+        if distilled is not None:
+            body = distilled.stored if distilled.stored is not None else distilled.indices
+            assert body is not None
+            self._distilled = {
+                "the distilled images": body,
+                "the labels of the distilled images": distilled.labels,
+                "the weights of the distilled images": distilled.weights,
+            }
+            # Real images are read again: they are too many for a digest.
+            self._discard_images = distilled.discard_images
+        self._distilled_digests = _digests(self._distilled)
+        self._teacher_state = {} if teacher is None else teacher_state(teacher)
+
+    def verify(self) -> None:
+        """Restores what was changed.
+
+        Raises:
+            SharedStateError: Something was changed.
+        """
+        changed = []
+        for name, tensor in self._tensors.items():
+            if not tensor.equal(self._backups[name]):
+                tensor.copy_(self._backups[name])
+                changed.append(name)
+        self._discard_images()
+        digests = _digests(self._distilled)
+        changed += [name for name in digests if digests[name] != self._distilled_digests[name]]
+        if self._teacher is not None:
+            state = teacher_state(self._teacher)
+            teacher_changes = [name for name in state if state[name] != self._teacher_state[name]]
+            if teacher_changes:
+                self._discard_teacher()
+                changed.append(f"the teacher ({', '.join(teacher_changes)})")
+        if changed:
+            raise SharedStateError(self._owner, changed)
+
+
+def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {name: digest_of({name: tensor.cpu()}) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def verified(state: SharedState) -> Iterator[None]:
+    """Verifies the state after the block, also where the block raises: other cells go on."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(SharedStateError):
+            state.verify()
+        raise
+    state.verify()
