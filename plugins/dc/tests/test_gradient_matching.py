@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ddbench.api.context import DistillTask
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.settings import DSA_STRATEGY
 from ddbench.api.units import Unit
 from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.context import DistillContext
 from ddbench.nn.build import build_network
 from ddbench.storage.checkpoint import Checkpoint
 
@@ -38,7 +38,7 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Watched(DistillTask):
+class Watched(DistillContext):
     """The real task; what the loop reports is kept by step."""
 
     distances: dict[int, float] = dataclasses.field(default_factory=dict)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddbench.api.context import DistillTask
 from ddbench.api.settings import RecoverSettings
 from ddbench.api.teacher import Objective
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.context import DistillContext
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.pipeline import Pipeline
@@ -53,7 +53,7 @@ def test_units_hold_one_image_each_of_as_many_classes_as_fit(classes: int, ipc: 
 
 
 @dataclasses.dataclass(frozen=True)
-class Captured(DistillTask):
+class Captured(DistillContext):
     """The real task, keeping what is asked of the loop instead of running it."""
 
     asked: list[tuple[Objective, Tensor, RecoverSettings]] = dataclasses.field(default_factory=list)
@@ -84,7 +84,7 @@ def make_task(digits: Dataset, bare_task: Callable[..., Captured]) -> Callable[.
 UNIT = Unit(1, tuple(Slot(label, 1) for label in (4, 5, 6)))
 
 
-def brute_force(task: DistillTask, images: Tensor, weight: float, first_scale: float) -> dict[str, float]:
+def brute_force(task: DistillContext, images: Tensor, weight: float, first_scale: float) -> dict[str, float]:
     """The loss as the paper writes it, class by class and channel by channel, in float64."""
     network: Any = task.teacher.network
     probabilities = network(images).softmax(1)

@@ -107,7 +107,7 @@ def test_tuned_changes_how_pixels_start_and_are_moved_and_nothing_that_others_sh
     chosen = {"solver", "initial", "feature_form", "bn_form", "bn_weight", "learning_rate", "cross_entropy_weight"}
     assert changed == chosen
     assert settings(cell).initial == "real"
-    for section in ("data", "teacher", "statistics", "distill", "evaluator_settings", "runtime"):
+    for section in ("data", "teacher", "statistics", "distill", "evaluator", "runtime"):
         assert getattr(cell, section) == getattr(plain, section), section
 
 
@@ -139,5 +139,5 @@ def test_the_sliced_sibling_takes_what_is_not_the_barycenter_from_the_same_recip
     mine, its = cell.method.model_dump(), sibling.method.model_dump()
     assert {name: mine.get(name) for name in shared} == {name: its.get(name) for name in shared}
     assert its.keys() - shared == {"projections", "iterations"}
-    for section in ("data", "teacher", "statistics", "distill", "evaluator_settings"):
+    for section in ("data", "teacher", "statistics", "distill", "evaluator"):
         assert getattr(sibling, section) == getattr(cell, section)

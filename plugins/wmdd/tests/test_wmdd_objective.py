@@ -16,11 +16,11 @@ from ddbench_wmdd.matching import distill
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ddbench.api.context import DistillTask
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.teacher import ClassStatistics, Objective
 from ddbench.api.units import Slot, Unit, UnitResult
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.context import DistillContext
 from ddbench.losses import batchnorm
 from ddbench.losses import features as features_module
 from ddbench.nn.taps import TappedNetwork
@@ -53,7 +53,7 @@ class Small(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Captured(DistillTask):
+class Captured(DistillContext):
     """The real task, keeping the objective and the start instead of running the loop."""
 
     objectives: list[Objective] = dataclasses.field(default_factory=list)
@@ -135,7 +135,7 @@ def pixels(seed: int = 0) -> Tensor:
 # -- by brute force -----------------------------------------------------------------------------------------
 
 
-def seen(task: DistillTask, images: Tensor, layer: int | None = None) -> tuple[list[list[Tensor]], Tensor, Tensor]:
+def seen(task: DistillContext, images: Tensor, layer: int | None = None) -> tuple[list[list[Tensor]], Tensor, Tensor]:
     """Image by image: what feeds each BatchNorm layer [positions, channels], all features, all logits.
 
     Features of layer 2 are what feeds the hidden layer.
@@ -177,7 +177,7 @@ def brute_mmd(x: Tensor, y: Tensor) -> float:
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
 
 
-def brute_force(method: BarycenterMatching, task: DistillTask, images: Tensor) -> dict[str, float]:
+def brute_force(method: BarycenterMatching, task: DistillContext, images: Tensor) -> dict[str, float]:
     """Eq. 12, 13 and 14, what the released code computes instead, or what the ablation puts in their place."""
     inputs, features, logits = seen(task, images, method.layer)
     labels = [slot.label for slot in UNIT.slots]
