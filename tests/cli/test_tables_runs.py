@@ -183,7 +183,9 @@ def test_only_cached_computes_nothing_where_an_artifact_is_damaged(
     before = shell.files()
     outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
     (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
-    assert re.search(r"/cache/measure/\w+.safetensors does not exist, and this command computes nothing", line["reason"])
+    assert re.search(
+        r"/cache/measure/\w+.safetensors does not exist, and this command computes nothing", line["reason"]
+    )
     assert shell.files() == before
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ddbench.api.table
+import ddbench.tables.load
 from ddbench.api.table import Cell, TableQuery, TableSpec
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from ddbench.api.table import Metric, TableSpec
-from ddbench.tables.filling import with_published
 from ddbench.tables.layout import format_table, text_blocks
-from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
+from ddbench.tables.published_columns import with_published
+from ddbench.tables.rows import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
     pass

@@ -19,9 +19,9 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import provenance, published, records
 from ddbench.results.records import Record
-from ddbench.tables.filling import build_frame
+from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
-from ddbench.tables.lines import FRAME_COLUMNS, SETTING_COLUMNS
+from ddbench.tables.rows import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
     from conftest import Shell
