@@ -30,6 +30,7 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         needs_teacher: Whether the method uses `task.teacher` or `task.statistics`.
         needs_ipc: Whether the method takes a number of images per class. False for a reference run on the full dataset.
         default_evaluator: Name of the evaluator if the user names none.
+        batch_settings: Names of the fields that bound the memory of `distill`. An out-of-memory error names them.
 
     Example:
         A method that averages random real images of a class::
@@ -70,6 +71,7 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     needs_teacher: ClassVar[bool] = True
     needs_ipc: ClassVar[bool] = True
     default_evaluator: ClassVar[str] = "fkd"
+    batch_settings: ClassVar[tuple[str, ...]] = ()
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Decides whether the method can run. Called before anything is trained.
@@ -126,6 +128,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     def stages(self) -> tuple[str, ...]:
         """Returns the names of the stages that the method uses besides the built-in ones (hook `ddbench_stages`)."""
         return ()
+
+    def recover_steps(self) -> int | None:
+        """Returns the steps of the recover loop, or None without it. `RecoverSettings` overrides it."""
+        return None
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
         """Counts forward-and-backward passes of the teacher, for the time estimate only.

@@ -1,6 +1,6 @@
 """Settings that several methods and protocols share, as pydantic models. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
@@ -46,6 +46,8 @@ class RecoverSettings(BaseModel, frozen=True):
                     return task.recover(unit, objective, task.noise(unit), self)
     """
 
+    batch_settings: ClassVar[tuple[str, ...]] = ("batch_size",)
+
     steps: int = Field(default=2000, ge=1, description="optimisation steps per unit (WMDD Table 7: 2000)")
     learning_rate: float = Field(
         default=0.25, gt=0, description="learning rate of Adam, cosine to 0 (WMDD Table 7: 0.25; Tiny 0.1)"
@@ -66,6 +68,10 @@ class RecoverSettings(BaseModel, frozen=True):
         ge=0,
         description="roll by 0..jitter pixels down and right, once per batch (released code: 32 at 224 px)",
     )
+
+    def recover_steps(self) -> int:
+        """Returns the number of optimisation steps per unit."""
+        return self.steps
 
     def crop_scale(self, step: int) -> tuple[float, float]:
         """Returns the range of the area of random-resized-crops at one step. Override it for a curriculum.

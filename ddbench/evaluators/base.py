@@ -15,6 +15,8 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     with the best score on held-out distilled images is measured too.
     """
 
+    batch_settings = ("batch_size",)
+
     epochs: int = Field(default=300, ge=1, description="epochs over the distilled set (SRe2L/FKD: 300)")
     batch_size: int = Field(
         default=100,

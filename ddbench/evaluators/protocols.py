@@ -87,6 +87,7 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
     version = "1"
     paper = "Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation (ICML 2021), as DC and DM"
     needs_teacher = False
+    batch_settings = ("batch_size",)
 
     epochs: int = Field(
         default=1000, ge=1, description="epochs over the distilled set (DSA, DM: 1000; DC, without augmentation: 300)"

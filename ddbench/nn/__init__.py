@@ -1,4 +1,4 @@
-"""Networks: building, teachers and what they see, memory, devices."""
+"""Networks: building and loading, features and BatchNorm moments, compilation, memory, devices."""
 
 from ddbench.nn.batchnorm_moments import Moments, moments
 from ddbench.nn.build import build_network

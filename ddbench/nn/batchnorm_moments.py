@@ -1,8 +1,7 @@
-"""Mean and variance of activations, image by image, in one pass over them: what the BatchNorm terms are made of."""
+"""Mean and variance of activations, image by image: the input of the BatchNorm loss terms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +9,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-AT_ONCE = 2**21
-"""Activations that are worked on together on a CPU: what is made of them then stays in its cache."""
+from ddbench.nn import cpu
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What `moments` gives of activations, in their place: `mean` and `variance` [B, C].
+    """Moments of activations, which replace the activations where a loss needs no more.
 
-    The recover loop gives its objective these, not BatchNorm inputs: all that the terms of `objectives` need of them.
+    The recover loop gives them to its objective instead of BatchNorm inputs. All terms of `ddbench.losses` accept them.
+
+    Attributes:
+        mean: Mean over the positions of each image and channel, [B, C].
+        variance: Population variance over the same positions, [B, C].
     """
 
     mean: Tensor
@@ -29,61 +31,89 @@ class Moments:
 
     @property
     def device(self) -> torch.device:
-        """Of both."""
+        """The device of both tensors."""
         return self.mean.device
 
 
 def moments(x: Tensor | Moments) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the positions of each image and channel, [B, C] each.
+    """Computes mean and population variance over the positions of each image and channel.
 
-    x: activations [B, C, H, W], [B, C, N] or [B, C] (one position: variance 0), or their `Moments`. The result is
-    float32 for lower precisions too, float64 for float64. Differentiable once.
+    Args:
+        x: Activations [B, C, H, W], [B, C, N] or [B, C] (one position: variance 0), or their `Moments`.
+
+    Returns:
+        A tuple of mean and variance, [B, C] each, float32 for lower precisions and float64 for float64. Differentiable
+        once.
+
+    Example:
+        >>> moments(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+        (tensor([[2., 5.]]), tensor([[1., 0.]]))
     """
     if isinstance(x, Moments):
         return x.mean, x.variance
-    found = tap(x)[1]
-    return found.mean, found.variance
+    result = tap_moments(x)[1]
+    return result.mean, result.variance
 
 
-def tap(x: Tensor) -> tuple[Tensor, Moments]:
-    """x itself, to be handed on, and its moments as `moments` gives them.
+def tap_moments(x: Tensor) -> tuple[Tensor, Moments]:
+    """Returns activations with their moments, so that only one gradient of the activations is ever in memory.
 
-    What is handed on must go to one place alone, whose gradient in it is its own (a BatchNorm layer): the gradient
-    of the moments is added to that one in place, when it has come, so that there never is a second gradient of x.
+    Pass the returned activations to a single consumer with a gradient tensor of its own, such as a BatchNorm layer. The
+    backward pass adds the gradient of the moments to the consumer's gradient in place.
+
+    Args:
+        x: Activations [B, C, H, W], [B, C, N] or [B, C].
+
+    Returns:
+        A tuple of x and its moments; see `moments`. Differentiable once.
+
+    Example:
+        >>> x, result = tap_moments(torch.tensor([[[1.0, 3.0]]]))
+        >>> x, result.mean, result.variance
+        (tensor([[[1., 3.]]]), tensor([[2.]]), tensor([[1.]]))
     """
-    if torch.compiler.is_compiling():  # the compiler fuses it, and its gradient, with what stands beside it
-        flat = _flat(_wide(x))
+    if torch.compiler.is_compiling():  # the compiler fuses these operations and their gradient with their neighbours
+        flat = _float(_flat(x))
         mean = flat.mean(2)
         return x, Moments(mean, (flat - mean[..., None]).square().mean(2))
-    through, mean, variance = _Tap.apply(x)
+    through, mean, variance = _TapMoments.apply(x)
     return through, Moments(mean, variance)
 
 
-def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Moments]:
-    """scale * x + shift, a BatchNorm layer in evaluation mode, and the moments of x as `moments` gives them.
+def normalise_with_moments(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Moments]:
+    """Computes scale * x + shift, a BatchNorm layer in evaluation mode, and the moments of x, on a CPU.
 
-    x: activations [B, C, H, W], [B, C, N] or [B, C]; scale and shift [C]. For the CPU: part by part, so that each part
-    of x is read from memory once, and once more for the gradient. The result has the type of x. Differentiable once,
-    in x.
+    Works part by part, so that x is read from memory once, and once more for the gradient.
+
+    Args:
+        x: Activations [B, C, H, W], [B, C, N] or [B, C].
+        scale: Factor of each channel, [C].
+        shift: Summand of each channel, [C].
+
+    Returns:
+        A tuple of the normalised activations, in the type of x, and the moments of x; see `moments`. Differentiable
+        once, in x.
+
+    Example:
+        >>> out, result = normalise_with_moments(torch.tensor([[[1.0, 3.0]]]), torch.tensor([2.0]), torch.tensor([1.0]))
+        >>> out, result.mean, result.variance
+        (tensor([[[3., 7.]]]), tensor([[2.]]), tensor([[1.]]))
     """
-    through, mean, variance = _Normalised.apply(x, scale, shift)
-    return through, Moments(mean, variance)
+    out, mean, variance = _NormaliseWithMoments.apply(x, scale, shift)
+    return out, Moments(mean, variance)
 
 
-class _Tap(torch.autograd.Function):
-    """x, and its mean and population variance over all positions [B, C]; their gradient is one affine map of x."""
+class _TapMoments(torch.autograd.Function):
+    """Returns x, its mean and its variance. The gradient of the moments is one affine map of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         flat = _flat(x)
         if x.is_cuda:
-            variance, mean = torch.var_mean(_wide(flat), 2, correction=0)
+            variance, mean = torch.var_mean(_float(flat), 2, correction=0)
         else:
-            mean = x.new_empty(x.shape[:2], dtype=_wide(x[:0]).dtype)
-            variance, space = torch.empty_like(mean), _space(flat, mean.dtype)
-            for part, *found in _parts(flat, mean, variance):
-                _measure(part, space[: len(part)], *found)
+            mean, variance = cpu.moments(flat, _float(x[:0]).dtype)
         ctx.save_for_backward(x, mean)
         return x.view_as(x), mean, variance
 
@@ -96,90 +126,49 @@ class _Tap(torch.autograd.Function):
         slope, offset = _affine(grad_mean, grad_variance, mean, x)
         if through is None:
             return torch.addcmul(offset, x, slope).to(x.dtype)
-        space = _space(x, mean.dtype)
-        for grad, *part in _parts(through, offset, x, slope):
-            grad.add_(torch.addcmul(*part, out=space[: len(grad)]))
-        return through
+        if x.is_cuda:
+            return through.add_(torch.addcmul(offset, x, slope))
+        return cpu.add_affine_(through, x, slope, offset)
 
 
-class _Normalised(torch.autograd.Function):
-    """scale * x + shift, and mean and population variance of x over all positions [B, C]."""
+class _NormaliseWithMoments(torch.autograd.Function):
+    """Returns scale * x + shift, and mean and variance of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        mean = x.new_empty(x.shape[:2], dtype=_wide(x[:0]).dtype)
-        through, variance = torch.empty_like(x), torch.empty_like(mean)
-        space, room = _space(x, mean.dtype), _space(x, mean.dtype)
-        scale, shift = (value.to(mean.dtype).reshape(_over_positions(x, 1)) for value in (scale, shift))
-        for part, into, *found in _parts(x, through, mean, variance):
-            wide, here = _wide(part, room[: len(part)]), space[: len(part)]
-            _measure(_flat(wide), _flat(here), *found)
-            into.copy_(torch.addcmul(shift, wide, scale, out=_either(into, here)))
+        dtype = _float(x[:0]).dtype
+        scale, shift = (value.to(dtype).reshape(-1, *(1 for _ in x.shape[2:])) for value in (scale, shift))
+        out, mean, variance = cpu.normalise(x, scale, shift)
         ctx.save_for_backward(x, mean, scale)
-        return through, mean, variance
+        return out, mean, variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, through: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
         x, mean, scale = ctx.saved_tensors
         slope, offset = _affine(grad_mean, grad_variance, mean, x)
-        through = torch.zeros_like(x) if through is None else through
-        gradient, space, room = torch.empty_like(x), _space(x, mean.dtype), _space(x, mean.dtype)
-        for part, grad, into, *line in _parts(x, through, gradient, offset, slope):
-            here, there = space[: len(part)], room[: len(part)]
-            sum_ = torch.addcmul(line[0], _wide(part, there), line[1], out=_either(into, here))
-            into.copy_(sum_.addcmul_(_wide(grad, there), scale))
-        return gradient, None, None
-
-
-def _measure(x: Tensor, space: Tensor, mean: Tensor, variance: Tensor) -> None:
-    """Both moments of a part [n, C, N], by way of `space`."""
-    # var_mean is not vectorised on the CPU: two passes are some ten times faster, and as exact.
-    torch.mean(x, 2, dtype=mean.dtype, out=mean)
-    torch.mean(torch.sub(x, mean[..., None], out=space).square_(), 2, out=variance)
+        grad_out = torch.zeros_like(x) if grad_out is None else grad_out
+        return cpu.normalise_gradient(grad_out, x, scale, slope, offset), None, None
 
 
 def _affine(grad_mean: Tensor | None, grad_variance: Tensor | None, mean: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset of the gradient in x: d mean / d x = 1 / N and d variance / d x = 2 (x - mean) / N."""
+    """Returns slope and offset of the moments' gradient, an affine map of x, [B, C, 1, ...] each.
+
+    d mean / dx = 1 / N and d variance / dx = 2 (x - mean) / N for N positions.
+    """
     positions = x[:1, :1].numel()
     slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / positions)
     offset = (0 if grad_mean is None else grad_mean / positions) - slope * mean
-    return slope.reshape(_over_positions(x, 2)), offset.reshape(_over_positions(x, 2))
-
-
-def _over_positions(x: Tensor, dims: int) -> tuple[int, ...]:
-    """Shape of what x has by channel (1) or by image and channel (2), to be applied to x."""
-    return (*x.shape[2 - dims : 2], *(1 for _ in x.shape[2:]))
-
-
-def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Of each of them the same images, as many as are worked on at once of the first."""
-    at_once = _at_once(tensors[0])
-    return zip(*(torch.split(tensor, at_once) for tensor in tensors), strict=True)
-
-
-def _at_once(x: Tensor) -> int:
-    return max(1, len(x) if x.is_cuda else AT_ONCE // max(1, x[:1].numel()))
-
-
-def _space(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Room for one of the parts, in its memory format."""
-    return torch.empty_like(x[: _at_once(x)], dtype=dtype)
-
-
-def _either(into: Tensor, space: Tensor) -> Tensor:
-    """Where to write what goes into the first: there at once, if it is of the type (a copy to itself costs nothing)."""
-    return into if into.dtype == space.dtype else space
+    shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
+    return slope.reshape(shape), offset.reshape(shape)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """Activations as [B, C, N], without a copy in both memory formats."""
+    """Returns activations as [B, C, N], without a copy in both memory formats."""
     return x[..., None] if x.ndim == 2 else x.flatten(2)
 
 
-def _wide(x: Tensor, room: Tensor | None = None) -> Tensor:
-    """x in float32 at least; in `room` where that is another type: operations on two types are slow on a CPU."""
-    if room is not None:
-        return x if x.dtype == room.dtype else room.copy_(x)
+def _float(x: Tensor) -> Tensor:
+    """Converts to float32, unless x is float64."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,4 @@
-"""Networks: built by name and seed, loaded from checkpoints, and tapped for features and BatchNorm inputs."""
+"""Builds networks by name and seed, with a first layer that suits small images."""
 
 import re
 from collections.abc import Iterator
@@ -14,20 +14,28 @@ from ddbench.config.schema import Stem
 from ddbench.core.errors import DDBenchError, unknown
 
 SMALL_IMAGE = 32
-
-
-STEM_POOLS = {"maxpool", "maxpool1", "features.pool0", "stem.pool"}  # ResNets, GoogLeNet, DenseNets, timm
-
-
+"""Largest side in pixels for which the stem "auto" means "small"."""
+STEM_POOLS = {"maxpool", "maxpool1", "features.pool0", "stem.pool"}
+"""Module names of the first max-pool: ResNets, GoogLeNet, DenseNets, timm."""
 CONVNET_WIDTH = 128
 
 
 class ConvNet(nn.Module):
     """ConvNet-D of the distillation literature: `depth` blocks, then one linear layer on the flattened map.
 
-    A block is a 3x3 convolution to 128 channels, affine instance norm (or BatchNorm), ReLU and 2x2 average
-    pooling. Takes [B, 3, S, S] with S at least 2**depth; logits [B, num_classes]. Source: Gidaris and
-    Komodakis, CVPR 2018, as used in DC (Zhao et al., ICLR 2021).
+    A block is a 3x3 convolution to 128 channels, affine instance norm (or BatchNorm), ReLU and 2x2 average pooling.
+    Takes images [B, 3, S, S] and returns logits [B, num_classes]. Source: Gidaris and Komodakis, CVPR 2018, as used in
+    DC (Zhao et al., ICLR 2021).
+
+    Args:
+        depth: Number of blocks.
+        num_classes: Number of classes.
+        image_size: Side S of the images in pixels, at least 2**depth.
+        batch_norm: Whether to use BatchNorm instead of instance norm.
+
+    Example:
+        >>> ConvNet(depth=3, num_classes=10, image_size=32)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, depth: int, num_classes: int, image_size: int, batch_norm: bool = False) -> None:
@@ -50,22 +58,35 @@ class ConvNet(nn.Module):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    # torch.manual_seed would also reseed every accelerator, which fork_rng(devices=[]) does not give back.
+    # torch.manual_seed would also reseed every accelerator, and fork_rng(devices=[]) does not restore those.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def build_network(arch: str, num_classes: int, image_size: int, stem: Stem = "auto", seed: int = 0) -> nn.Module:
-    """A classifier with fresh weights, float32 on the CPU, in training mode; leaves the global RNG as it was.
+    """Builds a classifier with fresh weights. The global random generator is left unchanged.
 
-    arch: "resnet18" (torchvision's, else timm's), "torchvision/NAME", "timm/NAME", "convnet-d1" to "-d6" or
-        "convnet-bn-d1" to "-d6".
-    image_size: side of the square images [B, 3, S, S] in pixels; transformers are built for that size.
-    stem: see `TeacherConfig.stem`; "auto" changes nothing in networks without a strided first convolution.
-    seed: fixes every weight.
-    Raises DDBenchError for an unknown name, a stem that the network has no place for, and an image size that
-    it cannot take.
+    Args:
+        arch: "resnet18" (torchvision's, else timm's), "torchvision/NAME", "timm/NAME", "convnet-d1" to "-d6" or
+            "convnet-bn-d1" to "-d6".
+        num_classes: Number of classes.
+        image_size: Side of the square images [B, 3, S, S] in pixels; transformers are built for that size.
+        stem: First convolution; see `TeacherConfig.stem`. "auto" changes nothing in networks without a strided first
+            convolution.
+        seed: Seed of all weights.
+
+    Returns:
+        The network, float32 on the CPU, in training mode.
+
+    Raises:
+        DDBenchError: The name is unknown, the network has no first convolution for this stem, or the network does not
+            accept this image size.
+
+    Example:
+        >>> network = build_network("convnet-d3", num_classes=10, image_size=32, seed=0)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     with _seeded(seed):
         try:
@@ -95,8 +116,8 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
     import torchvision
 
     source, _, name = arch.rpartition("/")
-    ours = torchvision.models.list_models(module=torchvision.models)
-    if source in ("", "torchvision") and name in ours:
+    torchvision_names = torchvision.models.list_models(module=torchvision.models)
+    if source in ("", "torchvision") and name in torchvision_names:
         options: dict[str, Any] = {}
         if name.startswith("vit_"):
             options["image_size"] = image_size
@@ -112,26 +133,25 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
     if source in ("", "timm") and timm.is_model(name):
         defaults = timm.models.get_pretrained_cfg(name)
         options = {"img_size": image_size} if defaults is not None and defaults.fixed_input_size else {}
-        timms: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
-        return timms
+        timm_network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+        return timm_network
 
-    every = [*(f"torchvision/{known}" for known in ours), *(f"timm/{known}" for known in timm.list_models())]
+    names = [*(f"torchvision/{known}" for known in torchvision_names), *(f"timm/{n}" for n in timm.list_models())]
     if source == "":
-        every = [known.partition("/")[2] for known in every] + [
-            f"convnet-{norm}d{depth}" for norm in ("", "bn-") for depth in range(1, 7)
-        ]
-    # Without a close match the error lists what is known: the catalogue, not a thousand names.
-    raise unknown("network", arch, every if get_close_matches(arch, every, 1, 0.5) else [n.name for n in CATALOG])
+        names = [known.partition("/")[2] for known in names]
+        names += [f"convnet-{norm}d{depth}" for norm in ("", "bn-") for depth in range(1, 7)]
+    # Without a close match the error lists the catalogue instead of a thousand names.
+    raise unknown("network", arch, names if get_close_matches(arch, names, 1, 0.5) else [n.name for n in CATALOG])
 
 
 def _replace_stem(network: nn.Module, stem: Stem) -> bool:
-    """Gives the first convolution a 3x3 kernel, drops the stem's max-pool; False where there is no stem."""
+    """Gives the first convolution a 3x3 kernel and removes the first max-pool; returns False without such a layer."""
     name, first = next(((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
     if first is None or first.in_channels != 3:
         return False
     if first.stride == (1, 1):
         return stem == "small"
-    if first.kernel_size == first.stride:  # patches of a transformer, not a stem
+    if first.kernel_size == first.stride:  # the patch embedding of a transformer
         return False
     stride, padding = (1, 1) if stem == "small" else (2, 3)
     convolution = nn.Conv2d(3, first.out_channels, 3, stride, padding, bias=first.bias is not None)

@@ -1,4 +1,4 @@
-"""Networks: built by name and seed, loaded from checkpoints, and tapped for features and BatchNorm inputs."""
+"""Loads the weights of a network from a checkpoint file, and refuses files that do not fit or are not safe."""
 
 import json
 import warnings
@@ -16,19 +16,24 @@ from ddbench.nn.layers import final_classifier
 
 
 def load_checkpoint(network: nn.Module, path: Path, class_count: int) -> None:
-    """Puts the weights of `path` into `network`, in place; all or nothing.
+    """Loads the weights of a checkpoint into a network, in place. Loads all of them or none.
 
-    path: .safetensors, or .pt/.pth read by torch's weights-only loader, holding a plain state dict, one under
-    "model" or "state_dict", or one of a data-parallel module ("module." before every name).
-    Raises DDBenchError with one line for a file that cannot be read as weights, another number of classes
-    than `class_count`, missing, unexpected, misshapen or non-finite tensors.
+    Args:
+        network: The network to fill.
+        path: A .safetensors file, or a .pt/.pth file for torch's weights-only loader. It holds a state dict, plain or
+            under "model" or "state_dict", or that of a data-parallel module ("module." before every name).
+        class_count: Number of classes of the dataset.
+
+    Raises:
+        DDBenchError: The file cannot be read as weights, has another number of classes than `class_count`, or its
+            tensors are missing, unexpected, misshapen or not finite. The message is one line.
     """
     weights = _read_weights(path)
     expected = network.state_dict()
     head = final_classifier(network)[0] + ".weight"
     if head in weights and weights[head].ndim == 2 and len(weights[head]) != class_count:
         raise DDBenchError(f"checkpoint '{path}' has {len(weights[head])} classes, the dataset {class_count}")
-    # Files older than this counter do not have it, and evaluation never reads it.
+    # Old files lack this counter, and evaluation never reads it.
     missing = [name for name in expected.keys() - weights if not name.endswith("num_batches_tracked")]
     reshaped = [name for name in expected.keys() & weights if expected[name].shape != weights[name].shape]
     faults = {
@@ -36,24 +41,31 @@ def load_checkpoint(network: nn.Module, path: Path, class_count: int) -> None:
         "has unexpected": list(weights.keys() - expected),
         "has another shape of": reshaped,
     }
-    if not any(faults.values()):  # only then is each of a size that can be looked through
+    if not any(faults.values()):  # otherwise a tensor may have any size
         faults["has NaN or infinity in"] = [n for n, tensor in weights.items() if not tensor.isfinite().all()]
     if any(faults.values()):
-        said = "; ".join(f"{what} {_some(names)}" for what, names in faults.items() if names)
-        raise DDBenchError(f"checkpoint '{path}' does not fit this {type(network).__name__}: it {said}")
+        text = "; ".join(f"{fault} {_first_names(names)}" for fault, names in faults.items() if names)
+        raise DDBenchError(f"checkpoint '{path}' does not fit this {type(network).__name__}: it {text}")
     network.load_state_dict(weights, strict=False)
 
 
 def _is_plain(value: Tensor) -> bool:
-    odd = value.is_quantized or value.is_complex()
-    return value.device.type == "cpu" and value.layout == torch.strided and not odd
+    unusual = value.is_quantized or value.is_complex()
+    return value.device.type == "cpu" and value.layout == torch.strided and not unusual
 
 
 def check_class_order(path: Path, class_names: tuple[str, ...]) -> None:
-    """Compares the class names in a safetensors file's metadata (`classes`, a JSON list), where it has them.
+    """Checks the class names in a checkpoint's metadata, where it has them.
 
-    Anything else under that name is a remark for people and is not read. Raises DDBenchError where the names
-    are not the dataset's, in its order.
+    They are a JSON list under `classes` in a safetensors file. Any other value under that name is a free comment and is
+    ignored.
+
+    Args:
+        path: The checkpoint file.
+        class_names: Class names of the dataset, in its order.
+
+    Raises:
+        DDBenchError: The names differ from those of the dataset, or their order does.
     """
     if path.suffix != ".safetensors":
         return
@@ -67,13 +79,13 @@ def check_class_order(path: Path, class_names: tuple[str, ...]) -> None:
         raise DDBenchError(f"teacher.checkpoint {path}: its classes are not the dataset's, in the dataset's order")
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in sorted(names)[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _refuse_compressed(path: Path) -> None:
-    """torch stores weights as they are: what is compressed was made by others, and may unpack to any size."""
+    """Refuses compressed archives: torch stores weights uncompressed, and other files may unpack to any size."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
@@ -92,12 +104,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         else:
             _refuse_compressed(path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch's, on what it then refuses
+                warnings.simplefilter("ignore")  # torch warns about files that it then refuses
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file raises, the person needs one line
+    except Exception as error:  # a damaged or hostile file may raise anything
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        if type(error).__name__ == "UnpicklingError":  # torch's text advises to switch the protection off
-            reason = "it is damaged or holds more than tensors, and nothing else is ever loaded"
+        if type(error).__name__ == "UnpicklingError":  # torch's message advises to turn the protection off
+            reason = "it is damaged or holds more than tensors, and only tensors are loaded"
         raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {reason}") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

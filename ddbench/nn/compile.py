@@ -1,4 +1,4 @@
-"""The recover loop's network through `torch.compile`: where that pays, and going on without it where it fails."""
+"""Compiles the teacher for the recover loop with `torch.compile`, where that pays; falls back to eager on failure."""
 
 from __future__ import annotations
 
@@ -13,54 +13,64 @@ import weakref
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ddbench.api.settings import RecoverSettings
 from ddbench.api.teacher import Output
 from ddbench.config.schema import RuntimeConfig
 from ddbench.nn import memory
 from ddbench.nn.taps import TappedNetwork
 
-if TYPE_CHECKING:
-    from ddbench.config.experiment import Experiment
-
 Forward = Callable[[Tensor], Output]
 
-PAYS_FROM = 1.5e9
-"""Pixels times steps of a distilled set from which on `auto` compiles.
+COMPILE_FROM = 1.5e9
+"""Pixels of a distilled set times recover steps from which `auto` compiles.
 
-A ResNet-18 takes about 40 s to compile on four CPU cores, twice that on one, and saves 0.1 to 0.2 s in a million pixels
-and steps: it has cost nothing after 0.4e9. The margin is for other networks and machines, and for what is computed by
-several workers, each of which compiles. CUDA has the same rule; it has not been measured.
+A ResNet-18 takes about 40 s to compile on four CPU cores and twice that on one, and compiling saves 0.1 to 0.2 s per
+million pixels and steps: it breaks even at 0.4e9. The margin is for other networks and machines, and for runs with
+several workers, each of which compiles. CUDA uses the same rule; it has not been measured there.
 """
 
-KEPT = 4
-"""Programs that are kept in one process: for how many one code is compiled has a limit (8 in PyTorch)."""
+MAX_PROGRAMS = 4
+"""Compiled programs kept in one process. PyTorch limits how often one code object is compiled (8 times)."""
 
-_kept: list[tuple[object, ...]] = []
+_programs: list[tuple[object, ...]] = []
 
 
-def resolve(experiment: Experiment, num_classes: int) -> RuntimeConfig:
-    """The experiment's runtime with `compile` decided, by what is asked for and what there is to do and to do it with.
+def resolve(runtime: RuntimeConfig, recover_steps: int | None, pixels: int) -> RuntimeConfig:
+    """Decides `compile` of a runtime: "on" or "off".
 
-    Off for a method that does not use the recover loop. `on` stays on, whatever this machine has.
+    Args:
+        runtime: The runtime with its device decided. "on" stays "on", whatever this machine has.
+        recover_steps: Steps of the method's recover loop; None: the method does not use it, so nothing is compiled.
+        pixels: Pixels of the distilled set: images times height times width.
+
+    Returns:
+        The runtime with `compile` decided.
+
+    Example:
+        >>> resolve(RuntimeConfig(device="cpu", compile="auto"), recover_steps=100, pixels=10 * 64 * 64).compile
+        'off'
     """
-    runtime, method = experiment.runtime, experiment.method
-    if not isinstance(method, RecoverSettings):
-        chosen = "off"
+    if recover_steps is None:
+        decision = "off"
     elif runtime.compile == "auto":
-        pixels = num_classes * (experiment.ipc or 0) * experiment.data.image_size**2
-        chosen = "on" if pixels * method.steps >= PAYS_FROM and possible(runtime.device) else "off"
+        decision = "on" if pixels * recover_steps >= COMPILE_FROM and possible(runtime.device) else "off"
     else:
         return runtime
-    return runtime.model_copy(update={"compile": chosen})
+    return runtime.model_copy(update={"compile": decision})
 
 
 def possible(device: str) -> bool:
-    """Whether there is what `torch.compile` needs: a C++ compiler and Python's headers, on CUDA Triton too."""
+    """Tests whether this machine has what `torch.compile` needs.
+
+    Args:
+        device: Name of the device, as in `RuntimeConfig.device`.
+
+    Returns:
+        Whether a working C++ compiler and Python's headers are installed; on CUDA also Triton.
+    """
     compiler = shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
     headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
     if compiler is None or not headers or (device.startswith("cuda") and find_spec("triton") is None):
@@ -70,43 +80,54 @@ def possible(device: str) -> bool:
 
 @contextlib.contextmanager
 def network(
-    teacher: TappedNetwork, layer: int | None, shape: torch.Size, precision: str, tell: Callable[[str], None]
+    teacher: TappedNetwork, layer: int | None, shape: torch.Size, precision: str, callback: Callable[[str], None]
 ) -> Iterator[Forward]:
-    """`teacher.forward(images, layer=layer, moments=True)`, compiled for images of `shape` where the block uses it.
+    """Compiles the teacher's forward pass for a block of code.
 
-    Where that fails `tell` is told why, once, and it is not compiled. What was compiled for the same before is
-    used again.
+    The first call compiles. A program that was compiled before in this process for the same teacher, shape, precision,
+    device and layer is reused.
+
+    Args:
+        teacher: The teacher, on its device.
+        layer: Number of the layer that gives the features; None: the input of the classifier.
+        shape: Shape of the images, [B, 3, S, S].
+        precision: "fp32" or "bf16".
+        callback: Called once with the reason where compiling fails; the block then runs in eager mode.
+
+    Yields:
+        `teacher.forward(images, layer=layer, moments=True)` as a function of the images.
     """
     device = next(teacher.parameters()).device
     program = (weakref.ref(teacher), shape, precision, device, layer)
-    # What is tapped for a block is another hook each time: compiled anew.
-    if layer is not None or (program not in _kept and len(_kept) >= KEPT):
+    # Tapping a layer registers a new hook for each block, which needs a new program.
+    if layer is not None or (program not in _programs and len(_programs) >= MAX_PROGRAMS):
         torch.compiler.reset()
-        _kept.clear()
-    if program not in _kept:
-        _kept.append(program)
-    # It warns of machines without a GPU.
+        _programs.clear()
+    if program not in _programs:
+        _programs.append(program)
+    # This logger warns on machines without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     mode = "reduce-overhead" if device.type == "cuda" else None
-    compiled: Callable[..., Output] | None = torch.compile(teacher.reading, fullgraph=True, dynamic=False, mode=mode)
-    ran = False
+    compiled: Callable[..., Output] | None
+    compiled = torch.compile(teacher.tapped_forward, fullgraph=True, dynamic=False, mode=mode)
+    has_run = False
 
     def forward(images: Tensor) -> Output:
-        nonlocal compiled, ran
+        nonlocal compiled, has_run
         if compiled is not None:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             try:
                 output = compiled(images, True, layer, True)
             except Exception as error:
-                if ran or memory.is_out_of_memory(error):
+                if has_run or memory.is_out_of_memory(error):
                     raise
-                said = (str(error).strip().splitlines() or [""])[0]
-                tell(f"torch.compile failed, going on without it: {type(error).__name__}: {said[:200]}")
+                reason = (str(error).strip().splitlines() or [""])[0]
+                callback(f"torch.compile failed, going on without it: {type(error).__name__}: {reason[:200]}")
                 compiled = None
             else:
-                ran = True
+                has_run = True
                 return output
-        return teacher.reading(images, True, layer, True)
+        return teacher.tapped_forward(images, True, layer, True)
 
-    with contextlib.nullcontext() if layer is None else teacher.tapping(layer):
+    with contextlib.nullcontext() if layer is None else teacher.tap_layer(layer):
         yield forward

@@ -1,4 +1,4 @@
-"""Where it is computed: device and precision by name, deterministic kernels, clocks and peak memory."""
+"""Devices and precision: resolution of names, deterministic kernels, autocast, time and peak memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,23 @@ from ddbench.core.errors import DDBenchError
 
 
 def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
-    """The same runtime with device and precision decided: CUDA where there is one; bf16 where it is computed fast.
+    """Decides the device and the precision of a runtime.
 
-    `compile` is decided where it is known what there is to do: `ddbench.nn.compile.resolve`.
-    Raises DDBenchError for a CUDA device that is not there.
+    "auto" means CUDA where a device is available, else the CPU, and bf16 where the device computes it fast, else fp32.
+    `ddbench.nn.compile.resolve` decides `compile`, which also depends on the run.
+
+    Args:
+        runtime: The requested runtime.
+
+    Returns:
+        The runtime with `device` and `precision` decided.
+
+    Raises:
+        DDBenchError: The requested CUDA device does not exist.
+
+    Example:
+        >>> resolve(RuntimeConfig(device="cpu", precision="fp32")).precision
+        'fp32'
     """
     device = runtime.device
     if device == "auto":
@@ -48,7 +61,11 @@ def _fast_bf16(device: str) -> bool:
 
 
 def prepare(device: torch.device) -> None:
-    """Asks the backend for the same numbers every time, and gives up only the speed that costs."""
+    """Configures the backend for reproducible numbers. It only costs speed, on CUDA.
+
+    Args:
+        device: The device of the run.
+    """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
@@ -58,63 +75,89 @@ def prepare(device: torch.device) -> None:
 
 
 NO_KERNEL = r"(\S+) does not have a deterministic implementation"
-"""How PyTorch warns of an operation that may give other bits the next time, where `prepare` asked for none such."""
+"""PyTorch's warning about an operation that may give other bits in another run, after `prepare`."""
 
-_watching: list[set[str]] = []
+_operations: list[set[str]] = []
 
 
 @contextlib.contextmanager
 def nondeterministic() -> Iterator[set[str]]:
-    """Fills a set with the operations of the block for which the backend has no deterministic kernel.
+    """Collects the operations of a block for which the backend has no deterministic kernel.
 
-    PyTorch's warnings of them are not shown, all others are.
+    PyTorch's warnings about them are not shown. All other warnings are.
+
+    Yields:
+        A set of operation names, filled while the block runs.
     """
     always = ("always", re.compile(NO_KERNEL, re.IGNORECASE), Warning, None, 0)
-    if always not in warnings.filters:  # else each would be told once a process
+    if always not in warnings.filters:  # the default filter shows each warning once a process
         warnings.filterwarnings("always", NO_KERNEL)
-    others = warnings.showwarning
+    show_other = warnings.showwarning
 
-    def show(message: Warning | str, *where: Any, **more: Any) -> None:
-        if told := re.match(NO_KERNEL, str(message)):
-            for found in _watching:
-                found.add(told[1])
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        if match := re.match(NO_KERNEL, str(message)):
+            for operations in _operations:
+                operations.add(match[1])
         else:
-            others(message, *where, **more)
+            show_other(message, *args, **kwargs)
 
-    _watching.append(set())
+    _operations.append(set())
     warnings.showwarning = show
     try:
-        yield _watching[-1]
+        yield _operations[-1]
     finally:
-        warnings.showwarning = others
-        _watching.pop()
+        warnings.showwarning = show_other
+        _operations.pop()
 
 
 @contextlib.contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """bf16 autocast where `precision` is bf16; float32 without any change where it is fp32."""
-    # Autocast's weight cache is emptied only when the outermost region ends: training that starts inside one (a
-    # stage asked for by another) would go on with the first step's weights. Each weight is used once a pass anyway.
+    """Runs a block under bf16 autocast, or unchanged.
+
+    Args:
+        device: The device of the block.
+        precision: "bf16" for autocast, "fp32" for no change.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bf16"):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
+    """
+    # Autocast empties its weight cache only when the outermost region ends. Training inside such a region (a stage that
+    # another stage requests) would keep the weights of its first step. Each weight is used once per pass anyway.
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
         yield
 
 
 @dataclass
 class Cost:
-    """What a stage took: seconds, and peak bytes resident (of the process so far) and on the device."""
+    """The cost of a stage.
+
+    Attributes:
+        seconds: Wall-clock time.
+        peak_resident: Peak resident memory of the process so far, in bytes.
+        peak_device: Peak memory on the CUDA device, in bytes; 0 on a CPU.
+    """
 
     seconds: float = 0.0
     peak_resident: int = 0
     peak_device: int = 0
 
     def as_dict(self) -> dict[str, float | int]:
-        """For an artifact's meta."""
+        """Returns the cost as a dictionary, for the metadata of an artifact."""
         return {"seconds": self.seconds, "peak_resident": self.peak_resident, "peak_device": self.peak_device}
 
 
 @contextlib.contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
-    """Fills a Cost with what the block took, device work included."""
+    """Measures the cost of a block, including work on the device.
+
+    Args:
+        device: The device of the block.
+
+    Yields:
+        A `Cost`, filled when the block ends without an error.
+    """
     cost = Cost()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -129,14 +172,19 @@ def measured(device: torch.device) -> Iterator[Cost]:
 
 
 def describe(device: torch.device, nondeterministic: Iterable[str] = ()) -> dict[str, Any]:
-    """What a number was computed on: device name, threads, for a record.
+    """Describes the device of a computation, for a record.
 
-    `nondeterministic`: operations without a deterministic kernel that were used. They are told of CUDA alone, where
-    PyTorch says them; none: the same command gives the same bits.
+    Args:
+        device: The device.
+        nondeterministic: Operations without a deterministic kernel that were used. They are recorded for CUDA alone,
+            where PyTorch reports them. An empty list means that the same command gives the same bits.
+
+    Returns:
+        Type and name of the device and number of CPU threads; on CUDA also the nondeterministic operations.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    told = {"nondeterministic": sorted(nondeterministic)} if device.type == "cuda" else {}
-    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), **told}
+    operations = {"nondeterministic": sorted(nondeterministic)} if device.type == "cuda" else {}
+    return {"type": device.type, "name": name, "threads": torch.get_num_threads(), **operations}
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""What a plugin's code may not change: state that everybody in the process shares. It is put back, and named."""
+"""Restores the global state of the process after a plugin's code has run, and reports what the code changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ DETERMINISTIC, BENCHMARK, TF32 = "torch's deterministic algorithms", "cudnn.benc
 
 
 def global_state(device: torch.device) -> dict[str, object]:
-    """What all code in this process shares, by name: generators, default type, modes. Values compare by equality."""
+    """Reads the state that all code in this process shares: random generators, default types, modes, the folder.
+
+    Args:
+        device: The device of the run; for CUDA, its generator and cuDNN's modes are included.
+
+    Returns:
+        Values by name; they compare by equality.
+    """
     state: dict[str, object] = {
         TORCH: torch.get_rng_state().numpy().tobytes(),
         NUMPY: str(np.random.get_state()),
@@ -49,17 +56,29 @@ def _folder() -> str:
     try:
         return str(Path.cwd())
     except OSError:
-        return ""  # it was removed
+        return ""  # the working directory was removed
 
 
 def changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """The names whose values are not equal in both."""
+    """Compares two results of `global_state`.
+
+    Args:
+        before: The earlier state.
+        after: The later state.
+
+    Returns:
+        The names whose values differ.
+
+    Example:
+        >>> changed_names({"a": 1, "b": 2}, {"a": 1, "b": 3})
+        ['b']
+    """
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 @dataclass
-class _Elsewhere(io.TextIOBase):
-    """Takes what is printed to stdout to stderr; `used` says whether there was anything."""
+class _ToStderr(io.TextIOBase):
+    """A stdout that writes to stderr. `used` is true once something was written."""
 
     used: bool = field(default=False)
 
@@ -72,51 +91,54 @@ class _Elsewhere(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def restore_global_state(device: torch.device, tell: Callable[[list[str], bool], None]) -> Iterator[None]:
-    """Runs a plugin's code: what it leaves changed for everybody is put back, what it prints goes to stderr.
+def restore_global_state(device: torch.device, callback: Callable[[list[str], bool], None]) -> Iterator[None]:
+    """Runs a plugin's code: restores the global state that it changes and redirects its stdout to stderr.
 
-    At the end, whether the block raises or not, `tell` gets the names of what was changed, and whether it printed.
+    Args:
+        device: The device of the run.
+        callback: Called at the end, also after an error, with the names of the changed state and whether the code
+            printed to stdout.
     """
     before, restores = global_state(device), _restores(device)
-    printed = _Elsewhere()
+    stdout = _ToStderr()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(stdout):
             yield
     finally:
         changed = changed_names(before, global_state(device))
         for name in changed:
             restores[name]()
-        tell(changed, printed.used)
+        callback(changed, stdout.used)
 
 
 def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
-    """By name of `global_state`, what puts the present value back."""
+    """Returns, by the names of `global_state`, functions that restore the present values."""
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     dtype, threads, gradients = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     deterministic, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    chosen, matmul, folder = torch.get_default_device(), torch.get_float32_matmul_precision(), _folder()
-    found: dict[str, Callable[[], object]] = {
+    default_device, matmul, folder = torch.get_default_device(), torch.get_float32_matmul_precision(), _folder()
+    restores: dict[str, Callable[[], object]] = {
         TORCH: lambda: torch.set_rng_state(generators[0]),
         NUMPY: lambda: np.random.set_state(generators[1]),
         RANDOM: lambda: random.setstate(generators[2]),
         DTYPE: lambda: torch.set_default_dtype(dtype),
         THREADS: lambda: torch.set_num_threads(threads),
         GRADIENTS: lambda: torch.set_grad_enabled(gradients),
-        # None, not "cpu": with any device that is set, every new tensor takes a longer way.
-        DEVICE: lambda: torch.set_default_device(None if chosen.type == "cpu" else chosen),
+        # None, not "cpu": setting any device makes the creation of every tensor slower.
+        DEVICE: lambda: torch.set_default_device(None if default_device.type == "cpu" else default_device),
         MATMUL: lambda: torch.set_float32_matmul_precision(matmul),
         FOLDER: lambda: os.chdir(folder or "."),
         DETERMINISTIC: lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warns),
     }
     if device.type == "cuda":
-        drawn, cudnn = torch.cuda.get_rng_state(device), torch.backends.cudnn
+        cuda_state, cudnn = torch.cuda.get_rng_state(device), torch.backends.cudnn
         benchmark, tf32 = cudnn.benchmark, cudnn.allow_tf32
-        found |= {
-            CUDA: lambda: torch.cuda.set_rng_state(drawn, device),
+        restores |= {
+            CUDA: lambda: torch.cuda.set_rng_state(cuda_state, device),
             BENCHMARK: lambda: setattr(cudnn, "benchmark", benchmark),
             TF32: lambda: setattr(cudnn, "allow_tf32", tf32),
         }
-    return found
+    return restores

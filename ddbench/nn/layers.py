@@ -1,4 +1,4 @@
-"""Networks: built by name and seed, loaded from checkpoints, and tapped for features and BatchNorm inputs."""
+"""Finds layers of a network: the final classifier, BatchNorm layers, numbered layers."""
 
 from typing import Any
 
@@ -7,13 +7,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ddbench.core.errors import DDBenchError
 
-SHORTCUTS = {"downsample", "shortcut"}  # ResNets of torchvision and timm
+SHORTCUTS = {"downsample", "shortcut"}
+"""Module names of shortcut branches in the ResNets of torchvision and timm."""
 
 
 def final_classifier(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the linear layer that makes the logits: timm's `get_classifier`, else the last one.
+    """Finds the linear layer that computes the logits: timm's `get_classifier`, else the last linear layer.
 
-    Raises DDBenchError where the logits come from something else (a convolution, two averaged heads).
+    Args:
+        network: A classifier.
+
+    Returns:
+        Name and module of the layer.
+
+    Raises:
+        DDBenchError: The logits come from something else, such as a convolution or two averaged heads.
+
+    Example:
+        >>> final_classifier(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)))
+        ('2', Linear(in_features=4, out_features=3, bias=True))
     """
     linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     get_classifier: Any = getattr(network, "get_classifier", None)
@@ -26,14 +38,34 @@ def final_classifier(network: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers of a network by name, in the order in which it defines them."""
+    """Finds the BatchNorm layers of a network.
+
+    Args:
+        network: Any network.
+
+    Returns:
+        The layers by name, in the order of definition.
+
+    Example:
+        >>> list(batch_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))))
+        ['1']
+    """
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
 
 
 def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """What the number in "ResNet-18" counts: convolutions and linear layers by name, without those of shortcuts.
+    """Finds the layers that the number in "ResNet-18" counts: convolutions and linear layers, without shortcuts.
 
-    In the order in which the network defines them. Layer n is the n-th, from 1; the last one is a ResNet's classifier.
+    Args:
+        network: Any network.
+
+    Returns:
+        The layers by name, in the order of definition. Layer n is the n-th, from 1; the last is the classifier of a
+        ResNet.
+
+    Example:
+        >>> list(weighted_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))))
+        ['0', '3']
     """
     return {
         name: module
@@ -43,6 +75,15 @@ def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_layer(layer: int, count: int, arch: str) -> None:
-    """Raises DDBenchError where a network of `count` weighted layers, called `arch`, has none of this number."""
+    """Checks the number of a layer.
+
+    Args:
+        layer: Number of the layer, as in `weighted_layers`.
+        count: Number of weighted layers of the network.
+        arch: Name of the network, for the message.
+
+    Raises:
+        DDBenchError: The network has no layer of this number.
+    """
     if not 1 <= layer <= count:
         raise DDBenchError(f"there is no layer {layer}: {arch} has layers 1 to {count}")

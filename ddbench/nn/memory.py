@@ -1,128 +1,162 @@
-"""Out of memory: the batch is cut where that leaves the numbers as they are; elsewhere one line says what to set.
+"""Out-of-memory handling: reduces a batch where that does not change the numbers, else raises one clear error.
 
-Where every image goes through a network in evaluation mode for itself (statistics, labels, accuracy, transport cost),
-parts of a batch give the numbers of the whole. Recover cuts a unit by the same law (`ddbench.distillation.recover`), and training
-a step of a network without BatchNorm (`ddbench.training.strategy`). How slots are grouped into units is part of a key, and the batch
-that BatchNorm in training mode sees is part of its numbers: neither is ever changed here. Between one cut and another
-numbers differ as between one number of threads and another.
+Where every image passes through a network in evaluation mode (statistics, labels, accuracy, transport cost), the parts
+of a batch give the numbers of the whole batch. The recover loop divides a unit in the same way
+(`ddbench.distillation.objective`), and so does a training step of a network without BatchNorm
+(`ddbench.training.strategy`). Two things are never reduced: how slots are grouped into units, which is part of a cache
+key, and the batch of BatchNorm in training mode, whose statistics depend on it. Reducing a batch changes the rounding
+of results, as another number of threads does.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from ddbench.config.experiment import Experiment
-
-__all__ = ["OOMBatcher", "in_parts"]
-
 T = TypeVar("T")
 
-BATCHES = ("batch_size", "real_batch", "network_batch")
-"""Settings by which methods and protocols say how many images are together."""
-_SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-# oneDNN's word on the CPU, and all of it. From then on it makes no new kernel in this process, memory or not.
-_KERNEL = "could not create a primitive"
+_MESSAGES = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# The complete message of oneDNN on a CPU. After it, oneDNN creates no new kernel in this process.
+_ONEDNN_MESSAGE = "could not create a primitive"
 
-_listeners: list[Callable[[str], None]] = []
+# Callbacks of the running `oom_errors` blocks, innermost last.
+_callbacks: list[Callable[[str], None]] = []
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is what a device, or the host, answers where there is no memory left."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if known or not isinstance(error, RuntimeError):
-        return known
-    return str(error) == _KERNEL or any(text in str(error) for text in _SAID)
+    """Tests whether an exception means that the device or the host has no memory left.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        True for PyTorch's and Python's own errors, and for the messages of the allocator, cuBLAS, cuDNN and oneDNN.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("shape"))
+        (True, False)
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    return str(error) == _ONEDNN_MESSAGE or any(text in str(error) for text in _MESSAGES)
 
 
 class OOMBatcher:
-    """How many of `what` are worked on at once: all, or half as many as often as memory runs out.
+    """Runs a function on a batch, and on smaller batches when memory runs out.
 
-    What fitted is remembered for the next time.
+    The size that fits is kept for later calls.
+
+    Args:
+        name: Plural name of the batch's items, for messages.
+
+    Example:
+        >>> def attempt(size):
+        ...     if size > 3:
+        ...         raise MemoryError
+        ...     return size
+        >>> OOMBatcher("images")(attempt, 10)
+        3
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._fits: int | None = None
 
     def __call__(self, attempt: Callable[[int], T], count: int) -> T:
-        """`attempt(n)` with n = `count`, or fewer: it is called again with half of them where memory runs out.
+        """Calls `attempt` with the largest size that fits.
 
-        It must leave nothing behind where it fails. Raises what the device said where not even one fits.
+        Args:
+            attempt: Takes a number of items to process at a time. It is called again, with half the size, after it runs
+                out of memory, so a failed call must have no lasting effect.
+            count: The first size to try, unless an earlier call needed a smaller one.
+
+        Returns:
+            The result of `attempt`.
+
+        Raises:
+            RuntimeError: The out-of-memory error, where a single item does not fit. Any other error of `attempt` is
+                raised unchanged.
         """
         while True:
-            together = count if self._fits is None else min(self._fits, count)
+            size = count if self._fits is None else min(self._fits, count)
             try:
-                return attempt(together)
+                return attempt(size)
             except (RuntimeError, MemoryError) as error:
-                if together <= 1 or not is_out_of_memory(error):
+                if size <= 1 or not is_out_of_memory(error):
                     raise
-            # Outside of the handler: its traceback holds the tensors that were in the way.
+            # After the handler, because its traceback holds the tensors that fill the memory.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._fits = (together + 1) // 2
-            for tell in _listeners[-1:]:
-                tell(f"out of memory with {together} {self._what}: going on with {self._fits} at a time")
+            self._fits = (size + 1) // 2
+            if _callbacks:
+                _callbacks[-1](f"out of memory with {size} {self._name}: going on with {self._fits} at a time")
 
 
-def in_parts(forward: Callable[[Tensor], Sequence[Tensor]], what: str) -> Callable[[Tensor], list[Tensor]]:
-    """`forward`, with its batch cut where memory runs out, and what it gives joined again.
+def in_parts(forward: Callable[[Tensor], Sequence[Tensor]], name: str) -> Callable[[Tensor], list[Tensor]]:
+    """Wraps a forward pass so that it divides its batch when memory runs out.
 
-    `forward` takes a batch [B, ...] and gives tensors [B, ...] whose rows depend on the batch's same row alone: the
-    parts' numbers are the whole's up to rounding. `what` names the batch's rows. Raises as `Together` does.
+    Args:
+        forward: Takes a batch [B, ...] and returns tensors [B, ...]. Each row of the results may depend on the same row
+            of the batch only; then the parts give the numbers of the whole batch up to rounding.
+        name: Plural name of the batch's rows, for messages.
+
+    Returns:
+        A function of a batch that returns the results of all parts, concatenated. It raises what `OOMBatcher` raises.
+
+    Example:
+        >>> in_parts(lambda batch: [2 * batch, batch + 1], "rows")(torch.tensor([1.0, 2.0]))
+        [tensor([2., 4.]), tensor([2., 3.])]
     """
-    together = OOMBatcher(what)
+    batcher = OOMBatcher(name)
 
-    def cut(batch: Tensor) -> list[Tensor]:
+    def forward_in_parts(batch: Tensor) -> list[Tensor]:
         def attempt(size: int) -> list[Tensor]:
-            found = [forward(part) for part in torch.split(batch, size)]
-            return [torch.cat(column) for column in zip(*found, strict=True)]
+            results = [forward(part) for part in torch.split(batch, size)]
+            return [torch.cat(column) for column in zip(*results, strict=True)]
 
-        return together(attempt, max(1, len(batch)))
+        return batcher(attempt, max(1, len(batch)))
 
-    return cut
+    return forward_in_parts
 
 
 @contextlib.contextmanager
-def oom_errors(stage: str, experiment: Experiment, tell: Callable[[str], None]) -> Iterator[None]:
-    """Around a stage: `tell` is told of every cut. Raises DDBenchError, one line, where no cut helps."""
-    _listeners.append(tell)
+def oom_errors(stage: str, settings: Sequence[tuple[str, object]], callback: Callable[[str], None]) -> Iterator[None]:
+    """Turns an out-of-memory error of a stage into one line that names the settings to lower.
+
+    Args:
+        stage: Name of the stage, for the message.
+        settings: Settings that bound the memory of the stage, as (`section.name`, present value); may be empty.
+        callback: Called with one line for each reduction by an `OOMBatcher` in the block. Blocks nest; the innermost
+            callback is called.
+
+    Raises:
+        DDBenchError: The block ran out of memory and no reduction helped.
+
+    Example:
+        >>> with oom_errors("teacher", [("teacher.batch_size", 32)], print):  # doctest: +ELLIPSIS
+        ...     raise MemoryError("tried to allocate 2 GiB")
+        Traceback (most recent call last):
+        ddbench.core.errors.DDBenchError: out of memory in stage 'teacher': lower --set teacher.batch_size (now 32), ...
+    """
+    _callbacks.append(callback)
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DDBenchError(f"out of memory in stage '{stage}': {_lighter(stage, experiment)} ({said[:200]})") from error
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        advice = "use a smaller --image-size or a device with more memory"
+        if settings:
+            names = " or ".join(f"{name} (now {value})" for name, value in settings)
+            advice = f"lower --set {names}, which is another run with other numbers; or {advice}"
+        raise DDBenchError(f"out of memory in stage '{stage}': {advice} ({reason[:200]})") from error
     finally:
-        _listeners.pop()
-
-
-def _lighter(stage: str, experiment: Experiment) -> str:
-    """What a person can set so that a stage needs less."""
-    sections: dict[str, tuple[str, BaseModel]] = {
-        "teacher": ("teacher", experiment.teacher),
-        "method": (experiment.method_name, experiment.method),
-        "distill": (experiment.method_name, experiment.method),
-        "labels": ("evaluator", experiment.evaluator),
-        "evaluate": ("evaluator", experiment.evaluator),
-    }
-    other = "a smaller --image-size, or a device with more memory, is needed"
-    if stage not in sections:
-        return other
-    name, settings = sections[stage]
-    if stage == "evaluate" and not any(hasattr(settings, field) for field in BATCHES):
-        name, settings = "teacher", experiment.teacher  # trained by the teacher's recipe
-    found = [f"{name}.{field} (now {getattr(settings, field)})" for field in BATCHES if hasattr(settings, field)]
-    if not found:
-        return other
-    return f"lower --set {' or '.join(found)}, which is another run with numbers of its own; or {other}"
+        _callbacks.pop()

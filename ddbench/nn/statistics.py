@@ -1,4 +1,4 @@
-"""What the teacher sees in one class of real images: features, and moments before every BatchNorm layer."""
+"""Statistics of one class of real images at the teacher: features, and mean and variance before each BatchNorm."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -17,14 +17,14 @@ Variance = Literal["exact", "batch-mean"]
 
 
 class _Accumulator:
-    """Mean and variance per channel over batches, merged as they come (Chan et al., 1983), in float64."""
+    """Merges mean and variance per channel over batches, one batch at a time (Chan et al., 1983), in float64."""
 
     def __init__(self) -> None:
         self.count = 0
         self.mean = self.within = self.between = torch.zeros((), dtype=torch.float64)
 
     def add(self, means: Tensor, variances: Tensor) -> None:
-        """Of each image of a batch, [B, C] each, as `moments` gives them."""
+        """Adds a batch, given the mean and variance of each image, [B, C] each."""
         means, variances = means.double(), variances.double()
         size, mean = len(means), means.mean(0)
         variance = variances.mean(0) + means.var(0, correction=0)
@@ -39,15 +39,24 @@ class _Accumulator:
 def collect(
     network: TappedNetwork, batches: Iterable[Tensor], variance: Variance, layer: int | None = None
 ) -> ClassStatistics:
-    """Features and BatchNorm-input statistics of the images in `batches`, in one pass, one batch in memory.
+    """Computes features and BatchNorm-input statistics of one class in one pass, with one batch in memory.
 
-    batches: normalised float32 [B, 3, S, S] of one class on the network's device; B may differ.
-    variance: both are population variances over images and positions. "exact": over all images at once, by
-    the law of total variance, however they are batched; "batch-mean": the mean of the within-batch variances
-    weighted by batch size (released code), which lacks the variance of the batch means.
-    layer: whose features, as in `TappedNetwork.forward`; None: what feeds the classifier.
-    Where memory runs out a batch goes through the network in parts, to the same numbers.
-    Raises DDBenchError where there is no image or a statistic is not finite, and where there is no such layer.
+    If memory runs out, a batch passes through the network in parts, with the same numbers up to rounding.
+
+    Args:
+        network: The teacher.
+        batches: Normalised float32 images [B, 3, S, S] of one class, on the network's device; B may vary.
+        variance: Population variance over images and positions. "exact": over all images, by the law of total variance,
+            independent of the batches. "batch-mean": the mean of the within-batch variances weighted by batch size
+            (released code), which lacks the variance of the batch means.
+        layer: Number of the layer whose input gives the features; see `TappedNetwork.forward`. None: the input of the
+            classifier.
+
+    Returns:
+        The statistics, float32 on the CPU.
+
+    Raises:
+        DDBenchError: There is no image or no such layer, or a statistic is not finite.
     """
 
     def forward(images: Tensor) -> list[Tensor]:
@@ -58,8 +67,8 @@ def collect(
     features: list[Tensor] = []
     accumulators = [_Accumulator() for _ in network.bn_names]
     for images in batches:
-        found, *values = in_parts(images)
-        features.append(found.float().cpu())
+        batch_features, *values = in_parts(images)
+        features.append(batch_features.float().cpu())
         for accumulator, means, variances in zip(accumulators, values[::2], values[1::2], strict=True):
             accumulator.add(means, variances)
     if not features:
@@ -70,8 +79,8 @@ def collect(
         [part.mean.float().cpu() for part in accumulators],
         [(total / part.count).float().cpu() for total, part in zip(totals, accumulators, strict=True)],
     )
-    named = {"the teacher's features": statistics.features}
+    tensors = {"the teacher's features": statistics.features}
     for name, mean, spread in zip(network.bn_names, statistics.bn_means, statistics.bn_vars, strict=True):
-        named |= {f"the mean before {name}": mean, f"the variance before {name}": spread}
-    require_finite("statistics", named, ": are the teacher's weights sound?")
+        tensors |= {f"the mean before {name}": mean, f"the variance before {name}": spread}
+    require_finite("statistics", tensors, ": are the teacher's weights sound?")
     return statistics

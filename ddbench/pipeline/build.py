@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,14 @@ from ddbench.nn import device as devices
 from ddbench.nn import memory
 from ddbench.nn.global_state import restore_global_state
 from ddbench.results import provenance
-from ddbench.storage.artifacts import Artifact, Built, digest_of
+from ddbench.storage.artifacts import Artifact, ArtifactHeader, Built, digest_of
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import strategy
 
 if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace
-    from ddbench.registry.registry import Kind
+    from ddbench.registry.collection import Kind
+    from ddbench.registry.source import Source
 
 
 class Builder:
@@ -51,6 +52,7 @@ class Builder:
         self._made_from: list[dict[str, str]] = []
         self._nested_seconds: list[float] = []
         self._current: list[tuple[str, str]] = []
+        self._sources = _sources(workspace, experiment)
 
     def artifact(
         self,
@@ -72,6 +74,7 @@ class Builder:
         cache = self._workspace.cache
         path = cache.path(stage, depends_on)
         if path not in self._artifacts:
+            cache.refuse(stage, depends_on, lambda header: self._compare(stage, header))
             if cache.has(stage, depends_on):
                 self._emit(Event("cached", stage, unit))
             units = set(depends_on.get("units", ()))
@@ -125,8 +128,30 @@ class Builder:
         device = devices.describe(self._device, operations)
         if trainers.size > 1:
             device["processes"] = trainers.size
-        made = {"cost": {**cost.as_dict(), "seconds": seconds}, "device": device, "made": provenance.provenance()}
+        source = self._sources.get(stage)
+        made: dict[str, Any] = {"source": asdict(source)} if source else {}
+        made |= {"cost": {**cost.as_dict(), "seconds": seconds}, "device": device, "made": provenance.provenance()}
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
+
+    def _compare(self, stage: str, header: ArtifactHeader) -> str | None:
+        """Returns why a cached artifact may not be used, if it is of another plugin. Prints other differences once."""
+        source = self._sources.get(stage)
+        if source is not None and header.source is not None:
+            if header.source["distribution"] != source.distribution:
+                return f"{header.source['distribution']} built it, and this run uses {source.distribution}"
+            if header.source["digest"] != source.digest:
+                self._workspace.note_once(
+                    f"the code of {source.distribution} has changed under the same version since it built artifacts "
+                    f"of stage '{stage}', which are used as they are: --force {stage} builds them anew; raise `version` "
+                    "when results change"
+                )
+        built_with, current = (header.versions or {}).get("torch"), provenance.versions()["torch"]
+        if built_with not in (None, current):
+            self._workspace.note_once(
+                f"cached artifacts were built with PyTorch {built_with}, and this is {current}: numbers may differ "
+                "in the last digits"
+            )
+        return None
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[dict[str, str]]:
@@ -175,7 +200,7 @@ class Builder:
             registry.attribute_errors(kind, name),
             restore_global_state(self._device, self._warn_of(kind, name, stage)),
         ):
-            yield registry.who(kind, name)
+            yield registry.describe(kind, name)
 
     def _warn_of(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
         def warn(changed: list[str], printed: bool) -> None:
@@ -209,6 +234,22 @@ def batch_settings(stage: str, experiment: Experiment) -> list[tuple[str, object
     settings = [(f"{section}.{name}", getattr(owner, name)) for name in owner.batch_settings]
     # A protocol without batch settings trains its student with the teacher's settings.
     return teacher if stage == "evaluate" and not settings else settings
+
+
+def _sources(workspace: Workspace, experiment: Experiment) -> dict[str, Source]:
+    """Returns the code that builds the artifacts of each stage, where a plugin does."""
+    kinds: dict[str, tuple[Kind, str]] = {
+        "method": ("method", experiment.method_name),
+        "distill": ("method", experiment.method_name),
+        "labels": ("evaluator", experiment.evaluator_name),
+        "evaluate": ("evaluator", experiment.evaluator_name),
+        **{stage: ("stage", stage) for stage in experiment.method.stages()},
+    }
+    sources = {}
+    for stage, (kind, name) in kinds.items():
+        with contextlib.suppress(DDBenchError):  # a method may be passed in without being installed
+            sources[stage] = workspace.registry.source_of(kind, name)
+    return sources
 
 
 def refuse_teacher(kind: str, name: str) -> Callable[..., Any]:

@@ -17,8 +17,8 @@ from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
 from ddbench.distillation.recover import recover
 from ddbench.losses import batchnorm
-from ddbench.nn import batchnorm_moments as module
-from ddbench.nn.batchnorm_moments import Moments, moments, normalised, tap
+from ddbench.nn import cpu
+from ddbench.nn.batchnorm_moments import Moments, moments, normalise_with_moments, tap_moments
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 from ddbench.storage.checkpoint import Checkpoint
@@ -28,14 +28,14 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 def tapped(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the layer gives, mean and variance: the moments taken before it."""
-    through, found = tap(x)
+    through, found = tap_moments(x)
     return layer(through), found.mean, found.variance
 
 
 def in_one_pass(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same, all at once."""
     scale = layer.weight / (layer.running_var + layer.eps).sqrt()
-    out, found = normalised(x, scale, layer.bias - layer.running_mean * scale)
+    out, found = normalise_with_moments(x, scale, layer.bias - layer.running_mean * scale)
     return out, found.mean, found.variance
 
 
@@ -72,11 +72,11 @@ def brute(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @WAYS
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("at_once", [1, 100, 2**20])
-def test_moments_and_their_gradient_in_both_layouts_and_any_number_at_once(
-    memory_format: torch.memory_format, at_once: int, way: Way, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part_size", [1, 100, 2**20])
+def test_moments_and_their_gradient_in_both_layouts_and_parts_of_any_size(
+    memory_format: torch.memory_format, part_size: int, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", at_once)
+    monkeypatch.setattr(cpu, "PART_SIZE", part_size)
     x = (draw(5, 6, 4, 3) + 2).float().contiguous(memory_format=memory_format)
     expected = brute(norm(6, torch.float64), x)
     leaf = x.clone().requires_grad_()

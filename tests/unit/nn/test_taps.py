@@ -104,7 +104,7 @@ def test_a_layer_is_tapped_for_one_call_and_gives_a_gradient() -> None:
     with pytest.raises(RuntimeError):
         tapped(torch.zeros(2, 4, 8, 8), layer=2)
     assert hooks() == before
-    assert tapped._taken is None
+    assert tapped._inputs is None
     flat = tapped(images)
     assert torch.equal(tapped(images, layer=3).features, flat.features)
     assert flat.features.shape == (2, 128 * 4)
@@ -116,7 +116,7 @@ def test_a_layer_that_is_not_there_or_has_no_maps_is_refused() -> None:
         with pytest.raises(DDBenchError, match=f"there is no layer {layer}: ConvNet has layers 1 to 3"):
             tapped(torch.zeros(1, 3, 8, 8), layer=layer)
     transformer = TappedNetwork(build_network("vit_tiny_patch16_224", 3, 32))
-    with pytest.raises(DDBenchError, match=r"layer 2 takes \[1, 5, 192\]: features come from maps"):
+    with pytest.raises(DDBenchError, match=r"layer 2 has an input of shape \[1, 5, 192\]: features need maps"):
         transformer(torch.zeros(1, 3, 32, 32), layer=2)
 
 
@@ -132,7 +132,7 @@ def test_a_tapped_network_is_frozen_stays_in_evaluation_mode_and_keeps_no_activa
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
     assert not any(module.training for module in tapped.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert tapped._taken is None
+    assert tapped._inputs is None
 
 
 def test_running_statistics_are_the_layers_own() -> None:
