@@ -1,1 +1,1 @@
-"""results."""
+"""Results: records, the conditions under which they are comparable, scores, published numbers, export."""
