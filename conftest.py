@@ -123,6 +123,19 @@ class Outcome:
         """The lines on stderr."""
         return self.err.splitlines()
 
+    def refused(self, *parts: str) -> None:
+        """Asserts that it ended with one line on stderr that holds these parts, exit code 2 and nothing on stdout.
+
+        Lines of progress may come before that line.
+        """
+        assert (self.code, self.out) == (2, ""), self.err
+        assert "Traceback" not in self.err
+        (line,) = [line for line in self.errors if line.startswith("ddbench: ")]
+        assert line == self.errors[-1]
+        assert len(line) < 1000
+        for part in parts:
+            assert part in line
+
 
 @dataclass(frozen=True)
 class Shell:

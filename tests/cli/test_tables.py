@@ -27,34 +27,6 @@ def asked(**fields: Any) -> Request:
 # -- the command ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("ablatoin",), "unknown table 'ablatoin'; did you mean 'ablation'?"),
-        (("comparison", "--methods", "random,wmd"), "unknown method 'wmd'; did you mean 'wmdd'?"),
-        (("ablation", "--methods", "random"), "table 'ablation' has no cell of method random"),
-        (("ablation", "--dataset", "digit"), "unknown dataset 'digit'; did you mean 'digits'?"),
-        (("ablation", "--dataset", "digits", "--recipe", "smok"), "unknown recipe 'smok'; did you mean 'smoke'?"),
-        (("ablation", "--dataset", "digits", "--set", "method.stepz=3"), "method (wmdd) has no setting 'stepz'; did"),
-        (("ablation", "--set", "wmdd.steps=none"), "method.steps: "),
-        (("ablation", "--dataset", "digits", "--ipc", "0"), "--ipc 0: images per class must be at least 1"),
-        (("sliced", "--dataset", "digits", "--ipc", "9999", "--recipe", "smoke"), "--ipc 9999 is more than the 142"),
-        (("ablation", "--dataset", "imagefolder:/no/such", "--recipe", "smoke"), "/no/such"),
-        (("ablation", "--format", "yaml"), "'yaml' is not one of 'text', 'markdown'"),
-        (("ablation", "--output", "file/table.txt"), "cannot write to file/table.txt: Not a directory"),
-    ],
-)
-def test_bad_input_is_one_line_and_nothing_is_computed(shell: Shell, arguments: tuple[str, ...], says: str) -> None:
-    (shell.root / "file").touch()
-    outcome = shell("table", *arguments)
-    assert (outcome.code, outcome.out) == (2, "")
-    lines = [line for line in outcome.errors if line.startswith("ddbench: ")]
-    assert len(lines) == 1
-    assert says in lines[0]
-    written = {name for name in shell.files() if not name.startswith("cache/data/")}
-    assert written == {"file"}
-
-
 def test_a_table_goes_to_a_file(shell: Shell) -> None:
     outcome = shell("table", "layers", "--format", "markdown", "--output", "new/folder/layers.md")
     assert outcome.code == 0, outcome.err

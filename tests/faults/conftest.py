@@ -106,15 +106,6 @@ class Menace:
         with mock.patch("ddbench.cli.main.PluginRegistry", return_value=registry):
             return shell(*words)
 
-    def refused(self, outcome: Outcome, *said: str) -> None:
-        """It ended with one line, in which all this is."""
-        assert (outcome.code, outcome.out) == (2, ""), outcome.err
-        assert "Traceback" not in outcome.err
-        line = outcome.errors[-1]
-        assert line.startswith("ddbench: ")
-        for part in said:
-            assert part in line
-
 
 @pytest.fixture(scope="session")
 def menace() -> Menace:

@@ -27,7 +27,7 @@ from ddbench.data.archives import unpack
 from ddbench.nn.build import build_network
 
 if TYPE_CHECKING:
-    from conftest import Outcome, Shell
+    from conftest import Shell
 
 FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--ipc", "1")
 RANDOM = ("run", "--method", "random", "--dataset", "digits", *FAST)
@@ -66,16 +66,6 @@ def at_most(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def refused(outcome: Outcome, *said: str) -> None:
-    """One line, exit code 2, no number."""
-    assert (outcome.code, outcome.out) == (2, ""), outcome.err
-    ours = [line for line in outcome.errors if line.startswith("ddbench: ")]
-    assert outcome.errors[-1:] == ours, outcome.err
-    assert len(ours[0]) < 1000
-    for part in said:
-        assert part in ours[0]
-
-
 # -- checkpoints ----------------------------------------------------------------------------------------------
 
 
@@ -100,7 +90,7 @@ def test_no_form_of_a_pickled_checkpoint_runs(
     wmdd = ("run", "--method", "wmdd", "--dataset", "digits", *FAST, "--set", f"teacher.checkpoint={path}")
     for content in (Payload(marker), {"model": Payload(marker)}, {"weight": torch.zeros(2), "x": [Payload(marker)]}):
         write(path, content)
-        refused(shell(*wmdd), path.name, "cannot be read as weights")
+        shell(*wmdd).refused(path.name, "cannot be read as weights")
     assert shell.files("cache") == shell.files("results") == {}
 
 
@@ -201,24 +191,24 @@ YAML: dict[str, tuple[str, str]] = {
 def test_a_recipe_is_plain_values_alone(shell: Shell, what: str) -> None:
     text, said = YAML[what]
     (shell.root / "mine.yaml").write_text(f"name: mine\nkind: numerics\nabout: x\nblocks: {text}\n")
-    refused(shell(*RANDOM, "--recipe", "mine.yaml"), "recipe mine.yaml is not plain YAML", said)
-    refused(shell(*RANDOM, "--set", f"teacher.epochs={text}"), "is not a plain value")
+    shell(*RANDOM, "--recipe", "mine.yaml").refused("recipe mine.yaml is not plain YAML", said)
+    shell(*RANDOM, "--set", f"teacher.epochs={text}").refused("is not a plain value")
     assert [path.name for path in shell.root.iterdir()] == ["mine.yaml"]
 
 
 def test_recipes_of_any_other_kind_are_one_line(shell: Shell, marker: Path) -> None:
     recipe = shell.root / "mine.yaml"
     recipe.write_bytes(pickle.dumps(Payload(marker)))
-    refused(shell(*RANDOM, "--recipe", "mine.yaml"), "mine.yaml is not plain YAML")
+    shell(*RANDOM, "--recipe", "mine.yaml").refused("mine.yaml is not plain YAML")
     recipe.write_text("# " + "x" * 2 * MIB)
-    refused(shell(*RANDOM, "--recipe", "mine.yaml"), f"more than {MIB} bytes")
+    shell(*RANDOM, "--recipe", "mine.yaml").refused(f"more than {MIB} bytes")
     recipe.unlink()
     recipe.symlink_to("/dev/zero")
     with at_most(256 * MIB):
-        refused(shell(*RANDOM, "--recipe", "mine.yaml"), f"more than {MIB} bytes")
+        shell(*RANDOM, "--recipe", "mine.yaml").refused(f"more than {MIB} bytes")
     recipe.unlink()
     recipe.write_text("name: x\nkind: numerics\nabout: [" + ", ".join(["very long"] * 10_000) + "]\nblocks: []\n")
-    refused(shell(*RANDOM, "--recipe", "mine.yaml"), "about: Input should be a valid string")
+    shell(*RANDOM, "--recipe", "mine.yaml").refused("about: Input should be a valid string")
 
 
 # -- images ---------------------------------------------------------------------------------------------------
@@ -281,7 +271,7 @@ def test_what_is_no_image_is_named_and_stops(shell: Shell, image_folder: Callabl
     write(bad)
     words = ("run", "--method", "random", "--dataset", f"imagefolder:{folder}", *FAST)
     with at_most(3 * 2**30):  # threads take address space of their own
-        refused(shell(*words), said, str(bad.parent))
+        shell(*words).refused(said, str(bad.parent))
     assert not shell.results.exists() or shell.files("results") == {}
 
 
@@ -289,7 +279,7 @@ def test_a_pickled_image_runs_nothing(shell: Shell, image_folder: Callable[..., 
     folder = image_folder("pictures", train=2, val=1)
     (folder / "val" / "cat" / "0.jpg").write_bytes(pickle.dumps(Payload(marker)))
     outcome = shell("run", "--method", "random", "--dataset", f"imagefolder:{folder}", *FAST)
-    refused(outcome, "0.jpg cannot be decoded: cannot identify")
+    outcome.refused("0.jpg cannot be decoded: cannot identify")
 
 
 # -- archives (names, links, damage and contents: tests/unit/data/test_archives.py) --------------------------------

@@ -18,7 +18,7 @@ from ddbench.results import records
 from ddbench.storage.artifacts import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from conftest import Outcome, Shell
+    from conftest import Shell
 
 FAST = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
 DM = ("--method", "dm", "--set", "dm.steps=1", "--set", "dm.network=convnet-d1")
@@ -54,14 +54,6 @@ def mine(done: Shell, tmp_path: Path) -> Shell:
 def record_of(shell: Shell) -> Path:
     (path,) = (shell.results / "records").glob("*.json")
     return path
-
-
-def refused(outcome: Outcome, *said: str) -> None:
-    assert (outcome.code, outcome.out) == (2, ""), outcome.err
-    assert "Traceback" not in outcome.err
-    (line,) = [line for line in outcome.errors if line.startswith("ddbench: ")]
-    for part in said:
-        assert part in line
 
 
 # -- records --------------------------------------------------------------------------------------------------
@@ -125,7 +117,7 @@ def test_a_record_that_is_none_is_one_line_wherever_it_is_read(mine: Shell, what
     change, said = RECORDS[what]
     path = record_of(mine)
     path.write_text(change(path.read_text()))
-    refused(mine("export", path.stem, "--output", "out"), f"{path.name} is not a record", said)
+    mine("export", path.stem, "--output", "out").refused(f"{path.name} is not a record", said)
     for command in READING if what in ("100,000 levels", "infinity", "no runtime") else READING[:2]:
         outcome = mine(*command)
         assert outcome.code == 2, outcome.out
@@ -179,7 +171,7 @@ def test_a_pickle_is_neither_record_nor_picture_nor_artifact(mine: Shell) -> Non
     (mine.results / "efficiency" / "dm.json").write_bytes(hostile)
     for command in (("report",), ("records",), ("table", "efficiency", "--only-cached")):
         assert mine(*command).code == 0
-    refused(mine("show", "bad"), "bad.json is not a record")
+    mine("show", "bad").refused("bad.json is not a record")
     assert not marker.exists()
     pickle.loads(hostile)
     assert marker.exists()
@@ -232,9 +224,9 @@ def test_a_forged_set_is_neither_measured_nor_exported(mine: Shell, what: str) -
     write_tensors(unit, forge({name: value.clone() for name, value in tensors.items()}), meta)
     for path in (mine.cache / "evaluate").glob("*.safetensors"):
         path.unlink()
-    refused(mine(*SMALL), "method 'dm'", said)
+    mine(*SMALL).refused("method 'dm'", said)
     name = record_of(mine).stem
-    refused(mine("export", name, "--output", "out"))
+    mine("export", name, "--output", "out").refused()
     assert not (mine.root / "out").exists()
 
 
@@ -248,7 +240,7 @@ def test_a_forged_header_is_no_artifact(mine: Shell, meta: str) -> None:
         tensors = {"labels": torch.zeros(2)}
         header = {"format": FORMAT, "meta": meta, "digest": digest_of(tensors, meta)}
         save_file(tensors, path, metadata=header)
-        refused(mine("export", record_of(mine).stem, "--output", "out"))
+        mine("export", record_of(mine).stem, "--output", "out").refused()
         save_file(tensors, path, metadata=header)
     outcome = mine(*SMALL)
     assert "Traceback" not in outcome.err
@@ -265,7 +257,7 @@ def test_a_record_is_a_name_in_its_folder(mine: Shell, name: str) -> None:
     (mine.results / "records" / "other.json").write_text("{}")
     for words in (("show", name), ("export", name, "--output", "out")):
         outcome = mine(*words)
-        refused(outcome)
+        outcome.refused()
         assert "no record" in outcome.err or "begins 2 records" in outcome.err
     assert not (mine.root / "out").exists()
 
@@ -279,7 +271,7 @@ def test_keys_of_a_record_are_no_paths(mine: Shell) -> None:
         tree.pop("digest", None)
         tree["keys"]["distill"] = [key]
         path.write_text(json.dumps(tree))
-        refused(mine("export", path.stem, "--output", "out"), "not in the cache any more")
+        mine("export", path.stem, "--output", "out").refused("not in the cache any more")
     assert (mine.root / "elsewhere.safetensors").exists()
 
 
@@ -288,12 +280,12 @@ def test_where_nothing_may_be_written_over(mine: Shell) -> None:
     (mine.root / "link").symlink_to(mine.root / "nowhere")
     before = mine.files()
     for output in (".", "..", "/", "link", "results", "results/..", record_of(mine)):
-        refused(mine("export", name, "--output", output), "is not an empty folder")
+        mine("export", name, "--output", output).refused("is not an empty folder")
     assert mine.files() == before
     empty = mine.root / "empty"
     empty.mkdir()
     outcome = type(mine)(empty)(
         "export", name, "--output", ".", "--results-dir", mine.results, "--cache-dir", mine.cache
     )
-    refused(outcome, "is the working directory")
+    outcome.refused("is the working directory")
     assert list(empty.iterdir()) == []

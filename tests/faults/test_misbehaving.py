@@ -154,7 +154,7 @@ def test_a_method_that_cannot_say_what_it_does_is_refused_before_anything_runs(
     more, said = PLANS[what]
     registry = menace.registry(distillers=[method("planless", lambda task, unit: gray(unit), **more)])
     outcome = menace.asked(shell, registry, "run", "--method", "random", "--method", "planless", *menace.small)
-    menace.refused(outcome, f"method 'planless' of {menace.name}", said)
+    outcome.refused(f"method 'planless' of {menace.name}", said)
     assert not (shell.results / "records").exists()
 
 
@@ -180,7 +180,7 @@ def test_settings_that_fail_in_their_own_way_are_one_line(menace: Menace, shell:
     registry = menace.registry(distillers=[Touchy])
     for setting, said in (("level=0", "ZeroDivisionError"), ("things=1", "PydanticSerializationError")):
         outcome = menace.asked(shell, registry, "run", "--method", "touchy", *menace.fast, "--set", f"touchy.{setting}")
-        menace.refused(outcome, f"method 'touchy' of {menace.name}", said)
+        outcome.refused(f"method 'touchy' of {menace.name}", said)
         assert len(outcome.errors) == 1
 
 

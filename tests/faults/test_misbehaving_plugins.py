@@ -102,7 +102,7 @@ def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(menace: M
     registry = menace.registry(tables=[spec for spec, _ in TABLES.values()])
     for spec, said in TABLES.values():
         outcome = menace.asked(shell, registry, "table", spec.name, "--dataset", "digits", "--only-cached")
-        menace.refused(outcome, f"table '{spec.name}' of {menace.name}", said)
+        outcome.refused(f"table '{spec.name}' of {menace.name}", said)
     outcome = menace.asked(shell, registry, "report")
     assert outcome.code == 0, outcome.err
     for spec, _ in TABLES.values():
@@ -138,7 +138,7 @@ def test_a_dataset_that_is_none_is_one_line(menace: Menace, shell: Shell, what: 
     spec = DatasetSpec(name="hollow", about="misbehaves.", source="none", native_size=8, open=opened)
     words = ("run", "--method", "random", "--dataset", "hollow", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
     outcome = menace.asked(shell, menace.registry(datasets=[spec]), *words)
-    menace.refused(outcome, f"dataset 'hollow' of {menace.name}", said)
+    outcome.refused(f"dataset 'hollow' of {menace.name}", said)
     assert not (shell.results / "records").exists()
 
 
@@ -214,7 +214,7 @@ def test_a_recipe_that_is_none_is_named_with_who_ships_it(menace: Menace, shell:
     bad = tmp_path / "bad.yaml"
     bad.write_text("blocks: [*nobody]")
     outcome = menace.asked(shell, menace.registry(recipes=[bad]), "run", "--method", "random", *menace.small)
-    menace.refused(outcome, f"recipe {bad} is not plain YAML", f"{menace.name} ships it")
+    outcome.refused(f"recipe {bad} is not plain YAML", f"{menace.name} ships it")
 
 
 def test_commands_neither_end_the_program_nor_take_each_others_places(

@@ -259,26 +259,6 @@ def test_a_given_teacher_may_have_seen_them(shell: Shell) -> None:
     assert note not in record_of(shell, *given, "--evaluator", "hard", "--set", "data.holdout=0.1")[1]
 
 
-@pytest.mark.parametrize(
-    ("share", "said"),
-    [
-        ("1.0", "data.holdout: Input should be less than 1 (got 1.0)"),
-        ("-0.1", "data.holdout: Input should be greater than or equal to 0 (got -0.1)"),
-        ("true", "data.holdout: a number is needed (got True)"),
-        (
-            "0.999",
-            "data.holdout 0.999 leaves none of the 142 training images of class '0'; use a smaller share or more",
-        ),
-    ],
-)
-def test_a_share_that_leaves_nothing_is_refused_in_one_line(shell: Shell, share: str, said: str) -> None:
-    cell = ("--method", "random", "--dataset", "digits", "--ipc", "1")
-    outcome = shell("run", *cell, "--recipe", "smoke", "--set", f"data.holdout={share}")
-    assert outcome.code == 2
-    assert outcome.errors[-1].startswith(f"ddbench: {said}")
-    assert not (shell.cache / "teacher").exists()
-
-
 def test_a_class_of_one_image_is_named(make_folder: MakeFolder, cache: Cache) -> None:
     with pytest.raises(DDBenchError, match=r"data\.holdout 0\.1 leaves none of the 1 training images of class 'ant'"):
         _ = load(make_folder(train=1), cache, 0.1).info

@@ -213,7 +213,3 @@ def test_a_run_from_the_command_line(shell: Shell) -> None:
     text = json.dumps(record)
     assert '"dsa"' in text
     assert DSA_STRATEGY in text
-    refused = shell("run", "--recipe", "smoke", *run, "--set", "evaluator.strategy=crop_flop")
-    assert refused.code == 2
-    assert "did you mean 'flip'" in refused.err
-    assert len(refused.errors) == 1

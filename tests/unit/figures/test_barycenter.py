@@ -116,12 +116,3 @@ def test_the_command_writes_the_same_bytes_twice(shell: Shell) -> None:
         assert f">{label}</text>" in text
     assert "200 points each" in text
     assert "<dc:date>" not in text
-
-
-def test_a_figure_takes_only_the_options_that_it_can_use(shell: Shell) -> None:
-    refused = shell("figure", "barycenter", "--ipc", "1")
-    assert refused.code == 2
-    assert "--ipc" in refused.errors[-1]
-    unknown = shell("figure", "barycentre")
-    assert unknown.errors == ["ddbench: unknown figure 'barycentre'; did you mean 'barycenter'?"]
-    assert unknown.code == 2

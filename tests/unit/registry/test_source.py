@@ -1,0 +1,58 @@
+"""The source of a plugin's item: which edits change its digest."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddbench.methods.random import Random
+from ddbench.registry import source
+from ddbench.registry.source import Source, source_of
+
+CODE = '"""A module."""\n\nclass Method:\n    """A method."""\n\n    def distill(self):\n        return {value}\n'
+
+
+def digest(folder: Path, name: str) -> str:
+    sys.modules.pop(name, None)
+    source._digest.cache_clear()
+    importlib.invalidate_caches()
+    module = importlib.import_module(name)
+    found = source_of(module.Method, "ddbench-x")
+    assert found.distribution == "ddbench-x"
+    return found.digest
+
+
+def test_what_is_computed_changes_the_digest_and_comments_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "plugin_of_one_file.py"
+    file.write_text(CODE.format(value=1))
+    first = digest(tmp_path, file.stem)
+    file.write_text(CODE.format(value=1).replace("A method.", "Another text.").replace("return 1", "return 1  # one"))
+    assert digest(tmp_path, file.stem) == first != ""
+    file.write_text(CODE.format(value=2))
+    assert digest(tmp_path, file.stem) != first
+
+
+def test_every_module_of_a_package_counts_but_not_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "plugin_package"
+    (package / "tests").mkdir(parents=True)
+    (package / "__init__.py").write_text(CODE.format(value=1))
+    (package / "numerics.py").write_text("x = 1\n")
+    first = digest(tmp_path, package.name)
+    (package / "tests" / "test_x.py").write_text("assert True is True\n")
+    assert digest(tmp_path, package.name) == first
+    (package / "numerics.py").write_text("x = 2\n")
+    assert digest(tmp_path, package.name) != first
+
+
+def test_the_core_and_code_without_a_file_have_no_digest() -> None:
+    assert source_of(Random, "ddbench") == Source("ddbench", "")
+    typed = type("Method", (), {"__module__": "no_such_module"})
+    assert source_of(typed, "ddbench-x") == Source("ddbench-x", "")
