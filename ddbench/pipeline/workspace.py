@@ -61,9 +61,16 @@ class Workspace:
         self.executor = executor or Inline()
         self.emit: Callable[[Event], None] = registry.emit
         self.strategy_for: StrategyFor = _one_process
+        self._notes: set[str] = set()
         self._download = download
         self._datasets: dict[tuple[str, DataConfig], Dataset] = {}
         self._teachers: dict[str, TappedNetwork] = {}
+
+    def note_once(self, text: str) -> None:
+        """Prints a line for the user, once for the whole grid."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self.emit(Event("note", "cache", message=text))
 
     def dataset(self, name: str, config: DataConfig) -> Dataset:
         """Returns a dataset; its images are decoded when the first one is read."""

@@ -25,6 +25,7 @@ from ddbench.registry.contents import PluginContents, read_contents
 from ddbench.registry.hooks import CORE, Hooks
 from ddbench.registry.loading import in_load_order, load, owner_of
 from ddbench.registry.observers import Observers
+from ddbench.registry.source import Source, source_of
 
 if TYPE_CHECKING:
     import click
@@ -171,6 +172,15 @@ class PluginRegistry:
             self.dataset(name)
             return CORE
         raise unknown(kind, name, collection.items)
+
+    def source_of(self, kind: Kind, name: str) -> Source:
+        """Returns the distribution of a method, protocol or stage, and a digest of its code.
+
+        Args:
+            kind: The kind of the item.
+            name: The name of the item.
+        """
+        return source_of(self._collections[kind].find(name), self.distribution_of(kind, name))
 
     def describe(self, kind: Kind, name: str) -> str:
         """Returns the description of an item for messages, e.g. `method 'blur' of ddbench-blur`.

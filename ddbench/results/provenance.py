@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ddbench.core import versions
+from ddbench.core import versions as core_versions
 
 PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic", "safetensors", "pillow")
 """Packages whose versions are recorded."""
@@ -24,21 +24,22 @@ def provenance() -> dict[str, Any]:
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "git_commit": git_commit(),
     }
 
 
 @lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, PACKAGES and the core's numerics, by name."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    names = sorted(name for name in vars(versions) if name.isupper())
-    found["numerics"] = " ".join(f"{name.lower()}={getattr(versions, name)}" for name in names)
+    names = sorted(name for name in vars(core_versions) if name.isupper())
+    found["numerics"] = " ".join(f"{name.lower()}={getattr(core_versions, name)}" for name in names)
     return found
 
 

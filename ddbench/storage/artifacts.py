@@ -176,11 +176,15 @@ class ArtifactHeader(NamedTuple):
         digest: Digest of tensors and metadata.
         content: Digest of the tensors. None also for artifacts of older versions.
         made_from: The artifacts that it was computed from, as canonical JSON.
+        source: The distribution and the digest of the plugin code that computed it. None also for older artifacts.
+        versions: The versions of the packages that computed it.
     """
 
     digest: str | None = None
     content: str | None = None
     made_from: str | None = None
+    source: Mapping[str, str] | None = None
+    versions: Mapping[str, str] | None = None
 
 
 def read_header(path: Path) -> ArtifactHeader:
@@ -212,7 +216,14 @@ def parse_header(start: bytes) -> ArtifactHeader:
         header = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
         meta = json.loads(header["meta"])["meta"]
         content, made_from = meta.get("content"), canonical_json(meta.get("made_from", {}))
-        return ArtifactHeader(str(header["digest"]), None if content is None else str(content), made_from)
+        source, versions = meta.get("source"), meta.get("made", {}).get("versions")
+        return ArtifactHeader(
+            digest=str(header["digest"]),
+            content=None if content is None else str(content),
+            made_from=made_from,
+            source=source if isinstance(source, dict) else None,
+            versions=versions if isinstance(versions, dict) else None,
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ArtifactHeader()
 

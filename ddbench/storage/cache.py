@@ -14,6 +14,7 @@ from ddbench.core.errors import DDBenchError, NotCached
 from ddbench.core.files import is_abandoned, remove_abandoned, translate_os_errors
 from ddbench.storage.artifacts import (
     Artifact,
+    ArtifactHeader,
     Built,
     key_of,
     quarantine,
@@ -182,6 +183,27 @@ class Cache:
             if stored is not None and stored[1]["meta"]["content"] != content:
                 return name
         return None
+
+    def refuse(
+        self, stage: str, depends_on: Mapping[str, Any], reason_of: Callable[[ArtifactHeader], str | None]
+    ) -> None:
+        """Makes sure that an artifact is not used for which there is a reason against it.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+            reason_of: Returns the reason, or None if the artifact may be used.
+
+        Raises:
+            NotCached: There is a reason, and the cache was opened with `builds=False`.
+        """
+        if not self.has(stage, depends_on):
+            return
+        path = self.path(stage, depends_on)
+        self._synchronise(path)
+        reason = reason_of(read_header(path))
+        if reason:
+            (self._quarantine if self._builds else _raise_fault)("outdated", path, f" ({reason})")
 
     def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
         """Returns an artifact, and builds it if there is no usable one.

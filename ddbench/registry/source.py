@@ -1,0 +1,73 @@
+"""The source of an item of a plugin: its distribution, and a digest of the code that computes. Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddbench.registry.hooks import CORE
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the code of an item comes from.
+
+    Attributes:
+        distribution: The distribution that provides it.
+        digest: A digest of the Python files of its package, which comments, docstrings and layout do not change.
+            Empty for the core, whose numerics have versions, and for code without a file.
+    """
+
+    distribution: str
+    digest: str
+
+
+def source_of(item: type, distribution: str) -> Source:
+    """Returns the source of a class of a plugin.
+
+    Args:
+        item: The class.
+        distribution: The distribution that provides it.
+    """
+    module = sys.modules.get(item.__module__)
+    file = getattr(module, "__file__", None)
+    if distribution == CORE or file is None:
+        return Source(distribution, "")
+    package = sys.modules.get(item.__module__.partition(".")[0])
+    folders = tuple(getattr(package, "__path__", ()))
+    paths = sorted(path for folder in folders for path in Path(folder).rglob("*.py")) or [Path(file)]
+    return Source(distribution, _digest(tuple(paths)))
+
+
+@functools.cache
+def _digest(paths: tuple[Path, ...]) -> str:
+    sha = hashlib.sha256()
+    for path in paths:
+        if "tests" in path.parts:
+            continue
+        try:
+            sha.update(normalised(path.read_text(encoding="utf-8")).encode())
+        except (OSError, ValueError, SyntaxError):
+            sha.update(str(path.name).encode())
+    return sha.hexdigest()[:32]
+
+
+def normalised(code: str) -> str:
+    """Returns Python code without comments, docstrings and layout, as a text that compares by equality.
+
+    >>> normalised("x = 1  # one") == normalised("x  =  1")
+    True
+    >>> normalised("x = 1") == normalised("x = 2")
+    False
+    """
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
