@@ -91,8 +91,8 @@ RECORDS: dict[str, tuple[Callable[[str], str], str]] = {
     "40 levels inside": (changed(data='{"x": ' + deep(40) + "}"), "nested deeper than 20"),
     "a long number": (changed(seed="9" * 5000), "Exceeds the limit"),
     "a large number": (changed(ipc="1" + "0" * 30), "more than 64 bits"),
-    "infinity": (changed(seconds='{"evaluate": 1e999}'), "1e999 is no number"),
-    "not a number": (changed(feature_transport_cost="NaN"), "NaN is no number"),
+    "infinity": (changed(seconds='{"evaluate": 1e999}'), "1e999 is not a finite number"),
+    "not a number": (changed(feature_transport_cost="NaN"), "NaN is not a finite number"),
     "120 percent": (
         lambda text: re.sub(r'"top1_last": [\d.]+', '"top1_last": 120.0', changed()(text)),
         "metrics.top1_last: Input should be less than or equal to 100",
