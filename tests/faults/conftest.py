@@ -1,4 +1,4 @@
-"""Faults are counted: a short form in every run of the tests, the whole with DDBENCH_FAULTS=full (`make faults`)."""
+"""Injected faults, all slow. `make test-all` runs a short form, `make faults` (DDBENCH_FAULTS=full) the full counts."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ FULL = os.environ.get("DDBENCH_FAULTS") == "full"
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
 MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_commit", "digest"}
 """What a record says of times, memory and the checkout, and the digest of all that it says."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of this folder as slow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from ddbench.data.folders import IMAGENETTE
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
 from ddbench.storage.cache import Cache
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def load(name: str, needs: str, config: DataConfig, cache: Cache) -> tuple[Dataset, Path]:
