@@ -1,4 +1,4 @@
-"""Barycenters at ImageNet-1K's size: n = 1300 features a class, d = 512, m = 50 images a class."""
+"""Barycenters at the size of ImageNet-1K: n = 1300 features per class, d = 512, m = 50 images per class."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ N, D, M = 1300, 512, 50
 ROUNDS = 10
 """K of Algorithm 2 (section 5.2)."""
 AT_ONCE = 10
-"""Classes in one batch of ours."""
+"""Classes per batch of ours."""
 CLASSES = 1000
 
 
 def features(label: int) -> Tensor:
-    """Features of one made class [N, D]: twenty clusters of their own sizes, not negative, as behind a ReLU."""
+    """Returns features [N, D] of one synthetic class: twenty clusters of random sizes, at least 0, as after a ReLU."""
     draw = seeds.generator("benchmark", "barycenters", label)
     centres = torch.randn(20, D, generator=draw)
     member = torch.multinomial(torch.rand(20, generator=draw), N, replacement=True, generator=draw)
@@ -33,7 +33,7 @@ def features(label: int) -> Tensor:
 
 
 def plain(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Algorithm 2 as one would write it with POT in float64: a step on the weights, then one on the points."""
+    """Runs a plain implementation of Algorithm 2 with POT in float64: a step on the weights, then one on the points."""
     draw = np.random.default_rng(0)
     points, weights, real = z[draw.choice(len(z), M, replace=False)], np.full(M, 1 / M), np.full(len(z), 1 / len(z))
     for _ in range(ROUNDS):
@@ -48,22 +48,22 @@ def plain(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, weights
 
 
-def lloyd(found: list[Tensor]) -> list[Barycenter]:
-    """Ours, of these classes."""
-    draws = [seeds.generator("benchmark", "lloyd", label) for label in range(len(found))]
-    return lloyd_module.barycenter_lloyd(found, M, draws)
+def lloyd(class_features: list[Tensor]) -> list[Barycenter]:
+    """Computes our barycenters of these classes."""
+    draws = [seeds.generator("benchmark", "lloyd", label) for label in range(len(class_features))]
+    return lloyd_module.barycenter_lloyd(class_features, M, draws)
 
 
 def batches(count: int) -> Iterator[list[Tensor]]:
-    """Classes as they come from the cache, a batch at a time."""
+    """Yields the features of all classes, one batch of classes at a time."""
     for first in range(0, count, AT_ONCE):
         yield [features(label) for label in range(first, min(first + AT_ONCE, count))]
 
 
 def measure(repetitions: int, classes: int = CLASSES) -> list[Row]:
-    """One class, a batch of them, and `classes` one batch after another; the exact cost of both beside.
+    """Measures one class, a batch, and `classes` classes in batches; the agreement column shows both exact costs.
 
-    The limit is one product of points and features for each step that Algorithm 2 has, in float32.
+    The limit is one float32 product of points and features for each round of Algorithm 2.
     """
     found = [features(label) for label in range(AT_ONCE)]
     z = found[0].double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""The quick ImageNette run (WMDD, IPC 10, one student, cold cache): ours and a plain pipeline, unit times x counts."""
+"""The quick ImageNette run (WMDD, IPC 10, one student, cold cache) against a plain pipeline: unit times x counts."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from ddbench.results import records
 from ddbench.storage.cache import Cache
 from ddbench.training import teacher as teacher_module
 
-ASKED = Request(methods=("wmdd",), datasets=("imagenette",), ipcs=(10,), recipes=("quick",))
+REQUEST = Request(methods=("wmdd",), datasets=("imagenette",), ipcs=(10,), recipes=("quick",))
 TRAIN, VAL = 9469, 3925
 IMAGES = 1280
-"""Real images of each split that the unit times are taken on."""
+"""Real images of each split for the unit times."""
 BATCH = 100
 VALIDATES_EVERY = 10
-"""Epochs of a student between two looks at the validation images, in the released code."""
+"""Epochs of a student between two validations, in the released code."""
 
 
 def images() -> tuple[DatasetSpec, str]:
-    """A part of ImageNette as files, where DDBENCH_DATA has it, else the digits: and what they are called."""
+    """Returns part of ImageNette as files, if DDBENCH_DATA has it, else the digits; and a description."""
     registry = PluginRegistry()
     spec = registry.dataset("imagenette")
     if "DDBENCH_DATA" not in os.environ:
@@ -64,7 +64,7 @@ def images() -> tuple[DatasetSpec, str]:
 
 
 class PlainImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Image files as torchvision's ImageFolder gives them: read and decoded whenever one is asked for."""
+    """Image files like torchvision's ImageFolder: reads and decodes a file at each access."""
 
     def __init__(self, split: Split, transform: Callable[[Any], Tensor]) -> None:
         self.split, self.transform = split, transform
@@ -77,7 +77,7 @@ class PlainImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 class Ours:
-    """The stages that see real images, over all images of `spec` once."""
+    """Our stages on real images, each over all images of `spec` once."""
 
     def __init__(self, spec: DatasetSpec, experiment: Experiment, dataset: Dataset, precision: str) -> None:
         self.spec, self.dataset, self.precision = spec, dataset, precision
@@ -87,27 +87,27 @@ class Ours:
         self.tapped = TappedNetwork(network(dataset)).to(memory_format=torch.channels_last)
 
     def decode(self) -> None:
-        """Into a cold cache; once a run."""
+        """Decodes into a cold cache; once per run."""
         with tempfile.TemporaryDirectory() as folder:
             dataset = load_dataset(self.spec, self.config, None, Cache(Path(folder)))
             assert min(len(dataset.train), len(dataset.val))
 
     def teacher(self) -> None:
-        """An epoch."""
+        """Trains one epoch."""
         teacher_module.train_on_real_images(self.network, self.dataset, self.settings, 0, device(), self.precision)
 
     def features(self) -> None:
-        """Features and moments, all images as one class: its batches are those of a class of ImageNette."""
+        """Computes features and moments of all images as one class, in the batches of an ImageNette class."""
         rows = torch.split(torch.arange(len(self.dataset.train)), BATCH)
         collect(self.tapped, (self.dataset.evaluation_view("train", part).to(device()) for part in rows), "exact")
 
     def validation(self) -> None:
-        """Accuracy."""
+        """Measures the accuracy."""
         teacher_module.accuracy(self.network, self.dataset, "val", device(), self.precision)
 
 
 class Plain:
-    """The same in float32 as torchvision's reference and the released code have it: files decoded at every reading."""
+    """The same stages in float32, as in torchvision's reference and the released code: decodes files at each access."""
 
     def __init__(self, spec: DatasetSpec, experiment: Experiment, dataset: Dataset) -> None:
         config, self.settings, source = experiment.data, experiment.teacher, spec.open(None)
@@ -126,7 +126,7 @@ class Plain:
         self.network = network(dataset)
 
     def teacher(self) -> None:
-        """An epoch."""
+        """Trains one epoch."""
         self.network.train()
         optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -141,7 +141,7 @@ class Plain:
             optimizer.step()
 
     def features(self) -> None:
-        """Moments by hooks on the BatchNorm layers."""
+        """Computes moments with hooks on the BatchNorm layers."""
         found: list[Tensor] = []
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
@@ -154,7 +154,7 @@ class Plain:
             hook.remove()
 
     def validation(self) -> None:
-        """Accuracy."""
+        """Measures the accuracy."""
         self._look(self.val)
 
     @torch.no_grad()
@@ -165,16 +165,16 @@ class Plain:
 
 
 def network(dataset: Dataset) -> nn.Module:
-    """The teacher of the recipe."""
+    """Builds the teacher of the recipe."""
     return build_network("resnet18", dataset.info.num_classes, dataset.info.image_size, "imagenet", 0).to(device())
 
 
 def measure(repetitions: int) -> list[Row]:
-    """Seconds of every stage, unit time x count of the recipe, and of all of them.
+    """Measures the seconds of every stage (unit time x count of the recipe) and of all stages.
 
-    The barycenters (10 classes of about 950 images: seconds) are left out on both sides.
+    Both sides leave out the barycenters (10 classes of about 950 images: seconds).
     """
-    experiment = experiments(ASKED, PluginRegistry())[0]
+    experiment = experiments(REQUEST, PluginRegistry())[0]
     precision = devices.resolve(RuntimeConfig(device=device().type)).precision
     spec, told = images()
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +201,7 @@ def measure(repetitions: int) -> list[Row]:
     student_steps = cast(Any, experiment.evaluator).epochs
     looks = student_steps // VALIDATES_EVERY
     counts: list[tuple[str, str, float, float]] = [
-        # what, and how many of what was timed: of ours, of the plain one
+        # stage, description, and how many timed units the recipe has: ours, plain
         ("decode", f"{TRAIN + VAL} images once; plain: within the others", (TRAIN + VAL) / (train + val), 0),
         ("teacher", f"{epochs} epochs of {TRAIN}", epochs * TRAIN / train, epochs * TRAIN / train),
         ("features", f"{TRAIN} images", TRAIN / train, TRAIN / train),
@@ -218,11 +218,11 @@ def measure(repetitions: int) -> list[Row]:
 
 
 def whole_run() -> None:
-    """The command itself in a fresh cache: its stages' seconds, and its top-1."""
+    """Runs the command in a fresh cache; prints the seconds of its stages and its top-1."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = ["--method", "wmdd", "--dataset", "imagenette", "--ipc", "10", "--recipe", "quick", "--seeds", "1"]
+        arguments = ["--method", "wmdd", "--dataset", "imagenette", "--ipc", "10", "--recipe", "quick", "--seeds", "1"]
         places = ["--cache-dir", f"{folder}/cache", "--results-dir", f"{folder}/results"]
-        command = [sys.executable, "-c", "from ddbench.cli.main import main; main()", "run", *asked, *places]
+        command = [sys.executable, "-c", "from ddbench.cli.main import main; main()", "run", *arguments, *places]
         taken = seconds(lambda: subprocess.run(command, check=True))
         (found,) = (Path(folder) / "results" / "records").glob("*.json")
         record = records.read(found)
@@ -233,6 +233,6 @@ def whole_run() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--full", action="store_true", help="run the command itself (needs ImageNette) in place of it")
+    parser.add_argument("--full", action="store_true", help="run the command itself instead (needs ImageNette)")
     given = parser.parse_args()
     whole_run() if given.full else write("end_to_end", measure(given.repetitions))

@@ -1,4 +1,4 @@
-"""What is asked of a GPU: 2000 recover steps at IPC 1 and throughput at batch 100 at 224 px, then the paper's recipe.
+"""Benchmarks of a GPU: 2000 recover steps at IPC 1, recover throughput at batch 100 and 224 px, the paper's recipe.
 
     python benchmarks/gpu.py --data-dir DATA                        # ImageNette, 224 px, IPC 1 and 10, both whole
     python benchmarks/gpu.py --dataset digits --size 32 --steps 5 --recipe smoke --options --set method.steps=5
@@ -16,15 +16,15 @@ import time
 from pathlib import Path
 
 from measuring import Row, device, seconds, write
-from recover import WAYS, Case, of
+from recover import VARIANTS, Case, of
 
 from ddbench.results import records
 
 
 def stepping(size: int, steps: int) -> list[Row]:
-    """The whole loop at IPC 1, each way once, after a first step that compiles; beside it the same steps bare."""
+    """Measures the whole loop at IPC 1 once per variant, after a first step that compiles; limit: bare steps."""
     rows = []
-    for name, way in WAYS.items():
+    for name, way in VARIANTS.items():
         case = Case(10, size, device(), steps=1)
         case.ours(*way)
         case.limit()
@@ -35,18 +35,24 @@ def stepping(size: int, steps: int) -> list[Row]:
     return rows
 
 
-def recipe(asked: argparse.Namespace, ipc: int) -> Row:
-    """`ddbench run` of the whole recipe: seconds, accuracy and where the time went, as its record has them."""
-    command = [sys.executable, "-m", "ddbench", "run", "--method", "wmdd", "--dataset", asked.dataset]
-    command += ["--ipc", str(ipc), "--recipe", asked.recipe, "--image-size", str(asked.size)]
-    command += ["--results-dir", str(asked.results_dir), "--cache-dir", str(asked.cache_dir), *asked.options]
-    command += ["--data-dir", str(asked.data_dir)] if asked.data_dir else []
+def recipe(arguments: argparse.Namespace, ipc: int) -> Row:
+    """Runs `ddbench run` with the whole recipe; reports seconds, accuracy and stage times from its record."""
+    command = [sys.executable, "-m", "ddbench", "run", "--method", "wmdd", "--dataset", arguments.dataset]
+    command += ["--ipc", str(ipc), "--recipe", arguments.recipe, "--image-size", str(arguments.size)]
+    command += [
+        "--results-dir",
+        str(arguments.results_dir),
+        "--cache-dir",
+        str(arguments.cache_dir),
+        *arguments.options,
+    ]
+    command += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
     start = time.perf_counter()
     subprocess.run(command, check=True)
     taken = time.perf_counter() - start
-    found = max(records.read_all(asked.results_dir / "records"), key=lambda record: record.created)
+    found = max(records.read_all(arguments.results_dir / "records"), key=lambda record: record.created)
     stages = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in found.seconds.items())
-    case = f"wmdd, {asked.dataset}, {asked.size} px, IPC {ipc}, recipe {asked.recipe}"
+    case = f"wmdd, {arguments.dataset}, {arguments.size} px, IPC {ipc}, recipe {arguments.recipe}"
     return Row("whole recipe", case, taken, agreement=f"top-1 {found.metrics.top1_last:.2f}; {stages}")
 
 
@@ -61,7 +67,7 @@ if __name__ == "__main__":
     parser.add_argument("--cache-dir", type=Path, default=Path("gpu-cache"))
     parser.add_argument("--results-dir", type=Path, default=Path("results"))
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[])
-    asked = parser.parse_args()
-    rows = stepping(asked.size, asked.steps) + of(Case(100, asked.size, device()), repetitions=5)
-    write("gpu", rows)  # what has been measured is kept should the rest not be reached
-    write("gpu", rows + [recipe(asked, ipc) for ipc in asked.ipc])
+    arguments = parser.parse_args()
+    rows = stepping(arguments.size, arguments.steps) + of(Case(100, arguments.size, device()), repetitions=5)
+    write("gpu", rows)  # keep these rows if the rest fails
+    write("gpu", rows + [recipe(arguments, ipc) for ipc in arguments.ipc])

@@ -1,4 +1,4 @@
-"""How time and memory grow: the recover loop with images a class, statistics with classes."""
+"""Growth of time and memory: the recover loop with images per class, statistics with the number of classes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ IPCS = (1, 10, 50, 100, 200)
 SIZE, STEPS, ARCH = 32, 3, "convnet-bn-d3"
 STATISTICS_OF = (10, 100, 1000)
 EACH = 5
-"""Images of a class whose statistics are taken."""
+"""Images per class for the statistics."""
 MEGABYTE = 2**20
 
 
 def case(ipc: int) -> Case:
-    """The first unit of CLASSES classes: all others are like it."""
+    """Builds the first unit of CLASSES classes; all other units have its size."""
     return Case(len(units_of_whole_classes(CLASSES, ipc, BATCH)[0].slots), SIZE, device(), ARCH, STEPS)
 
 
 def recover(ipc: int) -> float:
-    """Bytes by which the peak of resident memory in the steps of a unit is above what was there before."""
+    """Returns the bytes by which the peak resident memory during the steps of a unit exceeds that before them."""
     unit = case(ipc)
-    # To make it took memory too: what is free again goes back, and the peak begins here (Linux with glibc alone).
+    # Building the unit took memory too: return what is free, and restart the peak (Linux with glibc only).
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak()
@@ -50,9 +50,9 @@ def recover(ipc: int) -> float:
 
 
 def statistics(classes: int) -> float:
-    """Bytes by which the memory that is held at most, of a made set's classes, is above that of the first.
+    """Returns the bytes by which memory grows while the statistics of all classes of a synthetic set are computed.
 
-    Files that are mapped (each class's artifact) are not counted: the system takes them back as it likes.
+    Mapped files (the artifact of each class) do not count: the system can drop them at any time.
     """
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
@@ -86,26 +86,26 @@ def statistics(classes: int) -> float:
 
 
 def _held() -> int:
-    """Bytes that are resident and of no file."""
+    """Returns the resident bytes that belong to no file."""
     found = psutil.Process().memory_info()
     return int(found.rss - getattr(found, "shared", 0))
 
 
 def _peak() -> int:
-    """Bytes."""
+    """Returns the peak resident memory in bytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def _apart(part: str, argument: int) -> str:
-    """What `part` finds in a process of its own, for a peak is one of the whole process."""
+    """Runs `part` in a separate process, because a peak is one of the whole process."""
     command = [sys.executable, __file__, "--part", json.dumps([part, argument])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return f"memory +{float(done.stdout.splitlines()[-1]) / MEGABYTE:.0f} MB"
 
 
 def measure(repetitions: int) -> list[Row]:
-    """Seconds of a step of all units, beside what as many images take in units of BATCH (the limit); memory of one."""
+    """Measures a step of all units against as many images in units of BATCH (the limit), and the memory of one unit."""
     taken = interleaved({str(ipc): case(ipc).ours for ipc in IPCS}, repetitions, warm=1)
     rows = []
     for ipc in IPCS:
@@ -125,9 +125,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--part", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.part:
-        part, argument = json.loads(asked.part)
+    arguments = parser.parse_args()
+    if arguments.part:
+        part, argument = json.loads(arguments.part)
         print({"recover": recover, "statistics": statistics}[part](argument))
     else:
-        write("growth", measure(asked.repetitions))
+        write("growth", measure(arguments.repetitions))

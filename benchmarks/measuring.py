@@ -1,4 +1,4 @@
-"""How everything here is measured: interleaved in one process on the same input, medians, numbers compared first."""
+"""Shared measuring code: runs interleaved in one process on the same input, medians, and the table of results."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ddbench.results import provenance
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 SETTLE = 0.1
-"""Seconds before each measurement: threads of other libraries (NumPy's BLAS) spin that long after their work."""
+"""Seconds of pause before each measurement: threads of NumPy's BLAS spin that long after their work."""
 COLUMNS = ("part", "case", "reference", "ours", "limit", "ours/limit", "reference/ours", "agreement")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: seconds of the plain reference, of ours, and of what the hardware must do at least.
+    """One result: seconds of the plain reference, of ours, and of the least work that the hardware must do (limit).
 
-    `agreement` says how near ours and the reference are in numbers.
+    `agreement` describes the numerical difference of ours and the reference.
     """
 
     part: str
@@ -49,14 +49,14 @@ class Row:
 
 
 def device() -> torch.device:
-    """The device that is measured: CUDA where there is one."""
+    """Returns the device to measure: CUDA if available."""
     found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     devices.prepare(found)
     return found
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Of one call, the device's work included."""
+    """Returns the seconds of one call, including work on the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -67,7 +67,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], repetitions: int = 9, warm: int = 2) -> dict[str, float]:
-    """Median seconds of each of `runs`, called in turn: what disturbs the machine disturbs all of them."""
+    """Returns the median seconds of each of `runs`, called in turn, so that a disturbance affects all of them."""
     for _ in range(warm):
         for run in runs.values():
             run()
@@ -85,12 +85,12 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repetitions: int = 9, 
 
 
 def difference(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value of the reference."""
+    """Returns the largest difference, relative to the largest value of the reference."""
     return float((ours - reference).abs().max() / reference.abs().max())
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows for people, times in milliseconds."""
+    """Formats the rows as a table."""
 
     def milliseconds(value: float | None) -> str:
         return "" if value is None else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
@@ -111,7 +111,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def write(part: str, rows: list[Row]) -> None:
-    """Writes `results/benchmarks/PART-DEVICE.json` with what it was measured on and with, and prints the table."""
+    """Writes `results/benchmarks/PART-DEVICE.json` with device and versions, and prints the table."""
     described = devices.describe(device())
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"part": part, "device": described, **provenance.provenance(), "rows": [asdict(row) for row in rows]}

@@ -1,4 +1,4 @@
-"""Methods with random networks, DM and DC: matching steps of all classes against the loops of the released code."""
+"""Matching steps of DM and DC, which use random networks, against the loops of their released code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """One size: real images of each class a step, images of each class that are made."""
+    """One size: real images of each class per step, and distilled images of each class."""
 
     method: str
     size: int = 32
@@ -80,7 +80,7 @@ class Bench:
         return gradients.distill(self.dc, self.task, self.unit)
 
     def reference(self) -> Tensor:
-        """The same class by class, as the released code of DM and of DC has it: one backward for all classes."""
+        """The same class by class, as in the released code of DM and DC: one backward pass for all classes."""
         method, mean, std = self.case.method, self.dataset.mean.to(device()), self.dataset.std.to(device())
         settings = self.dm if method == "dm" else self.dc
         images = self._real(self.case.ipc, "initial").requires_grad_(True)
@@ -102,7 +102,7 @@ class Bench:
         return denormalise(images.detach(), mean, std).clamp(0, 1)
 
     def limit(self) -> None:
-        """The bare passes of STEPS steps, class by class, on images and networks that are there already."""
+        """The bare passes of STEPS steps, class by class, on existing images and networks."""
         network, images = self._network(0), self._real(self.case.ipc, "initial")
         parameters = gradients.matched_parameters(network)
         for _ in range(STEPS):
@@ -156,7 +156,7 @@ class Bench:
 
 
 def measure(repetitions: int) -> list[Row]:
-    """Every case, seconds of one step. The augmentation, the same in both, is ddbench's."""
+    """Measures the seconds of one step of each case. Both sides use ddbench's augmentation."""
     rows = []
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:

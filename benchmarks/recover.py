@@ -1,4 +1,4 @@
-"""The recover step: ResNet-18, PCBN on all 20 layers, crop, flip, Adam, clamp; as it is, compiled, and in bf16."""
+"""The recover step: ResNet-18, PCBN on all 20 layers, crop, flip, Adam, clamp; eager, compiled, and in bf16."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from ddbench.nn.taps import TappedNetwork
 CLASSES = 10
 LAMBDA = 10.0
 STEPS = 3
-"""Of one repetition: every variant runs so many at a time."""
-WAYS = {
+"""Steps per repetition of each variant."""
+VARIANTS = {
     "fp32": ("fp32", False),
     "fp32 compiled": ("fp32", True),
     "bf16": ("bf16", False),
     "bf16 compiled": ("bf16", True),
 }
-"""Precision, and whether the network is compiled, by name."""
+"""Variants by name: precision, and whether the network is compiled."""
 
 
 @dataclass
@@ -59,12 +59,12 @@ class Case:
         self.initial = torch.randn(self.count, 3, self.size, self.size, generator=draw).to(self.device)
         network = build_network(self.arch, CLASSES, self.size, "imagenet" if self.arch == "resnet18" else "auto", 0)
         layers = [cast(nn.BatchNorm2d, layer) for layer in batch_norms(network).values()]
-        # Statistics of its own, as a trained network has them: with those of a fresh one bf16 rounds to one side.
+        # Fill the running statistics, as in a trained network: with initial ones bf16 rounds to one side.
         for layer in layers:
             layer.momentum = 1.0
         with torch.no_grad():
             network(self.initial.cpu())
-        # What is measured against has nothing of ours in it.
+        # The reference contains nothing of ours.
         self.plain = copy.deepcopy(network).requires_grad_(False).eval().to(self.device)
         self.plain = self.plain.to(memory_format=torch.channels_last)
         self.teacher = TappedNetwork(network).to(self.device).to(memory_format=torch.channels_last)
@@ -78,7 +78,7 @@ class Case:
         self.settings = RecoverSettings(steps=self.steps, jitter=0)
 
     def objective(self, output: Any) -> dict[str, Tensor]:
-        """The paper's (Eq. 15)."""
+        """Computes the objective of the paper (Eq. 15)."""
         terms = {
             "feature": features_module.feature_match(output.features, self.points, "squared"),
             "pcbn": LAMBDA * batchnorm.pcbn(output.bn_inputs, self.rows, self.means, self.variances, "squared"),
@@ -87,7 +87,7 @@ class Case:
         return terms
 
     def ours(self, precision: str = "fp32", compiled: bool = False) -> Tensor:
-        """The losses of the steps of `ddbench.distillation.recover`."""
+        """Runs `ddbench.distillation.recover` and returns the losses of its steps."""
         self.losses.clear()
         unit = Unit(index=0, slots=tuple(Slot(int(label), index) for index, label in enumerate(self.labels)))
         mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
@@ -110,7 +110,7 @@ class Case:
         return torch.stack(self.losses)
 
     def reference(self) -> Tensor:
-        """The same in the most ordinary PyTorch: hooks on the BatchNorm layers, class by class as Eq. 13 has it."""
+        """Runs the same steps in plain PyTorch: hooks on the BatchNorm layers, and Eq. 13 class by class."""
         found: list[Tensor] = []
         features: list[Tensor] = []
         network = self.plain
@@ -148,7 +148,7 @@ class Case:
         return torch.stack(losses)
 
     def _plain_view(self, images: Tensor, step: int) -> Tensor:
-        # The boxes are those of ours: else the two would not see the same and could not be compared.
+        # Use our boxes, so that both sides have the same views and can be compared.
         draws = seeds.generator("recover", 0, 0, step)
         sizes = torch.tensor([[self.size, self.size]]).expand(self.count, 2)
         boxes = crops_module.random_boxes(sizes, scale=self.settings.crop_scale(step), generator=draws)
@@ -162,18 +162,18 @@ class Case:
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
     def limit(self) -> None:
-        """Forward and backward to the input, in float32: what no step in it can do without."""
+        """Runs forward and backward to the input in float32: the least work of a step."""
         images = self.initial.contiguous(memory_format=torch.channels_last).requires_grad_(True)
         for _ in range(self.steps):
             (gradient,) = torch.autograd.grad(self.plain(images).sum(), images)
         del gradient
 
 
-def of(case: Case, repetitions: int, ways: Sequence[str] = tuple(WAYS)) -> list[Row]:
-    """One size, in every way, against one reference and the limit in float32; losses are compared first."""
-    runs: dict[str, Callable[[], object]] = {name: partial(case.ours, *WAYS[name]) for name in ways}
+def of(case: Case, repetitions: int, ways: Sequence[str] = tuple(VARIANTS)) -> list[Row]:
+    """Measures one size in all variants against one reference and the limit in float32, after comparing the losses."""
+    runs: dict[str, Callable[[], object]] = {name: partial(case.ours, *VARIANTS[name]) for name in ways}
     expected = case.reference()
-    apart = {name: difference(case.ours(*WAYS[name]), expected) for name in ways}
+    apart = {name: difference(case.ours(*VARIANTS[name]), expected) for name in ways}
     taken = interleaved({"reference": case.reference, "limit": case.limit, **runs}, repetitions, warm=1)
     per_step = {name: value / case.steps for name, value in taken.items()}
     return [
@@ -183,20 +183,20 @@ def of(case: Case, repetitions: int, ways: Sequence[str] = tuple(WAYS)) -> list[
             per_step[name],
             per_step["reference"],
             per_step["limit"],
-            "; ".join([f"losses of {case.steps} steps: {apart[name]:.0e}", *(case.said if WAYS[name][1] else [])]),
+            "; ".join([f"losses of {case.steps} steps: {apart[name]:.0e}", *(case.said if VARIANTS[name][1] else [])]),
         )
         for name in ways
     ]
 
 
-def measure(repetitions: int, ways: Sequence[str] = tuple(WAYS)) -> list[Row]:
-    """A batch of small images, and one of the paper's size."""
+def measure(repetitions: int, ways: Sequence[str] = tuple(VARIANTS)) -> list[Row]:
+    """Measures a batch of small images, and one of the paper's size."""
     return [row for size in ((100, 64), (10, 224)) for row in of(Case(*size, device()), repetitions, ways)]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    asked = parser.parse_args()
-    write("recover", measure(asked.repetitions, asked.ways))
+    parser.add_argument("--ways", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    arguments = parser.parse_args()
+    write("recover", measure(arguments.repetitions, arguments.ways))

@@ -1,4 +1,4 @@
-"""Cold start: `ddbench --help`, and a run with a cached teacher until its first recover step is done."""
+"""Cold start: `ddbench --help`, and a run with a cached teacher until the end of its first recover step."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 
 
 def done(*command: str) -> None:
-    """Runs it to its end."""
+    """Runs a command to its end."""
     subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def first_step(*command: str) -> float:
-    """Seconds from the start of a run until its progress tells that its one step is done and the images are stored."""
+    """Returns the seconds from the start of a run until its progress reports stored images, after one step."""
     start = time.perf_counter()
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -39,7 +39,7 @@ def first_step(*command: str) -> float:
 
 
 def measure(repetitions: int) -> list[Row]:
-    """Both, in processes of their own; the limits are Python's and PyTorch's own starts."""
+    """Measures both in separate processes; the limits are the starts of Python and of PyTorch."""
     taken = interleaved(
         {
             "help": lambda: done(*DDBENCH, "--help"),
@@ -52,7 +52,7 @@ def measure(repetitions: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         run = (*DDBENCH, *RUN.split(), "--cache-dir", f"{folder}/cache", "--results-dir", f"{folder}/results")
         done(*run)
-        seeds = count(1)  # a seed of its own: barycenters and images are made anew, the teacher is not
+        seeds = count(1)  # with a new seed, barycenters and images are computed again, the teacher is not
         steps = [first_step(*run, "--seed", str(next(seeds))) for _ in range(repetitions)]
     return [
         Row("startup", "ddbench --help; limit: python -c pass", taken["help"], limit=taken["python"]),

@@ -1,7 +1,7 @@
 """A grid of many classes on a local Ray cluster of two nodes: wall time against workers, memory of workers and driver.
 
-Images of noise around a pattern a class, written once; everything from the teacher to the students is run for each
-number of workers, in a cache of its own. `python benchmarks/thousand_classes.py --classes 1000 --workers 1 2 4`.
+Writes images once, noise around one pattern per class. Then runs everything from the teacher to the students for each
+number of workers, in a separate cache. `python benchmarks/thousand_classes.py --classes 1000 --workers 1 2 4`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from ddbench.results import provenance, records
 RESULTS = Path(__file__).parent.parent / "results" / "scaling"
 SIDE = 32
 EVERY = 0.25
-"""Seconds between two looks at the memory."""
+"""Seconds between two readings of the memory."""
 STAGES = ("teacher", "statistics", "distill", "evaluate", "measure")
 SETTINGS = {"teacher.batch_size": 256, "wmdd.batch_size": 10, "evaluator.batch_size": 100}
 
 
 def write_images(root: Path, classes: int, train: int, val: int) -> None:
-    """An image folder: each class a pattern of 4 x 4 colours, its images that pattern with noise."""
+    """Writes an image folder: each class is a pattern of 4 x 4 colours, its images are that pattern with noise."""
     for label in range(classes):
         draw = np.random.default_rng(label)
         pattern = draw.integers(40, 216, (4, 4, 3)).repeat(SIDE // 4, 0).repeat(SIDE // 4, 1)
@@ -53,7 +53,7 @@ def write_images(root: Path, classes: int, train: int, val: int) -> None:
 
 
 def private_mb(process: psutil.Process) -> float:
-    """Memory that is the process's own, in MiB: what is mapped from the cache's files is not."""
+    """Returns the private memory of a process in MiB, without mapped cache files."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
@@ -61,7 +61,7 @@ def private_mb(process: psutil.Process) -> float:
 
 
 def busy(raylets: list[psutil.Process]) -> Iterator[tuple[psutil.Process, str]]:
-    """Every worker at a unit of work, and its stage: Ray calls the process so."""
+    """Yields each busy worker and its stage, which is in the process title that Ray sets."""
     for raylet in raylets:
         for process in raylet.children():
             title = " ".join(process.cmdline())
@@ -71,7 +71,7 @@ def busy(raylets: list[psutil.Process]) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def run(images: Path, folder: Path, workers: int, students: int) -> dict[str, Any]:
-    """One run from an empty cache: seconds in all and of each stage, and the memory over its time."""
+    """Runs from an empty cache; returns the seconds in all and of each stage, and the memory over time."""
     quiet = {"object_store_memory": 2**27}
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": -(-workers // 2), "include_dashboard": False, **quiet}
@@ -94,7 +94,7 @@ def run(images: Path, folder: Path, workers: int, students: int) -> dict[str, An
                 for process, stage in busy(raylets):
                     seen[stage].append((now, private_mb(process)))
             except (psutil.Error, OSError):
-                pass  # it ended while it was looked at
+                pass  # the process ended while it was read
             time.sleep(EVERY)
     seconds = time.perf_counter() - begun
     cluster.shutdown()
@@ -113,7 +113,7 @@ def run(images: Path, folder: Path, workers: int, students: int) -> dict[str, An
 
 
 def thirds(samples: list[tuple[float, float]]) -> list[int]:
-    """The peak in the first, second and last third of the samples' time: flat where the last is the first."""
+    """Returns the peak in the first, second and last third of the time; equal thirds mean no growth."""
     start, length = samples[0][0], samples[-1][0] - samples[0][0] or 1.0
     parts: list[list[float]] = [[], [], []]
     for moment, value in samples:
@@ -129,26 +129,26 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_images(root / "images", asked.classes, asked.images, 2)
+        write_images(root / "images", arguments.classes, arguments.images, 2)
         rows = []
-        for workers in asked.workers:
+        for workers in arguments.workers:
             (root / str(workers)).mkdir()
-            rows.append(run(root / "images", root / str(workers), workers, asked.students))
+            rows.append(run(root / "images", root / str(workers), workers, arguments.students))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     assert len({row["distilled_digest"] for row in rows}) == 1
     found = {
-        "classes": asked.classes,
-        "images": asked.images,
-        "students": asked.students,
+        "classes": arguments.classes,
+        "images": arguments.images,
+        "students": arguments.students,
         "settings": {"recipe": "smoke", **SETTINGS},
         "device": {**device.describe(torch.device("cpu")), "cores": os.cpu_count(), "ray": ray.__version__},
         **provenance.provenance(),
         "runs": rows,
     }
-    path = asked.output / f"classes-{asked.classes}.json"
+    path = arguments.output / f"classes-{arguments.classes}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n")
@@ -165,7 +165,7 @@ def main() -> None:
     ]
     heads = ["workers", "seconds", *STAGES, "driver MB", *(f"{stage} MB" for stage in parallel)]
     print(tabulate(table, headers=heads, tablefmt="simple"))
-    print("MB: peak of a process's own memory in the first, second and last third of the time")
+    print("MB: peak of the private memory of a process in the first, second and last third of the time")
     print(f"written: {path}")
 
 

@@ -1,4 +1,4 @@
-"""A student's step with online labels, and a teacher's on real images, ResNet-18: the loop, the views, the labels."""
+"""A student step with online labels, and the input pipeline of a teacher step on real images, ResNet-18."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ TEMPERATURE = 20.0
 
 
 def network(seed: int) -> nn.Module:
-    """A ResNet-18 for the digits."""
+    """Builds a ResNet-18 for the digits."""
     built = build_network("resnet18", CLASSES, SIZE, "imagenet", seed)
     return built.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def digits(folder: Path, size: int = SIZE, stored: int = 72) -> Dataset:
-    """The digits, enlarged."""
+    """Loads the digits, enlarged."""
     spec = next(spec for spec in ddbench_datasets() if spec.name == "digits")
     return load_dataset(spec, DataConfig(image_size=size, stored_size=stored), None, Cache(folder))
 
 
 class Student:
-    """A student on 100 images with the teacher asked at every step."""
+    """A student on 100 images whose labels the teacher computes at every step."""
 
     def __init__(self, dataset: Dataset, precision: str) -> None:
         self.dataset, self.precision = dataset, precision
@@ -60,7 +60,7 @@ class Student:
         self.student = network(2)
 
     def source(self, precision: str) -> OnlineLabels:
-        """Views and labels of STEPS epochs of one batch."""
+        """Returns views and labels of STEPS epochs of one batch."""
         task = SimpleNamespace(
             dataset=self.dataset,
             images=self.images,
@@ -75,7 +75,7 @@ class Student:
 
     @torch.no_grad()
     def apart(self) -> float:
-        """The loss of a batch in float32, ours and by the plain formula on the same views: the relative difference."""
+        """Returns the relative difference of our float32 loss of a batch to the plain formula on the same views."""
         source = self.source("fp32")
         batch = next(view_batches(source.task, source.views(0)))
         logits = self.student(batch.images)
@@ -96,7 +96,7 @@ class Student:
         loop.fit(self.student, epoch_batches, recipe, device(), self.precision)
 
     def reference(self) -> None:
-        """The same as FKD's released code has it: float32, one image at a time through torchvision's transforms."""
+        """Runs the same steps like the released code of FKD: float32, one image at a time through torchvision."""
         crop = transforms.Compose(
             [transforms.RandomResizedCrop(SIZE, antialias=True), transforms.RandomHorizontalFlip()]
         )
@@ -114,7 +114,7 @@ class Student:
             optimizer.step()
 
     def limit(self) -> None:
-        """Student forward and backward, teacher forward, on one batch that is there already."""
+        """Runs student forward and backward, and teacher forward, on one existing batch."""
         views = torch.zeros(BATCH["student"], 3, SIZE, SIZE, device=device()).contiguous(
             memory_format=torch.channels_last
         )
@@ -127,7 +127,7 @@ class Student:
 
 
 class Views:
-    """An epoch's input pipeline, per batch of the teacher's 32: crop, flip, normalise."""
+    """The input pipeline of an epoch, in the teacher's batches of 32: crop, flip, normalise."""
 
     def __init__(self, dataset: Dataset, precision: str) -> None:
         self.dataset, self.precision = dataset, precision
@@ -152,7 +152,7 @@ class Views:
         return found
 
     def reference(self) -> list[Tensor]:
-        """The same crops, image by image through torchvision."""
+        """Computes the same crops image by image through torchvision."""
         from ddbench.augment import views as views_module
 
         images = self.dataset.train
@@ -168,7 +168,7 @@ class Views:
         return found
 
     def step(self) -> None:
-        """STEPS bare training steps, forward and backward: what the pipeline is measured against."""
+        """Runs STEPS bare training steps, forward and backward: the limit of the pipeline."""
         images = torch.zeros(BATCH["teacher"], 3, SIZE, SIZE, device=device()).contiguous(
             memory_format=torch.channels_last
         )
@@ -179,12 +179,12 @@ class Views:
 
 
 def per_step(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of one step of each."""
+    """Returns the median seconds of one step of each run."""
     return {name: value / STEPS for name, value in interleaved(runs, repetitions, warm=1).items()}
 
 
 def measure(repetitions: int) -> list[Row]:
-    """Both, in the precision that the device is best at."""
+    """Measures both, in the precision that suits the device."""
     precision = devices.resolve(RuntimeConfig(device=device().type)).precision
     with tempfile.TemporaryDirectory() as folder:
         dataset = digits(Path(folder))
