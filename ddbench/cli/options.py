@@ -121,7 +121,7 @@ experiment = all_of(
     click.option("--recipe", "recipes", multiple=True, help="Recipe or YAML file; repeat, later ones override."),
     click.option("--image-size", type=int, help="Side of the images in pixels (default: the recipe's)."),
     click.option("--arch", help="Network of the teacher (default: the recipe's)."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Base seed."),
+    click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Base seed."),
     click.option(
         "--seeds",
         type=click.IntRange(min=1),

@@ -91,10 +91,10 @@ def test_sure_patches_do_not_tie(make_task: Callable[..., DistillTask]) -> None:
     task = make_task()
     bias: Any = task.teacher.network.classifier.bias  # type: ignore[union-attr]
     with torch.no_grad():
-        bias[6] += 30
+        bias[6] += 22
     losses = teacher_loss(task, 6)(torch.rand(50, 3, 4, 4, generator=Generator().manual_seed(0)))
-    assert float(losses.max()) < 1e-9
-    assert len(set(losses.tolist())) >= 45  # in float32 all would be 0
+    assert float(losses.max()) < 2**-24  # in float32 the loss of every patch is 0
+    assert len(set(losses.tolist())) == 50
 
 
 @pytest.mark.parametrize(("size", "factor"), [(8, 2), (9, 2), (9, 1), (8, 3), (5, 5)])
