@@ -1,1 +1,1 @@
-"""pipeline."""
+"""A run of one experiment: requests, stages, keys, builds, records; and the run of a grid."""
