@@ -1,0 +1,32 @@
+"""Tables and facts in the width of a terminal."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddbench.cli.text_layout import format_facts, format_table, join_sections
+
+WORDS = st.lists(st.text(alphabet="abcdef", min_size=1, max_size=9), min_size=1, max_size=12).map(" ".join)
+
+
+@given(rows=st.lists(st.tuples(WORDS, WORDS), max_size=4), width=st.integers(30, 90))
+def test_a_table_fits_and_loses_no_word(rows: list[tuple[str, str]], width: int) -> None:
+    lines = format_table(("first", "second"), rows, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line == line.rstrip() for line in lines)
+    assert set(lines[1]) <= {"-", " "}
+    split = len(lines[1].split()[0]) + 2
+    for column, cut in enumerate((slice(None, split), slice(split, None))):
+        words = " ".join(line[cut] for line in lines[2:]).split()
+        assert words == " ".join(row[column] for row in rows).split()
+
+
+def test_facts_without_a_value_are_left_out() -> None:
+    text = format_facts([("name", "digits"), ("about", ""), ("classes", "ten " * 12)], 30)
+    assert text.splitlines()[0] == "name     digits"
+    assert "about" not in text
+    assert all(line.startswith(" " * 9) for line in text.splitlines()[2:])
+
+
+def test_sections() -> None:
+    assert join_sections("a", "", "b") == "a\n\nb"
+    assert join_sections() == ""
