@@ -73,9 +73,9 @@ def test_the_error_names_settings_and_the_innermost_callback_is_called() -> None
         if size > 2:
             raise MemoryError
 
+    with oom_errors("teacher", [], outer.append), oom_errors("distill", [], inner.append):
+        OOMBatcher("images")(attempt, 4)
     with pytest.raises(DDBenchError) as caught, oom_errors("teacher", [("teacher.batch_size", 8)], outer.append):
-        with oom_errors("distill", [], inner.append):
-            OOMBatcher("images")(attempt, 4)
         raise MemoryError("2 GiB")
     assert (outer, inner) == ([], ["out of memory with 4 images: going on with 2 at a time"])
     assert "out of memory in stage 'teacher': lower --set teacher.batch_size (now 8)" in str(caught.value)
