@@ -142,8 +142,8 @@ class Builder:
             if header.source["digest"] != source.digest:
                 self._workspace.note_once(
                     f"the code of {source.distribution} has changed under the same version since it built artifacts "
-                    f"of stage '{stage}', which are used as they are: --force {stage} builds them anew; raise `version` "
-                    "when results change"
+                    f"of stage '{stage}', which are used as they are: --force {stage} builds them anew; raise "
+                    "`version` when results change"
                 )
         built_with, current = (header.versions or {}).get("torch"), provenance.versions()["torch"]
         if built_with not in (None, current):

@@ -75,7 +75,7 @@ class Keys:
         return {**self._real, "teacher": made, "versions": core}
 
     def statistics(self, label: int, layer: int | None = None) -> Depends:
-        """Returns the dependencies of the float32 statistics of one class, with the features of `layer` if it is given."""
+        """Returns the dependencies of the float32 statistics of one class, of `layer` if it is given."""
         return {
             "teacher": key_of(self.teacher()),
             "statistics": self.experiment.statistics.model_dump(mode="json"),

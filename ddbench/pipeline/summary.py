@@ -8,11 +8,12 @@ import pandas as pd
 
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
+from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 
 
 def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
-    """Returns one row for each method, dataset, IPC, student and protocol: mean and deviation over students and sets.
+    """Returns one row for each method, dataset, IPC, student and protocol: mean and deviation over sets and students.
 
     Accuracies on held-out training images and on validation images never share a row.
     """
@@ -54,7 +55,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
             {
                 **values,
                 **({"measured on": split} if frame["holdout"].any() else {}),
-                "top-1 (last epoch)": spread(part["top1"]),
+                "top-1 (last epoch)": spread(pool(list(part["top1"]), list(part["set"]))),
                 "n": f"{_count(len(part), 'student')} on {_count(sets, 'set')}",
                 "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
                 "distill s": f"{part['distill'].mean():.1f}",
@@ -70,11 +71,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def spread(values: pd.Series[float]) -> str:
-    """Returns mean and sample deviation as text; the mean alone for one value.
+def spread(pooled: Pooled) -> str:
+    """Returns mean and deviation as text; the mean alone for one value.
 
-    >>> spread(pd.Series([62.0, 62.6]))
+    >>> spread(pool([62.0, 62.6], ["a", "b"]))
     '62.30 ± 0.42'
     """
-    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{deviation}"
+    deviation = "" if pooled.deviation is None else f" ± {pooled.deviation:.2f}"
+    return f"{pooled.mean:.2f}{deviation}"

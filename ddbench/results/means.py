@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ddbench.results.conditions import Facts, distillation_config, evaluation_conditions, student_key
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
+from ddbench.results.pooling import pool
 from ddbench.results.records import Record
 from ddbench.storage.artifacts import canonical_json
 
@@ -31,7 +31,7 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
         One row per panel, series and x. `panel` names the evaluation conditions that its students share; of these,
         `dataset`, `classes`, `evaluator` and `student` have columns. `series` names the way to make the distilled set;
         `method` and `recipe` are part of it. `top1` is the mean in percent and `deviation` the sample deviation (NaN
-        for one student) over `n` students on `sets` distilled sets.
+        for one value) over `sets` distilled sets with `n` students, as `results.pooling` defines them.
     """
     import pandas as pd
 
@@ -51,7 +51,7 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (panel, way, value), group in students.items():
         shared, example = panels[panel][0], series[way][0]
-        top1 = [record.metrics.top1_last for record in group.values()]
+        pooled = pool([record.metrics.top1_last for record in group.values()], [digest for digest, _ in group])
         rows.append(
             {
                 "panel": titles[panel],
@@ -60,10 +60,10 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
                 "method": example.method,
                 "recipe": recipe_label(example, x),
                 "x": value,
-                "top1": fmean(top1),
-                "deviation": stdev(top1) if len(top1) > 1 else float("nan"),
-                "n": len(top1),
-                "sets": len({digest for digest, _ in group}),
+                "top1": pooled.mean,
+                "deviation": float("nan") if pooled.deviation is None else pooled.deviation,
+                "n": pooled.students,
+                "sets": pooled.sets,
             }
         )
     rows.sort(key=lambda row: (natural_order(row["panel"]), natural_order(row["series"]), row["x"]))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.results import records
 from ddbench.results.conditions import evaluation_conditions, student_key, training_recipe
+from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 from ddbench.storage.artifacts import canonical_json
 
@@ -54,9 +54,9 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
 
     Returns:
         One row per group of students that differ only in seeds and sets. `top1`, its sample `deviation` (NaN for one
-        student), `random`, `hard` and `full` are in percent. They are means over `n`, `random_n`, `hard_n` and `full_n`
-        students; `sets` is the number of distilled sets. A score without reference is NaN; `missing` then names the
-        conditions that differ in the closest record.
+        value), `random`, `hard` and `full` are in percent. They are means over sets, each with the mean of its students
+        (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the distilled sets. A
+        score without reference is NaN; `missing` then names the conditions that differ in the closest record.
     """
     import pandas as pd
 
@@ -133,7 +133,8 @@ def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any
     full, no_full = _references(
         "full", group, [s for s in students if s.record.evaluator == "full-data"], SHARED_WITH_FULL, lambda s: s.seed
     )
-    top1, ior, hlr = _mean(group), _mean(group) - _mean(random), _mean(full) - _mean(hard)
+    pooled = _pool(group)
+    top1, ior, hlr = pooled.mean, pooled.mean - _mean(random), _mean(full) - _mean(hard)
     return {
         "method": record.method,
         "recipes": "+".join(record.recipes) + (" --set" if record.configuration.get("changed") else ""),
@@ -146,9 +147,9 @@ def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any
         "regime": regime,
         "teacher": record.teacher.get("name", ""),
         "top1": top1,
-        "deviation": stdev(s.record.metrics.top1_last for s in group) if len(group) > 1 else math.nan,
-        "n": len(group),
-        "sets": len({s.record.distilled_digest for s in group}),
+        "deviation": math.nan if pooled.deviation is None else pooled.deviation,
+        "n": pooled.students,
+        "sets": pooled.sets,
         "random": _mean(random),
         "random_n": len(random),
         "ior": ior,
@@ -196,8 +197,13 @@ def _differences(one: _Student, other: _Student, names: tuple[str, ...]) -> list
     return unknown + [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]
 
 
+def _pool(students: list[_Student]) -> Pooled:
+    values = [student.record.metrics.top1_last for student in students]
+    return pool(values, [student.record.distilled_digest for student in students])
+
+
 def _mean(students: list[_Student]) -> float:
-    return fmean(student.record.metrics.top1_last for student in students) if students else math.nan
+    return _pool(students).mean if students else math.nan
 
 
 def _label_robust(alpha: float) -> float:

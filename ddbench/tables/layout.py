@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from ddbench.api.table import Metric, TableSpec
 from ddbench.results import published
+from ddbench.results.pooling import Pooled, pool
 from ddbench.results.text import frame_text
 from ddbench.tables.published_columns import published_rows
 from ddbench.tables.rows import SETTING_COLUMNS
@@ -180,7 +181,7 @@ class _CellFormatter:
             measured = rows[rows["state"] == "measured"]
             comparable = self.spec.metrics[metric].show_difference and not published.is_quoted(note)
             if comparable and len(measured) and (measured["differs"] == "").all():
-                difference = f"{measured[metric].mean() - row[column]:+.2f}"
+                difference = f"{_pool(measured, metric).mean - row[column]:+.2f}"
         return {"": self._measured(rows, metric), PUBLISHED: published_text, DIFFERENCE: difference}
 
     def all_notes(self) -> list[str]:
@@ -194,13 +195,17 @@ class _CellFormatter:
         return self.notes.index(text) + 1
 
     def _measured(self, rows: pd.DataFrame, name: str) -> str:
-        """`62.80 ± 1.22 (3)`, `failed [1]`, `never run`, or nothing if there is no such cell."""
+        """`62.80 ± 1.22 (3 sets)`, `failed [1]`, `never run`, or nothing if there is no such cell."""
         words = []
         with_value = rows[rows[name].notna()] if name in rows else rows.head(0)
         if len(with_value):
             metric, protocol = self.spec.metrics[name], with_value["protocol"].iloc[0]
-            first, values = with_value.iloc[0], with_value[name]
-            words.append(_cell_number(first, name, metric) if metric.per_cell else _mean_number(values, metric))
+            first = with_value.iloc[0]
+            words.append(
+                _cell_number(first, name, metric) if metric.per_cell else _mean_number(with_value, name, metric)
+            )
+            if not metric.per_cell and (teachers := with_value["teacher_digest"].nunique()) > 1:
+                words[0] += f" [{self._note_number(f'sets and students of {teachers} teachers')}]"
             if self.default_protocol and protocol != self.default_protocol and "evaluator" not in self.spec.columns:
                 words[0] += f" {protocol}"
         if name == next(iter(self.spec.metrics)):
@@ -225,10 +230,14 @@ class _CellFormatter:
         return f"published: {sources}" + (f" (± {', '.join(kinds)})" if kinds else "") + note
 
 
-def _mean_number(values: pd.Series[Any], metric: Metric) -> str:
-    values = values.astype(float)
-    deviation = f" ± {_number(values.std(ddof=1), metric)}" if len(values) > 1 else ""
-    return f"{_number(values.mean(), metric)}{deviation} ({len(values)})"
+def _pool(rows: pd.DataFrame, name: str) -> Pooled:
+    return pool(rows[name].astype(float).tolist(), rows["set"].tolist())
+
+
+def _mean_number(rows: pd.DataFrame, name: str, metric: Metric) -> str:
+    pooled = _pool(rows, name)
+    deviation = "" if pooled.deviation is None else f" ± {_number(pooled.deviation, metric)}"
+    return f"{_number(pooled.mean, metric)}{deviation} ({pooled.count_text})"
 
 
 def _cell_number(row: pd.Series[Any], name: str, metric: Metric) -> str:

@@ -16,7 +16,7 @@ from ddbench.results.records import Record, measured_on
 FRAME_COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
-    *("repeat", "student_seed", "state", "reason"),
+    *("repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
     *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
     *("record", "differs"),
 )
@@ -108,6 +108,8 @@ def _record_columns(record: Record) -> Row:
     return {
         "repeat": record.repeat,
         "student_seed": record.student_seed,
+        "set": record.distilled_digest,
+        "teacher_digest": record.teacher.get("digest"),
         "top1": metrics.top1_last,
         "top1_selected": metrics.top1_selected,
         "transport_cost": record.feature_transport_cost,

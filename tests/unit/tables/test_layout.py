@@ -28,8 +28,8 @@ SPEC = TableSpec("ablation", "hand-made", lambda asked: [], "WMDD paper, Table 4
 def hand_made() -> pd.DataFrame:
     setting = ("imagenette", 10, 224, "paper", "resnet18", "cpu fp32", "validation images", "", "s")
     common = {**dict(zip(SETTING_COLUMNS, setting, strict=True)), "table": "ablation", "ipc": 10, "protocol": "fkd v1"}
-    common |= {"state": "measured", "differs": ""}
-    lines = [{**common, "row": "wasserstein + pcbn", "top1": top1} for top1 in (60.0, 62.0, 64.0)]
+    common |= {"state": "measured", "differs": "", "set": "a", "teacher_digest": "t"}
+    lines = [{**common, "row": "wasserstein + pcbn", "top1": top1, "set": f"set {top1}"} for top1 in (60.0, 62.0, 64.0)]
     lines += [
         {**common, "row": "cross-entropy + pcbn", "top1": 61.5, "differs": "64 px", "protocol": "hard v2"},
         {**common, "row": "wasserstein + bn", "state": "failed", "reason": "RuntimeError: 5 < 6 & all that"},
@@ -44,10 +44,10 @@ def hand_made() -> pd.DataFrame:
 
 HEADING = "imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32"
 CELLS = {
-    "wasserstein + pcbn": ["62.00 ± 2.00 (3)", "64.7 ± 0.2", "-2.70"],
-    "cross-entropy + pcbn": ["61.50 (1) hard v2", "63.5 ± 0.1", ""],
+    "wasserstein + pcbn": ["62.00 ± 2.00 (3 sets)", "64.7 ± 0.2", "-2.70"],
+    "cross-entropy + pcbn": ["61.50 (1 set) hard v2", "63.5 ± 0.1", ""],
     "wasserstein + bn": ["failed [1]", "60.7 ± 0.2", ""],
-    "cross-entropy + bn": ["40.00 (1), failed [2]", "54.2 ± 0.1", "-14.20"],
+    "cross-entropy + bn": ["40.00 (1 set), failed [2]", "54.2 ± 0.1", "-14.20"],
     "an_other | <row>": ["never run", "", ""],
     "refused": ["failed [1]", "", ""],
 }
@@ -58,12 +58,12 @@ NOTES = [
 ]
 TEXT = """\
 imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32
-loss + regulariser    IPC 10                 published    difference
---------------------  ---------------------  -----------  ------------
-wasserstein + pcbn    62.00 ± 2.00 (3)       64.7 ± 0.2   -2.70
-cross-entropy + pcbn  61.50 (1) hard v2      63.5 ± 0.1
-wasserstein + bn      failed [1]             60.7 ± 0.2
-cross-entropy + bn    40.00 (1), failed [2]  54.2 ± 0.1   -14.20
+loss + regulariser    IPC 10                     published    difference
+--------------------  -------------------------  -----------  ------------
+wasserstein + pcbn    62.00 ± 2.00 (3 sets)      64.7 ± 0.2   -2.70
+cross-entropy + pcbn  61.50 (1 set) hard v2      63.5 ± 0.1
+wasserstein + bn      failed [1]                 60.7 ± 0.2
+cross-entropy + bn    40.00 (1 set), failed [2]  54.2 ± 0.1   -14.20
 an_other | <row>      never run
 refused               failed [1]
 [1] RuntimeError: 5 < 6 & all that
@@ -128,7 +128,7 @@ def test_other_forms_hold_the_same(form: str, parse: Callable[[str], list[list[s
     ]
     if form == "latex":
         assert text.splitlines()[: 1 + len(NOTES)] == [f"% {line}" for line in (HEADING, *NOTES)]
-        assert r"62.00 $\pm$ 2.00 (3)" in text
+        assert r"62.00 $\pm$ 2.00 (3 sets)" in text
     if form == "markdown":
         assert text.startswith(f"**{HEADING}**\n\n|")
         assert text.endswith("\n\n".join(NOTES))
@@ -175,7 +175,14 @@ def test_metrics_of_a_cell_and_of_students() -> None:
     (block,) = text_blocks(spec, frame)
     assert block.cells.iloc[0].to_dict() == {
         "method": "wasserstein + pcbn",
-        "IPC 10 s": "0.124 ± 0.0002 (3)",
+        "IPC 10 s": "0.124 ± 0.0002 (3 sets)",
         "IPC 10 speed": "7.2",
         "IPC 10 x": "1.23e+03 ± 0.5 (9) (rough)",
     }
+
+
+def test_a_cell_pools_sets_and_says_when_teachers_differ() -> None:
+    frame = hand_made().head(3).assign(set=["a", "a", "b"], teacher_digest=["t", "t", "u"])
+    (block,) = text_blocks(SPEC, frame)
+    assert block.cells["IPC 10"].tolist() == ["62.50 ± 2.12 (3 on 2 sets) [1]"]
+    assert block.notes[0] == "[1] sets and students of 2 teachers"

@@ -1,0 +1,59 @@
+"""Means over students and distilled sets: the one definition that tables, figures, scores and summaries use."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A mean over distilled sets, each with the mean of its students.
+
+    Attributes:
+        mean: The mean over the sets.
+        deviation: The sample deviation over the sets; with one set, over its students; None for one value.
+        sets: The number of sets.
+        students: The number of students on them.
+    """
+
+    mean: float
+    deviation: float | None
+    sets: int
+    students: int
+
+    @property
+    def count_text(self) -> str:
+        """The counts as text: `3 sets`, or `5 on 3 sets` where a set has several students."""
+        sets = f"{self.sets} set" if self.sets == 1 else f"{self.sets} sets"
+        return sets if self.students == self.sets else f"{self.students} on {sets}"
+
+
+def pool(values: Sequence[float], sets: Sequence[Hashable]) -> Pooled:
+    """Averages the values of students, set by set.
+
+    Students on one set share its images, so they are not independent measurements of a method: a set counts once,
+    however many students it has. A mean over students would give a set with more students more weight, and its
+    deviation would mix the noise of students with that of sets.
+
+    Args:
+        values: A value of each student, e.g. top-1 in percent; at least one.
+        sets: The distilled set of each student: its digest, so that the same images are one set.
+
+    Returns:
+        The mean and its counts.
+
+    Example:
+        >>> pool([60.0, 62.0, 66.0], ["a", "a", "b"])
+        Pooled(mean=63.5, deviation=3.5355339059327378, sets=2, students=3)
+        >>> pool([60.0, 62.0], ["a", "a"]).count_text
+        '2 on 1 set'
+    """
+    by_set: dict[Hashable, list[float]] = {}
+    for value, key in zip(values, sets, strict=True):
+        by_set.setdefault(key, []).append(value)
+    means = [fmean(students) for students in by_set.values()]
+    spread = means if len(means) > 1 else list(values)
+    deviation = stdev(spread) if len(spread) > 1 else None
+    return Pooled(fmean(means), deviation, len(means), len(values))
