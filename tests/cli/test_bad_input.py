@@ -319,6 +319,7 @@ def test_a_preview_that_cannot_be_written(finished: "Finished", tmp_path: Path) 
     assert len(list((tmp_path / "records").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(shell: "Shell") -> None:
     """Writes end short in the middle of a file, as under a quota; Python ignores the signal and sees EFBIG."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -337,6 +338,7 @@ def can_mount() -> bool:
     return all(tools) and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="this person may not mount a small disk")
 def test_a_full_disk(shell: "Shell") -> None:
     """A real one of 512 kB, in a mount namespace of its own."""

@@ -144,9 +144,9 @@ def test_dry_run_tells_what_is_cached_and_computes_nothing(finished: "Finished")
     before = finished.shell.files()
     outcome = finished.shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "2", "--ipc", "3", "--dry-run")
     states = re.findall(r"^#   (\w+) +(.*)$", outcome.out, re.MULTILINE)
-    stages = ["teacher", "statistics", "distill", "evaluate"]
-    assert states[:4] == [(stage, "cached") for stage in stages]
-    assert states[4:] == list(zip(stages, ["cached", "cached", "to do", "to do"], strict=True))
+    stages = ["data", "teacher", "statistics", "distill", "evaluate", "measure"]
+    assert states[:6] == [(stage, "cached") for stage in stages]
+    assert states[6:] == list(zip(stages, 3 * ["cached"] + 3 * ["to do"], strict=True))
     assert finished.shell.files() == before
 
 
@@ -307,6 +307,7 @@ def test_stdout_on_a_full_disk_is_one_line() -> None:
     assert done.stderr == "ddbench: output: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
     arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
     command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]

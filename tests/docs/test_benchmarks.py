@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = """
 import inspect, sys
 from importlib import import_module
 from pathlib import Path
+
+import pytest
 sys.path.insert(0, sys.argv[1])
 import measuring, networks, run
 for part in run.PARTS:
@@ -21,6 +25,7 @@ run.main(["--only", "networks", "--repetitions", "1"])
 """
 
 
+@pytest.mark.slow
 def test_a_part_is_measured_written_and_shown(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SMALL, str(BENCHMARKS), str(tmp_path)],

@@ -12,7 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ddbench.nn.build import build_network
+
+if TYPE_CHECKING:
+    from conftest import Shell
 from ddbench.testing.harness import harness_for
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +71,7 @@ def test_every_command_is_covered() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize("command", MAKE)
-def test_make_targets(command: str, tmp_path: Path) -> None:
+def test_make_targets(command: str, shell: Shell) -> None:
     """What make would do is shown, not done; the demo's own command is dry-run."""
     words = [*shlex.split(command), "--dry-run", f"--directory={ROOT}"]
     outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -77,7 +80,7 @@ def test_make_targets(command: str, tmp_path: Path) -> None:
         assert any("/pytest " in line for line in shown)
         return
     (run,) = [line for line in shown if "ddbench run" in line]
-    told = ddbench(f"{run} --dry-run", tmp_path)
+    told = shell(*shlex.split(run)[1:], "--dry-run").out
     assert told.count("# wmdd, digits") == told.count("# random, digits") == 3
 
 
@@ -131,15 +134,16 @@ def test_readme_method_runs(tmp_path: Path) -> None:
         for command in LONG
     ],
 )
-def test_long_commands_are_valid(command: str, tmp_path: Path) -> None:
+def test_long_commands_are_valid(command: str, shell: Shell) -> None:
     """With `--dry-run`: names, values, recipes and data are checked, nothing is trained."""
     data = os.environ.get("DDBENCH_DATA", "")
     if any(name in command for name in REAL) and not data:
         pytest.skip("needs DDBENCH_DATA, a folder that holds imagenette2/ and tiny-imagenet-200/")
-    lay_out_own_files(command, tmp_path)
-    told = ddbench(f"{command} --dry-run", tmp_path, **({"DDBENCH_DATA": data} if data else {}))
-    assert "to do" in told
-    assert ("method_settings:" in told) == command.startswith("ddbench run")
+    lay_out_own_files(command, shell.root)
+    outcome = shell(*shlex.split(command)[1:], "--dry-run", *(("--data-dir", data) if data else ()))
+    assert outcome.code == 0, outcome.err
+    assert "to do" in outcome.out
+    assert ("method_settings:" in outcome.out) == command.startswith("ddbench run")
 
 
 def lay_out_own_files(command: str, folder: Path) -> None:

@@ -201,11 +201,11 @@ def test_recipes_of_any_other_kind_are_one_line(shell: Shell, marker: Path) -> N
     recipe.write_bytes(pickle.dumps(Payload(marker)))
     shell(*RANDOM, "--recipe", "mine.yaml").refused("mine.yaml is not plain YAML")
     recipe.write_text("# " + "x" * 2 * MIB)
-    shell(*RANDOM, "--recipe", "mine.yaml").refused(f"more than {MIB} bytes")
+    shell(*RANDOM, "--recipe", "mine.yaml").refused(f"recipe mine.yaml is larger than {MIB} bytes")
     recipe.unlink()
     recipe.symlink_to("/dev/zero")
     with at_most(256 * MIB):
-        shell(*RANDOM, "--recipe", "mine.yaml").refused(f"more than {MIB} bytes")
+        shell(*RANDOM, "--recipe", "mine.yaml").refused(f"recipe mine.yaml is larger than {MIB} bytes")
     recipe.unlink()
     recipe.write_text("name: x\nkind: numerics\nabout: [" + ", ".join(["very long"] * 10_000) + "]\nblocks: []\n")
     shell(*RANDOM, "--recipe", "mine.yaml").refused("about: Input should be a valid string")
@@ -347,7 +347,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a long header": (of_headers(tarfile.XHDTYPE), "a header of 1048"),
     "a long link": (of_headers(tarfile.GNUTYPE_LONGLINK), "a header of 1048"),
     "holes": (holed, "unpacks to more than 1000000 bytes"),
-    "a long end": (trailing, "continues after its last file"),
+    "a long end": (trailing, "has trailing data after its last member"),
     "too many": (many, "holds more than 100 files"),
     "a lock": (locked, "encrypted"),
 }

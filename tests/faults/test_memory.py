@@ -226,7 +226,7 @@ def test_where_not_one_image_fits_it_is_one_line_and_the_checkpoint_goes_on(
     settings = [("wmdd.batch_size", 100)]
     task = make_task("stopped", every=1)
     lines: list[str] = []
-    said = r"^out of memory in stage 'distill': lower --set wmdd.batch_size \(now 100\), which is another run"
+    said = r"^out of memory in stage 'distill': lower --set wmdd.batch_size \(now 100\), which changes the results"
     small = Device(100_000, since=device.count // 2 + 20)  # in the second step
     with pytest.raises(DDBenchError, match=said), memory.oom_errors("distill", settings, lines.append), small:
         recover(task, two, chosen, start, STEPS)

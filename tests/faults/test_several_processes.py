@@ -121,7 +121,7 @@ def test_whatever_becomes_of_one_of_them_all_end_and_the_next_run_goes_on(
             assert line == "ddbench: stopped by SIGTERM; run the same command again to resume"
         elif victim == 1:
             assert codes == [2, -number], said(processes)
-            assert "have lost each other; the same command goes on from the last checkpoint" in line
+            assert "have lost their connection; run the same command again to resume from the last checkpoint" in line
         else:
             assert codes in ([-number, 1], [-number, 2]), said(processes)
         again = start(ours, place, 2)

@@ -155,7 +155,7 @@ def test_more_points_than_features_are_refused() -> None:
     for start in STARTS[:2]:
         with pytest.raises(DDBenchError, match=line):
             barycenter_paper(normal(5, 2), 6, generator(0), start=start)
-    with pytest.raises(DDBenchError, match="one generator a class"):
+    with pytest.raises(DDBenchError, match="one generator per class"):
         barycenter_lloyd([normal(5, 2)], 2, [])
     with pytest.raises(DDBenchError, match="finite"):
         barycenter_lloyd([normal(5, 2) / 0], 2, [generator(0)])

@@ -331,7 +331,7 @@ def test_stages_are_registered_like_methods() -> None:
     assert registry.describe("stage", "trajectories") == "stage 'trajectories' of first"
     with pytest.raises(DDBenchError, match="unknown stage 'trajectory'; did you mean 'trajectories'"):
         registry.stage("trajectory")
-    with pytest.raises(DDBenchError, match="stage 'trajectories' is given by both first and second"):
+    with pytest.raises(DDBenchError, match="stage 'trajectories' is registered by both first and second"):
         registry.register(plugin(ddbench_stages=[Trajectories]), "second")
     with pytest.raises(TypeError, match="Unversioned has no class variable `version`"):
         registry.register(plugin(ddbench_stages=[Unversioned]), "third")

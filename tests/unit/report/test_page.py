@@ -297,6 +297,7 @@ def test_a_file_that_is_no_record_is_named_once(report: Report) -> None:
     assert "torn.json is not a record" in line
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(report: Report) -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-m", "ddbench", "report", "--output", "again/again.html"]

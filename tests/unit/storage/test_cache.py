@@ -73,6 +73,7 @@ def test_truncated_artifact_is_recomputed(tmp_path: Path) -> None:
     assert len(warnings) == 1
 
 
+@pytest.mark.slow
 def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> None:
     """Where no lock holds, as between hosts: another process saves on at the same place."""
     said: list[str] = []
@@ -139,6 +140,7 @@ def _count(root: Path, log: Path) -> None:
     Cache(root).get("teacher", DEPENDS, slow)
 
 
+@pytest.mark.slow
 def test_many_processes_build_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_count, args=(tmp_path / "c", tmp_path / "log")) for _ in range(3)]

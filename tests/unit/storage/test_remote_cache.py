@@ -314,6 +314,7 @@ def test_what_a_killed_writer_left_beside_goes_with_prune(tmp_path: Path, host: 
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     places = ("--cache-dir", storage.url("cache"), "--results-dir", storage.url("results"))
     shell.run("--method", "random", "--dataset", "digits", "--ipc", "1", *places)

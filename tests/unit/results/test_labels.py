@@ -1,0 +1,19 @@
+"""Labels of equal methods get the facts that distinguish them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
+from ddbench.results.labels import disambiguate_labels
+from ddbench.results.records import Record
+
+PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().model_dump()}
+
+
+def test_three_facts_are_too_many_for_a_label(record: Callable[..., Record]) -> None:
+    facts = [{"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}]
+    found = [record(1.0, name="x-1"), record(2.0, name="x-2")]
+    assert disambiguate_labels(["m", "m"], facts, found) == ["m [1]", "m [2]"]
+    assert disambiguate_labels(["m", "m"], [{**one, "c": 0} for one in facts], found) == ["m, a 1, b 1", "m, a 2, b 2"]
+    assert disambiguate_labels(["m", "n"], facts, found) == ["m", "n"]
