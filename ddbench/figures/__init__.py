@@ -5,6 +5,6 @@ FIGURES = {
     "grid": "Figures 6 to 10: distilled images side by side.",
     "embedding": "Figure 4: t-SNE of real and distilled features.",
     "scaling": "Top-1 over images per class, measured and published.",
-    "lambda": "Figure 5a: top-1 over lambda, the weight of BatchNorm matching.",
+    "lambda": "Figure 5a: top-1 over lambda, the BatchNorm weight.",
 }
 """Names of the figures and what each shows."""

@@ -130,8 +130,13 @@ def _run_pipeline(
     """Returns the record, or a state and the reason."""
     from ddbench.pipeline.run import finish_cell
 
-    if context.only_cached and pipeline.missing():
-        return None, "", ""
+    if context.only_cached and (missing := pipeline.missing()):
+        stages = dict.fromkeys(stage for stage, _ in missing if stage != "data")
+        if "evaluate" in stages:
+            return None, "", ""
+        reason = f"not in the cache: {', '.join(stages)}; this command computes nothing"
+        context.warn(f"{title}: never run: {reason}")
+        return None, "", reason
     try:
         record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
     except NotCached as error:  # an artifact in the cache is damaged
