@@ -1,4 +1,4 @@
-"""Builds the artifacts of a run: measures, traces and reports each build, and guards the process from plugin code."""
+"""Builds the artifacts of a run. Measures and reports each build, records its inputs, and isolates plugin code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Builder:
     """Finds or builds the artifacts of one experiment.
 
-    A build may request other artifacts; they are recorded as what the artifact was made from.
+    A build may request other artifacts. They are recorded as the inputs of the artifact.
 
     Attributes:
         changed: The global state that the method or the protocol changed; it is restored.
@@ -62,14 +62,15 @@ class Builder:
         unit: str = "",
         prepare: Callable[[], None] = lambda: None,
     ) -> Artifact:
-        """Returns an artifact, built where the cache lacks it.
+        """Returns an artifact. Builds it if it is not in the cache.
 
         Args:
             stage: The name of the stage.
             depends_on: Its key, as a JSON tree.
-            build: Builds it from the checkpoint that a killed process left, or an empty one.
-            unit: The name of the part, for people.
-            prepare: Builds the inputs. It runs before the clock of this build starts.
+            build: Builds the artifact. Its argument is the checkpoint, which is empty or holds the state of a killed
+                process.
+            unit: The name of the part, for messages.
+            prepare: Builds the inputs. Its time is not part of the time of this build.
         """
         cache = self._workspace.cache
         path = cache.path(stage, depends_on)
@@ -92,14 +93,15 @@ class Builder:
     def _built(
         self, stage: str, unit: str, build: Callable[[Checkpoint], Built], checkpoint: Checkpoint, units: set[str]
     ) -> Built:
-        """Returns what `build` returns; the metadata also hold its cost, the device, and what it was made from."""
+        """Returns the result of `build`, with cost, device and the inputs (`made_from`) added to the metadata."""
         note = self.note(stage, unit)
         devices.prepare(self._device)
         self._emit(Event("resumed" if checkpoint.path.exists() else "started", stage, unit))
         self._nested_seconds.append(0.0)
         self._current.append((stage, unit))
         try:
-            # A build may be requested by code that runs under autocast or without gradients: neither may reach it.
+            # A build may be requested by code that runs under autocast or without gradients. Reset both, so that they
+            # do not affect it.
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
@@ -119,8 +121,9 @@ class Builder:
             self._nested_seconds[-1] += cost.seconds
         seconds = max(0.0, cost.seconds - nested)
         if operations:
-            note(f"other bits the next time: {', '.join(sorted(operations))} has no deterministic kernel here")
-        # Artifacts that the key names were found before this build began.
+            names = ", ".join(sorted(operations))
+            note(f"results may differ in the next run: no deterministic kernel on this device for {names}")
+        # The units in the key were loaded before tracing started, so add them here.
         parts = [part for part in self._artifacts.values() if part.stage == "distill" and part.key in units]
         made_from |= {part.name: part.content for part in parts} | self._dataset.made_from
         accuracy = {"top1": meta["top1"]} if "top1" in meta else {}
@@ -134,7 +137,7 @@ class Builder:
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
     def _compare(self, stage: str, header: ArtifactHeader) -> str | None:
-        """Returns why a cached artifact may not be used, if it is of another plugin. Prints other differences once."""
+        """Returns the reason not to use a cached artifact: another plugin built it. Prints other differences once."""
         source = self._sources.get(stage)
         if source is not None and header.source is not None:
             if header.source["distribution"] != source.distribution:
@@ -142,7 +145,7 @@ class Builder:
             if header.source["digest"] != source.digest:
                 self._workspace.note_once(
                     f"the code of {source.distribution} has changed under the same version since it built artifacts "
-                    f"of stage '{stage}', which are used as they are: --force {stage} builds them anew; raise "
+                    f"of stage '{stage}', which are used unchanged: --force {stage} rebuilds them; increase "
                     "`version` when results change"
                 )
         built_with, current = (header.versions or {}).get("torch"), provenance.versions()["torch"]
@@ -155,9 +158,9 @@ class Builder:
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[dict[str, str]]:
-        """Collects the names and contents of the artifacts that are requested in this block.
+        """Collects the names and content digests of the artifacts that are requested in this block.
 
-        A key does not change when an input is built again with other bits; this does.
+        A content digest changes if an input is rebuilt with a different result. A key does not.
         """
         self._made_from.append({})
         try:
@@ -194,7 +197,7 @@ class Builder:
 
     @contextlib.contextmanager
     def plugin(self, kind: Kind, name: str, stage: str) -> Iterator[str]:
-        """Runs a plugin's code: errors name the plugin, global state is restored. Gives the plugin's full name."""
+        """Runs a plugin's code: errors name the plugin, global state is restored. Yields the plugin's description."""
         registry = self._workspace.registry
         with (
             registry.attribute_errors(kind, name),
@@ -209,9 +212,9 @@ class Builder:
             if changed:
                 lines.append(f"changed {', '.join(changed)}: put back (task.generator draws without side effects)")
             if printed:
-                lines.append("printed to stdout, which is for results: shown here (task.report tells progress)")
+                lines.append("printed to stdout, which is for results: shown here (use task.report for progress)")
             for line in lines:
-                # A method may be passed in without being installed.
+                # A method that is passed in as an object need not be registered.
                 with contextlib.suppress(DDBenchError):
                     line = f"({self._workspace.registry.distribution_of(kind, name)}) {line}"
                 self._emit(Event("note", stage, message=f"{kind} '{name}' {line}"))
@@ -232,12 +235,12 @@ def batch_settings(stage: str, experiment: Experiment) -> list[tuple[str, object
     else:
         return []
     settings = [(f"{section}.{name}", getattr(owner, name)) for name in owner.batch_settings]
-    # A protocol without batch settings trains its student with the teacher's settings.
+    # A protocol without batch settings uses the teacher's settings to train its student.
     return teacher if stage == "evaluate" and not settings else settings
 
 
 def _sources(workspace: Workspace, experiment: Experiment) -> dict[str, Source]:
-    """Returns the code that builds the artifacts of each stage, where a plugin does."""
+    """Returns, for each stage whose artifacts a plugin's code builds, the source of that code."""
     kinds: dict[str, tuple[Kind, str]] = {
         "method": ("method", experiment.method_name),
         "distill": ("method", experiment.method_name),
@@ -247,15 +250,15 @@ def _sources(workspace: Workspace, experiment: Experiment) -> dict[str, Source]:
     }
     sources = {}
     for stage, (kind, name) in kinds.items():
-        with contextlib.suppress(DDBenchError):  # a method may be passed in without being installed
+        with contextlib.suppress(DDBenchError):  # a method that is passed in as an object need not be registered
             sources[stage] = workspace.registry.source_of(kind, name)
     return sources
 
 
 def refuse_teacher(kind: str, name: str) -> Callable[..., Any]:
-    """Returns a function that refuses to give a teacher that the key does not hold."""
+    """Returns a function that raises an error: the teacher is not part of the key, so it may not be used."""
 
     def refuse(*_: object) -> Any:
-        raise DDBenchError(f"{kind} '{name}' uses the teacher but says needs_teacher = False: correct its class")
+        raise DDBenchError(f"{kind} '{name}' uses the teacher but sets needs_teacher = False: correct its class")
 
     return refuse

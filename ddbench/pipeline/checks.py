@@ -41,7 +41,7 @@ def _layer_counts(arch: str, stem: Stem, num_classes: int, image_size: int) -> t
 
 
 def _count_layers(network: nn.Module) -> tuple[int, int]:
-    """Returns the numbers of BatchNorm layers and of weighted layers."""
+    """Returns the number of BatchNorm layers and the number of weighted layers."""
     return len(batch_norms(network)), len(weighted_layers(network))
 
 
@@ -51,4 +51,4 @@ def holdout_note(pipeline: Pipeline) -> str | None:
     if not (pipeline.uses_teacher and experiment.data.holdout and experiment.teacher.checkpoint):
         return None
     name = experiment.teacher.checkpoint.name
-    return f"note: {name} (teacher.checkpoint) may have seen the held-out training images: numbers may be too high"
+    return f"note: {name} (teacher.checkpoint) may have been trained on the held-out images: accuracies may be too high"

@@ -1,4 +1,4 @@
-"""Recipes of a run: which apply, and the settings that they give together. Imports no torch."""
+"""Selects the recipes of a run and composes their settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]
     """Returns all installed recipes and the files among `names`.
 
     Raises:
-        DDBenchError: A name is unknown, or a file is no recipe or has the name of an installed one.
+        DDBenchError: A name is unknown, or a file is not a recipe or has the name of an installed recipe.
     """
     known = list(registry.recipes())
     for name in names:
@@ -32,13 +32,12 @@ def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]
 
 
 def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> tuple[str, ...]:
-    """Returns the names of the recipes that apply, in order.
+    """Returns the names of the recipes of a run, in order.
 
-    Without a budget among them, the default one comes first: `paper` if a paper's sizes are known for the dataset,
-    else `quick`.
+    If no budget is chosen, the default budget comes first: `paper` if it has sizes for the dataset, else `quick`.
 
     Args:
-        chosen: The names or files that the user gives.
+        chosen: The names or files given by the user.
         known: All recipes, from `load_recipes`.
         dataset: The name of the dataset.
 

@@ -17,9 +17,9 @@ PROBE_ROUNDS = 3
 
 
 class Estimate:
-    """Adds up the estimated seconds of pipelines; an artifact that several of them share counts once.
+    """Adds up the estimated seconds of pipelines. An artifact that several of them share counts once.
 
-    The estimate is rough: it serves a warning, not a record.
+    The estimate is rough. It is used for a warning and is not recorded.
 
     Attributes:
         total: Seconds of all pipelines that were added.
@@ -31,7 +31,7 @@ class Estimate:
         self._seconds_per_image: dict[tuple[str, int], float] = {}
 
     def add(self, pipeline: Pipeline) -> float:
-        """Returns the seconds that a pipeline needs besides those that were added before."""
+        """Adds a pipeline. Returns its seconds without the artifacts that earlier pipelines also need."""
         images = 0.0
         for stage, part in pipeline.missing():
             name = f"{stage}/{pipeline.cache_key(stage, part)}"
@@ -50,7 +50,7 @@ class Estimate:
 
 
 def seconds(pipelines: list[Pipeline]) -> float:
-    """Returns the estimated seconds of all that the pipelines still need."""
+    """Returns the estimated seconds of all missing artifacts of the pipelines."""
     return sum(map(Estimate().add, pipelines))
 
 
@@ -59,7 +59,8 @@ def probe(pipeline: Pipeline) -> float:
     config, info = pipeline.experiment.teacher, pipeline.info
     network = build_network(config.arch, info.num_classes, info.image_size, config.stem, 0)
     network = network.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Random values: the products of zeros are denormal, and slow. The first round sets things up and does not count.
+    # Use random images, because with zeros the arithmetic has slow denormal numbers. The first round is a warm-up and
+    # is not measured.
     shape = (PROBE_IMAGES, 3, info.image_size, info.image_size)
     images = torch.randn(shape, generator=seeds.generator("probe")).to(pipeline.device)
     times = []

@@ -1,4 +1,4 @@
-"""The protocol of executors, which decide where the stages of a grid are computed, and the inline one.
+"""The interface of executors, which compute the stages of a grid, and the executor of this process.
 
 Imports no torch.
 """
@@ -32,8 +32,8 @@ class Executor(Protocol):
     def computing(self, pipelines: Sequence[Any]) -> AbstractContextManager[WaitForArtifacts]:
         """Computes the pipelines while the block runs.
 
-        It gives a function that waits for one pipeline, raises DDBenchError if a part of it failed, and stops the
-        program where a stop is requested.
+        Yields a function that waits for one pipeline. It raises DDBenchError if a part of the pipeline failed, and
+        stops the program if a stop was requested.
         """
         ...
 
@@ -49,5 +49,5 @@ class Inline:
 
     @contextlib.contextmanager
     def computing(self, pipelines: Sequence[Any]) -> Iterator[WaitForArtifacts]:
-        """Does nothing: there is nothing to wait for."""
+        """Computes nothing in advance, so the yielded function does not wait."""
         yield lambda pipeline: None

@@ -18,13 +18,13 @@ def stage_graph(registry: PluginRegistry) -> StageGraph:
 
 
 class StageGraph:
-    """All stages, in an order in which each stands after the stages that it reads.
+    """All stages in topological order: each stage follows the stages that it reads.
 
     Args:
-        stages: The stages; their order decides between stages that do not depend on each other.
+        stages: The stages. Stages that do not depend on each other keep this order.
 
     Raises:
-        DDBenchError: A stage reads one that does not exist, or stages read each other in a circle.
+        DDBenchError: A stage reads a stage that does not exist, or the graph has a cycle.
     """
 
     def __init__(self, stages: Iterable[Stage[Any]]) -> None:
@@ -64,9 +64,9 @@ class StageGraph:
         return frozenset(self._inputs[name])
 
     def downstream(self, names: Iterable[str]) -> frozenset[str]:
-        """Returns these stages and all that depend on them: a forced stage forces them too.
+        """Returns these stages and all that depend on them, which must be rebuilt too if these stages are forced.
 
-        Keys hold what an artifact depends on, not its bits, so they do not change when an input is built anew.
+        Keys cover settings, not file contents, so they do not change if an input is rebuilt.
         """
         found = {self[name].name for name in names}
         for name in self._stages:
@@ -75,5 +75,5 @@ class StageGraph:
         return frozenset(found)
 
     def built_within(self, name: str) -> frozenset[str]:
-        """Returns the stage with the on-demand stages that it reads: they are built while it is built."""
+        """Returns the stage and the on-demand stages that it reads, which are built during its build."""
         return frozenset({name, *(each for each in self._inputs[name] if self._stages[each].on_demand)})

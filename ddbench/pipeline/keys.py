@@ -1,4 +1,4 @@
-"""The dependencies of every stage: they decide when an artifact of the cache may be used again."""
+"""The dependencies of every stage. They determine when a cached artifact can be reused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Keys:
         dataset: The real data.
         method_version: The version of the method.
         evaluator_version: The version of the protocol.
-        stage_keys: Returns the keys of the stages that the method names, by stage.
+        stage_keys: Returns the keys of the stages in `Distiller.stages`, by stage.
     """
 
     experiment: Experiment
@@ -61,7 +61,7 @@ class Keys:
         return None if checkpoint is None else file_digest(checkpoint)
 
     def teacher(self) -> Depends:
-        """Returns the dependencies of the teacher: data, and its recipe with the device or its checkpoint's content."""
+        """Returns the dependencies of the teacher: data, and either recipe and device or the checkpoint's content."""
         config = self.experiment.teacher
         if config.checkpoint is not None:
             made: Depends = {
@@ -104,7 +104,7 @@ class Keys:
         }
 
     def inputs(self, stages: Iterable[str], numerics: Iterable[str]) -> Depends:
-        """Returns the common dependencies of a plugin's stage: what it reads, the device, the versions of the core."""
+        """Returns the common dependencies of a plugin's stage: its inputs, the device, the versions of the core."""
         inputs: Depends = {}
         for stage in stages:
             if stage == "data":

@@ -1,4 +1,4 @@
-"""Options and `--set` over the settings of recipes, and the validation of the result. Imports no torch."""
+"""Applies options and `--set` to the settings of recipes, and validates the result. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settings = dict[str, dict[str, Any]]
 
 
 def set_image_size(settings: Settings, image_size: int) -> None:
-    """Sets the image size; the stored size keeps its ratio to it."""
+    """Sets the image size and scales the stored size in proportion."""
     data = settings["data"]
     if image_size != data.get("image_size"):
         config = validated(DataConfig, "data", settings)
@@ -31,13 +31,13 @@ def set_image_size(settings: Settings, image_size: int) -> None:
 
 @dataclass(frozen=True)
 class SectionAlias:
-    """The names that may stand for a section in `--set`: `wmdd.steps` for `method.steps`.
+    """The alternative names of a section in `--set`: `wmdd.steps` for `method.steps`.
 
     Attributes:
         section: The section.
-        known: All registered names.
-        in_run: The names that the run uses.
-        in_cell: The name that this cell uses.
+        known: The names of all registered methods (or protocols).
+        in_run: The names of the methods (or protocols) in the grid.
+        in_cell: The name of the method (or protocol) of this cell.
     """
 
     section: Literal["method", "evaluator"]
@@ -54,13 +54,13 @@ def apply_assignments(
     Args:
         settings: The settings of the cell; they are changed in place.
         assignments: Texts such as `teacher.epochs=20` or `wmdd.steps=500`.
-        aliases: The names that stand for a section.
+        aliases: The alternative names of sections.
 
     Returns:
-        The names that were changed, as `section.name`.
+        The names of the changed settings, as `section.name`.
 
     Raises:
-        DDBenchError: A text is not of this form, or names an unknown section.
+        DDBenchError: A text does not have this form, or its section is unknown.
     """
     changed = []
     for text in assignments:
@@ -83,11 +83,11 @@ def apply_assignments(
 
 
 def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -> str | None:
-    """Returns the section that a name stands for; None if it names a method or protocol of another cell."""
+    """Returns the section with this name; None if the name is a method or protocol of another cell."""
     if section in SECTIONS:
         return section
     known = [alias for alias in aliases if section in alias.known]
-    # A method and a protocol may share a name (dsa): the one that the run uses is meant.
+    # A method and a protocol may have the same name (dsa). The name refers to the one that the run uses.
     used = [alias for alias in known if section in alias.in_run]
     if len(used) > 1:
         raise DDBenchError(f"--set {text}: '{section}' is a method and an evaluator here: write method. or evaluator.")

@@ -1,4 +1,4 @@
-"""A run of one experiment: its stages one after the other, each through the cache."""
+"""Runs one experiment: stage by stage, with each artifact in the cache."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from ddbench.storage.artifacts import Artifact, key_of
 
 
 class Pipeline:
-    """The stages of one experiment. A stage that is requested builds what is missing before it.
+    """The stages of one experiment. Requesting an artifact builds its missing inputs first.
 
-    It implements `ddbench.api.stage.StageRun`: what a stage may use.
+    Implements `ddbench.api.stage.StageRun`.
 
     Args:
         workspace: The registry, the cache, the datasets and the executor that the cells of a grid share.
         experiment: The configuration of the cell.
 
     Raises:
-        DDBenchError: The method or the protocol cannot do what is asked. Nothing was trained.
+        DDBenchError: The method or the protocol does not support this experiment. Nothing was trained.
     """
 
     def __init__(self, workspace: Workspace, experiment: Experiment) -> None:
@@ -62,7 +62,7 @@ class Pipeline:
         self._known_keys: dict[tuple[str, int], Mapping[str, Any]] = {}
 
     def run(self) -> None:
-        """Builds every stage, in the order in which the paper's method proceeds."""
+        """Builds every stage, in the order of the paper's method."""
         if self.missing():
             self.build("data")  # decode both splits
         self.build("teacher")  # squeeze: train the classifier on the real data
@@ -85,13 +85,13 @@ class Pipeline:
         return self.graph[stage].parts(self)
 
     def key(self, stage: str, part: int = 0) -> Mapping[str, Any]:
-        """Returns everything that a part of a stage depends on. It is computed once, so that nothing moves it."""
+        """Returns all dependencies of a part of a stage. They are computed once, so later changes have no effect."""
         if (stage, part) not in self._known_keys:
             self._known_keys[stage, part] = self.graph[stage].key(self, part)
         return self._known_keys[stage, part]
 
     def artifact(self, stage: str, part: int = 0) -> Artifact:
-        """Returns a part of a stage, built where it is missing."""
+        """Returns the artifact of a part of a stage. Builds it if it is not in the cache."""
         contract = self.graph[stage]
 
         def build_inputs() -> None:
@@ -109,7 +109,7 @@ class Pipeline:
     def missing(self) -> list[tuple[str, int]]:
         """Returns the (stage, part) pairs that this experiment needs and the cache lacks, in order.
 
-        The decoded data count only where another stage is missing, since nothing else reads them.
+        The decoded data count only if another stage is missing, because otherwise nothing reads them.
         """
         pairs = [(stage.name, part) for stage in self.graph for part in stage.parts(self)]
         found = [(name, part) for name, part in pairs if name != "data" and not self.graph[name].is_built(self, part)]
@@ -140,13 +140,14 @@ class Pipeline:
 
     @property
     def measures_transport(self) -> bool:
-        """Whether the transport cost of the distilled set is measured: there is a teacher and an IPC."""
+        """Whether the transport cost of the distilled set is measured: if a teacher is used and an IPC is given."""
         return self.uses_teacher and self.experiment.ipc is not None
 
     @property
     def teacher(self) -> TappedNetwork:
-        """The teacher on the device with its taps, in evaluation mode, its parameters frozen."""
-        artifact = self.artifact("teacher")  # requested each time: an artifact records what it is made from
+        """The teacher on the device, as a `TappedNetwork` in evaluation mode with frozen parameters."""
+        # Request the artifact each time, so that it is recorded as an input of the current build.
+        artifact = self.artifact("teacher")
 
         def load() -> TappedNetwork:
             network = self.new_teacher()
@@ -160,7 +161,7 @@ class Pipeline:
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
         """Returns features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class.
 
-        They are copies, so that code which writes into them changes nothing for others.
+        They are copies, so that a caller can write into them without affecting other callers.
         """
         artifact = self.artifact("statistics", label + self.info.num_classes * (layer or 0))
         numbers = range(int(artifact.meta["layers"]))
@@ -172,20 +173,20 @@ class Pipeline:
 
     @cached_property
     def distilled(self) -> DistilledSet:
-        """The distilled set, put together from its units."""
+        """The distilled set, assembled from its units."""
         artifacts = [self.artifact("distill", number) for number in range(len(self.units))]
         keys = tuple(artifact.key for artifact in artifacts)
         tensors = [artifact.tensors for artifact in artifacts]
         return assemble(self.dataset, tensors, keys, self.experiment.method_name)
 
     def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
-        """Returns copies of the tensors of a part of a stage, built where it is missing."""
+        """Returns copies of the tensors of one part of a stage. Builds the part if it is not in the cache."""
         return {name: tensor.clone() for name, tensor in self.artifact(stage, part).tensors.items()}
 
     def shared_state(
         self, kind: Kind, name: str, uses_teacher: bool, distilled: DistilledSet | None = None
     ) -> SharedState:
-        """Returns the shared objects that a method or a protocol is given, as they are now."""
+        """Returns the present state of the shared objects that a method or a protocol can access."""
         owner, teacher = self.workspace.registry.describe(kind, name), self.teacher if uses_teacher else None
         return SharedState(owner, self.dataset, teacher, distilled, self.workspace.discard_teacher)
 
@@ -211,7 +212,7 @@ class Pipeline:
         return self.workspace.cache.has(stage, self.key(stage, part))
 
     def _stage_keys(self) -> dict[str, list[str]]:
-        """Returns the keys of the artifacts of the stages that the method names."""
+        """Returns the keys of the artifacts of the stages in `Distiller.stages`."""
         return {
             name: [key_of({"stage": name, **self.key(name, part)}) for part in self.parts_of(name)]
             for name in self.method.stages()
@@ -220,12 +221,12 @@ class Pipeline:
     # -- names and keys -------------------------------------------------------------------------------------
 
     def cache_key(self, stage: str, part: int = 0) -> str:
-        """Returns the key under which the cache stores a part of a stage, as records name it."""
+        """Returns the cache key of a part of a stage, as it is stored in records."""
         return self.workspace.cache.path(stage, self.key(stage, part)).stem
 
     @property
     def unit_keys(self) -> tuple[str, ...]:
-        """The keys of the units of the distilled set. Nothing is built."""
+        """The keys of the units of the distilled set. They are computed without building the units."""
         return tuple(self.cache_key("distill", number) for number in range(len(self.units)))
 
     @property
@@ -234,7 +235,7 @@ class Pipeline:
         return f"{self.experiment.student} seed {self.experiment.seed + self.experiment.student_seed}"
 
     def attribute(self, error: Exception) -> PluginError:
-        """Returns the error for an exception that may come from the method or the protocol: it names both."""
+        """Returns an error that names the method and the protocol, because either may have raised the exception."""
         registry = self.workspace.registry
         method = registry.describe("method", self.experiment.method_name)
         protocol = registry.describe("evaluator", self.experiment.evaluator_name)
@@ -269,7 +270,7 @@ class Pipeline:
         """Returns the network of the user's checkpoint, on the CPU.
 
         Raises:
-            DDBenchError: It does not fit the dataset.
+            DDBenchError: The checkpoint does not fit the dataset.
         """
         network, path = self.new_teacher(), self.experiment.teacher.checkpoint
         assert path is not None
@@ -278,10 +279,10 @@ class Pipeline:
         return network
 
     def check_teacher(self, batch_norms: int, layers: int) -> None:
-        """Checks that the method can use a teacher with so many BatchNorm layers and weighted layers.
+        """Checks that the method supports a teacher with the given numbers of BatchNorm and weighted layers.
 
         Raises:
-            DDBenchError: It cannot.
+            DDBenchError: The method does not support it.
         """
         if not self.method.needs_teacher:
             return

@@ -10,14 +10,14 @@ from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import Artifact, digest_of
+from ddbench.storage.artifacts import Artifact, canonical_json, digest_of
 
 
 def build_record(pipeline: Pipeline) -> Record:
     """Returns the record of a pipeline that has run.
 
-    Times, memory and versions are those of the artifacts when they were built, so that a run from the cache gives the
-    same record.
+    Times, memory and versions are those at the time when the artifacts were built, so that a cached run gives the same
+    record.
     """
     experiment, info = pipeline.experiment, pipeline.dataset.info
     evaluation = pipeline.artifact("evaluate")
@@ -81,7 +81,24 @@ def build_record(pipeline: Pipeline) -> Record:
         device=device_of(evaluation, [part for parts in used.values() for part in parts]),
         versions=evaluation.meta["made"]["versions"],
         git_commit=evaluation.meta["made"]["git_commit"],
+        stages={stage: _build_conditions(parts) for stage, parts in used.items()},
     )
+
+
+def _build_conditions(artifacts: list[Artifact]) -> list[dict[str, Any]]:
+    """Returns the distinct conditions under which artifacts were built, in the order of the artifacts."""
+    conditions: dict[str, dict[str, Any]] = {}
+    for artifact in artifacts:
+        versions, device = artifact.meta["made"]["versions"], artifact.meta["device"]
+        condition = {
+            "torch": versions.get("torch"),
+            "POT": versions.get("POT"),
+            "threads": device.get("threads"),
+            "processes": device.get("processes", 1),
+            **artifact.meta.get("source", {}),
+        }
+        conditions.setdefault(canonical_json(condition), condition)
+    return list(conditions.values())
 
 
 def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]:
@@ -92,9 +109,9 @@ def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]
         artifacts: All artifacts of the run.
 
     Returns:
-        The device of the evaluation; `nondeterministic`: the nondeterministic operations of any artifact, left out
-        where one of them does not record its operations (on a CPU); `processes`: the largest number of processes
-        that trained one artifact, left out where each had one.
+        The device of the evaluation. `nondeterministic` holds the nondeterministic operations of all artifacts; it is
+        left out if one of them does not record its operations (on a CPU). `processes` is the largest number of
+        processes that trained one artifact; it is left out if each was trained by one.
     """
     device = {name: value for name, value in evaluation.meta["device"].items() if name != "nondeterministic"}
     operations = [artifact.meta["device"].get("nondeterministic") for artifact in artifacts]
@@ -106,6 +123,6 @@ def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]
 
 
 def _dataset_name(name: str) -> str:
-    """Returns the name of a dataset without the path of a person's folder."""
+    """Returns the name of a dataset. The path of an `imagefolder:PATH` is reduced to the folder's name."""
     kind, colon, folder = name.partition(":")
     return f"{kind}:{Path(folder).name}" if colon else name

@@ -1,4 +1,4 @@
-"""A request, and the experiments that it stands for. Imports no torch."""
+"""A request, and the experiments of its grid. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `ddbench run`, before any recipe is read.
+    """The options of `ddbench run`, before recipes are read. Options that are tuples span the grid.
 
     Attributes:
-        methods: The names of the methods; each option that is a tuple spans a grid.
+        methods: The names of the methods.
         datasets: The names of the datasets.
         ipcs: Images per class.
-        recipes: The names or files of recipes; a later one replaces settings of an earlier one.
+        recipes: The names or files of recipes. Later ones override earlier ones.
         image_size: The side of the images in pixels; None: the recipe's.
         arch: The network of the teacher; None: the recipe's.
         students: The networks of the students; empty: the teacher's.
@@ -85,7 +85,7 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
 
 
 def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
-    """Returns the experiment of a JSON tree, as a record or a work item holds it.
+    """Converts a JSON tree, as in a record or a work item, to an experiment.
 
     Raises:
         DDBenchError: Its method or its protocol is not installed here.
@@ -98,7 +98,7 @@ def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
 
 
 def _distinct(values: Iterable[T]) -> tuple[T, ...]:
-    """Returns each value once, in order: a cell that is named twice must not count as two students."""
+    """Returns the distinct values, in order. A cell that is given twice must not count as two students."""
     return tuple(dict.fromkeys(values))
 
 
@@ -118,7 +118,7 @@ def expand_cell(
         known: All recipes, from `load_recipes`.
         dataset: The name of the dataset.
         method: The name of the method.
-        ipc: Images per class; None: the method has no IPC.
+        ipc: Images per class. None for a method without an IPC.
 
     Raises:
         DDBenchError: As `experiments`.
@@ -127,7 +127,7 @@ def expand_cell(
     evaluator = request.evaluator or distiller.default_evaluator
     protocol = registry.evaluator(evaluator)
     if protocol.on_real_data and distiller.needs_ipc:
-        raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: it goes with --method full")
+        raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full")
     names = recipe_names(request.recipes, known, dataset)
     settings = compose(known, names, dataset, method, evaluator)
     _apply_options(settings, request)
@@ -148,7 +148,8 @@ def expand_cell(
     for kind, owner, model in models:
         with registry.attribute_errors(kind, owner):
             sections[f"{kind}_settings"] = validated(model, kind, settings, owner)
-            sections[f"{kind}_settings"].model_dump(mode="json")  # keys and records need it
+            # Keys and records contain the settings as JSON: raise errors of the conversion here.
+            sections[f"{kind}_settings"].model_dump(mode="json")
     if ipc is not None and ipc < 1:
         raise DDBenchError(f"--ipc {ipc}: images per class must be at least 1")
     try:

@@ -26,7 +26,7 @@ from ddbench.results.records import Record
 
 Print = Callable[[str], None]
 LONG_SECONDS = 3600.0
-"""A run that takes longer is announced with its estimated duration."""
+"""The estimated duration of longer runs is printed in advance."""
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
 
     Args:
         experiments: The cells.
-        workspace: What they share.
+        workspace: The objects that the cells share.
         results_dir: The folder of records and pictures.
         echo: Prints a line of the result.
         warn: Prints a line about the progress.
@@ -99,8 +99,8 @@ def finish_cell(pipeline: Pipeline, results_dir: Path, wait_for_artifacts: WaitF
         The record and the path of the picture.
 
     Raises:
-        DDBenchError: The cell failed. An exception of a plugin's code becomes one that names the plugin and a file
-            with the traceback.
+        DDBenchError: The cell failed. An exception in a plugin's code is converted to an error that names the plugin
+            and a file with the traceback.
     """
     try:
         wait_for_artifacts(pipeline)
@@ -108,12 +108,12 @@ def finish_cell(pipeline: Pipeline, results_dir: Path, wait_for_artifacts: WaitF
         record = build_record(pipeline)
     except PluginError as error:
         raise DDBenchError(f"{error} ({_write_traceback(pipeline, error.__cause__, results_dir)})") from error
-    except (DDBenchError, OSError):  # an OSError comes from the machine: the command line reports it
+    except (DDBenchError, OSError):  # an OSError is a fault of the machine, which the command line reports
         raise
     except Exception as error:
         where = _write_traceback(pipeline, error, results_dir)
         raise DDBenchError(f"{pipeline.attribute(error)} ({where})") from error
-    records.write(record, results_dir / "records")
+    record = records.store(record, results_dir / "records")
     pipeline.workspace.registry.emit_record(record)
     return record, _write_preview(pipeline, record, results_dir)
 
@@ -125,7 +125,7 @@ def _write_traceback(pipeline: Pipeline, error: BaseException | None, results_di
     try:
         with atomic_write(path) as partial:
             partial.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
-    except DDBenchError as write_error:  # it must not hide the error that is reported
+    except DDBenchError as write_error:  # a failure to write the traceback must not hide the original error
         return f"no traceback: {write_error}"
     return f"traceback: {path}"
 
@@ -146,7 +146,7 @@ def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Pat
 
 
 def announce_duration(pipelines: list[Pipeline], warn: Print) -> None:
-    """Prints the estimated duration of a grid in this process, if it is long."""
+    """Prints the estimated duration of a grid in this process if it is long."""
     if not (pipelines and isinstance(pipelines[0].workspace.executor, Inline)):
         return
     seconds = estimate.seconds(pipelines)

@@ -1,4 +1,4 @@
-"""Checks that the code of a plugin leaves the objects that all cells share as they are."""
+"""Checks that the code of a plugin does not change the objects that all cells share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SharedStateError(PluginError):
     """A plugin changed a shared object in place.
 
     Args:
-        owner: The plugin, as messages name it.
-        names: What it changed.
+        owner: The description of the plugin, for messages.
+        names: The names of the changed objects.
     """
 
     def __init__(self, owner: str, names: list[str]) -> None:
@@ -56,15 +56,15 @@ def teacher_state(teacher: nn.Module) -> dict[str, object]:
 
 
 class SharedState:
-    """The objects that a plugin is given and that other cells use too.
+    """The objects that a plugin can access and that other cells also use.
 
-    Pixels are not among them: `Images` returns copies.
+    Pixels are not included, because `Images` returns copies.
 
     Args:
-        owner: The plugin, as messages name it.
+        owner: The description of the plugin, for messages.
         dataset: The real data.
-        teacher: The teacher, if the plugin is given one.
-        distilled: The distilled set, if the plugin is given one.
+        teacher: The teacher, if the plugin can access it.
+        distilled: The distilled set, if the plugin can access it.
         discard_teacher: Makes the workspace load the teacher again.
     """
 
@@ -78,7 +78,7 @@ class SharedState:
     ) -> None:
         self._owner, self._teacher, self._discard_teacher = owner, teacher, discard_teacher
         images = {"the training images": dataset.train, "the validation images": dataset.val}
-        self._tensors = {"the mean of the dataset": dataset.mean, "the deviation of the dataset": dataset.std}
+        self._tensors = {"the mean of the dataset": dataset.mean, "the standard deviation of the dataset": dataset.std}
         self._tensors |= {f"the labels of {name}": split.labels for name, split in images.items()}
         self._tensors |= {f"the sizes of {name}": split.sizes for name, split in images.items()}
         self._backups = {name: tensor.clone() for name, tensor in self._tensors.items()}
@@ -92,16 +92,16 @@ class SharedState:
                 "the labels of the distilled images": distilled.labels,
                 "the weights of the distilled images": distilled.weights,
             }
-            # Real images are read again: they are too many for a digest.
+            # Real images are too large for a digest, so they are always read again.
             self._discard_images = distilled.discard_images
         self._distilled_digests = _digests(self._distilled)
         self._teacher_state = {} if teacher is None else teacher_state(teacher)
 
     def verify(self) -> None:
-        """Restores what was changed.
+        """Restores the changed objects.
 
         Raises:
-            SharedStateError: Something was changed.
+            SharedStateError: An object was changed.
         """
         changed = []
         for name, tensor in self._tensors.items():
@@ -127,7 +127,7 @@ def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def verified(state: SharedState) -> Iterator[None]:
-    """Verifies the state after the block, also where the block raises: other cells go on."""
+    """Verifies the state after the block, even if the block raises an exception, because other cells continue."""
     try:
         yield
     except BaseException:

@@ -1,4 +1,4 @@
-"""What the cells of a grid share: registry, stages, cache, data, executor."""
+"""The objects that the cells of a grid share: registry, stages, cache, data, executor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 StrategyFor = Callable[[str, "Experiment"], AbstractContextManager[Strategy]]
-"""Gives the strategy that trains a stage of an experiment; other processes take part while the block runs."""
+"""Yields the strategy that trains a stage of an experiment. Other processes take part while the block runs."""
 
 
 def _one_process(stage: str, experiment: Experiment) -> AbstractContextManager[Strategy]:
@@ -30,19 +30,21 @@ def _one_process(stage: str, experiment: Experiment) -> AbstractContextManager[S
 
 
 class Workspace:
-    """What the cells of a grid share. It keeps the last dataset and the last teacher, because cells mostly share them.
+    """The objects that the cells of a grid share.
+
+    It keeps the last dataset and the last teacher, because most cells use the same ones.
 
     Args:
         registry: The installed methods, protocols, datasets and stages.
-        cache: The cache; a stage that it forces is forced with all stages that depend on it.
+        cache: The cache. If it forces a stage, all stages that depend on this stage are also forced.
         data_dir: The folder of the datasets; None: the default one.
         download: Whether missing datasets are downloaded.
-        executor: Where the grid is computed; default: in this process.
+        executor: Computes the grid; default: in this process.
 
     Attributes:
         graph: The stages.
         emit: Emits an event to the observers.
-        strategy_for: Gives the strategy that trains a stage.
+        strategy_for: Yields the strategy that trains a stage.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Workspace:
             self.emit(Event("note", "cache", message=text))
 
     def dataset(self, name: str, config: DataConfig) -> Dataset:
-        """Returns a dataset; its images are decoded when the first one is read."""
+        """Returns a dataset. Its images are decoded when the first one is read."""
         if (name, config) not in self._datasets:
             self._datasets.clear()
             spec = self.registry.dataset(name)
@@ -84,12 +86,12 @@ class Workspace:
         return self._datasets[name, config]
 
     def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
-        """Returns the teacher with this key on its device; `load` builds it if it is not the last one used."""
+        """Returns the teacher with this key on its device. Calls `load` unless it is the teacher of the last call."""
         if key not in self._teachers:
             self._teachers.clear()
             self._teachers[key] = load()
         return self._teachers[key]
 
     def discard_teacher(self) -> None:
-        """Loads the teacher from its artifact at the next use."""
+        """Discards the loaded teacher, so that it is loaded from its artifact at the next use."""
         self._teachers.clear()

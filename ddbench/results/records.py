@@ -108,6 +108,11 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     device: Annotated[Tree, Field(min_length=1), _require_values(type=str, name=str, threads=int)]
     versions: dict[str, str]
     git_commit: str | None
+    stages: dict[str, list[dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="of each stage, every distinct way in which its artifacts were built: versions of PyTorch and POT, "
+        "threads, processes, and the plugin's distribution with the digest of its code",
+    )
 
     @property
     def holdout(self) -> float:
@@ -164,6 +169,41 @@ def write(record: Record, folder: Path) -> Path:
     with atomic_write(path) as partial:
         partial.write_text(dump_with_digest(record.model_dump(mode="json")), encoding="utf-8")
     return path
+
+
+def store(record: Record, folder: Path) -> Record:
+    """Writes the record of a run beside all others: it replaces only a record of the same key and numbers.
+
+    A record of another key that has the same name, or of the same key with other numbers (another machine, PyTorch or
+    number of threads), is kept, and the new record gets a longer name.
+
+    Args:
+        record: The record, with its usual name.
+        folder: Folder of the records.
+
+    Returns:
+        The record with the name that it was written under.
+    """
+    identity = _identity(record)
+    name = record.name
+    try:
+        if _identity(read(folder / f"{name}.json")) != identity:
+            name += f"-{_digest(identity)[:8]}"
+    except DDBenchError:  # there is none, or it is damaged
+        pass
+    stored = record.model_copy(update={"name": name})
+    write(stored, folder)
+    return stored
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    """The key of the evaluation, and the numbers that it gave."""
+    return {
+        "key": record.keys.get("evaluate"),
+        "metrics": record.metrics.model_dump(mode="json"),
+        "distilled_digest": record.distilled_digest,
+        "teacher": record.teacher.get("digest"),
+    }
 
 
 def read(path: Path) -> Record:

@@ -102,7 +102,7 @@ def records_text(folder: Path, form: str, scored: bool, warn: Callable[[str], No
     elif form == "text":
         frame = frame[[*ESSENTIAL, "regime", "holdout", "top1_last"]]
     else:
-        frame = frame.drop(columns="keys")
+        frame = frame.drop(columns=["keys", "stages"])
     return frame_text(frame, form)
 
 

@@ -15,5 +15,5 @@ from ddbench.pipeline.stages.transport_cost import TransportCost
 
 @hookimpl
 def ddbench_stages() -> Iterable[type[Stage[Any]]]:
-    """The stages of every run."""
+    """Returns the built-in stages."""
     return [Data, TeacherTraining, Statistics, Intermediate, Distill, Labels, Evaluate, TransportCost]

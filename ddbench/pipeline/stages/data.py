@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Data(Stage["Pipeline"]):
     """Decodes the training images and the images that accuracy is measured on.
 
-    The dataset decodes through the cache itself, because with `data.skip_corrupt` the counts of its images, which
-    every key holds, are known only then. A set that is too large for the cache is decoded at every reading.
+    The dataset decodes through the cache itself, because with `data.skip_corrupt` the numbers of images, which are part
+    of every key, are known only after decoding. A dataset that is too large for the cache is decoded at every access.
     """
 
     name = "data"
@@ -26,15 +26,15 @@ class Data(Stage["Pipeline"]):
     outputs = ()
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """Both splits together."""
+        """Returns one part, which holds both splits."""
         return (0,)
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
-        """What the decoded images depend on."""
+        """Returns the dependencies of the decoded images."""
         return run.dataset.depends_on
 
     def is_built(self, run: Pipeline, part: int) -> bool:
-        """Whether both splits are decoded."""
+        """Returns whether both splits are decoded."""
         return run.dataset.is_decoded()
 
     def ensure(self, run: Pipeline, part: int) -> None:
@@ -42,6 +42,6 @@ class Data(Stage["Pipeline"]):
         run.dataset.decode()
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Decodes both splits; their artifacts are those of the dataset."""
+        """Decodes both splits. The dataset stores the artifacts itself, so this returns no tensors."""
         run.dataset.decode()
         return {}, {}

@@ -1,4 +1,4 @@
-"""Stages `distill`, the images of the distilled set, and `method`, what methods keep besides. Imports no torch."""
+"""Stages `distill`, the images of the distilled set, and `method`, intermediate results. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Intermediate(Stage["Pipeline"]):
-    """Keeps the expensive intermediate results of a method, which it requests by `task.cached`."""
+    """Keeps the expensive intermediate results that a method requests by `task.cached`."""
 
     name = "method"
     version = "1"
@@ -25,11 +25,11 @@ class Intermediate(Stage["Pipeline"]):
     on_demand = True
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """None that are known before the method requests them."""
+        """Returns no parts, because they are unknown before the method requests them."""
         return ()
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Is never called: the method builds its intermediate results."""
+        """Is never called, because the method builds its intermediate results."""
         raise NotImplementedError
 
     @staticmethod
@@ -40,9 +40,9 @@ class Intermediate(Stage["Pipeline"]):
         depends_on: Mapping[str, Any],
         build: Callable[[], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Returns copies of the tensors that `build` returns, from the cache where they are there.
+        """Returns copies of the tensors of `build`, from the cache if they are there.
 
-        `verify` raises where the method has changed a shared object: then nothing is stored.
+        `verify` raises an error if the method has changed a shared object. In this case nothing is stored.
         """
         key = run.keys.intermediate(name, dict(depends_on))
 
@@ -56,7 +56,7 @@ class Intermediate(Stage["Pipeline"]):
 
 
 class Distill(Stage["Pipeline"]):
-    """Runs the method: one part a unit of slots that are optimised together."""
+    """Runs the method. Each part is one unit of slots."""
 
     name = "distill"
     version = "1"
@@ -64,11 +64,11 @@ class Distill(Stage["Pipeline"]):
     outputs = ()
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """Every unit."""
+        """Returns one part per unit."""
         return range(len(run.units))
 
     def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
-        """The data; for a method with a teacher also that and the statistics of the unit's classes."""
+        """Returns the data and the method's stages; with a teacher also the teacher and the unit's class statistics."""
         needed = [("data", 0), *((name, number) for name in run.method.stages() for number in run.parts_of(name))]
         if run.method.needs_teacher:
             labels = {slot.label for slot in run.units[part].slots}
@@ -77,23 +77,23 @@ class Distill(Stage["Pipeline"]):
         return needed
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
-        """The method with all its settings, the teacher, the statistics, IPC, seed and unit."""
+        """Returns the method with all its settings, the teacher, the statistics, IPC, seed and unit."""
         return run.keys.unit(part)
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """The unit's share of what the method says that it needs."""
+        """Returns the method's image passes times the unit's fraction of all slots."""
         slots = sum(len(unit.slots) for unit in run.units)
         total = run.method.image_passes(run.info.num_classes, run.experiment.ipc or 0)
         return total * len(run.units[part].slots) / max(1, slots)
 
     def label(self, run: Pipeline, part: int) -> str:
-        """The method and the number of the unit."""
+        """Returns the name of the method and the number of the unit."""
         return f"{run.experiment.method_name} {part + 1}/{len(run.units)}"
 
     def task(
         self, run: Pipeline, part: int, checkpoint: CheckpointIO, verify: Callable[[], None] = lambda: None
     ) -> DistillContext:
-        """Returns what the method may use for one unit; `verify` runs before an intermediate result is stored."""
+        """Returns the task that is passed to the method. `verify` runs before an intermediate result is stored."""
         from functools import partial
 
         from ddbench.distillation.context import DistillContext
@@ -120,7 +120,7 @@ class Distill(Stage["Pipeline"]):
         )
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns images (uint8) or indices of real images, labels, and perhaps weights, of one unit."""
+        """Returns images (uint8) or indices of real images, labels and optional weights of one unit."""
         import torch
 
         from ddbench.distillation.distilled_set import check_result, to_uint8

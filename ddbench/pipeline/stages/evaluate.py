@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Labels(Stage["Pipeline"]):
-    """Keeps the soft labels that a protocol stores, which it requests by `task.cached`."""
+    """Keeps the soft labels that a protocol requests by `task.cached`."""
 
     name = "labels"
     version = "1"
@@ -25,11 +25,11 @@ class Labels(Stage["Pipeline"]):
     on_demand = True
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """None that are known before the protocol requests them."""
+        """Returns no parts, because they are unknown before the protocol requests them."""
         return ()
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Is never called: the protocol builds its labels."""
+        """Is never called, because the protocol builds its labels."""
         raise NotImplementedError
 
     @staticmethod
@@ -40,9 +40,9 @@ class Labels(Stage["Pipeline"]):
         depends_on: Mapping[str, Any],
         build: Callable[[], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Returns the tensors that `build` returns, from the cache where they are there.
+        """Returns the tensors of `build`, from the cache if they are there.
 
-        `verify` raises where the protocol has changed a shared object: then nothing is stored.
+        `verify` raises an error if the protocol has changed a shared object. In this case nothing is stored.
         """
         key = run.keys.labels(run.distilled.keys, name, dict(depends_on))
 
@@ -55,7 +55,7 @@ class Labels(Stage["Pipeline"]):
 
 
 class Evaluate(Stage["Pipeline"]):
-    """Trains one student with one seed by the protocol, and measures it."""
+    """Trains one student with one seed under the protocol and measures it."""
 
     name = "evaluate"
     version = "1"
@@ -64,31 +64,31 @@ class Evaluate(Stage["Pipeline"]):
     distributed = True
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """One student."""
+        """Returns one part: the student."""
         return (0,)
 
     def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
-        """The data and the distilled set; the teacher where the protocol uses it."""
+        """Returns the data, the distilled set, and the teacher if the protocol uses it."""
         units = [("distill", number) for number in run.parts_of("distill")]
         return [("data", 0), *((("teacher", 0),) if run.protocol.needs_teacher else ()), *units]
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
-        """The units, the protocol with all its settings, the teacher, the student and its seed."""
+        """Returns the units, the protocol with all its settings, the teacher, the student and its seed."""
         return run.keys.evaluate(run.unit_keys)
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """What the protocol says that it needs; every real image once an epoch without an IPC."""
+        """Returns the protocol's image passes; without an IPC, one pass of every real image per epoch."""
         experiment = run.experiment
         if experiment.ipc is None:
             return experiment.teacher.epochs * sum(run.info.train_counts)
         return run.protocol.image_passes(run.info.num_classes * experiment.ipc)
 
     def label(self, run: Pipeline, part: int) -> str:
-        """The student and its seed."""
+        """Returns the name of the student and its seed."""
         return run.student_label
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns no tensors; the metadata hold the metrics."""
+        """Returns no tensors. The metadata hold the metrics."""
         from functools import partial
 
         from ddbench.api.evaluator import check_metrics

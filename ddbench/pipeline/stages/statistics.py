@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from ddbench.pipeline.pipeline import Pipeline
 
 TASKS = 64
-"""Workers share the statistics of one teacher in at most so many tasks."""
+"""The largest number of worker tasks for the statistics of one teacher."""
 
 
 class Statistics(Stage["Pipeline"]):
-    """Collects what the teacher computes of each class: one part a class, so that memory holds one class.
+    """Collects the teacher's features and BatchNorm statistics. Each part is one class, so only one class is in memory.
 
-    Part k + L x K of K classes is class k with the features of layer L; L = 0: of the classifier's input.
+    With K classes, part k + L x K is class k with the features of layer L. L = 0 is the classifier's input.
     """
 
     name = "statistics"
@@ -28,7 +28,7 @@ class Statistics(Stage["Pipeline"]):
     outputs = ()
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """Every class, and every class again for each layer that the method names."""
+        """Returns one part per class for the classifier's input, and one per class for each layer of the method."""
         if not run.method.needs_teacher:
             return range(run.info.num_classes) if run.measures_transport else ()
         layers = (0, *run.method.layers())
@@ -39,24 +39,24 @@ class Statistics(Stage["Pipeline"]):
         return label, layer or None
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
-        """The teacher, the settings of the statistics, the class and the layer."""
+        """Returns the teacher, the settings of the statistics, the class and the layer."""
         return run.keys.statistics(*self._class_and_layer(run, part))
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """Every image of the class forward: a third of a training pass."""
+        """Counts a third of a pass for every image of the class, because it passes forward only."""
         return run.info.train_counts[part % run.info.num_classes] / 3
 
     def parts_per_task(self, run: Pipeline) -> int:
-        """Several classes a task where there are many."""
+        """Returns the number of classes per task, such that there are at most `TASKS` tasks per layer."""
         return -(-run.info.num_classes // TASKS)
 
     def label(self, run: Pipeline, part: int) -> str:
-        """The class and the layer."""
+        """Returns the name of the class, and the layer if there is one."""
         label, layer = self._class_and_layer(run, part)
         return run.info.class_names[label] + ("" if layer is None else f", layer {layer}")
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns features [n, d], and a mean and a variance [C] for each BatchNorm layer."""
+        """Returns features [n, d], and mean and variance [C] for each BatchNorm layer."""
         import torch
 
         from ddbench.nn.statistics import collect

@@ -1,4 +1,4 @@
-"""Stage `teacher`: the classifier that is trained on the real data ("squeeze"). Imports no torch at import."""
+"""Stage `teacher`: the classifier that is trained on the real data ("squeeze"). Imports no torch at module level."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class TeacherTraining(Stage["Pipeline"]):
     distributed = True
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """One teacher, where the method or the protocol uses one."""
+        """Returns one part if the method or the protocol uses a teacher, else none."""
         return (0,) if run.uses_teacher else ()
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
-        """The real data, the training recipe or the checkpoint's content, device and precision."""
+        """Returns the real data, the training recipe or the checkpoint's content, device and precision."""
         return run.keys.teacher()
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """Every training image once an epoch."""
+        """Counts every training image once per epoch."""
         config = run.experiment.teacher
         return 0.0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
 
     def label(self, run: Pipeline, part: int) -> str:
-        """The architecture and the checkpoint."""
+        """Returns the architecture, and the name of the checkpoint if there is one."""
         from ddbench.pipeline.keys import teacher_label
 
         return teacher_label(run.experiment.teacher)
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns the weights; the metadata hold the accuracy on the images to measure on."""
+        """Returns the weights. The metadata hold the accuracy on `dataset.val`."""
         from ddbench.training.teacher import accuracy, train_teacher
 
         config = run.experiment.teacher
@@ -52,6 +52,6 @@ class TeacherTraining(Stage["Pipeline"]):
         top1, per_class = accuracy(network, run.dataset, "val", run.device, "fp32")
         if config.checkpoint is not None and top1 < 5 + 100 / run.info.num_classes:
             name = self.label(run, part)
-            run.note(f"{name} is near chance ({top1:.2f} %): is its class order that of the sorted names?")
+            run.note(f"{name} is near chance ({top1:.2f} %): is its class order the order of the sorted names?")
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         return tensors, {"top1": top1, "per_class": per_class, "classes": list(run.info.class_names)}

@@ -18,7 +18,7 @@ BATCH_SIZE = 100
 
 
 class TransportCost(Stage["Pipeline"]):
-    """Measures W_2^2 between the features of the distilled images and of the real ones, class by class."""
+    """Measures W_2^2 between the features of the distilled and the real images, class by class."""
 
     name = "measure"
     version = "1"
@@ -26,19 +26,19 @@ class TransportCost(Stage["Pipeline"]):
     outputs = ()
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """One number, where there is a teacher and a distilled set."""
+        """Returns one part if a teacher and a distilled set are used, else none."""
         return (0,) if run.measures_transport else ()
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
-        """The units, the teacher and the settings of the statistics."""
+        """Returns the units, the teacher and the settings of the statistics."""
         return run.keys.measure(run.unit_keys)
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """Every distilled image forward: a third of a training pass."""
+        """Counts a third of a pass for every distilled image, because it passes forward only."""
         return run.info.num_classes * (run.experiment.ipc or 0) / 3
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns no tensors; the metadata hold the mean over classes and each class."""
+        """Returns no tensors. The metadata hold the cost of each class and the mean over classes."""
         import torch
 
         from ddbench.nn import memory

@@ -173,3 +173,40 @@ def test_every_committed_record_can_be_read() -> None:
         record = records.read(path)
         assert record.name == path.stem
         assert str(Path.home()) not in path.read_text(encoding="utf-8")
+
+
+def key(first: str) -> dict[str, list[str]]:
+    return {"evaluate": [first.ljust(32, "0")]}
+
+
+def test_a_record_of_another_key_with_the_same_name_is_kept(tmp_path: Path) -> None:
+    first = records.store(record(keys=key("0123abcd1")), tmp_path)
+    other = records.store(record(keys=key("0123abcd2")), tmp_path)
+    assert first.name == "wmdd-digits-ipc1-0123abcd"
+    assert other.name.startswith("wmdd-digits-ipc1-0123abcd-")
+    assert {one.keys["evaluate"][0] for one in records.read_all(tmp_path)} == {
+        one.keys["evaluate"][0] for one in (first, other)
+    }
+    assert records.store(record(keys=key("0123abcd2")), tmp_path).name == other.name
+
+
+def test_a_record_with_other_numbers_of_the_same_key_is_kept_beside_the_old_one(tmp_path: Path) -> None:
+    first = records.store(record(keys=key("0123abcd")), tmp_path)
+    metrics = first.metrics.model_copy(update={"top1_last": 40.0})
+    for changes in ({"metrics": metrics}, {"distilled_digest": "e"}, {"teacher": {**first.teacher, "digest": "u"}}):
+        other = records.store(record(keys=key("0123abcd"), **changes), tmp_path)
+        assert other.name.startswith(f"{first.name}-")
+        again = records.store(record(keys=key("0123abcd"), seconds={"evaluate": 9.0}, **changes), tmp_path)
+        assert again.name == other.name
+    assert records.read(tmp_path / f"{first.name}.json") == first
+    assert len(records.read_all(tmp_path)) == 4
+
+
+def test_the_same_numbers_replace_the_record_and_a_damaged_one_is_replaced(tmp_path: Path) -> None:
+    records.store(record(keys=key("0123abcd")), tmp_path)
+    records.store(record(keys=key("0123abcd"), seconds={"evaluate": 9.0}), tmp_path)
+    (stored,) = records.read_all(tmp_path)
+    assert stored.seconds == {"evaluate": 9.0}
+    (tmp_path / f"{stored.name}.json").write_text("{}")
+    assert records.store(record(keys=key("0123abcd")), tmp_path).name == stored.name
+    assert len(records.read_all(tmp_path)) == 1
