@@ -205,6 +205,7 @@ def test_cache_ls_has_a_line_a_file(finished: "Finished") -> None:
     assert f"{len(files)} files" in outcome.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_prune_removes_what_is_asked_and_the_rest_is_computed_again(finished: "Finished", tmp_path: Path) -> None:
     shell = copy_of(finished, tmp_path)
     assert shell("cache", "prune", "--older-than", "1").out.startswith("removed 0 files")

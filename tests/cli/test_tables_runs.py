@@ -158,6 +158,7 @@ def test_only_cached_computes_nothing_and_says_never_run(regimes: tuple[Shell, O
     assert shell.files("cache") == before
 
 
+@pytest.mark.slow
 def test_only_cached_computes_nothing_where_an_artifact_is_damaged(
     regimes: tuple[Shell, Outcome], tmp_path: Path
 ) -> None:

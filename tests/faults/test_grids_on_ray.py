@@ -216,8 +216,8 @@ def test_a_teacher_is_trained_by_two_processes_one_of_which_is_killed(
 
         outcome = meanwhile(lambda place=place: shell_in(place.root)(*command, *together), kill)
         assert outcome.code == 0, outcome.err
-        assert ("tried again (1 of 3)" in outcome.err) == (victim is not None)
-        assert "tried again (2 of 3)" not in outcome.err
+        assert ("retry 1 of 3" in outcome.err) == (victim is not None)
+        assert "retry 2 of 3" not in outcome.err
         assert any(": resumed" in line for line in outcome.errors) == (victim is not None), outcome.err
         (weights, meta), (expected, of_inline) = teacher(place), teacher(inline)
         for name, tensor in expected.items():
@@ -284,7 +284,7 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
 
     storing = ("--executor", "ray", *cluster.address, "--cache-dir", storage.url())
     outcome, found = meanwhile(lambda: in_folder("stored", *storing), lose)
-    assert "tried again (1 of 3)" in outcome.err
+    assert "retry 1 of 3" in outcome.err
     there = place_at(found.root, tmp_path / "there")
     storage.files.get(storage.url().removeprefix("s3://"), str(there.cache), recursive=True)
     own = copies()

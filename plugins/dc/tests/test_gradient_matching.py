@@ -310,6 +310,7 @@ def test_batchnorm_statistics_move_once_towards_real_images_and_stay(make_task: 
     assert not torch.equal(layer.running_mean, moved)
 
 
+@pytest.mark.slow
 def test_the_distance_falls_against_the_gradient_of_a_network_with_attention(make_task: MakeTask) -> None:
     matching = Matching(DC(network="timm/vit_small_patch8_224", real_batch=2), make_task(1), None)
     network = matching.network(0).eval()
@@ -383,6 +384,7 @@ RESUMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RESUMED, ids=lambda method: str(method.name))
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(make_task: MakeTask, method: DC) -> None:
     untouched = method.distill(make_task(2, slot="untouched"), unit_of(2))

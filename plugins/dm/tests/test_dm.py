@@ -279,6 +279,7 @@ def test_a_class_smaller_than_the_batch_gives_all_it_has(make_task: Callable[...
     assert all(row in whole for row in first.flatten(1).tolist())
 
 
+@pytest.mark.slow
 def test_matching_brings_the_means_nearer(make_task: Callable[..., DistillContext]) -> None:
     """Under a network that no step has seen."""
     task = make_task()

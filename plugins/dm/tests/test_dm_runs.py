@@ -52,6 +52,7 @@ def finish(folder: Path, *more: str) -> dict[str, dict[str, Any]]:
     return {record["method"]: record for record in records}
 
 
+@pytest.mark.slow
 def test_a_run_of_both_from_the_command_line(tmp_path: Path) -> None:
     records = finish(tmp_path, "--method", "dm-rbf")
     assert {method: record["evaluator"] for method, record in records.items()} == {"dm": "dsa", "dm-rbf": "dsa"}

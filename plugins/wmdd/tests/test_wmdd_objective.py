@@ -232,6 +232,7 @@ def test_each_combination_computes_its_terms(
     assert [name for name, _ in task.intermediates] == ([] if uniform else 4 * ["barycenter"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [WMDD(layer=2), WMDD(layer=2, feature_loss="mmd"), SlicedWMDD(layer=2)])
 def test_the_features_of_a_layer_take_the_place_of_the_last(make_task: MakeTask, method: BarycenterMatching) -> None:
     """The feature loss alone: BatchNorm statistics are those of every layer as before."""

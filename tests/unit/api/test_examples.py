@@ -37,6 +37,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_examples_run(environment: dict[str, str], tmp_path: Path) -> None:
     def ddbench(*arguments: str) -> str:
         folders = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))

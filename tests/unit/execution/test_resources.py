@@ -38,5 +38,5 @@ def test_resources_belong_to_a_stage_and_errors_are_one_line() -> None:
         with pytest.raises(DDBenchError) as caught:
             ResourceConfig((text,), graph)
         assert line in str(caught.value)
-    with pytest.raises(DDBenchError, match="processes: they need a whole GPU each"):
+    with pytest.raises(DDBenchError, match="processes: several processes need a whole GPU each"):
         ResourceConfig(("resources.teacher.gpus=0.5", "resources.teacher.processes=2"), graph)

@@ -103,6 +103,7 @@ def test_a_density_has_mass_1_about_its_points() -> None:
     assert math.isclose((found.sum(1) * axis).sum(), 0.6, abs_tol=1e-6)  # rows are y, from below
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_bytes_twice(shell: Shell) -> None:
     first = shell("figure", "barycenter")
     assert first.out.splitlines() == [f"written: results/figures/barycenter.{form}" for form in ("svg", "png")]

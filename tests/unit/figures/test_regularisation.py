@@ -78,6 +78,7 @@ def heights(svg: str, line: str) -> list[float]:
     return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
 
 
+@pytest.mark.slow
 def test_the_command_draws_lambda_with_the_papers_claim(shell: Shell) -> None:
     run = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--set", "method.steps=2")
     for value in ("0.5", "50"):

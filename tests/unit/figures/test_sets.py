@@ -97,6 +97,7 @@ def test_the_grid_is_the_same_file_twice(copied: Shell) -> None:
     assert "random" not in texts((copied.root / "one.svg").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_embedding_places_every_image(copied: Shell) -> None:
     drawn = copied("figure", "embedding", "--methods", "random,wmdd")
     assert drawn.code == 0, drawn.err

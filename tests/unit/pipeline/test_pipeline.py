@@ -302,12 +302,24 @@ REFUSED: dict[str, tuple[Make, str]] = {
         "either images or indices",
     ),
     "a list": (lambda task, unit: [gray(unit)], "returned list instead of images"),
-    "another class": (lambda task, unit: UnitResult(indices=indices(task, unit).flip(0)), "classes are not those of the slots"),
-    "too few indices": (lambda task, unit: UnitResult(indices=indices(task, unit)[1:]), "19 indices for unit 0; expected 20, one per slot"),
+    "another class": (
+        lambda task, unit: UnitResult(indices=indices(task, unit).flip(0)),
+        "classes are not those of the slots",
+    ),
+    "too few indices": (
+        lambda task, unit: UnitResult(indices=indices(task, unit)[1:]),
+        "19 indices for unit 0; expected 20, one per slot",
+    ),
     "outside": (lambda task, unit: UnitResult(indices=indices(task, unit) + 10**6), "outside the training set"),
     "below": (lambda task, unit: UnitResult(indices=indices(task, unit) - 10**6), "outside the training set"),
-    "float indices": (lambda task, unit: UnitResult(indices=indices(task, unit).float()), "torch.float32; expected a one-dimensional int64"),
-    "a mask": (lambda task, unit: UnitResult(indices=torch.ones(20, dtype=torch.bool)), "torch.bool; expected a one-dimensional int64"),
+    "float indices": (
+        lambda task, unit: UnitResult(indices=indices(task, unit).float()),
+        "torch.float32; expected a one-dimensional int64",
+    ),
+    "a mask": (
+        lambda task, unit: UnitResult(indices=torch.ones(20, dtype=torch.bool)),
+        "torch.bool; expected a one-dimensional int64",
+    ),
     "negative weight": (
         lambda task, unit: UnitResult(images=gray(unit), weights=first_differs(torch.ones(20), -1)),
         "weights that are not one number >= 0 per slot",

@@ -70,7 +70,7 @@ def test_a_protocol_is_the_methods_own_or_the_one_asked_for(registry: PluginRegi
 
 
 def test_a_distilled_set_is_not_evaluated_by_training_on_the_real_one(registry: PluginRegistry) -> None:
-    with pytest.raises(DDBenchError, match="goes with --method full"):
+    with pytest.raises(DDBenchError, match="use it with --method full"):
         one(registry, methods=("random",), evaluator="full-data")
 
 

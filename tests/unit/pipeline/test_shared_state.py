@@ -31,7 +31,7 @@ WRITES: dict[str, tuple[Write, str]] = {
     "validation labels": (lambda task: task.dataset.val.labels.fill_(0), "the labels of the validation images"),
     "training labels": (lambda task: task.dataset.train.labels.numpy().fill(1), "the labels of the training images"),
     "mean": (lambda task: task.dataset.mean.add_(0.3), "the mean of the dataset"),
-    "deviation": (lambda task: task.dataset.std.mul_(2), "the deviation of the dataset"),
+    "deviation": (lambda task: task.dataset.std.mul_(2), "the standard deviation of the dataset"),
 }
 
 

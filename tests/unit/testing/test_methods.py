@@ -289,7 +289,11 @@ METHODS: list[tuple[str, Distiller, str]] = [
     ("units_do_not_depend_on_the_machine", Greedy(), "depends on its arguments .* another machine"),
     ("images_have_the_right_shape_range_and_class", Bright(), r"one image per slot.* pixels outside \[0, 1\]"),
     ("images_have_the_right_shape_range_and_class", Small(), "one image per slot.* shape"),
-    ("images_have_the_right_shape_range_and_class", Mislabelled(), "one image per slot.* classes are not those of the slots"),
+    (
+        "images_have_the_right_shape_range_and_class",
+        Mislabelled(),
+        "one image per slot.* classes are not those of the slots",
+    ),
     ("same_seed_gives_same_result", Moody(), "two runs of the same task .* unit 0, unit 1 differ .* seeded generator"),
     ("result_does_not_depend_on_global_generators", Global(), "does not depend on the state of the global generators"),
     ("global_state_is_unchanged", Seeding(), "types and modes are unchanged .* torch's global generator"),

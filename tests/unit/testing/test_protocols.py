@@ -125,6 +125,7 @@ PROTOCOLS: list[tuple[str, Evaluator, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "protocol", "pattern"),
     PROTOCOLS,

@@ -1,0 +1,46 @@
+"""Settings that methods and protocols share."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from ddbench.api.settings import DSA_STRATEGY, OPERATIONS, RecoverSettings, Strategy, TrainingSettings, operations_of
+from ddbench.core.errors import DDBenchError
+
+
+class Augmented(BaseModel):
+    strategy: Strategy = DSA_STRATEGY
+
+
+@given(st.lists(st.sampled_from(OPERATIONS), min_size=1))
+def test_a_strategy_is_split_into_its_operations(operations: list[str]) -> None:
+    strategy = "_".join(operations)
+    assert operations_of(strategy) == operations
+    assert Augmented(strategy=strategy).strategy == strategy
+
+
+def test_unknown_operations_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(DDBenchError, match="did you mean 'flip'"):
+        operations_of("crop_flop")
+    with pytest.raises(ValidationError, match="did you mean 'flip'"):
+        Augmented(strategy="flop")
+    assert Augmented(strategy=None).strategy is None
+    assert sorted(operations_of(DSA_STRATEGY)) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize("betas", [(1.0, 0.9), (-0.1, 0.9), (0.5, 1.0)])
+def test_betas_lie_below_one(betas: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match="both must be at least 0 and below 1"):
+        RecoverSettings(betas=betas)
+
+
+def test_recover_defaults() -> None:
+    settings = RecoverSettings(steps=7, crop_scale_min=0.3)
+    assert settings.recover_steps() == 7
+    assert {settings.crop_scale(step) for step in range(7)} == {(0.3, 1.0)}
+
+
+def test_training_settings_refuse_infinity() -> None:
+    with pytest.raises(ValidationError):
+        TrainingSettings(learning_rate=float("inf"))

@@ -1,0 +1,35 @@
+"""An experiment: its name, and the names under which records and keys store it."""
+
+import pytest
+from pydantic import ValidationError
+
+from ddbench.config.experiment import Experiment
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    request = Request(methods=("random",), datasets=("digits",), ipcs=(3,), recipes=("smoke",), seed=5, seeds=2)
+    return experiments(request, PluginRegistry())[1]
+
+
+def test_its_name_gives_the_seed_of_the_student(experiment: Experiment) -> None:
+    assert experiment.name == f"random, digits, IPC 3, set 0, {experiment.student} seed 6"
+    whole = experiment.model_copy(update={"ipc": None, "repeat": 2})
+    assert whole.name.startswith("random, digits, whole training set, set 2, ")
+
+
+def test_it_is_stored_under_aliases_and_read_back(experiment: Experiment) -> None:
+    stored = experiment.model_dump()
+    assert (stored["method"], stored["evaluator"]) == ("random", experiment.evaluator_name)
+    assert stored["evaluator_settings"] == experiment.evaluator.model_dump()
+    assert {"method_name", "evaluator_name"}.isdisjoint(stored)
+
+
+@pytest.mark.parametrize("change", [{"seed": -1}, {"ipc": 0}, {"strange": 1}])
+def test_values_that_cannot_be_are_refused(experiment: Experiment, change: dict[str, int]) -> None:
+    values = {**{field.alias or name: getattr(experiment, name) for name, field in Experiment.model_fields.items()}}
+    assert Experiment(**values) == experiment
+    with pytest.raises(ValidationError):
+        Experiment(**{**values, **change})

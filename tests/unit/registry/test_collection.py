@@ -1,0 +1,29 @@
+"""Items of one kind: unique names, owners, suggestions."""
+
+import pytest
+
+from ddbench.core.errors import DDBenchError
+from ddbench.registry.collection import Collection
+
+
+def collection() -> Collection[int]:
+    found: Collection[int] = Collection("method")
+    found.add([("wmdd", 2), ("random", 1)], "ddbench")
+    return found
+
+
+def test_items_are_found_by_name_and_listed_in_order() -> None:
+    found = collection()
+    assert (found.find("wmdd"), found.all(), found.owners["wmdd"]) == (2, (1, 2), "ddbench")
+    with pytest.raises(DDBenchError, match="unknown method 'wmd'; did you mean 'wmdd'"):
+        found.find("wmd")
+
+
+def test_a_name_that_is_taken_names_both_owners() -> None:
+    found = collection()
+    found.check_unique([("other", 3)], "mine")
+    with pytest.raises(DDBenchError, match="method 'wmdd' is registered by both ddbench and mine"):
+        found.check_unique([("other", 3), ("wmdd", 3)], "mine")
+    with pytest.raises(DDBenchError, match="registered by both mine and mine"):
+        found.check_unique([("other", 3), ("other", 4)], "mine")
+    assert found.all() == (1, 2)

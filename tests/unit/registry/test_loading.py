@@ -1,0 +1,58 @@
+"""Entry points: their order, and plugins that fail when they are imported."""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from ddbench.registry.loading import in_load_order, load, owner_of
+
+
+def point(name: str, value: str, owner: str | None = None) -> metadata.EntryPoint:
+    found = metadata.EntryPoint(name, value, "ddbench")
+    if owner is None:
+        return found
+    dist = metadata.distribution(owner)
+    return found._for(dist)  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_core_comes_first() -> None:
+    points = [point("b", "x", "pytest"), point("a", "x", "pytest"), point("z", "x", "ddbench"), point("c", "x")]
+    assert [each.name for each in in_load_order(points)] == ["z", "c", "a", "b"]
+    assert [owner_of(each) for each in points[2:]] == ["ddbench", "an unknown distribution"]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_plugin_is_inspected_and_its_output_is_no_result(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "ddload_good.py").write_text("print('hello')\nvalue = 3\n")
+    seen: list[object] = []
+    assert load(point("good", "ddload_good"), lambda plugin: seen.append(plugin) or 7) == 7
+    assert isinstance(seen[0], ModuleType)
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+@pytest.mark.parametrize("source", ["raise ValueError('no')", "raise SystemExit(3)", "import absent_module", "x ="])
+def test_a_plugin_that_fails_is_left_out_with_a_warning(
+    site: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"ddload_bad_{abs(hash(source))}"
+    (site / f"{name}.py").write_text(source)
+    assert load(point("bad", name), lambda plugin: 7) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ddbench: warning: plugin 'bad' of an unknown distribution is left out: ")
+
+
+def test_torchs_default_dtype_is_put_back(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "ddload_double.py").write_text("import torch\ntorch.set_default_dtype(torch.float64)\n")
+    assert load(point("double", "ddload_double"), lambda plugin: 7) == 7
+    assert torch.get_default_dtype() is torch.float32
+    assert "changed torch's default dtype" in capsys.readouterr().err
+    sys.modules.pop("ddload_double")

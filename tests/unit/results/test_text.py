@@ -1,0 +1,57 @@
+"""Frames and cache contents as text, CSV and JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ddbench.results.records import Record
+from ddbench.results.text import cache_text, frame_text, record_rows, record_text
+
+FRAME = pd.DataFrame(
+    {"name": ["a", "b"], "top1": [62.456, float("nan")], "lrs": [0.19539, 0.2], "nested": [{"x": [1, 2]}, {"y": None}]}
+)
+
+
+def test_json_has_null_for_what_is_missing() -> None:
+    rows = json.loads(frame_text(FRAME, "json"))
+    assert rows[1] == {"name": "b", "top1": None, "lrs": 0.2, "nested": {"y": None}}
+
+
+def test_csv_has_a_column_for_every_nested_value() -> None:
+    rows = list(csv.DictReader(io.StringIO(frame_text(FRAME, "csv"))))
+    assert rows[0]["nested.x"] == "[1, 2]"
+    assert (rows[1]["top1"], rows[1]["nested.x"]) == ("", "")
+    assert frame_text(FRAME[:0], "csv") == "name,top1,lrs,nested"
+
+
+def test_text_is_rounded() -> None:
+    lines = frame_text(FRAME[["name", "top1", "lrs"]], "text").splitlines()
+    assert [line.split() for line in (lines[0], *lines[2:])] == [
+        ["name", "top1", "lrs"],
+        ["a", "62.46", "0.1954"],
+        ["b", "0.2000"],
+    ]
+
+
+def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -> None:
+    made = record(61.25)
+    rows = dict(record_rows(made))
+    assert rows["top-1 (last epoch)"].startswith("61.25 % on ")
+    assert rows["teacher"].startswith("resnet18, 76.00 %")
+    assert "best epoch" not in rows
+    text = record_text(made)
+    assert text.index("61.25") < text.index("evaluator_settings:")
+
+
+@pytest.mark.parametrize("place", [{}, {"where": "local"}])
+def test_artifacts_are_listed_with_their_sum(place: dict[str, Any]) -> None:
+    entry = {"stage": "teacher", "key": "ab", "bytes": 3 * 2**20, "modified": 0.0, **place}
+    text = cache_text([entry, {**entry, "stage": "distill"}])
+    assert text.endswith("2 files, 6.0 MB")
+    assert ("where" in text) == bool(place)
+    assert text.splitlines()[2].split()[:3] == ["teacher", "ab", "3.00"]

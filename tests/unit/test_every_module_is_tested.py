@@ -1,0 +1,100 @@
+"""Every module of ddbench has a test file of its name, or is listed here with the file that covers it."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE, UNIT = ROOT / "ddbench", ROOT / "tests" / "unit"
+
+COMMANDS, GRAPH = "tests/cli/test_cli.py", "tests/unit/pipeline/test_pipeline.py"
+RAY, PROCESSES = "tests/faults/test_grids_on_ray.py", "tests/faults/test_several_processes.py"
+TABLES, RECORDS = "tests/cli/test_tables_runs.py", "tests/unit/tables/test_from_records.py"
+BROKEN = "tests/unit/testing/test_methods.py"
+COVERED = {
+    # Protocols and declarations.
+    "api/context.py": "tests/unit/testing/test_conformance.py",
+    "api/dataset.py": "tests/unit/data/test_registry.py",
+    "api/evaluator.py": "tests/unit/api/test_examples.py",
+    "api/hookspecs.py": "tests/unit/registry/test_hooks.py",
+    "api/images.py": "tests/unit/data/test_dataset.py",
+    "api/stage.py": "tests/unit/pipeline/test_graph.py",
+    "api/teacher.py": "tests/unit/nn/test_taps.py",
+    # Command lines.
+    "cli/cache.py": COMMANDS,
+    "cli/figure.py": "tests/unit/figures/test_scaling.py",
+    "cli/list.py": COMMANDS,
+    "cli/listing_settings.py": "tests/unit/cli/test_listing.py",
+    "cli/main.py": COMMANDS,
+    "cli/new_plugin.py": "tests/unit/registry/test_scaffold.py",
+    "cli/options.py": "tests/cli/test_bad_input.py",
+    "cli/records.py": "tests/unit/results/test_scores.py",
+    "cli/report.py": "tests/unit/report/test_page.py",
+    "cli/run.py": COMMANDS,
+    "cli/table.py": "tests/cli/test_tables.py",
+    "report/pictures.py": "tests/unit/report/test_page.py",
+    "report/sections.py": "tests/unit/report/test_page.py",
+    "figures/embedding.py": "tests/unit/figures/test_sets.py",
+    "figures/grid.py": "tests/unit/figures/test_sets.py",
+    "tables/comparing.py": TABLES,
+    "tables/context.py": "tests/unit/tables/test_efficiency.py",
+    "tables/frame.py": RECORDS,
+    "tables/hyperparameters.py": RECORDS,
+    "tables/load.py": TABLES,
+    "tables/plan.py": TABLES,
+    "tables/published_columns.py": RECORDS,
+    "tables/rows.py": RECORDS,
+    "tables/runs.py": TABLES,
+    "results/conditions.py": "tests/unit/results/test_means.py",
+    "storage/remote_results.py": "tests/unit/storage/test_remote_cache.py",
+    "data/images.py": "tests/unit/data/test_dataset.py",
+    "distillation/context.py": "tests/unit/distillation/test_recover.py",
+    "distillation/objective.py": "tests/unit/distillation/test_recover.py",
+    "testing/checkpoints.py": BROKEN,
+    "testing/harness.py": BROKEN,
+    "testing/subprocess_runner.py": BROKEN,
+    "training/ddp.py": PROCESSES,
+    "training/state.py": "tests/unit/training/test_loop.py",
+    # The stage graph and its runs.
+    "pipeline/checks.py": GRAPH,
+    "pipeline/composition.py": "tests/unit/pipeline/test_request.py",
+    "pipeline/estimate.py": GRAPH,
+    "pipeline/executor.py": "tests/unit/execution/test_work_list.py",
+    "pipeline/overrides.py": "tests/unit/pipeline/test_request.py",
+    "pipeline/run.py": GRAPH,
+    "pipeline/summary.py": GRAPH,
+    "pipeline/workspace.py": GRAPH,
+    "pipeline/stages/data.py": GRAPH,
+    "pipeline/stages/distill.py": GRAPH,
+    "pipeline/stages/evaluate.py": GRAPH,
+    "pipeline/stages/statistics.py": GRAPH,
+    "pipeline/stages/teacher.py": GRAPH,
+    "pipeline/stages/transport_cost.py": GRAPH,
+    # Several processes.
+    "execution/event_queue.py": RAY,
+    "execution/launch.py": PROCESSES,
+    "execution/parallel.py": PROCESSES,
+    "execution/rendezvous.py": PROCESSES,
+    "execution/task_group.py": RAY,
+    "execution/watchdog.py": PROCESSES,
+}
+"""Modules without a test file of their name, and the file that covers them."""
+
+
+def modules() -> list[str]:
+    """Every module, as a path in the package."""
+    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    return sorted(path.as_posix() for path in paths if not path.name.startswith("__"))
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_module_has_tests(module: str) -> None:
+    path = Path(module)
+    named = UNIT / path.parent / f"test_{path.name}"
+    covering = ROOT / COVERED.get(module, "absent")
+    assert named.is_file() or covering.is_file(), f"{module}: add {named.relative_to(ROOT)}, or a line to COVERED"
+    assert not (named.is_file() and module in COVERED), f"{module} has its own tests: remove it from COVERED"
+
+
+def test_every_line_of_the_list_is_of_a_module() -> None:
+    assert COVERED.keys() - set(modules()) == set()
