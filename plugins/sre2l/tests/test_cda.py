@@ -54,7 +54,7 @@ def test_every_box_of_a_run_obeys_the_curriculum(
     )
     (cell,) = experiments(asked, registry)
     made = Pipeline(Workspace(registry, Cache(tmp_path_factory.mktemp("cache")), None), cell)
-    made.teacher
+    _ = made.teacher
     drawn: list[Tensor] = []
     draw_boxes = crops.random_boxes
 

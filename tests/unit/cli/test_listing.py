@@ -138,8 +138,8 @@ def test_a_method_shows_which_recipes_set_it(registry: PluginRegistry) -> None:
 
 def test_a_method_without_parameters_says_so(registry: PluginRegistry) -> None:
     text = listing_text("methods", "plain", registry, width=80)
-    assert "It has no parameters." in text
-    assert "No recipe sets them." in text
+    assert "This item has no parameters." in text
+    assert "No recipe has settings for this item." in text
 
 
 def test_an_evaluator_shows_its_parameters_and_recipes(registry: PluginRegistry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -116,3 +117,18 @@ def test_alone_it_is_one_line_and_exit_code_2(shell: Shell, plugins: PluginRegis
     code, out, err = run(shell, plugins, "raiser")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("ddbench: method 'raiser' of ddbench-menace")
+
+
+def test_random_numbers_that_a_first_import_draws_are_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "drawing_library.py").write_text("import random\nrandom.random()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reports: list[list[str]] = []
+    before = random.getstate()
+    with global_state.restore_global_state(CPU, lambda changed, printed: reports.append(changed)):
+        importlib.import_module("drawing_library")
+    with global_state.restore_global_state(CPU, lambda changed, printed: reports.append(changed)):
+        random.random()
+    assert reports == [[], [global_state.RANDOM]]
+    assert random.getstate() == before

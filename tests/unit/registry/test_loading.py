@@ -1,5 +1,7 @@
 """Entry points: their order, and plugins that fail when they are imported."""
 
+import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -56,3 +58,24 @@ def test_torchs_default_dtype_is_put_back(site: Path, capsys: pytest.CaptureFixt
     assert torch.get_default_dtype() is torch.float32
     assert "changed torch's default dtype" in capsys.readouterr().err
     sys.modules.pop("ddload_double")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["torch imported by the plugin", "torch imported before"])
+def test_numeric_state_that_an_import_changes_is_put_back(site: Path, first: bool) -> None:
+    """In a new process, because a plugin's import of torch is its first only there."""
+    (site / "ddload_modes.py").write_text(
+        "import torch\ntorch.set_float32_matmul_precision('medium')\ntorch.set_num_threads(3)\n"
+        "torch.backends.mkldnn.set_flags(False)\ntorch.use_deterministic_algorithms(True)\n"
+    )
+    code = (
+        f"{'' if first else 'import torch'}\nfrom importlib import metadata\nfrom ddbench.registry.loading import load\n"
+        "assert load(metadata.EntryPoint('modes', 'ddload_modes', 'ddbench'), lambda plugin: 7) == 7\n"
+        "import torch\nprint(torch.get_float32_matmul_precision(), torch.get_num_threads(), "
+        "torch._C._get_mkldnn_enabled(), torch.are_deterministic_algorithms_enabled())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "highest 1 True False\n"
+    for name in ("float32 matmul precision", "number of threads", "oneDNN kernels", "deterministic algorithms"):
+        assert name in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -45,7 +45,7 @@ def test_cells_are_distinct_and_of_what_is_asked_for(
     every = cells_of(spec, asked(datasets=tuple(datasets), ipcs=tuple(ipcs)), REGISTRY, NOWHERE)
     wanted = [cell for cell in every if not methods or cell.method in methods]
     if not wanted:
-        with pytest.raises(DDBenchError, match=f"^table '{name}' has no cell of method "):
+        with pytest.raises(DDBenchError, match=f"^table '{name}' has no cells for method "):
             cells_of(spec, request, REGISTRY, NOWHERE)
         return
     cells = cells_of(spec, request, REGISTRY, NOWHERE)
@@ -66,7 +66,7 @@ def test_a_method_without_an_ipc_has_one_cell_under_its_own_protocol() -> None:
     assert [(cell.ipc, cell.evaluator) for cell in cells if cell.method == "full"] == [(None, "full-data")]
     assert len([cell for cell in cells if cell.method == "random"]) == 6
     # It has no distilled images to choose an epoch on.
-    with pytest.raises(DDBenchError, match="no cell of method full"):
+    with pytest.raises(DDBenchError, match="no cells for method full"):
         cells_of(REGISTRY.table("cross-arch"), asked(datasets=("digits",), methods=("full",)), REGISTRY, NOWHERE)
 
 
