@@ -19,11 +19,12 @@ CUDA = "CUDA's global generator"
 DTYPE, THREADS, GRADIENTS = "torch's default dtype", "torch's number of threads", "torch's gradient mode"
 DEVICE, MATMUL = "torch's default device", "torch's float32 matmul precision"
 FOLDER = "the working directory"
+ONEDNN = "torch's oneDNN kernels"
 DETERMINISTIC, BENCHMARK, TF32 = "torch's deterministic algorithms", "cudnn.benchmark", "cudnn.allow_tf32"
 
 
 def global_state(device: torch.device) -> dict[str, object]:
-    """Reads the state that all code in this process shares: random generators, default types, modes, the folder.
+    """Reads the global state of this process: random generators, torch's defaults and modes, the working directory.
 
     Args:
         device: The device of the run; for CUDA, its generator and cuDNN's modes are included.
@@ -42,6 +43,7 @@ def global_state(device: torch.device) -> dict[str, object]:
         MATMUL: torch.get_float32_matmul_precision(),
         FOLDER: _folder(),
         DETERMINISTIC: torch.are_deterministic_algorithms_enabled(),
+        ONEDNN: torch._C._get_mkldnn_enabled(),
     }
     if device.type == "cuda":
         state |= {
@@ -100,6 +102,7 @@ def restore_global_state(device: torch.device, callback: Callable[[list[str], bo
             printed to stdout.
     """
     before, restores = global_state(device), _restores(device)
+    modules = set(sys.modules)
     stdout = _ToStderr()
     try:
         with contextlib.redirect_stdout(stdout):
@@ -108,17 +111,21 @@ def restore_global_state(device: torch.device, callback: Callable[[list[str], bo
         changed = changed_names(before, global_state(device))
         for name in changed:
             restores[name]()
+        if set(sys.modules) - modules:
+            # A library draws random numbers when it is imported for the first time: the plugin did not.
+            changed = [name for name in changed if name not in (RANDOM, NUMPY)]
         callback(changed, stdout.used)
 
 
 def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
-    """Returns, by the names of `global_state`, functions that restore the present values."""
+    """Returns functions that restore the present values, by the names of `global_state`."""
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     dtype, threads, gradients = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     deterministic, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    onednn = torch._C._get_mkldnn_enabled()
     default_device, matmul, folder = torch.get_default_device(), torch.get_float32_matmul_precision(), _folder()
     restores: dict[str, Callable[[], object]] = {
         TORCH: lambda: torch.set_rng_state(generators[0]),
@@ -132,6 +139,7 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         MATMUL: lambda: torch.set_float32_matmul_precision(matmul),
         FOLDER: lambda: os.chdir(folder or "."),
         DETERMINISTIC: lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warns),
+        ONEDNN: lambda: torch._C._set_mkldnn_enabled(onednn),
     }
     if device.type == "cuda":
         cuda_state, cudnn = torch.cuda.get_rng_state(device), torch.backends.cudnn

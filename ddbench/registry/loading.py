@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 from ddbench.registry.attribution import STOP_REQUESTS, exception_line, print_warning
 from ddbench.registry.hooks import CORE
@@ -27,34 +30,52 @@ def owner_of(point: metadata.EntryPoint) -> str:
 def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None:
     """Imports the plugin of an entry point and inspects it.
 
-    If the plugin raises anything, SystemExit too, a warning on stderr names its distribution. Output to stdout goes
-    to stderr. If the import changes torch's default dtype, it is restored with a warning.
+    If the plugin raises an exception, even SystemExit, a warning on stderr names its distribution. Output to stdout is
+    redirected to stderr. If the import changes global state of torch, NumPy or Python (default types, threads, kernels,
+    random generators, the working directory), the state is restored and a warning is printed.
 
     Args:
         point: The entry point.
         inspect: Called with the imported plugin.
 
     Returns:
-        What `inspect` returns, or None if the import or `inspect` raises.
+        The result of `inspect`, or None if the import or `inspect` raises.
     """
     plugin = f"plugin '{point.name}' of {owner_of(point)}"
-    dtype = _default_dtype()
     result = None
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with _restored_state(plugin, point), contextlib.redirect_stdout(sys.stderr):
             result = inspect(point.load())
     except STOP_REQUESTS:
         raise
     except BaseException as error:
         print_warning(f"{plugin} is left out: {exception_line(error)}")
-    torch = sys.modules.get("torch")
-    if torch is not None and _default_dtype() is not (dtype or torch.float32):
-        torch.set_default_dtype(dtype or torch.float32)
-        print_warning(f"{plugin} changed torch's default dtype when it was imported: put back")
     return result
 
 
-def _default_dtype() -> Any:
-    """Torch's default dtype; None before torch is imported."""
-    torch = sys.modules.get("torch")
-    return torch and torch.get_default_dtype()
+@contextlib.contextmanager
+def _restored_state(plugin: str, point: metadata.EntryPoint) -> Iterator[None]:
+    """Restores the global state after an import that can change it: one with torch."""
+    if owner_of(point) == CORE or not ("torch" in sys.modules or _imports_torch(point)):
+        yield
+        return
+    import torch
+
+    from ddbench.nn.global_state import restore_global_state
+
+    def report(changed: list[str], printed: bool) -> None:
+        if changed:
+            print_warning(f"{plugin} changed {', '.join(changed)} when it was imported: put back")
+
+    with restore_global_state(torch.device("cpu"), report):
+        yield
+
+
+def _imports_torch(point: metadata.EntryPoint) -> bool:
+    """Whether the entry module imports torch at module level. The conformance kit forbids it: it slows every start."""
+    try:
+        spec = importlib.util.find_spec(point.module)
+        code = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    except (ImportError, OSError, ValueError):
+        return False
+    return re.search(r"^(import|from) torch\b", code, re.MULTILINE) is not None

@@ -68,7 +68,8 @@ def test_numeric_state_that_an_import_changes_is_put_back(site: Path, first: boo
         "torch.backends.mkldnn.set_flags(False)\ntorch.use_deterministic_algorithms(True)\n"
     )
     code = (
-        f"{'' if first else 'import torch'}\nfrom importlib import metadata\nfrom ddbench.registry.loading import load\n"
+        f"{'' if first else 'import torch'}\n"
+        "from importlib import metadata\nfrom ddbench.registry.loading import load\n"
         "assert load(metadata.EntryPoint('modes', 'ddload_modes', 'ddbench'), lambda plugin: 7) == 7\n"
         "import torch\nprint(torch.get_float32_matmul_precision(), torch.get_num_threads(), "
         "torch._C._get_mkldnn_enabled(), torch.are_deterministic_algorithms_enabled())"
