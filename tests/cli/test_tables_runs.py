@@ -95,7 +95,7 @@ def test_means_ior_and_hlr_are_those_of_the_records(regimes: tuple[Shell, Outcom
     for (method, regime), values in top1.items():
         size = "all" if method == "full" else "IPC 1"
         cells = table[method]
-        assert cells[f"{size} {regime} top-1"] == f"{fmean(values):.2f} ± {stdev(values):.2f} (2)"
+        assert cells[f"{size} {regime} top-1"] == f"{fmean(values):.2f} ± {stdev(values):.2f} (2 on 1 set)"
         if method != "full":
             assert cells[f"IPC 1 {regime} IOR"] == f"{fmean(values) - fmean(top1['random', regime]):.2f}"
         if regime == "hard":
@@ -309,7 +309,7 @@ def test_a_table_of_ones_own_is_one_small_file(shell: Shell, plugin: Callable[[s
     for temperature, found in by_temperature.items():
         top1 = [record["metrics"]["top1_last"] for record in found]
         cells = table[f"random, T = {temperature:g}"]
-        assert cells["IPC 1 top-1"] == f"{fmean(top1):.2f} ± {stdev(top1):.2f} (2)"
+        assert cells["IPC 1 top-1"] == f"{fmean(top1):.2f} ± {stdev(top1):.2f} (2 on 1 set)"
         gaps = [record["teacher"]["top1"] - record["metrics"]["top1_last"] for record in found]
         assert cells["IPC 1 below the teacher"].startswith(f"{fmean(gaps):.2f} ±")
     assert torch.get_num_threads() == found[0]["device"]["threads"]

@@ -1,4 +1,4 @@
-"""Injected faults, all slow. `make test-all` runs a short form, `make faults` (DDBENCH_FAULTS=full) the full counts."""
+"""Injected faults. `make test-all` runs a short form, `make faults` (DDBENCH_FAULTS=full) the full counts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ from ddbench.storage.artifacts import digest_of, read_tensors
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
 
+IN_EVERY_RUN = (
+    "test_a_network_is_trained_by_several_as_by_one[convnet-d3",
+    "test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline",
+)
 FULL = os.environ.get("DDBENCH_FAULTS") == "full"
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
 MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_commit", "digest"}
@@ -32,9 +36,9 @@ MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_c
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test of this folder as slow."""
+    """Marks the tests of this folder as slow, except one each that runs `ddbench.execution` on Ray and distributed."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and not item.name.startswith(IN_EVERY_RUN):
             item.add_marker(pytest.mark.slow)
 
 

@@ -64,7 +64,7 @@ def test_the_ablation_is_four_rows_of_what_the_records_say(ablation: tuple[Shell
     assert list(shown) == list(ROWS)
     for row in ROWS:
         top1 = [record["metrics"]["top1_last"] for record in found if row_of(record) == row]
-        assert shown[row] == f"{fmean(top1):.2f} ± {stdev(top1):.2f} (2)"
+        assert shown[row] == f"{fmean(top1):.2f} ± {stdev(top1):.2f} (2 on 1 set)"
     assert "recipe smoke --set teacher.batch_size=256" in heading
     # Everything but the ablated is shared, and made once.
     count = {folder.name: len(list(folder.glob("*.safetensors"))) for folder in shell.cache.iterdir()}
