@@ -55,7 +55,7 @@ class CheckpointIO(Protocol):
         """Replaces the checkpoint atomically.
 
         Args:
-            tensors: The state by name. Include the state of optimisers and generators.
+            tensors: The state, by name. It must include the state of optimisers and generators.
             meta: JSON values, e.g. the step.
         """
 
@@ -135,7 +135,8 @@ class DistillTask(Protocol):
 
         Args:
             name: Name of the intermediate, e.g. `barycenter`.
-            depends_on: Everything else that the result depends on, as JSON values: each hyper-parameter that `fn` uses.
+            depends_on: Everything else that the result depends on, as JSON values. This includes each hyper-parameter
+                that `fn` uses.
             fn: Computes the tensors.
 
         Returns:
@@ -173,7 +174,7 @@ class DistillTask(Protocol):
         """Returns a CPU generator that is seeded by the seed of the distilled set and a name.
 
         Args:
-            *names: The name of the draw, in parts. Use another name for every kind of draw.
+            *names: The name of the draw, in parts. Use a different name for every kind of draw.
 
         Returns:
             A new generator.
@@ -211,7 +212,8 @@ class DistillTask(Protocol):
             objective: Returns the weighted loss terms.
             initial: Initial images in normalised space, [n, 3, S, S]. See `noise`.
             settings: Hyper-parameters of the loop.
-            layer: Number of the layer whose features the objective gets. None: the input of the last linear layer.
+            layer: Number of the layer whose features are passed to the objective. None: the input of the last linear
+                layer.
 
         Returns:
             Pixels in [0, 1], float [n, 3, S, S].

@@ -109,7 +109,7 @@ class Split(Protocol):
         """
 
     def num_bytes(self) -> int:
-        """Returns the number of bytes that a digest of the whole content reads."""
+        """Returns the number of bytes that must be read to compute a digest of the whole content."""
 
     def identity(self, content: bool) -> Iterator[bytes]:
         """Yields the lines that the fingerprint covers: label, name and size of every image.
@@ -127,7 +127,7 @@ class Source:
         class_names: Identifiers of the classes (folder names, wnids) in label order.
         train: The training split.
         val: The validation split.
-        class_titles: Names of the classes for pictures and reports. Empty: `class_names`.
+        class_titles: Names of the classes for pictures and reports. If empty, `class_names` are used.
     """
 
     class_names: tuple[str, ...]
@@ -145,11 +145,11 @@ class Source:
 
         names = self.class_names
         if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError("its class names must be different texts, at least one")
+            raise ValueError("its class names must be distinct strings, at least one")
         for name, split in (("train", self.train), ("val", self.val)):
             labels = split.labels
             if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or (np.diff(labels) < 0).any():
-                raise ValueError(f"the labels of {name} are not a list of int64, sorted")
+                raise ValueError(f"the labels of {name} are not a sorted one-dimensional int64 array")
             if labels[0] < 0 or labels[-1] >= len(names):
                 raise ValueError(f"the labels of {name} go from {labels[0]} to {labels[-1]}: {len(names)} classes")
 
@@ -157,8 +157,8 @@ class Source:
         """Computes a digest of the data. It does not depend on the location of the folder or on file times.
 
         It covers the order of the classes and the label, relative path, file size and content (SHA-256) of every image
-        of both splits. Above `CONTENT_BYTES` (ImageNet-1K) the content is left out: an image that is replaced by
-        another one of exactly the same size is not noticed.
+        of both splits. Above `CONTENT_BYTES` (ImageNet-1K) the content is left out: replacing an image by another one
+        with the same file size then does not change the fingerprint.
 
         Returns:
             32 hexadecimal digits.
@@ -220,7 +220,8 @@ class DatasetSpec:
         val_size: Number of validation images. None: depends on the user's folder.
         layout: The expected content of the data folder, for messages.
         download: Where the dataset is published, for messages.
-        fetch: Downloads the dataset into a data folder atomically. None: there is no download, or it needs none.
+        fetch: Downloads the dataset into a data folder atomically. None: the dataset cannot be downloaded or needs no
+            files.
 
     Example:
         Noise images of two classes::

@@ -29,7 +29,7 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         paper: Citation, shown next to the name.
         needs_teacher: Whether the method uses `task.teacher` or `task.statistics`.
         needs_ipc: Whether the method takes a number of images per class. False for a reference run on the full dataset.
-        default_evaluator: Name of the evaluator if the user names none.
+        default_evaluator: Name of the evaluator that is used if the user does not choose one.
         batch_settings: Names of the fields that bound the memory of `distill`. An out-of-memory error names them.
 
     Example:
@@ -88,8 +88,8 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """Groups the slots of a distilled set into units. Default: one unit with all slots.
 
-        A unit is computed by one call of `distill` and is the unit of checkpointing and of distribution over workers.
-        The grouping is part of the cache key. It may depend on the hyper-parameters and the arguments, never on the
+        One call of `distill` computes one unit. Units are checkpointed and distributed over workers separately. The
+        grouping is part of the cache key. It may depend only on the hyper-parameters and the arguments, not on the
         hardware.
 
         Args:
@@ -122,11 +122,11 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         return ()
 
     def numerics(self) -> tuple[str, ...]:
-        """Returns names in `ddbench.core.versions` whose versions are part of the key besides the common ones."""
+        """Returns names in `ddbench.core.versions` whose versions are added to the key."""
         return ()
 
     def stages(self) -> tuple[str, ...]:
-        """Returns the names of the stages that the method uses besides the built-in ones (hook `ddbench_stages`)."""
+        """Returns the names of the plugin stages that the method uses (hook `ddbench_stages`)."""
         return ()
 
     def recover_steps(self) -> int | None:

@@ -20,8 +20,8 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """The result of one student on all `val` images of the dataset. Accuracies are percentages.
 
-    A protocol that does not track a best epoch or select an epoch leaves these fields None. `top1_best` is chosen on
-    the data that it is measured on and is therefore never shown as the result.
+    A protocol that neither tracks a best epoch nor selects an epoch leaves the fields for them None. `top1_best` is
+    chosen on the data that it is measured on and is therefore never shown as the result.
     """
 
     top1_last: Percent = Field(description="top-1 after the last epoch: the result")

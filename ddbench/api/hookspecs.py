@@ -81,8 +81,8 @@ def ddbench_event(event: Event) -> None:
 def ddbench_record(record: Any) -> None:
     """Observes a finished record, e.g. for an experiment tracker.
 
-    An implementation that raises is reported once on stderr and is not called again. Global state that it changes,
-    such as random generators, is restored.
+    If an implementation raises an exception, the exception is reported once on stderr and the implementation is not
+    called again. Global state that it changes, such as random generators, is restored.
 
     Args:
         record: The `ddbench.results.records.Record` that is written to the results folder.

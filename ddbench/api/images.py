@@ -76,7 +76,7 @@ class RealData(Protocol):
 
     @property
     def val(self) -> Images:
-        """The images that accuracy is measured on: the validation images, or with a hold-out the held-out images."""
+        """The images that accuracy is measured on: the validation images, or the held-out images if there are any."""
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalises pixels for a network.

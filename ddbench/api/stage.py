@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class StageRun(Protocol):
-    """What a stage may use of the run that needs it."""
+    """The part of a run's interface that a stage may use."""
 
     @property
     def method(self) -> Distiller:
@@ -49,10 +49,10 @@ class StageRun(Protocol):
         """The teacher on `device`. The stage needs "teacher" among its `inputs`."""
 
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
-        """Statistics of the real images of one class. The stage needs "statistics" among its `inputs`."""
+        """Returns statistics of the real images of one class. The stage needs "statistics" among its `inputs`."""
 
     def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
-        """The tensors of an artifact of another stage, which is built where it is missing."""
+        """Returns the tensors of an artifact of another stage. Builds the artifact if it is not in the cache."""
 
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Reports the progress of the part that is being built."""
@@ -61,27 +61,27 @@ class StageRun(Protocol):
         """Prints one line for the user."""
 
     def parts_of(self, stage: str) -> Sequence[int]:
-        """The parts of another stage that this run needs."""
+        """Returns the parts of another stage that this run needs."""
 
     def common_key(self, stage: Stage[Any]) -> dict[str, Any]:
-        """The part of a key that follows from a stage's `inputs` and `numerics`: data, teacher, device, versions."""
+        """Returns the part of a key for a stage's `inputs` and `numerics`: data, teacher, device, versions."""
 
     def is_cached(self, stage: str, part: int) -> bool:
-        """Whether the cache holds a part of a stage."""
+        """Returns whether the cache holds a part of a stage."""
 
 
 Run = TypeVar("Run", bound=StageRun, default=StageRun)
 
 
 class Stage(ABC, Generic[Run]):
-    """A cached step of a run: it turns the artifacts of other stages into artifacts of its own.
+    """A cached step of a run. It computes artifacts from the artifacts of other stages.
 
-    A stage has parts, e.g. one for each class or one for each training. Each part is one artifact with one key, and
-    the unit of checkpoint, resume and distribution. All runs whose key is the same share it: a key that holds neither
-    IPC nor seed is built once for all of them. The order of the stages, `--dry-run`, the time estimate, `--force`,
-    the work list of Ray and the progress display follow from what the stages declare.
+    A stage has parts, e.g. one for each class or one for each training. Each part is one artifact with one key. Parts
+    are checkpointed, resumed and distributed separately. Runs with the same key share the artifact: if the key holds
+    neither IPC nor seed, it is built once for all IPCs and seeds. The order of the stages, `--dry-run`, the time
+    estimate, `--force`, the work list of Ray and the progress display follow from the declarations of the stages.
 
-    A plugin gives its stages through the hook `ddbench_stages`, and its methods name them in `Distiller.stages`:
+    A plugin registers stages with the hook `ddbench_stages`; its methods list them in `Distiller.stages`:
 
         class Trajectories(Stage):
             name = "trajectories"
@@ -105,12 +105,13 @@ class Stage(ABC, Generic[Run]):
 
     Attributes:
         name: The name of the stage, and of its folder in the cache.
-        version: Part of every key: raise it when the results change.
+        version: Part of every key. Increase it when the results change.
         inputs: The names of the stages whose artifacts it reads.
-        outputs: The names of the stages that read its artifacts, besides those that name it in their `inputs`.
+        outputs: The names of stages that read its artifacts but do not list it in their `inputs`.
         distributed: Whether several processes may build one part together (`resources.STAGE.processes`).
-        on_demand: Whether its keys are known only while another stage is built. Such a stage is in no plan.
-        numerics: Names in `ddbench.core.versions` of the core's numerics that it uses: they are part of the key.
+        on_demand: Whether its keys are known only while another stage is built. Such a stage does not appear in
+            `--dry-run` or the time estimate.
+        numerics: Names in `ddbench.core.versions` whose versions are part of the key, because the stage uses that code.
     """
 
     name: ClassVar[str]
@@ -126,7 +127,7 @@ class Stage(ABC, Generic[Run]):
         return 1
 
     def depends_on(self, run: Run) -> Mapping[str, Any]:
-        """Returns the settings that the results depend on, as a JSON tree: they are part of the key."""
+        """Returns the settings that the results depend on, as a JSON tree. They are part of the key."""
         return {}
 
     @abstractmethod
@@ -134,16 +135,16 @@ class Stage(ABC, Generic[Run]):
         """Builds one part.
 
         Args:
-            run: The run that needs it. Use only what the key holds.
-            part: The number of the part.
-            checkpoint: Where a long build saves its state; it holds what a killed process saved.
+            run: The run that needs it. Use only properties that the key covers.
+            part: The index of the part.
+            checkpoint: Saves the state of a long build, and loads the state that a killed process saved.
 
         Returns:
             The tensors of the artifact, and a JSON tree of facts about them.
         """
 
     def parts(self, run: Run) -> Sequence[int]:
-        """Returns the numbers of the parts that the run needs; empty: it does not use the stage."""
+        """Returns the indices of the parts that the run needs (empty if the run does not use the stage)."""
         return range(self.count(run)) if self.name in run.method.stages() else ()
 
     def needs(self, run: Run, part: int) -> Iterable[tuple[str, int]]:
@@ -155,7 +156,7 @@ class Stage(ABC, Generic[Run]):
         return {**run.common_key(self), "version": self.version, "part": part, "depends_on": dict(self.depends_on(run))}
 
     def image_passes(self, run: Run, part: int) -> float:
-        """Returns how many images go forward and backward through a network: its cost, for the time estimate."""
+        """Returns the number of forward and backward passes of one image through a network, for the time estimate."""
         return 0.0
 
     def parts_per_task(self, run: Run) -> int:
@@ -172,5 +173,5 @@ class Stage(ABC, Generic[Run]):
         return run.is_cached(self.name, part)
 
     def ensure(self, run: Run, part: int) -> None:
-        """Builds the artifact where it is missing."""
+        """Builds the artifact if it is not in the cache."""
         run.tensors(self.name, part)

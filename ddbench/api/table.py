@@ -64,8 +64,8 @@ class Cell:
         method: Name of the method.
         dataset: Name of the dataset.
         ipc: Images per class, or None for a method without an IPC.
-        student: Network of the student. None: the one of the command line.
-        evaluator: Name of the evaluator. None: the one of the command line.
+        student: Network of the student. None: the network given on the command line.
+        evaluator: Name of the evaluator. None: the evaluator given on the command line.
         settings: Settings of this cell by dotted name, e.g. `{"method.feature_loss": "mmd"}`. They override recipes
             and `--set`.
     """
@@ -85,15 +85,15 @@ class TableSpec:
 
     Attributes:
         name: Name on the command line.
-        about: One line that says what the table shows.
-        cells: Returns the cells for a query, in the order of the rows. No two cells may share row, dataset and
+        about: One line about the content of the table.
+        cells: Returns the cells for a query, in the order of the rows. Two cells must differ in row, dataset or
             columns.
         reference: The paper's table that this one reproduces, e.g. `WMDD paper, Table 1`. Its numbers are the
             published numbers stored under `name`; see `ddbench.results.published`.
         row: Heading of the rows.
         columns: Fields of `Cell` that span the columns: "ipc", "student", "evaluator".
         metrics: The columns of the tidy frame that are shown, by name.
-        ipcs: Images per class if the user names none.
+        ipcs: Images per class that are used if the user chooses none.
         fill: Measures the cells instead of training students. Called as `fill(spec, cells, context)`, where
             `context` is a `ddbench.tables.context.TableContext`; returns the tidy frame.
         finish: Adds columns to the tidy frame. Called as `finish(frame, records)` with all records as a frame;

@@ -30,8 +30,8 @@ Objective = Callable[[Output], "dict[str, Tensor]"]
 """Type of a recover objective: maps the teacher's output for the current views to weighted loss terms by name.
 
 `DistillTask.recover` minimises the sum of the terms and calls the objective inside autocast. The BatchNorm inputs are
-`ddbench.nn.Moments`, which the terms in `ddbench.losses` accept. An objective that uses anything else of the inputs is
-called again with the input tensors, in this step and in all later ones.
+`ddbench.nn.Moments`, which the terms in `ddbench.losses` accept. If an objective uses the inputs in any other way, it
+is called with the input tensors instead, in this step and all later ones.
 """
 
 

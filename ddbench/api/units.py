@@ -24,7 +24,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Unit:
-    """Slots that are computed by one call of `Distiller.distill`: the unit of checkpointing and distribution.
+    """Slots that one call of `Distiller.distill` computes. Units are checkpointed and distributed separately.
 
     Attributes:
         index: Number of the unit, from 0.
@@ -80,7 +80,7 @@ def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[
 
 
 def units_across_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:
-    """Groups one image each of up to `batch_size` classes into a unit: the batches of SRe2L's released code.
+    """Groups one image each of up to `batch_size` classes into a unit, like the batches of SRe2L's released code.
 
     Args:
         num_classes: Number of classes.

@@ -34,7 +34,7 @@ def random_boxes(
 
     Args:
         sizes: Height and width of each image in pixels, int64 [B, 2].
-        scale: Range of the box's share of the image area, within (0, 1].
+        scale: Range of box area / image area, within (0, 1].
         ratio: Range of width / height.
         generator: Source of the random draws.
 
@@ -97,8 +97,7 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None =
         flips: Which images to flip left-right, bool [B]; None: no flips.
 
     Returns:
-        Images [B, 3, size, size] in the type of the input, computed in that type also under autocast. Differentiable in
-        `images`.
+        Images [B, 3, size, size] in the dtype of the input; autocast does not change it. Differentiable in `images`.
 
     Raises:
         DDBenchError: `boxes` has another shape, or `images` is not floating-point.
@@ -133,8 +132,8 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Args:
         pixels: Images [B, 3, H, W]: uint8 in 0..255, or float in [0, 1].
-        mean: Channel means [3], in units of [0, 1]. Move them to the device of the pixels once: a copy from the host
-            waits for the device.
+        mean: Channel means [3], in units of [0, 1]. Move them to the device of the pixels once: a host-to-device copy
+            in each call would synchronise with the device.
         std: Channel standard deviations [3], in the same units.
 
     Returns:

@@ -17,7 +17,7 @@ class Mix:
     Attributes:
         partner: For each image, the position in the batch of the image pasted onto it, int64 [B].
         box: Top, left, height and width of the pasted region, in pixels.
-        share: Share of the image area that is kept, 0 to 1.
+        share: lambda of CutMix: the fraction of the image area that is kept, 0 to 1.
     """
 
     partner: Tensor
@@ -33,8 +33,8 @@ def cutmix_box(size: int, kept: float, row: int, column: int) -> Box:
 
     Args:
         size: Side of the square images in pixels.
-        kept: Share of the area to keep before the cut at the borders, in [0, 1]; CutMix draws it from Beta(alpha,
-            alpha).
+        kept: lambda of CutMix before the box is cut at the borders, in [0, 1]: the fraction of the area to keep. CutMix
+            draws it from Beta(alpha, alpha).
         row: Row of the centre.
         column: Column of the centre.
 
@@ -51,14 +51,14 @@ def cutmix_box(size: int, kept: float, row: int, column: int) -> Box:
 
 
 def kept_share(box: Box, size: int) -> float:
-    """Computes the share of the image area that CutMix keeps: 1 - box area / image area.
+    """Computes lambda of CutMix from its box: the fraction of the image area that is kept, 1 - box area / image area.
 
     Args:
         box: Top, left, height and width of the pasted region, in pixels.
         size: Side of the square images in pixels.
 
     Returns:
-        The kept share, 0 to 1.
+        lambda, 0 to 1.
 
     Example:
         >>> kept_share((0, 16, 16, 32), 64)

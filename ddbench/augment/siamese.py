@@ -34,11 +34,11 @@ class Augmentation:
 
     - color: the added brightness, in [-0.5, 0.5]; the factor on the distance from the pixel's mean over channels
       (saturation), in [0, 2]; the factor on the distance from the image's mean (contrast), in [0.5, 1.5]
-    - crop: rows and columns by which the shown region lies lower and further right in the image, whole numbers up to an
-      eighth of the side either way
+    - crop: downward and rightward shift of the shown region in pixels, whole numbers of at most an eighth of the side
+      in either direction
     - cutout: row and column of the middle of a square of half the side, whole numbers from 0 to the side
-    - flip: 1 where left and right are exchanged, with probability 1/2, else 0
-    - rotate: the angle in radians, up to 15 degrees either way
+    - flip: 1 if the image is flipped left-right (probability 1/2), else 0
+    - rotate: the angle in radians, at most 15 degrees in either direction
     - scale: height and width of the shown region in units of the side, in [1 / 1.2, 1.2]; above 1 the image shrinks
 
     Attributes:
@@ -88,7 +88,8 @@ def draw_augmentation(strategy: str, size: int, generator: torch.Generator, coun
         shift = int(size * CROP_PAD + 0.5)
         parameters = integers(-shift, shift)
     elif operation == "cutout":
-        # As in the released code: the middle of a square of odd side is a pixel; with an even side it lies between two.
+        # As in the released code: for an odd side the middle of the square is a pixel, for an even side it is between
+        # two.
         parameters = integers(0, size - _cutout_side(size) % 2)
     elif operation == "flip":
         parameters = (uniform((0, 1)) < FLIP).double()
@@ -107,7 +108,7 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
         augmentation: Drawn for B images, or for one (then applied to all).
 
     Returns:
-        Augmented images of the same shape, type and device; differentiable in `images`.
+        Augmented images of the same shape, dtype and device; differentiable in `images`.
 
     Raises:
         DDBenchError: The augmentation was drawn for another number of images.
@@ -141,7 +142,7 @@ def augment(images: Tensor, augmentation: Augmentation) -> Tensor:
 
 
 def _color(images: Tensor, added: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Applies brightness, then saturation, then contrast, each to the last result (order of the source)."""
+    """Applies brightness, then saturation, then contrast, each to the previous result (order of the released code)."""
     images = images + added
     grey = images.mean(1, keepdim=True)
     images = grey + saturation * (images - grey)
@@ -166,14 +167,14 @@ def _sample(images: Tensor, maps: Tensor) -> Tensor:
     """Resamples images [B, 3, H, W] through affine maps of pixel positions: bilinear, 0 outside.
 
     `maps` [count, 2, 3] take (row, column, 1) of an output pixel, from the image centre, to the position that is read.
-    Whole positions are read exactly. Gathers pixel by pixel: unlike that of grid_sample, the gradient then has
-    deterministic kernels on every device.
+    Whole positions are read exactly. Gathers the pixels by index, because the gradient of grid_sample has no
+    deterministic kernel on every device.
     """
     height, width = images.shape[-2:]
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
     row = torch.arange(height, device=images.device, dtype=images.dtype)[:, None] - middle_row
     column = torch.arange(width, device=images.device, dtype=images.dtype) - middle_column
-    along, across, shift = maps[..., None, None].unbind(2)  # [count, 2, 1, 1] each
+    along, across, shift = maps[..., None, None].unbind(2)  # both have the shape [count, 2, 1, 1]
     rows, columns = (along * row + across * column + shift).unbind(1)
     rows, columns = rows + middle_row, columns + middle_column
     flat = images.flatten(2)

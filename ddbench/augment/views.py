@@ -1,4 +1,4 @@
-"""The augmented views of an epoch, seeded: a view depends on (seed, epoch, position in the permutation) alone."""
+"""The augmented views of an epoch. A view depends only on (seed, epoch, position in the permutation)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class EpochViews:
 def batch_slices(n: int, batch_size: int) -> tuple[slice, ...]:
     """Divides n positions into batches.
 
-    A last batch of one image is joined to the batch before it, because batch statistics of one image do not exist.
+    A last batch of one image is joined to the batch before it, because BatchNorm cannot compute batch statistics of one
+    image.
 
     Args:
         n: Number of positions.
@@ -66,7 +67,7 @@ def epoch_views(
 ) -> EpochViews:
     """Draws the views of one epoch: permutation, random-resized-crop, flip and CutMix.
 
-    The result depends on the arguments alone. Order, crops, flips and mixing have separate random streams, so turning
+    The result depends only on the arguments. Order, crops, flips and mixing have separate random streams, so turning
     CutMix off changes nothing else.
 
     Args:
@@ -75,8 +76,8 @@ def epoch_views(
         seed: Seed of the run.
         epoch: Number of the epoch, from 0.
         batch_size: Images per batch; see `batch_slices`.
-        scale: Range of the crop's share of the image area, within (0, 1].
-        cutmix_alpha: alpha > 0 of Beta(alpha, alpha), from which the kept share is drawn; None: no CutMix.
+        scale: Range of crop area / image area, within (0, 1].
+        cutmix_alpha: alpha > 0 of Beta(alpha, alpha), from which lambda of CutMix is drawn; None: no CutMix.
         image_size: Side of a view in pixels, for the CutMix boxes.
 
     Returns:

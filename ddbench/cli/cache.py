@@ -32,7 +32,7 @@ def cache_ls(cache_dir: Path) -> None:
     type=options.StageName("checkpoints"),
     multiple=True,
     metavar="STAGE",
-    help="Remove only artifacts of this stage, or checkpoints; repeatable.",
+    help="Remove only artifacts of this stage, or checkpoints. Can be repeated.",
 )
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Remove only artifacts older than this."

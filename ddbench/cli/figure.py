@@ -34,7 +34,7 @@ class _FigureGroup(click.Group):
 _dataset = click.option("--dataset", help="Only records of this dataset.")
 _ipc = click.option("--ipc", type=int, help="Only records of this number of images per class.")
 _size = click.option("--image-size", type=int, help="Only records of this image size, in pixels.")
-_recipes = click.option("--recipe", "recipes", multiple=True, help="Only records of this recipe; repeat for several.")
+_recipes = click.option("--recipe", "recipes", multiple=True, help="Only records of this recipe. Can be repeated.")
 _output = click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -76,7 +76,7 @@ def grid(registry: PluginRegistry, /, **arguments: Any) -> None:
 
 
 @figure_command.command(
-    "embedding", help=f"{FIGURES['embedding']}\n\nThe features are the teacher's. Each method has a panel."
+    "embedding", help=f"{FIGURES['embedding']}\n\nThe features are the teacher's. There is one panel per method."
 )
 @_image_options
 @click.pass_obj
@@ -88,7 +88,7 @@ def embedding(registry: PluginRegistry, /, **arguments: Any) -> None:
 
 
 @figure_command.command(
-    "scaling", help=f"{FIGURES['scaling']}\n\nEach method has a line, each protocol and dataset a panel."
+    "scaling", help=f"{FIGURES['scaling']}\n\nThere is one line per method, and one panel per protocol and dataset."
 )
 @_curve_options
 def scaling(**arguments: Any) -> None:
@@ -99,7 +99,7 @@ def scaling(**arguments: Any) -> None:
 
 
 @figure_command.command(
-    "lambda", help=f"{FIGURES['lambda']}\n\nEach method that matches BatchNorm statistics has a line."
+    "lambda", help=f"{FIGURES['lambda']}\n\nThere is one line per method that matches BatchNorm statistics."
 )
 @_ipc
 @_curve_options

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def list_command(registry: PluginRegistry, kind: str, name: str | None) -> None:
     """Lists the installed methods, datasets, recipes and more.
 
-    With NAME, it prints the parameters with types, defaults and descriptions, and the recipes that set them.
+    With NAME, prints the details of one item: for a method, evaluator or dataset the parameters with types, defaults
+    and descriptions, and the recipes that set them.
     """
     click.echo(listing_text(kind, name, registry))

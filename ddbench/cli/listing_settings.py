@@ -30,7 +30,7 @@ def parameter_section(section: str, model: type[BaseModel], width: int) -> str:
         for name, field in _parameters(model)
     ]
     if not rows:
-        return "It has no parameters."
+        return "This item has no parameters."
     table = format_table(("name", "type", "default", "meaning"), rows, width)
     return join_sections(f"Parameters (--set {section}.NAME=VALUE):", table)
 
@@ -78,7 +78,7 @@ def recipe_section(
             if settings:
                 rows.append((recipe.name, _conditions(block, without=kind), "\n".join(settings), block.source))
     if not rows:
-        return "No recipe sets them."
+        return "No recipe has settings for this item."
     return join_sections("Set by recipes:", format_table(("recipe", "where", "sets", "source"), rows, width))
 
 

@@ -79,7 +79,7 @@ def main() -> None:
     except interruption.Stopped as stopped:
         code = interruption.EXIT_CODES[stopped.reason]
         fail(f"stopped by {stopped.reason}; run the same command again to resume", code)
-    except OSError as error:  # an error of the machine, e.g. a full disk below stdout or a lost mount
+    except OSError as error:  # a fault of the machine, e.g. a full disk for redirected stdout or a lost mount
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def new_plugin_command(registry: PluginRegistry, name: str, evaluator: bool, output: Path) -> None:
     """Creates a plugin package with a method and its tests.
 
-    The package is called ddbench-NAME. Its method works and passes the conformance kit.
+    The package is called ddbench-NAME. The generated method works and passes the conformance tests.
     """
     from ddbench.registry.scaffold import new_plugin
 

@@ -43,7 +43,7 @@ class _FolderOrUrl(click.Path):
 
 
 class _ResultsFolder(_FolderOrUrl):
-    """A folder as a Path. For a URL it is the local copy, whose files are uploaded when they are written."""
+    """A folder as a Path. For a URL, the Path is the local copy, whose files are uploaded when they are written."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         folder = super().convert(value, param, ctx)
@@ -118,7 +118,12 @@ executor = all_of(
 """`--executor` and `--ray-address`: arguments of `ddbench.execution.choose.choose`."""
 
 experiment = all_of(
-    click.option("--recipe", "recipes", multiple=True, help="Recipe or YAML file; repeat, later ones override."),
+    click.option(
+        "--recipe",
+        "recipes",
+        multiple=True,
+        help="Recipe name or YAML file. Can be repeated; later recipes override earlier ones.",
+    ),
     click.option("--image-size", type=int, help="Side of the images in pixels (default: the recipe's)."),
     click.option("--arch", help="Network of the teacher (default: the recipe's)."),
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Base seed."),
@@ -138,7 +143,7 @@ experiment = all_of(
         type=click.Choice(["auto", "fp32", "bf16"]),
         default="auto",
         show_default=True,
-        help="Floating-point precision of the networks (auto: bf16 where the hardware is fast).",
+        help="Floating-point precision of the networks (auto: bf16 if the device has fast bf16, else fp32).",
     ),
     click.option(
         "--compile",
@@ -148,7 +153,11 @@ experiment = all_of(
         help="Compile the network of the recover loop (auto: if it saves time).",
     ),
     click.option(
-        "--set", "assignments", multiple=True, metavar="A.B=VALUE", help="Override a setting of the recipe; repeat."
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="A.B=VALUE",
+        help="Override a setting of the recipe. Can be repeated.",
     ),
 )
 """The options of all commands that run experiments: fields of `ddbench.pipeline.request.Request`."""
@@ -159,7 +168,7 @@ def _split_names(_: click.Context, __: click.Parameter, values: tuple[str, ...])
 
 
 methods = click.option(
-    "--methods", multiple=True, callback=_split_names, help="Only these methods: separate by commas, or repeat."
+    "--methods", multiple=True, callback=_split_names, help="Only these methods, separated by commas. Can be repeated."
 )
 
 

@@ -48,7 +48,7 @@ def close() -> None:
 
 def _choose() -> _Display:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        # A live display hides the cursor of the terminal. It must be closed when the program ends.
+        # A live display hides the cursor of the terminal, so it must be closed when the program ends.
         atexit.register(close)
         return RichDisplay()
     return PlainDisplay()
@@ -56,7 +56,7 @@ def _choose() -> _Display:
 
 @dataclass
 class _Clock:
-    """Start and speed of a running stage or unit, and its last metrics and message."""
+    """Start time and speed of a running stage or unit, and its last metrics and message."""
 
     start: float
     first_step: int | None = None
@@ -95,7 +95,7 @@ class _Lines:
         if event.kind in ("started", "resumed") or key not in self._clocks:
             self._clocks[key] = _Clock(now)
         clock = self._clocks[key]
-        # The first step of a resumed run is not 0. Its speed is measured from its first step event.
+        # The first step of a resumed run is not 0, so the speed is measured from its first step event.
         if clock.first_step is None and event.kind in ("started", "step"):
             clock.first_step, clock.first_time = event.step, now
         # A "finished" event often has no metrics. Its line then shows those of the last step.
@@ -228,7 +228,7 @@ def _steps(event: Event) -> str:
 
 
 def _text(event: Event) -> str:
-    """Metrics and message, without `seconds`, which the line of a finished stage shows as a duration."""
+    """Returns metrics and message without `seconds`, which the line of a finished stage shows as a duration."""
     shown = (f"{name} {value:.4g}" for name, value in event.metrics.items() if name != "seconds")
     return _join([*shown, event.message])
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def show_command(run: str | None, results_dir: Path) -> None:
     """Shows a record with its configuration.
 
-    RUN is the name of the record or the beginning of it (default: the newest record).
+    RUN is the name of a record or a unique prefix of it (default: the newest record).
     """
     from ddbench.results import records
     from ddbench.results import text as results_text
@@ -76,7 +76,7 @@ def export_command(
 ) -> None:
     """Exports a distilled set as images or tensors.
 
-    RUN is the name of a record of this set or the beginning of it. The weights of the images and a description of the
+    RUN is the name of a record of this set or a unique prefix of it. The weights of the images and a description of the
     set are exported too.
     """
     from ddbench.pipeline.workspace import Workspace

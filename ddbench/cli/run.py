@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.option("--method", "methods", multiple=True, required=True, help="Method; repeat for a grid.")
-@click.option("--dataset", "datasets", multiple=True, required=True, help="Dataset; repeat for a grid.")
-@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat for a grid.")
-@click.option("--student", "students", multiple=True, help="Network of the student; repeat (default: the teacher's).")
+@click.option("--method", "methods", multiple=True, required=True, help="Method. Can be repeated for a grid.")
+@click.option("--dataset", "datasets", multiple=True, required=True, help="Dataset. Can be repeated for a grid.")
+@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class. Can be repeated for a grid.")
+@click.option(
+    "--student", "students", multiple=True, help="Network of the student. Can be repeated (default: the teacher's)."
+)
 @click.option("--evaluator", help="Protocol (default: fkd; full-data for the method full).")
 @options.experiment
 @options.executor
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 @options.data
 @options.results
 @options.cache
-@click.option("--dry-run", is_flag=True, help="Print the configuration and which stages are cached; compute nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the configuration and the state of each stage. Compute nothing.")
 @click.option("--force", type=options.StageName(), multiple=True, help="Recompute this stage and all later ones.")
 @click.pass_obj
 def run_command(

@@ -32,8 +32,12 @@ def _require_writable(output: Path) -> None:
 
 @click.command("table")
 @click.argument("name")
-@click.option("--dataset", "datasets", multiple=True, help="Dataset; repeat (default: all in the data folder).")
-@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class; repeat (default: the table's).")
+@click.option(
+    "--dataset", "datasets", multiple=True, help="Dataset. Can be repeated (default: all in the data folder)."
+)
+@click.option(
+    "--ipc", "ipcs", type=int, multiple=True, help="Images per class. Can be repeated (default: the table's)."
+)
 @options.methods
 @options.experiment
 @options.executor
@@ -41,8 +45,8 @@ def _require_writable(output: Path) -> None:
 @options.data
 @options.results
 @options.cache
-@click.option("--only-cached", is_flag=True, help="Compute nothing; mark missing numbers as never run.")
-@click.option("--dry-run", is_flag=True, help="Print what is cached, what is missing and the estimated time.")
+@click.option("--only-cached", is_flag=True, help="Compute nothing. Mark missing numbers as never run.")
+@click.option("--dry-run", is_flag=True, help="Print the state of each cell and the estimated time. Compute nothing.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Format of the table."
 )
@@ -97,7 +101,7 @@ def table_command(
             return frames.build_frame(spec, request, registry, workspace, results_dir, only_cached, options.print_error)
 
     frame = launch.run_distributed(work, usable)
-    if frame is None:  # only the process with rank 0 has the table
+    if frame is None:  # only rank 0 has the table
         return
     text = layout.format_table(spec, frame, form)
     if output is None:

@@ -17,8 +17,8 @@ def require_finite(where: str, tensors: Mapping[str, Tensor], hint: str = "") ->
     """Raises an error if a tensor holds NaN or infinity.
 
     Call it with the whole state of a loop, before each checkpoint and after the last step. A check of the loss is not
-    enough: the loss is computed before the step, and an optimiser can break values that the loss does not depend on
-    (a second moment that overflows, a pixel that is clamped). The call waits for the device, one tensor at a time.
+    enough: the loss is computed before the step, and an optimiser can break values that the loss does not depend on (a
+    second moment that overflows, a pixel that is clamped). The call synchronises with the device, one tensor at a time.
 
     Args:
         where: The place in the run, e.g. `training, after epoch 3`. It begins the error message.

@@ -22,7 +22,7 @@ class DDBenchError(Exception):
 
 
 class NotCached(DDBenchError):
-    """An artifact is missing or damaged, and nothing may be computed (`--only-cached`)."""
+    """An artifact is missing or damaged, and the command may not compute it (`--only-cached`)."""
 
 
 class PluginError(DDBenchError):

@@ -42,7 +42,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         text = str(error)
-        os_error = re.search(r"os error (\d+)", text)  # safetensors gives the number in the text alone
+        os_error = re.search(r"os error (\d+)", text)  # safetensors gives the error number only in the text
         number = getattr(error, "errno", None) or (int(os_error[1]) if os_error else None)
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise DDBenchError(
@@ -102,7 +102,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             remove_abandoned(path)
             yield partial
             if partial.is_file():
-                # The umask decides, as for any new file: safetensors lets only the owner read.
+                # safetensors creates files with mode 0600. Use the mode that the umask gives to new files.
                 partial.chmod(partial_folder.stat().st_mode & 0o666)
                 with partial.open("rb") as handle:
                     os.fsync(handle.fileno())
@@ -112,10 +112,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def is_abandoned(partial_folder: Path) -> bool:
-    """Tells whether the temporary folder of an `atomic_write` has no writer any more.
+    """Tests whether the temporary folder of an `atomic_write` has no writer any more.
 
-    Its writer is a process of this host that no longer runs, or nothing in the folder changed for `ABANDONED_AFTER`
-    seconds. For a writer on another host only the second rule applies.
+    This is so if its writer was a process of this host that no longer runs, or if nothing in the folder changed for
+    `ABANDONED_AFTER` seconds. For a writer on another host only the second rule applies.
 
     Args:
         partial_folder: A folder whose name ends with `.partial`.

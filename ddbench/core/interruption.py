@@ -66,7 +66,7 @@ def handle_signals(limit: float | None = None) -> Iterator[None]:
     """Context manager in whose block Ctrl-C, SIGTERM and a time limit request a stop.
 
     If the program does not end within `GRACE_SECONDS` after the request, or if Ctrl-C is pressed twice, `Stopped` is
-    raised wherever the main thread is. Outside the main thread the context manager does nothing.
+    raised in the main thread, at the line that it executes. Outside the main thread the context manager does nothing.
 
     Args:
         limit: Seconds after which a stop is requested. None: no limit.
@@ -107,7 +107,7 @@ def _request_stop(reason: str) -> None:
     if _reason is None:
         _reason = reason
         hint = "; press Ctrl-C again to stop at once" if reason == "Ctrl-C" else ""
-        # Not print: a signal may arrive while another one is being printed.
+        # Do not use print(), which is not reentrant: the signal may interrupt a running print().
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"ddbench: {reason}: saving a checkpoint, then stopping{hint}\n")
         _set_timer(GRACE_SECONDS)

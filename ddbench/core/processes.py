@@ -1,4 +1,4 @@
-"""The processes of one distributed run (torchrun): rank 0 runs the stages, the others help it. Imports no torch."""
+"""The processes of one distributed run (torchrun). Rank 0 runs the stages; the others only train with it. No torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class LostProcessError(DDBenchError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(
-            "the processes that train together have lost each other; "
-            f"the same command goes on from the last checkpoint ({cause})"
+            "the processes that train together have lost their connection; "
+            f"run the same command again to resume from the last checkpoint ({cause})"
         )
 
 

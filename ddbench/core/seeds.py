@@ -1,4 +1,4 @@
-"""Seeds of random draws. Every draw has a name, so it depends on no order, worker or device. Imports no torch."""
+"""Seeds of named random draws. They do not depend on the order of draws, worker or device. Imports no torch."""
 
 from __future__ import annotations
 

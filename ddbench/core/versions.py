@@ -1,9 +1,8 @@
 """Versions of the core's numerics. They are part of every cache key.
 
-Increase a version when its numbers change by more than rounding does, e.g. by more than another order of a sum.
+Increase a version when its numbers change by more than rounding. Another order of a sum changes only the rounding.
 
-LLOYD is part of the keys of those methods only that name it in `Distiller.numerics`. Before version 2 it was part of
-TRANSPORT.
+LLOYD is part of the key of a method only if `Distiller.numerics` returns it. Before version 2 it was part of TRANSPORT.
 """
 
 MODELS = "1"

@@ -43,7 +43,7 @@ def unpack(archive: Path, into: Path, max_bytes: int) -> None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:  # "x" fails for a repeated name
+            with target.open("xb") as file:  # mode "x" fails if the file exists: a repeated name
                 while block := content.read(_BLOCK):
                     remaining -= len(block)
                     if remaining < 0:
@@ -57,7 +57,7 @@ def unpack(archive: Path, into: Path, max_bytes: int) -> None:
         raise DDBenchError(f"{problem}: {error.strerror or error}") from error
     except DDBenchError:
         raise
-    except Exception as error:  # the readers raise many types for invalid bytes
+    except Exception as error:  # the readers raise many types of exceptions for invalid bytes
         raise DDBenchError(f"{archive.name} is damaged or not an archive: {error}") from error
 
 
@@ -90,11 +90,11 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
         while block := stream.read(_BLOCK):
             remaining -= len(block)
             if remaining < 0:
-                raise DDBenchError(f"{archive.name} continues after its last file; refused")
+                raise DDBenchError(f"{archive.name} has trailing data after its last member; refused")
 
 
 class _BoundedReads:
-    """A stream that refuses large reads: a tar header may claim any length for itself."""
+    """A stream that refuses large reads, because a tar header can state any length."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -108,7 +108,7 @@ class _BoundedReads:
 
 def _safe_path(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    # On other systems a backslash separates folders and a colon follows a drive. No known dataset uses them in names.
+    # On other systems a backslash separates folders and a colon follows a drive letter. No known dataset uses them.
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         raise DDBenchError(f"{archive.name} holds the unsafe name '{name}'; refused")
     return path

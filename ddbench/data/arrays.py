@@ -97,7 +97,7 @@ CIFAR100 = CifarLayout(
 
 
 def open_cifar(data_dir: Path | None, layout: CifarLayout) -> Source:
-    """Opens the binary version of CIFAR. The Python version consists of pickles, which can run code; it is never read.
+    """Opens the binary version of CIFAR. The Python version is never read, because its pickles can run code.
 
     Args:
         data_dir: The data folder; None: the default one.
@@ -185,13 +185,13 @@ def _gunzip(path: Path, length: int) -> bytes:
         raise DDBenchError(f"neither {path.with_suffix('')} nor {path.name} exists")
     try:
         with gzip.open(path) as file:
-            return file.read(length + 1)  # one byte more than expected reveals a longer file
+            return file.read(length + 1)  # read one byte more than expected, to detect a longer file
     except (OSError, EOFError, zlib.error) as error:
         raise DDBenchError(f"{path} cannot be unpacked: {error}") from error
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    """Returns the content of a file; of a longer file one byte more than `max_bytes`."""
+    """Returns the content of a file, but at most `max_bytes` + 1 bytes."""
     try:
         with path.open("rb") as file:
             return file.read(max_bytes + 1)

@@ -27,14 +27,14 @@ __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
 class Dataset:
     """The real data. Implements `ddbench.api.context.RealData`.
 
-    The first access to an image decodes both splits, or finds them in the cache; so a corrupt validation image is
-    reported before anything is trained. With `holdout`, `train` and `val` are the training images that stay and those
-    that are held out, and the validation images are not used.
+    The first access to an image decodes both splits, or finds them in the cache. So a corrupt validation image is
+    reported before anything is trained. With `holdout`, `train` holds the remaining training images and `val` the
+    held-out ones, and the validation images are not used.
 
     Args:
         spec: The dataset's specification.
-        source: The images, found and fingerprinted.
-        config: Sizes, resize filter, held-out share.
+        source: The opened images with their fingerprint.
+        config: Sizes, resize filter, fraction that is held out.
         cache: The cache of decoded images.
         report: Called with progress events.
 
@@ -169,7 +169,7 @@ def load_dataset(
 
     Args:
         spec: The dataset's specification.
-        config: Sizes, resize filter, held-out share.
+        config: Sizes, resize filter, fraction that is held out.
         data_dir: The data folder; it is never written to. None: the default folder.
         cache: The cache of decoded images.
         report: Called with progress events.

@@ -16,9 +16,9 @@ Resize = Literal["bilinear", "bicubic"]
 T = TypeVar("T")
 
 DECODE_VERSION = "1"
-"""Part of every key that depends on pixels. Increase it if the same file gives other pixels."""
+"""Part of every key that depends on pixels. Increase it if the pixels of the same file change."""
 MAX_PIXELS = 80_000_000
-# Other decoders are less tested, or start programs (EPS), so they are not safe for untrusted files.
+# Other decoders are not safe for untrusted files: they are less tested, or they start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _CHUNK = 64

@@ -25,15 +25,15 @@ _NETWORK_ERRORS = (
     TimeoutError,
     ConnectionError,
     ssl.SSLError,
-    ValueError,  # an invalid address in a redirect
+    ValueError,  # raised for an invalid address in a redirect
 )
 
 
 def install(download: Download, data_dir: Path, report: Report) -> None:
     """Downloads and unpacks a dataset into `data_dir`/`download.folder`, if this folder does not exist yet.
 
-    Two processes do this one after the other. Incomplete files stay in `data_dir`/.downloads, so an interrupted
-    download continues where it stopped.
+    A lock ensures that only one process downloads at a time. Incomplete files stay in `data_dir`/.downloads, so an
+    interrupted download continues where it stopped.
 
     Args:
         download: The files, their digests, and the folder that they make.
@@ -55,7 +55,7 @@ def install(download: Download, data_dir: Path, report: Report) -> None:
             if target.exists():
                 return
             files = [fetch(file, store, download.max_bytes, report) for file in download.files]
-            # The name is fixed, so that the next attempt removes what a killed process left.
+            # The name is fixed, so that the next attempt removes the leftovers of a killed process.
             scratch = store / f"{download.folder}.unpacking"
             shutil.rmtree(scratch, ignore_errors=True)
             try:
@@ -104,7 +104,7 @@ def fetch(file: RemoteFile, folder: Path, max_bytes: int, report: Report) -> Pat
     name = _file_name(file)
     complete, part = folder / name, folder / f"{name}.part"
     if complete.exists():
-        _check_digest(complete, file)  # it may have changed since the download
+        _check_digest(complete, file)  # the file may have changed since its download
     else:
         try:
             _download(file.url, part, max_bytes, report)
@@ -136,14 +136,14 @@ class _WebRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _download(url: str, part: Path, max_bytes: int, report: Report) -> None:
-    """Downloads to `part`, from its present end on."""
+    """Downloads to `part`, resuming at its present size."""
     size = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.build_opener(_WebRedirects).open(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and size:
-            return  # the file is complete already; its digest is checked next
+            return  # the file is already complete; the caller checks its digest
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -174,7 +174,7 @@ def _download(url: str, part: Path, max_bytes: int, report: Report) -> None:
 
 
 def _check_digest(path: Path, file: RemoteFile) -> None:
-    """Removes a file with another digest than the published one, and raises DDBenchError."""
+    """Raises DDBenchError and removes the file if its digest is not the published one."""
     algorithm, _, expected = file.digest.partition(":")
     with path.open("rb") as content:
         actual = hashlib.file_digest(content, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -16,22 +16,22 @@ HOLDOUT_VERSION = "1"
 
 
 def hold_out(labels: Tensor, class_names: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
-    """Divides the training images into those that stay and those that are held out.
+    """Divides the training images into remaining and held-out ones.
 
     The draw of each class is seeded by the class name only. So it is the same for every run and does not depend on the
-    other classes; a larger share holds out the same images and more.
+    other classes. A larger `share` holds out the same images and further ones.
 
     Args:
         labels: int64 [n].
         class_names: The names of the classes, in label order.
-        share: The share to hold out, between 0 and 1. Of c images of a class, round(share * c) are held out, and at
+        share: The fraction to hold out, between 0 and 1. Of c images of a class, round(share * c) are held out, and at
             least 1.
 
     Returns:
-        The indices of the images that stay and of those that are held out, int64, ascending.
+        The indices of the remaining and of the held-out images, int64, ascending.
 
     Raises:
-        DDBenchError: No image of a class would stay.
+        DDBenchError: No image of a class would remain.
 
     Example:
         >>> train, held_out = hold_out(torch.tensor([0, 0, 0, 0, 1, 1]), ["cat", "dog"], 0.25)

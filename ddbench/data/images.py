@@ -31,7 +31,7 @@ class Images:
         sizes: int64 [n, 2], height and width of each image in pixels.
 
     Attributes:
-        made_from: The name and the content digest of the artifact that holds the images. It is empty if the images are
+        made_from: The name and the content digest of the artifact that holds the images. Empty if the images are
             decoded from files, or if an older version of ddbench made the artifact.
     """
 
@@ -126,12 +126,12 @@ class CachedImages(Images):
         return self._pixels.view(len(self), 3, *self.shape) if self.shape else None
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Images.read`, with one indexing operation if all images have one shape."""
+        """Implements `Images.read` with one indexing operation if all images have the same shape."""
         images = self._stacked()
         return super().read(indices) if images is None else (images[indices], self.sizes[indices])
 
     def centre(self, indices: Tensor, size: int) -> Tensor:
-        """As `Images.centre`, with one indexing operation if all images have one shape."""
+        """Implements `Images.centre` with one indexing operation if all images have the same shape."""
         images = self._stacked()
         return super().centre(indices, size) if images is None else _centre(images, size)[indices].contiguous()
 
@@ -141,7 +141,7 @@ class CachedImages(Images):
 
 
 class FileImages(Images):
-    """Images that are decoded at every access, in threads: for a split that is too large for the cache.
+    """Images that are decoded in threads at every access, because the split is too large for the cache.
 
     The tensors are the same as those of `CachedImages`.
 
@@ -192,10 +192,10 @@ def load_images(
     cache: Cache,
     report: Report,
 ) -> Images:
-    """Decodes a split into the cache, or finds it there. A split of more than `MAX_CACHED_BYTES` is not cached.
+    """Loads a split from the cache, or decodes it into the cache. Splits above `MAX_CACHED_BYTES` are not cached.
 
-    The stage "data" has two artifacts: the kept images with their sizes, which are read from the headers (with
-    `skip_corrupt` every image is decoded, to find the corrupt ones); and the pixels.
+    The stage "data" has two artifacts. The first lists the kept images with their sizes, which are read from the
+    headers; with `skip_corrupt` every image is decoded to find the corrupt ones. The second holds the pixels.
 
     Args:
         name: `train` or `val`.

@@ -213,7 +213,7 @@ def ddbench_datasets() -> Iterable[DatasetSpec]:
 
 
 def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
-    """Finds a dataset by name, or makes the one of `imagefolder:PATH`. It does not open any files.
+    """Finds a dataset by name, or makes a specification for `imagefolder:PATH`. It does not open any files.
 
     Args:
         name: The name.
@@ -237,7 +237,7 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
 
 
 def open_source(spec: DatasetSpec, data_dir: Path | None, report: Report, download: bool = True) -> Source:
-    """Opens a dataset, and downloads it first if it is missing. A given data folder is only read.
+    """Opens a dataset. If `data_dir` is None, a missing dataset is downloaded first.
 
     Args:
         spec: The dataset's specification.
@@ -249,7 +249,7 @@ def open_source(spec: DatasetSpec, data_dir: Path | None, report: Report, downlo
         The source.
 
     Raises:
-        MissingDataError: The dataset is missing, and it is not downloaded.
+        MissingDataError: The dataset is missing and is not downloaded.
         DDBenchError: The files are unreadable or not in the expected layout, or the download failed.
     """
     try:

@@ -1,4 +1,4 @@
-"""The images of a split, as files or as arrays in memory: ordered, named and fingerprinted."""
+"""The images of a split, as files or as arrays in memory, with an order, names and a fingerprint."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ class FileSplit:
         try:
             return image_size(self._read(index, _HEADER_BYTES))
         except CorruptImage:
-            # A header may be longer than usual: it may hold a thumbnail or a colour profile.
+            # A header with a thumbnail or a colour profile may be longer than usual.
             return image_size(self._read(index))
 
     def _file_sizes(self) -> list[int]:
@@ -71,7 +71,7 @@ class FileSplit:
                     status = (self.root / self.names[index]).stat()
                 except OSError as error:
                     raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
-                if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+                if not stat.S_ISREG(status.st_mode):  # a read from a pipe or a device may never end
                     raise DDBenchError(f"{self.name(index)} is not a regular file")
                 return status.st_size
 

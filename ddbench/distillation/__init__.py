@@ -1,1 +1,1 @@
-"""Distilled sets, the recover loop, and the tasks that methods and protocols get."""
+"""Distilled sets, the recover loop, and the tasks that are passed to methods and protocols."""

@@ -1,4 +1,4 @@
-"""The tasks that a method and a protocol get: implements `DistillTask` and `EvaluateTask` of `ddbench.api.context`."""
+"""The arguments of methods and protocols: implements `DistillTask` and `EvaluateTask` of `ddbench.api.context`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class DistillContext:
         report: Reports progress as `report(step, total, **metrics)`.
         cached: Caches a method's own intermediate result as `cached(name, depends_on, fn)`. The key holds the teacher,
             the statistics, IPC, seed, device, the method's version, and `depends_on`.
-        statistics: Gives the statistics of a class's real images as `statistics(label, layer=None)`. The features are
+        statistics: Returns the statistics of a class's real images as `statistics(label, layer=None)`. The features are
             those of the layer with this number (`ddbench.nn.layers.weighted_layers`); None: the classifier's input.
         timing: A method may store `steps` and `seconds` here; `recover` does.
-        tick: Marks the end of an iteration, for time measurement.
+        tick: Marks the end of an iteration, to measure its time.
         compile: Whether the recover loop compiles its network.
         note: Prints one line for the user.
-        tensors: Gives the tensors of a stage that the method names, as `tensors(stage, part=0)`.
+        tensors: Returns the tensors of a stage in `Distiller.stages`, as `tensors(stage, part=0)`.
     """
 
     dataset: Dataset
@@ -90,7 +90,7 @@ class DistillContext:
             names: Identify the draw, together with the run's seed and `label`.
 
         Returns:
-            The indices, int64 [count]; those of all images of the class if it has fewer.
+            The indices, int64 [count]; the indices of all images of the class if it has fewer.
         """
         indices = self.dataset.train.of_class(label)
         return indices[torch.randperm(len(indices), generator=self.generator(*names, label))[:count]]
@@ -116,7 +116,7 @@ class DistillContext:
             objective: Computes the weighted loss terms from the teacher's output.
             initial: The initial images, normalised, [n, 3, S, S].
             settings: Hyper-parameters.
-            layer: The layer whose features the objective gets, a number as in `statistics`.
+            layer: The layer whose features are passed to the objective, a number as in `statistics`.
 
         Returns:
             The images, float32 [n, 3, S, S], pixel values in [0, 1].
@@ -160,17 +160,17 @@ class EvaluateContext:
 
     @property
     def images(self) -> Tensor:
-        """uint8 [m, 3, S, S]: the distilled images."""
+        """The distilled images, uint8 [m, 3, S, S]."""
         return self.distilled.images
 
     @property
     def labels(self) -> Tensor:
-        """int64 [m]."""
+        """Labels of the distilled images, int64 [m]."""
         return self.distilled.labels
 
     @property
     def weights(self) -> Tensor:
-        """float32 [m]; the weights of each class sum to 1."""
+        """Weights of the distilled images, float32 [m]; the weights of each class sum to 1."""
         return self.distilled.weights
 
     @property

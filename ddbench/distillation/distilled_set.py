@@ -53,7 +53,7 @@ class DistilledSet:
         return self.dataset.train.centre(self.indices, self.dataset.config.image_size)
 
     def discard_images(self) -> None:
-        """Reads real images again at the next use of `images`."""
+        """Discards the loaded real images, so that the next use of `images` reads them again."""
         if self.stored is None:
             self.__dict__.pop("images", None)
 
@@ -72,7 +72,7 @@ class DistilledSet:
         return len(self) * 3 * self.dataset.config.image_size**2
 
     def part(self, rows: Tensor) -> DistilledSet:
-        """Returns the set of some of the images; the weights of each class sum to 1 again.
+        """Returns a subset of the images. Its weights are scaled so that those of each class sum to 1.
 
         Args:
             rows: Positions in the set, int64 [n].
@@ -98,7 +98,7 @@ class DistilledSet:
         Returns:
             The images, uint8 [n, 3, S, S], and their labels, int64 [n], in the order of the set.
         """
-        position = torch.zeros_like(self.labels)  # of an image inside its class
+        position = torch.zeros_like(self.labels)  # position of each image inside its class
         for label in torch.unique(self.labels):
             of_class = self.labels == label
             position[of_class] = torch.arange(int(of_class.sum()))
@@ -146,7 +146,7 @@ def check_units(units: list[Unit], num_classes: int, ipc: int, owner: str) -> No
         owner: The method and its plugin, e.g. "method 'blur' of ddbench-blur". It begins the error message.
 
     Raises:
-        DDBenchError: A slot is missing or occurs twice, or a unit has a wrong number.
+        DDBenchError: A slot is missing or occurs twice, or the number of a unit is wrong.
     """
     slots = [(slot.label, slot.index) for unit in units for slot in unit.slots]
     if sorted(slots) != [(label, index) for label in range(num_classes) for index in range(ipc)]:
@@ -169,7 +169,8 @@ def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> Un
         The result as a `UnitResult`, with weights as float32 on the CPU. They are not scaled yet.
 
     Raises:
-        DDBenchError: The result has a wrong type, shape or range, or holds real images of another class.
+        DDBenchError: The result has a wrong type, shape or range, or holds real images whose classes are not those of
+            the slots.
     """
     count, size = len(unit.slots), dataset.config.image_size
     if isinstance(result, Tensor):
@@ -195,15 +196,23 @@ def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> Un
             raise DDBenchError(f"{owner} returned images of {images.dtype}; expected floats in [0, 1]")
     if indices is not None:
         if indices.dtype != torch.int64 or indices.ndim != 1:
-            raise DDBenchError(f"{owner} returned indices that are not a list of int64")
+            raise DDBenchError(
+                f"{owner} returned indices of shape {tuple(indices.shape)} and dtype {indices.dtype}; expected a "
+                "one-dimensional int64 tensor"
+            )
         if not bool(((indices >= 0) & (indices < len(dataset.train))).all()):
             raise DDBenchError(f"{owner} returned indices outside the training set")
         if unit.slots:
             labels = torch.tensor([slot.label for slot in unit.slots])
-            if indices.shape != labels.shape or bool((dataset.train.labels[indices] != labels).any()):
-                raise DDBenchError(f"{owner} returned real images of another class than the slot's")
+            if indices.shape != labels.shape:
+                raise DDBenchError(
+                    f"{owner} returned {len(indices)} indices for unit {unit.index}; expected {count}, one per slot"
+                )
+            if bool((dataset.train.labels[indices] != labels).any()):
+                raise DDBenchError(f"{owner} returned indices of images whose classes are not those of the slots")
     if weights is not None:
-        weights = weights.detach().float().cpu()  # before the check: a float64 may overflow in float32
+        # Convert before the check, because a float64 value may overflow in float32.
+        weights = weights.detach().float().cpu()
         if weights.shape != (count,) or not _are_weights(weights):
             raise DDBenchError(f"{owner} returned weights that are not one number >= 0 per slot")
     return UnitResult(images, indices, weights)
@@ -265,7 +274,7 @@ def assemble(
     Raises:
         DDBenchError: The tensors are not a distilled set of this dataset, or all weights of a class are 0.
     """
-    # Outside of the `try` block: an error of the dataset must not name the method.
+    # This is outside of the `try` block, because the message of a dataset's error must not name the method.
     real = dataset.train.labels if any("indices" in unit for unit in units) else torch.empty(0)
     try:
         check_stored(units, dataset.info.num_classes)

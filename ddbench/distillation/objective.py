@@ -26,8 +26,8 @@ class TeacherObjective:
     Args:
         task: The task whose teacher, device and precision are used.
         objective: Computes the loss terms from the teacher's output.
-        layer: The layer whose features the objective gets; None: the input of the classifier.
-        forward: The teacher, with moments in place of the BatchNorm inputs; it may be compiled.
+        layer: The layer whose features are passed to the objective; None: the input of the classifier.
+        forward: Runs the teacher and returns moments in place of the BatchNorm inputs. It may be compiled.
     """
 
     def __init__(self, task: DistillTask, objective: Objective, layer: int | None, forward: compile.Forward) -> None:
@@ -62,7 +62,7 @@ class TeacherObjective:
         return terms
 
     def _terms_from_moments(self, images: Tensor) -> Terms | None:
-        """Returns None if the objective turns out to need the BatchNorm inputs themselves."""
+        """Computes the loss terms from the moments. Returns None if the objective needs the inputs themselves."""
         output, terms = self._forward(images), None
         try:
             terms = self._objective(output)
@@ -73,7 +73,7 @@ class TeacherObjective:
         return terms
 
     def _backward_in_parts(self, view: Tensor, images_at_once: int) -> Terms:
-        """As `_backward`, with less memory (gradient caching, Gao et al. 2021).
+        """Computes the result of `_backward` with less memory (gradient caching, Gao et al. 2021).
 
         The objective may be any function of the whole unit: a norm over the batch, or statistics of a class. In
         evaluation mode the teacher's outputs of an image depend on that image only. So a first pass without a graph
@@ -107,7 +107,7 @@ class TeacherObjective:
         return terms
 
     def _outputs(self, part: Tensor) -> list[Tensor]:
-        """Logits, features, and mean and variance of every BatchNorm input, each with one row per image."""
+        """Returns logits, features, and mean and variance of every BatchNorm input, each with one row per image."""
         with autocast(self._task.device, self._task.precision):
             images = part.contiguous(memory_format=torch.channels_last)
             output = self._task.teacher(images, layer=self._layer, moments=True)
@@ -123,7 +123,7 @@ def teacher_objective(
     Args:
         task: The task.
         objective: Computes the loss terms from the teacher's output.
-        layer: The layer whose features the objective gets; None: the input of the classifier.
+        layer: The layer whose features are passed to the objective; None: the input of the classifier.
         shape: The shape of every view, for compilation.
 
     Yields:

@@ -22,7 +22,7 @@ from ddbench.nn import memory
 from ddbench.training.schedules import cosine
 
 REPORT_EVERY = 25
-"""Steps between two reports; the loss is checked for NaN and infinity as often."""
+"""Steps between two reports, and between two checks of the loss for NaN and infinity."""
 
 
 def slot_noise(seed: int, unit: Unit, size: int) -> Tensor:
@@ -67,8 +67,8 @@ def recover(
     pixels to the valid range. The last iterate is kept. Source: SRe2L and the released WMDD code.
 
     The draws depend on the run's seed, the unit and the step only, so a resumed run ends with the same bytes. If the
-    unit does not fit into memory, it passes through the teacher in parts, which gives the same numbers up to rounding;
-    so does `task.compile`, which compiles the teacher.
+    unit does not fit into memory, it passes through the teacher in parts. This changes the result only by rounding, as
+    does compiling the teacher (`task.compile`).
 
     Args:
         task: The task: teacher, data, device, checkpoint, progress.
@@ -76,15 +76,15 @@ def recover(
         objective: Computes the weighted loss terms from the teacher's output; their sum is minimised.
         initial: The initial images, normalised, [n, 3, S, S].
         settings: Hyper-parameters.
-        layer: The layer whose features the objective gets; None: the input of the classifier.
+        layer: The layer whose features are passed to the objective; None: the input of the classifier.
 
     Returns:
         The images, float32 [n, 3, S, S], pixel values in [0, 1].
 
     Raises:
-        DDBenchError: The loss is not finite (the message names the step and the terms; it is raised within
-            `REPORT_EVERY` steps), or the images or the optimiser are not. That state is not saved; the previous
-            checkpoint stays.
+        DDBenchError: The loss, the images or the optimiser are not finite. For the loss, the error is raised within
+            `REPORT_EVERY` steps and names the step and the terms. That state is not saved; the previous checkpoint
+            stays.
         Stopped: A stop was requested (`ddbench.core.interruption`); the checkpoint is saved.
     """
     device, size = task.device, task.info.image_size
@@ -144,7 +144,7 @@ def _draw_view(images: Tensor, settings: RecoverSettings, step: int, generator: 
 
 
 def _read_terms(unchecked: list[Terms], done: int, unit: Unit) -> dict[str, float]:
-    """Checks the terms of the latest steps, up to step `done`, and clears the list. Waits for the device once.
+    """Checks the terms of the latest steps, up to step `done`, and clears the list. Synchronises with the device once.
 
     Returns the terms of the last step. Raises DDBenchError for the first term that is not finite.
     """

@@ -9,10 +9,10 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     """A student trained from scratch on a distilled set. Views and optimiser steps do not depend on the labels.
 
     Every epoch visits the images in a new random order and applies a random-resized-crop, a flip and CutMix (one box
-    per batch). The loss of a sample is multiplied by the weight of the image that CutMix pastes onto; weights are
-    scaled to mean 1 over the set. The optimiser is AdamW without weight decay on biases and norm scales; its learning
-    rate follows a cosine to 0 by epoch. The result is the top-1 after the last epoch. With `select_share`, the epoch
-    with the best score on held-out distilled images is measured too.
+    per batch). In the loss, a sample has the weight of the image that CutMix pastes onto. Weights are scaled to mean 1
+    over the set. The optimiser is AdamW without weight decay on biases and norm scales; its learning rate decays to 0
+    on a cosine schedule, updated once per epoch. The result is the top-1 after the last epoch. With `select_share`, the
+    epoch with the best score on held-out distilled images is measured too.
     """
 
     batch_settings = ("batch_size",)
@@ -24,7 +24,7 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         description="images per step, at most the whole set; a smaller last batch is kept (FKD: 100)",
     )
     learning_rate: float = Field(
-        default=1e-3, gt=0, description="initial rate of AdamW; it follows a cosine to 0 (FKD: 0.001)"
+        default=1e-3, gt=0, description="initial learning rate of AdamW, with cosine decay to 0 (FKD: 0.001)"
     )
     weight_decay: float = Field(
         default=0.01, ge=0, description="weight decay of AdamW, on parameters of two or more dimensions (FKD: 0.01)"
@@ -33,7 +33,7 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         default=0.08,
         gt=0,
         le=1,
-        description="smallest share of the area that a crop keeps (torchvision: 0.08)",
+        description="smallest fraction of the area that a crop keeps (torchvision: 0.08)",
     )
     cutmix_alpha: float | None = Field(
         default=1.0, gt=0, description="alpha of CutMix's Beta(alpha, alpha) distribution (FKD: 1); null = no CutMix"
@@ -48,9 +48,9 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         default=None,
         gt=0,
         lt=1,
-        # Added after version 1: keys and records without it must not change.
+        # Added after version 1. The default is excluded, so that existing keys and records do not change.
         exclude_if=lambda share: share is None,
-        description="share of each class's distilled images that is held out from training to select the epoch of "
+        description="fraction of each class's distilled images that is held out from training to select the epoch of "
         "top1_selected (WMDD, Table 2: 0.2); null = none, the last epoch only",
     )
 

@@ -41,7 +41,7 @@ def teacher_logits(task: EvaluateTask, images: Tensor) -> Tensor:
         Logits on the device, float16 [B, K].
 
     Raises:
-        DDBenchError: If a logit is not finite in fp16. No label is stored in this case.
+        DDBenchError: If a logit is not finite in fp16. In this case no label is stored.
     """
 
     def forward(part: Tensor) -> list[Tensor]:
@@ -81,7 +81,7 @@ def divergences(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 
 def mixed(targets: Tensor, batch: ViewBatch) -> Tensor:
-    """Mixes the targets of each view's two images by their share of the area.
+    """Mixes the targets of each view's two images in proportion to their areas.
 
     Args:
         targets: The probabilities of the distilled images [m, K].
@@ -222,7 +222,7 @@ class StoredLabels(OnlineLabels):
 
 
 class FixedSoftLabels(LabelSource):
-    """One soft label per image: the teacher's logits of the stored image without augmentation.
+    """One soft label per image, from the teacher's logits of the stored image without augmentation.
 
     Args:
         task: The task with the whole distilled set.

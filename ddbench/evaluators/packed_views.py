@@ -1,4 +1,4 @@
-"""The views of one epoch as tensors of the smallest types that hold them, for storage."""
+"""The views of one epoch as tensors of the smallest sufficient dtypes, for storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built-in protocols and their parameters. Imports no torch; the numerics are in sibling modules."""
+"""The built-in protocols and their parameters. Imports no torch; the computations are in sibling modules."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
 
     Every epoch visits the images in a new random order. One operation is drawn per batch, and its parameters for each
     image. The loss of a sample is multiplied by its image's weight; weights are scaled to mean 1 over the set. In the
-    second half of the epochs the learning rate is a tenth. The result is the top-1 after the last epoch. The released
-    code trains for 1001 epochs, 502 of them at the full rate, and resets the momentum when the rate changes.
+    second half of the epochs the learning rate is divided by 10. The result is the top-1 after the last epoch. The
+    released code trains for 1001 epochs, 502 of them at the full rate, and resets the momentum when the rate changes.
     """
 
     name = "dsa"
@@ -94,7 +94,7 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
     )
     batch_size: int = Field(default=256, ge=1, description="images per step; a smaller last batch is kept (DC: 256)")
     learning_rate: float = Field(
-        default=0.01, gt=0, description="rate of SGD; a tenth of it in the second half of the epochs (DC: 0.01)"
+        default=0.01, gt=0, description="learning rate of SGD; divided by 10 after half of the epochs (DC: 0.01)"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD (DC: 0.9)")
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD, on all parameters (DC: 0.0005)")

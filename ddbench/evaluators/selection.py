@@ -25,7 +25,7 @@ def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
 
     Args:
         labels: The classes of the distilled images, int64 [m].
-        share: The share of each class, between 0 and 1. The number of images is rounded; at least one image is held
+        share: The fraction of each class, between 0 and 1. The number of images is rounded; at least one image is held
             out, and at least one is not.
         seed: The student's seed.
 
@@ -59,7 +59,7 @@ def split(task: EvaluateTask, share: float | None) -> tuple[EvaluateTask, Tensor
 
     Args:
         task: The task with the whole distilled set of m images.
-        share: The share of each class that is held out; None holds out nothing.
+        share: The fraction of each class that is held out; None holds out nothing.
 
     Returns:
         A task with the images to train on, whose weights are normalised again, and whether each image of the whole set

@@ -73,7 +73,7 @@ def train_and_measure(
         regime: The label regime, for the metrics.
         validate_every: The number of epochs between two validations during training; 0 for none.
         schedule: The schedule of the learning rate.
-        best_epoch: Selects an epoch that is measured too; None for the last epoch only.
+        best_epoch: Selects a further epoch to measure; None: only the last epoch is measured.
 
     Returns:
         The metrics of the student after the last epoch.

@@ -26,7 +26,7 @@ class ViewBatch:
         images: Normalised views, float32 [B, 3, S, S].
         rows: The row in the distilled set of each view's image, int64 [B].
         pasted: The row of the image that CutMix pastes from, int64 [B].
-        share: The share of a view's area that shows the image `rows`.
+        share: lambda of CutMix: the fraction of a view's area that shows the image `rows`.
     """
 
     positions: slice
@@ -70,7 +70,7 @@ def view_batches(
             if part == batch:
                 partner = to_device(mix.partner, device)
                 images, pasted = mixing.cutmix(images, partner, mix.box), rows[partner]
-            else:  # the partner of a view can belong to another process
+            else:  # the partner of a view can be in the shard of another process
                 partner = batch.start + mix.partner[part.start - batch.start : part.stop - batch.start]
                 images, pasted = mixing.paste(images, views(partner), mix.box), order[to_device(partner, device)]
         yield ViewBatch(part, batch.stop - batch.start, images, rows, pasted, share)

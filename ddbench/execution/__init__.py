@@ -1,1 +1,1 @@
-"""Where a grid is computed: the choice of the executor, Ray, several processes."""
+"""Computes a grid in this process, on Ray, or in several processes, and chooses between them."""

@@ -21,7 +21,7 @@ PREFIX = "resources."
 def choose(
     name: str, address: str | None, assignments: tuple[str, ...], registry: PluginRegistry
 ) -> tuple[Executor, tuple[str, ...]]:
-    """Returns the executor, and the `--set` texts that are not about resources.
+    """Returns the executor, and the `--set` texts that do not set resources.
 
     Args:
         name: One of NAMES.
@@ -30,7 +30,8 @@ def choose(
         registry: The registry of the stages.
 
     Raises:
-        DDBenchError: A resource is wrong, Ray is not installed, or this is one of several processes.
+        DDBenchError: A resource is invalid, Ray is not installed, or Ray is chosen in one of several processes
+            (torchrun).
     """
     others = tuple(text for text in assignments if not text.strip().startswith(PREFIX))
     about_resources = tuple(text for text in assignments if text not in others)
@@ -40,7 +41,7 @@ def choose(
             raise DDBenchError(f"--set {about_resources[0]}: only Ray assigns resources (--executor ray)")
         return Inline(), others
     if processes.is_distributed():
-        raise DDBenchError("--executor ray in processes started together (torchrun): train with them first, inline")
+        raise DDBenchError("--executor ray cannot be used in processes started by torchrun: use --executor inline")
     if find_spec("ray") is None:
         raise DDBenchError("--executor ray needs Ray, which is not installed: pip install 'ddbench[ray]'")
     from ddbench.execution.ray_executor import RayExecutor

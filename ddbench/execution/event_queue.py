@@ -16,7 +16,7 @@ STEP_SECONDS = 1.0
 class EventQueue:
     """Holds the events of the workers until the driver takes them.
 
-    `ray.util.queue.Queue` waits for each item to be stored; a worker must not wait.
+    `ray.util.queue.Queue` is not used, because it waits until each item is stored, and a worker must not wait.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class EventQueue:
 
 
 class EventSender:
-    """An observer in a worker that sends events to the queue; step events at most once a second.
+    """An observer in a worker that sends events to the queue. Step events are sent at most once per second.
 
-    It leaves out "cached" events, which the driver emits itself, and the configuration of the cell.
+    It does not send "cached" events, because the driver emits them, or the configuration of the cell.
     """
 
     def __init__(self) -> None:

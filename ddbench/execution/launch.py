@@ -16,21 +16,21 @@ T = TypeVar("T")
 
 
 def run_distributed(command: Callable[[], T], workspace: Workspace) -> T | None:
-    """Runs `command` where this process is alone or has rank 0; the other ranks take part in what it trains.
+    """Runs `command` in a single process or in rank 0. The other ranks take part in its distributed training.
 
-    Every process calls it with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment (LOCAL_RANK and
-    LOCAL_WORLD_SIZE too where several processes of a node share its devices), and with a workspace on the same cache.
+    Every process calls it with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment (and LOCAL_RANK and
+    LOCAL_WORLD_SIZE if several processes of a node share its devices), and with a workspace on the same cache.
 
     Args:
-        command: What rank 0 runs.
+        command: The function that rank 0 runs.
         workspace: The workspace that the command uses.
 
     Returns:
         The result of `command` in rank 0, and None in the other ranks.
 
     Raises:
-        DDBenchError: Lightning Fabric is not installed, the processes do not find each other, or training fails in
-            this rank only.
+        DDBenchError: Lightning Fabric is not installed, the processes cannot connect to each other, or training fails
+            in this rank only.
     """
     if not is_distributed():
         return command()

@@ -1,7 +1,8 @@
-"""Several processes of one run: rank 0 runs all stages, and the other ranks take part in those that train.
+"""Several processes of one run: rank 0 runs all stages, and the other ranks take part in the stages that train.
 
-Rank 0 posts each such stage in the store, with the plain configuration of its experiment. Each rank builds the
-artifact; rank 0 stores it. Between two stages the other ranks poll the store, so that nothing can time out.
+Rank 0 posts each of these stages in the store, with the configuration of its experiment as JSON. Every rank builds the
+artifact, and rank 0 stores it. Between two stages the other ranks poll the store, so no collective operation can time
+out.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def run_distributed(command: Callable[[], T], workspace: Workspace) -> T | None:
 
 
 class _Leader:
-    """Rank 0: it posts the stages that all ranks train together."""
+    """Rank 0, which posts the stages that all ranks train together."""
 
     def __init__(self, rendezvous: Rendezvous) -> None:
         self._rendezvous = rendezvous
@@ -61,7 +62,7 @@ class _Leader:
 
     @contextlib.contextmanager
     def strategy_for(self, workspace: Workspace, stage: str, experiment: Experiment) -> Iterator[strategy.Strategy]:
-        """Gives the strategy of a stage. Once a rank is stuck, rank 0 trains alone."""
+        """Yields the strategy of a stage. After another rank is lost, rank 0 trains alone."""
         loaded = stage == "teacher" and experiment.teacher.checkpoint is not None
         if not workspace.graph[stage].distributed or loaded or self._lost_ranks:
             yield strategy.current_strategy()
@@ -77,20 +78,21 @@ class _Leader:
                 f"left/{self._count}"
             )
             if self._lost_ranks:
-                workspace.emit(Event("note", stage, message=f"{stage}: what follows is trained by this process alone"))
+                message = f"{stage}: this process trains the following stages alone"
+                workspace.emit(Event("note", stage, message=message))
             raise
         self._rendezvous.set(f"finished/{self._count}", "done")
 
     def end(self) -> None:
-        """Ends the other ranks, and waits for them: the store may live in this process."""
-        with contextlib.suppress(RuntimeError):  # they are gone, with the store
+        """Ends the other ranks and waits for them, because the store may be in this process."""
+        with contextlib.suppress(RuntimeError):  # the other ranks have ended, and the store with them
             self._rendezvous.set("end")
             if not self._lost_ranks:
                 self._rendezvous.wait_for_ranks("exited")
 
 
 def _follow(rendezvous: Rendezvous, workspace: Workspace, dog: Watchdog) -> None:
-    """Takes part in every stage that rank 0 posts, until it ends.
+    """Takes part in every stage that rank 0 posts, until rank 0 ends.
 
     Raises:
         DDBenchError: Training fails in this rank only.
@@ -107,7 +109,8 @@ def _follow(rendezvous: Rendezvous, workspace: Workspace, dog: Watchdog) -> None
         try:
             _take_part(rendezvous, workspace, number)
         except Exception as error:
-            # An error of the numbers happens in every rank: all leave the stage. One of this rank ends the run.
+            # A numerical error occurs in every rank, so all ranks leave the stage. An error in this rank only ends the
+            # run.
             rendezvous.set(left)
             deadline = time.monotonic() + PATIENCE
             while not rendezvous.has(f"finished/{number}"):
@@ -138,7 +141,7 @@ def _take_part(rendezvous: Rendezvous, workspace: Workspace, number: int) -> Non
 
 
 class _NoCheckpoint(Checkpoint):
-    """Saves nothing: rank 0 saves the checkpoint of all ranks."""
+    """Saves nothing, because rank 0 saves the checkpoint for all ranks."""
 
     def load(self) -> Built | None:
         return None
@@ -148,7 +151,7 @@ class _NoCheckpoint(Checkpoint):
 
 
 class _FollowerCache:
-    """Reads the cache of rank 0. The stage that all ranks train is built here too, and not stored."""
+    """Reads the cache of rank 0. The stage that all ranks train is also built here, but not stored."""
 
     def __init__(self, cache: Cache, stage: str, is_finished: Callable[[], bool]) -> None:
         self._cache, self._stage, self._is_finished = cache, stage, is_finished
@@ -161,12 +164,12 @@ class _FollowerCache:
         if stage == self._stage:
             tensors, meta = build(_NoCheckpoint(Path(os.devnull) / "none"))
             return Artifact(stage, path.stem, path, tensors, meta, "")
-        if stage == "data":  # a node may have its own
+        if stage == "data":  # each node may have its own copy of the data
             return self._cache.get(stage, depends_on, build)
         artifact = self._cache.read(stage, path.stem)
-        while artifact is None and stage == "labels" and not self._is_finished():  # rank 0 is building them
+        while artifact is None and stage == "labels" and not self._is_finished():  # rank 0 is building the artifact
             time.sleep(1)
             artifact = self._cache.read(stage, path.stem)
         if artifact is None:
-            raise DDBenchError(f"{path} is not found here: all nodes need the same cache (--cache-dir)")
+            raise DDBenchError(f"{path} does not exist on this node: all nodes need the same cache (--cache-dir)")
         return artifact

@@ -1,4 +1,4 @@
-"""Computes a grid on Ray: work items as tasks, retried where a worker dies. Only names and events pass through Ray."""
+"""Computes a grid on Ray: work items as tasks, retried if a worker dies. Only names and events pass through Ray."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from ddbench.pipeline.pipeline import Pipeline
 RETRIES = 3
 """How often an item whose worker or node died is retried."""
 STARTS = 3
-"""How often a start of Ray on this machine is tried: Ray allows 30 seconds, which are too few on a busy machine."""
+"""Number of attempts to start Ray on this machine. Ray allows 30 seconds, which is too short on a busy machine."""
 TICK = 0.5
-"""Seconds between two looks at finished tasks, events and requests to stop."""
+"""Seconds between two checks for finished tasks, events and stop requests."""
 STORE_BYTES = 2**27
 """Memory for Ray's object store on this machine: no object is larger than a message."""
 
@@ -49,7 +49,7 @@ class RayExecutor:
     Args:
         address: The address of the cluster; None: Ray is started with the cores and GPUs of this machine, and ends
             with this process.
-        resources: What the tasks of each stage hold.
+        resources: The resources of the tasks of each stage.
     """
 
     def __init__(self, address: str | None, resources: ResourceConfig) -> None:
@@ -82,7 +82,7 @@ class RayExecutor:
 
     @contextlib.contextmanager
     def computing(self, pipelines: Sequence[Pipeline]) -> Iterator[WaitForArtifacts]:
-        """Computes what is missing, in the order of the cells, while the block runs."""
+        """Computes the missing artifacts in the order of the cells while the block runs."""
         work = WorkList(pipelines)
         if not work.remaining:
             yield lambda pipeline: None
@@ -90,7 +90,8 @@ class RayExecutor:
         self._connect()
         try:
             for dataset in {id(pipeline.dataset): pipeline.dataset for pipeline in pipelines}.values():
-                # Decoded once here, not by every node. An error is found again by the workers: its cells fail.
+                # Decode the data here, so that not every node decodes them. An error is ignored here: it occurs again
+                # in the workers, and the cells fail.
                 with contextlib.suppress(DDBenchError):
                     dataset.decode()
             session = _Session(work, pipelines[0], self._resources)
@@ -110,7 +111,7 @@ class RayExecutor:
                 try:
                     ray.init(self._address or "local", **quiet, **({} if self._address else local))
                     return
-                except Exception as error:  # Ray raises many kinds; on a slow machine a bare Exception
+                except Exception as error:  # Ray raises various exceptions; on a slow machine a plain Exception
                     if not tries_left:
                         where = f"--ray-address {self._address}" if self._address else "Ray on this machine"
                         raise DDBenchError(f"{where}: {error}") from error
@@ -118,7 +119,7 @@ class RayExecutor:
 
 
 def _check_address(address: str) -> None:
-    """Raises DDBenchError where nothing listens at HOST:PORT: Ray itself would retry for minutes."""
+    """Raises DDBenchError if nothing listens at HOST:PORT. Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and "/" not in host):
         raise DDBenchError(f"--ray-address {address}: write HOST:PORT, of the cluster's first node")
@@ -130,7 +131,7 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _restored_sigterm() -> Iterator[None]:
-    """Restores the handler of SIGTERM, which Ray replaces: `ddbench.core.interruption` needs it."""
+    """Restores the handler of SIGTERM, which Ray replaces and `ddbench.core.interruption` needs."""
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -139,7 +140,7 @@ def _restored_sigterm() -> Iterator[None]:
 
 
 class _Session:
-    """One grid in progress: the tasks that were submitted, and their answers."""
+    """One grid in progress: the submitted tasks and their answers."""
 
     def __init__(self, work: WorkList, first: Pipeline, resources: ResourceConfig) -> None:
         self._work, self._workspace, self._resources = work, first.workspace, resources
@@ -165,7 +166,8 @@ class _Session:
     def _advance(self) -> None:
         if interruption.requested():
             self._stop()
-        # As many tasks again as can run wait in Ray's queue: cells are finished in their order.
+        # Submit at most twice as many tasks as can run. So few tasks wait in Ray's queue, and cells finish in their
+        # order.
         limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while len(self._groups) < limit and (item := self._work.pop_ready()):
             self._submit(item)
@@ -181,7 +183,8 @@ class _Session:
     def _submit(self, item: WorkItem) -> None:
         resources, processes = self._resources.of(item.stage), self._resources.processes(item.stage)
         data = self._workspace.data_dir
-        # A worker rebuilds its own stage and what is built within it, never what another worker built.
+        # A worker rebuilds forced artifacts only of its stage and of the on-demand stages within it, so that it does
+        # not rebuild artifacts of another worker.
         forced = self._workspace.graph.built_within(item.stage) & self._workspace.cache.forced
         order = {
             "folder": str(Path.cwd()),
@@ -204,7 +207,7 @@ class _Session:
         elif answer:
             self._work.mark_failed(item, Failure(**answer))
         elif lost := [name for name in item.outputs if not self._is_visible(name)]:
-            reason = f"{lost[0]} was made but is not to be seen here: --cache-dir must be on shared storage"
+            reason = f"{lost[0]} was built but is not visible here: --cache-dir must be on shared storage"
             self._work.mark_failed(item, Failure(reason))
         else:
             self._work.mark_done(item)
@@ -221,15 +224,15 @@ class _Session:
             self._work.mark_failed(item, Failure(f"{item.name}: {reason}, {self._deaths[item]} times"))
             return
         self._work.requeue(item)
-        message = f"{item.name}: {reason}: tried again ({self._deaths[item]} of {RETRIES})"
+        message = f"{item.name}: {reason}: retry {self._deaths[item]} of {RETRIES}"
         self._workspace.emit(Event("note", "grid", message=message))
 
     def _relay_events(self) -> None:
-        """Emits the events of the workers; step events at most once a second for all workers."""
+        """Emits the events of the workers. Step events are emitted at most once per second for all workers."""
         try:
             payloads = ray.get(self._queue.take.remote(), timeout=10 * TICK)
         except RayError:
-            return  # only progress is lost
+            return  # a lost queue only loses progress events
         for event in map(decode_event, payloads):
             if event.kind != "step" or self._is_due(event.kind, STEP_SECONDS):
                 self._workspace.emit(event)
@@ -250,7 +253,7 @@ class _Session:
         return due
 
     def _stop(self) -> None:
-        """Lets the workers end at their next checkpoint, then stops this process."""
+        """Requests the workers to end at their next checkpoint, then stops this process."""
         interruption.cancel_deadline()
         tasks = [reference for group in self._groups for reference in group.references]
         for reference in tasks:

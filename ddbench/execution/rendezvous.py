@@ -1,4 +1,4 @@
-"""The store where the processes of a run meet, and the process group that they train in."""
+"""The key-value store that connects the processes of a run, and the process group in which they train."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ddbench.core.errors import DDBenchError
 from ddbench.training.ddp import DDPStrategy, translate_collective_errors
 
 START_TIMEOUT = timedelta(minutes=10)
-"""How long the processes wait for each other at the start."""
+"""Timeout for the connection of the processes."""
 STEP_TIMEOUT = timedelta(days=7)
-"""How long one process waits for another in a step: a stage may keep one busy so long. A death is noticed at once."""
+"""Timeout of a collective operation. One process may be busy with a stage this long. Dead ones are noticed at once."""
 PATIENCE = 15.0
-"""Seconds in which every process must leave a stage that failed; one that has not is stuck in it."""
+"""Seconds in which every process must leave a failed stage. A process that has not left it by then counts as lost."""
 POLL_SECONDS = 0.1
-"""Seconds between two looks at the store."""
+"""Seconds between two polls of the store."""
 
 
 class Rendezvous:
-    """The key-value store of a run (torchrun's, else one of rank 0), and the strategy that trains on all processes.
+    """The key-value store of a run (torchrun's or a new one in rank 0), and the strategy that trains on all processes.
 
     Attributes:
         rank: The number of this process.
@@ -69,7 +69,7 @@ class Rendezvous:
         """Returns the strategy of all processes, each on its own device.
 
         Raises:
-            DDBenchError: A device was named, or there are fewer devices than processes.
+            DDBenchError: A device number was given, or there are fewer devices than processes.
         """
         if self._strategy is None:
             self._strategy = self._new_strategy(device)
@@ -78,18 +78,19 @@ class Rendezvous:
     def _new_strategy(self, device: torch.device) -> DDPStrategy:
         local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         if device.index is not None:
-            raise DDBenchError(f"--device {device}: one for each of several processes is chosen by --device cuda")
+            raise DDBenchError(f"--device {device}: use --device cuda, which chooses one device for each process")
         if device.type == "cuda" and torch.cuda.device_count() < local_size:
             raise DDBenchError(
                 f"{local_size} processes were started on a node with {torch.cuda.device_count()} CUDA devices: "
-                "one process a device (torchrun --nproc-per-node)"
+                "start at most one process per device (torchrun --nproc-per-node)"
             )
         if device.type == "cuda":
             torch.cuda.set_device(local_rank)
         store = dist.PrefixStore("training", self._store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its replacement is too new
+        # Older supported versions of PyTorch lack the replacement.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
         with translate_collective_errors():
             dist.init_process_group(
                 backend, timeout=STEP_TIMEOUT, store=store, rank=self.rank, world_size=self.world_size
@@ -98,8 +99,8 @@ class Rendezvous:
             accelerator=device.type,
             devices=local_size,
             num_nodes=self.world_size // local_size,
-            # Otherwise DDP reorders gradients after its first step, and the sums of three or more processes would
-            # differ after a resume. The buffers of BatchNorm are equal everywhere.
+            # Without find_unused_parameters, DDP reorders gradients after its first step, and the sums of three or more
+            # processes would differ after a resume. BatchNorm's buffers need no broadcast: all processes have the same.
             strategy=FabricDDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
             plugins=[TorchElasticEnvironment()],
         )

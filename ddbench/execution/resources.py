@@ -1,4 +1,4 @@
-"""What the task of a stage holds while it runs: `--set resources.STAGE.WHAT=VALUE`. It is in no key and no record."""
+"""The resources of the task of a stage: `--set resources.STAGE.WHAT=VALUE`. Keys and records do not contain them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from ddbench.pipeline.graph import StageGraph
 class Resources(Section):
     """The resources of one task."""
 
-    cpus: int = Field(default=1, ge=1, description="cores; torch computes with so many threads")
+    cpus: int = Field(default=1, ge=1, description="cores, and number of torch's threads")
     gpus: float | None = Field(
-        default=None, ge=0, description="a share (0.5), or a whole number (default: 1 on CUDA, else 0)"
+        default=None, ge=0, description="GPUs: a fraction (0.5) or a whole number (default: 1 on CUDA, else 0)"
     )
-    memory: float | None = Field(default=None, gt=0, description="GiB that a node must have left for it")
+    memory: float | None = Field(default=None, gt=0, description="GiB of memory to reserve on the node")
 
     @field_validator("gpus")
     @classmethod
     def _share_or_whole(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1 and gpus % 1:
-            raise ValueError("a share of one GPU, or a whole number")
+            raise ValueError("a fraction of one GPU, or a whole number")
         return gpus
 
 
 class DistributedResources(Resources):
     """The resources of each process of a task that several processes may share."""
 
-    processes: int = Field(default=1, ge=1, description="processes that train it together, each with all these")
+    processes: int = Field(default=1, ge=1, description="processes that train together, each with all these resources")
 
     @field_validator("processes")
     @classmethod
     def _a_device_each(cls, processes: int, info: ValidationInfo) -> int:
         if processes > 1 and 0 < (info.data.get("gpus") or 0) < 1:
-            raise ValueError("they need a whole GPU each")
+            raise ValueError("several processes need a whole GPU each")
         return processes
 
 
@@ -47,11 +47,11 @@ class ResourceConfig:
     """The resources of every stage.
 
     Args:
-        assignments: Texts such as `resources.distill.gpus=0.5`; a later one replaces an earlier one.
-        graph: The stages. On-demand stages have no tasks of their own, nor has `data`.
+        assignments: Texts such as `resources.distill.gpus=0.5`. Later ones override earlier ones.
+        graph: The stages. On-demand stages and `data` have no tasks.
 
     Raises:
-        DDBenchError: The first text that is wrong.
+        DDBenchError: A text is invalid. The message names the first one.
     """
 
     def __init__(self, assignments: Iterable[str], graph: StageGraph) -> None:
@@ -69,7 +69,7 @@ class ResourceConfig:
         return self._resources[stage]
 
     def processes(self, stage: str) -> int:
-        """Returns how many processes share a task of `stage`."""
+        """Returns the number of processes that share a task of `stage`."""
         resources = self._resources[stage]
         return resources.processes if isinstance(resources, DistributedResources) else 1
 

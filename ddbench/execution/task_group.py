@@ -1,4 +1,4 @@
-"""A work item on Ray: one task, or one task for each of the processes that train it together. Imports no torch."""
+"""A work item on Ray: one task, or one task per process if several processes train together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ddbench.execution.work_list import WorkItem
 
 GRACE = 20.0
-"""Seconds in which all tasks of a group must end once one has: longer than they take to notice the loss themselves."""
+"""Seconds in which all tasks of a group must end after one has ended. They notice the loss of a task in less time."""
 
 
 class RemoteFns:
     """The remote functions of a driver.
 
-    A task that trains together with others ends its process, because the process group of PyTorch lives in it.
+    A task that trains together with others ends its process, because PyTorch's process group belongs to the process.
     """
 
     def __init__(self, run_work: Callable[..., str]) -> None:
@@ -36,11 +36,11 @@ class RemoteFns:
 class TaskGroup:
     """The tasks of one work item.
 
-    Several tasks are placed on one node where it has room for all. They meet at an address of the first task's node.
+    Several tasks are placed on one node if it has room for all. They connect at an address of the first task's node.
 
     Args:
         item: The work item.
-        resources: What each task holds.
+        resources: The resources of each task.
         processes: The number of tasks.
         functions: The remote functions.
         order: The work item as JSON, for the worker.
@@ -80,7 +80,7 @@ class TaskGroup:
         rank = self._ranks.pop(reference)
         try:
             self._answers[rank] = json.loads(ray.get(reference))
-        except RayTaskError as error:  # the worker could not even start
+        except RayTaskError as error:  # the worker could not start
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             self._answers[rank] = {"reason": f"{self.item.name}: {line}"}
         except RayError as error:
@@ -90,21 +90,21 @@ class TaskGroup:
             remove_placement_group(self._placement)
 
     def has_ended(self) -> bool:
-        """Returns whether all tasks have ended; past the deadline it kills those that hang."""
+        """Returns whether all tasks have ended. After the deadline it kills the remaining tasks."""
         if self._ranks and self._deadline and time.monotonic() > self._deadline:
             for reference in self._ranks:
                 ray.cancel(reference, force=True)
         return not self._ranks
 
     def answer(self) -> dict[str, str]:
-        """Returns {} where the first task succeeded, else why not, as `worker.run_work` answers."""
+        """Returns {} if the first task succeeded, else the reason of the failure in the form of `worker.run_work`."""
         answers = [self._answers[rank] for rank in sorted(self._answers)]
         failures = [answer for answer in answers if answer]
         return answers[0] and next((answer for answer in failures if "reason" in answer), failures[0])
 
 
 def free_address() -> str:
-    """Returns HOST:PORT of this node with a port that is free now."""
+    """Returns HOST:PORT of this node with a free port."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return f"{ray.util.get_node_ip_address()}:{listener.getsockname()[1]}"

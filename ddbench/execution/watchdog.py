@@ -1,4 +1,4 @@
-"""Ends a process of rank 1 or higher that hangs in a step, or whose rank 0 is gone."""
+"""Ends a process of rank 1 or higher if it hangs in a step or rank 0 has ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ddbench.execution.rendezvous import PATIENCE, Rendezvous
 
 
 class Watchdog:
-    """Looks at the store from a thread, because a library that waits for a step runs no signal handlers.
+    """Polls the store from a thread, because Python runs no signal handlers while a library waits in a step.
 
-    Ctrl-C and SIGTERM reach all processes at once. This one goes on until rank 0 has saved, and ends with it.
+    Ctrl-C and SIGTERM reach all processes at once. This process continues until rank 0 has saved its checkpoint, and
+    ends when rank 0 ends.
 
     Attributes:
         running: The number of the stage that this process takes part in, or None.
@@ -29,7 +30,7 @@ class Watchdog:
         self._rendezvous, self._wakeup = rendezvous, wakeup
 
     def watch(self) -> None:
-        """Runs until the other end of `wakeup` is closed, or the process is ended."""
+        """Runs until the other end of `wakeup` is closed, or ends the process."""
         deadline = float("inf")
         while True:
             if select.select([self._wakeup], [], [], 1.0)[0]:
@@ -38,7 +39,7 @@ class Watchdog:
                 deadline = min(deadline, time.monotonic() + interruption.GRACE_SECONDS + PATIENCE)
             try:
                 abandoned = self.running is not None and self._is_abandoned(self.running)
-            except RuntimeError:  # no store: rank 0 is gone
+            except RuntimeError:  # the store cannot be reached, so rank 0 has ended
                 os._exit(1)
             if abandoned:
                 with contextlib.suppress(RuntimeError):
@@ -56,7 +57,7 @@ class Watchdog:
 
 @contextlib.contextmanager
 def watchdog(rendezvous: Rendezvous) -> Iterator[Watchdog]:
-    """Runs a watchdog in a thread while the block runs; it is woken by signals and by the end of the block."""
+    """Runs a watchdog in a thread while the block runs. Signals and the end of the block wake it."""
     wakeup, notify = socket.socketpair()
     notify.setblocking(False)
     dog = Watchdog(rendezvous, wakeup)

@@ -1,4 +1,4 @@
-"""The work list of a grid: the artifacts that its cells still need, as tasks for workers."""
+"""The work list of a grid: the missing artifacts of its cells, as tasks for workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WorkItem:
         experiment: The experiment that needs them.
         outputs: The artifacts that it builds, as STAGE/KEY.
         inputs: The artifacts that it needs. An item whose inputs are all built can start.
-        name: Its name for people.
+        name: Its name for messages.
     """
 
     stage: str
@@ -37,18 +37,18 @@ class RemoteTraceback(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an item failed.
+    """The reason why an item failed.
 
     Attributes:
         reason: One line.
-        traceback: The traceback where a plugin's code raised, else empty.
+        traceback: The traceback if a plugin's code raised the exception, else empty.
     """
 
     reason: str
     traceback: str = ""
 
     def error(self) -> DDBenchError:
-        """Returns the error to raise in place of the cell's result."""
+        """Returns the error to raise when the result of the cell is requested."""
         if not self.traceback:
             return DDBenchError(self.reason)
         error = PluginError(self.reason)
@@ -57,7 +57,7 @@ class Failure:
 
 
 class WorkList:
-    """The items that a grid still needs. Cells that share an artifact share its item.
+    """The missing items of a grid. Cells that share an artifact share its item.
 
     Args:
         pipelines: The cells of the grid.
@@ -66,7 +66,7 @@ class WorkList:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._waiting: dict[WorkItem, None] = {}
         self._running: set[WorkItem] = set()
-        self._pending: dict[str, WorkItem] = {}  # by the artifact that the item builds
+        self._pending: dict[str, WorkItem] = {}  # the key is the artifact that the item builds
         self._failures: dict[str, Failure] = {}
         self._cells = {id(pipeline): self._add_cell(pipeline) for pipeline in pipelines}
         self.total = len(self._waiting)
@@ -92,12 +92,12 @@ class WorkList:
             del self._pending[name]
 
     def requeue(self, item: WorkItem) -> None:
-        """Puts an item that was not done in front of all others."""
+        """Puts an unfinished item back at the front of the queue."""
         self._running.discard(item)
         self._waiting = {item: None, **self._waiting}
 
     def mark_failed(self, item: WorkItem, failure: Failure) -> None:
-        """Records that an item failed, and with it every item that needs its outputs."""
+        """Records that an item failed, and marks every item that needs its outputs as failed."""
         self.mark_done(item)
         self._failures |= dict.fromkeys(item.outputs, failure)
         for other in [other for other in self._waiting if not other.inputs.isdisjoint(item.outputs)]:
@@ -105,22 +105,22 @@ class WorkList:
                 self.mark_failed(other, failure)
 
     def failure(self, pipeline: Pipeline) -> Failure | None:
-        """Returns why a cell cannot be computed, or None."""
+        """Returns the reason why a cell cannot be computed, or None."""
         names = self._cells.get(id(pipeline), ())
         return next((self._failures[name] for name in names if name in self._failures), None)
 
     def is_done(self, pipeline: Pipeline) -> bool:
-        """Returns whether every artifact of a cell is built."""
+        """Returns whether every artifact of a cell exists."""
         return self._pending.keys().isdisjoint(self._cells.get(id(pipeline), ()))
 
     def _add_cell(self, pipeline: Pipeline) -> list[str]:
-        """Adds the items of a cell, stage by stage; returns the names of all its artifacts."""
+        """Adds the items of a cell, stage by stage. Returns the names of all artifacts of the cell."""
         missing: dict[str, list[int]] = {}
         for name, part in pipeline.missing():
             missing.setdefault(name, []).append(part)
         names: list[str] = []
         for stage in pipeline.graph:
-            if stage.name == "data":  # decoded before any item starts
+            if stage.name == "data":  # the data are decoded before any item starts
                 continue
             outputs = {part: _artifact_name(pipeline, stage.name, part) for part in stage.parts(pipeline)}
             names += outputs.values()

@@ -1,4 +1,4 @@
-"""What a Ray worker runs: one work item through the cache, with a short JSON answer. No tensor leaves it."""
+"""The function of a Ray worker: builds one work item into the cache and returns a short JSON answer without tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ddbench.storage.cache import Cache
 from ddbench.storage.remote_cache import open_cache
 
 VISIBLE_SECONDS = 60.0
-"""How long the file of another node may take to appear here: NFS may remember for so long that it did not exist."""
+"""Seconds until a file of another node appears here. NFS may cache for this time that the file did not exist."""
 
 _send = EventSender()
 _registry = functools.cache(PluginRegistry)
@@ -41,21 +41,21 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
     Args:
         order: The work item as JSON.
         queue: The handle of an `EventQueue` actor.
-        address: HOST:PORT where several processes that train together meet.
+        address: HOST:PORT at which several processes that train together connect.
         rank: The number of this process among them.
         world_size: The number of these processes.
 
     Returns:
-        JSON: {} for success; {"again": reason} where the work ended at a checkpoint because it was asked to, or the
-        other processes are gone; else {"reason": one line, "traceback": text or ""}. It raises nothing.
+        JSON: {} for success; {"again": reason} if a stop was requested and the work ended at a checkpoint, or if the
+        other processes were lost; else {"reason": one line, "traceback": text or ""}. No exception is raised.
     """
     request = json.loads(order)
     if world_size > 1:
         host, _, port = address.rpartition(":")
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": host, "MASTER_PORT": port}
-        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # Ray shows each process its own devices only
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # Ray shows a process only its own devices
     with contextlib.suppress(OSError):
-        os.chdir(request["folder"])  # relative paths are relative to it
+        os.chdir(request["folder"])  # relative paths refer to this folder
     _send.queue = queue
     torch.set_num_threads(request["threads"])
     pipeline = None
@@ -71,15 +71,11 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
             workspace = _workspace(request["cache"], request["data"], tuple(request["force"]))
             _wait_for(workspace.cache, request["inputs"])
             launch.run_distributed(build, workspace)
-            lost = [
-                name
-                for name in request["outputs"]
-                if processes.is_rank_zero() and not workspace.cache.adopt(name)
-            ]
+            lost = [name for name in request["outputs"] if processes.is_rank_zero() and not workspace.cache.adopt(name)]
     except (interruption.Stopped, KeyboardInterrupt):
         return json.dumps({"again": "its worker was stopped"})
     except processes.LostProcessError:
-        return json.dumps({"again": "its processes lost each other"})
+        return json.dumps({"again": "its processes lost their connection"})
     except PluginError as error:
         return _failure(str(error), error.__cause__)
     except DDBenchError as error:
@@ -89,12 +85,12 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
     except Exception as error:
         return _failure(str(pipeline.attribute(error) if pipeline else error), error)
     if lost:
-        return _failure("a worker knows it by another key: the same ddbench, plugins and data must be on every node")
+        return _failure("a worker computes a different cache key: every node needs the same ddbench, plugins and data")
     return "{}"
 
 
 def resolve(runtime: str) -> str:
-    """Runs `ddbench.nn.device.resolve` on a worker, JSON in and out; {"reason": ...} where it fails."""
+    """Runs `ddbench.nn.device.resolve` on a worker, with JSON input and output; {"reason": ...} if it fails."""
     try:
         return device.resolve(RuntimeConfig.model_validate_json(runtime)).model_dump_json()
     except DDBenchError as error:
@@ -103,7 +99,7 @@ def resolve(runtime: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _workspace(cache: str, data_dir: str | None, force: tuple[str, ...]) -> Workspace:
-    """Returns a workspace that is kept for the next item, with the dataset and the teacher that were used last."""
+    """Returns a workspace that is kept for the next item, with the last dataset and teacher."""
     opened = open_cache(cache, frozenset(force), _warn)
     workspace = Workspace(_registry(), opened, Path(data_dir) if data_dir else None)
     workspace.emit = _send
@@ -118,7 +114,7 @@ def _wait_for(cache: Cache, names: list[str]) -> None:
     deadline = time.monotonic() + VISIBLE_SECONDS
     while lost := [name for name in names if not cache.adopt(name)]:
         if time.monotonic() > deadline:
-            raise DDBenchError(f"{lost[0]} is not to be seen on every node: --cache-dir must be on shared storage")
+            raise DDBenchError(f"{lost[0]} is not visible on every node: --cache-dir must be on shared storage")
         time.sleep(0.5)
 
 

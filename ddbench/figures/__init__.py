@@ -7,4 +7,4 @@ FIGURES = {
     "scaling": "Top-1 over images per class, measured and published.",
     "lambda": "Figure 5a: top-1 over lambda, the BatchNorm weight.",
 }
-"""Names of the figures and what each shows."""
+"""The figures: descriptions by name."""

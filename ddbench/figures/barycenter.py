@@ -23,7 +23,7 @@ STEPS = 200
 BANDWIDTHS = (0.1, 0.4, 1.6)
 """Widths of the Gaussian kernels of the MMD: the smallest resolves outlines, the largest spans the plane."""
 EDGE, PIXELS, BLUR = 2.2, 220, 0.05
-"""Half the side of the plane that is shown, its side in pixels, and the width of the Gaussian at each point."""
+"""Half the side of the plane in the figure, its side in pixels, and the width of the Gaussian at each point."""
 CAPTION = (
     "(a) Four distributions, uniform on outlines: {m} points each. (b) Minimiser of the summed KL(p\u2096 || q): the "
     "mean of their densities. (c) {m} points that minimise the summed squared MMD (kernel widths {widths}); "
@@ -110,7 +110,7 @@ def mmd_barycenter(
     Args:
         measures: Point clouds [n, 2], all of the same size.
         m: Number of points.
-        generator: Random generator of the start.
+        generator: Source of the random initial points.
         bandwidths: Widths of the Gaussian kernels.
 
     Returns:
@@ -180,7 +180,7 @@ def summed_cost(points: Tensor, measures: Sequence[Tensor]) -> float:
 
 
 def density(points: Tensor) -> Image:
-    """Computes a density on the plane that is shown: the mean of Gaussians of width BLUR at the points.
+    """Computes a density on the plane of the figure: the mean of Gaussians of width BLUR at the points.
 
     Args:
         points: float64 [m, 2].
@@ -230,7 +230,7 @@ def draw() -> Figure:
 
 
 def _draw_layers(layers: Sequence[tuple[Image, str]]) -> Image:
-    """Draws densities in colours on white [PIXELS, PIXELS, 3]. Overlapping colours are mixed like inks."""
+    """Draws densities in colours on white [PIXELS, PIXELS, 3]. Overlapping colours are mixed subtractively."""
     from matplotlib.colors import to_rgb
 
     picture = np.ones((PIXELS, PIXELS, 3))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PANELS_PER_ROW = 3
 OFFSET, MAX_SPREAD = 0.035, 0.25
-"""Horizontal offset of the error bars between two lines, and between the first and the last at most, in decades."""
+"""Horizontal offset between the error bars of two lines, and its maximum between the first and the last, in decades."""
 PANEL_WIDTH = 3.6
 """Width of a panel in inches."""
 GREY = "#555555"
@@ -44,7 +44,7 @@ def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], Non
 
 
 def draw(frame: pd.DataFrame, label: str, caption: str) -> Figure:
-    """Draws the panels of `mean_top1` with a logarithmic x-axis. Error bars show the deviation.
+    """Draws the panels of `mean_top1` with a logarithmic x-axis. Error bars show the standard deviation.
 
     Args:
         frame: `mean_top1` with a column `published`. Published curves are dashed, with hollow markers.

@@ -81,7 +81,7 @@ def draw(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], 
 
 
 def _teacher(records: Sequence[Record], workspace: Workspace) -> tuple[Record, TappedNetwork]:
-    """The teacher in the cache that most records used (the first by name of several), and one of these records."""
+    """Returns the cached teacher that most records used (of several, the first by name), and one of these records."""
     used = Counter(record.teacher["key"] for record in records if record.teacher)
     for key, _ in used.most_common():
         record = next(record for record in records if record.teacher.get("key") == key)

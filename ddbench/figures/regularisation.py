@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 METHOD, _NAME = published.lambda_setting()
 SETTING = f"method.{_NAME}"
-"""The setting on the x-axis, of any method that has it."""
+"""The setting on the x-axis. Every method with this setting is drawn."""
 PUBLISHED = (
     "Published (WMDD paper, section 5.7 and Figure 5a; 10 images per class; ImageNet-1K, ImageNette, Tiny ImageNet; "
     "\u03bb from 0.1 to 1000): top-1 rises with \u03bb, then is stable from about 10. The paper prints no numbers."
@@ -47,5 +47,5 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """Returns the caption: what was measured, and what the paper reports."""
+    """Returns the caption: the measurements, and the report of the paper."""
     return f"{curves.measurement_note(data)}\n{PUBLISHED}"

@@ -1,4 +1,4 @@
-"""Top-1 over images per class, with the numbers that the paper measured itself."""
+"""Top-1 over images per class, with the numbers that the paper measured."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ PAPER_PROTOCOL = "fkd"
 def frame(records: Sequence[Record]) -> pd.DataFrame:
     """Returns the data of the figure: `mean_top1` over IPC, with a column `published`.
 
-    Published rows are the numbers of the paper's Table 1 that the paper measured itself. A panel has those of its
-    methods if its dataset, protocol and student are the paper's. Image size, recipe and teacher may differ.
+    Published rows are the numbers of the paper's Table 1 that the paper measured (not those that it quotes). They are
+    added for the methods of a panel if its dataset, protocol and student are the paper's. Image size, recipe and
+    teacher may differ.
     """
     means = mean_top1(records, "ipc").assign(published=False)
     table = published.load("comparison")
@@ -75,7 +76,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """Returns the caption: what was measured, and what is published."""
+    """Returns the caption: the measured and the published numbers."""
     text = curves.measurement_note(data[~data["published"]])
     if data["published"].any():
         sizes = {name: published.PAPER_SIZES[name] for name in data.loc[data["published"], "dataset"].unique()}

@@ -33,7 +33,7 @@ class Filters:
     recipes: tuple[str, ...] = ()
 
     def match(self, record: Record) -> bool:
-        """Tells whether a record satisfies all conditions."""
+        """Tests whether a record satisfies all conditions."""
         return (
             self.dataset in (None, record.dataset)
             and self.ipc in (None, record.ipc)
@@ -59,8 +59,8 @@ def select(folder: Path, filters: Filters, warn: Callable[[str], None]) -> list[
         warn: Called with a message for each JSON file that is not a record.
 
     Raises:
-        DDBenchError: If no record matches, or none of one of the methods in `filters`. The message names a command that
-            makes one.
+        DDBenchError: If no record matches, or a method in `filters` has no matching record. The message contains a
+            command that makes one.
     """
     candidates = records.read_all(folder, warn)
     if not candidates:

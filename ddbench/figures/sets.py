@@ -44,17 +44,17 @@ class LabelledSet:
 
     @property
     def images(self) -> Tensor:
-        """uint8 [m, 3, S, S]."""
+        """The images, uint8 [m, 3, S, S]."""
         return self.stored[0]
 
     @property
     def labels(self) -> Tensor:
-        """int64 [m]."""
+        """The labels of the images, int64 [m]."""
         return self.stored[1]
 
 
 def select_sets(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[LabelledSet]:
-    """Returns the first distilled set of each way to make one, in the order of their labels.
+    """Returns the set with the lowest seed for each configuration of the distillation, in the order of their labels.
 
     Args:
         records: Records of one dataset, image size and IPC.

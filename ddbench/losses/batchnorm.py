@@ -13,14 +13,15 @@ from ddbench.nn.batchnorm_moments import Moments, moments
 def class_moments(x: Tensor | Moments, class_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Computes the weighted mean and population variance per class and channel.
 
-    Source: paper, Eq. 14. The variance is about the class mean: within images plus between them.
+    Source: paper, Eq. 14. The variance is about the class mean. It includes the variance within images and between
+    them.
 
     Args:
         x: Activations [B, C, ...], or their moments; see `ddbench.nn.moments`.
         class_weights: Weights [K, B]: row k weighs the images of class k, on any scale, and is 0 elsewhere.
 
     Returns:
-        A tuple of means and variances, [K, C] each, in the type of the moments.
+        A tuple of means and variances, [K, C] each, in the dtype of the moments.
 
     Example:
         >>> x = torch.tensor([[1.0], [3.0], [9.0]])
@@ -32,7 +33,8 @@ def class_moments(x: Tensor | Moments, class_weights: Tensor) -> tuple[Tensor, T
     mean, variance = moments(x)
     # The matrices are small. float64 avoids autocast and TF32 in the products and cancellation in E[x^2] - E[x]^2.
     weights, image_mean, image_variance = class_weights.double(), mean.double(), variance.double()
-    weights = weights / weights.sum(1, keepdim=True)  # sums of float32 rows are too far from 1 for E[x^2] - E[x]^2
+    # The sums of the float32 rows differ too much from 1 for E[x^2] - E[x]^2.
+    weights = weights / weights.sum(1, keepdim=True)
     class_mean = weights @ image_mean
     class_variance = weights @ (image_variance + image_mean.square()) - class_mean.square()
     return class_mean.to(mean.dtype), class_variance.to(mean.dtype)
@@ -49,7 +51,7 @@ def pcbn(
     """Computes the per-class BatchNorm matching loss (PCBN).
 
     Compares the weighted statistics of each class's synthetic images with those of its real images, at every BatchNorm
-    layer. The released code weighs the images of a class uniformly; that is a matter of `class_weights` here.
+    layer. The released code weighs the images of a class uniformly; here `class_weights` determines their weights.
 
     Args:
         bn_inputs: Input of each BatchNorm layer, or its moments; see `ddbench.nn.moments`.

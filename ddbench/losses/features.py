@@ -63,7 +63,7 @@ def mean_match(x: Tensor, y: Tensor) -> Tensor:
         y: Samples [..., n, d].
 
     Returns:
-        Distances [...], in the common type of the samples, at least float32.
+        Distances [...], in the common dtype of the samples, at least float32.
 
     Example:
         >>> mean_match(torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0]]))
@@ -74,21 +74,21 @@ def mean_match(x: Tensor, y: Tensor) -> Tensor:
 
 
 def common_float(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Converts two tensors to their common type, at least float32.
+    """Converts two tensors to their common dtype, at least float32.
 
     Args:
         x: A floating-point tensor.
         y: A floating-point tensor.
 
     Returns:
-        Both tensors in the common type.
+        Both tensors in the common dtype.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     return x.to(dtype), y.to(dtype)
 
 
 def difference_size(difference: Tensor, form: Form, dims: tuple[int, ...]) -> Tensor:
-    """Reduces a difference to its size.
+    """Reduces a difference to its size: the sum of squares or the norm.
 
     Args:
         difference: Any tensor.

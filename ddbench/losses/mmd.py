@@ -37,10 +37,10 @@ def gaussian_mmd(
         y_kernel_mean: The result of `gaussian_kernel_mean` for y, to reuse it while x changes; None: computed here.
 
     Returns:
-        Squared MMD [...], in the common type of the samples, at least float32.
+        Squared MMD [...], in the common dtype of the samples, at least float32.
 
     Raises:
-        DDBenchError: A bandwidth is not positive, or `unbiased` with weights or with a single sample.
+        DDBenchError: A bandwidth is not positive, or `unbiased` is used with weights or a single sample.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0]])
@@ -69,10 +69,10 @@ def gaussian_kernel_mean(
         unbiased: Whether to leave out the pairs of a sample with itself; takes no weights.
 
     Returns:
-        Means [...], in the type of the samples, at least float32.
+        Means [...], in the dtype of the samples, at least float32.
 
     Raises:
-        DDBenchError: A bandwidth is not positive, or `unbiased` with weights or with a single sample.
+        DDBenchError: A bandwidth is not positive, or `unbiased` is used with weights or a single sample.
 
     Example:
         >>> gaussian_kernel_mean(torch.tensor([[0.0], [1.0]]), [1.0])
@@ -86,7 +86,7 @@ def gaussian_kernel_mean(
     if not unbiased:
         return mean
     if count < 2:
-        raise DDBenchError("the unbiased MMD needs two samples a side or more")
+        raise DDBenchError("the unbiased MMD needs two or more samples on each side")
     # k(a, a) is the number of kernels: subtract it and rescale the mass of the other pairs to 1.
     return (mean - _as_bandwidths(bandwidths).shape[-1] / count) * (count / (count - 1))
 
@@ -97,14 +97,14 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.5, 0.5**0.5, 1.
     The median is over the distances of all pairs of different rows (the lower of the middle two), in float64 (Gretton
     et al. 2012). By default it is multiplied by five factors, so that squared bandwidths double from one kernel to the
     next, as in M3D (Zhang et al., AAAI 2024). M3D scales them by the mean squared distance of real and synthetic
-    samples; here the real samples alone count, so that the bandwidths do not change while the synthetic samples move.
+    samples; here they depend only on the real samples, so that they do not change while the synthetic samples move.
 
     Args:
         y: Real samples [n, d], two or more.
         multiples: Factors on the median distance.
 
     Returns:
-        Bandwidths [q], in the type of `y` (float32 for integers) and on its device.
+        Bandwidths [q], in the dtype of `y` (float32 for integers) and on its device.
 
     Raises:
         DDBenchError: The median distance is 0 or not finite, or there are fewer than two rows.
@@ -117,7 +117,9 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.5, 0.5**0.5, 1.
         raise DDBenchError(f"the median heuristic needs two samples or more, got {len(y)}")
     median = torch.pdist(y.detach().double()).median()
     if not (0 < float(median) < float("inf")):
-        raise DDBenchError(f"the median distance of {len(y)} samples is {float(median):g}: no bandwidth for an MMD")
+        raise DDBenchError(
+            f"the median distance of {len(y)} samples is {float(median):g}, so no MMD bandwidth can be computed"
+        )
     return (median * torch.tensor(list(multiples), dtype=torch.float64, device=y.device)).to(
         y if y.is_floating_point() else torch.float32
     )
@@ -128,9 +130,9 @@ def _expected_kernel(
 ) -> Tensor:
     """Returns the mean [...] of the kernel of `gaussian_mmd` over all pairs of x [..., B, d] and y [..., n, d]."""
     a, b = common_float(x, y)
-    # Centring on the mean of y changes no distance but keeps the digits that a common offset would cost.
+    # Centre on the mean of y: distances do not change, and cancellation with a common offset is avoided.
     centre = b.detach().mean(-2, keepdim=True)
-    with torch.autocast(a.device.type, enabled=False):  # bf16 products lose the distances in rounding
+    with torch.autocast(a.device.type, enabled=False):  # with bf16 products, small distances are lost in rounding
         distances = squared_distances(a - centre, b - centre)
     kernel = torch.zeros_like(distances)
     for scale in _as_bandwidths(bandwidths).to(a).unbind(-1):

@@ -22,5 +22,5 @@ def ddbench_distillers() -> Iterable[type[Distiller]]:
 
 @hookimpl
 def ddbench_recipes() -> Iterable[Path]:
-    """Returns the recipes of the core, which hold the settings of these methods too."""
+    """Returns the recipes of the core. They include the settings of these methods."""
     return builtin_paths()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Full(Distiller, frozen=True, extra="forbid"):
-    """Every training image. The student is trained on hard labels with the teacher's hyper-parameters."""
+    """Uses every training image. The student is trained on hard labels with the teacher's hyper-parameters."""
 
     name = "full"
     version = "1"

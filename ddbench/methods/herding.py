@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Herding(Selection, frozen=True, extra="forbid"):
-    """Greedy selection: each image brings the mean feature of the selected ones closest to the class mean."""
+    """Selects images greedily: each one brings the mean feature of the selected images closest to the class mean."""
 
     name = "herding"
     version = "1"
@@ -21,10 +21,10 @@ class Herding(Selection, frozen=True, extra="forbid"):
         """Selects images greedily by the distance of the mean of the selected features to the class mean.
 
         Step k selects the row i, not yet selected, that minimises ||mu - (f_i + sum of the selected rows) / k||. The
-        class mean mu is 0 here. Of equal rows the first is selected. Rows are drawn without replacement and features
+        class mean mu is 0 here. Of equal rows the first is selected. Rows are selected without replacement and features
         are not normalised, as the authors of DC (Zhao et al., ICLR 2021) describe their baseline; Welling draws with
-        replacement, and iCaRL normalises features to unit length. The selection is deterministic, and a larger
-        `count` only appends rows.
+        replacement, and iCaRL normalises features to unit length. The selection is deterministic, and a larger `count`
+        only appends rows.
 
         Args:
             features: The features of the class's images, float64 [n, d] with mean 0.

@@ -1,4 +1,4 @@
-"""k-center: real images such that every image of the class is close to one of them. Imports no torch."""
+"""k-center: selects real images such that every image of the class is close to one of them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class KCenter(Selection, frozen=True, extra="forbid"):
-    """Greedy selection: first the image nearest to the class mean, then the image farthest from all selected ones."""
+    """Selects first the image nearest to the class mean, then greedily the image farthest from all selected ones."""
 
     name = "k-center"
     version = "1"
@@ -45,7 +45,8 @@ class KCenter(Selection, frozen=True, extra="forbid"):
         distances = torch.full_like(features[:, 0], torch.inf)
         while len(selected) < count:
             distances = torch.minimum(distances, (features - features[selected[-1]]).square().sum(1))
-            # Below every distance, so that an image with the same feature as a selected one can still be selected.
+            # -1 is below every distance. So an image with the same feature as a selected one (distance 0) can still be
+            # selected.
             distances[selected[-1]] = -1
             selected.append(int(distances.argmax()))
         return torch.tensor(selected)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class KMeans(Selection, frozen=True, extra="forbid"):
-    """The real image nearest to each of IPC k-means centroids of the class's features, with uniform weights."""
+    """Selects the real image nearest to each of IPC k-means centroids of the class's features, with uniform weights."""
 
     name = "kmeans"
     version = "1"
     paper = "baseline: Lloyd, Least Squares Quantization in PCM, 1982; k-means++ (Arthur and Vassilvitskii, 2007)"
 
     def numerics(self) -> tuple[str, ...]:
-        """Returns the version name of the k-means solver."""
+        """Returns the name of the k-means solver's version, `LLOYD`."""
         return ("LLOYD",)
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:

@@ -66,9 +66,9 @@ def random_crops(task: DistillTask, candidates: Tensor, crops: int, generator: t
 
 
 def best_crops(task: DistillTask, candidates: Tensor, boxes: Tensor, side: int, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Selects the crop of lowest loss of each image; of equal losses the first.
+    """Selects the crop with the lowest loss of each image; of equal losses the first.
 
-    About `CROPS_PER_BATCH` crops are on the device at a time, but at least those of one image.
+    About `CROPS_PER_BATCH` crops are on the device at a time, but at least all crops of one image.
 
     Args:
         task: The task.

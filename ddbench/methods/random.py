@@ -1,4 +1,4 @@
-"""Random: random real images, the baseline for every method. Imports no torch."""
+"""Random: draws real images at random, the baseline for every method. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Random(Distiller, frozen=True, extra="forbid"):
-    """IPC real images of each class, drawn without replacement and seeded by (run seed, class)."""
+    """Draws IPC real images of each class without replacement, seeded by (run seed, class)."""
 
     name = "random"
     version = "1"

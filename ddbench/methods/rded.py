@@ -1,4 +1,4 @@
-"""RDED: stitches those crops of real images that the teacher classifies best. Imports no torch."""
+"""RDED: stitches the crops of real images with the lowest teacher loss. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RDED(Distiller, frozen=True, extra="forbid"):
-    """The best crops of real images by the teacher's loss, factor^2 of them in one image. No optimisation."""
+    """Selects the crops of real images with the lowest teacher loss and stitches factor^2 of them into each image."""
 
     name = "rded"
     version = "1"
@@ -53,11 +53,11 @@ class RDED(Distiller, frozen=True, extra="forbid"):
         return None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """Returns one unit per class: the crops of a class are ranked together."""
+        """Returns one unit per class, because the crops of a class are ranked together."""
         return units_of_whole_classes(num_classes, ipc, ipc)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Counts a third of a pass for each crop: it is passed forward through the teacher, but not backward."""
+        """Counts a third of a pass for each crop, because it passes the teacher forward only."""
         return num_classes * self.candidates * self.crops // 3
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Selection(Distiller, frozen=True, extra="forbid"):
-    """IPC distinct real images of each class with uniform weights. A subclass defines `choose`."""
+    """Selects IPC distinct real images of each class, with uniform weights. A subclass defines `choose`."""
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses an IPC above the number of images of the smallest class."""
@@ -28,7 +28,8 @@ class Selection(Distiller, frozen=True, extra="forbid"):
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
         """Returns the indices of the selected images of the unit's class."""
         label = unit.slots[0].label
-        # Centred and in float64: distances do not change, and a large common offset costs no digits.
+        # Centre the features in float64: distances do not change, and cancellation with a large common offset is
+        # avoided.
         features = task.statistics(label).features.double()
         rows = self.choose(features - features.mean(0), task.ipc, task.generator(self.name, label))
         return UnitResult(indices=task.dataset.train.of_class(label)[rows])

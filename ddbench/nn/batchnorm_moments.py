@@ -14,9 +14,10 @@ from ddbench.nn import cpu
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of activations, which replace the activations where a loss needs no more.
+    """Moments of activations. They replace the activations in losses that need only the moments.
 
-    The recover loop gives them to its objective instead of BatchNorm inputs. All terms of `ddbench.losses` accept them.
+    The recover loop passes them to its objective instead of BatchNorm inputs. All terms of `ddbench.losses` accept
+    them.
 
     Attributes:
         mean: Mean over the positions of each image and channel, [B, C].
@@ -56,10 +57,10 @@ def moments(x: Tensor | Moments) -> tuple[Tensor, Tensor]:
 
 
 def tap_moments(x: Tensor) -> tuple[Tensor, Moments]:
-    """Returns activations with their moments, so that only one gradient of the activations is ever in memory.
+    """Returns activations with their moments, so that only one gradient of the activations is in memory at a time.
 
-    Pass the returned activations to a single consumer with a gradient tensor of its own, such as a BatchNorm layer. The
-    backward pass adds the gradient of the moments to the consumer's gradient in place.
+    Pass the returned activations to one layer only, and only to a layer that allocates the gradient of its input, such
+    as BatchNorm. The backward pass adds the gradient of the moments to this gradient in place.
 
     Args:
         x: Activations [B, C, H, W], [B, C, N] or [B, C].
@@ -72,7 +73,8 @@ def tap_moments(x: Tensor) -> tuple[Tensor, Moments]:
         >>> x, result.mean, result.variance
         (tensor([[[1., 3.]]]), tensor([[2.]]), tensor([[1.]]))
     """
-    if torch.compiler.is_compiling():  # the compiler fuses these operations and their gradient with their neighbours
+    # torch.compile fuses these operations and their gradient with the operations around them.
+    if torch.compiler.is_compiling():
         flat = _float(_flat(x))
         mean = flat.mean(2)
         return x, Moments(mean, (flat - mean[..., None]).square().mean(2))
@@ -83,15 +85,15 @@ def tap_moments(x: Tensor) -> tuple[Tensor, Moments]:
 def normalise_with_moments(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Moments]:
     """Computes scale * x + shift, a BatchNorm layer in evaluation mode, and the moments of x, on a CPU.
 
-    Works part by part, so that x is read from memory once, and once more for the gradient.
+    Works part by part, so that each pass, forward and backward, reads x from memory only once.
 
     Args:
         x: Activations [B, C, H, W], [B, C, N] or [B, C].
         scale: Factor of each channel, [C].
-        shift: Summand of each channel, [C].
+        shift: Offset of each channel, [C].
 
     Returns:
-        A tuple of the normalised activations, in the type of x, and the moments of x; see `moments`. Differentiable
+        A tuple of the normalised activations, in the dtype of x, and the moments of x; see `moments`. Differentiable
         once, in x.
 
     Example:

@@ -58,7 +58,7 @@ class ConvNet(nn.Module):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    # torch.manual_seed would also reseed every accelerator, and fork_rng(devices=[]) does not restore those.
+    # torch.manual_seed would also reseed every accelerator, and fork_rng(devices=[]) does not restore their generators.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -140,12 +140,12 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
     if source == "":
         names = [known.partition("/")[2] for known in names]
         names += [f"convnet-{norm}d{depth}" for norm in ("", "bn-") for depth in range(1, 7)]
-    # Without a close match the error lists the catalogue instead of a thousand names.
+    # Without a close match, the error lists the names of the catalogue instead of the thousand names of timm.
     raise unknown("network", arch, names if get_close_matches(arch, names, 1, 0.5) else [n.name for n in CATALOG])
 
 
 def _replace_stem(network: nn.Module, stem: Stem) -> bool:
-    """Gives the first convolution a 3x3 kernel and removes the first max-pool; returns False without such a layer."""
+    """Gives the first convolution a 3x3 kernel and removes the first max-pool. Returns False without such layers."""
     name, first = next(((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
     if first is None or first.in_channels != 3:
         return False

@@ -25,15 +25,15 @@ def load_checkpoint(network: nn.Module, path: Path, class_count: int) -> None:
         class_count: Number of classes of the dataset.
 
     Raises:
-        DDBenchError: The file cannot be read as weights, has another number of classes than `class_count`, or its
-            tensors are missing, unexpected, misshapen or not finite. The message is one line.
+        DDBenchError: The file cannot be read as weights, its number of classes is not `class_count`, or its tensors are
+            missing, unexpected, misshapen or not finite. The message is one line.
     """
     weights = _read_weights(path)
     expected = network.state_dict()
     head = final_classifier(network)[0] + ".weight"
     if head in weights and weights[head].ndim == 2 and len(weights[head]) != class_count:
         raise DDBenchError(f"checkpoint '{path}' has {len(weights[head])} classes, the dataset {class_count}")
-    # Old files lack this counter, and evaluation never reads it.
+    # Old files lack this counter, and evaluation mode does not read it.
     missing = [name for name in expected.keys() - weights if not name.endswith("num_batches_tracked")]
     reshaped = [name for name in expected.keys() & weights if expected[name].shape != weights[name].shape]
     faults = {
@@ -41,7 +41,7 @@ def load_checkpoint(network: nn.Module, path: Path, class_count: int) -> None:
         "has unexpected": list(weights.keys() - expected),
         "has another shape of": reshaped,
     }
-    if not any(faults.values()):  # otherwise a tensor may have any size
+    if not any(faults.values()):  # without this check a tensor could have any size
         faults["has NaN or infinity in"] = [n for n, tensor in weights.items() if not tensor.isfinite().all()]
     if any(faults.values()):
         text = "; ".join(f"{fault} {_first_names(names)}" for fault, names in faults.items() if names)
@@ -55,10 +55,9 @@ def _is_plain(value: Tensor) -> bool:
 
 
 def check_class_order(path: Path, class_names: tuple[str, ...]) -> None:
-    """Checks the class names in a checkpoint's metadata, where it has them.
+    """Checks the class names in a checkpoint's metadata, if it has any.
 
-    They are a JSON list under `classes` in a safetensors file. Any other value under that name is a free comment and is
-    ignored.
+    They are a JSON list under `classes` in a safetensors file. Any other value under that name is ignored.
 
     Args:
         path: The checkpoint file.
@@ -85,7 +84,7 @@ def _first_names(names: list[str]) -> str:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Refuses compressed archives: torch stores weights uncompressed, and other files may unpack to any size."""
+    """Refuses compressed archives, which may unpack to any size. torch stores weights uncompressed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
@@ -104,11 +103,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         else:
             _refuse_compressed(path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns about files that it then refuses
+                warnings.simplefilter("ignore")  # torch warns about files before it refuses them
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file may raise anything
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        if type(error).__name__ == "UnpicklingError":  # torch's message advises to turn the protection off
+        # torch's own message advises to turn weights_only off, so it is not shown.
+        if type(error).__name__ == "UnpicklingError":
             reason = "it is damaged or holds more than tensors, and only tensors are loaded"
         raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {reason}") from error
     for wrapper in ("model", "state_dict"):

@@ -1,4 +1,4 @@
-"""Compiles the teacher for the recover loop with `torch.compile`, where that pays; falls back to eager on failure."""
+"""Compiles the teacher for the recover loop with `torch.compile` if it saves time. Falls back to eager on failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def resolve(runtime: RuntimeConfig, recover_steps: int | None, pixels: int) -> R
     """Decides `compile` of a runtime: "on" or "off".
 
     Args:
-        runtime: The runtime with its device decided. "on" stays "on", whatever this machine has.
+        runtime: The runtime with its device decided. "on" stays "on" even if this machine cannot compile.
         recover_steps: Steps of the method's recover loop; None: the method does not use it, so nothing is compiled.
         pixels: Pixels of the distilled set: images times height times width.
 
@@ -92,20 +92,20 @@ def network(
         layer: Number of the layer that gives the features; None: the input of the classifier.
         shape: Shape of the images, [B, 3, S, S].
         precision: "fp32" or "bf16".
-        callback: Called once with the reason where compiling fails; the block then runs in eager mode.
+        callback: Called once with the reason if compiling fails; the block then runs in eager mode.
 
     Yields:
         `teacher.forward(images, layer=layer, moments=True)` as a function of the images.
     """
     device = next(teacher.parameters()).device
     program = (weakref.ref(teacher), shape, precision, device, layer)
-    # Tapping a layer registers a new hook for each block, which needs a new program.
+    # `tap_layer` registers a new hook in each block, so a program that was compiled before cannot be reused.
     if layer is not None or (program not in _programs and len(_programs) >= MAX_PROGRAMS):
         torch.compiler.reset()
         _programs.clear()
     if program not in _programs:
         _programs.append(program)
-    # This logger warns on machines without a GPU.
+    # This logger warns on machines without a GPU, where the warning does not matter.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     mode = "reduce-overhead" if device.type == "cuda" else None
     compiled: Callable[..., Output] | None

@@ -1,4 +1,4 @@
-"""Kernels for the CPU only, where PyTorch's own are slow.
+"""Kernels for the CPU, for operations that are slow in PyTorch on a CPU.
 
 - `strided_conv`: the gradient of a strided first convolution with respect to its images.
 - `moments`, `add_affine_`, `normalise`, `normalise_gradient`: passes over activations in parts that fit in the CPU's
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 FEW_CHANNELS = 4
 """Most input channels of a strided convolution that `strided_conv` replaces.
 
-oneDNN pads channels to a vector of 16, so five sixths of a gradient with three channels are computed on zeros.
+oneDNN pads channels to a vector of 16, so most of the gradient of an image with three channels is computed on zeros.
 """
 
 PART_SIZE = 2**21
@@ -34,7 +34,7 @@ def moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
     Args:
         x: Activations [B, C, N].
-        dtype: Type of the arithmetic and of the results: float32, or float64 for float64.
+        dtype: dtype of the arithmetic and of the results: float32, or float64 for float64.
 
     Returns:
         A tuple of mean and variance, [B, C] each.
@@ -57,7 +57,7 @@ def add_affine_(gradient: Tensor, x: Tensor, slope: Tensor, offset: Tensor) -> T
         gradient: Gradient of the activations, of the shape of `x`.
         x: Activations [B, C, ...].
         slope: Factor for each image and channel, [B, C, 1, ...], in float32 or float64.
-        offset: Summand for each image and channel, of the shape of `slope`.
+        offset: Offset of each image and channel, of the shape of `slope`.
 
     Returns:
         `gradient`.
@@ -78,11 +78,11 @@ def normalise(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, 
 
     Args:
         x: Activations [B, C, ...].
-        scale: Factor of each channel, [C, 1, ...], in the type of the arithmetic: float32, or float64 for float64.
-        shift: Summand of each channel, of the shape and type of `scale`.
+        scale: Factor of each channel, [C, 1, ...], in the dtype of the arithmetic: float32, or float64 for float64.
+        shift: Offset of each channel, of the shape and dtype of `scale`.
 
     Returns:
-        A tuple of the normalised activations, in the type of x, and of mean and variance of x, [B, C] each.
+        A tuple of the normalised activations, in the dtype of x, and of mean and variance of x, [B, C] each.
 
     Example:
         >>> normalise(torch.tensor([[[1.0, 3.0]]]), torch.full((1, 1), 2.0), torch.ones(1, 1))
@@ -105,11 +105,11 @@ def normalise_gradient(gradient: Tensor, x: Tensor, scale: Tensor, slope: Tensor
         gradient: Gradient of the normalised activations, of the shape of `x`.
         x: Activations [B, C, ...].
         scale: Factor of each channel, [C, 1, ...], as in `normalise`.
-        slope: Factor for each image and channel, [B, C, 1, ...], which the gradients of the moments give.
-        offset: Summand for each image and channel, of the shape of `slope`.
+        slope: Factor of x for each image and channel, [B, C, 1, ...], from the gradients of the moments.
+        offset: Offset of each image and channel, of the shape of `slope`.
 
     Returns:
-        The gradient of x, in the type of x.
+        The gradient of x, in the dtype of x.
 
     Example:
         >>> x, one = torch.tensor([[[1.0, 3.0]]]), torch.ones(1, 1, 1)
@@ -132,7 +132,7 @@ def _part_moments(x: Tensor, buffer: Tensor, mean: Tensor, variance: Tensor) -> 
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Splits tensors at the same images, as many as are processed together of the first tensor."""
+    """Splits tensors at the same images. The first tensor determines the number of images per part."""
     images = _images_per_part(tensors[0])
     return zip(*(torch.split(tensor, images) for tensor in tensors), strict=True)
 
@@ -147,12 +147,12 @@ def _images_per_part(x: Tensor) -> int:
 
 
 def _converted(part: Tensor, buffer: Tensor) -> Tensor:
-    """Converts a part to the type of `buffer`, in it: operations on two types are slow on a CPU."""
+    """Copies a part into `buffer` and thereby to its dtype: operations on two dtypes are slow on a CPU."""
     return part if part.dtype == buffer.dtype else buffer[: len(part)].copy_(part)
 
 
 def _output(part: Tensor, buffer: Tensor) -> Tensor:
-    """Returns where to write a result: to `part` itself if the types agree (copying it to itself costs nothing)."""
+    """Returns the tensor for a result: `part` itself if the dtypes agree (copying it to itself costs nothing)."""
     return part if part.dtype == buffer.dtype else buffer
 
 
@@ -189,11 +189,12 @@ def is_strided_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 def strided_conv(layer: nn.Conv2d, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Runs a strided first convolution with a faster gradient with respect to the images.
 
-    The output has the bits of the layer's own output. On a CPU, the gradient equals that of PyTorch up to rounding.
+    The output equals the layer's output bit by bit. On a CPU, the gradient equals that of PyTorch up to rounding.
 
     Args:
         layer: A layer for which `is_strided_conv` is true.
-        forward: The layer's own forward method, called where its weights are not frozen and on other devices.
+        forward: The layer's original forward method. It is called if the weights are not frozen or the device is not a
+            CPU.
         images: Images [B, C, H, W].
 
     Returns:
@@ -237,8 +238,8 @@ def _gradient(gradient: Tensor, weight: Tensor, size: torch.Size, stride: int, p
     weight = weight.reshape(out, channels, kernel[0], stride, kernel[1], stride).permute(0, 1, 3, 5, 2, 4)
     weight = weight.reshape(out, channels * stride**2, *kernel).contiguous(memory_format=torch.channels_last)
     by_block = F.conv_transpose2d(gradient, weight)
-    # Remove the blocks that the padding added before the images; the last pixels, where no kernel reads them, get
-    # zeros.
+    # Remove the blocks that the padding added before the images. Pixels at the end that no kernel window covers have
+    # zero gradient.
     ends = [skip + count - side for count, side in zip(blocks, by_block.shape[2:], strict=True)]
     by_block = F.pad(by_block, (-skip, ends[1], -skip, ends[0]))
     return F.pixel_shuffle(by_block, stride)[:, :, : size[0], : size[1]]

@@ -24,7 +24,7 @@ from ddbench.core.errors import DDBenchError
 def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
     """Decides the device and the precision of a runtime.
 
-    "auto" means CUDA where a device is available, else the CPU, and bf16 where the device computes it fast, else fp32.
+    "auto" means CUDA if a device is available, else the CPU; and bf16 if the device has fast bf16, else fp32.
     `ddbench.nn.compile.resolve` decides `compile`, which also depends on the run.
 
     Args:
@@ -61,7 +61,7 @@ def _fast_bf16(device: str) -> bool:
 
 
 def prepare(device: torch.device) -> None:
-    """Configures the backend for reproducible numbers. It only costs speed, on CUDA.
+    """Configures the backend for reproducible results. This makes CUDA slower and changes nothing else.
 
     Args:
         device: The device of the run.
@@ -75,7 +75,7 @@ def prepare(device: torch.device) -> None:
 
 
 NO_KERNEL = r"(\S+) does not have a deterministic implementation"
-"""PyTorch's warning about an operation that may give other bits in another run, after `prepare`."""
+"""PyTorch's warning, after `prepare`, about an operation whose result may differ between runs."""
 
 _operations: list[set[str]] = []
 
@@ -84,13 +84,13 @@ _operations: list[set[str]] = []
 def nondeterministic() -> Iterator[set[str]]:
     """Collects the operations of a block for which the backend has no deterministic kernel.
 
-    PyTorch's warnings about them are not shown. All other warnings are.
+    PyTorch's warnings about them are not shown. All other warnings are shown.
 
     Yields:
         A set of operation names, filled while the block runs.
     """
     always = ("always", re.compile(NO_KERNEL, re.IGNORECASE), Warning, None, 0)
-    if always not in warnings.filters:  # the default filter shows each warning once a process
+    if always not in warnings.filters:  # the default filter shows each warning only once in a process
         warnings.filterwarnings("always", NO_KERNEL)
     show_other = warnings.showwarning
 
@@ -123,8 +123,9 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         torch.bfloat16
     """
-    # Autocast empties its weight cache only when the outermost region ends. Training inside such a region (a stage that
-    # another stage requests) would keep the weights of its first step. Each weight is used once per pass anyway.
+    # The weight cache is disabled: autocast empties it only when the outermost region ends. So training inside such a
+    # region (in a stage that another stage requests) would use the cached weights of its first step. The cache would
+    # save nothing, because each weight is used once per pass.
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
         yield
 
@@ -176,8 +177,9 @@ def describe(device: torch.device, nondeterministic: Iterable[str] = ()) -> dict
 
     Args:
         device: The device.
-        nondeterministic: Operations without a deterministic kernel that were used. They are recorded for CUDA alone,
-            where PyTorch reports them. An empty list means that the same command gives the same bits.
+        nondeterministic: Operations without a deterministic kernel that were used. They are recorded for CUDA only,
+            because PyTorch reports them only there. An empty list means that the same command gives the same result bit
+            by bit.
 
     Returns:
         Type and name of the device and number of CPU threads; on CUDA also the nondeterministic operations.

@@ -18,7 +18,7 @@ def final_classifier(network: nn.Module) -> tuple[str, nn.Linear]:
         network: A classifier.
 
     Returns:
-        Name and module of the layer.
+        The name of the layer and its module.
 
     Raises:
         DDBenchError: The logits come from something else, such as a convolution or two averaged heads.
@@ -54,7 +54,7 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Finds the layers that the number in "ResNet-18" counts: convolutions and linear layers, without shortcuts.
+    """Finds the convolutions and linear layers outside of shortcuts. A ResNet-18 has 18 of them.
 
     Args:
         network: Any network.

@@ -1,11 +1,11 @@
-"""Out-of-memory handling: reduces a batch where that does not change the numbers, else raises one clear error.
+"""Out-of-memory handling: reduces a batch if that does not change the results, else raises one clear error.
 
-Where every image passes through a network in evaluation mode (statistics, labels, accuracy, transport cost), the parts
-of a batch give the numbers of the whole batch. The recover loop divides a unit in the same way
-(`ddbench.distillation.objective`), and so does a training step of a network without BatchNorm
-(`ddbench.training.strategy`). Two things are never reduced: how slots are grouped into units, which is part of a cache
-key, and the batch of BatchNorm in training mode, whose statistics depend on it. Reducing a batch changes the rounding
-of results, as another number of threads does.
+In evaluation mode (statistics, labels, accuracy, transport cost), a network processes each image independently, so the
+parts of a batch give the same results as the whole batch. The recover loop divides a unit in the same way
+(`ddbench.distillation.objective`), and a training step divides the batch of a network without BatchNorm
+(`ddbench.training.strategy`). Two things are never reduced: the units of a method, because the grouping of slots is
+part of the cache key; and the batch of BatchNorm in training mode, because the batch statistics depend on it. A smaller
+batch changes the rounding of results, as another number of threads does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddbench.core.errors import DDBenchError
 T = TypeVar("T")
 
 _MESSAGES = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-# The complete message of oneDNN on a CPU. After it, oneDNN creates no new kernel in this process.
+# The complete message of oneDNN on a CPU. After this error, oneDNN creates no new kernel in this process.
 _ONEDNN_MESSAGE = "could not create a primitive"
 
 # Callbacks of the running `oom_errors` blocks, innermost last.
@@ -30,7 +30,7 @@ _callbacks: list[Callable[[str], None]] = []
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tests whether an exception means that the device or the host has no memory left.
+    """Tests whether an exception is an out-of-memory error of the device or the host.
 
     Args:
         error: Any exception.
@@ -82,8 +82,8 @@ class OOMBatcher:
             The result of `attempt`.
 
         Raises:
-            RuntimeError: The out-of-memory error, where a single item does not fit. Any other error of `attempt` is
-                raised unchanged.
+            RuntimeError: The out-of-memory error, if a single item does not fit. Any other error of `attempt` is raised
+                unchanged.
         """
         while True:
             size = count if self._fits is None else min(self._fits, count)
@@ -92,7 +92,7 @@ class OOMBatcher:
             except (RuntimeError, MemoryError) as error:
                 if size <= 1 or not is_out_of_memory(error):
                     raise
-            # After the handler, because its traceback holds the tensors that fill the memory.
+            # Free the cache after the except block: inside it, the traceback still references the tensors.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._fits = (size + 1) // 2
@@ -156,7 +156,7 @@ def oom_errors(stage: str, settings: Sequence[tuple[str, object]], callback: Cal
         advice = "use a smaller --image-size or a device with more memory"
         if settings:
             names = " or ".join(f"{name} (now {value})" for name, value in settings)
-            advice = f"lower --set {names}, which is another run with other numbers; or {advice}"
+            advice = f"lower --set {names}, which changes the results and starts a new run; or {advice}"
         raise DDBenchError(f"out of memory in stage '{stage}': {advice} ({reason[:200]})") from error
     finally:
         _callbacks.pop()

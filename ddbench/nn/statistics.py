@@ -1,4 +1,4 @@
-"""Statistics of one class of real images at the teacher: features, and mean and variance before each BatchNorm."""
+"""Statistics of one class of real images: the teacher's features, and mean and variance of the BatchNorm inputs."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -41,7 +41,7 @@ def collect(
 ) -> ClassStatistics:
     """Computes features and BatchNorm-input statistics of one class in one pass, with one batch in memory.
 
-    If memory runs out, a batch passes through the network in parts, with the same numbers up to rounding.
+    If memory runs out, a batch passes through the network in parts, with the same result up to rounding.
 
     Args:
         network: The teacher.

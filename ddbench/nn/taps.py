@@ -25,12 +25,13 @@ class TappedNetwork(nn.Module):
     It is always in evaluation mode, and the parameters of the given network are frozen in place.
 
     Args:
-        network: The trained classifier. Its BatchNorm layers and strided first convolution get another `forward`.
+        network: The trained classifier. The `forward` methods of its BatchNorm layers and of its strided first
+            convolution are replaced.
 
     Attributes:
         network: The given network.
-        bn_names: Names of the BatchNorm layers in the order of definition, which is that of the forward pass for the
-            networks of the catalogue; empty without BatchNorm.
+        bn_names: Names of the BatchNorm layers in the order of definition. For the networks of the catalogue this is
+            the order of the forward pass. Empty without BatchNorm.
         layer_names: Names of the layers that `weighted_layers` counts.
         feature_dim: Width of the input of the final linear classifier.
 
@@ -53,9 +54,10 @@ class TappedNetwork(nn.Module):
         layers = batch_norms(network)
         self.bn_names: list[str] = list(layers)
         self.layer_names: list[str] = list(weighted_layers(network))
-        # Inputs that the running forward call collects, by layer; None between calls, so that no activation is kept.
+        # The inputs that the current forward pass collects, by layer. None between passes, so that no activation is
+        # kept.
         self._inputs: dict[str, Tensor] | None = None
-        # Moments of BatchNorm inputs, collected instead of the inputs; None where the inputs are needed.
+        # The moments of BatchNorm inputs, collected instead of the inputs. None if the inputs are needed.
         self._moments: dict[str, Moments] | None = None
         classifier.register_forward_pre_hook(partial(self._collect, _FEATURES))
         for name, layer in layers.items():
@@ -70,7 +72,7 @@ class TappedNetwork(nn.Module):
             self._inputs[name] = inputs[0]
 
     def _normalise(self, name: str, layer: Any, forward: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
-        """Runs a BatchNorm layer, whose own method is `forward`, and collects its input or the moments of its input."""
+        """Runs a BatchNorm layer by its original `forward`, and collects its input or the moments of its input."""
         if self._moments is None:
             self._collect(name, layer, (x,))
             return forward(x, *args)
@@ -118,12 +120,12 @@ class TappedNetwork(nn.Module):
         """
         check_layer(layer, len(self.layer_names), type(self.network).__name__)
         name = self.layer_names[layer - 1]
-        # For the block only, because a teacher is shared and other callers do not need this input.
+        # The hook exists only during the block: the teacher is shared, and other callers do not need this input.
         with self.network.get_submodule(name).register_forward_pre_hook(partial(self._collect, name)):
             yield
 
     def tapped_forward(self, images: Tensor, bn: bool, layer: int | None, moments: bool) -> Output:
-        """Does what `forward` does, inside a `tap_layer` block for `layer`. This is the part that is compiled.
+        """Computes the result of `forward` inside a `tap_layer` block for `layer`. This function is compiled.
 
         Args:
             images: Normalised images [B, 3, S, S].
@@ -155,7 +157,7 @@ class TappedNetwork(nn.Module):
 
 
 def _only_scales(layer: Any) -> bool:
-    """Tests whether a BatchNorm layer only scales and shifts by values that do not change."""
+    """Tests whether a BatchNorm layer only scales and shifts its input by constants."""
     frozen = not layer.training and not any(parameter.requires_grad for parameter in layer.parameters())
     return frozen and type(layer).forward is _BatchNorm.forward and layer.affine and layer.running_var is not None
 

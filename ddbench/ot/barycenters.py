@@ -1,6 +1,6 @@
 """Barycenters of one class by exact transport: the paper's Algorithm 2 and the released code's solver.
 
-Notation as in `ddbench.ot.exact`. Arithmetic is float64 on the CPU. A barycenter is returned in the type and on the
+Notation as in `ddbench.ot.exact`. Arithmetic is float64 on the CPU. A barycenter is returned in the dtype and on the
 device of the features.
 """
 
@@ -15,14 +15,15 @@ from ddbench.ot.lloyd import kmeans_plus_plus
 from ddbench.ot.points import Barycenter, check_count, float64_on_cpu
 
 Start = Literal["kmeans++", "real", "normal"]
-"""How a solver chooses its starting points; see `barycenter_paper`."""
+"""How a solver chooses its initial points; see `barycenter_paper`."""
 
 
 def project_simplex(v: Tensor) -> Tensor:
     """Projects vectors onto the probability simplex (Euclidean projection, by sorting).
 
-    `ot.utils.proj_simplex` of POT computes the same projection along axis 0. Its results differ in the last bits,
-    and it returns zeros where large equal entries absorb the 1, so it is not used here.
+    `ot.utils.proj_simplex` of POT computes the same projection along axis 0. Its results differ in the last bits, and
+    it returns zeros for large equal entries, because subtracting 1 from them is lost in rounding. So it is not used
+    here.
 
     Args:
         v: Vectors [..., m], projected along the last dimension.
@@ -37,7 +38,8 @@ def project_simplex(v: Tensor) -> Tensor:
         tensor([[0.2500, 0.7500],
                 [0.5000, 0.5000]])
     """
-    # A common shift does not change the projection. Without it, large equal entries would absorb the 1.
+    # A common shift does not change the projection. Without it, subtracting 1 from large equal entries would be lost in
+    # rounding.
     shifted = v - v.amax(-1, keepdim=True)
     ordered = shifted.sort(-1, descending=True).values
     excess = ordered.cumsum(-1) - 1
@@ -54,7 +56,7 @@ def newton_step(points: Tensor, plan: Tensor, features: Tensor) -> Tensor:
 
     Args:
         points: Points B [m, d].
-        plan: Transport plan T [n, m], in the type of the points.
+        plan: Transport plan T [n, m], in the dtype of the points.
         features: Features Z [n, d].
 
     Returns:
@@ -82,22 +84,22 @@ def barycenter_paper(
     """Computes a barycenter with free weights by the paper's Algorithm 2.
 
     Alternates projected subgradient steps on the weights with Newton steps on the points (`newton_step`). The paper
-    gives no step size, no start and no normalisation of the dual. Here beta is centred to mean 0 (`transport_plan`)
-    and the step is Polyak's, eta (cost - best) / ||beta||^2, where `best` is the cost under the optimal weights for
-    the current points, known in closed form (`nearest_shares`). So `eta` does not depend on the scale of the features,
-    and the step shrinks as the weights become optimal.
+    gives no step size, no initial points and no normalisation of the dual. Here beta is centred to mean 0
+    (`transport_plan`) and the step is Polyak's, eta (cost - best) / ||beta||^2, where `best` is the cost under the
+    optimal weights for the current points, known in closed form (`nearest_shares`). So `eta` does not depend on the
+    scale of the features, and the step shrinks as the weights become optimal.
 
     Args:
         features: Features Z [n, d] of one class, finite.
         m: Number of points, the images per class.
-        generator: Source of the random start.
-        iterations: Rounds K (paper: 10); 0 returns the start.
+        generator: Source of the random initial points.
+        iterations: Rounds K (paper: 10); 0 returns the initial points.
         eta: Relative step on the weights, from 0 (weights stay uniform) to below 2.
-        start: "kmeans++" (greedy seeds, see `barycenter_lloyd`), "real" (distinct features drawn uniformly) or
-            "normal" (standard normal, as in the released code).
+        start: Initial points: "kmeans++" (greedy k-means++ centres, see `barycenter_lloyd`), "real" (distinct features
+            drawn uniformly) or "normal" (standard normal, as in the released code).
 
     Returns:
-        The barycenter, in the type and on the device of the features.
+        The barycenter, in the dtype and on the device of the features.
 
     Raises:
         DDBenchError: Features are not finite, or `m` is more than n ("kmeans++" and "real").
@@ -126,17 +128,17 @@ def barycenter_paper(
 def barycenter_released(features: Tensor, m: int, generator: Generator, iterations: int = 100) -> Barycenter:
     """Computes a barycenter with fixed uniform weights as the released code does.
 
-    Source: released code. It calls POT's `free_support_barycenter` from a standard normal start.
+    Source: released code. It calls POT's `free_support_barycenter` with standard normal initial points.
 
     Args:
         features: Features Z [n, d] of one class, finite.
         m: Number of points, the images per class.
-        generator: Source of the random start.
+        generator: Source of the random initial points.
         iterations: Largest number of rounds (default of POT: 100). POT stops earlier once the points move by less
             than its default threshold, 1e-7.
 
     Returns:
-        The barycenter with weights 1/m, in the type and on the device of the features.
+        The barycenter with weights 1/m, in the dtype and on the device of the features.
 
     Raises:
         DDBenchError: Features are not finite.
@@ -162,7 +164,7 @@ def barycenter_released(features: Tensor, m: int, generator: Generator, iteratio
 
 
 def _starting_points(z: Tensor, m: int, generator: Generator, start: Start) -> Tensor:
-    """Returns starting points [m, d] for the features `z` [n, d]; `barycenter_paper` describes the starts."""
+    """Returns initial points [m, d] for the features `z` [n, d]; `barycenter_paper` describes the choices."""
     if start == "normal":
         return torch.randn(m, z.shape[1], generator=generator, dtype=torch.float64)
     check_count(m, len(z))

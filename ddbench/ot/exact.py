@@ -12,19 +12,19 @@ from torch import Tensor
 from ddbench.core.errors import DDBenchError
 from ddbench.ot.points import checked_weights, float64_on_cpu
 
-# POT's default limit (1e5) may stop short of the optimum with only a warning; a class needs far fewer than this.
+# At POT's default limit (1e5) the solver may stop before the optimum with only a warning. A class needs far fewer.
 _MAX_PIVOTS = 10_000_000
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Computes the squared Euclidean distances between two sets of vectors.
 
-    Uses the expansion |a|^2 + |b|^2 - 2ab, which needs no temporary of size m x n x d. In float32, distances far
-    below the norms lose digits; rounding below 0 is clamped.
+    Uses the expansion |a|^2 + |b|^2 - 2ab, which needs no temporary of size m x n x d. In float32, distances far below
+    the norms lose digits to cancellation; negative results are clamped to 0.
 
     Args:
         a: Vectors [..., m, d].
-        b: Vectors [..., n, d], of the same type and on the same device.
+        b: Vectors [..., n, d], of the same dtype and on the same device.
 
     Returns:
         ||a_i - b_j||^2, [..., m, n], never negative.
@@ -34,14 +34,15 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         tensor([[16.],
                 [25.]])
     """
-    # vector_norm needs no temporary of the features' size; with one, the norms would cost more than the product.
+    # vector_norm needs no temporary of the size of the features. With one, the norms would take longer than the
+    # product.
     norms_a: Tensor = torch.linalg.vector_norm(a, dim=-1).square()
     norms_b: Tensor = torch.linalg.vector_norm(b, dim=-1).square()
     return (norms_a.unsqueeze(-1) + norms_b.unsqueeze(-2) - 2 * (a @ b.transpose(-1, -2))).clamp_min(0)
 
 
 def nearest_shares(points: Tensor, features: Tensor) -> Tensor:
-    """Computes the share of the features for which each point is the nearest.
+    """Computes the fraction of the features for which each point is the nearest.
 
     For fixed points, these weights minimise the transport cost W_2^2 over all weights: every feature moves to its
     nearest point. Distances are computed in float64.
@@ -51,8 +52,8 @@ def nearest_shares(points: Tensor, features: Tensor) -> Tensor:
         features: Features Z [..., n, d], on the same device.
 
     Returns:
-        Weights [..., m] in the type of `points`; they sum to 1. The first point wins a tie. A point that is nearest
-        to no feature has weight 0.
+        Weights [..., m] in the dtype of `points`; they sum to 1. A feature between two equally near points counts for
+        the first. A point that is nearest to no feature has weight 0.
 
     Example:
         >>> nearest_shares(torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [2.0], [3.0], [9.0]]))
@@ -95,11 +96,11 @@ def transport_plan(points: Tensor, weights: Tensor, features: Tensor) -> tuple[T
         raise DDBenchError(f"points have {b.shape[1]} dimensions, features {z.shape[1]}")
     w = checked_weights(weights.detach().to("cpu", torch.float64), len(b))
 
-    import ot  # not at the top: POT takes seconds to import, and a run from the cache does not need it
+    import ot  # not at the top: POT takes seconds to import, and a cached run does not need it
 
-    # Centring both sides changes no distance but keeps the digits that a large common offset would cost.
+    # Centre both sides: distances do not change, and cancellation with a large common offset is avoided.
     costs = squared_distances(b - z.mean(0), z - z.mean(0))
-    # POT leaves the dual of a point without mass arbitrary: solve without these points, then extend the dual.
+    # POT returns an arbitrary dual for points without mass: solve without these points, then extend the dual.
     has_mass = w > 0
     plan = torch.zeros_like(costs)
     uniform = np.full(len(z), 1 / len(z))

@@ -1,8 +1,8 @@
 """Barycenters with free weights by k-means (Lloyd's algorithm), batched over classes on the device of the features.
 
 With one input measure and free weights, the barycenter problem under W_2^2 is the k-means problem: each feature moves
-to its nearest point, and each weight is the share of the features that its point receives. So closed-form Lloyd steps
-solve it. Arithmetic is in the type of the features (float32 for a network's features).
+to its nearest point, and each weight is the fraction of the features that its point receives. So Lloyd steps, which
+have a closed form, solve it. Arithmetic is in the dtype of the features (float32 for a network's features).
 """
 
 import math
@@ -15,11 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 from ddbench.core.errors import DDBenchError
 from ddbench.ot.points import Barycenter, check_count, check_finite
 
-# Elements of the padded classes in one batch: half a GiB of float32.
+# Largest number of elements of the padded classes in one batch: half a GiB of float32.
 _MAX_BATCH_ELEMENTS = 2**27
-# Dimensions of the random projection in which Lloyd starts.
+# Dimensions of the random projection in which the first Lloyd steps run.
 _PROJECTED_DIMENSIONS = 64
-# Seeds of all starts together. With few points the result depends on the start; with many it averages out.
+# Total number of k-means++ centres over all initialisations. With few points the result depends on the initialisation;
+# with many points this dependence averages out.
 _SEEDS = 40
 
 
@@ -28,11 +29,11 @@ def barycenter_lloyd(
 ) -> list[Barycenter]:
     """Computes barycenters with free weights of many classes at once, by k-means.
 
-    Starts from greedy k-means++ seeds (Arthur and Vassilvitskii 2007), then takes Lloyd steps until no feature changes
+    Chooses greedy k-means++ centres (Arthur and Vassilvitskii 2007), then takes Lloyd steps until no feature changes
     its point. Features of more than 64 dimensions are first clustered in a random projection to 64 dimensions, from
-    max(1, 40 // m) starts; the start that costs least in all dimensions is continued there. The cost never rises from
-    step to step. A point that is nearest to no feature moves to the feature farthest from its own point. Where a class
-    has fewer distinct features than `m`, such a point ends on a feature, with weight 0.
+    max(1, 40 // m) initialisations; the result with the lowest cost in all dimensions is continued there. The cost
+    never rises from step to step. A point that is nearest to no feature moves to the feature farthest from its own
+    point. If a class has fewer distinct features than `m`, such a point ends on a feature, with weight 0.
 
     Departs from Algorithm 2 of the paper, which solves the same problem by subgradient and Newton steps
     (`barycenter_paper`).
@@ -44,8 +45,8 @@ def barycenter_lloyd(
         iterations: Largest number of Lloyd steps of each descent.
 
     Returns:
-        One barycenter per class, in the type and on the device of the features. The weights are the shares of the
-        nearest points.
+        One barycenter per class, in the dtype and on the device of the features. The weight of a point is the fraction
+        of the features that are nearest to it.
 
     Raises:
         DDBenchError: A class has fewer features than `m`, a feature is not finite, or the number of generators is not
@@ -60,7 +61,7 @@ def barycenter_lloyd(
         [0.25, 0.75]
     """
     if len(features) != len(generators):
-        raise DDBenchError(f"k-means needs one generator a class, got {len(generators)} for {len(features)} classes")
+        raise DDBenchError(f"k-means needs one generator per class, got {len(generators)} for {len(features)} classes")
     for z in features:
         check_count(m, len(z))
     largest = max((len(z) * (z.shape[1] + 2 * m) for z in features), default=1)
@@ -78,10 +79,10 @@ def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], 
     The helpers below share this notation: z [k, n, d] are the padded features of k classes; valid [k, n] is false on
     the padding; nearest [k, n] is the index of each feature's point.
     """
-    # Centring changes no distance but keeps the digits that a large common offset would cost.
+    # Centre the features: distances do not change, and cancellation with a large common offset is avoided.
     means = [z.mean(0) for z in features]
     for mean in means:
-        check_finite(mean.unsqueeze(0), "features")  # a mean carries every NaN and infinity
+        check_finite(mean.unsqueeze(0), "features")  # the mean is NaN or infinite if any feature is
     z = pad_sequence([z - mean for z, mean in zip(features, means, strict=True)], batch_first=True)
     counts = torch.tensor([len(z) for z in features], device=z.device)
     valid = torch.arange(z.shape[1], device=z.device) < counts.unsqueeze(1)
@@ -92,7 +93,7 @@ def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], 
         other_nearest, other_cost = _start(z, projected, valid, m, generators, iterations)
         better = other_cost < cost
         nearest, cost = other_nearest.where(better.unsqueeze(1), nearest), torch.minimum(other_cost, cost)
-    # On a CPU, one class at a time is as fast as a batch, and no class waits for the slowest one.
+    # On a CPU, one class at a time is as fast as a batch, and a class stops when it has converged.
     parts = torch.split(torch.arange(len(z)), 1 if z.device.type == "cpu" else len(z))
     results = [_descend(z[part], valid[part], nearest[part], m, iterations) for part in parts]
     points, nearest = (torch.cat(column) for column in zip(*results, strict=True))
@@ -107,9 +108,9 @@ def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], 
 def _start(
     z: Tensor, projected: Tensor, valid: Tensor, m: int, generators: Sequence[Generator], iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Clusters `projected` from random seeds; returns `nearest` and its cost [k] in `z`, up to a constant."""
+    """Clusters `projected` from k-means++ centres; returns `nearest` and its cost [k] in `z`, up to a constant."""
     races = [
-        # The same distribution as exponential_, in a third of the time.
+        # This has the distribution of exponential_ and takes a third of the time.
         -torch.rand(m, int(count), generator=generator, dtype=z.dtype).log()
         for count, generator in zip(valid.sum(1), generators, strict=True)
     ]
@@ -117,12 +118,13 @@ def _start(
     nearest = _nearest(_rows(projected, kmeans_plus_plus(projected, valid, times.to(z.device))), projected)
     nearest = _descend(projected, valid, nearest, m, iterations)[1]
     sums, sizes = _sums(z, valid, nearest, m)
-    # The cost of a cluster is its sum of squared features, a constant in all, less its size times its squared mean.
+    # The cost of a cluster is the sum of its squared features minus its size times its squared mean. The sum of squares
+    # over all clusters is constant, so it is left out.
     return nearest, -(sums.square().sum(-1, keepdim=True) / sizes.clamp_min(1)).sum((1, 2))
 
 
 def _project(z: Tensor, generators: Sequence[Generator]) -> Tensor:
-    """Projects `z` on 64 random directions (Johnson and Lindenstrauss 1984); returns `z` where d is not larger."""
+    """Projects `z` on 64 random directions (Johnson and Lindenstrauss 1984); returns `z` if d is at most 64."""
     d = z.shape[2]
     if d <= _PROJECTED_DIMENSIONS:
         return z
@@ -164,7 +166,7 @@ def _sums(z: Tensor, valid: Tensor, nearest: Tensor, m: int) -> tuple[Tensor, Te
 
 def _nearest(points: Tensor, z: Tensor) -> Tensor:
     """Returns the index of each feature's nearest point [k, n]; arbitrary on the padding."""
-    # The norm of a feature does not change which point is nearest. min is faster than argmin.
+    # The norm of a feature does not affect which point is nearest, so it is left out. min is faster than argmin.
     norms = points.square().sum(-1, keepdim=True)
     return torch.baddbmm(norms, points, z.transpose(1, 2), alpha=-2).min(1).indices
 
@@ -175,11 +177,12 @@ def _rows(z: Tensor, indices: Tensor) -> Tensor:
 
 
 def kmeans_plus_plus(z: Tensor, valid: Tensor, times: Tensor) -> Tensor:
-    """Chooses greedy k-means++ seeds (Arthur and Vassilvitskii 2007) for a batch of classes.
+    """Chooses greedy k-means++ centres (Arthur and Vassilvitskii 2007) for a batch of classes.
 
-    Draws 2 + ln m candidates per seed and keeps the one that lowers the cost most. A candidate is drawn with
-    probability proportional to its squared distance to the seeds, as the smallest of the exponential times divided by
-    these distances. (A search in the cumulative sum would also work, but that sum is not deterministic on CUDA.)
+    Draws 2 + ln m candidates per centre and keeps the one that lowers the cost most. A candidate is drawn with
+    probability proportional to its squared distance to the nearest chosen centre, as the smallest of the exponential
+    times divided by these distances. (A search in the cumulative sum would also work, but that sum is not deterministic
+    on CUDA.)
 
     Args:
         z: Features [k, n, d], padded to one length and centred.
@@ -187,7 +190,7 @@ def kmeans_plus_plus(z: Tensor, valid: Tensor, times: Tensor) -> Tensor:
         times: Independent exponential times [m, k, n].
 
     Returns:
-        Indices of the seeds [k, m]. Once every feature coincides with a seed, the remaining seeds are the first
+        Indices of the centres [k, m]. Once every feature coincides with a centre, the remaining centres are the first
         feature.
 
     Example:
@@ -205,11 +208,12 @@ def kmeans_plus_plus(z: Tensor, valid: Tensor, times: Tensor) -> Tensor:
     for j in range(m):
         arrival = (times[j] / distances).topk(trials if j else 1, dim=1, largest=False)
         reachable = arrival.values.isfinite()
-        # Where fewer features are left than trials, the other trials repeat the first: never the padding.
+        # If fewer features than trials are left, the other trials repeat the first one, so the padding is never drawn.
         drawn = arrival.indices.where(reachable, arrival.indices[:, :1].where(reachable[:, :1], 0))
         reached = torch.baddbmm(norms.unsqueeze(1), _rows(z, drawn), z.transpose(1, 2), alpha=-2)
         reached += norms.gather(1, drawn).unsqueeze(2)
-        # The expanded distance of a seed to itself leaves rounding; set it to 0, so that it is not drawn again.
+        # The distance of a centre to itself, computed as x^2 - 2xy + y^2, has a rounding error. Set it to 0, so that
+        # the centre is not drawn again.
         reached.scatter_(2, drawn.unsqueeze(2), 0.0)
         torch.minimum(reached, bound.unsqueeze(1), out=reached).clamp_min_(0)
         best = reached.sum(2).argmin(1, keepdim=True)

@@ -43,12 +43,12 @@ def check_finite(values: Tensor, name: str) -> None:
 
     Args:
         values: The tensor to check.
-        name: What the error message calls it.
+        name: Name of the tensor in the error message.
 
     Raises:
         DDBenchError: `values` has not two dimensions, is empty, or holds NaN or infinity.
     """
-    # The extremes carry every NaN and infinity, and one pass finds both.
+    # If a value is NaN or infinite, so is the minimum or the maximum, and one pass computes both.
     if values.ndim != 2 or values.numel() == 0 or not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise DDBenchError(f"{name} must be a finite matrix with at least one row, got shape {tuple(values.shape)}")
 
@@ -58,7 +58,7 @@ def float64_on_cpu(values: Tensor, name: str) -> Tensor:
 
     Args:
         values: Matrix [n, d] of any floating type, on any device.
-        name: What the error message calls it.
+        name: Name of the tensor in the error message.
 
     Returns:
         The same values, float64 [n, d] on the CPU.

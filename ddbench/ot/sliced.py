@@ -14,9 +14,9 @@ from ddbench.ot.points import Barycenter, checked_weights
 def random_directions(d: int, count: int, generator: Generator) -> Tensor:
     """Draws random unit vectors that are orthogonal in groups of d.
 
-    Each vector is uniform on the sphere. Groups of d are orthogonal because together they form a basis, so that one
-    step along all of them reaches a target exactly; with independent directions the step adds d-dimensional noise.
-    Rowland et al. 2019 use the same coupling to estimate sliced distances.
+    Each vector is uniform on the sphere. The vectors of a group form a basis, so one step along all of them reaches a
+    target exactly. With independent directions the step adds d-dimensional noise. Rowland et al. 2019 use the same
+    coupling to estimate sliced distances.
 
     Args:
         d: Dimension of the vectors.
@@ -34,7 +34,7 @@ def random_directions(d: int, count: int, generator: Generator) -> Tensor:
     groups = []
     for left in range(count, 0, -d):
         basis, triangle = torch.linalg.qr(torch.randn(d, min(left, d), generator=generator, dtype=torch.float64))
-        # The signs of the triangle's diagonal make the basis uniform (Mezzadri 2007).
+        # The basis is uniform only with the signs of the diagonal of the triangular factor (Mezzadri 2007).
         groups.append((basis * triangle.diagonal().sign()).T)
     return torch.cat(groups)
 
@@ -67,7 +67,7 @@ def sliced_cost(
     """
     z, directions = features.detach().double(), projections.to(features.device, torch.float64)
     masses = z.new_full((len(z),), 1 / len(z)) if feature_weights is None else feature_weights
-    # The same shift of both sides changes no cost but keeps the digits that a common offset would cost.
+    # Shift both sides equally: the cost does not change, and cancellation with a common offset is avoided.
     sides = []
     for values, mass in ((points, weights), (features, masses)):
         along, order = (directions @ (values.detach().to(z) - z.mean(0)).T).sort(dim=1)
@@ -97,18 +97,18 @@ def barycenter_sliced(
     approximation, Robbins and Monro).
 
     The paper (section 5.6) reports the accuracy of this barycenter and gives no details: directions, rounds, steps,
-    start and uniform weights are chosen here.
+    initial points and uniform weights are our choice.
 
     Args:
         features: Features Z [n, d] of one class, finite.
         m: Number of points, the images per class; at most n unless `start` is "normal".
-        generator: Source of the random start and directions.
+        generator: Source of the random initial points and directions.
         projections: Number of directions L per round.
         iterations: Number of rounds.
-        start: Starting points; see `barycenter_paper`.
+        start: Initial points; see `barycenter_paper`.
 
     Returns:
-        The barycenter with weights 1/m, in the type and on the device of the features.
+        The barycenter with weights 1/m, in the dtype and on the device of the features.
 
     Raises:
         DDBenchError: Features are not finite, or `m` is more than n.
@@ -119,7 +119,7 @@ def barycenter_sliced(
         >>> result.points.sort(0).values.flatten().tolist(), result.weights.tolist()
         ([0.5, 10.5], [0.5, 0.5])
     """
-    # Zero rounds of Algorithm 2 return its checked start.
+    # With iterations=0, barycenter_paper only checks its input and returns the initial points.
     points = barycenter_paper(features.double(), m, generator, iterations=0, start=start).points
     centre = features.double().mean(0)
     z, points = features.double() - centre, points - centre

@@ -13,7 +13,7 @@ from ddbench.results.records import Record
 
 
 def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
-    """Returns one row for each method, dataset, IPC, student and protocol: mean and deviation over sets and students.
+    """Returns one row for each method, dataset, IPC, student and protocol: mean and standard deviation.
 
     Accuracies on held-out training images and on validation images never share a row.
     """
@@ -72,7 +72,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def spread(pooled: Pooled) -> str:
-    """Returns mean and deviation as text; the mean alone for one value.
+    """Returns mean and standard deviation as text, or only the mean if there is one value.
 
     >>> spread(pool([62.0, 62.6], ["a", "b"]))
     '62.30 ± 0.42'

@@ -1,1 +1,1 @@
-"""The plugin registry: loads plugins, looks up what they provide, and names the plugin in errors. Imports no torch."""
+"""The plugin registry: loads plugins, looks up their items, and names the plugin in errors. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Error messages and warnings that name the plugin which caused them. Imports no torch."""
+"""Error messages and warnings that name the responsible plugin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOP_REQUESTS = (KeyboardInterrupt, RunInterrupt)
 
 @contextlib.contextmanager
 def attribute_errors(describe: Callable[[], str]) -> Iterator[None]:
-    """Converts every exception of the block, SystemExit too, to a PluginError that names the plugin.
+    """Converts every exception of the block, even SystemExit, to a PluginError that names the plugin.
 
     DDBenchError, stop requests such as Ctrl-C, and out-of-memory errors pass unchanged.
 

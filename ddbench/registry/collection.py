@@ -41,7 +41,7 @@ class Collection(Generic[T]):
         for name, _ in named_items:
             if name in owners:
                 raise DDBenchError(
-                    f"{self.kind} '{name}' is given by both {owners[name]} and {owner}: uninstall one of them"
+                    f"{self.kind} '{name}' is registered by both {owners[name]} and {owner}: uninstall one of them"
                 )
             owners[name] = owner
 

@@ -1,4 +1,4 @@
-"""Collects what the hooks of one plugin return, and checks it before anything is registered. Imports no torch."""
+"""Collects the items that the hooks of one plugin return, and checks them before registration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ddbench.registry.collection import Kind
 from ddbench.registry.hooks import Hooks
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*")
-"""Valid names: a name cannot be mistaken for a path, and it can be typed."""
+"""Valid names. A name cannot be mistaken for a path and can be typed on a command line."""
 
 
 @dataclass(frozen=True)
 class PluginContents:
-    """What one plugin provides.
+    """The items of one plugin.
 
     Attributes:
         items: Pairs of a name and an item, for each kind.
@@ -34,7 +34,7 @@ class PluginContents:
 
 
 def read_contents(hooks: Hooks, plugin: str) -> PluginContents:
-    """Calls the hooks of one plugin and checks what they return.
+    """Calls the hooks of one plugin and checks their return values.
 
     Args:
         hooks: The registered plugins.
@@ -43,7 +43,7 @@ def read_contents(hooks: Hooks, plugin: str) -> PluginContents:
     Raises:
         TypeError: If a hook returns an object of the wrong type.
         ValueError: If a name is invalid or a recipe does not exist.
-        Exception: Whatever the plugin's hooks raise.
+        Exception: Any exception of the plugin's hooks.
     """
 
     def results(hook: str) -> list[Any]:

@@ -45,7 +45,7 @@ class Observers:
                 )
 
     def _restored_state(self, owner: str) -> contextlib.AbstractContextManager[None]:
-        """Restores global state after the block; the core's own observers run without this."""
+        """Restores global state after the block. The observers of the core run without this."""
         if owner == CORE:
             return contextlib.nullcontext()
         import torch

@@ -1,4 +1,4 @@
-"""The plugin registry: loads the installed plugins and looks up what they provide. Imports no torch."""
+"""The plugin registry: loads the installed plugins and looks up their items. Imports no torch."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ GROUP = PROJECT
 
 
 class PluginRegistry:
-    """Everything that the core and the installed plugins provide.
+    """All items of the core and of the installed plugins.
 
-    A plugin that cannot be loaded causes one warning on stderr that names its distribution; the others work.
+    A plugin that cannot be loaded causes one warning on stderr, which names its distribution. The other plugins work.
 
     Args:
         entry_points: The entry points to load instead of the installed ones, e.g. `()` for an empty registry.
 
     Raises:
-        DDBenchError: If two plugins give one name to two items of the same kind.
+        DDBenchError: If two plugins register items of the same kind and name.
     """
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
@@ -82,7 +82,7 @@ class PluginRegistry:
             pluggy.PluginValidationError: If the plugin implements an unknown hook.
             TypeError: If a hook returns an object of the wrong type.
             ValueError: If a name is invalid or a recipe does not exist.
-            Exception: Whatever the plugin's hooks raise.
+            Exception: Any exception of the plugin's hooks.
         """
         name = f"{distribution}#{self._num_registered}"
         contents = self._inspect(plugin, name, distribution)
@@ -143,7 +143,8 @@ class PluginRegistry:
         """Returns the recipes of `recipe_files`. Each file is read once.
 
         Raises:
-            DDBenchError: If a file is not a valid recipe. Without it, other settings would run under its name.
+            DDBenchError: If a file is not a valid recipe. Skipping the file would run the recipe of this name without
+                the settings in the file.
         """
         for path, owner in self._recipe_files.items():
             if path not in self._recipes:
@@ -156,7 +157,7 @@ class PluginRegistry:
     def distribution_of(self, kind: Kind, name: str) -> str:
         """Returns the distribution that provides an item, e.g. `ddbench-wmdd`.
 
-        A dataset that no plugin lists but that can be resolved (`imagefolder:PATH`) belongs to the core.
+        A dataset `imagefolder:PATH`, which no plugin lists, belongs to the core.
 
         Args:
             kind: The kind of the item.
@@ -204,11 +205,11 @@ class PluginRegistry:
         return attribution.attribute_errors(lambda: self.describe(kind, name))
 
     def emit(self, event: Event) -> None:
-        """Calls the plugins' implementations of `ddbench_event`. One that raises is reported once and silenced."""
+        """Calls all implementations of `ddbench_event`. After an exception, an implementation is not called again."""
         self._observers.notify("ddbench_event", event)
 
     def emit_record(self, record: object) -> None:
-        """Calls the plugins' implementations of `ddbench_record`. One that raises is reported once and silenced.
+        """Calls all implementations of `ddbench_record`. After an exception, an implementation is not called again.
 
         Args:
             record: A finished `ddbench.results.records.Record`.
@@ -219,7 +220,7 @@ class PluginRegistry:
         """Adds the click commands of every plugin. A plugin that raises causes a warning on stderr.
 
         Args:
-            cli: The group that gets the commands. A plugin cannot replace a command that `cli` has already.
+            cli: The group to which the commands are added. A plugin cannot replace a command of `cli`.
         """
         for implementation in self._hooks.implementations("ddbench_commands"):
             owner, commands = implementation.owner, dict(cli.commands)
@@ -236,7 +237,7 @@ class PluginRegistry:
                 print_warning(f"plugin of {owner} may not replace the command {', '.join(replaced)}")
 
     def _inspect(self, plugin: object, name: str, owner: str) -> PluginContents:
-        """Adds the hooks of a plugin and reads its contents; removes the hooks again if that raises."""
+        """Adds the hooks of a plugin and reads its items. Removes the hooks again if this raises an exception."""
         try:
             self._hooks.add(plugin, name, owner)
             return read_contents(self._hooks, name)

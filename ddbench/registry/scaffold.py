@@ -17,8 +17,9 @@ from ddbench.registry.registry import PluginRegistry
 Kind = Literal["method", "evaluator"]
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-"""Valid names: a name is typed on command lines and is a part of file names."""
-CLASS_SUFFIX = {"method": "Method", "evaluator": "Protocol"}  # so that the class cannot hide an imported name
+"""Valid names. A name is typed on command lines and is part of file names."""
+# The suffix ensures that the name of the class cannot shadow an imported name.
+CLASS_SUFFIX = {"method": "Method", "evaluator": "Protocol"}
 RUN_COMMANDS = {
     "method": "ddbench run --method {name} --dataset digits --ipc 1 --recipe smoke",
     "evaluator": "ddbench run --evaluator {name} --method random --dataset digits --ipc 1 --recipe smoke",
@@ -32,7 +33,7 @@ def new_plugin(registry: PluginRegistry, name: str, kind: Kind, output: Path) ->
         registry: The installed plugins, whose names cannot be used.
         name: The name of the method or evaluator.
         kind: What the plugin provides.
-        output: The folder that gets the package; it is created if necessary.
+        output: The folder in which the package is created. It is created if necessary.
 
     Returns:
         The folder of the package.

@@ -1,4 +1,4 @@
-"""The source of an item of a plugin: its distribution, and a digest of the code that computes. Imports no torch."""
+"""The source of an item of a plugin: its distribution, and a digest of its code. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ddbench.registry.hooks import CORE
 
 @dataclass(frozen=True)
 class Source:
-    """Where the code of an item comes from.
+    """The origin of an item's code.
 
     Attributes:
         distribution: The distribution that provides it.
-        digest: A digest of the Python files of its package, which comments, docstrings and layout do not change.
-            Empty for the core, whose numerics have versions, and for code without a file.
+        digest: A digest of the Python files of its package. Comments, docstrings and layout do not affect it. Empty for
+            the core, whose numerics have versions, and for code without a file.
     """
 
     distribution: str
@@ -57,7 +57,7 @@ def _digest(paths: tuple[Path, ...]) -> str:
 
 
 def normalised(code: str) -> str:
-    """Returns Python code without comments, docstrings and layout, as a text that compares by equality.
+    """Returns Python code without comments, docstrings and layout, as a text that can be compared.
 
     >>> normalised("x = 1  # one") == normalised("x  =  1")
     True

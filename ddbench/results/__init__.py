@@ -1,1 +1,1 @@
-"""Results: records, the conditions under which they are comparable, scores, published numbers, export."""
+"""Results: records, the conditions that make them comparable, scores, published numbers, export."""

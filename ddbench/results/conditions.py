@@ -1,4 +1,4 @@
-"""Which records are comparable: the settings of the set, of its evaluation, and those that a table's block shares."""
+"""Decides which records are comparable, by the settings of the set, its evaluation, and the block of a table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ddbench.storage.artifacts import key_of
 Facts = dict[str, Any]
 """Settings and other properties of a record by dotted name."""
 STUDENT_NUMERICS = ("models", "training", "views")
-"""Parts of the core's numerics that a student's top-1 depends on, whatever it is trained on."""
+"""Parts of the core in `ddbench.core.versions` on which the top-1 of every student depends."""
 SETTING_SECTIONS = ("data", "teacher", "runtime")
-"""Sections of the configuration that belong to a `Setting`. The others belong to a table's cell."""
+"""Sections of the configuration that belong to a `Setting`. The other sections belong to a table's cell."""
 
 
 def distillation_config(record: Record) -> Facts:
-    """Returns what a distilled set depends on, apart from the real images, IPC and seeds.
+    """Returns the dependencies of a distilled set, without the real images, IPC and seeds.
 
     The teacher and its statistics are included only if the method uses them.
     """
@@ -39,7 +39,7 @@ def distillation_config(record: Record) -> Facts:
 
 
 def evaluation_conditions(record: Record) -> Facts:
-    """Returns what two students must share, apart from their distilled sets and seeds, to be compared."""
+    """Returns the conditions that comparable students share, without their distilled sets and seeds."""
     configuration = record.configuration
     runtime = configuration["runtime"]
     numerics = [part for part in record.versions["numerics"].split() if part.partition("=")[0] in STUDENT_NUMERICS]
@@ -52,7 +52,7 @@ def evaluation_conditions(record: Record) -> Facts:
         **_prefixed("evaluator", configuration["evaluator_settings"]),
         "student": record.student,
         "student_stem": configuration["student_stem"],
-        # Hard labels do not depend on a teacher, even if the images do.
+        # Hard labels do not depend on a teacher, although the images may.
         "teacher": None if record.metrics.regime == "hard" else record.teacher.get("key"),
         "device": f"{_device_type(runtime['device'])} {runtime['precision']}",
         "numerics": " ".join(numerics),
@@ -95,7 +95,7 @@ class Setting:
         data: How the real images are stored and split.
         teacher: How the teacher is trained.
         runtime: Type of device and precision.
-        numerics: Versions of the core's numerics that differ from the installed ones.
+        numerics: Versions in `ddbench.core.versions` that differ from the installed ones.
     """
 
     dataset: str
@@ -108,7 +108,7 @@ class Setting:
 
     @classmethod
     def of(cls, record: Record) -> Setting:
-        """Returns the setting of a record. A setting that is newer than the record has its default.
+        """Returns the setting of a record. Settings that the record lacks, because they are newer, have their default.
 
         Raises:
             ValidationError: If this version of ddbench cannot have the record's settings.
@@ -131,7 +131,7 @@ class Setting:
 def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Record]]]:
     """Groups records by their settings, real images and given teachers.
 
-    Records that this version of ddbench cannot have made are left out.
+    Records whose settings are invalid in this version of ddbench are left out.
 
     Yields:
         The setting; a text that distinguishes groups with an equal setting (fingerprint of the images, key of a
@@ -150,7 +150,7 @@ def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, 
 
 
 def _split(group: list[Record], value_of: Callable[[Record], str | None]) -> list[tuple[str, list[Record]]]:
-    """Splits records by a value. A record without a value belongs to each part."""
+    """Splits records by a value. A record without the value belongs to each part."""
     values = dict.fromkeys(filter(None, map(value_of, group)))
     if len(values) < 2:
         return [("", group)]
@@ -182,10 +182,10 @@ def checkpoint_name(teacher: TeacherConfig) -> str:
 
 
 def is_result_of(record: Record, experiment: Experiment) -> bool:
-    """Tells whether a record in the setting of an experiment is a result of it, for any seeds.
+    """Tests whether a record in the setting of an experiment is a result of it, for any seeds.
 
-    Compares method, evaluator, their versions and settings, student, IPC, statistics and JPEG quality. A setting that
-    is newer than the record has its default.
+    Compares method, evaluator, their versions and settings, student, IPC, statistics and JPEG quality. Settings that
+    the record lacks, because they are newer, have their default.
     """
     method, evaluator = experiment.method, experiment.evaluator
     expected = (experiment.method_name, method.version, experiment.evaluator_name, evaluator.version)

@@ -51,7 +51,7 @@ def export_set(
 
     Raises:
         DDBenchError: If the format is unknown, shapes or types do not match, or the folder is not empty or cannot be
-            written. Nothing is left behind then.
+            written. In this case no files remain.
     """
     from ddbench.core.files import atomic_write
 
@@ -59,7 +59,7 @@ def export_set(
         raise unknown("export format", format, FORMATS)
     _check(images, labels, weights, class_names)
     if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise DDBenchError(f"{target} is not an empty folder: choose a new one, nothing is written over")
+        raise DDBenchError(f"{target} is not an empty folder: choose a new one, existing files are not overwritten")
     if not target.name:
         raise DDBenchError(f"{target} is the working directory, which cannot be replaced: choose a new folder")
     plain_card = json.loads(json.dumps(card, default=str))
@@ -144,7 +144,7 @@ def _write_safetensors(
 def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any]) -> str:
     side = images.shape[-1]
     made = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100)
-    # Indented, not fenced: no text in the card can end the block.
+    # The block is indented, not fenced, because text in the card could contain the end of a fence.
     made = "".join(f"    {line}\n" for line in made.splitlines())
     return (
         "# A distilled set\n\n"
@@ -174,7 +174,7 @@ def export_run(record: Record, cache: Cache, open_dataset: OpenDataset, target: 
     """
     stored = stored_set(record, cache, open_dataset)
     if stored is None:
-        raise DDBenchError(f"the distilled set of {record.name} is not in the cache any more: run it again")
+        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
     export_set(*stored, record.model_dump(mode="json"), target, format)
     return target
 
@@ -209,18 +209,18 @@ def stored_set(
         return None
     class_names = units[0].meta.get("classes")
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
-        raise DDBenchError(f"the distilled set of {record.name} in the cache names no classes")
+        raise DDBenchError(f"the distilled set of {record.name} in the cache has no class names")
     check_stored([unit.tensors for unit in units], len(class_names))
     if "images" in units[0].tensors:
         parts = {name: torch.cat([unit.tensors[name] for unit in units]) for name in units[0].tensors}
         weights = class_weights(parts["labels"], parts.get("weights"))
         digest = digest_of({"body": parts["images"], "labels": parts["labels"], "weights": weights})
         if digest != record.distilled_digest:
-            raise DDBenchError(f"the set in the cache is not that of {record.name} any more: run it again")
+            raise DDBenchError(f"the set in the cache is no longer the set of {record.name}: run it again")
         return parts["images"], parts["labels"], weights, class_names
     name = record.configuration["dataset"]
     dataset = open_dataset(name, DataConfig(**record.configuration["data"]))
     distilled = assemble(dataset, [unit.tensors for unit in units], (), record.method)
     if distilled.digest != record.distilled_digest:
-        raise DDBenchError(f"the images of {name} are not those of {record.name} any more")
+        raise DDBenchError(f"the images of {name} are no longer the images of {record.name}")
     return distilled.images, distilled.labels, distilled.weights, class_names

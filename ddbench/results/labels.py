@@ -12,11 +12,11 @@ from ddbench.storage.artifacts import canonical_json
 
 
 def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
-    """Labels each record by its method, and by as much more as distinguishes the records.
+    """Labels each record by its method, and by further facts that are needed to distinguish the records.
 
     Args:
         records: The records.
-        facts: Of each record, what its distilled set depends on.
+        facts: The dependencies of each record's distilled set.
 
     Returns:
         Labels such as `wmdd`, `wmdd, quick+tuned` or `wmdd, bn_weight 10`.
@@ -35,8 +35,7 @@ def disambiguate_labels(labels: Sequence[str], facts: Sequence[Facts], records: 
     """Makes equal labels distinct.
 
     Equal labels get the facts in which their records differ. They get the key of a record in brackets instead if more
-    than two facts differ, or if the facts do not distinguish the record. Facts that some of the records lack are
-    ignored.
+    than two facts differ, or if the facts do not distinguish the record. Facts that some records lack are ignored.
 
     Args:
         labels: A label for each record.

@@ -30,8 +30,8 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     Returns:
         One row per panel, series and x. `panel` names the evaluation conditions that its students share; of these,
         `dataset`, `classes`, `evaluator` and `student` have columns. `series` names the way to make the distilled set;
-        `method` and `recipe` are part of it. `top1` is the mean in percent and `deviation` the sample deviation (NaN
-        for one value) over `sets` distilled sets with `n` students, as `results.pooling` defines them.
+        `method` and `recipe` are part of it. `top1` is the mean in percent and `deviation` the sample standard
+        deviation (NaN for one value) over `sets` distilled sets with `n` students, as `results.pooling` defines them.
     """
     import pandas as pd
 

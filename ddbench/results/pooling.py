@@ -1,4 +1,4 @@
-"""Means over students and distilled sets: the one definition that tables, figures, scores and summaries use."""
+"""Means over students and distilled sets. Tables, figures, scores and summaries share this definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Pooled:
 
     Attributes:
         mean: The mean over the sets.
-        deviation: The sample deviation over the sets; with one set, over its students; None for one value.
+        deviation: The sample standard deviation over the sets; with one set, over its students; None for one value.
         sets: The number of sets.
         students: The number of students on them.
     """
@@ -25,7 +25,7 @@ class Pooled:
 
     @property
     def count_text(self) -> str:
-        """The counts as text: `3 sets`, or `5 on 3 sets` where a set has several students."""
+        """The counts as text: `3 sets`, or `5 on 3 sets` if a set has several students."""
         sets = f"{self.sets} set" if self.sets == 1 else f"{self.sets} sets"
         return sets if self.students == self.sets else f"{self.students} on {sets}"
 
@@ -33,9 +33,9 @@ class Pooled:
 def pool(values: Sequence[float], sets: Sequence[Hashable]) -> Pooled:
     """Averages the values of students, set by set.
 
-    Students on one set share its images, so they are not independent measurements of a method: a set counts once,
-    however many students it has. A mean over students would give a set with more students more weight, and its
-    deviation would mix the noise of students with that of sets.
+    Students on one set share its images, so they are not independent measurements of a method. So each set counts once.
+    A mean over students would give a set with more students more weight, and its deviation would mix the noise of
+    students with that of sets.
 
     Args:
         values: A value of each student, e.g. top-1 in percent; at least one.

@@ -1,4 +1,4 @@
-"""Draws a preview of a distilled set: the picture that each run writes."""
+"""Draws the preview of a distilled set that each run writes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _shown_part(shown: int, classes: int, per_class: int) -> str:
     if classes > shown:
         parts.append(f"{shown} of {classes} classes")
     if per_class > MAX_COLUMNS:
-        parts.append(f"{MAX_COLUMNS} of {per_class} images a class")
+        parts.append(f"{MAX_COLUMNS} of {per_class} images per class")
     return f"shown: {', '.join(parts)}" if parts else ""
 
 
@@ -132,7 +132,7 @@ def _draw(grid: Pixels, names: list[str], heading: str, path: Path) -> None:
     texts = [figure.text(0, 0, name, fontsize=8, ha="right", va="center", parse_math=False) for name in names]
     head = figure.text(0, 0, heading, fontsize=9, ha="left", va="top", parse_math=False)
     with warnings.catch_warnings():
-        # Letters that the bundled font lacks are drawn as boxes; do not warn about them in the log of a run.
+        # Letters that the bundled font lacks are drawn as boxes. Suppress the warnings about them.
         warnings.filterwarnings("ignore", message="Glyph")
         renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
         side = max(text.get_window_extent(renderer).width for text in texts)

@@ -1,4 +1,4 @@
-"""Where and with what a result is computed: package versions and the git commit."""
+"""The software that computes a result: package versions and the git commit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
     """Describes the current computation.
 
     Returns:
-        `created` (UTC, ISO 8601); `versions` of Python, PACKAGES and the core's numerics; `git_commit`.
+        `created` (UTC, ISO 8601); `versions` of Python, PACKAGES and `ddbench.core.versions`; `git_commit`.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, PACKAGES and the core's numerics, by name."""
+    """Returns the versions of Python, PACKAGES and `ddbench.core.versions`, by name."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -64,7 +64,7 @@ def load(table: str | None = None) -> pd.DataFrame:
 
 @cache
 def _printed_rows(table: str) -> tuple[dict[str, str], ...]:
-    """The rows of a table, with every number as the paper prints it (59.30, not 59.3)."""
+    """Returns the rows of a table, with every number as the paper prints it (59.30, not 59.3)."""
     if table not in TABLES:
         raise unknown("published table", table, TABLES)
     with (FOLDER / f"{table}.csv").open(newline="", encoding="utf-8") as file:
@@ -72,7 +72,7 @@ def _printed_rows(table: str) -> tuple[dict[str, str], ...]:
 
 
 def is_quoted(note: str) -> bool:
-    """Tells by the `note` of a number whether the paper did not measure it under its own conditions.
+    """Tests by the `note` of a number whether the paper quotes it or measured it under other conditions.
 
     The paper quotes such numbers from papers with other protocols, or does not give the settings of the measurement.
     """

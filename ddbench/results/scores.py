@@ -53,10 +53,10 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
         regime: Label regime of the rows: fkd, soft or hard. None: all.
 
     Returns:
-        One row per group of students that differ only in seeds and sets. `top1`, its sample `deviation` (NaN for one
-        value), `random`, `hard` and `full` are in percent. They are means over sets, each with the mean of its students
-        (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the distilled sets. A
-        score without reference is NaN; `missing` then names the conditions that differ in the closest record.
+        One row per group of students that differ only in seeds and sets. `top1`, its sample standard `deviation` (NaN
+        for one value), `random`, `hard` and `full` are in percent. They are means over sets, each with the mean of its
+        students (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the distilled
+        sets. A score without reference is NaN; `missing` then names the conditions that differ in the closest record.
     """
     import pandas as pd
 
@@ -107,7 +107,7 @@ def _student(record: Record) -> _Student:
         "protocol": facts["evaluator"],
         "protocol settings": canonical_json(settings),
         "shared protocol settings": canonical_json({name: settings.get(name) for name in _SHARED_SETTINGS}),
-        # The digest of its weights: the same teacher can have several cache keys.
+        # Use the digest of the weights, because the same teacher can have several cache keys.
         "teacher": "none" if record.metrics.regime == "hard" else record.teacher.get("digest"),
         "training recipe": canonical_json(training_recipe(record)),
     }
@@ -117,7 +117,7 @@ def _student(record: Record) -> _Student:
 
 
 def _distinct(students: Iterable[_Student]) -> list[_Student]:
-    """Keeps one record per student: several records of a student are one measurement."""
+    """Keeps one record per student, because several records of a student are one measurement."""
     return list({student.key: student for student in students}.values())
 
 
@@ -170,7 +170,7 @@ def _references(
     shared: tuple[str, ...],
     pairing: Callable[[_Student], Hashable],
 ) -> tuple[list[_Student], str]:
-    """Returns the candidates that share conditions with `group` and pair with one of it; or none, and the reason."""
+    """Returns the candidates that share conditions and a pair with `group`; or none, and the reason."""
     if not candidates:
         return [], f"{name}: no record"
     differences = [_differences(group[0], candidate, shared) for candidate in candidates]
@@ -191,7 +191,7 @@ def _references(
 
 
 def _differences(one: _Student, other: _Student, names: tuple[str, ...]) -> list[str]:
-    """The conditions that one of the records lacks, then those that differ."""
+    """Returns the conditions that one of the records lacks, then the conditions that differ."""
     pairs = {name: (one.conditions[name], other.conditions[name]) for name in names}
     unknown = [f"{name} (not recorded)" for name, pair in pairs.items() if None in pair]
     return unknown + [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]

@@ -124,7 +124,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
     """
     while (identity := _file_identity(path)) is not None:
         content = _read_verified(path)
-        # If another process replaced the file between two openings of it, read the new one.
+        # `_read_verified` opens the file more than once. If another process replaced it in between, read the new file.
         if content is not None or _file_identity(path) == identity:
             return content
     return None
@@ -152,13 +152,14 @@ def _read_verified(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
             return None
         meta = json.loads(text)
         return (tensors, meta, digest) if isinstance(meta, dict) else None
-    # torch raises RuntimeError if the file is deleted (a checkpoint of a finished build) between two openings of it.
+    # The file is opened more than once. torch raises RuntimeError if it was deleted in between, e.g. a checkpoint whose
+    # build finished.
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
         return None
 
 
 def is_intact(path: Path) -> bool:
-    """Tells whether an artifact file exists and its digest is correct.
+    """Tests whether an artifact file exists and its digest is correct.
 
     Args:
         path: The file.
@@ -170,13 +171,13 @@ def is_intact(path: Path) -> bool:
 
 
 class ArtifactHeader(NamedTuple):
-    """Facts from the header of an artifact file, not verified. All are None if the header is damaged.
+    """Facts from the header of an artifact file. They are not verified. All are None if the header is damaged.
 
     Attributes:
         digest: Digest of tensors and metadata.
-        content: Digest of the tensors. None also for artifacts of older versions.
+        content: Digest of the tensors. Also None for artifacts of older versions.
         made_from: The artifacts that it was computed from, as canonical JSON.
-        source: The distribution and the digest of the plugin code that computed it. None also for older artifacts.
+        source: The distribution and the digest of the plugin code that computed it. Also None for older artifacts.
         versions: The versions of the packages that computed it.
     """
 
@@ -233,7 +234,7 @@ def quarantine(path: Path, fault: str = "damaged") -> Path:
 
     Args:
         path: The file. If another process renamed it already, nothing happens.
-        fault: What is wrong with it, one word for the new name.
+        fault: One word for the fault, which becomes part of the new name.
 
     Returns:
         The new path, `NAME.FAULT-TIME`.
@@ -280,5 +281,5 @@ class Artifact:
 
     @property
     def content(self) -> str:
-        """Digest of the tensors alone. It is equal if a rebuild gives the same bits."""
+        """Digest of the tensors only. It is equal if a rebuild gives bit-identical tensors."""
         return self.meta.get("content") or digest_of(self.tensors)

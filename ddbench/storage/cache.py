@@ -66,7 +66,7 @@ class Cache:
         self.root = root
         self._warn = warn or (lambda text: None)
         self._force = force
-        self._fresh: set[Path] = set()  # artifacts of forced stages that were built already
+        self._fresh: set[Path] = set()  # artifacts of forced stages that this process has built
         self._locks = Locks(root, self._warn)
         self._builds = builds
 
@@ -112,7 +112,7 @@ class Cache:
         return path in self._fresh
 
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
-        """Tells whether an artifact exists and need not be built. Its content is not verified.
+        """Tests whether an artifact exists and need not be built. Its content is not verified.
 
         Args:
             stage: The stage.
@@ -174,12 +174,12 @@ class Cache:
         self._warn(f"{fault} {path.parent.name} artifact set aside: {quarantine(path, fault)}{reason}")
 
     def _first_changed(self, inputs: Mapping[str, str]) -> str | None:
-        """Name of the first of the artifacts `inputs` (content by name) that exists with another content."""
+        """Returns the name of the first of the artifacts `inputs` (content by name) whose content has changed."""
         for name, content in inputs.items():
             path = self.root / f"{name}.safetensors"
             if read_header(path).content in (None, content):
                 continue
-            stored = read_tensors(path)  # perhaps only the header is damaged
+            stored = read_tensors(path)  # the tensors may be intact even if the header is damaged
             if stored is not None and stored[1]["meta"]["content"] != content:
                 return name
         return None
@@ -187,7 +187,7 @@ class Cache:
     def refuse(
         self, stage: str, depends_on: Mapping[str, Any], reason_of: Callable[[ArtifactHeader], str | None]
     ) -> None:
-        """Makes sure that an artifact is not used for which there is a reason against it.
+        """Prevents the use of an artifact if there is a reason against it.
 
         Args:
             stage: The stage.
@@ -213,8 +213,8 @@ class Cache:
         Args:
             stage: The stage.
             depends_on: Everything that the artifact depends on, as JSON values.
-            build: Computes tensors and metadata. It gets the checkpoint of this build, in which a killed run may have
-                left its state.
+            build: Computes tensors and metadata. Its argument is the checkpoint of this build, which may hold the state
+                of a killed run.
 
         Returns:
             The artifact.
@@ -228,12 +228,12 @@ class Cache:
         checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
         artifact = None
         if self._is_synchronised(path) or not self._builds:
-            # Only the holder of the lock renames an unusable file. Without the lock another process may just have
-            # replaced it, and the new file would be renamed.
+            # Only the holder of the lock renames an unusable file. Without the lock, another process could replace the
+            # file first, and the new file would be renamed.
             artifact = self._find(stage, depends_on, _ignore_fault if self._builds else _raise_fault)
         if artifact is not None:
             checkpoint.clear_if_older(path)
-            remove_abandoned(path)  # a writer may be killed before it removes its empty folder
+            remove_abandoned(path)  # a killed writer may leave its empty folder
             return artifact
         if not self._builds:
             raise NotCached(f"{path} does not exist, and this command computes nothing")
@@ -258,7 +258,8 @@ class Cache:
             checkpoint.clear()
         tensors, meta = build(checkpoint)
         with self._local_only(path):
-            # Another host, for which the lock does not hold, may have stored its artifact first: then both use that.
+            # The lock has no effect between hosts. If another host stored its artifact first, both hosts use that
+            # artifact.
             artifact = self.find(stage, depends_on)
             if artifact is None:
                 interruption.cancel_deadline()
@@ -271,7 +272,7 @@ class Cache:
         return self._publish(artifact)
 
     def _is_synchronised(self, path: Path) -> bool:
-        """Whether the local file is known to be the artifact that all hosts use."""
+        """Returns whether the local file is known to be the artifact that all hosts use."""
         return True
 
     def _synchronise(self, path: Path) -> None:
@@ -279,11 +280,11 @@ class Cache:
 
     @contextlib.contextmanager
     def _local_only(self, path: Path) -> Iterator[None]:
-        """While the block runs, `find` uses local files alone."""
+        """While the block runs, `find` uses only local files."""
         yield
 
     def _publish(self, artifact: Artifact) -> Artifact:
-        """Gives a new artifact to all hosts. Returns the one that all hosts use."""
+        """Makes a new artifact available to all hosts. Returns the artifact that all hosts use."""
         return artifact
 
     def read(self, stage: str, key: str) -> Artifact | None:
@@ -296,7 +297,7 @@ class Cache:
         Returns:
             The artifact, or None if there is no usable one.
         """
-        if len(key) != 32 or not key.isalnum():  # not a key: a record could hold a path
+        if len(key) != 32 or not key.isalnum():  # a damaged record could hold a path instead of a key
             return None
         path = self.root / stage / f"{key}.safetensors"
         self._synchronise(path)

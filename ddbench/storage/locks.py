@@ -19,8 +19,8 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 class Locks:
     """Named locks in the folder `ROOT/locks`.
 
-    They only avoid duplicate work. No result depends on them: between hosts they may not hold, and some file systems
-    have none. The kernel releases the locks of a killed process.
+    They only avoid duplicate work. No result depends on them: they may have no effect between hosts, and some file
+    systems do not support locks. The kernel releases the locks of a killed process.
 
     Args:
         root: The folder.

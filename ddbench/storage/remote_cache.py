@@ -43,11 +43,11 @@ class RemoteCache(Cache):
     """A cache whose artifacts are those of a remote folder.
 
     Missing artifacts are downloaded and new ones are uploaded. Checkpoints, locks and unusable files stay local. If the
-    local and the remote artifact of a key differ (it was rebuilt on another host), the remote one wins, with two
+    local and the remote artifact of a key differ (it was rebuilt on another host), the remote one is used, with two
     exceptions: an artifact whose upload is pending is uploaded first, and a damaged remote artifact is replaced.
 
-    The first use of a local artifact compares its header with that of the remote one. So a process makes one small
-    request per artifact.
+    The first use of a local artifact compares its header with the header of the remote one. So a process makes one
+    small request per artifact.
 
     Args:
         remote: The remote folder. Its local copy is the folder of this cache.
@@ -66,7 +66,7 @@ class RemoteCache(Cache):
         super().__init__(remote.copy, force, warn, builds)
         self.remote = remote
         self._synchronised: set[Path] = set()
-        self._downloaded: dict[Path, ArtifactHeader] = {}  # header of the remote artifact at the last download
+        self._downloaded: dict[Path, ArtifactHeader] = {}  # header of each remote artifact at its last download
         self._damaged_copies: set[Path] = set()
         self._remote_headers: dict[str, ArtifactHeader] = {}
         self._offline = False
@@ -95,7 +95,7 @@ class RemoteCache(Cache):
         return path in self._fresh
 
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
-        """Tells whether an artifact exists, locally or remotely, and need not be built. See Cache.has.
+        """Tests whether an artifact exists, locally or remotely, and need not be built. See Cache.has.
 
         Args:
             stage: The stage.
@@ -168,7 +168,7 @@ class RemoteCache(Cache):
     # -- synchronisation --------------------------------------------------------------------------------------
 
     def _remote_header(self, name: str) -> ArtifactHeader | None:
-        """Header of a remote artifact, None if it does not exist. An existing one is requested only once."""
+        """Returns the header of a remote artifact, or None. An existing header is requested only once."""
         if name not in self._remote_headers:
             header = None if self._offline else self._request_header(name)
             if header is None:
@@ -194,14 +194,14 @@ class RemoteCache(Cache):
             return
         remote = None if self.remote.is_pending(name) else self._remote_header(name)
         local = read_header(path) if path.exists() else None
-        # If the header equals that of the last download and a local file exists, the download was damaged.
+        # If the remote header equals that of the last download, the downloaded file was damaged: upload the local one.
         if remote is None or (local is not None and remote == self._downloaded.get(path)):
             if self._builds and local is not None and is_intact(path):
                 self._upload(path)
         elif remote != local and remote != self._downloaded.get(path):
             self._downloaded[path] = remote
             if local is None:
-                self.remote.download(name)  # verified when it is read
+                self.remote.download(name)  # the artifact is verified when it is read
             elif not self.remote.download(name, is_intact):
                 self._warn(f"damaged {path.parent.name} artifact: {self.remote}/{name}; the local copy is used")
                 self._synchronise(path)
@@ -210,7 +210,7 @@ class RemoteCache(Cache):
 
     @contextlib.contextmanager
     def _local_only(self, path: Path) -> Iterator[None]:
-        # A new artifact is stored before the first request, which may fail.
+        # A new artifact is stored locally before any request, because a request may fail.
         self._synchronised.add(path)
         self._offline = True
         try:
@@ -222,9 +222,10 @@ class RemoteCache(Cache):
         path, name = artifact.path, _name(artifact.path)
         with self.remote.pending_upload(name):
             remote = self._request_header(name)
-            # Another host was first if the remote artifact is not the damaged or outdated one that this one replaces.
+            # Another host was first if the remote artifact has changed since its last download. (An unchanged one is
+            # damaged or outdated, and the new artifact replaces it.)
             is_new = remote is not None and remote != self._downloaded.get(path) and artifact.stage not in self._force
-            # It is only used if it was made from the same artifacts.
+            # The artifact of the other host is used only if it was made from the same artifacts.
             fits = is_new and remote is not None and remote.made_from == read_header(path).made_from
             if fits and self.remote.download(name, is_intact):
                 return self._read_verified(path, self._quarantine) or artifact
@@ -238,7 +239,7 @@ class RemoteCache(Cache):
     def _retry_pending_uploads(self) -> None:
         for name in filter(_ARTIFACT.fullmatch, self.remote.pending_uploads()):
             path = self.remote.local_path(name)
-            # A running process that uploads it at this moment holds the lock.
+            # A process that is uploading the artifact holds the lock.
             with self._locks.hold(f"{path.parent.name}-{path.stem}", f"{path.parent.name} artifact"):
                 if self.remote.is_pending(name) and path.exists() and is_intact(path):
                     try:
@@ -268,7 +269,8 @@ class RemoteCache(Cache):
             if header is not None and not self.remote.is_pending(files[name]):
                 if header.content in (None, content):
                     continue
-                self._synchronise(self.remote.local_path(files[name]))  # perhaps only the header is damaged
+                # If only the remote header is damaged, this repairs the remote artifact from an intact local copy.
+                self._synchronise(self.remote.local_path(files[name]))
             suspects[name] = content
         return super()._first_changed(suspects)
 

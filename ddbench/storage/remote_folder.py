@@ -41,7 +41,7 @@ class _NotDownloaded(Exception):
 
 
 class StorageError(DDBenchError):
-    """A request to the storage failed for good."""
+    """A request to the storage failed and is not repeated any more."""
 
 
 class ListedFile(NamedTuple):
@@ -59,7 +59,7 @@ class ListedFile(NamedTuple):
 
 
 def is_url(location: str | Path) -> bool:
-    """Tells whether a location is the URL of shared storage rather than a local folder.
+    """Tests whether a location is the URL of shared storage rather than a local folder.
 
     Args:
         location: The value of `--cache-dir` or `--results-dir`.
@@ -105,7 +105,7 @@ class RemoteFolder:
         from fsspec.core import url_to_fs
 
         self.url = url
-        self._shown = _without_user(url)  # never print a password
+        self._shown = _without_user(url)  # the password of the URL must not be printed
         self.copy = copy
         self._warn = warn or (lambda text: None)
         self._failed = False
@@ -203,7 +203,7 @@ class RemoteFolder:
         return [name for name in names if _SAFE_NAME.fullmatch(name)]
 
     def is_pending(self, name: str) -> bool:
-        """Tells whether the upload of a local copy is pending. The local copy then replaces the remote file.
+        """Tests whether the upload of a local copy is pending. The local copy then replaces the remote file.
 
         Args:
             name: Name of the file.
@@ -235,7 +235,7 @@ class RemoteFolder:
             return None
 
     def files(self, folder: str = "") -> list[ListedFile]:
-        """Lists the remote files of a folder, with those in its subfolders. Names that could lead out are left out.
+        """Lists the remote files of a folder and its subfolders. Names that could lead out of the folder are left out.
 
         Args:
             folder: Name of the folder. Empty: the whole remote folder.
@@ -289,12 +289,12 @@ class RemoteFolder:
         start, pause, warned = time.monotonic(), 0.5, False
         while True:
             try:
-                self._fs.invalidate_cache()  # other hosts write too
+                self._fs.invalidate_cache()  # other hosts change the files, so listings must not be cached
                 response = request()
             except FileNotFoundError:
                 self._succeeded(warned)
                 raise
-            except Exception as error:  # the exceptions differ between file systems
+            except Exception as error:  # each file system raises its own exceptions
                 self._raise_if_permanent(error)
                 waited = time.monotonic() - start
                 if self._failed or waited + pause > RETRY_SECONDS:
@@ -316,7 +316,7 @@ class RemoteFolder:
             self._warn(f"{self} works again")
 
     def _raise_if_permanent(self, error: Exception) -> None:
-        """Raises an error that a repeated request would not avoid."""
+        """Raises an error for a failure that a repeated request cannot avoid."""
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             raise StorageError(f"{self}: permission denied: {_describe(error)}") from error
         if isinstance(error, NotImplementedError) or "Validation" in type(error).__name__:
@@ -326,7 +326,7 @@ class RemoteFolder:
 
 
 def is_abandoned_upload(file: ListedFile) -> bool:
-    """Tells whether a remote file is the leftover of a writer that was killed during an upload.
+    """Tests whether a remote file is the leftover of a writer that was killed during an upload.
 
     Args:
         file: The file.
@@ -339,7 +339,7 @@ def _describe(error: Exception) -> str:
 
 
 def _modified(info: dict[str, Any]) -> float:
-    """Time of the last change; file systems differ in its name and type."""
+    """Returns the time of the last change. File systems differ in its name and type."""
     modified = next((info[name] for name in ("LastModified", "mtime", "last_modified", "updated") if info.get(name)), 0)
     if isinstance(modified, str):
         modified = datetime.fromisoformat(modified)

@@ -13,7 +13,7 @@ from ddbench.core.files import write_hooks
 from ddbench.storage.remote_folder import ListedFile, RemoteFolder, local_copy
 
 RESULT_FOLDERS = ("records", "efficiency", "runs", "failures", "figures")
-"""The folders of results that are downloaded. New files are uploaded whichever folder they are in."""
+"""The folders of results that are downloaded. New files in any folder are uploaded."""
 PARALLEL_DOWNLOADS = 16
 """Number of small files that are downloaded at the same time."""
 

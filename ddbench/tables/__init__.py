@@ -1,1 +1,1 @@
-"""Tables: their cells, the runs that fill them, their tidy frames and their layout as text."""
+"""Tables: cells, the runs that fill them, tidy frames, and text layout."""

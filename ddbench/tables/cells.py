@@ -29,7 +29,7 @@ def cells_of(
 
     Args:
         spec: The table.
-        request: The options. Without datasets: those of the paper's table and of all records. Without IPCs: those of
+        request: The options. Default datasets: those of the paper's table and of all records. Default IPCs: those of
             the table.
         registry: The registered plugins.
         results_dir: Folder of the results.
@@ -56,7 +56,7 @@ def cells_of(
             columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.columns)
             raise DDBenchError(f"table '{spec.name}' has two cells in row '{cell.row}'{columns}")
     if not by_position:
-        raise DDBenchError(f"table '{spec.name}' has no cell of method {', '.join(methods)}")
+        raise DDBenchError(f"table '{spec.name}' has no cells for method {', '.join(methods)}")
     return list(by_position.values())
 
 
@@ -83,7 +83,7 @@ def check_cells(cells: Iterable[Cell], request: Request, registry: PluginRegistr
     """Checks the options.
 
     Raises:
-        DDBenchError: If the options are wrong for every cell. The error is that of the first cell.
+        DDBenchError: If the options are invalid for every cell. It is the error of the first cell.
     """
     first: DDBenchError | None = None
     for cell in cells:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableContext:
-    """What a table is filled with.
+    """The objects that are needed to fill a table.
 
     Attributes:
         request: The options of the command line.
@@ -23,7 +23,7 @@ class TableContext:
         workspace: The cache, the datasets and the executor. None: only records may be used.
         results_dir: Folder of the results.
         only_cached: Whether nothing new may be computed.
-        warn: Called with messages for the user.
+        warn: Called with each message for the user.
     """
 
     request: Request

@@ -1,6 +1,6 @@
-"""The table `efficiency` (Table 3): what one iteration of a method costs. Each method runs in a separate process.
+"""The table `efficiency` (Table 3): time and memory of one iteration. Each method runs in a separate process.
 
-As a module, `python -m ddbench.tables.efficiency` is that process: it reads a request from stdin and prints numbers.
+`python -m ddbench.tables.efficiency` is that process. It reads a request from stdin and prints numbers.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ Numbers = dict[str, Any]
 def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> pd.DataFrame:
     """Returns one row per method: seconds per iteration over 100 iterations, peak memory, seconds of 2,000 iterations.
 
-    The numbers are those of one unit, which is the whole set for methods that optimise it together. The teacher and its
-    statistics are computed before and are not included; barycenters are included in the total. Methods with networks of
-    their own use the teacher's architecture. On a CPU the run ends after the measured iterations. Then, and for a
-    method with fewer than 2,000 iterations, the total is extrapolated. Peak memory is that of the process on a CPU,
-    and that of torch's tensors on a GPU.
+    The numbers are measured on one unit, which is the whole set for methods that optimise all images together. The
+    teacher and its statistics are computed before and are not included; barycenters are included in the total. Methods
+    that train or build networks use the teacher's architecture. On a CPU the run ends after the measured iterations. In
+    this case, and for a method with fewer than 2,000 iterations, the total is extrapolated. Peak memory is the memory
+    of the process on a CPU, and the memory of torch's tensors on a GPU.
 
     The numbers are stored in `results_dir/efficiency`. They apply to one device, number of threads and precision.
 
     Args:
         spec: The table.
         cells: Its cells.
-        context: What the table is filled with.
+        context: The objects that are needed to fill the table.
 
     Raises:
         DDBenchError: If no method makes images.
@@ -107,7 +107,7 @@ def _cost_row(spec: TableSpec, cell: Cell, context: TableContext) -> Row:
     row["device"] = f"{device_facts['name']}, {device_facts['threads']} threads, {pipeline.precision}"
     try:
         numbers = _stored_or_measured(pipeline, cell, row, device_facts, context)
-    except Exception as error:  # the other methods are measured whatever a method raises
+    except Exception as error:  # after any exception, the other methods are still measured
         context.warn(f"{spec.name}: {cell_name(cell)}: failed: {one_line(error)}")
         return {**row, "state": "failed", "reason": one_line(error)}
     return row if numbers is None else {**_with_state(row, numbers), **numbers}
@@ -120,7 +120,7 @@ def _with_state(row: Row, numbers: Numbers) -> Row:
 def _stored_or_measured(
     pipeline: Pipeline, cell: Cell, row: Row, device_facts: dict[str, Any], context: TableContext
 ) -> Numbers | None:
-    """The stored numbers of this device, or new ones. None if nothing new may be computed."""
+    """Returns the stored numbers of this device, or new ones. None if nothing new may be computed."""
     from ddbench.core.files import atomic_write
     from ddbench.results import provenance, records
     from ddbench.storage.artifacts import key_of
@@ -146,7 +146,7 @@ def _stored_or_measured(
 
 
 def _stored_rows(context: TableContext) -> list[Row]:
-    """The rows of all stored numbers of the installed versions of the methods."""
+    """Returns the rows of all stored numbers of the installed versions of the methods."""
     stored = [_read(path, context) for path in sorted((context.results_dir / "efficiency").glob("*.json"))]
     versions = {method.name: method.version for method in context.registry.distillers()}
     return [
@@ -162,7 +162,7 @@ def _is_requested(row: Row, request: Request) -> bool:
 
 
 def _read(path: Path, context: TableContext) -> dict[str, Any] | None:
-    """The content of a file of numbers. None if there is none, or if it is damaged."""
+    """Returns the content of a file of numbers. None if the file is missing or damaged."""
     from ddbench.results import records
 
     if not path.is_file():
@@ -184,7 +184,7 @@ def _measure_in_process(cell: Cell, context: TableContext) -> Numbers:
     command = [sys.executable, "-m", "ddbench.tables.efficiency"]
     # stderr is inherited, so the progress of the process is shown.
     finished = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True)
-    interruption.raise_if_requested()  # Ctrl-C reaches both processes
+    interruption.raise_if_requested()  # Ctrl-C interrupts both processes
     answer = (finished.stdout.strip().splitlines() or [""])[-1]
     if finished.returncode or not answer:
         raise DDBenchError(f"its process ended with status {finished.returncode}")
@@ -226,7 +226,7 @@ def measure(pipeline: Pipeline) -> Numbers:
     last = TOTAL if pipeline.device.type == "cuda" else WARMUP + MEASURED
     unit, distill = pipeline.units[0], pipeline.graph["distill"]
     assert isinstance(distill, Distill)
-    device.prepare(pipeline.device)  # use the same kernels as a run
+    device.prepare(pipeline.device)  # configure the same kernels as a run
     with tempfile.TemporaryDirectory() as folder, device.measured(pipeline.device) as cost:
         task = distill.task(pipeline, 0, Checkpoint(Path(folder) / "checkpoint.safetensors"))
         task = replace(task, tick=tick, cached=lambda name, depends_on, build: build(), checkpoint_every=10**9)
@@ -238,7 +238,7 @@ def measure(pipeline: Pipeline) -> Numbers:
         return {}
     durations = [after - before for before, after in itertools.pairwise(times[1:])][WARMUP - 1 :]
     if len(durations) < 2:
-        raise DDBenchError(f"{iterations} iterations, of which the first {WARMUP} do not count, are too few")
+        raise DDBenchError(f"{iterations} iterations are too few: the first {WARMUP} are not measured")
     durations = durations[:MEASURED]
     complete = iterations >= TOTAL
     return {
@@ -271,7 +271,7 @@ def main() -> None:
     (resolved,) = resolve_cells([Cell(**content["cell"])], Request(**fields), workspace)
     try:
         numbers = {"reason": resolved.reason} if resolved.reason else measure(resolved.pipelines[0])
-    except Exception as error:  # report it to the parent process, whatever a method raises
+    except Exception as error:  # report any exception to the parent process
         numbers = {"reason": one_line(error)}
     print(json.dumps(numbers))
 

@@ -48,7 +48,7 @@ def build_frame(
         warn: Called with messages for the user.
 
     Returns:
-        One row per cell and student, or per cell with the reason why it has no number. docs/tables.md describes the
+        One row per cell and student. A cell without a number has one row with the reason. docs/tables.md describes the
         columns.
 
     Raises:
@@ -66,7 +66,8 @@ def build_frame(
     if not request.methods:
         frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
     if spec.finish is not None:
-        all_records = records.load(results_dir / "records", lambda message: None)  # warned about before
+        # The warnings have been printed before.
+        all_records = records.load(results_dir / "records", lambda message: None)
         with registry.attribute_errors("table", spec.name):
             frame = spec.finish(frame, all_records)
     return with_published(spec, frame)
@@ -84,13 +85,13 @@ def choose_datasets(
         only_cached: Whether to compute nothing new.
 
     Returns:
-        The request, and the workspace or None. None means that there are no data: use records only.
+        The request, and the workspace or None. None means that there are no data, so that only records can be used.
     """
     registry = workspace.registry
     if request.datasets:
         usable = all(_is_present(registry.dataset(name), data_dir) for name in request.datasets)
         return request, workspace if usable or not only_cached else None
-    # Datasets that need no files (digits) are always present. They are used only if the user names them.
+    # Datasets that need no files (digits) are always present, so they are used only if the user requests them.
     names = tuple(spec.name for spec in registry.datasets() if spec.fetch and _is_present(spec, data_dir))
     return (replace(request, datasets=names), workspace) if names else (request, None)
 

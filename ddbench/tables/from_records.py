@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 
 def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
-    """Returns the rows of all records that belong to a cell, in each setting that the records have.
+    """Returns the rows of all records that belong to a cell, in each setting of the records.
 
     A record belongs to a cell if method, protocol, their installed versions, student and all settings equal those of
-    the cell under the record's recipes and the options. A setting that is newer than the record has its default.
+    the cell under the record's recipes and the options. Settings that the record lacks, because they are newer, have
+    their default.
 
     A cell without a record has a row "never run": in a setting that has other records, for the IPCs of the options, the
     records and the paper; and for datasets without records.
@@ -66,7 +67,7 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
 
 
 def _drop_unused_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | None) -> list[Row]:
-    """Keeps rows with an IPC of the records, the options or the paper's table. Without records, keeps none."""
+    """Keeps rows whose IPC occurs in the records, the options or the paper's table. Without records, keeps none."""
     ipcs = {row["ipc"] for row in rows if row["state"] == "measured"}
     if not ipcs:
         return []
@@ -79,7 +80,7 @@ def _drop_unused_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | N
 def _experiment_in(
     cell: Cell, setting: Setting, record: Record, context: TableContext, known: list[Recipe]
 ) -> Experiment | None:
-    """The experiment of a cell in a setting. None if it is impossible or does not match the options."""
+    """Returns the experiment of a cell in a setting. None if it is impossible or does not match the options."""
     request = context.request
     try:
         if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
@@ -99,7 +100,7 @@ def _experiment_in(
 
 
 def _matches_options(setting: Setting, request: Request, experiment: Experiment) -> bool:
-    """Tells whether a setting has the data, teacher and device of the options and `--set`."""
+    """Tests whether a setting has the data, teacher and device of the options and `--set`."""
     options = (
         (request.image_size, setting.data.image_size),
         (request.arch, setting.teacher.arch),
@@ -119,6 +120,6 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
 
 
 def _newest(candidates: Iterable[Record]) -> list[Record]:
-    """The newest record per set and student. Older ones were made e.g. with another number of threads."""
+    """Returns the newest record per set and student. There can be several, e.g. with different numbers of threads."""
     ordered = sorted(candidates, key=lambda record: record.created)
     return list({(r.seed + r.repeat, r.seed + r.student_seed): r for r in ordered}.values())

@@ -61,12 +61,12 @@ def recipe_settings(spec: TableSpec, cells: list[Cell], context: TableContext) -
                     text = ", ".join(map(value_text, value)) if isinstance(value, list) else value_text(value)
                     setting_cell = replace(cell, row=f"{name}.{setting}")
                     row = frame_row(spec, setting_cell, context.request, experiment, "read")
-                    rows.append({**row, "device": "", "value": text})  # nothing runs: there is no device
+                    rows.append({**row, "device": "", "value": text})  # nothing runs, so there is no device
     frame = pd.DataFrame(rows, columns=[*FRAME_COLUMNS, "value"]).astype({"ipc": "Int64"})
     frame = frame.drop_duplicates(["row", "dataset", "setting"])
     table = {(row["ours"], row["dataset"]): row["value"] for row in published.load(spec.name).to_dict("records")}
     values = [
-        # "all" in the paper means its own datasets.
+        # "all" in the paper means all datasets of the paper.
         table.get((row, dataset), table.get((row, "all"))) if dataset in published.PAPER_SIZES else None
         for row, dataset in frame[["row", "dataset"]].itertuples(index=False)
     ]

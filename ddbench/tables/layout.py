@@ -1,4 +1,4 @@
-"""Lays out a table's tidy frame as text: one block per setting, with the published numbers in columns of their own."""
+"""Lays out a table's tidy frame as text: one block per setting, with published numbers in separate columns."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class _CellFormatter:
     Args:
         spec: The table.
         part: The rows of the block.
-        default_protocol: The protocol that is not stated in cells.
+        default_protocol: The protocol that cells do not mention.
     """
 
     def __init__(self, spec: TableSpec, part: pd.DataFrame, default_protocol: str) -> None:
@@ -170,7 +170,7 @@ class _CellFormatter:
         self.any_published = values > 0
 
     def texts(self, rows: pd.DataFrame, metric: str) -> dict[str, str]:
-        """Returns our number, the published one and the difference of a cell, by the suffix of their columns."""
+        """Returns the measured number, the published one and their difference, by the suffix of the column."""
         published_text, difference = "", ""
         column = f"published_{metric}"
         if column in rows and not rows[column].dropna().empty:

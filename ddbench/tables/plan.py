@@ -1,4 +1,4 @@
-"""Plans a table: the state of its cells and the time that the missing ones take."""
+"""Plans a table: the state of its cells and the estimated time of the missing ones."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def frame_row(
         reason: The reason of a failure.
         record: The record that fills the cell.
         classes: Number of classes, if known.
-        numerics: Versions of the core's numerics that differ from the installed ones.
+        numerics: Versions in `ddbench.core.versions` that differ from the installed ones.
         distinction: Text that distinguishes settings with the same configuration.
     """
     row: Row = {
@@ -94,7 +94,7 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
 
 
 def _changes(experiment: Experiment, request: Request) -> list[str]:
-    """The changes to the recipes, e.g. `teacher.epochs=5`, except those that have a column: checkpoint and runtime."""
+    """Returns the changes to the recipes, e.g. `teacher.epochs=5`, except checkpoint and runtime (other columns)."""
     changes = []
     for path in dict.fromkeys(experiment.changed):
         section, _, name = path.partition(".")

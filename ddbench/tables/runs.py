@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResolvedCell:
-    """A cell with the pipelines that fill it.
+    """A cell and its pipelines.
 
     Attributes:
         cell: The cell.
@@ -70,7 +70,7 @@ def one_line(error: Exception) -> str:
 
 
 def records_by_key(results_dir: Path, warn: Callable[[str], None] = lambda message: None) -> dict[str, Record]:
-    """Returns all records by the cache key of their evaluation, which covers everything that their numbers depend on.
+    """Returns all records by the cache key of their evaluation, which covers all dependencies of their numbers.
 
     Args:
         results_dir: Folder of the results.
@@ -89,7 +89,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     Args:
         spec: The table.
         cells: Its cells.
-        context: What the table is filled with. Needs a workspace.
+        context: The objects that are needed to fill the table, with a workspace.
 
     Returns:
         One row per cell and student. The row of a failed cell contains the reason.
@@ -142,7 +142,7 @@ def _run_pipeline(
     except NotCached as error:  # an artifact in the cache is damaged
         context.warn(f"{title}: never run: {one_line(error)}")
         return None, "", one_line(error)
-    except Exception as error:  # the other cells are run whatever a method raises
+    except Exception as error:  # after any exception, the other cells are still run
         context.warn(f"{title}: failed: {one_line(error)}")
         return None, "failed", one_line(error)
     context.warn(f"{title}: record {context.results_dir / 'records' / record.name}.json")

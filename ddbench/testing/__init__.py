@@ -1,4 +1,4 @@
-"""The conformance kit: tests that every method and every protocol must pass. A plugin's author inherits them.
+"""The conformance tests, which every method and every protocol must pass. Test classes of plugins inherit them.
 
 ```python
 from ddbench.testing import DistillerConformance
@@ -9,7 +9,7 @@ class TestBlurMethod(DistillerConformance):
 ```
 
 Each test checks one requirement. The tests run the stages of `ddbench run` on scikit-learn's digits, with a small
-teacher that is trained once per session. The kit needs pytest.
+teacher that is trained once per session. The tests need pytest.
 """
 
 from ddbench.testing.methods import DistillerConformance

@@ -1,4 +1,4 @@
-"""A cache that interrupts a build as a kill would, and counts the saves and loads of its checkpoint."""
+"""A cache that simulates kills during a build, and counts the saves and loads of its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ INTERRUPTIONS = 3
 
 
 class Interruption(RunInterrupt):
-    """Ends a build at a point where a kill could strike."""
+    """Ends a build at a point where the process could be killed."""
 
 
 @dataclass
 class Interrupter:
-    """Interrupts builds at the first moments of one kind, and counts what happens to their checkpoints.
+    """Interrupts builds at the first moments of one kind, and counts the saves and loads of their checkpoints.
 
     Args:
         moment: When to interrupt: right after a checkpoint is "save"d, or when a step is "report"ed.
@@ -40,7 +40,7 @@ class Interrupter:
     loads: int = 0
 
     def reach(self, moment: Moment) -> None:
-        """Raises Interruption if this is the kind of moment to interrupt at and interruptions remain."""
+        """Raises Interruption if builds are interrupted at this kind of moment and interruptions remain."""
         if moment == self.moment and self.remaining:
             self.remaining -= 1
             raise Interruption

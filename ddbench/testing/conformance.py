@@ -57,7 +57,7 @@ class Conformance:
         """Runs the subject. All tests of a class share it."""
         folder = tmp_path_factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:
-            folder = folder.parent  # shared by all workers of a session, so that they share a teacher
+            folder = folder.parent  # all pytest workers of a session use this folder, so that they share a teacher
         return _cached_harness(type(self), folder / "ddbench")  # type: ignore[arg-type]  # mypy: a class cannot be hashed
 
     @classmethod
@@ -90,7 +90,7 @@ class Conformance:
             bool(subject.version.strip()),
             "the class has a version, which is part of every cache key and record",
             f"version = {subject.version!r}",
-            'set version = "1", and raise it whenever results change',
+            'set version = "1", and increase it whenever results change',
         )
         require(
             bool((subject.__doc__ or "").strip()) and subject.__doc__ not in (Distiller.__doc__, Evaluator.__doc__),
@@ -163,13 +163,14 @@ class Conformance:
             not done.stdout,
             "entry-point modules do not import torch, so that `ddbench list` and `--help` are fast",
             f"{done.stdout.strip()} imports torch",
-            "move numerics to a sibling module and import it inside the method; import types under `if TYPE_CHECKING:`",
+            "move computations to a sibling module and import it in the method; import types under `if TYPE_CHECKING:`",
         )
 
     # -- reproducibility ----------------------------------------------------------------------------------------
 
     def test_same_seed_gives_same_result(self, harness: Harness) -> None:
-        # A run with other global generators covers both tests; if it differs, an undisturbed run decides.
+        # One run with reseeded global generators serves this test and the next one. If its result differs, a run
+        # without reseeding shows which of the two fails.
         is_equal = successful_run(harness).digests == harness.reseeded_digests
         self._require_same_result(
             harness,
@@ -204,7 +205,7 @@ class Conformance:
         changed = successful_run(harness).global_changes
         require(
             not changed,
-            "global generators, default types and modes are unchanged",
+            "global generators, torch's defaults and modes are unchanged",
             f"{harness.name} changes {', '.join(changed)}",
             "use task.generator instead of global seeds, and context managers for modes",
         )
@@ -252,7 +253,7 @@ class Conformance:
             not changed,
             "teacher, data and distilled set are unchanged: weights, modes, gradients, hooks, labels, mean",
             f"{harness.name} changes {', '.join(changed)}",
-            "write into copies, remove hooks in try/finally, do not train the teacher, compute gradients of images only",
+            "write into copies, remove hooks in try/finally, do not train the teacher, differentiate only images",
         )
 
     def test_memory_is_released(self, harness: Harness) -> None:

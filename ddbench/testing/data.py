@@ -1,4 +1,4 @@
-"""Inputs of the conformance kit: a small, unevenly distributed dataset, and a method that returns noise."""
+"""Inputs of the conformance tests: a small dataset with unequal classes, and a method that returns noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ddbench.data.source import ArraySplit
 FEW_DIGITS = "few-digits"
 SMALLEST_CLASS = 3
 OTHER_CLASSES = 20
-IMAGE_SIZES = ("data.image_size=16", "data.stored_size=16")  # the sizes that recipes set for digits
+IMAGE_SIZES = ("data.image_size=16", "data.stored_size=16")  # the sizes in the recipes for digits
 
 
 def open_few_digits(data_dir: Path | None) -> Source:
@@ -60,5 +60,9 @@ class Noise(Distiller, frozen=True, extra="forbid"):
 
 @hookimpl
 def ddbench_datasets() -> Iterable[DatasetSpec]:
-    """Registers the kit's dataset."""
-    return [DatasetSpec(FEW_DIGITS, "a few digits, unevenly spread", "as digits", native_size=8, open=open_few_digits)]
+    """Registers the dataset of the conformance tests."""
+    return [
+        DatasetSpec(
+            FEW_DIGITS, "a few digits, classes of unequal size", "as digits", native_size=8, open=open_few_digits
+        )
+    ]

@@ -31,9 +31,9 @@ from ddbench.testing.checkpoints import Interrupter, InterruptingCache, Interrup
 from ddbench.testing.subprocess_runner import NotImportableError, run_in_subprocess
 from ddbench.training import loop
 
-SHARED_STAGES = ("data", "teacher", "statistics")  # no method and no protocol changes their artifacts
+SHARED_STAGES = ("data", "teacher", "statistics")  # their artifacts depend on no method or protocol
 TEACHER = ("teacher.epochs=3", "teacher.batch_size=64", "teacher.learning_rate=0.05", "distill.checkpoint_every=3")
-REAL_DATA = ("teacher.batch_size=8",)  # with larger batches, a few real images give too few steps to learn
+REAL_DATA = ("teacher.batch_size=8",)  # with larger batches, training on a few real images has too few steps
 STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
 
 
@@ -151,7 +151,7 @@ class Harness:
 
     @cached_property
     def reseeded_digests(self) -> dict[str, str]:
-        """The digests of another run with other states of the global generators."""
+        """The digests of a second run, with reseeded global generators."""
         with state.reseeded_global_generators():
             return self.rerun_digests()
 
@@ -216,14 +216,14 @@ class Harness:
             cache = InterruptingCache(root, self.stage, interrupter)
             pipeline = self.pipeline(root, cache=cache, emit=emit)
             try:
-                with mock.patch.object(loop, "SAVE_SECONDS", 0.0):  # these runs end before the default of 20 s
+                with mock.patch.object(loop, "SAVE_SECONDS", 0.0):  # these runs are shorter than the default of 20 s
                     return self.digests(pipeline), interrupter
             except Interruption:
                 continue
 
     @cached_property
     def subprocess_digests(self) -> dict[str, str] | None:
-        """The digests of another process, which builds units in reverse; None if it cannot import the class."""
+        """The digests of another process, which builds units in reverse order. None if it cannot import the class."""
         root = self.new_cache()
         try:
             run_in_subprocess(build_units if self.stage == "distill" else build_metrics, self.experiment, root)
@@ -293,12 +293,12 @@ def registry_with(cls: type[Distiller] | type[Evaluator]) -> PluginRegistry:
 
 
 def build_units(experiment: Experiment, root: Path) -> None:
-    """Builds all units of a method into the cache in `root`, in reverse order."""
+    """Builds all units of a method in reverse order and stores them in the cache in `root`."""
     harness = Harness(root, "distill", experiment, registry_with(type(experiment.method)))
     harness.digests(harness.pipeline(root), reverse=True)
 
 
 def build_metrics(experiment: Experiment, root: Path) -> None:
-    """Trains and evaluates the student of a protocol into the cache in `root`."""
+    """Trains and evaluates the student of a protocol and stores the result in the cache in `root`."""
     harness = Harness(root, "evaluate", experiment, registry_with(type(experiment.evaluator)))
     harness.digests(harness.pipeline(root))

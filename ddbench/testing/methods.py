@@ -139,7 +139,8 @@ class DistillerConformance(Conformance):
         expected = successful_run(harness).digests
         if len(expected) == 1:
             pytest.skip("the method has a single unit here")
-        # The other process builds in reverse order; if it differs, a reversed run in this process decides.
+        # The second process builds in reverse order. If its result differs, a reversed run in this process shows
+        # whether the order is the cause.
         is_equal = harness.subprocess_digests == expected
         self._require_same_result(
             harness,
@@ -198,7 +199,7 @@ def _mean_top1(harness: Harness, experiment: Experiment, root: Path) -> float:
 
 @contextmanager
 def _another_machine() -> Iterator[None]:
-    """Changes the reported numbers of processors, threads and devices, and the rank."""
+    """Changes the reported numbers of processors, threads and devices, and the reported rank."""
     threads, processors, accelerated = torch.get_num_threads(), os.cpu_count() or 1, torch.cuda.is_available()
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(os, "cpu_count", return_value=7 * processors))

@@ -25,7 +25,7 @@ MARGIN = 15.0
 
 @dataclass(frozen=True)
 class ObservedTask(EvaluateContext):
-    """An evaluation task that keeps the students it creates.
+    """An evaluation task that records the students that it creates.
 
     Args:
         students: Receives every student.
@@ -44,7 +44,7 @@ class ObservedEvaluator:
     """Replaces a protocol in a pipeline and records what it trains.
 
     Args:
-        protocol: The protocol, which does the work.
+        protocol: The protocol that is observed.
         students: The students that the protocol created.
         steps: Optimiser steps on their parameters.
         last_parameters: Copies of their parameters after the last step.
@@ -70,7 +70,7 @@ class ObservedEvaluator:
         """The trained student. The current test fails unless there is exactly one."""
         require(
             len(self.students) == 1,
-            "a protocol trains one student, which it gets from its task",
+            "a protocol trains one student, which task.student() returns",
             f"{self.protocol.name} called task.student() {len(self.students)} times",
             "train the network that task.student() returns; create other networks with ddbench.nn.build_network",
         )

@@ -1,4 +1,4 @@
-"""How a conformance test fails: the requirement, the observation and the fix, each on a line."""
+"""Failures of conformance tests: the requirement, the observation and the fix, each on one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def fail(requirement: str, observed: str, fix: str) -> NoReturn:
 
     Args:
         requirement: The rule that is broken.
-        observed: What the test measured, with names and values.
+        observed: The observation, with names and values.
         fix: What the author can change to meet the requirement.
 
     Raises:
@@ -27,7 +27,7 @@ def require(condition: bool, requirement: str, observed: str, fix: str) -> None:
     Args:
         condition: Whether the requirement is met.
         requirement: The rule that is checked.
-        observed: What the test measured, with names and values.
+        observed: The observation, with names and values.
         fix: What the author can change to meet the requirement.
 
     Raises:

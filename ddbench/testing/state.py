@@ -26,13 +26,13 @@ def memory_in_use(device: torch.device) -> tuple[int, str]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.memory_allocated(device), "bytes"
-    # isinstance would read __class__, and some lazy modules import things on any attribute access.
+    # isinstance reads __class__, and some lazy modules start imports on any attribute access.
     return sum(issubclass(type(candidate), torch.Tensor) for candidate in gc.get_objects()), "tensors"
 
 
 @contextlib.contextmanager
 def reseeded_global_generators() -> Iterator[None]:
-    """Seeds the global generators of Python, NumPy and torch otherwise, and restores them afterwards."""
+    """Reseeds the global generators of Python, NumPy and torch for a block, and restores them afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         random.seed(OTHER_SEED)

@@ -1,4 +1,4 @@
-"""Runs functions of the kit in a second process. It is started once, because the import of torch takes seconds."""
+"""Runs functions of the conformance tests in one second process, because importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def run_in_subprocess(build: Build, experiment: Experiment, root: Path) -> None:
     line = process.stdout.readline()
     if not line:
         _process.cache_clear()
-        raise DDBenchError("the other process ended without an answer")
+        raise DDBenchError("the subprocess of the conformance tests ended without an answer")
     error = json.loads(line)
     if error == NOT_IMPORTABLE:
         raise NotImportableError
     if error:
-        raise DDBenchError(f"in another process: {error[-2000:]}")
+        raise DDBenchError(f"the subprocess of the conformance tests failed: {error[-2000:]}")
 
 
 def serve() -> None:
     """Handles requests until stdin ends: one JSON line per request, one JSON line with its error (empty: success)."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # a plugin that prints must not write into the answers
+    os.dup2(2, 1)  # prints of a plugin must not mix with the answers on stdout
     for line in sys.stdin:
         answers.write(json.dumps(_handle(line)) + "\n")
 
@@ -89,7 +89,7 @@ def _handle(line: str) -> str:
 
 @functools.cache
 def _process() -> subprocess.Popen[str]:
-    """Starts the second process, with another hash seed for strings. It ends with this one."""
+    """Starts the second process, with another hash seed for strings. It ends when this process ends."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "29"}
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     pipe = subprocess.PIPE

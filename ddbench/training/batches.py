@@ -20,8 +20,8 @@ class Batch:
     Attributes:
         images: Normalised float32 [B, 3, S, S], on the device.
         loss: Computes the loss, a scalar, from the logits [B, classes].
-        global_size: The number of images of the step over all processes. With it, `images` are this process's shard
-            (`Strategy.shard`) and `loss` is their mean. None: this process has all images.
+        global_size: The number of images of the step over all processes. If it is given, `images` are this process's
+            shard (`Strategy.shard`) and `loss` is their mean. None: this process has all images.
     """
 
     images: Tensor
@@ -51,8 +51,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def prefetch(items: Iterable[T], device: torch.device) -> Generator[T, None, None]:
     """Computes each item in a background thread while `device` uses the previous one.
 
-    On a CPU each item is computed when it is needed, without a thread: a second thread that runs tensor operations has
-    a second pool of OpenMP threads, and with more of these than cores every operation becomes slow.
+    On a CPU each item is computed when it is needed, without a thread. A second thread that runs tensor operations
+    would have its own pool of OpenMP threads, and more OpenMP threads than cores make every operation slow.
 
     Args:
         items: The items. Their iterator runs in the background thread.

@@ -61,7 +61,7 @@ class BestEpoch:
             tensors: The tensors of the checkpoint; other names than those of `state` are ignored.
             meta: The metadata of the checkpoint.
         """
-        if meta["kept_score"] is None:  # saved during the first epoch
+        if meta["kept_score"] is None:  # a checkpoint of the first epoch has no selection
             return
         self._best, self.epoch = tuple(meta["kept_score"]), int(meta["kept_epoch"])
         self.weights = {

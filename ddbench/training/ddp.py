@@ -50,17 +50,17 @@ class DDPStrategy(Strategy):
         return slice(low, high)
 
     def checkpoint_io(self, checkpoint: CheckpointIO | None) -> CheckpointIO | None:
-        """Rank 0 loads the checkpoint and broadcasts it; only rank 0 saves."""
+        """Returns a checkpoint that rank 0 loads and broadcasts, and that only rank 0 saves."""
         return _RankZeroCheckpoint(self._fabric, checkpoint)
 
     def gradient_step(self, network: nn.Module, device: torch.device, precision: str) -> GradientStep:
-        """All processes start from the weights of rank 0."""
+        """Returns the object that computes gradients. It copies the weights of rank 0 to all processes."""
         return _DDPGradientStep(self._fabric, network, device, precision)
 
 
 @contextlib.contextmanager
 def translate_collective_errors() -> Iterator[None]:
-    """Translates the error of a collective operation whose other process is gone.
+    """Translates the error of a collective operation that failed because another process ended.
 
     Raises:
         LostProcessError: A collective operation failed.
@@ -89,7 +89,7 @@ class _RankZeroCheckpoint:
             self._checkpoint.save(tensors, meta)
 
     def _broadcast(self, content: bytes) -> bytes:
-        """Returns the bytes of rank 0. Fabric's own broadcast of objects would unpickle them."""
+        """Returns the bytes of rank 0. Fabric's broadcast of objects is not used, because it unpickles data."""
         with translate_collective_errors():
             length = torch.tensor([len(content)], device=self._fabric.device)
             dist.broadcast(length, 0)
@@ -104,9 +104,9 @@ class _RankZeroCheckpoint:
 class _DDPGradientStep(GradientStep):
     """Computes the gradients of this process's shard; gradients and BatchNorm statistics are those of the whole batch.
 
-    A step that exchanges gradients cannot be repeated. So the number of images that fit into memory is found once, in a
-    rehearsal of the first step without an exchange. The network's own draws (dropout) are seeded by step and rank: they
-    are reproducible, but differ from those of a single process.
+    A step that exchanges gradients cannot be repeated with fewer images. So the first step is computed once without an
+    exchange, to find the number of images that fit into memory. Dropout is seeded by step and rank: its draws are
+    reproducible, but differ from those of a single process.
     """
 
     def __init__(self, fabric: Fabric, network: nn.Module, device: torch.device, precision: str) -> None:
@@ -159,8 +159,8 @@ def _is_sharded(batch: Batch) -> bool:
 class _SyncBatchNorm(TorchFunctionMode):
     """Inside the block, BatchNorm in training mode uses the statistics of the images of all processes.
 
-    The mode replaces the function that layers call, not the layers. So it covers the layers of every library, and the
-    network itself stays unchanged.
+    It replaces the function `batch_norm` that layers call. So it covers the layers of every library, and the network
+    stays unchanged.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -203,7 +203,7 @@ def _sync_batch_norm(
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over processes. Every process uses it, so its gradient is the sum of the gradients of all processes."""
+    """The sum over processes. Every loss depends on it, so its gradient is also summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ddbench.training.batches import Batch
 
 SAVE_SECONDS = 20.0
-"""The least time between two checkpoints."""
+"""The shortest time between two checkpoints."""
 
 
 def fit(
@@ -48,16 +48,16 @@ def fit(
 
     Args:
         network: The network. It is moved to `device`, in channels-last memory format.
-        epoch_batches: Gives the batches of an epoch (from 0). It must be a pure function of the epoch.
+        epoch_batches: Returns the batches of an epoch (from 0). It must be a pure function of the epoch.
         settings: The optimiser and its hyper-parameters, and the number of epochs.
         device: The device to train on.
         precision: `fp32` or `bf16`, for autocast.
         checkpoint: Stores network, optimiser, epoch and `best_epoch` at the end of an epoch, at most every
             `SAVE_SECONDS`. None: nothing is stored.
         report: Called after every epoch as `report(epoch + 1, epochs, **metrics)`.
-        validate: Called after every epoch (from 0). It may return the top-1 (percent), which is reported and never
-            changes the training.
-        seed: The seed of the network's own draws (dropout).
+        validate: Called after every epoch (from 0). It may return the top-1 (percent), which is reported. It does not
+            change the training.
+        seed: The seed of dropout.
         schedule: The factor of the learning rate in each epoch; a cosine by default.
         best_epoch: Selects an epoch; it is updated after every epoch.
 
@@ -115,7 +115,7 @@ def fit(
 
 
 def _train_epoch(state: TrainingState, gradient_step: GradientStep, batches: Iterable[Batch], seed: int) -> float:
-    """Trains on the batches that the current epoch has not seen yet. Returns the mean loss of the whole epoch."""
+    """Trains on the remaining batches of the current epoch. Returns the mean loss over the whole epoch."""
     epoch, losses = state.epoch, state.losses
     state.network.train()
     with state.network_draws(seeds.derive("fit", seed, epoch)):
@@ -126,7 +126,7 @@ def _train_epoch(state: TrainingState, gradient_step: GradientStep, batches: Ite
                 _mean_loss(losses, epoch)
                 state.save()
                 interruption.raise_if_requested()
-    # The losses are read once an epoch: reading each of them would make the host wait for the device.
+    # The losses are read once per epoch, because each read synchronises with the device.
     return _mean_loss(losses, epoch)
 
 

@@ -73,7 +73,7 @@ class TrainingState:
             self._rng_states = [state.clone() for _, state in sorted(_with_prefix("epoch/draws/", tensors).items())]
 
     def finish_epoch(self, top1: float | None) -> None:
-        """Counts the current epoch as finished.
+        """Marks the current epoch as finished.
 
         Args:
             top1: The validation top-1 (percent) after the epoch; None: it was not measured.
@@ -102,7 +102,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def network_draws(self, seed: int) -> Iterator[None]:
-        """Seeds the global generators for the network's own draws (dropout), and restores them after the block.
+        """Seeds the global generators, which dropout uses, and restores them after the block.
 
         In an epoch that was resumed between two steps, the generators continue where the checkpoint was saved.
 
@@ -122,7 +122,8 @@ class TrainingState:
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             number, key = int(name.split("/")[0]), name.split("/")[1]
-            # The loaded tensor may be a memory-mapped file, in another memory format than the running optimiser's.
+            # The loaded tensor may be a memory-mapped file, and its memory format may not be that of the optimiser's
+            # tensor.
             like = parameters[number] if tensor.shape == parameters[number].shape else tensor
             state.setdefault(number, {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})

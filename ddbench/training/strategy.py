@@ -1,4 +1,4 @@
-"""How the processes of a run train one network: one process here, several in `ddbench.training.ddp`.
+"""How the processes of a run train one network. This module is for one process, `ddbench.training.ddp` for several.
 
 Views, crops, flips, CutMix and permutations are drawn for the whole batch of a step; each process computes its shard of
 that batch. The loss is the mean over the whole batch with any number of processes.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Strategy:
-    """Training with this process alone. `ddbench.training.ddp.DDPStrategy` is the strategy of several processes.
+    """The strategy of a single process. `ddbench.training.ddp.DDPStrategy` is the strategy of several processes.
 
     Attributes:
         size: The number of processes.
@@ -50,7 +50,7 @@ class Strategy:
         return batch
 
     def checkpoint_io(self, checkpoint: CheckpointIO | None) -> CheckpointIO | None:
-        """Returns the checkpoint through which every process loads the same state, and which is saved once.
+        """Returns a checkpoint that loads the same state in every process and is saved by one process only.
 
         Args:
             checkpoint: The checkpoint of this process, if any.
@@ -72,7 +72,7 @@ _strategy = Strategy()
 
 
 def current_strategy() -> Strategy:
-    """Returns the strategy of the innermost `strategy_context`; a single process outside of one."""
+    """Returns the strategy of the innermost `strategy_context`, or the single-process strategy if there is none."""
     return _strategy
 
 
@@ -119,15 +119,16 @@ class GradientStep:
         """Computes the loss of a batch and leaves the gradients in the network.
 
         Args:
-            batch: The batch; this process's shard of it where several processes train.
-            names: Identify the step; they seed its draws where several processes train.
+            batch: The batch, or this process's shard of it if several processes train.
+            names: Identify the step. They seed dropout if several processes train.
 
         Returns:
             The loss of the whole batch, a scalar.
 
         Raises:
-            DDBenchError: The batch does not fit into memory, and the network has random layers.
-            RuntimeError: The device's own error, if a single image does not fit or the network has BatchNorm.
+            DDBenchError: The batch does not fit into memory, and the network has random layers (dropout).
+            RuntimeError: The out-of-memory error of the device, if a single image does not fit or the network has
+                BatchNorm.
         """
         attempt = partial(self._attempt, batch)
         count = len(batch.images)
@@ -150,7 +151,7 @@ class GradientStep:
             raise DDBenchError(
                 f"out of memory: a step of {len(logits)} images does not fit, and {type(self._network).__name__} has "
                 "random layers (dropout), so that computing it in parts would change the numbers; use a smaller batch "
-                "size, which is another run, or a device with more memory"
+                "size (this changes the results and starts a new run), or a device with more memory"
             )
         logits.requires_grad_()
         loss = self._scale(batch.loss(logits), batch)
@@ -165,7 +166,7 @@ class GradientStep:
             logits: Tensor = self._forward(images.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
-    # -- overridden where several processes train ----------------------------------------------------------------
+    # -- overridden for several processes --------------------------------------------------------------------------
 
     def _scale(self, loss: Tensor, batch: Batch) -> Tensor:
         return loss

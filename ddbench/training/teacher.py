@@ -1,4 +1,4 @@
-"""Training on real images, and the accuracy on them."""
+"""Trains networks on real images and measures their accuracy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train_on_real_images(
     """Trains a network in place on the whole training set with random-resized-crop, flip and cross-entropy.
 
     Every epoch has a new permutation, and keeps its last, smaller batch. Source: torchvision's reference recipe without
-    warm-up, as in the squeeze stage of the papers.
+    warm-up. The papers use it for the squeeze stage.
 
     Args:
         network: The network.

@@ -35,7 +35,7 @@ class Block(BaseModel, frozen=True, extra="forbid"):
     settings: dict[SectionName, dict[str, Any]]
 
     def matches(self, context: dict[str, list[str]]) -> bool:
-        """Tells whether the block applies to a run.
+        """Tests whether the block applies to a run.
 
         Args:
             context: Names of the run by filter, e.g. `{"dataset": ["imagenette"], "method": ["wmdd"]}`.
@@ -98,7 +98,7 @@ def parse_plain_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
         require_plain(value)
-    except Exception as error:  # for invalid numbers and dates PyYAML raises arbitrary exceptions
+    except Exception as error:  # PyYAML raises various exceptions for invalid numbers and dates
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     return value
 
@@ -121,7 +121,7 @@ def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
     elif isinstance(value, int) and value.bit_length() > 63:
         raise ValueError("an integer of more than 64 bits")
     elif isinstance(value, str) and any("\ud800" <= letter <= "\udbff" for letter in value):
-        # A high surrogate followed by a low one would be read back from a JSON record as one other character.
+        # JSON reads a high surrogate followed by a low one as one other character, so a record would not keep the text.
         # (Low surrogates alone are allowed: they stand for bytes of paths that are not UTF-8.)
         raise ValueError("a high surrogate: write the character itself, YAML has no surrogate pairs")
     elif not isinstance(value, str | int | float | None):
@@ -147,9 +147,9 @@ def load_file(path: Path) -> Recipe:
         raise DDBenchError(f"no recipe file {path}") from error
     except (OSError, ValueError) as error:
         raise DDBenchError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > MAX_BYTES:
+        raise DDBenchError(f"recipe {path} is larger than {MAX_BYTES} bytes")
     try:
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES} bytes")
         tree = parse_plain_yaml(content.decode("utf-8"))
     except ValueError as error:
         raise DDBenchError(f"recipe {path} is not plain YAML: {error}") from error

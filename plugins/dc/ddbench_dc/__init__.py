@@ -26,7 +26,7 @@ DOUBLE_BACKWARD = 3
 
 
 class DC(Distiller, frozen=True, extra="forbid"):
-    """Images whose gradients match those of real images, over networks that are trained on the images (Algorithm 1)."""
+    """Optimises images to match the gradients of real images, over networks trained on the images (Algorithm 1)."""
 
     name = "dc"
     version = "1"
@@ -69,7 +69,7 @@ class DC(Distiller, frozen=True, extra="forbid"):
     def loops(self, ipc: int) -> tuple[int, int]:
         """Returns the matching steps per network and the training epochs between two steps.
 
-        The released code has values for six IPCs and refuses others. Here another IPC has the values of the next
+        The released code has values for six IPCs and refuses others. Here any other IPC has the values of the next
         smaller one. Above 50 these are (50, 10), one of the two pairs that the authors give for larger sets.
 
         Args:
@@ -103,7 +103,7 @@ class DC(Distiller, frozen=True, extra="forbid"):
         return self.iterations * (matched + (outer - 1) * inner * num_classes * ipc)
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
-        """Returns images whose gradients match those of real images."""
+        """Returns images that are optimised to match the gradients of real images."""
         from ddbench_dc.matching import distill
 
         return distill(self, task, unit)
@@ -130,7 +130,7 @@ class DSA(DC, frozen=True, extra="forbid"):
     )
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
-        """Returns images whose gradients match those of real images under the same augmentation."""
+        """Returns images that are optimised to match the gradients of real images under the same augmentation."""
         from ddbench_dc.matching import distill
 
         return distill(self, task, unit, self.strategy)

@@ -118,8 +118,8 @@ class Matching:
     def fix_batch_norm(self, network: nn.Module, iteration: int, step: int) -> None:
         """Updates the running statistics of BatchNorm layers on real images and sets the layers to evaluation mode.
 
-        As in the released code, 16 images of each class pass the network in training mode: a synthetic batch has too
-        few images for statistics. A network without BatchNorm is not changed.
+        As in the released code, 16 images of each class pass the network in training mode, because a synthetic batch
+        has too few images for BatchNorm statistics. A network without BatchNorm is not changed.
 
         Args:
             network: The network, changed in place.
@@ -140,9 +140,9 @@ class Matching:
     def match(self, network: nn.Module, images: Tensor, iteration: int, step: int) -> tuple[Tensor, Tensor]:
         """Computes the distance, summed over classes, and its gradient with respect to the pixels.
 
-        Classes are processed one by one, which needs the memory of one class: the distance of a class depends on its
-        images only. The real and the synthetic batch of a class get the same augmentation, which is drawn for each
-        class and step.
+        Classes are processed one by one, so that only one class is in memory. This is possible because the distance of
+        a class depends only on its images. The real and the synthetic batch of a class get the same augmentation, which
+        is drawn for each class and step.
 
         Args:
             network: The network.
@@ -164,7 +164,7 @@ class Matching:
                 draws = self.task.generator("augmentation", iteration, step, label)
                 view = draw_augmentation(self.strategy, size, draws)
                 pair = [augment(batch, view) for batch in pair]
-            with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+            with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
                 losses = [
                     self.loss(network, batch, torch.full((len(batch),), label, device=batch.device)) for batch in pair
                 ]
@@ -219,8 +219,8 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     """Optimises the images of the whole set by gradient matching (Algorithm 1).
 
     Each iteration uses a new network. A matching step is one step of SGD with momentum on the normalised pixels;
-    between two steps the network is trained on the current images. The pixels are clamped to [0, 1] at the end only;
-    the released code stores and evaluates them without clamping. All draws are seeded by iteration, step, class and
+    between two steps the network is trained on the current images. The pixels are clamped to [0, 1] only at the end.
+    The released code stores and evaluates them without clamping. All draws are seeded by iteration, step, class and
     epoch, so that a run resumed at the end of an iteration gives the same bytes.
 
     Args:
@@ -281,7 +281,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
 
 
 def _resume(task: DistillTask, images: Tensor, momentum: Tensor) -> tuple[int, float]:
-    """Loads a checkpoint into the tensors; returns the first iteration and the seconds so far."""
+    """Loads a checkpoint into the tensors. Returns the first iteration and the seconds so far."""
     saved = task.checkpoint.load()
     if saved is None:
         return 0, 0.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DM(Distiller, frozen=True, extra="forbid"):
-    """Images whose mean embedding matches that of the real images of their class, over many random networks."""
+    """Optimises images to match the mean embedding of the real images of each class, over many random networks."""
 
     name = "dm"
     version = "1"
@@ -58,7 +58,7 @@ class DM(Distiller, frozen=True, extra="forbid"):
         return (self.network,)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Counts a pass for each synthetic image, and a third for each real one: it is passed forward only."""
+        """Counts one pass for each synthetic image, and a third for each real one, which passes forward only."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
@@ -90,7 +90,7 @@ class DMRbf(DM, frozen=True, extra="forbid"):
         return bandwidths
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses a class of one image too: its median distance, the unit of the bandwidths, is undefined."""
+        """Also refuses a class of one image, because its median distance, the unit of the bandwidths, is undefined."""
         for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
             if count < 2:
                 return f"class '{name}' has {count} training image; the kernels' bandwidths need two"

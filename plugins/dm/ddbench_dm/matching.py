@@ -27,7 +27,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 REPORT_EVERY = 25
 PIXELS_PER_PASS = {"cpu": 2**16, "cuda": 2**20}
-"""Pixels in one pass of the network: few on a CPU, so that the feature maps fit into its caches."""
+"""Pixels in one pass of the network. The number is small on a CPU, so that the feature maps fit into its caches."""
 
 
 def kernel_match(synthetic: Tensor, real: Tensor, multiples: Sequence[float]) -> Tensor:
@@ -35,7 +35,7 @@ def kernel_match(synthetic: Tensor, real: Tensor, multiples: Sequence[float]) ->
 
     This is the biased estimate (V-statistic) of M3D with bandwidths s relative to the median distance of the real
     embeddings. Unlike in M3D, it is divided by the sum of 1 / s^2: for bandwidths much larger than the distances it
-    equals the squared distance of the means, and DM's learning rate keeps its meaning.
+    equals the squared distance of the means, so DM's learning rate remains suitable.
 
     Args:
         synthetic: Embeddings of the synthetic images [m, d].
@@ -68,7 +68,7 @@ def embedding(network: nn.Module) -> Embed:
         network: The network, changed in place.
 
     Returns:
-        A function that returns embeddings [B, d] in float32 or wider.
+        A function that returns embeddings [B, d] in float32 or float64.
     """
     network.requires_grad_(False).eval()
     for layer in batch_norms(network).values():
@@ -86,7 +86,7 @@ def embedding(network: nn.Module) -> Embed:
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Returns the faster memory format for a network: the instance norm of ConvNets copies channels-last tensors."""
+    """Returns the faster memory format for a network. Instance norm (ConvNets) copies channels-last tensors."""
     return torch.channels_last if batch_norms(network) else torch.contiguous_format
 
 
@@ -153,7 +153,7 @@ def match(
         The loss summed over classes, a detached scalar.
 
     Raises:
-        DDBenchError: If `distance` raises it. The message names the class.
+        DDBenchError: If `distance` raises an error. The message names the class.
     """
     network = fresh_network(method, task, step)
     embed, classes = embedding(network), len(real)
@@ -224,7 +224,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
         The images, float32 [n, 3, S, S] in [0, 1].
 
     Raises:
-        DDBenchError: If the loss, the pixels or their velocity are not finite. The message names the step; the last
+        DDBenchError: If the loss, the pixels or their momentum are not finite. The message names the step; the last
             checkpoint is kept.
     """
     device = task.device
@@ -236,7 +236,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     start, seconds = _resume(task, images, velocity)
     images.requires_grad_(True)
     losses: list[Tensor] = []
-    # With BatchNorm a group cannot become smaller.
+    # With BatchNorm, all images must pass in one batch, so a group cannot become smaller.
     max_classes = 1 if batch_norms(fresh_network(method, task, start)) else classes_per_pass(task)
     batcher = OOMBatcher("classes")
 
@@ -290,7 +290,7 @@ def _check(losses: list[Tensor], done: int) -> None:
 
 
 def _resume(task: DistillTask, images: Tensor, velocity: Tensor) -> tuple[int, float]:
-    """Loads a checkpoint into the tensors; returns the first step and the seconds so far."""
+    """Loads a checkpoint into the tensors. Returns the first step and the seconds so far."""
     saved = task.checkpoint.load()
     if saved is None:
         return 0, 0.0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
-    """Images that the teacher classifies correctly and whose BatchNorm statistics match the teacher's running ones."""
+    """Optimises images for the teacher's cross-entropy and for its running BatchNorm statistics."""
 
     name = "sre2l"
     version = "1"
@@ -42,7 +42,7 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
         return no_batch_norm(self.name, batch_norms) if self.bn_weight else None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """Returns units of one image of each of up to `batch_size` classes (released code)."""
+        """Returns units with one image each of up to `batch_size` classes (released code)."""
         return units_across_classes(num_classes, ipc, self.batch_size)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
@@ -57,7 +57,7 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
 
 
 class CDA(SRe2L, frozen=True, extra="forbid"):
-    """SRe2L with a curriculum of crops: the smallest crop shrinks from the whole image to `crop_scale_min`."""
+    """SRe2L with a curriculum: the smallest crop shrinks from the whole image to `crop_scale_min`."""
 
     name = "cda"
     paper = (
@@ -66,7 +66,7 @@ class CDA(SRe2L, frozen=True, extra="forbid"):
     )
 
     def crop_scale(self, step: int) -> tuple[float, float]:
-        """Returns the range of a crop's area; the minimum follows a cosine from 1 to `crop_scale_min`.
+        """Returns the range of a crop's area. The minimum decreases on a cosine schedule from 1 to `crop_scale_min`.
 
         Source: the released code's curriculum "cosine" with milestone 1.
 

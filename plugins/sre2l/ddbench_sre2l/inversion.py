@@ -19,8 +19,8 @@ def distill(method: SRe2L, task: DistillTask, unit: Unit) -> Tensor:
     """Optimises the images of one unit from noise.
 
     The loss is the mean cross-entropy with the slots' classes plus `bn_weight` times the distance of the batch's
-    BatchNorm statistics to the teacher's running ones, as in the released code. The image priors of the released code
-    (total variation, l2) are omitted, because its scripts set their weights to 0.
+    BatchNorm statistics to the teacher's running statistics, as in the released code. The image priors of the released
+    code (total variation, l2) are omitted, because its scripts set their weights to 0.
 
     Args:
         method: The hyper-parameters.

@@ -30,7 +30,7 @@ PAPER = "Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025 
 
 
 class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"):
-    """The base class of WMDD and sliced WMDD: all but the barycenter (Eq. 12 to 15; ablation of Table 4)."""
+    """The base class of WMDD and sliced WMDD: everything except the barycenter (Eq. 12 to 15; ablation of Table 4)."""
 
     feature_loss: Literal["wasserstein", "cross-entropy", "mmd"] = Field(
         default="wasserstein",
@@ -50,7 +50,7 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
     layer: int | None = Field(
         default=None,
         ge=1,
-        # Added after version 1: keys and records without it must not change.
+        # Added after version 1. The default is excluded, so that existing keys and records do not change.
         exclude_if=lambda layer: layer is None,
         description="number of the teacher's layer whose inputs are matched, averaged over height and width (Table 6); "
         "in ResNet-18, 1 is the stem, 2 to 17 are the blocks' convolutions and 18 is the classifier; "
@@ -135,7 +135,7 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
 
 
 class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
-    """Images whose features match the Wasserstein barycenter of their class (Algorithm 1)."""
+    """Optimises images to match the Wasserstein barycenter of the features of each class (Algorithm 1)."""
 
     name = "wmdd"
     version = "1"
@@ -161,7 +161,7 @@ class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
     )
 
     def numerics(self) -> tuple[str, ...]:
-        """Returns the version name of the `solver` lloyd."""
+        """Returns the name of the k-means solver's version, `LLOYD`, for the `solver` lloyd."""
         return ("LLOYD",) if self.solver == "lloyd" else ()
 
     def barycenter(self, task: DistillTask, label: int) -> Barycenter:

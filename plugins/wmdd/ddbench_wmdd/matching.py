@@ -90,14 +90,14 @@ def _cached(
 
 
 def _features(method: BarycenterMatching, task: DistillTask, label: int) -> Tensor:
-    """The features of a class's real images at `method.layer`, [n, d] on the CPU."""
+    """Returns the features of a class's real images at `method.layer`, [n, d] on the CPU."""
     return task.statistics(label, method.layer).features
 
 
 def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitResult:
     """Optimises the images of one unit: feature loss + lambda PCBN (Eq. 15), or another combination of Table 4.
 
-    Only `feature_loss=wasserstein` computes barycenters and gives weights that are not uniform.
+    Only `feature_loss=wasserstein` computes barycenters and returns weights that are not uniform.
 
     Args:
         method: The hyper-parameters.
@@ -167,7 +167,7 @@ def real_images(
 
 
 def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> Term:
-    """The biased MMD^2 between the features of a class's synthetic and of all its real images, summed over classes.
+    """Returns the loss term of the biased MMD^2 between the synthetic and all real features of each class, summed.
 
     The bandwidths come from the real features.
     """
@@ -193,7 +193,7 @@ def _bandwidths(task: DistillTask, label: int, features: Tensor) -> Tensor:
 def _regulariser(
     method: BarycenterMatching, task: DistillTask, classes: Sequence[int], labels: Tensor, weights: Tensor
 ) -> Term:
-    """Lambda times PCBN with weighted images, or times the BatchNorm term of the whole batch with equal images."""
+    """Returns the loss term lambda times PCBN with weighted images, or lambda times the unweighted BatchNorm term."""
     if method.regulariser == "bn":
         means, variances = task.teacher.running_statistics()
         return lambda output: (

@@ -17,7 +17,7 @@ VANILLA = {"evaluator.cutmix_alpha": None}
 
 
 def _cells(query: TableQuery, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[Cell]:
-    """WMDD with each row's settings, on every dataset and at every IPC."""
+    """Yields cells of WMDD with the settings of each row, for every dataset and IPC."""
     for dataset in query.datasets:
         for row, settings in rows.items():
             for ipc in query.ipcs:
@@ -25,7 +25,10 @@ def _cells(query: TableQuery, rows: Mapping[str, Mapping[str, Any]]) -> Iterable
 
 
 def ablation(query: TableQuery) -> Iterable[Cell]:
-    """Yields the cells of the feature losses and regularisers (Table 4), all in WMDD's batches of whole classes."""
+    """Yields cells for each combination of feature loss and regulariser (Table 4).
+
+    All of them use WMDD's batches of whole classes.
+    """
     rows = {
         f"{loss} + {regulariser}": {"method.feature_loss": loss, "method.regulariser": regulariser}
         for loss, regulariser in COMBINATIONS
@@ -34,12 +37,12 @@ def ablation(query: TableQuery) -> Iterable[Cell]:
 
 
 def weights(query: TableQuery) -> Iterable[Cell]:
-    """Yields the cells of the values of lambda in Eq. 15 (Figure 5a)."""
+    """Yields cells for each value of lambda in Eq. 15 (Figure 5a)."""
     return _cells(query, {f"{weight:g}": {"method.bn_weight": weight} for weight in LAMBDAS})
 
 
 def layers(query: TableQuery) -> Iterable[Cell]:
-    """Yields the cells of the layers whose features are matched (Table 6)."""
+    """Yields cells for each layer whose features are matched (Table 6)."""
     return _cells(query, {str(layer): {"method.layer": layer} for layer in LAYERS})
 
 
@@ -52,7 +55,7 @@ def sliced(query: TableQuery) -> Iterable[Cell]:
 
 
 def with_hours(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """Adds the column `hours` of distillation, set for the first student of each distilled set only.
+    """Adds the column `hours` of distillation. Only the first student of each distilled set has a value.
 
     Args:
         frame: The tidy frame of the table, one row per student.
@@ -68,7 +71,7 @@ def with_hours(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 def metric(query: TableQuery) -> Iterable[Cell]:
     """Yields the cells of MMD and Wasserstein (Figure 3, section 5.6), each with class labels and with fkd.
 
-    With class labels no method uses CutMix, and DM never uses siamese augmentation; crops and flips stay. The row
+    With class labels no method uses CutMix, and DM never uses siamese augmentation. Crops and flips are kept. The row
     "mmd in WMDD" is WMDD with Gaussian MMD instead of the barycenter.
     """
     rows: tuple[tuple[str, str, Mapping[str, Any]], ...] = (

@@ -51,4 +51,4 @@ def test_other_ranks_print_nothing(
 def test_a_lost_process_is_an_error_with_its_cause() -> None:
     error = processes.LostProcessError("timed out")
     assert isinstance(error, DDBenchError)
-    assert str(error).endswith("goes on from the last checkpoint (timed out)")
+    assert str(error).endswith("run the same command again to resume from the last checkpoint (timed out)")

@@ -31,7 +31,7 @@ def test_resources_belong_to_a_stage_and_errors_are_one_line() -> None:
         "resources.distill.cpus=": "write it as resources.STAGE.WHAT=VALUE",
         "resources.distill.cpus=0": "resources.distill.cpus",
         "resources.distill.cpus=[1]": "resources.distill.cpus",
-        "resources.distill.gpus=1.5": "a share of one GPU, or a whole number",
+        "resources.distill.gpus=1.5": "a fraction of one GPU, or a whole number",
         "resources.distill.memory=!!python/name:os.system": "is not a plain value",
     }
     for text, line in wrong.items():
