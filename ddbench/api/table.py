@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Metric:
     """How one column of the tidy frame is shown in a table.
 
-    By default the column holds one number per student, and a cell shows their mean, deviation and count.
+    By default the column holds one number per student, and a cell shows their mean, standard deviation and count.
 
     Attributes:
         title: Heading of the metric.

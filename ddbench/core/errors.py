@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class DDBenchError(Exception):
-    """An error that the user can fix: one line that says what is wrong, where, and what to do.
+    """An error that the user can fix: one line with the problem, its location and the solution.
 
     The command line prints it without a traceback and exits with code 2. Characters that a terminal cannot print
     (control characters, escape sequences in a file name) are shown as escapes such as `\\x1b`, and the middle of a very

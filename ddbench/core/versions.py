@@ -1,4 +1,4 @@
-"""Versions of the core's numerics. They are part of every cache key.
+"""Versions of the core's computations. They are part of every cache key.
 
 Increase a version when its numbers change by more than rounding. Another order of a sum changes only the rounding.
 

@@ -33,7 +33,7 @@ def install(download: Download, data_dir: Path, report: Report) -> None:
     """Downloads and unpacks a dataset into `data_dir`/`download.folder`, if this folder does not exist yet.
 
     A lock ensures that only one process downloads at a time. Incomplete files stay in `data_dir`/.downloads, so an
-    interrupted download continues where it stopped.
+    interrupted download can be resumed.
 
     Args:
         download: The files, their digests, and the folder that they make.

@@ -105,7 +105,7 @@ def network(
         _programs.clear()
     if program not in _programs:
         _programs.append(program)
-    # This logger warns on machines without a GPU, where the warning does not matter.
+    # This logger warns on machines without a GPU. The warning is irrelevant.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     mode = "reduce-overhead" if device.type == "cuda" else None
     compiled: Callable[..., Output] | None

@@ -51,7 +51,7 @@ class Cache:
 
     Args:
         root: The folder. It is created when the first artifact is stored.
-        force: Stages whose artifacts are built anew in this process even if they exist.
+        force: Stages whose artifacts are rebuilt in this process even if they exist.
         warn: Called with a message for every unusable artifact and while the process waits for another one.
         builds: Whether missing artifacts are built. If not, `get` raises NotCached.
     """
@@ -86,11 +86,11 @@ class Cache:
 
     @property
     def forced(self) -> frozenset[str]:
-        """The stages whose artifacts are built anew."""
+        """The stages whose artifacts are rebuilt."""
         return self._force
 
     def force(self, stages: frozenset[str]) -> None:
-        """Sets the stages whose artifacts are built anew in this process even if they exist.
+        """Sets the stages whose artifacts are rebuilt in this process even if they exist.
 
         Args:
             stages: Names of the stages.

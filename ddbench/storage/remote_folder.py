@@ -183,7 +183,7 @@ class RemoteFolder:
             name: Name of the file.
 
         Raises:
-            DDBenchError: The block raised a StorageError. The message says how to repeat the upload.
+            DDBenchError: The block raised a StorageError. The message explains how to repeat the upload.
         """
         mark = self._pending_mark(name)
         with translate_os_errors(mark):

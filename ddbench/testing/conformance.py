@@ -291,7 +291,7 @@ def finished_run(harness: Harness) -> Run:
     try:
         return harness.first
     except DDBenchError as error:
-        fail("a small run on the kit's dataset succeeds", str(error), "see the message")
+        fail("a small run on the test dataset succeeds", str(error), "see the message")
 
 
 def entry_modules(cls: type) -> list[str]:

@@ -66,7 +66,7 @@ class Harness:
         folder: Folder that all harnesses of a session share, so that a teacher is trained once.
         stage: The stage under test.
         experiment: The experiment that the tests run.
-        registry: The plugins, with the kit's dataset and the class under test.
+        registry: The plugins, with the dataset of the conformance tests and the class under test.
     """
 
     folder: Path
@@ -235,8 +235,8 @@ class Harness:
 def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budget: str, ipc: int) -> Harness:
     """Creates the harness of a method or protocol.
 
-    A method is tested with the kit's student. A protocol is tested on random real images, or on the whole dataset if
-    it trains on real data.
+    A method is tested with a fixed student protocol. A protocol is tested on random real images, or on the whole
+    dataset if it trains on real data.
 
     Args:
         subject: The method or protocol, with its settings.
@@ -273,7 +273,7 @@ def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budg
 
 
 def registry_with(cls: type[Distiller] | type[Evaluator]) -> PluginRegistry:
-    """Creates a registry with the installed plugins, the kit's dataset and a class.
+    """Creates a registry with the installed plugins, the dataset of the conformance tests and a class.
 
     Args:
         cls: The class under test. It is registered unless it is already installed.

@@ -104,7 +104,7 @@ class TrainingState:
     def network_draws(self, seed: int) -> Iterator[None]:
         """Seeds the global generators, which dropout uses, and restores them after the block.
 
-        In an epoch that was resumed between two steps, the generators continue where the checkpoint was saved.
+        In an epoch that was resumed between two steps, the generators continue from their state in the checkpoint.
 
         Args:
             seed: The seed of the epoch.
