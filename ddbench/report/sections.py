@@ -148,7 +148,7 @@ def _blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[Block]:
 
 
 def _links(spec: TableSpec, lines: pd.DataFrame) -> dict[tuple[str, str], list[RecordLink]]:
-    """Returns the records of each number, by row and column, which the layout of each single line determines."""
+    """Returns the records of each number, by row and column. Each line is laid out alone to find its row and column."""
     links: dict[tuple[str, str], list[RecordLink]] = {}
     for index, line in lines.iterrows():
         (text_block,) = text_blocks(spec, lines.loc[[index]])

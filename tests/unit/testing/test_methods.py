@@ -355,7 +355,7 @@ def test_duplicate_name_and_failing_run_are_reported(checker: Checker) -> None:
     message = checker.failure(checker.kit(Pair()), "memory_is_released")
     assert re.search("registered together with the installed plugins .* given by both ddbench and", message)
     message = checker.failure(checker.kit(Bright()), "same_seed_gives_same_result")
-    assert re.search(r"a small run on the kit's dataset succeeds .* pixels outside \[0, 1\]", message)
+    assert re.search(r"a small run on the test dataset succeeds .* pixels outside \[0, 1\]", message)
 
 
 MODULE = """
