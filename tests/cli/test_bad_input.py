@@ -388,5 +388,5 @@ def test_an_export_writes_over_nothing(finished: "Finished", tmp_path: Path) -> 
 def test_an_export_of_a_pruned_set(finished: "Finished", tmp_path: Path) -> None:
     name = next((finished.shell.results / "records").glob("wmdd*")).stem
     outcome = finished.shell("export", name, "--output", tmp_path / "x", "--cache-dir", tmp_path / "empty")
-    outcome.refused(name, "not in the cache any more")
+    outcome.refused(name, "no longer in the cache")
     assert not (tmp_path / "x").exists()

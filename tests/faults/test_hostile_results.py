@@ -271,7 +271,7 @@ def test_keys_of_a_record_are_no_paths(mine: Shell) -> None:
         tree.pop("digest", None)
         tree["keys"]["distill"] = [key]
         path.write_text(json.dumps(tree))
-        mine("export", path.stem, "--output", "out").refused("not in the cache any more")
+        mine("export", path.stem, "--output", "out").refused("no longer in the cache")
     assert (mine.root / "elsewhere.safetensors").exists()
 
 

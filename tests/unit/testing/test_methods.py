@@ -296,8 +296,8 @@ METHODS: list[tuple[str, Distiller, str]] = [
     ),
     ("same_seed_gives_same_result", Moody(), "two runs of the same task .* unit 0, unit 1 differ .* seeded generator"),
     ("result_does_not_depend_on_global_generators", Global(), "does not depend on the state of the global generators"),
-    ("global_state_is_unchanged", Seeding(), "types and modes are unchanged .* torch's global generator"),
-    ("global_state_is_unchanged", Threaded(), "types and modes are unchanged .* number of threads"),
+    ("global_state_is_unchanged", Seeding(), "defaults and modes are unchanged .* torch's global generator"),
+    ("global_state_is_unchanged", Threaded(), "defaults and modes are unchanged .* number of threads"),
     ("another_seed_gives_other_images", Deaf(), "another seed gives other images .* the same images for seeds 0 and 1"),
     ("order_of_units_does_not_matter", Serial(), "same images in any order"),
     ("interrupted_run_gives_same_result", Looping(), "killed and resumed gives the same bytes"),
@@ -353,7 +353,7 @@ def test_depends_on_seed_is_verified(checker: Checker) -> None:
 
 def test_duplicate_name_and_failing_run_are_reported(checker: Checker) -> None:
     message = checker.failure(checker.kit(Pair()), "memory_is_released")
-    assert re.search("registered together with the installed plugins .* given by both ddbench and", message)
+    assert re.search("registered together with the installed plugins .* registered by both ddbench and", message)
     message = checker.failure(checker.kit(Bright()), "same_seed_gives_same_result")
     assert re.search(r"a small run on the test dataset succeeds .* pixels outside \[0, 1\]", message)
 
