@@ -141,7 +141,7 @@ def test_numbers_gone_bad_end_a_cell_in_all_processes_and_they_go_on_together(
     assert end(processes) == [2, 0], said(processes)
     lines = place.lines()
     assert sum(line.startswith("failed: ") and "the loss is" in line for line in lines) == 2
-    assert not any("by this process alone" in line for line in lines)
+    assert not any("following stages alone" in line for line in lines)
     assert not processes[1].lines()
 
 
