@@ -130,7 +130,9 @@ def test_readme_method_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=[pytest.mark.real] if any(name in command for name in REAL) else [])
+        pytest.param(
+            command, marks=[pytest.mark.real, pytest.mark.slow] if any(name in command for name in REAL) else []
+        )
         for command in LONG
     ],
 )

@@ -71,6 +71,7 @@ def test_best_is_tracked_only_when_asked_and_never_changes_the_result(
     assert tracked.model_copy(update={"top1_best": None}) == plain
 
 
+@pytest.mark.slow
 def test_bf16_trains(make_task: Callable[..., WatchedTask]) -> None:
     online = fkd().evaluate(make_task(precision="bf16"))
     assert online == fkd(labels="stored").evaluate(make_task(precision="bf16"))
@@ -87,6 +88,7 @@ def test_full_data_is_the_teacher_recipe_on_every_real_image(
     assert result.label_bytes == len(digits.train) * 8
 
 
+@pytest.mark.slow
 def test_a_student_learns_digits_from_a_hundred_of_them(make_task: Callable[..., WatchedTask], digits: Dataset) -> None:
     indices = torch.cat([digits.train.of_class(k)[:10] for k in range(10)])
     labels = digits.train.labels[indices]

@@ -49,6 +49,7 @@ def heights(svg: str, line: str) -> list[float]:
     return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_line_for_each_method(shell: Shell) -> None:
     shell.run("--method", "random", "--method", "k-center", "--dataset", "digits", "--ipc", "1", "--ipc", "3")
     drawn = shell("figure", "scaling", "--methods", "random,k-center")

@@ -105,6 +105,7 @@ def check_other_cells(workspace: Workspace, sound: tuple[float, float | None, st
     assert (record.metrics.top1_last, record.feature_transport_cost, record.distilled_digest) == sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True], ids=["distill", "cached"])
 @pytest.mark.parametrize("name", WRITES)
 def test_a_method_that_writes_into_a_shared_object(

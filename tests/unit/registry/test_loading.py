@@ -60,6 +60,7 @@ def test_torchs_default_dtype_is_put_back(site: Path, capsys: pytest.CaptureFixt
     sys.modules.pop("ddload_double")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["torch imported by the plugin", "torch imported before"])
 def test_numeric_state_that_an_import_changes_is_put_back(site: Path, first: bool) -> None:
     """In a new process, because a plugin's import of torch is its first only there."""

@@ -338,6 +338,7 @@ def test_every_conformance_test_of_a_method_can_fail(checker: Checker) -> None:
     assert {test for test, _, _ in METHODS} | SEPARATE == checker.tests(DistillerConformance)
 
 
+@pytest.mark.slow
 def test_conforming_method_passes(checker: Checker) -> None:
     kit = checker.kit(Fair())
     for test in checker.tests(kit) - SEPARATE:

@@ -44,6 +44,7 @@ def test_accuracy_is_a_count(digits: Dataset) -> None:
     assert per_class == pytest.approx([100 * h / c for h, c in zip(hits, digits.info.val_counts, strict=True)])
 
 
+@pytest.mark.slow
 def test_teacher_learns_digits_and_is_reproducible(digits: Dataset) -> None:
     config = TeacherConfig(arch="convnet-d2", epochs=3, batch_size=32, learning_rate=0.05)
     first = teacher.train_teacher(digits, config, CPU, "fp32")
