@@ -180,8 +180,8 @@ class Pipeline:
         return assemble(self.dataset, tensors, keys, self.experiment.method_name)
 
     def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
-        """Returns copies of the tensors of one part of a stage. Builds the part if it is not in the cache."""
-        return {name: tensor.clone() for name, tensor in self.artifact(stage, part).tensors.items()}
+        """Returns the memory-mapped tensors of one part of a stage. Builds the part if it is not in the cache."""
+        return dict(self.artifact(stage, part).tensors)
 
     def shared_state(
         self, kind: Kind, name: str, uses_teacher: bool, distilled: DistilledSet | None = None

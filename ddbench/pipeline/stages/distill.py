@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddbench.api.stage import Stage
+from ddbench.pipeline.stages.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,43 +17,15 @@ if TYPE_CHECKING:
     from ddbench.pipeline.pipeline import Pipeline
 
 
-class Intermediate(Stage["Pipeline"]):
+class Intermediate(OnDemand):
     """Keeps the expensive intermediate results that a method requests by `task.cached`."""
 
     name = "method"
-    version = "1"
     inputs = ("data", "teacher", "statistics")
-    on_demand = True
 
-    def parts(self, run: Pipeline) -> Sequence[int]:
-        """Returns no parts, because they are unknown before the method requests them."""
-        return ()
-
-    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Is never called, because the method builds its intermediate results."""
-        raise NotImplementedError
-
-    @staticmethod
-    def cached(
-        run: Pipeline,
-        verify: Callable[[], None],
-        name: str,
-        depends_on: Mapping[str, Any],
-        build: Callable[[], dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        """Returns copies of the tensors of `build`, from the cache if they are there.
-
-        `verify` raises an error if the method has changed a shared object. In this case nothing is stored.
-        """
-        key = run.keys.intermediate(name, dict(depends_on))
-
-        def verified_build(_: CheckpointIO) -> Built:
-            tensors = build()
-            verify()
-            return tensors, {}
-
-        artifact = run.builder.artifact("method", key, verified_build, name)
-        return {name: tensor.clone() for name, tensor in artifact.tensors.items()}
+    def key_for(self, run: Pipeline, name: str, depends_on: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the dependencies of an intermediate result."""
+        return run.keys.intermediate(name, dict(depends_on))
 
 
 class Distill(Stage["Pipeline"]):
@@ -110,7 +83,7 @@ class Distill(Stage["Pipeline"]):
             checkpoint=checkpoint,
             checkpoint_every=experiment.distill.checkpoint_every,
             report=run.builder.report("distill", self.label(run, part)),
-            cached=partial(Intermediate.cached, run, verify),
+            cached=partial(Intermediate().cached, run, verify),
             statistics=run.statistics if run.method.needs_teacher else refused,
             timing={},
             _teacher=(lambda: run.teacher) if run.method.needs_teacher else refused,

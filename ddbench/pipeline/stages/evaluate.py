@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddbench.api.stage import Stage
+from ddbench.pipeline.stages.on_demand import OnDemand
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ddbench.api.context import CheckpointIO
     from ddbench.api.stage import Built
     from ddbench.pipeline.pipeline import Pipeline
 
 
-class Labels(Stage["Pipeline"]):
+class Labels(OnDemand):
     """Keeps the soft labels that a protocol requests by `task.cached`."""
 
     name = "labels"
-    version = "1"
     inputs = ("teacher", "distill")
     outputs = ("evaluate",)
-    on_demand = True
 
-    def parts(self, run: Pipeline) -> Sequence[int]:
-        """Returns no parts, because they are unknown before the protocol requests them."""
-        return ()
-
-    def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Is never called, because the protocol builds its labels."""
-        raise NotImplementedError
-
-    @staticmethod
-    def cached(
-        run: Pipeline,
-        verify: Callable[[], None],
-        name: str,
-        depends_on: Mapping[str, Any],
-        build: Callable[[], dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        """Returns the tensors of `build`, from the cache if they are there.
-
-        `verify` raises an error if the protocol has changed a shared object. In this case nothing is stored.
-        """
-        key = run.keys.labels(run.distilled.keys, name, dict(depends_on))
-
-        def verified_build(_: CheckpointIO) -> Built:
-            tensors = build()
-            verify()
-            return tensors, {}
-
-        return run.builder.artifact("labels", key, verified_build, name).tensors
+    def key_for(self, run: Pipeline, name: str, depends_on: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the dependencies of stored labels."""
+        return run.keys.labels(run.distilled.keys, name, dict(depends_on))
 
 
 class Evaluate(Stage["Pipeline"]):
@@ -111,7 +83,7 @@ class Evaluate(Stage["Pipeline"]):
             precision=run.precision,
             checkpoint=checkpoint,
             report=run.builder.report("evaluate", run.student_label),
-            cached=partial(Labels.cached, run, shared.verify),
+            cached=partial(Labels().cached, run, shared.verify),
             _teacher=(lambda: run.teacher) if needs_teacher else refused,
         )
         with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate") as owner, verified(shared):

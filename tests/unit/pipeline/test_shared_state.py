@@ -176,7 +176,7 @@ def test_real_images_are_read_again_after_a_protocol_wrote_into_them(
     assert build_record(pipeline).feature_transport_cost == sound[1]
 
 
-def test_statistics_and_intermediate_results_are_copies(tmp_path: Path) -> None:
+def test_statistics_are_copies(tmp_path: Path) -> None:
     pipeline = cell(workspace_in(tmp_path, Writer), "wmdd", "hard")
     before = pipeline.statistics(0)
     pipeline.statistics(0).features.zero_()
