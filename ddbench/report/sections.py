@@ -20,6 +20,8 @@ from ddbench.tables.rows import SETTING_COLUMNS
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
+ONE_STUDENT = " (1 set)"
+"""End of the text of a cell with one student."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
@@ -162,7 +164,7 @@ def _links(spec: TableSpec, lines: pd.DataFrame) -> dict[tuple[str, str], list[R
 def _link(line: pd.Series[Any], text: str) -> RecordLink:
     label = f"set {line['repeat']:.0f}, student {line['student_seed']:.0f}"
     # A score over several students has no number for each of them.
-    return RecordLink(line["record"], label, text.removesuffix(" (1)") if text.endswith(" (1)") else "")
+    return RecordLink(line["record"], label, text.removesuffix(ONE_STUDENT) if text.endswith(ONE_STUDENT) else "")
 
 
 def _cell(text: str, links: list[RecordLink]) -> Cell:

@@ -239,7 +239,9 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: C
     assert table["random"]["IPC 2000"] == table["herding"]["IPC 2000"] == "failed [2]"
     assert notes["2"] == "--ipc 2000 is more than the 142 training images of class '0'"
     found = {record["method"]: record["metrics"]["top1_last"] for record in records_in(shell)}
-    assert {name: table[name]["IPC 1"] for name in found} == {name: f"{top1:.2f} (1)" for name, top1 in found.items()}
+    assert {name: table[name]["IPC 1"] for name in found} == {
+        name: f"{top1:.2f} (1 set)" for name, top1 in found.items()
+    }
     assert found.keys() == {"random", "herding"}
     plan = ok(shell(*command, "--dry-run")).out
     assert plan.count("impossible: --ipc 2000 is more than") == 2

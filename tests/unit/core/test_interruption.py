@@ -100,9 +100,10 @@ def test_ctrl_c_twice_stops_where_it_stands() -> None:
 
 def test_who_does_not_answer_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "GRACE_SECONDS", 0.05)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(interruption.Stopped, match="SIGTERM"):
         listen_and_get(signal.SIGTERM, 1, 60)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def nothing(checkpoint: Checkpoint) -> Built:

@@ -6,13 +6,13 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -25,6 +25,7 @@ from ddbench.registry.registry import PluginRegistry
 from ddbench.report import pictures
 from ddbench.results import published
 from ddbench.results import records as records_module
+from ddbench.results.pooling import pool
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 
@@ -207,10 +208,13 @@ def test_a_cell_is_the_mean_of_the_records_that_it_opens(report: Report) -> None
     for table in report.root.one("table-comparison").all("table"):
         for cell in (cell for row in cells(table) for cell in row if cell.all("a")):
             values = [found[name].metrics.top1_last for name in linked(cell)]
+            mean = pool(values, [found[name].distilled_digest for name in linked(cell)]).mean
             summary = cell.all("summary")[0].text
-            assert summary.startswith(f"{fmean(values):.2f}")
-            assert summary.endswith(f"({len(values)})")
-            assert cell.attributes["data-order"] == f"{fmean(values):.2f}"
+            assert summary.startswith(f"{mean:.2f}")
+            students, _, rest = summary.rpartition("(")[2].partition(" ")
+            assert int(students) == len(values)
+            assert re.fullmatch(r"(sets?|on \d+ sets?)\)", rest), summary
+            assert cell.attributes["data-order"] == f"{mean:.2f}"
             assert [item.text.partition(": ")[2] for item in cell.all("li")] == [f"{value:.2f}" for value in values]
             checked += len(values)
     assert checked == len(measured(report)["comparison"]) > 3

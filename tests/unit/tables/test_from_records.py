@@ -120,7 +120,7 @@ def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
     assert set(frame.loc[frame["dataset"] != "digits", "state"]) == {"never run"}
     (block,) = text_blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
     assert block.heading == "digits, 10 classes, 16 px, recipe quick, teacher convnet-bn-d3, cpu fp32"
-    assert block.cells["IPC 10"].tolist() == ["50.75 ± 0.65 (4)", "40.00 (1)", "never run", "never run"]
+    assert block.cells["IPC 10"].tolist() == ["50.75 ± 0.65 (4 sets)", "40.00 (1 set)", "never run", "never run"]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_what_differs_in_the_setting_is_in_a_block_of_its_own(
     assert sorted(measured(frame)) == [[50.0], [90.0]]
     digits = text_blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
     shown = {block.heading: block.cells["IPC 10"].iloc[0] for block in digits}
-    assert sorted(shown.values()) == ["50.00 (1)", "90.00 (1)"]
-    (heading,) = [heading for heading, text in shown.items() if text == "90.00 (1)"]
+    assert sorted(shown.values()) == ["50.00 (1 set)", "90.00 (1 set)"]
+    (heading,) = [heading for heading, text in shown.items() if text == "90.00 (1 set)"]
     assert says in heading
 
 
@@ -263,9 +263,9 @@ def test_the_difference_to_the_paper_is_under_the_papers_conditions_alone(stored
     frame = stored(*found, datasets=("imagenette",))
     shown = [block.cells.iloc[0].to_dict() for block in text_blocks(spec, frame)]
     assert sorted((cells["IPC 10"], cells.get("IPC 10 difference", "")) for cells in shown) == [
-        ("60.00 (1)", "-4.70"),
-        ("61.00 (1)", ""),
-        ("62.00 (1)", ""),
+        ("60.00 (1 set)", "-4.70"),
+        ("61.00 (1 set)", ""),
+        ("62.00 (1 set)", ""),
     ]
 
 
@@ -295,8 +295,8 @@ def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
         for student in (0, 1, 2)
     ]
     (block,) = text_blocks(REGISTRY.table("sliced"), stored(*found, name="sliced", datasets=("digits",), ipcs=(1,)))
-    assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2)", ""]
-    assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6)", "never run"]
+    assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2 sets)", ""]
+    assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6 sets)", "never run"]
 
 
 def test_published_hyperparameters_are_those_of_the_recipe_paper(shell: Shell) -> None:
