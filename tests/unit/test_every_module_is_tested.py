@@ -67,6 +67,7 @@ COVERED = {
     "pipeline/stages/data.py": GRAPH,
     "pipeline/stages/distill.py": GRAPH,
     "pipeline/stages/evaluate.py": GRAPH,
+    "pipeline/stages/on_demand.py": GRAPH,
     "pipeline/stages/statistics.py": GRAPH,
     "pipeline/stages/teacher.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
