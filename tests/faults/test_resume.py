@@ -70,7 +70,7 @@ def test_killed_in_every_stage_a_run_ends_with_the_bytes_of_an_uninterrupted_one
         reached = run.step()
         if name == "SIGINT":
             lines = run.log.rstrip().splitlines()
-            assert lines[-1] == "ddbench: stopped by Ctrl-C; the same command goes on from here"
+            assert lines[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
             assert "Traceback" not in run.log
 
     run = Run(tmp_path / "killed", stop_at("evaluate", "step", 10, "SIGKILL"))
