@@ -388,7 +388,10 @@ def test_what_was_made_from_other_pixels_is_made_anew(copy: Shell) -> None:
 
 
 def test_a_cache_of_an_older_version_is_used_as_it_is(copy: Shell) -> None:
-    """Its artifacts do not tell what they were made from, nor their content. The guard of the evaluation reads the teacher."""
+    """Its artifacts do not tell what they were made from, nor their content.
+
+    The check after an evaluation that uses the teacher reads the teacher.
+    """
     for path in (path for stage in STAGES for path in (copy.cache / stage).glob("*.safetensors")):
         found = read_tensors(path)
         assert found is not None

@@ -206,7 +206,10 @@ FORGED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "labels below": (lambda t: {**t, "labels": t["labels"] - 1}, "labels outside of the 10 classes"),
     "NaN": (lambda t: {**t, "weights": torch.full((10,), torch.nan)}, "weights that are not numbers"),
     "minus": (lambda t: {**t, "weights": -torch.ones(10)}, "weights that are not numbers"),
-    "scalars": (lambda t: {"images": torch.tensor(1, dtype=torch.uint8), "labels": torch.tensor(0)}, "is not part of a distilled set"),
+    "scalars": (
+        lambda t: {"images": torch.tensor(1, dtype=torch.uint8), "labels": torch.tensor(0)},
+        "is not part of a distilled set",
+    ),
     "no images": (lambda t: {"labels": t["labels"]}, "stored: labels"),
     "nothing": (lambda t: {}, "stored: none"),
     "both": (lambda t: {**t, "indices": t["labels"].clone()}, "stored: images, indices, labels"),
