@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def digits(digits_at: Callable[..., Dataset]) -> Dataset:
-    return digits_at(8)
-
-
 @dataclasses.dataclass(frozen=True)
 class WatchedTask(EvaluateContext):
     """The real task, keeping its student, what it is shown and the learning rates."""

@@ -66,11 +66,6 @@ def test_another_seed_holds_other_images_out_and_a_class_of_one_is_refused() -> 
 # -- one student --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def digits(digits_at: Callable[..., Dataset]) -> Dataset:
-    return digits_at(8)
-
-
 @dataclasses.dataclass(frozen=True)
 class WatchedTask(EvaluateContext):
     """The real task, with its student and the images that the student is trained on."""

@@ -44,31 +44,10 @@ def refuse(slot: Checkpoint) -> Built:
     raise AssertionError("must not be built")
 
 
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache]:
-    """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
-
-    def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
-        monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
-        said: list[str] = []
-        cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
-        cache.said = said  # type: ignore[attr-defined]
-        return cache
-
-    return opened
-
-
 def said(cache: Cache) -> list[str]:
     """What was told a person."""
     lines: list[str] = cache.said  # type: ignore[attr-defined]
     return lines
-
-
-@pytest.fixture(params=["s3", "file"])
-def place(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> str:
-    """A folder on an object store, and one where files are written beside and moved."""
-    name = "ein Präfix, 日本"
-    return storage.url(name) if request.param == "s3" else f"file://{tmp_path}/{name}"
 
 
 def test_what_one_host_made_another_does_not_make_again(host: Callable[..., Cache], place: str) -> None:

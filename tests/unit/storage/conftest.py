@@ -1,0 +1,36 @@
+"""Hosts and folders on shared storage, for the tests of the remote cache and the remote folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddbench.storage import remote_cache, remote_folder
+from ddbench.storage.cache import Cache
+
+if TYPE_CHECKING:
+    from conftest import Storage
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache]:
+    """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
+
+    def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+        monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
+        said: list[str] = []
+        cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
+        cache.said = said  # type: ignore[attr-defined]
+        return cache
+
+    return opened
+
+
+@pytest.fixture(params=["s3", "file"])
+def place(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> str:
+    """A folder on an object store, and one where files are written beside and moved."""
+    name = "ein Präfix, 日本"
+    return storage.url(name) if request.param == "s3" else f"file://{tmp_path}/{name}"
