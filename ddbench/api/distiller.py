@@ -178,12 +178,13 @@ def too_few_images(dataset: DatasetInfo, ipc: int | None) -> str | None:
     return None
 
 
-def no_batch_norm(method: str, batch_norms: int) -> str | None:
+def no_batch_norm(method: str, batch_norms: int, weight: str) -> str | None:
     """Returns the reason to refuse a teacher without BatchNorm layers. Use it in `Distiller.skip_teacher`.
 
     Args:
-        method: Name of the method. It must have a hyper-parameter `bn_weight`.
+        method: Name of the method.
         batch_norms: Number of BatchNorm layers of the teacher.
+        weight: The hyper-parameter that is the weight of the BatchNorm terms, for the message.
 
     Returns:
         The reason, or None if the teacher has BatchNorm layers.
@@ -192,5 +193,5 @@ def no_batch_norm(method: str, batch_norms: int) -> str | None:
         return None
     return (
         f"{method} matches BatchNorm statistics, and this teacher has none: take another --arch "
-        f"(e.g. convnet-bn-d3), or --set {method}.bn_weight=0"
+        f"(e.g. convnet-bn-d3), or --set {method}.{weight}=0"
     )

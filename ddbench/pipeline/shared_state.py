@@ -100,6 +100,8 @@ class SharedState:
     def verify(self) -> None:
         """Restores the changed objects.
 
+        A changed distilled set is not restored: it belongs to this cell, and the next cell reads it from the cache.
+
         Raises:
             SharedStateError: An object was changed.
         """

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddbench.evaluators.base import DistilledSetProtocol
+from ddbench.evaluators.protocols import FullData, HardLabels
+from ddbench.methods.random import Random
 from ddbench.results import records
 from ddbench.results.conditions import evaluation_conditions, student_key, training_recipe
 from ddbench.results.pooling import Pooled, pool
@@ -124,14 +126,14 @@ def _distinct(students: Iterable[_Student]) -> list[_Student]:
 def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any]:
     record, regime = group[0].record, group[0].regime
     random, no_random = _references(
-        "random", group, [s for s in students if s.record.method == "random"], SHARED_WITH_RANDOM, lambda s: s.seed
+        "random", group, [s for s in students if s.record.method == Random.name], SHARED_WITH_RANDOM, lambda s: s.seed
     )
     hard, no_hard = group, ""
     if regime != "hard":
-        candidates = [s for s in students if (s.record.method, s.record.evaluator) == (record.method, "hard")]
+        candidates = [s for s in students if (s.record.method, s.record.evaluator) == (record.method, HardLabels.name)]
         hard, no_hard = _references("hard", group, candidates, SHARED_WITH_HARD, lambda s: s.key)
     full, no_full = _references(
-        "full", group, [s for s in students if s.record.evaluator == "full-data"], SHARED_WITH_FULL, lambda s: s.seed
+        "full", group, [s for s in students if s.record.evaluator == FullData.name], SHARED_WITH_FULL, lambda s: s.seed
     )
     pooled = _pool(group)
     top1, ior, hlr = pooled.mean, pooled.mean - _mean(random), _mean(full) - _mean(hard)

@@ -39,7 +39,7 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
 
     def skip_teacher(self, batch_norms: int) -> str | None:
         """Refuses a teacher without BatchNorm if its statistics are matched."""
-        return no_batch_norm(self.name, batch_norms) if self.bn_weight else None
+        return no_batch_norm(self.name, batch_norms, "bn_weight") if self.bn_weight else None
 
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
         """Returns units with one image each of up to `batch_size` classes (released code)."""

@@ -101,7 +101,7 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
 
     def skip_teacher(self, batch_norms: int) -> str | None:
         """Refuses a teacher without BatchNorm if its statistics are matched."""
-        return no_batch_norm(self.name, batch_norms) if self.regularised else None
+        return no_batch_norm(self.name, batch_norms, "bn_weight") if self.regularised else None
 
     def layers(self) -> tuple[int, ...]:
         """Returns `layer` if it is set."""

@@ -146,7 +146,9 @@ def test_a_protocol_that_writes_into_a_shared_object(
 
 
 @pytest.mark.parametrize("what", ["images", "labels", "weights"])
-def test_a_protocol_that_writes_into_the_distilled_set(what: str, tmp_path: Path) -> None:
+def test_a_protocol_that_writes_into_the_distilled_set(
+    what: str, tmp_path: Path, sound: tuple[float, float | None, str]
+) -> None:
     Writer.write = lambda task: None
     protocol = type(
         "P",
@@ -156,6 +158,11 @@ def test_a_protocol_that_writes_into_the_distilled_set(what: str, tmp_path: Path
     workspace = workspace_in(tmp_path, Writer, protocol)
     with pytest.raises(SharedStateError, match="the distilled images"):
         cell(workspace, "writer", "writing").run()
+    check_other_cells(workspace, sound)
+    images = cell(workspace, "writer", "fkd").distilled  # the same cached set as before
+    assert (images.stored == 128).all() if images.stored is not None else False
+    assert images.labels.tolist() == list(range(10))
+    assert images.weights.tolist() == [1.0] * 10
 
 
 def test_real_images_are_read_again_after_a_protocol_wrote_into_them(
