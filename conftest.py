@@ -60,13 +60,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(line)
 
 
-def install(site: Path, name: str, source: str) -> None:
+def install(site: Path, distribution: str, source: str) -> None:
     """Writes a distribution with one module and one entry point of the group `ddbench` into an import folder."""
-    info = site / f"{name}-1.0.dist-info"
+    module = distribution.replace("-", "_")
+    info = site / f"{module}-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / f"{name}.py").write_text(dedent(source))
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[ddbench]\nplug = {name}\n")
+    (site / f"{module}.py").write_text(dedent(source))
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[ddbench]\nplug = {module}\n")
 
 
 @pytest.fixture(scope="session")

@@ -46,22 +46,15 @@ def ok(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def install(folder: Path, name: str, source: str) -> None:
-    """Lays a distribution with one module and one entry point of group `ddbench` into an import folder."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / f"{name}.py").write_text(dedent(source))
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[ddbench]\nplug = {name}\n")
-
-
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install_plugin: Callable[[Path, str, str], None]
+) -> Callable[[str, str], None]:
     """Installs a plugin of one module, for this process."""
     folder = tmp_path / "site"
 
     def add(name: str, source: str) -> None:
-        install(folder, name, source)
+        install_plugin(folder, name, source)
         monkeypatch.syspath_prepend(str(folder))
 
     return add
@@ -266,8 +259,10 @@ WATCHER = """
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_table_together(tmp_path: Path) -> None:
-    install(tmp_path / "site", "ddtest_watcher", WATCHER)
+def test_two_processes_make_one_table_together(
+    tmp_path: Path, install_plugin: Callable[[Path, str, str], None]
+) -> None:
+    install_plugin(tmp_path / "site", "ddtest_watcher", WATCHER)
     places = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))
     command = ("table", "comparison", *OPTIONS, "--methods", "random,kmeans", "--ipc", "1", "--seeds", "2", *places)
     log = tmp_path / "log"

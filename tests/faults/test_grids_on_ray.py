@@ -131,18 +131,16 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, storage_server: Storage) -> Iterator[Nodes]:
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, storage_server: Storage, install_plugin: Callable[[Path, str, str], None]
+) -> Iterator[Nodes]:
     """Nodes whose workers compute with one thread, know the storage and the plugin that breaks, and inherit all that.
 
     Another number of threads adds up in another order: so this process has one too.
     """
     root = tmp_path_factory.mktemp("nodes")
     site = root / "site"
-    info = site / "broken-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "broken.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ddbench]\nplug = broken\n")
+    install_plugin(site, "broken", PLUGIN)
     environment = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(site)}
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -146,16 +146,14 @@ def test_a_dataset_that_is_none_is_one_line(menace: Menace, shell: Shell, what: 
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[metadata.EntryPoint]]]:
+def site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install_plugin: Callable[[Path, str, str], None]
+) -> Iterator[Callable[[str], list[metadata.EntryPoint]]]:
     """Installs the distribution `ddfault-bad` with this source, and gives its entry points."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def install(source: str) -> list[metadata.EntryPoint]:
-        (tmp_path / "ddfault_bad.py").write_text("from ddbench.api import hookimpl\n" + source)
-        info = tmp_path / "ddfault_bad-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ddfault-bad\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[ddbench]\nplug = ddfault_bad\n")
+        install_plugin(tmp_path, "ddfault-bad", "from ddbench.api import hookimpl\n" + source)
         return [point for found in metadata.distributions(path=[str(tmp_path)]) for point in found.entry_points]
 
     yield install

@@ -99,13 +99,9 @@ COMMAND = (
 class Probe:
     """Runs the command line with the plugin installed, and counts the steps of its stage."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, install_plugin: Callable[[Path, str, str], None]) -> None:
         self.site, self.log = folder / "site", folder / "log"
-        info = self.site / "walks-1.0.dist-info"
-        info.mkdir(parents=True)
-        (self.site / "walks_plugin.py").write_text(PLUGIN)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: walks\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[ddbench]\nwalks = walks_plugin\n")
+        install_plugin(self.site, "walks-plugin", PLUGIN)
 
     def __call__(self, place: Place, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         paths = (str(self.site), os.environ.get("PYTHONPATH", ""))
@@ -121,8 +117,8 @@ class Probe:
 
 
 @pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    return Probe(tmp_path_factory.mktemp("probe"))
+def probe(tmp_path_factory: pytest.TempPathFactory, install_plugin: Callable[[Path, str, str], None]) -> Probe:
+    return Probe(tmp_path_factory.mktemp("probe"), install_plugin)
 
 
 @pytest.fixture(scope="module")

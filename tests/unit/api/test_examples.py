@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,10 @@ def example(documented: type) -> str:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path: Path, install_plugin: Callable[[Path, str, str], None]) -> dict[str, str]:
     """The environment of a process in which the examples are installed as a plugin."""
     source = "\n".join(example(documented) for documented in (Distiller, Evaluator, DatasetSpec, TableSpec))
-    (tmp_path / "examples.py").write_text(source)
-    info = tmp_path / "examples-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: examples\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ddbench]\nexamples = examples\n")
+    install_plugin(tmp_path, "examples", source)
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 

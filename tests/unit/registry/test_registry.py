@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
@@ -44,16 +45,6 @@ LOST_RECIPE = """
 """
 
 
-def install(folder: Path, distribution: str, source: str) -> None:
-    """Lays a distribution with one module and one entry point of group `ddbench` into an import folder."""
-    module = distribution.replace("-", "_")
-    (folder / f"{module}.py").write_text(dedent(source))
-    info = folder / f"{module}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[ddbench]\nplug = {module}\n")
-
-
 def installed_in(folder: Path) -> list[metadata.EntryPoint]:
     """The entry points of the distributions in `folder` only."""
     found = metadata.distributions(path=[str(folder)])
@@ -68,6 +59,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterable[Path]:
     for name in set(sys.modules) - before:
         if name.startswith("ddtest_"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def install(site: Path, install_plugin: Callable[[Path, str, str], None]) -> Callable[[str, str], None]:
+    """Installs a distribution of a name and a source in `site`."""
+    return functools.partial(install_plugin, site)
 
 
 class Herring(Distiller, frozen=True):
@@ -89,16 +86,16 @@ def plugin(**hooks: object) -> object:
     return SimpleNamespace(**{name: hookimpl(lambda value=value: value) for name, value in hooks.items()})
 
 
-def test_installed_plugin_is_found_and_names_its_distribution(site: Path) -> None:
-    install(site, "ddtest-good", METHOD.format(name="herring"))
+def test_installed_plugin_is_found_and_names_its_distribution(site: Path, install: Callable[[str, str], None]) -> None:
+    install("ddtest-good", METHOD.format(name="herring"))
     registry = PluginRegistry(installed_in(site))
     assert [cls.name for cls in registry.distillers()] == ["herring"]
     assert registry.distiller("herring").version == "1"
     assert registry.distribution_of("method", "herring") == "ddtest-good"
 
 
-def test_default_registry_reads_the_installed_entry_points(site: Path) -> None:
-    install(site, "ddtest-good", METHOD.format(name="herring"))
+def test_default_registry_reads_the_installed_entry_points(install: Callable[[str, str], None]) -> None:
+    install("ddtest-good", METHOD.format(name="herring"))
     assert "herring" in {cls.name for cls in PluginRegistry().distillers()}
 
 
@@ -121,10 +118,10 @@ def test_default_registry_reads_the_installed_entry_points(site: Path) -> None:
     ],
 )
 def test_broken_plugin_is_one_line_and_the_others_work(
-    site: Path, capsys: pytest.CaptureFixture[str], source: str, says: str
+    site: Path, install: Callable[[str, str], None], capsys: pytest.CaptureFixture[str], source: str, says: str
 ) -> None:
-    install(site, "ddtest-bad", source)
-    install(site, "ddtest-good", METHOD.format(name="sprat"))
+    install("ddtest-bad", source)
+    install("ddtest-good", METHOD.format(name="sprat"))
     registry = PluginRegistry(installed_in(site))
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -136,9 +133,9 @@ def test_broken_plugin_is_one_line_and_the_others_work(
     assert registry.recipe_files() == ()
 
 
-def test_duplicate_name_names_both_distributions(site: Path) -> None:
-    install(site, "ddtest-one", METHOD.format(name="herring"))
-    install(site, "ddtest-two", METHOD.format(name="herring"))
+def test_duplicate_name_names_both_distributions(site: Path, install: Callable[[str, str], None]) -> None:
+    install("ddtest-one", METHOD.format(name="herring"))
+    install("ddtest-two", METHOD.format(name="herring"))
     with pytest.raises(DDBenchError, match=r"method 'herring' .* ddtest-one and ddtest-two"):
         PluginRegistry(installed_in(site))
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,13 +190,11 @@ def cells(text: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_each_method_has_a_process_and_its_numbers_are_kept(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_method_has_a_process_and_its_numbers_are_kept(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, install_plugin: Callable[[Path, str, str], None]
+) -> None:
     site, log = shell.root / "site", shell.root / "log"
-    info = site / "ddtest_leaves-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "ddtest_leaves.py").write_text(dedent(PLUGIN))
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ddtest-leaves\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ddbench]\nplug = ddtest_leaves\n")
+    install_plugin(site, "ddtest-leaves", PLUGIN)
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("DDTEST_LOG", str(log))
