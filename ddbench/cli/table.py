@@ -79,18 +79,23 @@ def table_command(
 
     from ddbench.core.files import atomic_write
     from ddbench.pipeline.request import Request
-    from ddbench.pipeline.workspace import Workspace
     from ddbench.tables import frame as frames
-    from ddbench.tables import layout, plan
+    from ddbench.tables import layout
 
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(**request_fields, assignments=assignments)
-    cache = options.open_cache(cache_dir, builds=not only_cached)
-    usable = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=executor_used)
-    request, workspace = frames.choose_datasets(request, usable, data_dir, only_cached)
+    request, has_data = frames.choose_datasets(request, registry, data_dir, only_cached)
+    workspace = None
+    if has_data:
+        from ddbench.pipeline.workspace import Workspace
+
+        cache = options.open_cache(cache_dir, builds=not only_cached)
+        workspace = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=executor_used)
     if workspace is None and not only_cached:
         options.print_error("no --dataset and no dataset in the data folder: using records and published numbers only")
     if dry_run:
+        from ddbench.tables import plan
+
         click.echo(plan.plan(spec, request, registry, workspace, results_dir))
         return
     if output is not None:
@@ -100,7 +105,7 @@ def table_command(
         with interruption.handle_signals(time_limit and time_limit * 60):
             return frames.build_frame(spec, request, registry, workspace, results_dir, only_cached, options.print_error)
 
-    frame = launch.run_distributed(work, usable)
+    frame = launch.run_distributed(work, workspace)
     if frame is None:  # only rank 0 has the table
         return
     text = layout.format_table(spec, frame, form)

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddbench.api.units import Unit, UnitResult
+from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.artifacts import canonical_json, digest_of
+from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset

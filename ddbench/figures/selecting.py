@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import canonical_json
 
 
 @dataclass(frozen=True)

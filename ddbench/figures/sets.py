@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ddbench.api.dataset import MissingDataError
 from ddbench.config.schema import DataConfig
+from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.figures.selecting import command_of
@@ -15,7 +16,6 @@ from ddbench.results.conditions import Facts, data_settings, distillation_config
 from ddbench.results.export import stored_set
 from ddbench.results.labels import key_note, natural_order, recipe_label, set_labels
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor

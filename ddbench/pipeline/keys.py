@@ -1,4 +1,4 @@
-"""The dependencies of every stage. They determine when a cached artifact can be reused."""
+"""The dependencies of every stage. They determine when a cached artifact can be reused. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import TeacherConfig
 from ddbench.core import versions
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
-from ddbench.data.dataset import Dataset
-from ddbench.storage.artifacts import key_of
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset
 
 Depends = dict[str, Any]
 

@@ -13,6 +13,7 @@ from ddbench.api.dataset import DatasetInfo
 from ddbench.api.stage import Stage
 from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError
 from ddbench.distillation.distilled_set import DistilledSet, assemble, check_units
 from ddbench.nn import compile
@@ -26,7 +27,7 @@ from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.shared_state import SharedState
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.collection import Kind
-from ddbench.storage.artifacts import Artifact, key_of
+from ddbench.storage.artifacts import Artifact
 
 
 class Pipeline:

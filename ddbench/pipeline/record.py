@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.api.evaluator import Metrics
+from ddbench.core.canonical import canonical_json
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import Artifact, canonical_json, digest_of
+from ddbench.storage.artifacts import Artifact, digest_of
 
 
 def build_record(pipeline: Pipeline) -> Record:

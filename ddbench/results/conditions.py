@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from ddbench.api.settings import TrainingSettings
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.core.canonical import key_of
 from ddbench.results.provenance import provenance
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import key_of
 
 Facts = dict[str, Any]
 """Settings and other properties of a record by dotted name."""

@@ -6,9 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from ddbench.core.canonical import canonical_json
 from ddbench.results.conditions import Facts
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import canonical_json
 
 
 def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.core.canonical import canonical_json
 from ddbench.results.conditions import Facts, distillation_config, evaluation_conditions, student_key
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
 from ddbench.results.pooling import pool
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ddbench.core.canonical import canonical_json
 from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
@@ -14,7 +15,6 @@ from ddbench.results import records
 from ddbench.results.conditions import evaluation_conditions, student_key, training_recipe
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Artifact files: named tensors and JSON metadata in one safetensors file with a digest. Keys of artifacts."""
+"""Artifact files: named tensors and JSON metadata in one safetensors file with a digest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import atomic_write
 
@@ -28,41 +29,6 @@ MAX_HEADER_BYTES = 2**26
 Tensors = dict[str, Tensor]
 Built = tuple[Tensors, dict[str, Any]]
 """The result of building an artifact: tensors by name, and JSON metadata."""
-
-
-def canonical_json(value: object) -> str:
-    """Formats a value as JSON with sorted keys and without spaces. Equal values give equal text.
-
-    Args:
-        value: A JSON value without NaN and infinity.
-
-    Returns:
-        One line.
-
-    Raises:
-        TypeError: The value is not a JSON value.
-
-    Example:
-        >>> canonical_json({"b": [1, 2.5], "a": None})
-        '{"a":null,"b":[1,2.5]}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def key_of(depends_on: Mapping[str, Any]) -> str:
-    """Computes the cache key of an artifact.
-
-    Args:
-        depends_on: Everything that the artifact depends on, as JSON values.
-
-    Returns:
-        32 hexadecimal digits: the beginning of SHA-256 over the canonical JSON.
-
-    Example:
-        >>> key_of({"stage": "teacher", "seed": 0})
-        '8accf7ae0f54cd3c72a39ccd37eec3fd'
-    """
-    return hashlib.sha256(canonical_json(depends_on).encode()).hexdigest()[:32]
 
 
 def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddbench.core import interruption
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, NotCached
 from ddbench.core.files import is_abandoned, remove_abandoned, translate_os_errors
 from ddbench.storage.artifacts import (
     Artifact,
     ArtifactHeader,
     Built,
-    key_of,
     quarantine,
     read_header,
     read_tensors,

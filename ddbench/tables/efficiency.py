@@ -121,9 +121,9 @@ def _stored_or_measured(
     pipeline: Pipeline, cell: Cell, row: Row, device_facts: dict[str, Any], context: TableContext
 ) -> Numbers | None:
     """Returns the stored numbers of this device, or new ones. None if nothing new may be computed."""
+    from ddbench.core.canonical import key_of
     from ddbench.core.files import atomic_write
     from ddbench.results import provenance, records
-    from ddbench.storage.artifacts import key_of
     from ddbench.tables.cells import cell_name
 
     key = key_of({"unit": pipeline.unit_keys[0], "device": device_facts, "iterations": [WARMUP, MEASURED, TOTAL]})

@@ -74,26 +74,25 @@ def build_frame(
 
 
 def choose_datasets(
-    request: Request, workspace: Workspace, data_dir: Path | None, only_cached: bool
-) -> tuple[Request, Workspace | None]:
+    request: Request, registry: PluginRegistry, data_dir: Path | None, only_cached: bool
+) -> tuple[Request, bool]:
     """Adds the datasets of the data folder to a request that names none.
 
     Args:
         request: The options.
-        workspace: The cache, the datasets and the executor.
+        registry: The registered plugins.
         data_dir: The data folder.
         only_cached: Whether to compute nothing new.
 
     Returns:
-        The request, and the workspace or None. None means that there are no data, so that only records can be used.
+        The request, and whether there are data. Without data, only records can be used.
     """
-    registry = workspace.registry
     if request.datasets:
-        usable = all(_is_present(registry.dataset(name), data_dir) for name in request.datasets)
-        return request, workspace if usable or not only_cached else None
+        present = all(_is_present(registry.dataset(name), data_dir) for name in request.datasets)
+        return request, present or not only_cached
     # Datasets that need no files (digits) are always present, so they are used only if the user requests them.
     names = tuple(spec.name for spec in registry.datasets() if spec.fetch and _is_present(spec, data_dir))
-    return (replace(request, datasets=names), workspace) if names else (request, None)
+    return replace(request, datasets=names), bool(names)
 
 
 def _is_present(spec: DatasetSpec, data_dir: Path | None) -> bool:

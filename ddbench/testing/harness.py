@@ -16,6 +16,7 @@ from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
 from ddbench.config.experiment import Experiment
+from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.evaluators.protocols import HardLabels
@@ -24,7 +25,7 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.shared_state import SharedStateError
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.artifacts import canonical_json, digest_of
+from ddbench.storage.artifacts import digest_of
 from ddbench.storage.cache import Cache
 from ddbench.testing import data, state
 from ddbench.testing.checkpoints import Interrupter, InterruptingCache, Interruption, Moment

@@ -22,6 +22,7 @@ from hypothesis.strategies import SearchStrategy
 from ddbench.api.evaluator import Metrics
 from ddbench.config.experiment import Experiment
 from ddbench.config.recipes import SECTIONS
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.pipeline.keys import Keys
@@ -29,7 +30,7 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.storage.artifacts import key_of, read_tensors, write_tensors
+from ddbench.storage.artifacts import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

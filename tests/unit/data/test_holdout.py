@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ddbench.api.dataset import Report
 from ddbench.config.schema import DataConfig
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data import images as images_module
@@ -24,7 +25,6 @@ from ddbench.distillation.distilled_set import DistilledSet
 from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.artifacts import key_of
 from ddbench.storage.cache import Cache
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import pytest
 
 from ddbench.config.experiment import Experiment
 from ddbench.core import versions
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import load_dataset
 from ddbench.pipeline.keys import Keys, file_digest, teacher_label
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.artifacts import key_of
 from ddbench.storage.cache import Cache
 
 EVERYTHING = {"teacher", "statistics", "method", "distill", "measure", "labels", "evaluate"}

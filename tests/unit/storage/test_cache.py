@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
-from ddbench.storage.artifacts import key_of
 from ddbench.storage.cache import Cache
 from ddbench.storage.checkpoint import Checkpoint
 
