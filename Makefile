@@ -9,6 +9,9 @@ WORKERS ?= 4
 
 PYTEST := $(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal
 
+# Tests start many processes: Python keeps what it has compiled, also where the environment says otherwise.
+test test-all faults: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-all faults lint install clean
 
 demo: $(STAMP)

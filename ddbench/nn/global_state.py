@@ -34,7 +34,7 @@ def global_state(device: torch.device) -> dict[str, object]:
     """
     state: dict[str, object] = {
         TORCH: torch.get_rng_state().numpy().tobytes(),
-        NUMPY: str(np.random.get_state()),
+        NUMPY: [part.tobytes() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
         RANDOM: random.getstate(),
         DTYPE: torch.get_default_dtype(),
         THREADS: torch.get_num_threads(),

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 def in_load_order(points: Iterable[metadata.EntryPoint]) -> list[metadata.EntryPoint]:
     """Sorts entry points: those of the core first, then by distribution and name."""
-    return sorted(points, key=lambda point: (owner_of(point) != CORE, owner_of(point), point.name))
+    return sorted(points, key=lambda point: ((owner := owner_of(point)) != CORE, owner, point.name))
 
 
 def owner_of(point: metadata.EntryPoint) -> str:

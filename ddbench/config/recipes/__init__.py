@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -149,6 +150,11 @@ def load_file(path: Path) -> Recipe:
         raise DDBenchError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > MAX_BYTES:
         raise DDBenchError(f"recipe {path} is larger than {MAX_BYTES} bytes")
+    return _recipe(path, content)
+
+
+@functools.lru_cache  # every registry of a process reads the same files
+def _recipe(path: Path, content: bytes) -> Recipe:
     try:
         tree = parse_plain_yaml(content.decode("utf-8"))
     except ValueError as error:
