@@ -7,6 +7,7 @@ import errno
 import glob
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -60,7 +61,7 @@ def _process_namespace() -> str:
     namespace = 0
     with contextlib.suppress(OSError):  # each container of a host has a namespace
         namespace = Path("/proc/self/ns/pid").stat().st_ino
-    return hashlib.sha256(f"{os.uname().nodename} {namespace}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import re
-import resource
 import sys
 import time
 import warnings
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from ddbench.config.schema import RuntimeConfig
@@ -168,8 +168,17 @@ def measured(device: torch.device) -> Iterator[Cost]:
         torch.cuda.synchronize(device)
         cost.peak_device = int(torch.cuda.max_memory_allocated(device))
     cost.seconds = time.perf_counter() - start
+    cost.peak_resident = _peak_resident()
+
+
+def _peak_resident() -> int:
+    try:
+        import resource
+    except ImportError:  # a system without POSIX, where psutil knows the peak
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cost.peak_resident = peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def describe(device: torch.device, nondeterministic: Iterable[str] = ()) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,18 +111,44 @@ def _file_identity(path: Path) -> tuple[int, int, int] | None:
 
 def _read_verified(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
     try:
-        with safe_open(str(path), framework="pt") as handle:
-            header = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
-        text, digest = header["meta"], header["digest"]
-        if header["format"] != FORMAT or digest_of(tensors, text) != digest:
-            return None
-        meta = json.loads(text)
-        return (tensors, meta, digest) if isinstance(meta, dict) else None
-    # The file is opened more than once. torch raises RuntimeError if it was deleted in between, e.g. a checkpoint whose
-    # build finished.
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+        return _read(path)
+    except _UNREADABLE:
         return None
+
+
+# The file is opened more than once. torch raises RuntimeError if it was deleted in between, e.g. a checkpoint whose
+# build finished.
+_UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, RuntimeError)
+
+
+def _read(path: Path) -> tuple[Tensors, dict[str, Any], str]:
+    with safe_open(str(path), framework="pt") as handle:
+        header = handle.metadata() or {}
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a mapping)
+    text, digest = header["meta"], header["digest"]
+    if header["format"] == FORMAT and digest_of(tensors, text) == digest:
+        meta = json.loads(text)
+        if isinstance(meta, dict):
+            return tensors, meta, digest
+    raise ValueError("its content is not what was written; check the disk")
+
+
+def reason_unreadable(path: Path) -> str:
+    """Explains why a file that was just written cannot be read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The reason in words: that of the safetensors library with its version, or a digest that does not match.
+    """
+    try:
+        _read(path)
+    except SafetensorError as error:
+        return f"safetensors {version('safetensors')}: {error}"
+    except _UNREADABLE as error:
+        return str(error)
+    return "another process replaced it"
 
 
 def is_intact(path: Path) -> bool:

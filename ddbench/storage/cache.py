@@ -20,6 +20,7 @@ from ddbench.storage.artifacts import (
     quarantine,
     read_header,
     read_tensors,
+    reason_unreadable,
     write_tensors,
 )
 from ddbench.storage.checkpoint import Checkpoint
@@ -173,6 +174,11 @@ class Cache:
     def _quarantine(self, fault: str, path: Path, reason: str = "") -> None:
         self._warn(f"{fault} {path.parent.name} artifact set aside: {quarantine(path, fault)}{reason}")
 
+    def _raise_not_readable(self, fault: str, path: Path, reason: str = "") -> None:
+        cause = reason.strip(" ()") or reason_unreadable(path)
+        self._quarantine(fault, path, reason)
+        raise DDBenchError(f"{path} was written but cannot be used: {cause}")
+
     def _first_changed(self, inputs: Mapping[str, str]) -> str | None:
         """Returns the name of the first of the artifacts `inputs` (content by name) whose content has changed."""
         for name, content in inputs.items():
@@ -265,9 +271,9 @@ class Cache:
                 interruption.cancel_deadline()
                 write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})
                 self._fresh.add(path)
-                artifact = self.find(stage, depends_on)
+                artifact = self._find(stage, depends_on, self._raise_not_readable)
         if artifact is None:
-            raise DDBenchError(f"{path} cannot be read back after writing; check the disk")
+            raise DDBenchError(f"{path} was removed by another process directly after it was written")
         checkpoint.clear()
         return self._publish(artifact)
 

@@ -286,6 +286,42 @@ def test_help_and_list_load_no_heavy_library() -> None:
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
+WITHOUT_POSIX = """
+import builtins, os, sys
+found = builtins.__import__
+def without_posix(name, scope=None, *more):
+    # Libraries have their own ways for such a system, so the modules are missing for ddbench and its plugins alone.
+    posix = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix"}
+    if name in posix and (scope or {}).get("__name__", "").startswith("ddbench"):
+        raise ModuleNotFoundError(name)
+    return found(name, scope, *more)
+builtins.__import__ = without_posix
+uname = os.uname
+def posix_uname():
+    assert not sys._getframe(1).f_globals["__name__"].startswith("ddbench"), "os.uname"
+    return uname()
+os.uname = posix_uname
+from ddbench.cli.main import main
+run = "run --method random --evaluator hard --dataset digits --ipc 1 --recipe smoke --device cpu"
+for command in ("list methods", run):
+    sys.argv = ["ddbench", *command.split()]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+@pytest.mark.slow
+def test_a_run_needs_no_module_of_posix_alone(shell: "Shell") -> None:
+    command, environment = [sys.executable, "-c", WITHOUT_POSIX], {**os.environ, "DDBENCH_CACHE": str(shell.cache)}
+    done = subprocess.run(command, cwd=shell.root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (record,) = records_in(shell)
+    assert record["peak_memory"]["resident"] > 0
+
+
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "ddbench", "list", "methods", "wmd"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")

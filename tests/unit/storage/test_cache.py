@@ -1,9 +1,13 @@
 """Artifacts: found again, never damaged, never half-written, computed once."""
 
+import contextlib
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddbench.core import files
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.storage.cache import Cache
@@ -74,6 +79,32 @@ def test_truncated_artifact_is_recomputed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (-1, "its content is not what was written; check the disk"),
+        (0, rf"safetensors {re.escape(version('safetensors'))}: "),  # not the disk: the reader says why
+    ],
+)
+def test_an_artifact_that_cannot_be_read_back_names_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, words: str
+) -> None:
+    @contextlib.contextmanager
+    def one_bit_flips(path: Path) -> Iterator[None]:
+        yield
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+
+    monkeypatch.setitem(files.write_hooks, tmp_path, one_bit_flips)
+    warned: list[str] = []
+    with pytest.raises(DDBenchError, match=rf"\.safetensors was written but cannot be used: {words}"):
+        Cache(tmp_path, warn=warned.append).get("teacher", {}, build)
+    (line,) = warned
+    assert "damaged teacher artifact set aside" in line
+    assert not list((tmp_path / "teacher").glob("*.safetensors"))
+
+
 def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> None:
     """Where no lock holds, as between hosts: another process saves on at the same place."""
     said: list[str] = []
