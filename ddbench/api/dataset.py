@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
+from ddbench.core.files import user_cache_dir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -262,5 +262,4 @@ class DatasetSpec:
 
 def default_data_dir() -> Path:
     """Returns the folder for downloads, which is also searched if no data folder is given."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ddbench" / "data"
+    return user_cache_dir() / "data"

@@ -37,7 +37,7 @@ _size = click.option("--image-size", type=int, help="Only records of this image 
 _recipes = click.option("--recipe", "recipes", multiple=True, help="Only records of this recipe. Can be repeated.")
 _output = click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.LocalPath(path_type=Path, dir_okay=False),
     help="Files to write, without suffix (default: figures/NAME in the results folder).",
 )
 _curve_options = options.all_of(_dataset, _size, options.methods, _recipes, options.results, _output)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ddbench.cli import options
+
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--evaluator", is_flag=True, help="Create a protocol instead of a method.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.LocalPath(path_type=Path, file_okay=False),
     default=Path(),
     show_default=True,
     help="Folder in which the package is created.",

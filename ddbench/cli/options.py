@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ddbench.core.errors import unknown
+from ddbench.core.errors import DDBenchError, unknown
+from ddbench.core.files import user_cache_dir
 from ddbench.execution import choose
 
 if TYPE_CHECKING:
@@ -35,11 +37,30 @@ class StageName(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
-class _FolderOrUrl(click.Path):
-    """A folder as a Path, or the URL of a folder on shared storage as text."""
+class LocalPath(click.Path):
+    """A path of this machine, as a Path. URLs are refused, because they would name a local folder such as `s3:`."""
+
+    accepts_urls = False
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if "://" in str(value) else super().convert(value, param, ctx)
+        url = re.fullmatch(r"([A-Za-z][A-Za-z0-9+]+):(//?)(.*)", str(value))
+        if url is None:
+            return super().convert(value, param, ctx)
+        name = param.opts[0] if param else "path"
+        if not self.accepts_urls:
+            raise DDBenchError(
+                f"{name} {value}: a path of this machine is needed (for a folder '{url[1]}:', ./{value})"
+            )
+        if url[2] == "/":
+            corrected = f"{url[1]}://{'/' if url[1] == 'file' else ''}{url[3]}"
+            raise DDBenchError(f"{name} {value}: write the URL as {corrected} (for a folder '{url[1]}:', ./{value})")
+        return str(value)
+
+
+class _FolderOrUrl(LocalPath):
+    """A folder as a Path, or the URL of a folder on shared storage as text."""
+
+    accepts_urls = True
 
 
 class _ResultsFolder(_FolderOrUrl):
@@ -64,14 +85,14 @@ results = click.option(
 cache = click.option(
     "--cache-dir",
     type=_FolderOrUrl(path_type=Path),
-    default=Path("~/.cache/ddbench"),
+    default=user_cache_dir,
     envvar="DDBENCH_CACHE",
-    show_default=True,
-    help="Folder or URL (s3://...) of teachers, statistics and distilled sets. Environment variable: DDBENCH_CACHE.",
+    help="Folder or URL (s3://...) of teachers, statistics and distilled sets (default: ddbench in XDG_CACHE_HOME, "
+    "else in ~/.cache). Environment variable: DDBENCH_CACHE.",
 )
 data = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     envvar="DDBENCH_DATA",
     help="Folder of the datasets. Environment variable: DDBENCH_DATA.",
 )

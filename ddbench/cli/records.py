@@ -60,7 +60,7 @@ def records_command(form: str, with_scores: bool, results_dir: Path) -> None:
     show_default=True,
     help="PNG files in one folder per class, or one file of tensors.",
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to create.")
+@click.option("--output", type=options.LocalPath(path_type=Path), required=True, help="Folder to create.")
 @options.data
 @options.results
 @options.cache

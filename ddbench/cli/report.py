@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @options.results
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.LocalPath(path_type=Path, dir_okay=False),
     help="File to write (default: report.html in the results folder).",
 )
 @click.pass_obj

@@ -50,7 +50,9 @@ def _require_writable(output: Path) -> None:
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Format of the table."
 )
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write (default: stdout).")
+@click.option(
+    "--output", type=options.LocalPath(path_type=Path, dir_okay=False), help="File to write (default: stdout)."
+)
 @click.pass_obj
 def table_command(
     registry: PluginRegistry,

@@ -56,6 +56,11 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def user_cache_dir() -> Path:
+    """Returns the folder of this user for artifacts and downloads: `ddbench` in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddbench"
+
+
 def _process_namespace() -> str:
     """8 hexadecimal digits that identify the host and PID namespace in which this process's number is valid."""
     namespace = 0

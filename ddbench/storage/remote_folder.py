@@ -17,9 +17,9 @@ from urllib.parse import quote, unquote
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
-from ddbench.core.files import ABANDONED_AFTER, atomic_write, translate_os_errors
+from ddbench.core.files import ABANDONED_AFTER, atomic_write, translate_os_errors, user_cache_dir
 
-LOCAL_COPIES = Path("~/.cache/ddbench/shared")
+LOCAL_COPIES = user_cache_dir() / "shared"
 """Folder of the local copies. A copy can be deleted if nothing runs and it has no pending uploads."""
 PENDING = "unpublished"
 """Folder in a local copy with one empty file per pending upload."""
@@ -78,7 +78,7 @@ def local_copy(url: str, content: str) -> Path:
         url: The URL.
         content: `cache` or `results`.
     """
-    return LOCAL_COPIES.expanduser() / hashlib.sha256(_without_user(url).encode()).hexdigest()[:16] / content
+    return LOCAL_COPIES / hashlib.sha256(_without_user(url).encode()).hexdigest()[:16] / content
 
 
 def _without_user(url: str) -> str:

@@ -27,7 +27,6 @@ COVERED = {
     "cli/listing_settings.py": "tests/unit/cli/test_listing.py",
     "cli/main.py": COMMANDS,
     "cli/new_plugin.py": "tests/unit/registry/test_scaffold.py",
-    "cli/options.py": "tests/cli/test_bad_input.py",
     "cli/records.py": "tests/unit/results/test_scores.py",
     "cli/report.py": "tests/unit/report/test_page.py",
     "cli/run.py": COMMANDS,
