@@ -17,7 +17,7 @@ from ddbench.cli.report import report_command
 from ddbench.cli.run import run_command
 from ddbench.cli.table import table_command
 from ddbench.core import interruption, processes
-from ddbench.core.errors import DDBenchError
+from ddbench.core.errors import DDBenchError, message_line
 from ddbench.registry.registry import PluginRegistry
 
 ABORTED = 130
@@ -96,5 +96,5 @@ def fail(message: str, code: int) -> None:
     from ddbench.cli import progress
 
     progress.close()
-    options.print_error(f"ddbench: {' '.join(message.splitlines())}")
+    options.print_error(message_line(f"ddbench: {message}"))
     sys.exit(code)

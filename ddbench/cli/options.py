@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ddbench.core.errors import DDBenchError, unknown
+from ddbench.core.errors import DDBenchError, message_line, unknown
 from ddbench.core.files import user_cache_dir
 from ddbench.execution import choose
 
@@ -209,9 +209,9 @@ def print_error(text: str) -> None:
     """Prints a message on stderr.
 
     Args:
-        text: One or more lines.
+        text: One or more lines. Each is shown as `message_line` formats it.
     """
-    click.echo(text, err=True)
+    click.echo("\n".join(map(message_line, text.splitlines())), err=True)
 
 
 def open_cache(location: Path | str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ddbench.api.hookspecs import hookimpl
+from ddbench.core.errors import message_line
 from ddbench.core.events import PROGRESS_LINE_SECONDS, Event
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Lines:
             parts = [f"resumed at {_steps(event)}" if event.step else "resumed", _text(event)]
         else:
             parts = ["" if event.kind == "note" else event.kind, _text(event)]
-        return f"{_title(event)}: {_join(parts)}"
+        return message_line(f"{_title(event)}: {_join(parts)}")
 
 
 class PlainDisplay:

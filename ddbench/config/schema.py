@@ -1,9 +1,10 @@
 """The sections of the configuration, as frozen pydantic models. Imports no torch."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ddbench.api.settings import Section, TrainingSettings
 
@@ -74,10 +75,16 @@ class DistillConfig(Section):
     checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints of a method's loop")
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name, re.ASCII):
+        raise ValueError("write auto, cpu, cuda or cuda:N")
+    return name
+
+
 class RuntimeConfig(Section):
     """Device, precision and compilation. They are resolved before a run: no `auto` remains in its Experiment."""
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: Annotated[str, AfterValidator(_device)] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 autocast if it is fast on the device"
     )

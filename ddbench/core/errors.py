@@ -1,24 +1,33 @@
 """Errors that are shown to the user as one line."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_INTERNAL = (
+    (r"\.([^/]+)\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.partial/\1", r"\1"),  # the temporary path of an atomic_write
+    (r"<(?:class )?'?(?:\w+\.)*([^<>]*?)'?(?: at 0x[0-9a-f]+)>", r"\1"),  # repr of an object
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"\bat 0x[0-9a-f]{6,}", ""),
+    (r" in \"<(?:unicode|byte) string>\"", ""),  # PyYAML's name of its input
+    (r"\[enforce fail at [^\]]*\](?: err == 0)?\.? ?", ""),  # positions in PyTorch's source code
+    (r" ?\(Triggered internally at [^()]*\)", ""),
+    (r" ?Exception raised from .* \(most recent call first\):.*", ""),
+)
+"""What libraries write for their own developers, as patterns with replacements."""
 
 
 class DDBenchError(Exception):
     """An error that the user can fix: one line with the problem, its location and the solution.
 
-    The command line prints it without a traceback and exits with code 2. Characters that a terminal cannot print
-    (control characters, escape sequences in a file name) are shown as escapes such as `\\x1b`, and the middle of a very
-    long text is left out.
+    The command line prints it without a traceback and exits with code 2.
 
     Args:
-        text: The message.
+        text: The message. It is shown as `message_line` formats it.
     """
 
     def __init__(self, text: str) -> None:
-        line = " ".join(text.splitlines())
-        printable = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-        super().__init__(printable if len(printable) <= 1000 else f"{printable[:600]} ... {printable[-300:]}")
+        super().__init__(message_line(text))
 
 
 class NotCached(DDBenchError):
@@ -29,15 +38,66 @@ class PluginError(DDBenchError):
     """Code of a plugin raised an exception. The message names the plugin; `__cause__` is the exception."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def message_line(text: str) -> str:
+    """Formats a text as one line that a terminal can print and a user can use.
+
+    Characters that a terminal cannot print (control characters, escape sequences in a file name) become escapes such
+    as `\\x1b`. Parts that libraries write for their own developers are left out: addresses in memory, module names of
+    classes, temporary paths, positions in source code. The middle of a very long text is left out too.
+
+    Args:
+        text: A message, which may contain that of a library.
+
+    Returns:
+        One line of at most 1,000 characters.
+
+    Example:
+        >>> message_line("cannot identify image file <_io.BytesIO object at 0x7f98c0a1b2e0>")
+        'cannot identify image file BytesIO object'
+    """
+    line = " ".join(text.splitlines())
+    for pattern, replacement in _INTERNAL:
+        line = re.sub(pattern, replacement, line, flags=re.IGNORECASE)
+    printable = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    return printable if len(printable) <= 1000 else f"{printable[:600]} ... {printable[-300:]}"
+
+
+def exception_line(error: BaseException) -> str:
+    """Returns the type and the message of an exception in one line. For a DDBenchError it is the message alone.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        The line, as `message_line` formats it.
+
+    Example:
+        >>> exception_line(OSError("disk full")), exception_line(DDBenchError("no such file"))
+        ('OSError: disk full', 'no such file')
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the __str__ of a plugin's exception can fail too
+        text = ""
+    if isinstance(error, DDBenchError):
+        return text
+    return message_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+MANY_NAMES = 30
+"""The longest list of names that a message prints in full."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Returns the end of an error message about an unknown name.
 
     Args:
         name: The name that the user gave.
         known: The valid names.
+        otherwise: The text if no name is close; default: the first `MANY_NAMES` names.
 
     Returns:
-        The closest valid name, or all of them if none is close, or an empty text if there are none.
+        The closest valid name, or `otherwise`, or an empty text if there are no names.
 
     Example:
         >>> did_you_mean("wmd", ["random", "wmdd"])
@@ -49,7 +109,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    if otherwise or not names:
+        return otherwise
+    more = f" and {len(names) - MANY_NAMES} more" if len(names) > MANY_NAMES else ""
+    return f"; known: {', '.join(names[:MANY_NAMES])}{more}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> DDBenchError:

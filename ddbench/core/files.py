@@ -57,7 +57,7 @@ def translate_os_errors(path: Path) -> Iterator[None]:
 
 
 def user_cache_dir() -> Path:
-    """Returns the folder of this user for artifacts and downloads: `ddbench` in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    """Returns this user's folder for artifacts and downloads: `ddbench` in `XDG_CACHE_HOME`, else in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddbench"
 
 
@@ -107,9 +107,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
             partial_folder.mkdir(parents=True)
             remove_abandoned(path)
             yield partial
+            for file in partial_folder.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    # safetensors creates files with mode 0600. Use the mode that the umask gives to new files.
+                    file.chmod(partial_folder.stat().st_mode & 0o666)
             if partial.is_file():
-                # safetensors creates files with mode 0600. Use the mode that the umask gives to new files.
-                partial.chmod(partial_folder.stat().st_mode & 0o666)
                 with partial.open("rb") as handle:
                     os.fsync(handle.fileno())
             partial.replace(path)

@@ -14,7 +14,7 @@ from ddbench.api.stage import Stage
 from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
 from ddbench.core.canonical import key_of
-from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.distillation.distilled_set import DistilledSet, assemble, check_units
 from ddbench.nn import compile
 from ddbench.nn.build import build_network
@@ -240,7 +240,7 @@ class Pipeline:
         registry = self.workspace.registry
         method = registry.describe("method", self.experiment.method_name)
         protocol = registry.describe("evaluator", self.experiment.evaluator_name)
-        return PluginError(f"{method}, {protocol}: {type(error).__name__}: {error}")
+        return PluginError(f"{method}, {protocol}: {exception_line(error)}")
 
     # -- checks ---------------------------------------------------------------------------------------------
 

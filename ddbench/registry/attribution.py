@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.core.errors import DDBenchError, PluginError, exception_line, message_line
 from ddbench.core.interruption import RunInterrupt
 
 STOP_REQUESTS = (KeyboardInterrupt, RunInterrupt)
@@ -42,24 +42,9 @@ def attribute_errors(describe: Callable[[], str]) -> Iterator[None]:
         raise PluginError(f"{describe()}: {exception_line(error)}") from error
 
 
-def exception_line(error: BaseException) -> str:
-    """Returns the type and the message of an exception in one line.
-
-    Example:
-        >>> exception_line(OSError("disk full"))
-        'OSError: disk full'
-    """
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # the __str__ of a plugin's exception can fail too
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def print_warning(text: str) -> None:
     """Prints a warning in one line to stderr."""
-    # DDBenchError escapes line breaks and control characters, which a plugin's text can contain.
-    print(DDBenchError(f"ddbench: warning: {text}"), file=sys.stderr)
+    print(message_line(f"ddbench: warning: {text}"), file=sys.stderr)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from ddbench.registry.attribution import STOP_REQUESTS, exception_line, print_warning
+from ddbench.core.errors import exception_line
+from ddbench.registry.attribution import STOP_REQUESTS, print_warning
 from ddbench.registry.hooks import CORE
 
 T = TypeVar("T")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from ddbench.registry.attribution import STOP_REQUESTS, exception_line, print_warning
+from ddbench.core.errors import exception_line
+from ddbench.registry.attribution import STOP_REQUESTS, print_warning
 from ddbench.registry.hooks import CORE, Hooks
 
 

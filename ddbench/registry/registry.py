@@ -17,9 +17,9 @@ from ddbench.api.hookspecs import PROJECT
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
 from ddbench.config.recipes import Recipe, load_file
-from ddbench.core.errors import DDBenchError, unknown
+from ddbench.core.errors import DDBenchError, exception_line, unknown
 from ddbench.registry import attribution
-from ddbench.registry.attribution import STOP_REQUESTS, exception_line, print_warning
+from ddbench.registry.attribution import STOP_REQUESTS, print_warning
 from ddbench.registry.collection import Collection, Kind
 from ddbench.registry.contents import PluginContents, read_contents
 from ddbench.registry.hooks import CORE, Hooks

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -283,10 +283,17 @@ def find(folder: Path, name: str | None) -> Path:
     exact = [path for path in paths if path.stem == name.removesuffix(".json")]
     matching = exact or [path for path in paths if path.stem.startswith(name)]
     if len(matching) > 1:
-        raise DDBenchError(f"'{name}' begins {len(matching)} records: {', '.join(p.stem for p in matching[:3])} ...")
+        raise DDBenchError(f"'{name}' begins {len(matching)} records; {_newest(matching)}")
     if not matching:
-        raise DDBenchError(f"no record '{name}' in {folder}{did_you_mean(name, [path.stem for path in paths])}")
+        hint = did_you_mean(name, [path.stem for path in paths], f"; {_newest(paths)}")
+        raise DDBenchError(f"no record '{name}' in {folder}{hint}")
     return matching[0]
+
+
+def _newest(paths: Sequence[Path]) -> str:
+    """Returns the names of the newest of several files in the order of their age, for a message."""
+    names = [path.stem for path in reversed(paths[-3:])]
+    return f"the newest: {', '.join(names)} (ddbench records lists all)"
 
 
 def read_all(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[Record]:

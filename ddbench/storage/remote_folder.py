@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from ddbench.core import interruption
-from ddbench.core.errors import DDBenchError
+from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.core.files import ABANDONED_AFTER, atomic_write, translate_os_errors, user_cache_dir
 
 LOCAL_COPIES = user_cache_dir() / "shared"
@@ -299,9 +299,9 @@ class RemoteFolder:
                 waited = time.monotonic() - start
                 if self._failed or waited + pause > RETRY_SECONDS:
                     self._failed = True
-                    raise StorageError(f"{self} fails for {waited:.0f} s: {_describe(error)}") from error
+                    raise StorageError(f"{self} fails for {waited:.0f} s: {exception_line(error)}") from error
                 if not warned and waited + pause > WARN_AFTER:
-                    self._warn(f"{self} fails ({_describe(error)}); retrying for {RETRY_SECONDS / 60:.0f} minutes")
+                    self._warn(f"{self} fails ({exception_line(error)}); retrying for {RETRY_SECONDS / 60:.0f} minutes")
                     warned = True
             else:
                 self._succeeded(warned)
@@ -318,9 +318,9 @@ class RemoteFolder:
     def _raise_if_permanent(self, error: Exception) -> None:
         """Raises an error for a failure that a repeated request cannot avoid."""
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            raise StorageError(f"{self}: permission denied: {_describe(error)}") from error
+            raise StorageError(f"{self}: permission denied: {exception_line(error)}") from error
         if isinstance(error, NotImplementedError) or "Validation" in type(error).__name__:
-            raise StorageError(f"{self} cannot be used: {_describe(error)}") from error
+            raise StorageError(f"{self} cannot be used: {exception_line(error)}") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise error
 
@@ -332,10 +332,6 @@ def is_abandoned_upload(file: ListedFile) -> bool:
         file: The file.
     """
     return file.name.endswith(".partial") and time.time() - file.modified > ABANDONED_AFTER
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _modified(info: dict[str, Any]) -> float:

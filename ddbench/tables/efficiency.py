@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.api.table import Cell, TableSpec
 from ddbench.core import interruption
-from ddbench.core.errors import DDBenchError
+from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.tables.context import TableContext
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ def _cost_row(spec: TableSpec, cell: Cell, context: TableContext) -> Row:
     from ddbench.pipeline.composition import load_recipes
     from ddbench.tables.cells import cell_experiments, cell_name
     from ddbench.tables.rows import frame_row
-    from ddbench.tables.runs import one_line, resolve_cells
+    from ddbench.tables.runs import resolve_cells
 
     assert context.workspace is not None
     try:
         known = load_recipes(context.request.recipes, context.registry)
         experiment = cell_experiments(cell, context.request, context.registry, known)[0]
     except DDBenchError as error:
-        return frame_row(spec, cell, context.request, state="failed", reason=one_line(error))
+        return frame_row(spec, cell, context.request, state="failed", reason=exception_line(error))
     networks = experiment.method.networks()
     settings = {f"method.{name}": experiment.teacher.arch for name, value in experiment.method if value in networks}
     cell = replace(cell, settings=settings)
@@ -108,8 +108,8 @@ def _cost_row(spec: TableSpec, cell: Cell, context: TableContext) -> Row:
     try:
         numbers = _stored_or_measured(pipeline, cell, row, device_facts, context)
     except Exception as error:  # after any exception, the other methods are still measured
-        context.warn(f"{spec.name}: {cell_name(cell)}: failed: {one_line(error)}")
-        return {**row, "state": "failed", "reason": one_line(error)}
+        context.warn(f"{spec.name}: {cell_name(cell)}: failed: {exception_line(error)}")
+        return {**row, "state": "failed", "reason": exception_line(error)}
     return row if numbers is None else {**_with_state(row, numbers), **numbers}
 
 
@@ -259,7 +259,7 @@ def main() -> None:
     from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
     from ddbench.storage.cache import Cache
-    from ddbench.tables.runs import one_line, resolve_cells
+    from ddbench.tables.runs import resolve_cells
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent process reports the interruption
     content = json.load(sys.stdin)
@@ -272,7 +272,7 @@ def main() -> None:
     try:
         numbers = {"reason": resolved.reason} if resolved.reason else measure(resolved.pipelines[0])
     except Exception as error:  # report any exception to the parent process
-        numbers = {"reason": one_line(error)}
+        numbers = {"reason": exception_line(error)}
     print(json.dumps(numbers))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
-from ddbench.core.errors import DDBenchError, NotCached
+from ddbench.core.errors import DDBenchError, NotCached, exception_line
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
@@ -54,19 +54,8 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
             check_networks(pipelines)
             resolved.append(ResolvedCell(cell, pipelines))
         except DDBenchError as error:
-            resolved.append(ResolvedCell(cell, [], one_line(error)))
+            resolved.append(ResolvedCell(cell, [], exception_line(error)))
     return resolved
-
-
-def one_line(error: Exception) -> str:
-    """Formats an error as one line.
-
-    Example:
-        >>> one_line(ValueError("a wrong\\nvalue"))
-        'ValueError: a wrong value'
-    """
-    text = str(error) if isinstance(error, DDBenchError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
 
 
 def records_by_key(results_dir: Path, warn: Callable[[str], None] = lambda message: None) -> dict[str, Record]:
@@ -140,10 +129,10 @@ def _run_pipeline(
     try:
         record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
     except NotCached as error:  # an artifact in the cache is damaged
-        context.warn(f"{title}: never run: {one_line(error)}")
-        return None, "", one_line(error)
+        context.warn(f"{title}: never run: {exception_line(error)}")
+        return None, "", exception_line(error)
     except Exception as error:  # after any exception, the other cells are still run
-        context.warn(f"{title}: failed: {one_line(error)}")
-        return None, "failed", one_line(error)
+        context.warn(f"{title}: failed: {exception_line(error)}")
+        return None, "failed", exception_line(error)
     context.warn(f"{title}: record {context.results_dir / 'records' / record.name}.json")
     return record, "", ""

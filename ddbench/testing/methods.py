@@ -17,7 +17,7 @@ import torch
 from ddbench.api.distiller import Distiller
 from ddbench.api.units import Slot, Unit
 from ddbench.config.experiment import Experiment
-from ddbench.core.errors import DDBenchError
+from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.testing import data
 from ddbench.testing.conformance import Conformance, successful_run
 from ddbench.testing.harness import STUDENT, Harness
@@ -167,7 +167,7 @@ class DistillerConformance(Conformance):
             try:
                 _ = harness.pipeline(harness.new_cache(experiment), experiment).distilled
             except Exception as error:
-                failure = f"{type(error).__name__}: {error}"
+                failure = exception_line(error)
             require(
                 not failure,
                 "an IPC above the size of the smallest class works, or skip() rejects it before any training",

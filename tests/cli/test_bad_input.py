@@ -81,7 +81,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*DIGITS, "--method", "wmdd", "--ipc", "-3"), ("--ipc -3", "at least 1")),
     ((*DIGITS, "--method", "wmdd"), ("method 'wmdd' needs", "--ipc")),
     ((*WMDD, "--image-size", "2"), ("data.image_size",)),
-    ((*WMDD, "--device", "gpu"), ("runtime.device", "'gpu'")),
+    ((*WMDD, "--device", "gpu"), ("runtime.device: write auto, cpu, cuda or cuda:N (got 'gpu')",)),
     ((*WMDD, "--device", "cuda:99"), ("--device cuda:99", "use --device cpu")),
     ((*WMDD, "--set", "teacher.checkpoint=absent.pt"), ("absent.pt", "No such file")),
     ((*RANDOM, "--set", "data.holdout=1.0"), ("ddbench: data.holdout: Input should be less than 1 (got 1.0)",)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
@@ -52,6 +53,12 @@ class Block(BaseModel, frozen=True, extra="forbid"):
         return all(set(names) & set(context.get(key, [])) for key, names in self.applies.items())
 
 
+def _require_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise ValueError("use lower-case letters, digits and hyphens, and begin with a letter")
+    return name
+
+
 class Recipe(BaseModel, frozen=True, extra="forbid"):
     """The content of one recipe file.
 
@@ -63,7 +70,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         path: The file.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    name: Annotated[str, AfterValidator(_require_name)]
     kind: Literal["budget", "numerics"]
     about: str
     blocks: list[Block]

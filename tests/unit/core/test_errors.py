@@ -1,8 +1,18 @@
 """Errors are one printable line of bounded length; unknown names get a suggestion."""
 
-import pytest
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
 
-from ddbench.core.errors import DDBenchError, NotCached, PluginError, did_you_mean, unknown
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from ddbench.core.errors import DDBenchError, NotCached, PluginError, did_you_mean, exception_line, unknown
+from ddbench.core.files import atomic_write
 
 
 def test_an_error_is_one_line() -> None:
@@ -21,6 +31,52 @@ def test_a_long_text_loses_its_middle() -> None:
     assert str(DDBenchError("c" * 1000)) == "c" * 1000
 
 
+def raised(function: Callable[[], object]) -> Exception:
+    """The exception that a library raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (each library has its own type)
+        function()
+    return caught.value
+
+
+def unpicklable() -> None:
+    torch.save(lambda: None, io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: Image.open(io.BytesIO(b"text")),
+        lambda: yaml.safe_load("[1, 2"),
+        lambda: json.dumps(object()),
+        lambda: json.dumps({"image": Image.new("RGB", (2, 2))}),
+        lambda: torch.zeros(2).add_(Image),  # type: ignore[arg-type]
+        lambda: torch.empty(2**55),
+        lambda: math.sqrt(object()),  # type: ignore[arg-type]
+        lambda: {}[Image.new("RGB", (2, 2))],  # type: ignore[index]
+        lambda: len(iter([])),  # type: ignore[arg-type]
+        unpicklable,
+    ],
+)
+def test_the_words_of_a_library_lose_addresses_and_internal_names(function: Callable[[], object]) -> None:
+    error = raised(function)
+    for line in (str(DDBenchError(f"it failed: {error}")), exception_line(error)):
+        for internal in ("0x", "_io.", "<class", "PIL.", "<unicode", "alloc_cpu", ".cpp", "<function"):
+            assert internal not in line
+        assert not line.endswith(": ")
+
+
+def test_a_temporary_path_of_a_write_is_the_path_of_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "a set.v1.png"
+
+    def write() -> None:
+        with atomic_write(target) as partial:
+            raise ValueError(f"cannot encode {partial}")
+
+    error = raised(write)
+    assert ".partial" in str(error)
+    assert exception_line(error) == f"ValueError: cannot encode {target}"
+
+
 @pytest.mark.parametrize("kind", [NotCached, PluginError])
 def test_every_error_is_shown_the_same_way(kind: type[DDBenchError]) -> None:
     assert issubclass(kind, DDBenchError)
@@ -33,6 +89,11 @@ def test_every_error_is_shown_the_same_way(kind: type[DDBenchError]) -> None:
         ("wmd", ["random", "wmdd"], "; did you mean 'wmdd'?"),
         ("zzz", ["b", "a"], "; known: a, b"),
         ("zzz", [], ""),
+        (
+            "zzz",
+            [f"n{number:02d}" for number in range(40)],
+            f"; known: {', '.join(f'n{i:02d}' for i in range(30))} and 10 more",
+        ),
     ],
 )
 def test_a_suggestion(name: str, known: list[str], expected: str) -> None:

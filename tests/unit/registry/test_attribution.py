@@ -2,9 +2,9 @@
 
 import pytest
 
-from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.interruption import Stopped
-from ddbench.registry.attribution import attribute_errors, exception_line, print_warning
+from ddbench.registry.attribution import attribute_errors, print_warning
 
 
 class Mute(Exception):

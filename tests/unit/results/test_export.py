@@ -78,6 +78,14 @@ def test_safetensors_holds_everything(tmp_path: Path, parts: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("format", ["imagefolder", "safetensors"])
+def test_others_may_read_every_exported_file(tmp_path: Path, parts: dict[str, Any], format: str) -> None:
+    export_set(**parts, target=tmp_path / "set", format=format)
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "set").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "plain").stat().st_mode}
+
+
+@pytest.mark.parametrize("format", ["imagefolder", "safetensors"])
 def test_nothing_is_written_over(tmp_path: Path, parts: dict[str, Any], format: str) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file"
     folder.mkdir()

@@ -133,12 +133,19 @@ def test_find_by_name_beginning_and_age(folder: Path) -> None:
     assert records.find(folder, "a-ipc10-01.json").stem == "a-ipc10-01"
     assert records.find(folder, "b").stem == "b-ipc1-00"
     assert records.find(folder, "a-ipc1-").stem == "a-ipc1-00"
-    with pytest.raises(DDBenchError, match="'a-ipc10' begins 2 records"):
+    with pytest.raises(DDBenchError, match="'a-ipc10' begins 2 records; the newest: a-ipc10-00, a-ipc10-01 "):
         records.find(folder, "a-ipc10")
     with pytest.raises(DDBenchError, match=r"no record 'a-ipc2-00' in .*did you mean 'a-ipc1-00'"):
         records.find(folder, "a-ipc2-00")
     with pytest.raises(DDBenchError, match=r"no record '\.\./secret'"):
         records.find(folder, "../secret")
+
+
+def test_a_name_like_no_record_gives_the_newest_three(folder: Path) -> None:
+    with pytest.raises(DDBenchError) as error:
+        records.find(folder, "nothing")
+    newest = "the newest: a-ipc1-00, a-ipc10-00, a-ipc10-01 (ddbench records lists all)"
+    assert str(error.value) == f"no record 'nothing' in {folder}; {newest}"
 
 
 def test_an_exact_name_wins_over_longer_ones(folder: Path) -> None:
