@@ -19,5 +19,5 @@ address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --ip-address | 
 
 srun ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" -- \
-    ddbench table "$@" --executor ray --ray-address "$address" --time-limit "$MINUTES" \
+    ddbench table "$@" --run --executor ray --ray-address "$address" --time-limit "$MINUTES" \
     --data-dir "$SHARED/data" --cache-dir "$SHARED/cache" --results-dir "$SHARED/results"

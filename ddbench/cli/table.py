@@ -11,11 +11,16 @@ import click
 
 from ddbench.cli import options
 from ddbench.core import interruption
+from ddbench.core.errors import DDBenchError
+from ddbench.core.text import counted
 from ddbench.execution import choose, launch
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from ddbench.api.table import TableSpec
+    from ddbench.pipeline.request import Request
+    from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
 
 FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
@@ -33,7 +38,10 @@ def _require_writable(output: Path) -> None:
 @click.command("table")
 @click.argument("name")
 @click.option(
-    "--dataset", "datasets", multiple=True, help="Dataset. Can be repeated (default: all in the data folder)."
+    "--dataset",
+    "datasets",
+    multiple=True,
+    help="Dataset. Can be repeated (default: those of the records and of the paper; with --run, of the data folder).",
 )
 @click.option(
     "--ipc", "ipcs", type=int, multiple=True, help="Images per class. Can be repeated (default: the table's)."
@@ -45,7 +53,13 @@ def _require_writable(output: Path) -> None:
 @options.data
 @options.results
 @options.cache
-@click.option("--only-cached", is_flag=True, help="Compute nothing. Mark missing numbers as never run.")
+@click.option(
+    "--run/--only-cached",
+    "runs",
+    default=False,
+    help="Run the experiments that have no record (default: show the records only).",
+)
+@click.option("--yes", is_flag=True, help="With --run: also start work that is estimated at more than an hour.")
 @click.option("--dry-run", is_flag=True, help="Print the state of each cell and the estimated time. Compute nothing.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Format of the table."
@@ -62,7 +76,8 @@ def table_command(
     results_dir: Path,
     cache_dir: Path,
     time_limit: float | None,
-    only_cached: bool,
+    runs: bool,
+    yes: bool,
     dry_run: bool,
     form: str,
     output: Path | None,
@@ -71,11 +86,11 @@ def table_command(
     assignments: tuple[str, ...],
     **request_fields: Any,
 ) -> None:
-    """Fills a table and prints it with the published numbers.
+    """Prints a table of records and published numbers.
 
-    NAME is one of the tables of `ddbench list tables`. The command runs experiments that have no record, and reuses the
-    others. Without --dataset and without a known dataset in the data folder, it uses records and published numbers
-    only. Ctrl-C keeps all finished experiments. The exit code is 1 if an experiment failed.
+    NAME is one of the tables of `ddbench list tables`. The command says how many cells are missing and how long they
+    would take. With --run, it runs the experiments that have no record. Ctrl-C keeps all finished experiments. The exit
+    code is 1 if an experiment failed.
     """
     spec = registry.table(name)
 
@@ -86,28 +101,29 @@ def table_command(
 
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(**request_fields, assignments=assignments)
-    request, has_data = frames.choose_datasets(request, registry, data_dir, only_cached)
+    runnable = frames.with_datasets(request, registry, data_dir)
     workspace = None
-    if has_data:
+    if runnable.datasets:
         from ddbench.pipeline.workspace import Workspace
 
-        cache = options.open_cache(cache_dir, builds=not only_cached)
-        workspace = Workspace(registry, cache, data_dir, download=not (dry_run or only_cached), executor=executor_used)
-    if workspace is None and not only_cached:
-        options.print_error("no --dataset and no dataset in the data folder: using records and published numbers only")
+        cache = options.open_cache(cache_dir)
+        workspace = Workspace(registry, cache, data_dir, download=runs and not dry_run, executor=executor_used)
     if dry_run:
         from ddbench.tables import plan
 
-        click.echo(plan.plan(spec, request, registry, workspace, results_dir))
+        click.echo(plan.plan(spec, runnable, registry, workspace, results_dir))
         return
+    if runs and workspace is None:
+        raise DDBenchError("--run needs data: there is no --dataset, and no dataset in the data folder (--data-dir)")
     if output is not None:
         _require_writable(output)
+    chosen, used = (runnable, workspace) if runs else (request, None)
 
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
-            return frames.build_frame(spec, request, registry, workspace, results_dir, only_cached, options.print_error)
+            return frames.build_frame(spec, chosen, registry, used, results_dir, options.print_error, yes)
 
-    frame = launch.run_distributed(work, workspace)
+    frame = launch.run_distributed(work, used)
     if frame is None:  # only rank 0 has the table
         return
     text = layout.format_table(spec, frame, form)
@@ -117,5 +133,27 @@ def table_command(
         with atomic_write(output) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         options.print_result(f"written: {output}")
-    if (frame["state"] == "failed").any():
-        sys.exit(1)
+    if runs:
+        sys.exit(1 if (frame["state"] == "failed").any() else 0)
+    _print_missing(spec, frame, runnable, registry, workspace, results_dir)
+
+
+def _print_missing(
+    spec: TableSpec,
+    frame: DataFrame,
+    request: Request,
+    registry: PluginRegistry,
+    workspace: Workspace | None,
+    results_dir: Path,
+) -> None:
+    """Prints what `--run` would compute."""
+    if workspace is not None and spec.fill is None:
+        from ddbench.tables import plan
+
+        line = plan.missing_cells(spec, request, registry, workspace, results_dir)
+    else:
+        empty = int((frame["state"] == "never run").sum())
+        how = "--run measures them" if workspace else "--run needs data: --dataset NAME, --data-dir FOLDER"
+        line = f"{counted(empty, 'cell')} without a number; {how}" if empty else ""
+    if line:
+        options.print_error(line)

@@ -68,6 +68,20 @@ def default_text(field: FieldInfo) -> str:
     return value_text(field.get_default(call_default_factory=True, validated_data={}))
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun.
+
+    Args:
+        number: The number.
+        noun: The noun, in the singular.
+
+    Example:
+        >>> counted(1, "set"), counted(3, "set")
+        ('1 set', '3 sets')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def value_text(value: Any) -> str:
     """Formats a value as `--set` and recipes accept it: YAML in flow style.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Container
 
 import torch
 
@@ -12,8 +13,12 @@ from ddbench.nn.build import build_network
 from ddbench.nn.device import autocast
 from ddbench.pipeline.pipeline import Pipeline
 
-PROBE_IMAGES = 32
+LONG_SECONDS = 3600.0
+"""Longer work is announced, and a table starts it only with `--yes`."""
+PROBE_IMAGES = 8
 PROBE_ROUNDS = 3
+PROBE_SECONDS = 3.0
+"""No further round starts after this time."""
 
 
 class Estimate:
@@ -30,10 +35,17 @@ class Estimate:
         self._counted: set[str] = set()
         self._seconds_per_image: dict[tuple[str, int], float] = {}
 
-    def add(self, pipeline: Pipeline) -> float:
-        """Adds a pipeline. Returns its seconds without the artifacts that earlier pipelines also need."""
+    def add(self, pipeline: Pipeline, stages: Container[str] | None = None) -> float:
+        """Adds a pipeline. Returns its seconds without the artifacts that earlier pipelines also need.
+
+        Args:
+            pipeline: The pipeline.
+            stages: Only these stages count. None: all.
+        """
         images = 0.0
         for stage, part in pipeline.missing():
+            if stages is not None and stage not in stages:
+                continue
             name = f"{stage}/{pipeline.cache_key(stage, part)}"
             if name not in self._counted:
                 self._counted.add(name)
@@ -60,18 +72,18 @@ def probe(pipeline: Pipeline) -> float:
     network = build_network(config.arch, info.num_classes, info.image_size, config.stem, 0)
     network = network.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Use random images, because with zeros the arithmetic has slow denormal numbers. The first round is a warm-up and
-    # is not measured.
+    # is measured only if there is no time for another one.
     shape = (PROBE_IMAGES, 3, info.image_size, info.image_size)
     images = torch.randn(shape, generator=seeds.generator("probe")).to(pipeline.device)
-    times = []
-    for _ in range(1 + PROBE_ROUNDS):
+    times: list[float] = []
+    while len(times) <= PROBE_ROUNDS and sum(times) < PROBE_SECONDS:
         start = time.perf_counter()
         with autocast(pipeline.device, pipeline.precision):
             loss = network(images).float().logsumexp(1).mean()
         loss.backward()
         loss.item()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) / PROBE_IMAGES
+    return statistics.median(times[1:] or times) / PROBE_IMAGES
 
 
 def readable(value: float) -> str:

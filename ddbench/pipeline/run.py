@@ -25,8 +25,6 @@ from ddbench.results.preview import preview as draw_preview
 from ddbench.results.records import Record
 
 Print = Callable[[str], None]
-LONG_SECONDS = 3600.0
-"""The estimated duration of longer runs is printed in advance."""
 
 
 def run(
@@ -150,10 +148,10 @@ def announce_duration(pipelines: list[Pipeline], warn: Print) -> None:
     if not (pipelines and isinstance(pipelines[0].workspace.executor, Inline)):
         return
     seconds = estimate.seconds(pipelines)
-    if seconds > LONG_SECONDS:
+    if seconds > estimate.LONG_SECONDS:
         warn(f"this will take about {estimate.readable(seconds)} on this device")
         if "paper" in pipelines[0].experiment.recipes:
-            warn("in minutes, but not the paper's protocol: the same command with --recipe quick")
+            warn("a smaller budget, but not the paper's protocol: the same command with --recipe quick")
 
 
 def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Print) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from ddbench.core.text import counted
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
 from ddbench.results.pooling import Pooled, pool
@@ -56,7 +57,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 **values,
                 **({"measured on": split} if frame["holdout"].any() else {}),
                 "top-1 (last epoch)": spread(pool(list(part["top1"]), list(part["set"]))),
-                "n": f"{_count(len(part), 'student')} on {_count(sets, 'set')}",
+                "n": f"{counted(len(part), 'student')} on {counted(sets, 'set')}",
                 "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
                 "distill s": f"{part['distill'].mean():.1f}",
                 "student s": f"{part['evaluate'].mean():.1f}",
@@ -65,10 +66,6 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(summary)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def spread(pooled: Pooled) -> str:

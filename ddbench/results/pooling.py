@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from ddbench.core.text import counted
+
 
 @dataclass(frozen=True)
 class Pooled:
@@ -26,7 +28,7 @@ class Pooled:
     @property
     def count_text(self) -> str:
         """The counts as text: `3 sets`, or `5 on 3 sets` if a set has several students."""
-        sets = f"{self.sets} set" if self.sets == 1 else f"{self.sets} sets"
+        sets = counted(self.sets, "set")
         return sets if self.students == self.sets else f"{self.students} on {sets}"
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.core.errors import DDBenchError
+
 if TYPE_CHECKING:
     from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
@@ -20,15 +22,33 @@ class TableContext:
     Attributes:
         request: The options of the command line.
         registry: The registered plugins.
-        workspace: The cache, the datasets and the executor. None: only records may be used.
+        workspace: The cache, the datasets and the executor. None: nothing may be computed.
         results_dir: Folder of the results.
-        only_cached: Whether nothing new may be computed.
         warn: Called with each message for the user.
+        yes: Whether more than an hour of work may start.
     """
 
     request: Request
     registry: PluginRegistry
     workspace: Workspace | None
     results_dir: Path
-    only_cached: bool
     warn: Callable[[str], None]
+    yes: bool = False
+
+    def check_duration(self, seconds: float) -> None:
+        """Prints the estimated duration of long work, and refuses it without `yes`.
+
+        Args:
+            seconds: The estimate.
+
+        Raises:
+            DDBenchError: If it is above an hour and `yes` is not set.
+        """
+        from ddbench.pipeline.estimate import LONG_SECONDS, readable
+
+        if seconds <= LONG_SECONDS:
+            return
+        about = f"about {readable(seconds)} on this device"
+        if not self.yes:
+            raise DDBenchError(f"the missing cells take {about}: --yes starts them, --dry-run lists them")
+        self.warn(f"this will take {about}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ddbench.pipeline.pipeline import Pipeline
     from ddbench.pipeline.request import Request
     from ddbench.tables.rows import Row
+    from ddbench.tables.runs import ResolvedCell
 
 WARMUP = 5
 """Iterations before the measured ones."""
@@ -62,10 +63,12 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         context: The objects that are needed to fill the table.
 
     Raises:
-        DDBenchError: If no method makes images.
+        DDBenchError: If no method makes images, or if the missing teachers and statistics take more than an hour and
+            `context.yes` is not set.
     """
     import pandas as pd
 
+    from ddbench.pipeline.estimate import Estimate
     from ddbench.tables.rows import FRAME_COLUMNS, frame_row
 
     cells = [cell for cell in cells if cell.ipc is not None]
@@ -78,27 +81,40 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         rows += [frame_row(spec, cell, context.request) for cell in missing]
         rows.sort(key=lambda row: row["row"])
     else:
-        rows = [_cost_row(spec, cell, context) for cell in cells]
+        resolved = [_resolve(cell, context) for cell in cells]
+        estimate = Estimate()
+        for pipeline in (each.pipelines[0] for each in resolved if each.pipelines):
+            if pipeline.method.needs_teacher:
+                estimate.add(pipeline, ("data", "teacher", "statistics"))
+        context.check_duration(estimate.total)
+        rows = [_cost_row(spec, each, context) for each in resolved]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*FRAME_COLUMNS, *COST_COLUMNS]))).astype({"ipc": "Int64"})
 
 
-def _cost_row(spec: TableSpec, cell: Cell, context: TableContext) -> Row:
-    from ddbench.nn import device
+def _resolve(cell: Cell, context: TableContext) -> ResolvedCell:
+    """Returns the cell with its pipeline. Methods that train or build networks use the teacher's architecture."""
     from ddbench.pipeline.composition import load_recipes
-    from ddbench.tables.cells import cell_experiments, cell_name
-    from ddbench.tables.rows import frame_row
-    from ddbench.tables.runs import resolve_cells
+    from ddbench.tables.cells import cell_experiments
+    from ddbench.tables.runs import ResolvedCell, resolve_cells
 
     assert context.workspace is not None
     try:
         known = load_recipes(context.request.recipes, context.registry)
         experiment = cell_experiments(cell, context.request, context.registry, known)[0]
     except DDBenchError as error:
-        return frame_row(spec, cell, context.request, state="failed", reason=exception_line(error))
+        return ResolvedCell(cell, [], exception_line(error))
     networks = experiment.method.networks()
     settings = {f"method.{name}": experiment.teacher.arch for name, value in experiment.method if value in networks}
-    cell = replace(cell, settings=settings)
-    (resolved,) = resolve_cells([cell], context.request, context.workspace)
+    (resolved,) = resolve_cells([replace(cell, settings=settings)], context.request, context.workspace)
+    return resolved
+
+
+def _cost_row(spec: TableSpec, resolved: ResolvedCell, context: TableContext) -> Row:
+    from ddbench.nn import device
+    from ddbench.tables.cells import cell_name
+    from ddbench.tables.rows import frame_row
+
+    cell = resolved.cell
     if resolved.reason:
         return frame_row(spec, cell, context.request, state="failed", reason=resolved.reason)
     pipeline = resolved.pipelines[0]
@@ -110,7 +126,7 @@ def _cost_row(spec: TableSpec, cell: Cell, context: TableContext) -> Row:
     except Exception as error:  # after any exception, the other methods are still measured
         context.warn(f"{spec.name}: {cell_name(cell)}: failed: {exception_line(error)}")
         return {**row, "state": "failed", "reason": exception_line(error)}
-    return row if numbers is None else {**_with_state(row, numbers), **numbers}
+    return {**_with_state(row, numbers), **numbers}
 
 
 def _with_state(row: Row, numbers: Numbers) -> Row:
@@ -119,8 +135,8 @@ def _with_state(row: Row, numbers: Numbers) -> Row:
 
 def _stored_or_measured(
     pipeline: Pipeline, cell: Cell, row: Row, device_facts: dict[str, Any], context: TableContext
-) -> Numbers | None:
-    """Returns the stored numbers of this device, or new ones. None if nothing new may be computed."""
+) -> Numbers:
+    """Returns the stored numbers of this device, or new ones."""
     from ddbench.core.canonical import key_of
     from ddbench.core.files import atomic_write
     from ddbench.results import provenance, records
@@ -131,8 +147,6 @@ def _stored_or_measured(
     stored = _read(path, context)
     if stored is not None and stored["key"] == key:
         return dict(stored["numbers"])
-    if context.only_cached:
-        return None
     if pipeline.method.needs_teacher:
         for label in range(pipeline.info.num_classes):
             pipeline.statistics(label)

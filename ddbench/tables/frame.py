@@ -33,10 +33,10 @@ def build_frame(
     registry: PluginRegistry,
     workspace: Workspace | None,
     results_dir: Path,
-    only_cached: bool = False,
     warn: Callable[[str], None] = lambda message: None,
+    yes: bool = False,
 ) -> pd.DataFrame:
-    """Builds the tidy frame of a table, and runs the experiments that have no record.
+    """Builds the tidy frame of a table. With a workspace, runs the experiments that have no record.
 
     Args:
         spec: The table.
@@ -44,19 +44,20 @@ def build_frame(
         registry: The registered plugins.
         workspace: The cache, the datasets and the executor. None: use records only and compute nothing.
         results_dir: Folder of the results.
-        only_cached: Whether to compute nothing new.
         warn: Called with messages for the user.
+        yes: Whether more than an hour of work may start.
 
     Returns:
         One row per cell and student. A cell without a number has one row with the reason. docs/tables.md describes the
         columns.
 
     Raises:
-        DDBenchError: If a name is unknown, or if the options are wrong for every cell.
+        DDBenchError: If a name is unknown, if the options are wrong for every cell, or if the work takes more than an
+            hour and `yes` is not set.
     """
     cells = cells_of(spec, request, registry, results_dir, of_records=workspace is None and spec.fill is None)
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
-    context = TableContext(request, registry, workspace, results_dir, only_cached, warn)
+    context = TableContext(request, registry, workspace, results_dir, warn, yes)
     if spec.fill is not None:
         with registry.attribute_errors("table", spec.name):
             frame = spec.fill(spec, cells, context)
@@ -73,26 +74,23 @@ def build_frame(
     return with_published(spec, frame)
 
 
-def choose_datasets(
-    request: Request, registry: PluginRegistry, data_dir: Path | None, only_cached: bool
-) -> tuple[Request, bool]:
+def with_datasets(request: Request, registry: PluginRegistry, data_dir: Path | None) -> Request:
     """Adds the datasets of the data folder to a request that names none.
+
+    Datasets that need no files (digits) are always present, so they are used only if the user requests them.
 
     Args:
         request: The options.
         registry: The registered plugins.
         data_dir: The data folder.
-        only_cached: Whether to compute nothing new.
 
     Returns:
-        The request, and whether there are data. Without data, only records can be used.
+        The request. It has no datasets if there are none in the data folder.
     """
     if request.datasets:
-        present = all(_is_present(registry.dataset(name), data_dir) for name in request.datasets)
-        return request, present or not only_cached
-    # Datasets that need no files (digits) are always present, so they are used only if the user requests them.
-    names = tuple(spec.name for spec in registry.datasets() if spec.fetch and _is_present(spec, data_dir))
-    return replace(request, datasets=names), bool(names)
+        return request
+    names = (spec.name for spec in registry.datasets() if spec.fetch and _is_present(spec, data_dir))
+    return replace(request, datasets=tuple(names))
 
 
 def _is_present(spec: DatasetSpec, data_dir: Path | None) -> bool:

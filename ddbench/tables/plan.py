@@ -1,4 +1,4 @@
-"""Plans a table: the state of its cells and the estimated time of the missing ones."""
+"""Plans the runs of a table: the state of its cells and the estimated time of the missing ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from ddbench.api.table import Cell, TableSpec
+from ddbench.core.text import counted
 from ddbench.pipeline import estimate
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
@@ -53,6 +54,36 @@ def plan(
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
     text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)
     return f"{text}\n\nin all about {estimate.readable(total.total)} on this device"
+
+
+def missing_cells(
+    spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace, results_dir: Path
+) -> str:
+    """Says in one line what `--run` would compute for a table, and how long it would take; empty if nothing.
+
+    Args:
+        spec: The table.
+        request: The options.
+        registry: The registered plugins.
+        workspace: The cache and the datasets.
+        results_dir: Folder of the results.
+    """
+    stored = records_by_key(results_dir)
+    cells = resolve_cells(cells_of(spec, request, registry, results_dir), request, workspace)
+    possible = [resolved for resolved in cells if resolved.pipelines]
+    if not possible:
+        return f"--run can compute nothing: {cells[0].reason}"
+    missing = [
+        [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in stored]
+        for resolved in possible
+    ]
+    if not any(missing):
+        return ""
+    seconds = estimate.seconds([pipeline for pipelines in missing for pipeline in pipelines])
+    recipes = dict.fromkeys("+".join(resolved.pipelines[0].experiment.recipes) for resolved in possible)
+    count = f"{sum(map(bool, missing))} of {counted(len(possible), 'cell')}"
+    about = f"about {estimate.readable(seconds)} on this device"
+    return f"--run computes {count} (recipe {', '.join(recipes)}): {about}"
 
 
 def _labels(cell: Cell, resolved: ResolvedCell | None = None) -> tuple[str, ...]:

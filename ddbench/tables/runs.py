@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
-from ddbench.core.errors import DDBenchError, NotCached, exception_line
+from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
@@ -72,8 +72,7 @@ def records_by_key(results_dir: Path, warn: Callable[[str], None] = lambda messa
 def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
     """Runs the experiments of all cells that have no record, and writes each record immediately.
 
-    Ctrl-C keeps the records that are written. With `context.only_cached`, only experiments whose artifacts are all in
-    the cache get a record.
+    Ctrl-C keeps the records that are written.
 
     Args:
         spec: The table.
@@ -84,9 +83,11 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
         One row per cell and student. The row of a failed cell contains the reason.
 
     Raises:
-        DDBenchError: If all cells are impossible for the same reason.
+        DDBenchError: If all cells are impossible for the same reason, or if the work takes more than an hour and
+            `context.yes` is not set.
     """
-    from ddbench.pipeline.run import announce_duration
+    from ddbench.pipeline import estimate
+    from ddbench.pipeline.executor import Inline
 
     assert context.workspace is not None
     stored = records_by_key(context.results_dir, context.warn)
@@ -95,10 +96,10 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
         raise DDBenchError(reason)
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
     missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
-    if not context.only_cached:
-        announce_duration(missing, context.warn)
+    if isinstance(context.workspace.executor, Inline):  # the estimate is that of one process on this device
+        context.check_duration(estimate.seconds(missing))
     rows, number = [], 0
-    with context.workspace.executor.computing([] if context.only_cached else missing) as wait_for_artifacts:
+    with context.workspace.executor.computing(missing) as wait_for_artifacts:
         for resolved in resolved_cells:
             if resolved.reason:
                 rows.append(frame_row(spec, resolved.cell, context.request, state="failed", reason=resolved.reason))
@@ -119,18 +120,8 @@ def _run_pipeline(
     """Returns the record, or a state and the reason."""
     from ddbench.pipeline.run import finish_cell
 
-    if context.only_cached and (missing := pipeline.missing()):
-        stages = dict.fromkeys(stage for stage, _ in missing if stage != "data")
-        if "evaluate" in stages:
-            return None, "", ""
-        reason = f"not in the cache: {', '.join(stages)}; this command computes nothing"
-        context.warn(f"{title}: never run: {reason}")
-        return None, "", reason
     try:
         record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
-    except NotCached as error:  # an artifact in the cache is damaged
-        context.warn(f"{title}: never run: {exception_line(error)}")
-        return None, "", exception_line(error)
     except Exception as error:  # after any exception, the other cells are still run
         context.warn(f"{title}: failed: {exception_line(error)}")
         return None, "failed", exception_line(error)

@@ -26,6 +26,7 @@ OPTIONS = (
     *("--arch", "convnet-bn-d1", "--image-size", "8", "--set", "teacher.batch_size=256"),
 )
 REGIMES = ("table", "regimes", *OPTIONS, "--methods", "random,kmeans,full", "--ipc", "1", "--seeds", "2")
+RUN = (*REGIMES, "--run")
 
 
 def rows(text: str) -> dict[str, dict[str, str]]:
@@ -64,7 +65,7 @@ def plugin(
 def regimes(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], Shell]) -> tuple[Shell, Outcome]:
     """A shell in which the table of regimes was made, and what it printed."""
     shell = shell_in(tmp_path_factory.mktemp("regimes"))
-    return shell, ok(shell(*REGIMES))
+    return shell, ok(shell(*RUN))
 
 
 def copy_of(shell: Shell, folder: Path) -> Shell:
@@ -103,7 +104,7 @@ def test_means_ior_and_hlr_are_those_of_the_records(regimes: tuple[Shell, Outcom
 @pytest.mark.slow
 def test_records_alone_give_the_same_numbers_without_data(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:
     shell, _ = regimes
-    told = json.loads(ok(shell(*REGIMES, "--format", "json")).out)
+    told = json.loads(ok(shell(*RUN, "--format", "json")).out)
     code = """
         import sys
         import ddbench.tables.load
@@ -130,56 +131,49 @@ def test_what_is_measured_is_not_computed_again(regimes: tuple[Shell, Outcome], 
     shell, printed = copy_of(regimes[0], tmp_path), regimes[1]
     shutil.rmtree(shell.cache)  # the records are enough
     before = shell.files("results")
-    again = ok(shell(*REGIMES))
+    again = ok(shell(*RUN))
     assert again.out == printed.out
     assert shell.files("results") == before
     assert not (shell.cache / "teacher").exists()
     assert "evaluate" not in again.err
 
 
-def test_only_cached_computes_nothing_and_says_never_run(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:
-    shell = copy_of(regimes[0], tmp_path)
-    lost = next((shell.results / "records").glob("kmeans-*.json"))
-    lost.unlink()
-    before = shell.files("cache")
-    outcome = ok(shell(*REGIMES, "--methods", "herding", "--only-cached"))
-    table = rows(outcome.out)
-    assert table["herding"]["IPC 1 fkd top-1"] == table["herding"]["IPC 1 hard top-1"] == "never run"
-    # All that a record needs was in the cache, so the lost one is there again.
-    assert {name: cells for name, cells in table.items() if name != "herding"} == rows(regimes[1].out)
-    assert lost.is_file()
-    assert shell.files("cache") == before
-
-
-@pytest.mark.slow
-def test_only_cached_computes_nothing_where_an_artifact_is_damaged(
+def test_without_run_nothing_is_computed_and_the_missing_cells_are_counted(
     regimes: tuple[Shell, Outcome], tmp_path: Path
 ) -> None:
     shell = copy_of(regimes[0], tmp_path)
-    lost = next(each for each in records_in(shell) if (each["method"], each["evaluator"]) == ("kmeans", "fkd"))
-    (shell.results / "records" / f"{lost['name']}.json").unlink()
-    stages = ("data", "teacher", "statistics", "distill", "measure", "evaluate")
-    sound = {path: path.read_bytes() for stage in stages for path in (shell.cache / stage).glob("*.safetensors")}
-    for stage in stages:
-        for path, content in sound.items():  # those of the other cells too: their records are there, and enough
-            flipped = bytes([content[-1] ^ 1])
-            path.write_bytes(content[:-1] + flipped if path.parent.name == stage else content)
-        before = shell.files()
-        outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
-        (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
-        assert (line["row"], line["evaluator"]) == ("kmeans", "fkd")
-        assert re.search(rf"/cache/{stage}/\w+.safetensors is damaged: it is not repaired", line["reason"])
-        (said,) = (said for said in outcome.errors if "regimes 1/1" in said)
-        assert said == f"regimes 1/1: kmeans, digits, IPC 1, fkd: never run: {line['reason']}"
-        assert shell.files() == before
-    for path, content in sound.items():
-        path.write_bytes(content)
-    shutil.rmtree(shell.cache / "measure")  # without which there is no record
+    lost = next((shell.results / "records").glob("kmeans-*.json"))
+    lost.unlink()
     before = shell.files()
-    outcome = ok(shell(*REGIMES, "--only-cached", "--format", "json"))
-    (line,) = (line for line in json.loads(outcome.out) if line["state"] == "never run")
-    assert line["reason"] == "not in the cache: measure; this command computes nothing"
+    outcome = ok(shell(*REGIMES, "--methods", "herding"))
+    table = rows(outcome.out)
+    assert table["herding"]["IPC 1 fkd top-1"] == table["herding"]["IPC 1 hard top-1"] == "never run"
+    # The student whose record is lost is in the cache, so only herding takes time.
+    assert re.fullmatch(
+        r"--run computes 4 of 10 cells \(recipe smoke\): about \S+ (s|min) on this device", outcome.errors[-1]
+    )
     assert shell.files() == before
+    # With --run, the lost record is there again.
+    assert ok(shell(*RUN)).out == regimes[1].out
+    assert lost.is_file()
+    assert shell.files("cache") == {name: content for name, content in before.items() if name.startswith("cache")}
+    assert ok(shell(*REGIMES)).errors == []
+
+
+def test_more_than_an_hour_of_work_does_not_start_without_yes(shell: Shell) -> None:
+    long = ("table", "comparison", *OPTIONS, "--methods", "random", "--ipc", "1", "--set", "evaluator.epochs=10000000")
+    shown = ok(shell(*long))
+    assert re.search(r"--run computes 1 of 1 cell \(recipe smoke\): about \d+\.\d h on this device", shown.err)
+    outcome = shell(*long, "--run")
+    assert outcome.code == 2
+    assert re.fullmatch(
+        r"ddbench: the missing cells take about \d+\.\d h on this device: --yes starts them, --dry-run lists them",
+        outcome.errors[-1],
+    )
+    assert not list(shell.files("cache/teacher"))
+    started = shell(*long, "--run", "--yes", "--time-limit", "0.02")
+    assert any(re.fullmatch(r"this will take about \d+\.\d h on this device", line) for line in started.errors)
+    assert started.code == 124
 
 
 def test_dry_run_lists_every_cell_and_leaves_no_file(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:
@@ -223,7 +217,7 @@ BRITTLE = """
 def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: Callable[[str, str], None]) -> None:
     plugin("ddtest_brittle", BRITTLE)
     command = ("table", "comparison", *OPTIONS, "--methods", "brittle,random,herding", "--ipc", "1", "--ipc", "2000")
-    outcome = shell(*command)
+    outcome = shell(*command, "--run")
     assert outcome.code == 1
     table = rows(outcome.out)
     notes = dict(re.findall(r"^\[(\d)\] (.*)$", outcome.out, re.MULTILINE))
@@ -239,7 +233,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: C
     plan = ok(shell(*command, "--dry-run")).out
     assert plan.count("impossible: --ipc 2000 is more than") == 2
     # Refused throughout, for one reason, it is bad input.
-    outcome = shell("table", "comparison", *OPTIONS, "--methods", "random,herding", "--ipc", "2000")
+    outcome = shell("table", "comparison", *OPTIONS, "--methods", "random,herding", "--ipc", "2000", "--run")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.errors[-1] == f"ddbench: {notes['2']}"
 
@@ -264,7 +258,19 @@ def test_two_processes_make_one_table_together(
 ) -> None:
     install_plugin(tmp_path / "site", "ddtest_watcher", WATCHER)
     places = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))
-    command = ("table", "comparison", *OPTIONS, "--methods", "random,kmeans", "--ipc", "1", "--seeds", "2", *places)
+    command = (
+        "table",
+        "comparison",
+        *OPTIONS,
+        "--methods",
+        "random,kmeans",
+        "--ipc",
+        "1",
+        "--seeds",
+        "2",
+        *places,
+        "--run",
+    )
     log = tmp_path / "log"
     own = {"PYTHONPATH": str(tmp_path / "site"), "DDTEST_LOG": str(log), "OMP_NUM_THREADS": "1"}
     processes = [
@@ -296,7 +302,7 @@ def test_a_table_of_ones_own_is_one_small_file(shell: Shell, plugin: Callable[[s
     (source,) = [code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "hookimpl" in code]
     assert len(source.splitlines()) < 80
     plugin("ddtest_temperature", source)
-    outcome = ok(shell("table", "temperature", *OPTIONS, "--methods", "random", "--ipc", "1", "--seeds", "2"))
+    outcome = ok(shell("table", "temperature", *OPTIONS, "--methods", "random", "--ipc", "1", "--seeds", "2", "--run"))
     by_temperature: dict[float, list[dict[str, Any]]] = {}
     for record in records_in(shell):
         settings = record["configuration"]["evaluator_settings"]

@@ -42,8 +42,8 @@ def commands(path: Path) -> list[str]:
 
 def is_quick(command: str) -> bool:
     """Whether a command is run for real: everything but training beyond the smoke sizes."""
-    trains = command.startswith(("ddbench run", "ddbench table"))
-    return command.startswith("ddbench ") and (not trains or "--recipe smoke" in command or "--only-cached" in command)
+    trains = command.startswith("ddbench run") or "--run" in command
+    return command.startswith("ddbench ") and (not trains or "--recipe smoke" in command)
 
 
 README, USAGE = ROOT / "README.md", ROOT / "docs" / "usage.md"

@@ -321,7 +321,7 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
 ) -> None:
     """The short form has one worker and loses nothing."""
     cluster.have(counted(1, 2))
-    command = ["table", "ablation", "--dataset", f"imagefolder:{small_images}", *SMALL, "--ipc", "1"]
+    command = ["table", "ablation", "--run", "--dataset", f"imagefolder:{small_images}", *SMALL, "--ipc", "1"]
     command += [
         "--set",
         f"wmdd.steps={counted(10, 60)}",

@@ -139,7 +139,7 @@ def test_a_record_of_strange_settings_hurts_no_other(mine: Shell) -> None:
     for key, value in {"name": "odd", "configuration": {**tree["configuration"], **odd}}.items():
         tree[key] = value
     path.with_name("odd.json").write_text(json.dumps(tree))
-    for command in (*READING, ("table", "comparison", "--only-cached"), ("records", "--scores"), ("show", "odd")):
+    for command in (*READING, ("table", "comparison"), ("records", "--scores"), ("show", "odd")):
         outcome = mine(*command)
         assert outcome.code in (0, 2), outcome.err
         assert "Traceback" not in outcome.err
@@ -169,7 +169,7 @@ def test_a_pickle_is_neither_record_nor_picture_nor_artifact(mine: Shell) -> Non
     (mine.results / "records" / "bad.json").write_bytes(hostile)
     (mine.results / "efficiency").mkdir()
     (mine.results / "efficiency" / "dm.json").write_bytes(hostile)
-    for command in (("report",), ("records",), ("table", "efficiency", "--only-cached")):
+    for command in (("report",), ("records",), ("table", "efficiency")):
         assert mine(*command).code == 0
     mine("show", "bad").refused("bad.json is not a record")
     assert not marker.exists()
@@ -187,7 +187,7 @@ def test_what_records_say_is_text_in_every_table(mine: Shell) -> None:
     tree["device"] |= {"name": hostile}
     path.with_name("bad.json").write_text(json.dumps(tree))
     assert mine("report").code == 0
-    html = mine("table", "comparison", "--only-cached", "--format", "html")
+    html = mine("table", "comparison", "--format", "html")
     assert html.code == 0
     for text in ((mine.results / "report.html").read_text(encoding="utf-8"), html.out):
         assert hostile not in text

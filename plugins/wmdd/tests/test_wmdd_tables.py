@@ -32,7 +32,7 @@ OPTIONS = (
     *("--dataset", "digits", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32"),
     *("--arch", "convnet-bn-d1", "--image-size", "8", "--set", "teacher.batch_size=256"),
 )
-ABLATION = ("table", "ablation", *OPTIONS, "--ipc", "2", "--seeds", "2")
+ABLATION = ("table", "ablation", *OPTIONS, "--ipc", "2", "--seeds", "2", "--run")
 ROWS = ("wasserstein + pcbn", "cross-entropy + pcbn", "wasserstein + bn", "cross-entropy + bn")
 
 
@@ -116,7 +116,7 @@ def test_killed_and_run_again_no_finished_cell_is_repeated(
 def test_the_cache_fills_a_table_whose_records_are_lost(ablation: tuple[Shell, Outcome], shell: Shell) -> None:
     shutil.copytree(ablation[0].cache, shell.cache)
     before = shell.files("cache")
-    outcome = shell(*ABLATION, "--only-cached")
+    outcome = shell(*ABLATION)
     assert outcome.code == 0
     assert outcome.out == ablation[1].out
     assert shell.files("cache") == before
@@ -171,7 +171,7 @@ def test_the_metric_table_has_no_tricks_under_hard_and_fkds_own_under_fkd() -> N
 
 
 def test_a_layer_that_the_teacher_does_not_have_is_said_before_anything_is_trained(shell: Shell) -> None:
-    outcome = shell("table", "layers", *OPTIONS, "--ipc", "1")
+    outcome = shell("table", "layers", *OPTIONS, "--ipc", "1", "--run")
     assert outcome.code == 1
     assert len(re.findall(r"^\[\d\] .*layer", outcome.out, re.MULTILINE)) == 6
     assert not (shell.cache / "teacher").exists()

@@ -45,5 +45,5 @@ def test_examples_run(environment: dict[str, str], tmp_path: Path) -> None:
 
     names = ("--method", "blur", "--dataset", "noise", "--evaluator", "plain", "--student", "convnet-d2")
     assert "plain" in ddbench("run", *names, "--ipc", "2", "--set", "evaluator.steps=2", "--image-size", "16")
-    table = ("table", "temperature", "--methods", "blur", "--dataset", "noise", "--ipc", "2", "--only-cached")
+    table = ("table", "temperature", "--methods", "blur", "--dataset", "noise", "--ipc", "2")
     assert "blur, T = 20" in ddbench(*table)

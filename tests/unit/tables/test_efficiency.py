@@ -201,9 +201,9 @@ def test_each_method_has_a_process_and_its_numbers_are_kept(
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
     command = ("table", "efficiency", *OPTIONS, "--methods")
-    fresh = shell(*command, "wmdd", "--only-cached")
+    fresh = shell(*command, "wmdd")
     assert (fresh.code, cells(fresh.out)) == (0, {"wmdd": ["never run"]})
-    first = shell(*command, "random,wmdd,leaves")
+    first = shell(*command, "random,wmdd,leaves", "--run")
     assert first.code == 1
     assert "[1] its process ended with status 3" in first.out
     assert {int(line) for line in log.read_text().split()}.isdisjoint({os.getpid()})
@@ -224,7 +224,7 @@ def test_each_method_has_a_process_and_its_numbers_are_kept(
 
     # What was measured is not measured again, and needs no data.
     before = shell.files("results")
-    again = shell(*command, "random,wmdd")
+    again = shell(*command, "random,wmdd", "--run")
     assert again.code == 0
     alone = shell("table", "efficiency", "--data-dir", "nowhere", "--methods", "random,wmdd")
     (digits,) = [block for block in alone.out.split("\n\n") if block.startswith("digits, ")]
