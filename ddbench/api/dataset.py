@@ -60,10 +60,6 @@ class Download:
     unpack: bool = True
 
 
-CONTENT_BYTES = 2 * 1024**3
-"""The fingerprint of a dataset up to this size covers the content of its files."""
-
-
 class Split(Protocol):
     """The original images of one split, sorted by class, then by name.
 
@@ -108,15 +104,8 @@ class Split(Protocol):
             DDBenchError: Its file cannot be read.
         """
 
-    def num_bytes(self) -> int:
-        """Returns the number of bytes that must be read to compute a digest of the whole content."""
-
-    def identity(self, content: bool) -> Iterator[bytes]:
-        """Yields the lines that the fingerprint covers: label, name and size of every image.
-
-        Args:
-            content: Whether the lines include a digest of every file.
-        """
+    def identity(self) -> Iterator[bytes]:
+        """Yields the lines that the fingerprint covers: label, name, size and digest of every image."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +115,21 @@ class Source:
     Attributes:
         class_names: Identifiers of the classes (folder names, wnids) in label order.
         train: The training split.
-        val: The validation split.
+        val: The validation split. None: the settings `data.split` or `data.holdout` draw it from the training split.
         class_titles: Names of the classes for pictures and reports. If empty, `class_names` are used.
+        notes: Lines for the user about what was read.
     """
 
     class_names: tuple[str, ...]
     train: Split
-    val: Split
+    val: Split | None
     class_titles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name, `train` and `val`; `val` is absent if there is none."""
+        return {"train": self.train} | ({} if self.val is None else {"val": self.val})
 
     def check(self) -> None:
         """Validates the class names and the labels.
@@ -146,7 +142,9 @@ class Source:
         names = self.class_names
         if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
             raise ValueError("its class names must be distinct strings, at least one")
-        for name, split in (("train", self.train), ("val", self.val)):
+        for name in (*names, *self.class_titles):
+            name.encode("utf-8")  # records, previews and exports hold it; raises a ValueError
+        for name, split in self.splits.items():
             labels = split.labels
             if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or (np.diff(labels) < 0).any():
                 raise ValueError(f"the labels of {name} are not a sorted one-dimensional int64 array")
@@ -157,8 +155,7 @@ class Source:
         """Computes a digest of the data. It does not depend on the location of the folder or on file times.
 
         It covers the order of the classes and the label, relative path, file size and content (SHA-256) of every image
-        of both splits. Above `CONTENT_BYTES` (ImageNet-1K) the content is left out: replacing an image by another one
-        with the same file size then does not change the fingerprint.
+        of both splits.
 
         Returns:
             32 hexadecimal digits.
@@ -166,11 +163,10 @@ class Source:
         Raises:
             DDBenchError: A file cannot be read.
         """
-        content = self.train.num_bytes() + self.val.num_bytes() <= CONTENT_BYTES
-        digest = hashlib.sha256(json.dumps([self.class_names, content]).encode())
-        for name, split in (("train", self.train), ("val", self.val)):
+        digest = hashlib.sha256(json.dumps([self.class_names, True]).encode())
+        for name, split in self.splits.items():
             digest.update(f"\n{name}".encode())
-            for line in split.identity(content):
+            for line in split.identity():
                 digest.update(b"\n" + line)
         return digest.hexdigest()[:32]
 

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 @options.results
 @options.cache
 @click.option("--dry-run", is_flag=True, help="Print the configuration and the state of each stage. Compute nothing.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse to run if accuracies may be too high, e.g. because validation images are copies of training images.",
+)
 @click.option("--force", type=options.StageName(), multiple=True, help="Recompute this stage and all later ones.")
 @click.pass_obj
 def run_command(
@@ -40,6 +45,7 @@ def run_command(
     cache_dir: Path,
     data_dir: Path | None,
     dry_run: bool,
+    strict: bool,
     force: tuple[str, ...],
     time_limit: float | None,
     executor: str,
@@ -69,7 +75,7 @@ def run_command(
 
     def work() -> int:
         with interruption.handle_signals(time_limit and time_limit * 60):
-            return len(running.run(cells, workspace, results_dir, options.print_result, options.print_error))
+            return len(running.run(cells, workspace, results_dir, options.print_result, options.print_error, strict))
 
     if launch.run_distributed(work, workspace) not in (None, len(cells)):
         sys.exit(1)

@@ -28,6 +28,14 @@ class DataConfig(Section):
         "students and teacher are measured on them instead of the validation images",
     )
 
+    split: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the images of every class that become the validation images, for image folders "
+        "that have none",
+    )
+
     @model_validator(mode="after")
     def _stored_covers_image(self) -> "DataConfig":
         if self.stored_size < self.image_size:

@@ -58,8 +58,13 @@ def message_line(text: str) -> str:
     line = " ".join(text.splitlines())
     for pattern, replacement in _INTERNAL:
         line = re.sub(pattern, replacement, line, flags=re.IGNORECASE)
-    printable = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    printable = "".join(letter if letter.isprintable() else _escape(letter) for letter in line)
     return printable if len(printable) <= 1000 else f"{printable[:600]} ... {printable[-300:]}"
+
+
+def _escape(letter: str) -> str:
+    """Returns the escape of a letter; of a byte of a file name that is not UTF-8, which Python reads as U+DC80 on."""
+    return f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else ascii(letter)[1:-1]
 
 
 def exception_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from pathlib import Path
 from types import NoneType, UnionType
@@ -105,6 +106,16 @@ def value_text(value: Any) -> str:
         return repr(value)
     dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
     return dumped.removesuffix("\n").removesuffix("\n...")
+
+
+def path_text(path: str | Path) -> str:
+    """Returns a path as text that can be written as UTF-8. Bytes of a file name that are not UTF-8 become escapes.
+
+    Example:
+        >>> path_text(os.fsdecode(b"train/caf\\xe9"))
+        'train/caf\\\\xe9'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 _short = reprlib.Repr()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddbench.api.dataset import DatasetInfo, DatasetSpec, Report, Source, Split
@@ -15,10 +16,13 @@ from ddbench.augment import crops
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
-from ddbench.data.decode import DECODE_VERSION
+from ddbench.data.content import read_digests
+from ddbench.data.decode import DECODE_VERSION, READABLE_VERSION
+from ddbench.data.folders import VALIDATION_PARTS
 from ddbench.data.holdout import HOLDOUT_VERSION, ImageSubset, hold_out
 from ddbench.data.images import Images, is_cached, load_images
 from ddbench.data.registry import open_source
+from ddbench.data.source import FileSplit
 from ddbench.storage.cache import Cache
 
 __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
@@ -50,31 +54,29 @@ class Dataset:
         self.mean = torch.tensor(spec.mean)
         self.std = torch.tensor(spec.std)
         self.made_from: dict[str, str] = {}
+        self._skipped: dict[str, dict[str, int]] = {}
         self._name = spec.name
         self._source = source
         self._cache = cache
         self._report = report
         self._fingerprint = source.fingerprint()
-        # Held-out images are a selection of the stored pixels, so the pixels do not depend on `holdout`.
+        # `split` and `holdout` select from the stored pixels, which do not depend on them.
         self._pixels_depend_on: dict[str, Any] = {
             "version": DECODE_VERSION,
             "fingerprint": self._fingerprint,
-            **config.model_dump(mode="json", exclude={"image_size", "holdout"}),
+            **config.model_dump(mode="json", exclude={"image_size", "holdout", "split"}),
+            **({"readable": READABLE_VERSION} if config.skip_corrupt else {}),
         }
-        selected = {"holdout": [config.holdout, HOLDOUT_VERSION]} if config.holdout else {}
+        shares = {"split": config.split, "holdout": config.holdout}
+        selected = {name: [share, HOLDOUT_VERSION] for name, share in shares.items() if share}
         self.depends_on: dict[str, Any] = {**self._pixels_depend_on, **selected}
 
     @cached_property
     def info(self) -> DatasetInfo:
         """Names and counts. With `skip_corrupt` the images are decoded first, and corrupt images are not counted."""
         source = self._source
-        if self.config.skip_corrupt:
-            train, val = self.train.labels.numpy(), self.val.labels.numpy()
-        else:
-            train, val = source.train.labels, source.val.labels
-            if self.config.holdout:
-                kept, held = self._hold_out(torch.from_numpy(train))
-                train, val = train[kept.numpy()], train[held.numpy()]
+        kept, measured, positions = self._chosen
+        train, val = source.train.labels[kept], measured.labels[positions]
         classes = len(source.class_names)
         return DatasetInfo(
             name=self._name,
@@ -87,12 +89,45 @@ class Dataset:
         )
 
     @cached_property
+    def _chosen(self) -> tuple[NDArray[np.int64], Split, NDArray[np.int64]]:
+        """The positions of the training images; split and positions of the images that accuracy is measured on."""
+        source = self._source
+        if self.config.skip_corrupt:
+            kept, measured = self.train.positions, self.val.positions
+        else:
+            kept, drawn = self._select(torch.from_numpy(source.train.labels))
+            measured = torch.arange(len(self._measured_split.labels)) if drawn is None else drawn
+        return kept.numpy(), self._measured_split, measured.numpy()
+
+    @property
+    def _measured_split(self) -> Split:
+        source = self._source
+        return source.train if source.val is None or self.config.holdout else source.val
+
+    @cached_property
+    def measured_in_train(self) -> int | None:
+        """How many of the images that accuracy is measured on have the content of a training image. None: unknown."""
+        kept, measured, positions = self._chosen
+        train = self._source.train
+        if not (isinstance(train, FileSplit) and isinstance(measured, FileSplit)):
+            return None
+        known = {digest.tobytes() for digest in train.digests[kept]}
+        return sum(digest.tobytes() in known for digest in measured.digests[positions])
+
+    @property
+    def skipped(self) -> dict[str, dict[str, int]]:
+        """The numbers of corrupt images that were skipped, by split and reason."""
+        if self.config.skip_corrupt:
+            self.decode()
+        return self._skipped
+
+    @cached_property
     def _images(self) -> tuple[Images, Images]:
         train = self._decoded("train", self._source.train)
-        if not self.config.holdout:
-            return train, self._decoded("val", self._source.val)
-        kept, held = self._hold_out(train.labels)
-        return ImageSubset(train, kept), ImageSubset(train, held)
+        kept, drawn = self._select(train.labels)
+        if drawn is None:
+            return train, self._decoded("val", self._measured_split)
+        return ImageSubset(train, kept), ImageSubset(train, drawn)
 
     def decode(self) -> None:
         """Decodes both splits, or opens them if the cache holds them."""
@@ -102,7 +137,7 @@ class Dataset:
         """Whether both splits are open, or the cache holds them."""
         if "_images" in self.__dict__:
             return True
-        names = ("train",) if self.config.holdout else ("train", "val")
+        names = ("train",) if self._measured_split is self._source.train else ("train", "val")
         return all(is_cached(name, self._pixels_depend_on, self._cache) for name in names)
 
     def _decoded(self, name: str, split: Split) -> Images:
@@ -112,10 +147,22 @@ class Dataset:
             empty = self._source.class_names[int(counts.argmin())]
             raise DDBenchError(f"no readable image of class '{empty}' is left in {name}")
         self.made_from |= images.made_from
+        if images.skipped:
+            self._skipped[name] = images.skipped
         return images
 
-    def _hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return hold_out(labels, self._source.class_names, self.config.holdout)
+    def _select(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the rows that train, and those that accuracy is measured on (None: the split `val`)."""
+        kept, drawn = torch.arange(len(labels)), None
+        settings: tuple[tuple[Literal["split", "holdout"], float], ...] = (
+            ("split", self.config.split),
+            ("holdout", self.config.holdout),
+        )
+        for setting, share in settings:
+            if share:
+                remaining, held_out = hold_out(labels[kept], self._source.class_names, share, setting)
+                kept, drawn = kept[remaining], kept[held_out]
+        return kept, drawn
 
     @property
     def train(self) -> Images:
@@ -185,4 +232,18 @@ def load_dataset(
     report = report or _ignore
     source = open_source(spec, data_dir, report, download)
     source.check()
+    _check_split(spec.name, source, config)
+    read_digests(source, cache.root, report)
+    for note in source.notes:
+        report(Event("note", "data", message=note))
     return Dataset(spec, source, config, cache, report)
+
+
+def _check_split(name: str, source: Source, config: DataConfig) -> None:
+    if source.val is None and not (config.split or config.holdout):
+        raise DDBenchError(
+            f"{name} has no validation images (no folder {', '.join(f'{part}/' for part in VALIDATION_PARTS)}); "
+            "take them from the training images with --set data.split=0.2"
+        )
+    if source.val is not None and config.split:
+        raise DDBenchError(f"data.split {config.split}: {name} has validation images of its own; leave data.split out")

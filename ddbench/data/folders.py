@@ -1,15 +1,18 @@
 """Opens datasets of image files: class folders, and the layout of Tiny ImageNet."""
 
-import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ddbench.api.dataset import MissingDataError, Source, default_data_dir
 from ddbench.core.errors import DDBenchError
+from ddbench.data.listing import Listing, same_name
 from ddbench.data.source import FileSplit
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
+VALIDATION_PARTS = ("val", "valid", "validation", "test")
+"""The names of the folder of the validation images, in order of preference."""
+_OTHER_PARTS = {"train", "training", "testing", "eval", "dev", *VALIDATION_PARTS}
 _WNID = re.compile(r"n\d{8}")
 IMAGENETTE = {
     "n01440764": "tench",
@@ -59,9 +62,12 @@ def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], mar
 
 
 def open_imagefolder(root: Path) -> Source:
-    """Opens a folder with `root`/train/CLASS/... and `root`/val/CLASS/...; classes are sorted by folder name.
+    """Opens a folder of class folders; classes are sorted by folder name.
 
-    Image files are found by suffix, at any depth of a class folder. Hidden files are ignored.
+    The folder holds `train/CLASS/...` and the validation images in the first of `VALIDATION_PARTS` that exists. Without
+    that, the source has no validation images. A folder without these parts holds class folders of training images.
+
+    Image files are found by suffix, at any depth of a class folder. What is passed over becomes a note of the source.
 
     Args:
         root: The folder.
@@ -70,22 +76,52 @@ def open_imagefolder(root: Path) -> Source:
         The source.
 
     Raises:
-        DDBenchError: The folder does not exist, it has no classes, a class has no images or exists in one split only.
+        DDBenchError: The folder does not exist, it has no classes, a class has no images or exists in one part only.
     """
     root = root.expanduser()
     if not root.is_dir():
         raise MissingDataError(f"the image folder {root} does not exist (it should hold train/CLASS/ and val/CLASS/)")
-    classes = {split: _class_folders(root / split) for split in ("train", "val")}
-    for here, there in (("train", "val"), ("val", "train")):
-        missing = sorted(set(classes[here]) - set(classes[there]))
+    listing, notes = Listing(root), []
+    parts = [part for part in VALIDATION_PARTS if (root / part).is_dir()]
+    train = "train" if parts or (root / "train").is_dir() else ""
+    classes = listing.classes(train)
+    if not train:
+        _refuse_parts_as_classes(root, classes)
+        notes.append(f"{root} has no train/: its {len(classes)} class folders are read as training images")
+    names = tuple(classes)
+    split = FileSplit(root, _labelled(listing, [f"{train}/{name}".lstrip("/") for name in names]))
+    val = None
+    if parts:
+        val = _validation_split(listing, names, parts[0])
+        if parts != ["val"]:
+            others = "".join(f", {part}/ is not used" for part in parts[1:])
+            notes.append(f"the validation images of {root} are those in {parts[0]}/{others}")
+    return Source(names, split, val, names, tuple(filter(None, (*notes, listing.note()))))
+
+
+def _validation_split(listing: Listing, names: tuple[str, ...], part: str) -> FileSplit:
+    """Returns the validation images. A class folder may have another Unicode form of the name than in train/."""
+    root, spelled = listing.root, {same_name(name): name for name in listing.classes(part)}
+    folders = {same_name(name): name for name in names}
+    for here, there, missing in (
+        ("train", part, [name for form, name in folders.items() if form not in spelled]),
+        (part, "train", [name for form, name in spelled.items() if form not in folders]),
+    ):
         if missing:
             raise DDBenchError(f"{root}: {_list_names(missing, 'class', 'classes')} in {here}/ but not in {there}/")
-    names = tuple(classes["train"])
-    train, val = (
-        FileSplit(root, [(k, file) for k, name in enumerate(names) for file in _images(root, f"{split}/{name}")])
-        for split in ("train", "val")
-    )
-    return Source(names, train, val, names)
+    return FileSplit(root, _labelled(listing, [f"{part}/{spelled[same_name(name)]}" for name in names]))
+
+
+def _labelled(listing: Listing, folders: Sequence[str]) -> list[tuple[int, str]]:
+    return [(label, file) for label, folder in enumerate(folders) for file in listing.images(folder)]
+
+
+def _refuse_parts_as_classes(root: Path, classes: Sequence[str]) -> None:
+    if parts := [name for name in classes if name.casefold() in _OTHER_PARTS]:
+        raise DDBenchError(
+            f"no folder {root / 'train'}, but {', '.join(f'{name}/' for name in parts)}: rename the folder of the "
+            f"training images to train/ and that of the validation images to one of {', '.join(VALIDATION_PARTS)}"
+        )
 
 
 def open_imagenette(data_dir: Path | None) -> Source:
@@ -109,7 +145,7 @@ def open_imagenette(data_dir: Path | None) -> Source:
             f"{root} is not ImageNette ({_list_names(odd, 'class', 'classes')} too many or missing); "
             f"for a set of your own use --dataset imagefolder:{root}"
         )
-    return Source(source.class_names, source.train, source.val, tuple(IMAGENETTE[n] for n in source.class_names))
+    return replace(source, class_titles=tuple(IMAGENETTE[name] for name in source.class_names))
 
 
 def open_imagenet(data_dir: Path | None) -> Source:
@@ -126,7 +162,7 @@ def open_imagenet(data_dir: Path | None) -> Source:
     """
     folders = ("imagenet-1k", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
     root = find_folder("imagenet-1k", data_dir, folders, ("train", "val"))
-    classes = _class_folders(root / "train")
+    classes = Listing(root).classes("train")
     if len(classes) != 1000 or not all(_WNID.fullmatch(name) for name in classes):
         raise DDBenchError(
             f"{root} is not ImageNet-1K (train/ should hold 1000 wnid folders, it holds {len(classes)}); "
@@ -159,7 +195,7 @@ def open_tiny_imagenet(data_dir: Path | None) -> Source:
     for name in names:
         if not (root / "train" / name).is_dir():
             raise DDBenchError(f"{root}: class {name} of wnids.txt has no folder in train/")
-    train = [(k, file) for k, name in enumerate(names) for file in _images(root, f"train/{name}")]
+    train = _labelled(Listing(root), [f"train/{name}" for name in names])
     val = _annotated(root, names)
     for k in sorted(set(range(len(names))) - {label for label, _ in val}):
         raise DDBenchError(f"{root}: class {names[k]} has no image in val/ (see val/val_annotations.txt)")
@@ -178,7 +214,7 @@ def _annotated(root: Path, names: tuple[str, ...]) -> list[tuple[int, str]]:
         if len(fields) < 2:
             raise DDBenchError(f"{annotations}, line {number}: expected 'FILE<tab>WNID...', found '{line[:60]}'")
         wnids[fields[0]] = fields[1]
-    files = {Path(file).name: file for file in _images(root, "val")}
+    files = {Path(file).name: file for file in Listing(root).images("val")}
     for file in sorted(wnids.keys() ^ files.keys()):
         problem = "has no line in val_annotations.txt" if file in files else "of val_annotations.txt does not exist"
         raise DDBenchError(f"{root}: validation image val/images/{file} {problem}")
@@ -191,51 +227,6 @@ def _lines(path: Path) -> list[str]:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DDBenchError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _class_folders(split: Path) -> list[str]:
-    if not split.is_dir():
-        raise DDBenchError(f"no folder {split} (expected {split}/CLASS/IMAGE)")
-    entries = _entries(split)
-    names = sorted(name for name, is_folder in entries if is_folder)
-    if not names:
-        files = sum(name.lower().endswith(_SUFFIXES) for name, _ in entries)
-        content = f"{files} images outside of class folders" if files else "nothing"
-        raise DDBenchError(f"{split} holds no class folders (expected {split}/CLASS/IMAGE; found {content})")
-    return names
-
-
-def _images(root: Path, folder: str) -> list[str]:
-    """Returns the relative paths of the image files below `root`/`folder`, at any depth.
-
-    Raises DDBenchError if there are none, or if a link points to a folder that was visited already.
-    """
-    files: list[str] = []
-    pending = [folder]
-    visited: set[str] = set()
-    while pending:
-        current = pending.pop()
-        real = os.path.realpath(root / current)
-        if real in visited:
-            raise DDBenchError(f"{root / current} is a link to a folder that is already part of {root / folder}")
-        visited.add(real)
-        for name, is_folder in _entries(root / current):
-            if is_folder:
-                pending.append(f"{current}/{name}")
-            elif name.lower().endswith(_SUFFIXES):
-                files.append(f"{current}/{name}")
-    if not files:
-        raise DDBenchError(f"the folder {root / folder} holds no images ({', '.join(_SUFFIXES)})")
-    return files
-
-
-def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """Returns name and type (whether it is a folder; links are followed) of the entries that are not hidden."""
-    try:
-        with os.scandir(folder) as entries:
-            return [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DDBenchError(f"cannot list {folder}: {error.strerror or error}") from error
 
 
 def _list_names(names: list[str], one: str, many: str) -> str:

@@ -1,8 +1,9 @@
-"""Holds out a part of the training images, to measure accuracy on them in place of the validation images."""
+"""Holds out a part of the training images, to measure accuracy on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,20 +13,23 @@ from ddbench.core.errors import DDBenchError
 from ddbench.data.images import Images
 
 HOLDOUT_VERSION = "1"
-"""Part of the keys of runs with held-out images. Increase it if the draw changes."""
+"""Part of the keys of runs with held-out images or `data.split`. Increase it if the draw changes."""
 
 
-def hold_out(labels: Tensor, class_names: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
+def hold_out(
+    labels: Tensor, class_names: Sequence[str], share: float, setting: Literal["holdout", "split"] = "holdout"
+) -> tuple[Tensor, Tensor]:
     """Divides the training images into remaining and held-out ones.
 
-    The draw of each class is seeded by the class name only. So it is the same for every run and does not depend on the
-    other classes. A larger `share` holds out the same images and further ones.
+    The draw of each class is seeded by the setting and the class name only. So it is the same for every run and does
+    not depend on the other classes. A larger `share` holds out the same images and further ones.
 
     Args:
         labels: int64 [n].
         class_names: The names of the classes, in label order.
         share: The fraction to hold out, between 0 and 1. Of c images of a class, round(share * c) are held out, and at
             least 1.
+        setting: The setting of `data` that asks for the draw. The two draw different images.
 
     Returns:
         The indices of the remaining and of the held-out images, int64, ascending.
@@ -44,10 +48,10 @@ def hold_out(labels: Tensor, class_names: Sequence[str], share: float) -> tuple[
         count = max(1, round(share * len(indices)))
         if count >= len(indices):
             raise DDBenchError(
-                f"data.holdout {share} leaves none of the {len(indices)} training images of class '{name}'; "
+                f"data.{setting} {share} leaves none of the {len(indices)} training images of class '{name}'; "
                 "use a smaller share or more images"
             )
-        order = torch.randperm(len(indices), generator=seeds.generator("holdout", name))
+        order = torch.randperm(len(indices), generator=seeds.generator(setting, name))
         held[indices[order[:count]]] = True
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
@@ -61,7 +65,7 @@ class ImageSubset(Images):
     """
 
     def __init__(self, images: Images, rows: Tensor) -> None:
-        super().__init__(images.labels[rows], images.sizes[rows])
+        super().__init__(images.labels[rows], images.sizes[rows], images.positions[rows])
         self._images = images
         self._rows = rows
 

@@ -1,6 +1,7 @@
 """The images of a split at their stored size: from the cache of decoded images, or decoded at every access."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,6 +16,7 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.decode import CorruptImage, Pixels, parallel_map, stored_shape, to_stored
+from ddbench.data.source import FileSplit
 from ddbench.storage.artifacts import Artifact, Built, digest_of
 from ddbench.storage.cache import Cache
 
@@ -29,16 +31,20 @@ class Images:
     Args:
         labels: int64 [n], sorted.
         sizes: int64 [n, 2], height and width of each image in pixels.
+        positions: int64 [n], the position of each image in its split.
 
     Attributes:
         made_from: The name and the content digest of the artifact that holds the images. Empty if the images are
             decoded from files, or if an older version of ddbench made the artifact.
+        skipped: The number of corrupt images of the split that were skipped, by reason.
     """
 
-    def __init__(self, labels: Tensor, sizes: Tensor) -> None:
+    def __init__(self, labels: Tensor, sizes: Tensor, positions: Tensor) -> None:
         self.labels = labels
         self.sizes = sizes
+        self.positions = positions
         self.made_from: dict[str, str] = {}
+        self.skipped: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,11 +117,12 @@ class CachedImages(Images):
     Args:
         labels: int64 [n], sorted.
         sizes: int64 [n, 2].
+        positions: int64 [n].
         artifact: The artifact with the tensors `pixels` and `offsets`.
     """
 
-    def __init__(self, labels: Tensor, sizes: Tensor, artifact: Artifact) -> None:
-        super().__init__(labels, sizes)
+    def __init__(self, labels: Tensor, sizes: Tensor, positions: Tensor, artifact: Artifact) -> None:
+        super().__init__(labels, sizes, positions)
         self._pixels = artifact.tensors["pixels"]
         self._offsets = artifact.tensors["offsets"].clone()
         if "content" in artifact.meta:
@@ -148,14 +155,13 @@ class FileImages(Images):
     Args:
         labels: int64 [n], sorted.
         sizes: int64 [n, 2].
-        kept: int64 [n], the positions of the images in `split`.
+        positions: int64 [n].
         split: The files.
         config: Stored size and resize filter.
     """
 
-    def __init__(self, labels: Tensor, sizes: Tensor, kept: Tensor, split: Split, config: DataConfig) -> None:
-        super().__init__(labels, sizes)
-        self._kept = kept
+    def __init__(self, labels: Tensor, sizes: Tensor, positions: Tensor, split: Split, config: DataConfig) -> None:
+        super().__init__(labels, sizes, positions)
         self._split = split
         self._config = config
 
@@ -167,7 +173,7 @@ class FileImages(Images):
         return torch.from_numpy(_decode_image(self._split, index, self._config).copy())
 
     def _iterate(self, indices: Tensor) -> Iterator[Tensor]:
-        return self._pool.map(self._decode, self._kept[indices].tolist())
+        return self._pool.map(self._decode, self.positions[indices].tolist())
 
 
 def _decode_image(split: Split, index: int, config: DataConfig) -> Pixels:
@@ -215,6 +221,22 @@ def load_images(
     listed = cache.get("data", sizes_depend_on, lambda _: _list_images(name, split, config, report))
     if skipped := listed.meta["skipped"]:
         report(_skipped_event(name, split, skipped))
+    if deep := listed.meta.get("deep"):
+        report(Event("note", "data", name, message=_deep_text(name, deep)))
+    images = _open_images(name, split, listed, depends_on, config, cache, report)
+    images.skipped = dict(Counter(reason for _, reason in skipped))
+    return images
+
+
+def _open_images(
+    name: str,
+    split: Split,
+    listed: Artifact,
+    depends_on: Mapping[str, Any],
+    config: DataConfig,
+    cache: Cache,
+    report: Report,
+) -> Images:
     kept, sizes = listed.tensors["kept"].clone(), listed.tensors["sizes"].clone()
     labels = torch.from_numpy(split.labels)[kept]
     if 3 * int(sizes.prod(1).sum()) > MAX_CACHED_BYTES:
@@ -223,7 +245,7 @@ def load_images(
     if cache.has("data", pixels_depend_on):
         report(Event("cached", "data", name))
     pixels = cache.get("data", pixels_depend_on, lambda _: _decode_split(name, split, kept, sizes, config, report))
-    return CachedImages(labels, sizes, pixels)
+    return CachedImages(labels, sizes, kept, pixels)
 
 
 def is_cached(name: str, depends_on: Mapping[str, Any], cache: Cache) -> bool:
@@ -243,6 +265,11 @@ def _skipped_event(name: str, split: Split, skipped: list[tuple[int, str]]) -> E
     images = "1 corrupt image" if len(skipped) == 1 else f"{len(skipped)} corrupt images"
     message = f"skipped {images} of {name}: {shown}{more}"
     return Event("note", "data", name, metrics={"skipped": float(len(skipped))}, message=message)
+
+
+def _deep_text(name: str, count: int) -> str:
+    images = "1 image" if count == 1 else f"{count} images"
+    return f"{images} of {name} above 8 bits per channel: the range of the bit depth is scaled to 0 to 255"
 
 
 def _list_images(name: str, split: Split, config: DataConfig, report: Report) -> Built:
@@ -274,7 +301,10 @@ def _list_images(name: str, split: Split, config: DataConfig, report: Report) ->
     if not kept:
         raise _corrupt(split, *skipped[0])
     report(Event("finished", "data", unit, count, count))
-    return {"kept": torch.tensor(kept), "sizes": torch.tensor(sizes)}, {"skipped": skipped}
+    return {"kept": torch.tensor(kept), "sizes": torch.tensor(sizes)}, {
+        "skipped": skipped,
+        "deep": len(split.deep) if isinstance(split, FileSplit) else 0,
+    }
 
 
 def _decode_split(name: str, split: Split, kept: Tensor, sizes: Tensor, config: DataConfig, report: Report) -> Built:

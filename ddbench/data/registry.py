@@ -67,11 +67,12 @@ def _imagefolder(name: str, folder: str) -> DatasetSpec:
 
     return DatasetSpec(
         name=name,
-        about="your own images: PATH/train/CLASS/ and PATH/val/CLASS/",
+        about="your own images: PATH/train/CLASS/ and PATH/val/CLASS/, or PATH/CLASS/ with data.split",
         source="your own images",
         native_size=224,
         open=open_folder,
-        layout="PATH/train/CLASS/*.{jpg,png,...}, PATH/val/CLASS/*.{jpg,png,...}",
+        layout="PATH/train/CLASS/*.{jpg,png,...} and PATH/{val,valid,validation,test}/CLASS/*.{jpg,png,...}; or "
+        "PATH/CLASS/*.{jpg,png,...} with --set data.split=0.2",
     )
 
 

@@ -4,19 +4,23 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ddbench.core.errors import DDBenchError
-from ddbench.data.decode import CorruptImage, Pixels, decode, image_size, parallel_map
+from ddbench.core.text import path_text
+from ddbench.data.decode import CorruptImage, Header, OtherFormat, Pixels, decode, parallel_map, read_header
 
 MAX_FILE_BYTES = 512 * 1024**2
 """The largest image file that is read; an image of `MAX_PIXELS` needs less."""
 _HEADER_BYTES = 64 * 1024
+T = TypeVar("T")
 
 
 class FileSplit:
@@ -29,6 +33,7 @@ class FileSplit:
     Attributes:
         names: The paths, sorted.
         labels: int64 [n], sorted.
+        deep: The positions of the images above 8 bits per channel among those that were read so far.
     """
 
     def __init__(self, root: Path, files: Sequence[tuple[int, str]]) -> None:
@@ -36,11 +41,11 @@ class FileSplit:
         ordered = sorted(files)
         self.names = [name for _, name in ordered]
         self.labels = np.array([label for label, _ in ordered], dtype=np.int64)
-        self._sizes: list[int] | None = None
+        self.deep: set[int] = set()
 
     def name(self, index: int) -> str:
-        """Returns the path of an image."""
-        return str(self.root / self.names[index])
+        """Returns the path of an image, as text that can be written as UTF-8."""
+        return path_text(self.root / self.names[index])
 
     def _read(self, index: int, count: int = -1) -> bytes:
         try:
@@ -53,52 +58,67 @@ class FileSplit:
 
     def image(self, index: int) -> Image.Image:
         """Decodes an image to RGB."""
-        return decode(self._read(index))
+        data = self._read(index)
+        self._header(index, data)
+        return self._call(index, lambda: decode(data))
 
     def shape(self, index: int) -> tuple[int, int]:
         """Reads height and width from the header."""
         try:
-            return image_size(self._read(index, _HEADER_BYTES))
+            header = self._header(index, self._read(index, _HEADER_BYTES))
         except CorruptImage:
             # A header with a thumbnail or a colour profile may be longer than usual.
-            return image_size(self._read(index))
+            header = self._header(index, self._read(index))
+        return header.height, header.width
 
-    def _file_sizes(self) -> list[int]:
-        if self._sizes is None:
+    def _header(self, index: int, data: bytes) -> Header:
+        header = self._call(index, lambda: read_header(data))
+        if header.is_deep:
+            self.deep.add(index)
+        return header
 
-            def size(index: int) -> int:
-                try:
-                    status = (self.root / self.names[index]).stat()
-                except OSError as error:
-                    raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
-                if not stat.S_ISREG(status.st_mode):  # a read from a pipe or a device may never end
-                    raise DDBenchError(f"{self.name(index)} is not a regular file")
-                return status.st_size
+    def _call(self, index: int, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except OtherFormat as error:
+            suffix = path_text(Path(self.names[index]).suffix)
+            raise CorruptImage(f"{error} named {suffix}") from error
 
-            self._sizes = list(parallel_map(size, len(self.names)))
-        return self._sizes
+    @cached_property
+    def status(self) -> NDArray[np.uint64]:
+        """Size, time of modification and of change in ns, inode and device of every file, [n, 5]."""
 
-    def _digest(self, index: int) -> str:
+        def status(index: int) -> tuple[int, ...]:
+            try:
+                found = (self.root / self.names[index]).stat()
+            except OSError as error:
+                raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+            if not stat.S_ISREG(found.st_mode):  # a read from a pipe or a device may never end
+                raise DDBenchError(f"{self.name(index)} is not a regular file")
+            values = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+            return tuple(value % 2**64 for value in values)  # times before 1970 are negative
+
+        return np.array(list(parallel_map(status, len(self.names))), dtype=np.uint64)
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint8]:
+        """The SHA-256 of every file, [n, 32]."""
+        digests = b"".join(parallel_map(self.read_digest, len(self.names)))
+        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+
+    def read_digest(self, index: int) -> bytes:
+        """Computes the SHA-256 of a file."""
         try:
             with (self.root / self.names[index]).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
 
-    def num_bytes(self) -> int:
-        """Returns the total size of the files."""
-        return sum(self._file_sizes())
-
-    def identity(self, content: bool) -> Iterator[bytes]:
-        """Yields path, label and size of every file, and with `content` its SHA-256, for the fingerprint."""
-        sizes = self._file_sizes()
-
-        def line(index: int) -> bytes:
-            digest = self._digest(index) if content else ""
-            parts = [self.names[index], int(self.labels[index]), sizes[index], digest]
-            return json.dumps(parts).encode()
-
-        return parallel_map(line, len(self.names))
+    def identity(self) -> Iterator[bytes]:
+        """Yields path, label, size and SHA-256 of every file, for the fingerprint."""
+        sizes = self.status[:, 0].tolist()
+        for name, label, size, digest in zip(self.names, self.labels.tolist(), sizes, self.digests, strict=True):
+            yield json.dumps([name, label, size, digest.tobytes().hex()]).encode()
 
 
 class ArraySplit:
@@ -142,11 +162,7 @@ class ArraySplit:
         """Returns height and width."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
-    def num_bytes(self) -> int:
-        """Returns 0: the content is in memory, so it is always part of the fingerprint."""
-        return 0
-
-    def identity(self, content: bool) -> Iterator[bytes]:
+    def identity(self) -> Iterator[bytes]:
         """Yields the shape, the labels and the SHA-256 of the pixels, for the fingerprint."""
         yield json.dumps([list(self.pixels.shape), self.labels.tolist()]).encode()
         yield hashlib.sha256(self.pixels.data).digest()

@@ -235,7 +235,7 @@ class _Session:
             return  # a lost queue only loses progress events
         for event in map(decode_event, payloads):
             if event.kind != "step" or self._is_due(event.kind, STEP_SECONDS):
-                self._workspace.emit(event)
+                self._workspace.relay(event)
         if not self._work.remaining:
             self._emit_progress("finished")
         elif self._is_due("grid", PROGRESS_LINE_SECONDS):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 from torch import nn
 
 from ddbench.config.schema import Stem
+from ddbench.core.errors import DDBenchError
 from ddbench.nn.build import build_network
 from ddbench.nn.layers import batch_norms, weighted_layers
 from ddbench.pipeline.pipeline import Pipeline
+from ddbench.results.records import measured_on
 
 
 def check_networks(pipelines: Iterable[Pipeline]) -> None:
@@ -45,10 +47,27 @@ def _count_layers(network: nn.Module) -> tuple[int, int]:
     return len(batch_norms(network)), len(weighted_layers(network))
 
 
-def holdout_note(pipeline: Pipeline) -> str | None:
-    """Returns a note if the user's teacher may have been trained on the held-out images, else None."""
-    experiment = pipeline.experiment
-    if not (pipeline.uses_teacher and experiment.data.holdout and experiment.teacher.checkpoint):
-        return None
-    name = experiment.teacher.checkpoint.name
-    return f"note: {name} (teacher.checkpoint) may have been trained on the held-out images: accuracies may be too high"
+def check_leaks(pipelines: Iterable[Pipeline], strict: bool) -> list[str]:
+    """Returns a note for each reason why accuracies of a grid may be too high.
+
+    Args:
+        pipelines: The cells.
+        strict: Whether such a reason is an error.
+
+    Raises:
+        DDBenchError: There is a reason, and `strict` is set.
+    """
+    notes = list(dict.fromkeys(note for pipeline in pipelines for note in _leaks(pipeline)))
+    if strict and notes:
+        raise DDBenchError(f"{notes[0]} (--strict)")
+    return [f"note: {note}" for note in notes]
+
+
+def _leaks(pipeline: Pipeline) -> Iterator[str]:
+    experiment, dataset = pipeline.experiment, pipeline.dataset
+    if count := dataset.measured_in_train:
+        images = f"{count} of the {sum(dataset.info.val_counts)} {measured_on(experiment.data.holdout)}"
+        yield f"{images} of {dataset.info.name} are copies of training images: accuracies are too high"
+    if pipeline.uses_teacher and experiment.data.holdout and experiment.teacher.checkpoint:
+        name = experiment.teacher.checkpoint.name
+        yield f"{name} (teacher.checkpoint) may have been trained on the held-out images: accuracies may be too high"

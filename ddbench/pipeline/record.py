@@ -7,6 +7,7 @@ from typing import Any
 
 from ddbench.api.evaluator import Metrics
 from ddbench.core.canonical import canonical_json
+from ddbench.data.dataset import Dataset
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
@@ -68,6 +69,7 @@ def build_record(pipeline: Pipeline) -> Record:
             "fingerprint": info.fingerprint,
             "train_images": sum(info.train_counts),
             "val_images": sum(info.val_counts),
+            **_data_faults(pipeline.dataset),
         },
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
@@ -84,6 +86,15 @@ def build_record(pipeline: Pipeline) -> Record:
         git_commit=evaluation.meta["made"]["git_commit"],
         stages={stage: _build_conditions(parts) for stage, parts in used.items()},
     )
+
+
+def _data_faults(dataset: Dataset) -> dict[str, Any]:
+    """Returns the number of evaluation images that are also training images, and the reasons of skipped images."""
+    shared, skipped = dataset.measured_in_train, dataset.skipped
+    return {
+        **({} if shared is None else {"val_images_in_train": shared}),
+        **({"skipped": skipped} if skipped else {}),
+    }
 
 
 def _build_conditions(artifacts: list[Artifact]) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ import yaml
 from tabulate import tabulate
 
 from ddbench.config.experiment import Experiment
-from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.core.errors import DDBenchError, PluginError, exception_line
+from ddbench.core.events import Event
 from ddbench.core.files import atomic_write, remove_abandoned, translate_os_errors
 from ddbench.pipeline import estimate
-from ddbench.pipeline.checks import check_networks, holdout_note
+from ddbench.pipeline.checks import check_leaks, check_networks
 from ddbench.pipeline.executor import Inline, WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
@@ -28,7 +29,12 @@ Print = Callable[[str], None]
 
 
 def run(
-    experiments: list[Experiment], workspace: Workspace, results_dir: Path, echo: Print, warn: Print
+    experiments: list[Experiment],
+    workspace: Workspace,
+    results_dir: Path,
+    echo: Print,
+    warn: Print,
+    strict: bool = False,
 ) -> list[Record]:
     """Runs every cell of a grid, in order. Each record is on disk before the next cell starts.
 
@@ -40,6 +46,7 @@ def run(
         results_dir: The folder of records and pictures.
         echo: Prints a line of the result.
         warn: Prints a line about the progress.
+        strict: Whether a grid whose accuracies may be too high is refused.
 
     Returns:
         The records of the cells that succeeded.
@@ -48,6 +55,7 @@ def run(
         DDBenchError: A cell cannot run, the only cell failed, or every cell failed.
     """
     pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
+    leaks = check_leaks(pipelines, strict)
     incomplete = any(pipeline.missing() for pipeline in pipelines)
     if incomplete:
         check_networks(pipelines)
@@ -55,7 +63,7 @@ def run(
         (results_dir / "records").mkdir(parents=True, exist_ok=True)
     if incomplete:
         announce_duration(pipelines, warn)
-    for note in dict.fromkeys(filter(None, map(holdout_note, pipelines))):
+    for note in leaks:
         warn(note)
     cells: list[tuple[Pipeline, Record]] = []
     previews: dict[Path, None] = {}
@@ -71,7 +79,8 @@ def run(
                 warn(f"failed: {failures[-1]}")
                 continue
             cells.append((pipeline, record))
-            previews[preview] = None
+            if preview is not None:
+                previews[preview] = None
             warn(f"record: {results_dir / 'records' / record.name}.json")
     if not cells:
         raise DDBenchError(f"every cell failed; the last one: {failures[-1]}")
@@ -85,7 +94,9 @@ def run(
     return [record for _, record in cells]
 
 
-def finish_cell(pipeline: Pipeline, results_dir: Path, wait_for_artifacts: WaitForArtifacts) -> tuple[Record, Path]:
+def finish_cell(
+    pipeline: Pipeline, results_dir: Path, wait_for_artifacts: WaitForArtifacts
+) -> tuple[Record, Path | None]:
     """Runs one cell and writes its record and its picture.
 
     Args:
@@ -94,7 +105,7 @@ def finish_cell(pipeline: Pipeline, results_dir: Path, wait_for_artifacts: WaitF
         wait_for_artifacts: Waits until the executor has computed the cell.
 
     Returns:
-        The record and the path of the picture.
+        The record and the path of the picture. The path is None if the picture could not be drawn, which is noted.
 
     Raises:
         DDBenchError: The cell failed. An exception in a plugin's code is converted to an error that names the plugin
@@ -113,7 +124,12 @@ def finish_cell(pipeline: Pipeline, results_dir: Path, wait_for_artifacts: WaitF
         raise DDBenchError(f"{pipeline.attribute(error)} ({where})") from error
     record = records.store(record, results_dir / "records")
     pipeline.workspace.registry.emit_record(record)
-    return record, _write_preview(pipeline, record, results_dir)
+    try:
+        return record, _write_preview(pipeline, record, results_dir)
+    except Exception as error:
+        text = f"the preview of {record.name} could not be drawn: {exception_line(error)}"
+        pipeline.workspace.relay(Event("note", "evaluate", message=text))
+        return record, None
 
 
 def _write_traceback(pipeline: Pipeline, error: BaseException | None, results_dir: Path) -> str:

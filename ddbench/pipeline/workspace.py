@@ -70,9 +70,15 @@ class Workspace:
 
     def note_once(self, text: str) -> None:
         """Prints a line for the user, once for the whole grid."""
-        if text not in self._notes:
-            self._notes.add(text)
-            self.emit(Event("note", "cache", message=text))
+        self.relay(Event("note", "cache", message=text))
+
+    def relay(self, event: Event) -> None:
+        """Emits an event. A note is emitted once for the whole grid, however often a dataset is opened."""
+        if event.kind == "note":
+            if event.message in self._notes:
+                return
+            self._notes.add(event.message)
+        self.emit(event)
 
     def dataset(self, name: str, config: DataConfig) -> Dataset:
         """Returns a dataset. Its images are decoded when the first one is read."""
@@ -81,7 +87,7 @@ class Workspace:
             spec = self.registry.dataset(name)
             with self.registry.attribute_errors("dataset", name):
                 self._datasets[name, config] = load_dataset(
-                    spec, config, self.data_dir, self.cache, self.emit, download=self._download
+                    spec, config, self.data_dir, self.cache, self.relay, download=self._download
                 )
         return self._datasets[name, config]
 

@@ -61,7 +61,7 @@ def evaluation_conditions(record: Record) -> Facts:
 
 def data_settings(record: Record) -> Facts:
     """Returns how the real images were stored and split."""
-    return _prefixed("data", {"holdout": 0.0, **record.configuration["data"]})
+    return _prefixed("data", {"holdout": 0.0, "split": 0.0, **record.configuration["data"]})
 
 
 def training_recipe(record: Record) -> Facts:

@@ -91,7 +91,8 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     )
     data: dict[str, Any] = Field(
         default_factory=dict,
-        description="fingerprint of the real images, numbers of training and of evaluation images",
+        description="fingerprint of the real images; numbers of training images, of evaluation images, and of those of "
+        "the latter that have the content of a training image; numbers of skipped images by split and reason",
     )
     distilled_digest: str
     distilled_images: int

@@ -94,7 +94,8 @@ class _Student:
 
 def _student(record: Record) -> _Student:
     configuration, facts = record.configuration, evaluation_conditions(record)
-    data = {name: value for name, value in configuration["data"].items() if name not in ("image_size", "holdout")}
+    stored = {"split": 0.0, **configuration["data"]}
+    data = {name: value for name, value in stored.items() if name not in ("image_size", "holdout")}
     settings = configuration["evaluator_settings"]
     conditions = {
         "dataset": record.dataset,

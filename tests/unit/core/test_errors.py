@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def test_control_characters_are_escaped() -> None:
     text = str(DDBenchError("name \x1b[2J\x07 é"))
     assert text == "name \\x1b[2J\\x07 é"
     assert text.isprintable()
+    assert str(DDBenchError(os.fsdecode(b"caf\xe9"))) == "caf\\xe9"
 
 
 def test_a_long_text_loses_its_middle() -> None:

@@ -1,5 +1,6 @@
 """The loaded dataset: cached and uncached roads, ragged batches, evaluation views, corrupt images, keys."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data import images as images_module
 from ddbench.data.dataset import Dataset, load_dataset
+from ddbench.data.decode import READABLE_VERSION
 from ddbench.data.images import CachedImages, FileImages
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
+from ddbench.storage.artifacts import canonical_json
 from ddbench.storage.cache import Cache
 
 MakeFolder = Callable[..., Path]
@@ -197,7 +200,7 @@ def test_a_corrupt_image_is_named_and_stops(
 def test_a_corrupt_validation_image_stops_before_training(make_folder: MakeFolder, cache: Cache) -> None:
     root = make_folder()
     (root / "val" / "ant" / "0.jpg").write_bytes(b"")
-    with pytest.raises(DDBenchError, match=r"val/ant/0.jpg cannot be decoded: cannot identify"):
+    with pytest.raises(DDBenchError, match=r"val/ant/0.jpg cannot be decoded: empty file;"):
         _ = load(root, cache).train
 
 
@@ -220,7 +223,8 @@ def test_corrupt_images_are_skipped_and_counted(
         assert torch.equal(data.train.centre(torch.arange(10), 12), whole[[1, 3, 4, 5, 6, 7, 8, 9, 10, 11]])
         (note,) = (event for event in events if event.kind == "note")
         assert note.metrics == {"skipped": 2.0}
-        assert note.message.startswith(f"skipped 2 corrupt images of train: {root}/train/ant/0.jpg (")
+        assert note.message.startswith(f"skipped 2 corrupt images of train: {root}/train/ant/0.jpg (truncated);")
+        assert data.skipped == {"train": {"truncated": 2}}
 
 
 def test_a_class_of_which_nothing_is_left_is_refused(make_folder: MakeFolder, cache: Cache) -> None:
@@ -245,3 +249,93 @@ def test_a_gray_image_has_three_equal_channels(make_folder: MakeFolder, cache: C
     pixels, sizes = load(root, cache, DataConfig(image_size=20, stored_size=20)).train.read(torch.tensor([1]))
     assert sizes.tolist() == [[20, 20]]
     assert torch.equal(pixels[0], torch.from_numpy(gray).expand(3, -1, -1))
+
+
+def test_deep_images_are_said_once(make_folder: MakeFolder, cache: Cache) -> None:
+    root = make_folder()
+    levels = np.arange(400, dtype=np.uint16).reshape(20, 20) * 164
+    for name in ("deep", "deeper"):
+        Image.fromarray(levels).save(root / "train" / "ant" / f"{name}.png")
+    for config in (SMALL, SMALL, SMALL.model_copy(update={"skip_corrupt": True})):  # the second from the cache
+        events: list[Event] = []
+        data = load(root, cache, config, events.append)
+        assert data.train.read(torch.tensor([3]))[0].amax() > 240
+        (note,) = (event.message for event in events if event.kind == "note")
+        assert note == "2 images of train above 8 bits per channel: the range of the bit depth is scaled to 0 to 255"
+
+
+def test_a_listing_of_readable_images_from_an_older_decoder_is_not_used(make_folder: MakeFolder, cache: Cache) -> None:
+    """It may lack images that are readable now. Without `skip_corrupt` such a set could not be decoded at all."""
+    skipping = load(make_folder(), cache, SMALL.model_copy(update={"skip_corrupt": True}))
+    assert skipping.depends_on["readable"] == READABLE_VERSION
+    assert "readable" not in load(make_folder(), cache).depends_on
+
+
+def test_a_broken_image_is_described_by_what_it_is(make_folder: MakeFolder, cache: Cache) -> None:
+    root = make_folder(train=6)
+    ant = root / "train" / "ant"
+    (ant / "0.jpg").write_bytes(b"")
+    Image.new("P", (9, 9)).save(ant / "1.jpg", "GIF")
+    truncate(ant / "2.jpg")
+    data = load(root, cache, SMALL.model_copy(update={"skip_corrupt": True}))
+    assert data.skipped == {"train": {"empty file": 1, "a GIF named .jpg": 1, "truncated": 1}}
+    (ant / "0.jpg").unlink()
+    with pytest.raises(DDBenchError, match=r"1\.jpg cannot be decoded: a GIF named \.jpg; remove or replace"):
+        _ = load(root, cache).train
+
+
+def test_images_in_both_splits_are_counted(make_folder: MakeFolder, cache: Cache) -> None:
+    root = make_folder(train=6)
+    assert load(root, cache).measured_in_train == 0
+    shutil.copy(root / "val" / "ant" / "0.jpg", root / "train" / "bee" / "copy.jpg")
+    shutil.copy(root / "val" / "ant" / "0.jpg", root / "val" / "ant" / "again.jpg")
+    assert load(root, cache).measured_in_train == 2
+    digits = load_dataset(resolve_dataset("digits", SPECS), DataConfig(image_size=8, stored_size=8), None, cache)
+    assert digits.measured_in_train is None
+
+
+@pytest.mark.parametrize("setting", ["split", "holdout"])
+@pytest.mark.parametrize("skip_corrupt", [False, True])
+def test_copies_within_the_training_images_are_counted_where_a_part_of_them_is_measured_on(
+    make_folder: MakeFolder, cache: Cache, setting: str, skip_corrupt: bool
+) -> None:
+    root = make_folder(train=8)
+    shutil.rmtree(root / "val")
+    for path in (root / "train" / "ant").iterdir():
+        path.write_bytes((root / "train" / "ant" / "0.jpg").read_bytes())
+    config = SMALL.model_copy(update={setting: 0.25, "skip_corrupt": skip_corrupt})
+    assert load(root, cache, config).measured_in_train == 2
+
+
+def test_a_folder_without_validation_images_needs_a_split_or_a_holdout(make_folder: MakeFolder, cache: Cache) -> None:
+    root = make_folder(train=10)
+    with pytest.raises(DDBenchError, match=r"data\.split 0\.2: .* has validation images of its own; leave data"):
+        load(root, cache, SMALL.model_copy(update={"split": 0.2}))
+    shutil.rmtree(root / "val")
+    for flat in (False, True):
+        folder = root / "train" if flat else root
+        with pytest.raises(DDBenchError, match=r"has no validation images .* with --set data\.split=0\.2$"):
+            load(folder, cache)
+        keys = set()
+        for shares in ({"split": 0.2}, {"split": 0.3}, {"holdout": 0.2}, {"split": 0.2, "holdout": 0.25}):
+            data = load(folder, cache, SMALL.model_copy(update=shares))
+            expected = {0.2: (16, 4), 0.3: (14, 6)}.get(shares.get("split", 0.2), (0, 0))
+            expected = (12, 4) if len(shares) == 2 else expected
+            assert (len(data.train), len(data.val)) == expected
+            assert data.info.train_counts == (expected[0] // 2,) * 2
+            assert data.info.val_counts == (expected[1] // 2,) * 2
+            assert not set(data.train.positions.tolist()) & set(data.val.positions.tolist())
+            keys.add(canonical_json(data.depends_on))
+        assert len(keys) == 4
+
+
+def test_the_images_of_a_split_are_these(make_folder: MakeFolder, cache: Cache) -> None:
+    """The same in every run, machine and version; a larger share holds the same and others; not those of a hold-out."""
+    root = make_folder(train=20, classes=("n01440764",)) / "train"
+    drawn = {
+        name: load(root, cache, SMALL.model_copy(update={name.split()[0]: float(name.split()[1])})).val.positions
+        for name in ("split 0.2", "split 0.3", "holdout 0.2")
+    }
+    assert drawn["split 0.2"].tolist() == [1, 5, 7, 19]
+    assert {1, 5, 7, 19} < set(drawn["split 0.3"].tolist())
+    assert drawn["holdout 0.2"].tolist() == [5, 6, 17, 18]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import struct
 import zlib
 
@@ -12,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddbench.data.decode import MAX_PIXELS, CorruptImage, decode, image_size, parallel_map, stored_shape, to_stored
+from ddbench.data.decode import (
+    MAX_PIXELS,
+    CorruptImage,
+    Header,
+    OtherFormat,
+    decode,
+    parallel_map,
+    read_header,
+    stored_shape,
+    to_stored,
+)
 
 RNG = np.random.default_rng(0)
 RGB = Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8))
@@ -49,29 +60,33 @@ def test_every_8_bit_mode_becomes_rgb(mode: str) -> None:
 
 def test_the_name_of_a_file_does_not_decide_its_format() -> None:
     # ImageNet holds a PNG called .JPEG: bytes decide.
-    assert image_size(encoded(RGB, "PNG")) == image_size(encoded(RGB, "JPEG")) == (30, 40)
+    assert read_header(encoded(RGB, "PNG")) == read_header(encoded(RGB, "JPEG")) == Header(30, 40, False)
 
 
 def test_the_size_needs_no_more_than_the_header() -> None:
     data = encoded(RGB, "JPEG")
     start_of_scan = data.index(b"\xff\xda")
-    assert image_size(data[: start_of_scan + 20]) == (30, 40)
+    assert read_header(data[: start_of_scan + 20]) == Header(30, 40, False)
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (encoded(RGB, "JPEG")[:-200], "truncated"),
-        (encoded(RGB, "PNG")[:-900], "truncated|broken"),
-        (encoded(RGB, "JPEG")[:10], "cannot identify|Truncated"),
-        (b"", "cannot identify"),
-        (b"not an image at all", "cannot identify"),
-        (encoded(RGB, "EPS"), "cannot identify"),
-        (encoded(RGB, "GIF"), "cannot identify"),
-        (encoded(Image.fromarray(np.zeros((4, 4), dtype=np.uint16))), "more than 8 bits"),
-        (encoded(Image.fromarray(np.zeros((4, 4), dtype=np.float32)), "TIFF"), "more than 8 bits"),
+        (encoded(RGB, "JPEG")[:-200], "^truncated$"),
+        (encoded(RGB, "PNG")[:-900], "^(truncated|damaged .broken)"),
+        (encoded(RGB, "JPEG")[:10], "^(truncated|its header is truncated or damaged)$"),
+        (encoded(RGB, "PNG")[:12], "^(truncated|its header is truncated or damaged)$"),
+        (b"", "^empty file$"),
+        (b"not an image at all", "^not an image$"),
+        (encoded(RGB, "EPS"), "^a PostScript file$"),
+        (encoded(RGB, "GIF"), "^a GIF$"),
+        (encoded(RGB, "AVIF"), "^an AVIF image$"),
+        (b"<!doctype html><p>404", "^an HTML page$"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "^a Git LFS pointer "),
+        (encoded(Image.fromarray(np.zeros((4, 4), dtype=np.int32)), "TIFF"), "without a stated range .mode I"),
+        (encoded(Image.fromarray(np.zeros((4, 4), dtype=np.float32)), "TIFF"), "without a stated range .mode F"),
         (png_header(10_000, 9_000), "10000 x 9000 pixels is more than"),
-        (png_header(60_000, 60_000), "exceeds limit"),
+        (png_header(60_000, 60_000), f"^3600000000 pixels is more than the {MAX_PIXELS} allowed$"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -79,6 +94,78 @@ def test_what_cannot_be_used_is_refused_with_its_reason(data: bytes, reason: str
     with pytest.raises(CorruptImage, match=reason) as caught:
         decode(data)
     assert "\n" not in str(caught.value)
+    assert not re.search("0x|<|BytesIO", str(caught.value))
+    assert isinstance(caught.value, OtherFormat) == reason.startswith(("^a ", "^an "))
+
+
+LEVELS = np.array([[0, 1, 128, 129], [4095, 32767, 65407, 65535]])
+
+
+def tiff_of_bits(bits: int, levels: np.ndarray, photometric: int) -> bytes:
+    """A TIFF of one uncompressed strip of 16-bit or packed 12-bit samples."""
+    height, width = levels.shape
+    if bits == 12:
+        packed = "".join(f"{level:012b}" for level in levels.ravel())
+        strip = int(packed, 2).to_bytes(len(packed) // 8, "big")
+    else:
+        strip = levels.astype("<u2").tobytes()
+    entries = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, height),
+    ]
+    entries.append((279, len(strip)))
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def pgm(levels: np.ndarray, largest: int) -> bytes:
+    return f"P5 {levels.shape[1]} {levels.shape[0]} {largest}\n".encode() + levels.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "levels", "largest"),
+    [
+        (encoded(Image.fromarray(LEVELS.astype(np.uint16))), LEVELS, 65535),
+        (tiff_of_bits(16, LEVELS, 1), LEVELS, 65535),
+        (tiff_of_bits(16, LEVELS, 0), 65535 - LEVELS, 65535),
+        (tiff_of_bits(12, LEVELS % 4096, 1), LEVELS % 4096, 4095),
+        (pgm(LEVELS, 65535), LEVELS, 65535),
+        (pgm(LEVELS % 4096, 4095), LEVELS % 4096, 4095),
+    ],
+    ids=["png", "tiff", "tiff white is 0", "tiff of 12 bits", "pgm", "pgm up to 4095"],
+)
+def test_deep_gray_is_scaled_by_the_range_that_the_file_states(data: bytes, levels: np.ndarray, largest: int) -> None:
+    assert read_header(data) == Header(2, 4, True)
+    found = np.asarray(decode(data))
+    np.testing.assert_array_equal(found[..., 0], np.round(levels * 255 / largest))
+    np.testing.assert_array_equal(found, found[..., :1].repeat(3, axis=2))
+
+
+def test_deep_colours_are_deep_too() -> None:
+    """Pillow reads the high byte of every channel."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    levels = RNG.integers(0, 65536, (3, 5, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header = chunk(b"IHDR", struct.pack(">2I5B", 5, 3, 16, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert read_header(data).is_deep
+    np.testing.assert_allclose(np.asarray(decode(data)), levels / 257, atol=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_transparency_of_a_palette_gives_no_warning_and_the_colours_of_the_palette() -> None:
+    image = RGB.quantize(16)
+    data = encoded(image, transparency=bytes(range(0, 160, 10)))
+    np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(image.convert("RGB")))
 
 
 @settings(deadline=None)

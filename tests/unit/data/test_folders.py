@@ -52,8 +52,12 @@ def test_imagefolder_is_sorted_by_class_then_path(make_folder: MakeFolder) -> No
 
 
 def breakages() -> dict[Damage, str]:
-    def no_val(root: Path) -> None:
-        shutil.rmtree(root / "val")
+    def no_train(root: Path) -> None:
+        shutil.rmtree(root / "train")
+
+    def parts_of_other_names(root: Path) -> None:
+        (root / "train").rename(root / "Training")
+        (root / "val").rename(root / "held back")
 
     def empty_class(root: Path) -> None:
         (root / "train" / "cow").mkdir()
@@ -75,7 +79,8 @@ def breakages() -> dict[Damage, str]:
         dot(root / "val" / "0.png")
 
     return {
-        no_val: r"^no folder {root}/val \(expected",
+        no_train: r"^no folder {root}/train \(expected",
+        parts_of_other_names: r"^no folder {root}/train, but Training/: rename .* to train/ and .* val, valid, vali",
         empty_class: r"^the folder {root}/train/cow holds no images \(\.jpg",
         no_images_at_all: r"^the folder {root}/train/ant holds no images",
         class_missing_in_val: r"^{root}: class 'bee' is in train/ but not in val/",
@@ -100,6 +105,40 @@ def test_links_are_followed_and_a_circle_of_links_is_one_line(make_folder: MakeF
     (root / "train" / "ant" / "circle").symlink_to(root / "train" / "ant")
     with pytest.raises(DDBenchError, match=r"circle is a link to a folder that is already part of .*ant$"):
         open_imagefolder(root)
+
+
+@pytest.mark.parametrize(
+    ("parts", "used"),
+    [
+        (("val",), "val"),
+        (("valid",), "valid"),
+        (("validation",), "validation"),
+        (("test",), "test"),
+        (("test", "val"), "val"),
+        (("test", "validation", "valid"), "valid"),
+    ],
+)
+def test_the_validation_images_have_one_of_four_names(
+    make_folder: MakeFolder, parts: tuple[str, ...], used: str
+) -> None:
+    root = make_folder()
+    (root / "val").rename(root / "held")
+    for part in parts:
+        shutil.copytree(root / "held", root / part)
+    source = open_imagefolder(root)
+    assert source.val is not None
+    assert {Path(source.val.name(index)).relative_to(root).parts[0] for index in range(4)} == {used}
+    said = [] if parts == ("val",) else [f"the validation images of {root} are those in {used}/"]
+    assert [note.partition(",")[0] for note in source.notes] == said
+    assert all(note.count("is not used") == len(parts) - 1 for note in source.notes)
+
+
+def test_a_flat_folder_holds_training_images(make_folder: MakeFolder) -> None:
+    root = make_folder() / "train"
+    source = open_imagefolder(root)
+    assert (source.class_names, source.val) == (("ant", "bee"), None)
+    assert source.train.name(0) == f"{root}/ant/0.jpg"
+    assert source.notes == (f"{root} has no train/: its 2 class folders are read as training images",)
 
 
 @pytest.mark.parametrize("size", ["imagenette2", "imagenette2-320", "imagenette2-160"])

@@ -1,0 +1,158 @@
+"""Lists class folders and image files, and counts the files and folders that are passed over."""
+
+import os
+import shlex
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from ddbench.core.errors import DDBenchError
+from ddbench.core.text import path_text
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".bmp", ".tif", ".tiff", ".webp"),
+)
+_SYSTEM_FOLDERS = ("@eaDir", "#recycle", "__MACOSX")
+"""Folders that storage systems and archivers add. They hold thumbnails and copies."""
+
+
+class Listing:
+    """Lists the class folders and the images below a folder.
+
+    Args:
+        root: The folder.
+
+    Attributes:
+        passed_over: What was passed over so far: the number of files of each other suffix and of skipped folders.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.passed_over: Counter[str] = Counter()
+
+    def classes(self, part: str) -> list[str]:
+        """Lists the class folders of a part.
+
+        Args:
+            part: The folder of the part, relative to the root; empty: the root itself.
+
+        Returns:
+            Their names, sorted.
+
+        Raises:
+            DDBenchError: There are none, a name is not UTF-8, or two names differ only in their Unicode form.
+        """
+        folder = self.root / part
+        if not folder.is_dir():
+            raise DDBenchError(f"no folder {folder} (expected {folder}/CLASS/IMAGE)")
+        entries = self._entries(folder)
+        names = sorted(name for name, is_folder in entries if is_folder)
+        images = sum(is_image(name) for name, is_folder in entries if not is_folder)
+        if not names:
+            found = f"{images} images outside of class folders" if images else "nothing"
+            raise DDBenchError(f"{folder} holds no class folders (expected {folder}/CLASS/IMAGE; found {found})")
+        if images:
+            self.passed_over["images outside of class folders"] += images
+        known: dict[str, str] = {}
+        for name in names:
+            require_utf8(folder / name, "class folder")
+            other = known.setdefault(same_name(name), name)
+            if other != name:
+                raise DDBenchError(
+                    f"{folder} holds two class folders '{name}' whose names differ only in their Unicode form "
+                    f"({other!a}, {name!a}): move the images of both into one"
+                )
+        return names
+
+    def images(self, folder: str) -> list[str]:
+        """Lists the image files below a folder, at any depth.
+
+        Args:
+            folder: The folder, relative to the root.
+
+        Returns:
+            Their paths, relative to the root.
+
+        Raises:
+            DDBenchError: There are none, or a link points to a folder that was visited already.
+        """
+        files: list[str] = []
+        pending = [folder]
+        visited: set[str] = set()
+        while pending:
+            current = pending.pop()
+            real = os.path.realpath(self.root / current)
+            if real in visited:
+                raise DDBenchError(
+                    f"{self.root / current} is a link to a folder that is already part of {self.root / folder}"
+                )
+            visited.add(real)
+            for name, is_folder in self._entries(self.root / current):
+                if is_folder:
+                    pending.append(f"{current}/{name}")
+                elif is_image(name):
+                    files.append(f"{current}/{name}")
+                else:
+                    self.passed_over[path_text(Path(name).suffix.lower()) or "files without a suffix"] += 1
+        if not files:
+            raise DDBenchError(f"the folder {self.root / folder} holds no images ({', '.join(SUFFIXES)})")
+        return files
+
+    def note(self) -> str | None:
+        """Returns a line about what was passed over, or None."""
+        if not self.passed_over:
+            return None
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.passed_over.items()))
+        return f"{path_text(self.root)}: passed over {counts} (read: {' '.join(SUFFIXES)})"
+
+    def _entries(self, folder: Path) -> list[tuple[str, bool]]:
+        """Returns name and type (whether it is a folder; links are followed) of the entries that are not skipped."""
+        try:
+            with os.scandir(folder) as entries:
+                found = [(entry.name, entry.is_dir()) for entry in entries]
+        except OSError as error:
+            raise DDBenchError(f"cannot list {folder}: {error.strerror or error}") from error
+        kept = []
+        for name, is_folder in found:
+            if is_folder and name in _SYSTEM_FOLDERS:
+                self.passed_over[f"folders {name}"] += 1
+            elif not name.startswith("."):
+                kept.append((name, is_folder))
+            elif is_folder:
+                self.passed_over["hidden folders"] += 1
+            elif is_image(name):
+                self.passed_over["hidden images"] += 1
+        return kept
+
+
+def is_image(name: str) -> bool:
+    """Returns whether a file is read as an image, by its suffix."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def same_name(name: str) -> str:
+    """Returns the Unicode form (NFC) in which names of one class are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def require_utf8(path: Path, kind: str) -> None:
+    """Refuses a name that is not UTF-8: records, previews and exports are UTF-8 text and could not hold it.
+
+    Args:
+        path: The file or folder; its last component is checked.
+        kind: What it is, for the message.
+
+    Raises:
+        DDBenchError: The name is not UTF-8. The message has the command that renames it.
+    """
+    try:
+        path.name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raw = os.fsencode(path.name)
+        old = "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in raw)
+        parent = shlex.quote(path_text(path.parent))
+        raise DDBenchError(
+            f"the {kind} {path_text(path)} has a name that is not UTF-8; rename it: (cd {parent} && mv -- $'{old}' "
+            f"{shlex.quote(raw.decode('latin-1'))}), or all at once: convmv -r -f latin1 -t utf8 --notest {parent}"
+        ) from error

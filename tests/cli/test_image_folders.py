@@ -1,0 +1,124 @@
+"""Image folders as people have them, from the command line to the record, the preview and the export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddbench.pipeline import run as running
+
+if TYPE_CHECKING:
+    from conftest import Outcome, Shell
+
+MakeFolder = Callable[..., Path]
+TINY = (
+    "--recipe",
+    "smoke",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--image-size",
+    "8",
+    "--set",
+    "data.stored_size=8",
+)
+
+
+def run(shell: Shell, folder: Path, *more: str) -> Outcome:
+    """A cell of `random` with a student of one layer."""
+    options = ("--method", "random", "--ipc", "1", "--evaluator", "hard", "--student", "convnet-d1")
+    return shell("run", "--dataset", f"imagefolder:{folder}", *TINY, *options, *more)
+
+
+def records(shell: Shell) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((shell.results / "records").iterdir())]
+
+
+def test_a_flat_folder_is_split_by_a_setting_that_the_record_has(shell: Shell, image_folder: MakeFolder) -> None:
+    folder = image_folder(train=5) / "train"
+    run(shell, folder).refused("has no validation images", "--set data.split=0.2")
+    assert not shell.results.exists()
+    outcome = run(shell, folder, "--set", "data.split=0.2")
+    assert outcome.code == 0, outcome.err
+    assert "has no train/: its 2 class folders are read as training images" in outcome.err
+    (record,) = records(shell)
+    assert record["configuration"]["data"]["split"] == 0.2
+    assert record["data"] | {"train_images": 8, "val_images": 2, "val_images_in_train": 0} == record["data"]
+
+
+def test_copies_are_one_note_a_number_in_the_record_and_refused_by_strict(
+    shell: Shell, image_folder: MakeFolder
+) -> None:
+    folder = image_folder()
+    for number in range(2):
+        shutil.copy(folder / "val" / "cat" / f"{number}.jpg", folder / "train" / "cat" / f"copy{number}.jpg")
+    line = (
+        f"2 of the 4 validation images of imagefolder:{folder} are copies of training images: accuracies are too high"
+    )
+    run(shell, folder, "--strict").refused(line)
+    assert not shell.results.exists()
+    outcome = run(shell, folder, "--seeds", "2")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count(line) == 1
+    assert [record["data"]["val_images_in_train"] for record in records(shell)] == [2, 2]
+    for split in ("train", "val"):
+        for path in (folder / split).rglob("copy*"):
+            path.unlink()
+    assert run(shell, folder, "--strict").code == 0
+
+
+def test_file_names_that_are_not_utf8_go_all_the_way(shell: Shell, image_folder: MakeFolder) -> None:
+    folder = image_folder(classes=("chat à", "猫"))
+    for number, name in enumerate((b"\xe9t\xe9.jpg", b"\xff\xfe.jpg")):
+        (folder / "train" / "猫" / f"{number}.jpg").rename(folder / "train" / "猫" / os.fsdecode(name))
+    (folder / "train" / "猫" / os.fsdecode(b"\xff\xfe.jpg")).write_bytes(b"")
+    run(shell, folder).refused(r"\xff\xfe.jpg cannot be decoded: empty file")
+    outcome = run(shell, folder, "--set", "data.skip_corrupt=true")
+    assert outcome.code == 0, outcome.err
+    assert r"\xff\xfe.jpg (empty file)" in outcome.err
+    (record,) = records(shell)
+    assert record["data"]["skipped"] == {"train": {"empty file": 1}}
+    for form in ("imagefolder", "safetensors"):
+        assert shell("export", record["name"], "--output", form, "--format", form).code == 0
+    outcome.err.encode()
+
+
+def test_a_class_name_that_is_not_utf8_stops_before_anything_is_made(shell: Shell, image_folder: MakeFolder) -> None:
+    folder = image_folder()
+    for split in ("train", "val"):
+        (folder / split / "cat").rename(folder / split / os.fsdecode(b"caf\xe9"))
+    for more in ((), ("--set", "data.holdout=0.5"), ("--dataset", "digits")):
+        run(shell, folder, *more).refused(r"train/caf\xe9 has a name that is not UTF-8; rename it: (cd ", "café")
+        assert not shell.results.exists()
+        assert not shell.cache.exists()
+
+
+def test_a_preview_that_fails_costs_neither_the_record_nor_the_next_cell(
+    shell: Shell, image_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise UnicodeEncodeError("utf-8", "x", 0, 1, "a fault of the picture")
+
+    monkeypatch.setattr(running, "draw_preview", fail)
+    outcome = run(shell, image_folder(), "--ipc", "2")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("could not be drawn: UnicodeEncodeError: ") == 2
+    assert "preview:" not in outcome.out
+    assert [record["ipc"] for record in records(shell)] == [1, 2]
+    assert not list((shell.results / "runs").rglob("*.png"))
+
+
+def test_notes_on_a_folder_are_printed_once_for_a_grid(shell: Shell, image_folder: MakeFolder) -> None:
+    one, two = image_folder("one"), image_folder("two")
+    (one / "val").rename(one / "test")
+    (one / "train" / "cat" / "x.gif").write_bytes(b"GIF89a")
+    outcome = run(shell, one, "--dataset", f"imagefolder:{two}", "--ipc", "2", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("the validation images of") == outcome.err.count("passed over 1 .gif (read: .jpg") == 1
