@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.records import Record
 
 FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 
@@ -96,6 +97,7 @@ def table_command(
 
     from ddbench.core.files import atomic_write
     from ddbench.pipeline.request import Request
+    from ddbench.results import records
     from ddbench.tables import frame as frames
     from ddbench.tables import layout
 
@@ -118,10 +120,11 @@ def table_command(
     if output is not None:
         _require_writable(output)
     chosen, used = (runnable, workspace) if runs else (request, None)
+    stored = records.read_all(results_dir / "records", options.print_error)
 
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
-            return frames.build_frame(spec, chosen, registry, used, results_dir, options.print_error, yes)
+            return frames.build_frame(spec, chosen, registry, used, results_dir, options.print_error, yes, stored)
 
     frame = launch.run_distributed(work, used)
     if frame is None:  # only rank 0 has the table
@@ -135,7 +138,7 @@ def table_command(
         options.print_result(f"written: {output}")
     if runs:
         sys.exit(1 if (frame["state"] == "failed").any() else 0)
-    _print_missing(spec, frame, runnable, registry, workspace, results_dir)
+    _print_missing(spec, frame, runnable, registry, workspace, stored)
 
 
 def _print_missing(
@@ -144,13 +147,13 @@ def _print_missing(
     request: Request,
     registry: PluginRegistry,
     workspace: Workspace | None,
-    results_dir: Path,
+    stored: list[Record],
 ) -> None:
     """Prints what `--run` would compute."""
     if workspace is not None and spec.fill is None:
         from ddbench.tables import plan
 
-        line = plan.missing_cells(spec, request, registry, workspace, results_dir)
+        line = plan.missing_cells(spec, request, registry, workspace, stored)
     else:
         empty = int((frame["state"] == "never run").sum())
         how = "--run measures them" if workspace else "--run needs data: --dataset NAME, --data-dir FOLDER"

@@ -83,11 +83,11 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     from jinja2 import Environment, StrictUndefined
 
     folder = results_dir / "records"
-    if not records.read_all(folder, warn):
+    stored = records.read_all(folder, warn)
+    if not stored:
         raise records.no_records_error(folder)
-    tables = list(sections.sections(registry, results_dir, warn))
-    # Another process may have written a record since then that a table shows, so the folder is read again.
-    shown = {record.name: record for record in records.read_all(folder, lambda line: None)}
+    tables = list(sections.sections(registry, results_dir, stored, warn))
+    shown = {record.name: record for record in stored}
     budget = pictures.PictureBudget()
     figures = [(picture, FIGURES.get(picture.title, "")) for picture in pictures.figures(results_dir, budget)]
     previews = pictures.previews(shown.values(), results_dir, budget, warn)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -15,13 +15,12 @@ from ddbench.core.errors import PluginError
 from ddbench.pipeline.request import Request
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import DIFFERENCE, PUBLISHED, text_blocks
-from ddbench.tables.rows import SETTING_COLUMNS
+from ddbench.tables.rows import SETTING_COLUMNS, Row
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.records import Record
 
-ONE_STUDENT = " (1 set)"
-"""End of the text of a cell with one student."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
@@ -80,12 +79,15 @@ class Section:
     blocks: list[Block]
 
 
-def sections(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None]) -> Iterator[Section]:
+def sections(
+    registry: PluginRegistry, results_dir: Path, stored: Sequence[Record], warn: Callable[[str], None]
+) -> Iterator[Section]:
     """Builds all tables that have a measured number.
 
     Args:
         registry: The installed plugins, which define the tables.
         results_dir: The results folder.
+        stored: Its records.
         warn: Receives a message for each table whose plugin fails.
 
     Yields:
@@ -94,7 +96,7 @@ def sections(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], 
     request = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
         try:
-            frame = _measured_settings(build_frame(spec, request, registry, None, results_dir))
+            frame = _measured_settings(build_frame(spec, request, registry, None, results_dir, stored=stored))
         except PluginError as error:
             warn(f"left out: {error}")
             continue
@@ -129,46 +131,27 @@ def _measured_settings(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[Block]:
     """The blocks of a table, without rows and columns that have neither measured nor published numbers."""
-    with_setting = frame[frame["image_size"].notna()]
-    settings = [
-        lines
-        for dataset in frame["dataset"].drop_duplicates()
-        for _, lines in with_setting[with_setting["dataset"] == dataset].groupby(
-            list(SETTING_COLUMNS), sort=False, dropna=False
-        )
-    ]
-    for text_block, lines in zip(text_blocks(spec, frame), settings, strict=True):
-        links = _links(spec, lines[lines["record"].notna()])
+    for text_block in text_blocks(spec, frame):
         has_number = ~text_block.cells.isin(["", "never run"])
         shown = text_block.cells.loc[has_number.iloc[:, 1:].any(axis=1), has_number.any()]
         rows = []
         for row, *texts in shown.itertuples(index=False, name=None):
-            cells = zip(shown.columns[1:], texts, strict=True)
-            rows.append([Cell(row, row), *(_cell(text, links.get((row, column), [])) for column, text in cells)])
+            cells = [
+                _cell(text, text_block.sources.get((row, column), []))
+                for column, text in zip(shown.columns[1:], texts, strict=True)
+            ]
+            rows.append([Cell(row, row), *cells])
         columns = [(column, _kind(column)) for column in map(str, shown)]
         yield Block(text_block.heading, columns, rows, text_block.notes)
 
 
-def _links(spec: TableSpec, lines: pd.DataFrame) -> dict[tuple[str, str], list[RecordLink]]:
-    """Returns the records of each number, by row and column. Each line is laid out alone to find its row and column."""
-    links: dict[tuple[str, str], list[RecordLink]] = {}
-    for index, line in lines.iterrows():
-        (text_block,) = text_blocks(spec, lines.loc[[index]])
-        ((row, *texts),) = text_block.cells.itertuples(index=False, name=None)
-        for column, text in zip(text_block.cells.columns[1:], texts, strict=True):
-            if text and not _kind(column):
-                links.setdefault((row, column), []).append(_link(line, text))
-    return links
-
-
-def _link(line: pd.Series[Any], text: str) -> RecordLink:
-    label = f"set {line['repeat']:.0f}, student {line['student_seed']:.0f}"
-    # A score over several students has no number for each of them.
-    return RecordLink(line["record"], label, text.removesuffix(ONE_STUDENT) if text.endswith(ONE_STUDENT) else "")
-
-
-def _cell(text: str, links: list[RecordLink]) -> Cell:
+def _cell(text: str, sources: list[tuple[Row, str]]) -> Cell:
     number = NUMBER.match(text)
+    links = [
+        RecordLink(row["record"], f"set {row['repeat']:.0f}, student {row['student_seed']:.0f}", own_text)
+        for row, own_text in sources
+        if row["record"] is not None
+    ]
     return Cell(text, number.group() if number else "", links)
 
 

@@ -12,7 +12,7 @@ from ddbench.api.settings import TrainingSettings
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.canonical import key_of
-from ddbench.results.provenance import provenance
+from ddbench.results.provenance import versions
 from ddbench.results.records import Record
 
 Facts = dict[str, Any]
@@ -113,7 +113,7 @@ class Setting:
         Raises:
             ValidationError: If this version of ddbench cannot have the record's settings.
         """
-        installed = set(provenance()["versions"]["numerics"].split())
+        installed = set(versions()["numerics"].split())
         configuration = record.configuration
         runtime = configuration["runtime"]
         return cls(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -331,19 +331,36 @@ def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFr
         set. `holdout` is the share of held-out training images (0: none). `configuration` holds the nested
         configuration as a dict.
     """
+    return to_frame(read_all(folder, warn))
+
+
+def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
+    """Returns records as the frame that `load` returns."""
     import pandas as pd
 
     rows = []
-    for record in read_all(folder, warn):
+    for record in stored:
         row = record.model_dump(mode="json", exclude={"metrics"})
         rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame
 
 
-def from_frame(frame: pd.DataFrame) -> list[Record]:
-    """Returns the records of a frame that `load` returned, or of a part of it."""
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the rows of a frame as values by column. A missing value is None.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows_of(pd.DataFrame({"method": ["random"], "ipc": [float("nan")]}))
+        [{'method': 'random', 'ipc': None}]
+    """
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def from_frame(frame: pd.DataFrame) -> list[Record]:
+    """Returns the records of a frame that `load` or `to_frame` returned, or of a part of it."""
+    rows = rows_of(frame)
     metrics = Metrics.model_fields
     fields = Record.model_fields.keys() - {"metrics"}
     return [

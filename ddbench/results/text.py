@@ -119,8 +119,9 @@ def frame_text(frame: pd.DataFrame, form: str) -> str:
         ipc,top1
         1,62.5
     """
-    objects = frame.astype(object).where(frame.notna(), None)
-    rows = [{str(name): value for name, value in row.items()} for row in objects.to_dict("records")]
+    from ddbench.results.records import rows_of
+
+    rows = rows_of(frame)
     if form == "json":
         return json.dumps(rows, indent=1, allow_nan=False)
     if form == "csv":

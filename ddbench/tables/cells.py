@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableQuery, TableSpec
@@ -12,18 +11,21 @@ from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
 from ddbench.pipeline.request import Request, expand_cell
-from ddbench.results import published, records
+from ddbench.results import published
 from ddbench.tables.published_columns import published_datasets
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ddbench.config.recipes import Recipe
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.records import Record
 
 
 def cells_of(
-    spec: TableSpec, request: Request, registry: PluginRegistry, results_dir: Path, of_records: bool = False
+    spec: TableSpec,
+    request: Request,
+    registry: PluginRegistry,
+    stored: Iterable[Record],
+    of_records: bool = False,
 ) -> list[Cell]:
     """Returns the cells of a table for the requested datasets, methods and IPCs.
 
@@ -32,7 +34,7 @@ def cells_of(
         request: The options. Default datasets: those of the paper's table and of all records. Default IPCs: those of
             the table.
         registry: The registered plugins.
-        results_dir: Folder of the results.
+        stored: All records.
         of_records: Whether the default IPCs include those of all records.
 
     Raises:
@@ -43,9 +45,9 @@ def cells_of(
     for name in request.methods:
         registry.distiller(name)
     methods = request.methods or tuple(method.name for method in registry.distillers())
-    frame = records.load(results_dir / "records", lambda message: None)
-    ipcs = request.ipcs or (*spec.ipcs, *(_distinct(frame, "ipc") if of_records else ()))
-    datasets = request.datasets or _default_datasets(spec, frame)
+    stored = list(stored)
+    ipcs = request.ipcs or (*spec.ipcs, *(sorted({r.ipc for r in stored if r.ipc is not None}) if of_records else ()))
+    datasets = request.datasets or _default_datasets(spec, stored)
     query = TableQuery(tuple(dict.fromkeys(datasets)), methods, tuple(dict.fromkeys(ipcs)))
     with registry.attribute_errors("table", spec.name):
         cells = list(spec.cells(query))
@@ -71,12 +73,9 @@ def _possible(cells: Iterable[Cell], methods: tuple[str, ...], registry: PluginR
             yield replace(cell, ipc=None, evaluator=distiller.default_evaluator)
 
 
-def _default_datasets(spec: TableSpec, frame: pd.DataFrame) -> tuple[str, ...]:
-    return (*published_datasets(spec), *map(str, _distinct(frame, "dataset"))) or tuple(published.PAPER_SIZES)
-
-
-def _distinct(frame: pd.DataFrame, column: str) -> list[str | int]:
-    return [] if frame.empty else frame[column].dropna().drop_duplicates().sort_values().tolist()
+def _default_datasets(spec: TableSpec, stored: Iterable[Record]) -> tuple[str, ...]:
+    names = sorted({record.dataset for record in stored})
+    return (*published_datasets(spec), *names) or tuple(published.PAPER_SIZES)
 
 
 def check_cells(cells: Iterable[Cell], request: Request, registry: PluginRegistry, known: list[Recipe]) -> None:

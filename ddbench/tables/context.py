@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.records import Record
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class TableContext:
         workspace: The cache, the datasets and the executor. None: nothing may be computed.
         results_dir: Folder of the results.
         warn: Called with each message for the user.
+        stored: The records of the folder, read before the table is filled.
         yes: Whether more than an hour of work may start.
     """
 
@@ -33,6 +35,7 @@ class TableContext:
     workspace: Workspace | None
     results_dir: Path
     warn: Callable[[str], None]
+    stored: Sequence[Record]
     yes: bool = False
 
     def check_duration(self, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ddbench.api.dataset import DatasetSpec
     from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.records import Record
 
 
 def build_frame(
@@ -35,6 +36,7 @@ def build_frame(
     results_dir: Path,
     warn: Callable[[str], None] = lambda message: None,
     yes: bool = False,
+    stored: Sequence[Record] | None = None,
 ) -> pd.DataFrame:
     """Builds the tidy frame of a table. With a workspace, runs the experiments that have no record.
 
@@ -46,6 +48,7 @@ def build_frame(
         results_dir: Folder of the results.
         warn: Called with messages for the user.
         yes: Whether more than an hour of work may start.
+        stored: The records of the folder, if they have been read.
 
     Returns:
         One row per cell and student. A cell without a number has one row with the reason. docs/tables.md describes the
@@ -55,9 +58,11 @@ def build_frame(
         DDBenchError: If a name is unknown, if the options are wrong for every cell, or if the work takes more than an
             hour and `yes` is not set.
     """
-    cells = cells_of(spec, request, registry, results_dir, of_records=workspace is None and spec.fill is None)
+    folder = results_dir / "records"
+    stored = records.read_all(folder, warn) if stored is None else stored
+    cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
-    context = TableContext(request, registry, workspace, results_dir, warn, yes)
+    context = TableContext(request, registry, workspace, results_dir, warn, stored, yes)
     if spec.fill is not None:
         with registry.attribute_errors("table", spec.name):
             frame = spec.fill(spec, cells, context)
@@ -67,10 +72,10 @@ def build_frame(
     if not request.methods:
         frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
     if spec.finish is not None:
-        # The warnings have been printed before.
-        all_records = records.load(results_dir / "records", lambda message: None)
+        # Filling the table may have written records. The warnings have been printed before.
+        current = stored if workspace is None else records.read_all(folder, lambda message: None)
         with registry.attribute_errors("table", spec.name):
-            frame = spec.finish(frame, all_records)
+            frame = spec.finish(frame, records.to_frame(current))
     return with_published(spec, frame)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
@@ -12,13 +11,13 @@ from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
 from ddbench.pipeline.request import Request
-from ddbench.results import published, records
+from ddbench.results import published
 from ddbench.results.conditions import SETTING_SECTIONS, Setting, checkpoint_name, group_by_setting, is_result_of
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments
 from ddbench.tables.context import TableContext
 from ddbench.tables.published_columns import published_datasets
-from ddbench.tables.rows import Row, frame_row
+from ddbench.tables.rows import Row, frame_row, measured_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,17 +43,19 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
     known = load_recipes(context.request.recipes, context.registry)
     table = published.load(spec.name) if published_datasets(spec) else None
     by_dataset: dict[str, list[Row]] = {}
-    stored = records.read_all(context.results_dir / "records", context.warn)
-    for setting, distinction, group in group_by_setting(stored):
+    for setting, distinction, group in group_by_setting(context.stored):
         rows = []
         for cell in cells:
             experiment = _experiment_in(cell, setting, group[0], context, known)
             if experiment is not None:
-                matching: list[Record | None] = [*_newest(r for r in group if is_result_of(r, experiment))] or [None]
-                make_row = partial(frame_row, spec, cell, context.request, experiment, classes=setting.classes)
-                rows += [
-                    make_row(record=record, numerics=setting.numerics, distinction=distinction) for record in matching
-                ]
+                row = frame_row(
+                    *(spec, cell, context.request, experiment),
+                    classes=setting.classes,
+                    numerics=setting.numerics,
+                    distinction=distinction,
+                )
+                matching = _newest(record for record in group if is_result_of(record, experiment))
+                rows += [measured_row(row, record) for record in matching] or [row]
         by_dataset.setdefault(setting.dataset, []).extend(_drop_unused_ipcs(rows, context.request, table))
     measured = [dataset for dataset, rows in by_dataset.items() if rows]
     default = context.request.datasets or published_datasets(spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -13,9 +13,10 @@ from tabulate import tabulate
 from ddbench.api.table import Metric, TableSpec
 from ddbench.results import published
 from ddbench.results.pooling import Pooled, pool
+from ddbench.results.records import rows_of
 from ddbench.results.text import frame_text
 from ddbench.tables.published_columns import published_rows
-from ddbench.tables.rows import SETTING_COLUMNS
+from ddbench.tables.rows import SETTING_COLUMNS, Row
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "html": "html"}
 PUBLISHED, DIFFERENCE = " published", " difference"
@@ -33,11 +34,14 @@ class TextBlock:
         heading: The setting.
         cells: The cells as text.
         notes: Notes below the block.
+        sources: The rows of the tidy frame behind each measured number, by row and column of `cells`. Each has the text
+            of its own number, which is empty if only several rows together have one.
     """
 
     heading: str
     cells: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    sources: dict[tuple[str, str], list[tuple[Row, str]]] = field(default_factory=dict)
 
 
 def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
@@ -80,18 +84,20 @@ def text_blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[TextBlock]:
         spec: The table.
         frame: Its tidy frame.
     """
+    published_numbers = published_rows(spec)
     for dataset in frame["dataset"].drop_duplicates():
         of_dataset = frame[frame["dataset"] == dataset]
         without_setting = of_dataset[of_dataset["image_size"].isna()]
         if len(without_setting) == len(of_dataset):
-            yield _block(spec, dataset, without_setting)
+            yield _block(spec, dataset, without_setting, published_numbers)
         with_setting = of_dataset.drop(without_setting.index)
         parts = [part for _, part in with_setting.groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
         headings = [_heading(part) for part in parts]
         for heading, part in zip(headings, parts, strict=True):
             # Different settings can have the same heading, e.g. after a recipe file was edited.
             digest = f" (setting {part['setting'].iloc[0]})" if headings.count(heading) > 1 else ""
-            yield _block(spec, heading + digest, pd.concat([part, without_setting]).sort_index())
+            rows = pd.concat([part, without_setting]).sort_index()
+            yield _block(spec, heading + digest, rows, published_numbers)
 
 
 def _heading(part: pd.DataFrame) -> str:
@@ -106,38 +112,36 @@ def _heading(part: pd.DataFrame) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _block(spec: TableSpec, heading: str, part: pd.DataFrame) -> TextBlock:
-    members: dict[tuple[str, ColumnKey], list[int]] = {}
-    for number, row in enumerate(part.to_dict("records")):
-        members.setdefault((row["row"], _column_key(spec, row)), []).append(number)
+def _block(spec: TableSpec, heading: str, part: pd.DataFrame, published_numbers: pd.DataFrame) -> TextBlock:
+    members: dict[tuple[str, ColumnKey], list[Row]] = {}
+    for row in rows_of(part):
+        members.setdefault((row["row"], _column_key(spec, row)), []).append(row)
     keys = list(dict.fromkeys(key for _, key in members))
     if "ipc" in spec.columns:
         index = spec.columns.index("ipc")
         keys.sort(key=lambda key: (key[index] is None, key[index] or 0))
     protocols = part.loc[part["state"] == "measured", "protocol"].mode()
-    formatter = _CellFormatter(spec, part, protocols.iloc[0] if len(protocols) else "")
+    default_protocol = protocols.iloc[0] if len(protocols) else ""
+    formatter = _CellFormatter(spec, part, default_protocol, published_numbers)
     columns = [(key, metric, _column_title(spec, key, metric)) for key in keys for metric in spec.metrics]
-    lines = []
+    lines, sources = [], {}
     for label in dict.fromkeys(part["row"]):
         line = {spec.row: str(label)}
         for key, metric, title in columns:
-            rows = part.iloc[members.get((label, key), [])]
+            rows = members.get((label, key), [])
             line |= {title + suffix: text for suffix, text in formatter.texts(rows, metric).items()}
+            sources[str(label), title] = formatter.sources(rows, metric)
         lines.append(line)
     cells = pd.DataFrame(lines)
     shown = [spec.row]
     for *_, title in columns:
         published_titles = [title + suffix for suffix in (PUBLISHED, DIFFERENCE) if (cells[title + suffix] != "").any()]
         shown += [title, *published_titles] if published_titles or (cells[title] != "").any() else []
-    return TextBlock(heading, cells[shown], formatter.all_notes())
+    return TextBlock(heading, cells[shown], formatter.all_notes(), sources)
 
 
-def _column_key(spec: TableSpec, row: Mapping[Any, Any]) -> ColumnKey:
-    return tuple(_ipc(row["ipc"]) if name == "ipc" else row[name] for name in spec.columns)
-
-
-def _ipc(value: Any) -> int | None:
-    return None if pd.isna(value) else int(value)
+def _column_key(spec: TableSpec, row: Row) -> ColumnKey:
+    return tuple(row[name] for name in spec.columns)
 
 
 def _column_title(spec: TableSpec, key: ColumnKey, metric: str) -> str:
@@ -155,13 +159,15 @@ class _CellFormatter:
         spec: The table.
         part: The rows of the block.
         default_protocol: The protocol that cells do not mention.
+        published_numbers: The published numbers of the table.
     """
 
-    def __init__(self, spec: TableSpec, part: pd.DataFrame, default_protocol: str) -> None:
+    def __init__(
+        self, spec: TableSpec, part: pd.DataFrame, default_protocol: str, published_numbers: pd.DataFrame
+    ) -> None:
         self.spec, self.default_protocol = spec, default_protocol
         self.notes: list[str] = []
-        rows = published_rows(spec)
-        self.published = rows[rows["dataset"].isin(part["dataset"])]
+        self.published = published_numbers[published_numbers["dataset"].isin(part["dataset"])]
         names = [name for name in spec.metrics if f"published_{name}" in part]
         all_notes = [note for name in names for note in part.get(f"published_{name}_note", ()) if note]
         values = sum(int(part[f"published_{name}"].notna().sum()) for name in names)
@@ -169,20 +175,25 @@ class _CellFormatter:
         self.common_note = all_notes[0] if len(all_notes) == values and len(set(all_notes)) == 1 else ""
         self.any_published = values > 0
 
-    def texts(self, rows: pd.DataFrame, metric: str) -> dict[str, str]:
+    def texts(self, rows: list[Row], metric: str) -> dict[str, str]:
         """Returns the measured number, the published one and their difference, by the suffix of the column."""
         published_text, difference = "", ""
         column = f"published_{metric}"
-        if column in rows and not rows[column].dropna().empty:
-            row = rows.iloc[0]
-            note = str(row.get(f"{column}_note", ""))
+        if _with(rows, column):
+            row = rows[0]
+            note = row.get(f"{column}_note") or ""
             published_text = self._published_number(row[column], row.get(f"{column}_error"), metric)
             published_text += f" [{self._note_number(note)}]" if note and note != self.common_note else ""
-            measured = rows[rows["state"] == "measured"]
+            measured = [row for row in rows if row["state"] == "measured"]
             comparable = self.spec.metrics[metric].show_difference and not published.is_quoted(note)
-            if comparable and len(measured) and (measured["differs"] == "").all():
+            if comparable and measured and all(row["differs"] == "" for row in measured):
                 difference = f"{_pool(measured, metric).mean - row[column]:+.2f}"
         return {"": self._measured(rows, metric), PUBLISHED: published_text, DIFFERENCE: difference}
+
+    def sources(self, rows: list[Row], metric: str) -> list[tuple[Row, str]]:
+        """Returns the rows that have a value of a metric, each with the text of its value."""
+        single = not self.spec.metrics[metric].per_cell
+        return [(row, _number(row[metric], self.spec.metrics[metric]) if single else "") for row in _with(rows, metric)]
 
     def all_notes(self) -> list[str]:
         """Returns the numbered notes and the source of the published numbers."""
@@ -194,24 +205,25 @@ class _CellFormatter:
             self.notes.append(text)
         return self.notes.index(text) + 1
 
-    def _measured(self, rows: pd.DataFrame, name: str) -> str:
+    def _measured(self, rows: list[Row], name: str) -> str:
         """`62.80 ± 1.22 (3 sets)`, `failed [1]`, `never run`, or nothing if there is no such cell."""
         words = []
-        with_value = rows[rows[name].notna()] if name in rows else rows.head(0)
-        if len(with_value):
-            metric, protocol = self.spec.metrics[name], with_value["protocol"].iloc[0]
-            first = with_value.iloc[0]
+        with_value = _with(rows, name)
+        if with_value:
+            metric, first = self.spec.metrics[name], with_value[0]
+            protocol = first["protocol"]
             words.append(
                 _cell_number(first, name, metric) if metric.per_cell else _mean_number(with_value, name, metric)
             )
-            if not metric.per_cell and (teachers := with_value["teacher_digest"].nunique()) > 1:
+            teachers = len({row["teacher_digest"] for row in with_value} - {None})
+            if not metric.per_cell and teachers > 1:
                 words[0] += f" [{self._note_number(f'sets and students of {teachers} teachers')}]"
             if self.default_protocol and protocol != self.default_protocol and "evaluator" not in self.spec.columns:
                 words[0] += f" {protocol}"
         if name == next(iter(self.spec.metrics)):
-            reasons = rows.loc[rows["state"] == "failed", "reason"].drop_duplicates()
+            reasons = dict.fromkeys(row["reason"] for row in rows if row["state"] == "failed")
             words += [f"failed [{self._note_number(reason)}]" for reason in reasons]
-            if not words and (rows["state"] == "never run").any():
+            if not words and any(row["state"] == "never run" for row in rows):
                 words.append("never run")
         return ", ".join(words)
 
@@ -220,7 +232,7 @@ class _CellFormatter:
             return value
         rows = self.published[self.published["metric"] == (self.spec.metrics[name].published_as or name)]
         digits, error_digits = (max(map(_decimals, rows[column].dropna()), default=0) for column in ("value", "error"))
-        return f"{value:.{digits}f}" + ("" if error is None or pd.isna(error) else f" ± {error:.{error_digits}f}")
+        return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{error_digits}f}")
 
     def _source(self) -> str:
         with_error = self.published.dropna(subset=["error", "n"]).to_dict("records")
@@ -230,21 +242,26 @@ class _CellFormatter:
         return f"published: {sources}" + (f" (± {', '.join(kinds)})" if kinds else "") + note
 
 
-def _pool(rows: pd.DataFrame, name: str) -> Pooled:
-    return pool(rows[name].astype(float).tolist(), rows["set"].tolist())
+def _with(rows: list[Row], name: str) -> list[Row]:
+    """Returns the rows that have a value of a column."""
+    return [row for row in rows if row.get(name) is not None]
 
 
-def _mean_number(rows: pd.DataFrame, name: str, metric: Metric) -> str:
+def _pool(rows: list[Row], name: str) -> Pooled:
+    return pool([float(row[name]) for row in rows], [row["set"] for row in rows])
+
+
+def _mean_number(rows: list[Row], name: str, metric: Metric) -> str:
     pooled = _pool(rows, name)
     deviation = "" if pooled.deviation is None else f" ± {_number(pooled.deviation, metric)}"
     return f"{_number(pooled.mean, metric)}{deviation} ({pooled.count_text})"
 
 
-def _cell_number(row: pd.Series[Any], name: str, metric: Metric) -> str:
+def _cell_number(row: Row, name: str, metric: Metric) -> str:
     text = _number(row[name], metric)
     if f"{name}_n" in row:
         text += f" ± {_number(row[f'{name}_deviation'], metric)} ({row[f'{name}_n']:.0f})"
-    note = row.get(f"{name}_note", "")
+    note = row.get(f"{name}_note")
     return f"{text} ({note})" if note else text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from ddbench.core.text import counted
 from ddbench.pipeline import estimate
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
+from ddbench.results import records
+from ddbench.results.records import Record
 from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.runs import ResolvedCell, records_by_key, resolve_cells
 
@@ -39,16 +42,17 @@ def plan(
     Raises:
         DDBenchError: If a name is unknown, or if the options are wrong for every cell.
     """
-    cells = cells_of(spec, request, registry, results_dir)
+    stored = records.read_all(results_dir / "records", lambda message: None)
+    cells = cells_of(spec, request, registry, stored)
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     if workspace is None or spec.fill is not None:
         rows = [_labels(cell) for cell in cells]
         return tabulate(rows, headers=HEADINGS[:5], tablefmt="simple", disable_numparse=True)
-    stored = records_by_key(results_dir)
+    measured = records_by_key(stored)
     total = estimate.Estimate()
     rows = []
     for resolved in resolve_cells(cells, request, workspace):
-        missing = [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in stored]
+        missing = [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in measured]
         seconds = sum(total.add(pipeline) for pipeline in missing)
         time = estimate.readable(seconds) if seconds else ""
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
@@ -57,7 +61,7 @@ def plan(
 
 
 def missing_cells(
-    spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace, results_dir: Path
+    spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace, stored: Sequence[Record]
 ) -> str:
     """Says in one line what `--run` would compute for a table, and how long it would take; empty if nothing.
 
@@ -66,15 +70,15 @@ def missing_cells(
         request: The options.
         registry: The registered plugins.
         workspace: The cache and the datasets.
-        results_dir: Folder of the results.
+        stored: All records.
     """
-    stored = records_by_key(results_dir)
-    cells = resolve_cells(cells_of(spec, request, registry, results_dir), request, workspace)
+    measured = records_by_key(stored)
+    cells = resolve_cells(cells_of(spec, request, registry, stored), request, workspace)
     possible = [resolved for resolved in cells if resolved.pipelines]
     if not possible:
         return f"--run can compute nothing: {cells[0].reason}"
     missing = [
-        [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in stored]
+        [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in measured]
         for resolved in possible
     ]
     if not any(missing):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddbench.api.table import TableSpec
 from ddbench.results import published
+from ddbench.results.records import rows_of
+from ddbench.tables.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = published_rows(spec)
-    frame = frame.copy()
+    frame, lines = frame.copy(), rows_of(frame)
     for name, metric in spec.metrics.items():
         numbers = {
             _position(spec, row, row["ours"] or row["method"], row["architecture"]): [
@@ -48,13 +49,10 @@ def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
                 row["error"],
                 row["note"],
             ]
-            for row in rows[rows["metric"] == (metric.published_as or name)].to_dict("records")
+            for row in rows_of(rows[rows["metric"] == (metric.published_as or name)])
         }
         if numbers:
-            values = [
-                numbers.get(_position(spec, row, row["row"], row["student"]), [None, None, ""])
-                for row in frame.to_dict("records")
-            ]
+            values = [numbers.get(_position(spec, row, row["row"], row["student"]), [None, None, ""]) for row in lines]
             columns = [f"published_{name}", f"published_{name}_error", f"published_{name}_note"]
             added = pd.DataFrame(values, index=frame.index, columns=columns)
             frame[columns] = added.astype({columns[0]: float, columns[1]: float})
@@ -74,8 +72,5 @@ def published_only(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
     return rows[["table", "row", "dataset", "ipc", "student"]].assign(state="published only").drop_duplicates()
 
 
-def _position(spec: TableSpec, row: Mapping[Any, Any], label: str, network: str) -> tuple[object, ...]:
-    import pandas as pd
-
-    ipc = None if pd.isna(row["ipc"]) else int(row["ipc"])
-    return (label, row["dataset"], ipc, network if "student" in spec.columns else "")
+def _position(spec: TableSpec, row: Row, label: str, network: str) -> tuple[object, ...]:
+    return (label, row["dataset"], row["ipc"], network if "student" in spec.columns else "")

@@ -64,15 +64,18 @@ def frame_row(
         "ipc": cell.ipc,
         "student": cell.student or "",
         "evaluator": cell.evaluator or "",
-        "state": state or ("measured" if record else "never run"),
+        "state": state or "never run",
         "reason": reason,
     }
     if experiment is not None:
         row |= _experiment_columns(experiment, cell, request, classes)
         row |= {"numerics": numerics, "setting": setting_digest(experiment, numerics, distinction)}
-    if record is not None:
-        row |= _record_columns(record)
-    return row
+    return row if record is None else measured_row(row, record)
+
+
+def measured_row(row: Row, record: Record) -> Row:
+    """Returns the row of a cell with the numbers of a record."""
+    return {**row, "state": "measured", **_record_columns(record)}
 
 
 def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, classes: int | None) -> Row:

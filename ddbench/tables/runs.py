@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
 from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
-from ddbench.results import records
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments, cell_name
 from ddbench.tables.context import TableContext
@@ -58,14 +56,8 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
     return resolved
 
 
-def records_by_key(results_dir: Path, warn: Callable[[str], None] = lambda message: None) -> dict[str, Record]:
-    """Returns all records by the cache key of their evaluation, which covers all dependencies of their numbers.
-
-    Args:
-        results_dir: Folder of the results.
-        warn: Called with a message for each JSON file that is not a record.
-    """
-    stored = records.read_all(results_dir / "records", warn)
+def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
+    """Returns records by the cache key of their evaluation, which covers all dependencies of their numbers."""
     return {key: record for record in stored for key in record.keys.get("evaluate", [])}
 
 
@@ -90,7 +82,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     from ddbench.pipeline.executor import Inline
 
     assert context.workspace is not None
-    stored = records_by_key(context.results_dir, context.warn)
+    stored = records_by_key(context.stored)
     resolved_cells = resolve_cells(cells, context.request, context.workspace)
     if len(reasons := {resolved.reason for resolved in resolved_cells}) == 1 and (reason := reasons.pop()):
         raise DDBenchError(reason)

@@ -128,7 +128,7 @@ def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
             require_plain(part, depth - 1)
     elif isinstance(value, int) and value.bit_length() > 63:
         raise ValueError("an integer of more than 64 bits")
-    elif isinstance(value, str) and any("\ud800" <= letter <= "\udbff" for letter in value):
+    elif isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udbff" for letter in value):
         # JSON reads a high surrogate followed by a low one as one other character, so a record would not keep the text.
         # (Low surrogates alone are allowed: they stand for bytes of paths that are not UTF-8.)
         raise ValueError("a high surrogate: write the character itself, YAML has no surrogate pairs")

@@ -131,7 +131,7 @@ KNOWN = load_recipes((), REGISTRY)
 def cells(name: str, **fields: Any) -> dict[tuple[str, str | None], Experiment]:
     """The experiment of each cell of a table on ImageNette, by row and protocol."""
     request = Request(**{"methods": (), "datasets": ("imagenette",), "ipcs": (10,), "recipes": ("paper",), **fields})
-    found = cells_of(REGISTRY.table(name), request, REGISTRY, Path("nowhere"))
+    found = cells_of(REGISTRY.table(name), request, REGISTRY, [])
     return {(cell.row, cell.evaluator): cell_experiments(cell, request, REGISTRY, KNOWN)[0] for cell in found}
 
 

@@ -24,9 +24,6 @@ REGISTRY = PluginRegistry()
 METHODS = tuple(method.name for method in REGISTRY.distillers())
 
 
-NOWHERE = Path("nowhere")
-
-
 def asked(**fields: Any) -> Request:
     return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
 
@@ -42,13 +39,13 @@ def test_cells_are_distinct_and_of_what_is_asked_for(
 ) -> None:
     spec = REGISTRY.table(name)
     request = asked(datasets=tuple(datasets), methods=tuple(methods), ipcs=tuple(ipcs))
-    every = cells_of(spec, asked(datasets=tuple(datasets), ipcs=tuple(ipcs)), REGISTRY, NOWHERE)
+    every = cells_of(spec, asked(datasets=tuple(datasets), ipcs=tuple(ipcs)), REGISTRY, [])
     wanted = [cell for cell in every if not methods or cell.method in methods]
     if not wanted:
         with pytest.raises(DDBenchError, match=f"^table '{name}' has no cells for method "):
-            cells_of(spec, request, REGISTRY, NOWHERE)
+            cells_of(spec, request, REGISTRY, [])
         return
-    cells = cells_of(spec, request, REGISTRY, NOWHERE)
+    cells = cells_of(spec, request, REGISTRY, [])
     key = {(cell.row, cell.dataset, *(getattr(cell, column) for column in spec.columns)): cell for cell in cells}
     assert len(key) == len(cells)
     assert {cell.dataset for cell in cells} == set(datasets)
@@ -62,12 +59,12 @@ def test_cells_are_distinct_and_of_what_is_asked_for(
 
 def test_a_method_without_an_ipc_has_one_cell_under_its_own_protocol() -> None:
     request = asked(datasets=("digits",), methods=("full", "random"), ipcs=(1, 10))
-    cells = cells_of(REGISTRY.table("regimes"), request, REGISTRY, NOWHERE)
+    cells = cells_of(REGISTRY.table("regimes"), request, REGISTRY, [])
     assert [(cell.ipc, cell.evaluator) for cell in cells if cell.method == "full"] == [(None, "full-data")]
     assert len([cell for cell in cells if cell.method == "random"]) == 6
     # It has no distilled images to choose an epoch on.
     with pytest.raises(DDBenchError, match="no cells for method full"):
-        cells_of(REGISTRY.table("cross-arch"), asked(datasets=("digits",), methods=("full",)), REGISTRY, NOWHERE)
+        cells_of(REGISTRY.table("cross-arch"), asked(datasets=("digits",), methods=("full",)), REGISTRY, [])
 
 
 def test_two_cells_in_one_place_are_refused() -> None:
@@ -76,8 +73,8 @@ def test_two_cells_in_one_place_are_refused() -> None:
 
     spec = TableSpec("mine", "mixes IPCs", cells, columns=())
     with pytest.raises(DDBenchError, match="table 'mine' has two cells in row 'random'"):
-        cells_of(spec, asked(ipcs=(1, 2)), REGISTRY, NOWHERE)
-    assert len(cells_of(spec, asked(ipcs=(2, 2)), REGISTRY, NOWHERE)) == 1
+        cells_of(spec, asked(ipcs=(1, 2)), REGISTRY, [])
+    assert len(cells_of(spec, asked(ipcs=(2, 2)), REGISTRY, [])) == 1
 
 
 def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: Path) -> None:
