@@ -68,7 +68,6 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
     """
     import pandas as pd
 
-    from ddbench.pipeline.estimate import Estimate
     from ddbench.tables.rows import FRAME_COLUMNS, frame_row
 
     cells = [cell for cell in cells if cell.ipc is not None]
@@ -81,6 +80,8 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         rows += [frame_row(spec, cell, context.request) for cell in missing]
         rows.sort(key=lambda row: row["row"])
     else:
+        from ddbench.pipeline.estimate import Estimate
+
         resolved = [_resolve(cell, context) for cell in cells]
         estimate = Estimate()
         for pipeline in (each.pipelines[0] for each in resolved if each.pipelines):
