@@ -18,7 +18,7 @@ from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.context import TableContext
 from ddbench.tables.from_records import rows_from_records
 from ddbench.tables.published_columns import published_only, with_published
-from ddbench.tables.rows import FRAME_COLUMNS
+from ddbench.tables.rows import FRAME_COLUMNS, name_mixtures
 from ddbench.tables.runs import run_cells
 
 if TYPE_CHECKING:
@@ -68,14 +68,15 @@ def build_frame(
             frame = spec.fill(spec, cells, context)
     else:
         fill = run_cells if workspace else rows_from_records
-        frame = pd.DataFrame(fill(spec, cells, context), columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"})
+        rows = fill(spec, cells, context)
+        # Filling the table may have written records. The warnings have been printed before.
+        stored = stored if workspace is None else records.read_all(folder, lambda message: None)
+        frame = pd.DataFrame(name_mixtures(spec, rows, stored), columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"})
     if not request.methods:
         frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
     if spec.finish is not None:
-        # Filling the table may have written records. The warnings have been printed before.
-        current = stored if workspace is None else records.read_all(folder, lambda message: None)
         with registry.attribute_errors("table", spec.name):
-            frame = spec.finish(frame, records.to_frame(current))
+            frame = spec.finish(frame, records.to_frame(stored))
     return with_published(spec, frame)
 
 

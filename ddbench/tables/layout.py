@@ -215,9 +215,8 @@ class _CellFormatter:
             words.append(
                 _cell_number(first, name, metric) if metric.per_cell else _mean_number(with_value, name, metric)
             )
-            teachers = len({row["teacher_digest"] for row in with_value} - {None})
-            if not metric.per_cell and teachers > 1:
-                words[0] += f" [{self._note_number(f'sets and students of {teachers} teachers')}]"
+            if not metric.per_cell and (mixture := first.get("mixture")):
+                words[0] += f" [{self._note_number(mixture)}]"
             if self.default_protocol and protocol != self.default_protocol and "evaluator" not in self.spec.columns:
                 words[0] += f" {protocol}"
         if name == next(iter(self.spec.metrics)):

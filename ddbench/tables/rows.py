@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from ddbench.api.table import Cell, TableSpec
@@ -11,6 +13,7 @@ from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.request import Request
 from ddbench.results import published
 from ddbench.results.conditions import SETTING_SECTIONS, setting_digest
+from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
 from ddbench.results.records import Record, measured_on
 
 FRAME_COLUMNS = (
@@ -18,7 +21,7 @@ FRAME_COLUMNS = (
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
     *("repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
     *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
-    *("record", "differs"),
+    *("record", "differs", "mixture"),
 )
 SETTING_COLUMNS = (
     *("dataset", "classes", "image_size", "recipe", "teacher"),
@@ -76,6 +79,29 @@ def frame_row(
 def measured_row(row: Row, record: Record) -> Row:
     """Returns the row of a cell with the numbers of a record."""
     return {**row, "state": "measured", **_record_columns(record)}
+
+
+def name_mixtures(spec: TableSpec, rows: list[Row], stored: Sequence[Record]) -> list[Row]:
+    """Returns the rows with the column `mixture`: what differs in the computation of the records of a cell.
+
+    Args:
+        spec: The table.
+        rows: Its rows.
+        stored: All records.
+    """
+    by_name = {record.name: record for record in stored}
+    names = (*SETTING_COLUMNS, "row", *spec.columns)
+    cells: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for row in rows:
+        if record := by_name.get(row.get("record", "")):
+            cells[tuple(row.get(name) for name in names)].append(record)
+    by_key = by_evaluate_key(stored)
+    texts = {}
+    for position, records in cells.items():
+        differing = mixture(records)
+        notes = (differing and f"its records differ: {differing}", other_numbers(records, by_key))
+        texts[position] = "; ".join(filter(None, notes))
+    return [{**row, "mixture": texts.get(tuple(row.get(name) for name in names), "")} for row in rows]
 
 
 def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, classes: int | None) -> Row:

@@ -57,8 +57,9 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
 
 
 def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
-    """Returns records by the cache key of their evaluation, which covers all dependencies of their numbers."""
-    return {key: record for record in stored for key in record.keys.get("evaluate", [])}
+    """Returns the newest record for each cache key of an evaluation, which covers all dependencies of its numbers."""
+    newest_last = sorted(stored, key=lambda record: record.created)
+    return {key: record for record in newest_last for key in record.keys.get("evaluate", [])}
 
 
 def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:

@@ -45,6 +45,7 @@ COVERED = {
     "tables/rows.py": RECORDS,
     "tables/runs.py": TABLES,
     "results/conditions.py": "tests/unit/results/test_means.py",
+    "results/mixtures.py": RECORDS,
     "storage/remote_results.py": "tests/unit/storage/test_remote_cache.py",
     "data/images.py": "tests/unit/data/test_dataset.py",
     "distillation/context.py": "tests/unit/distillation/test_recover.py",

@@ -330,3 +330,60 @@ def test_a_broken_record_is_named_and_the_table_is_there(shell: Shell) -> None:
     said, missing = outcome.errors
     assert "broken.json is not a record" in said
     assert missing == "7 cells without a number; --run needs data: --dataset NAME, --data-dir FOLDER"
+
+
+def test_each_mixture_in_a_cell_is_named(stored: Write) -> None:
+    built = {"torch": "2.15.0", "POT": "0.9.7", "threads": 1, "processes": 1, "distribution": "ddbench", "digest": ""}
+    stages = {"teacher": [built], "statistics": [built], "distill": [built], "evaluate": [built]}
+    first = record(experiment(), 50.0, stages=stages)
+    device = {"type": "cpu", "name": "a CPU", "threads": 1}
+    cases: dict[str, dict[str, Any]] = {
+        "threads 1, 2 (evaluate)": {"stages": {**stages, "evaluate": [{**built, "threads": 2}]}},
+        "processes 1, 2 (distill, evaluate)": {
+            "stages": {**stages, **{stage: [{**built, "processes": 2}] for stage in ("distill", "evaluate")}}
+        },
+        "torch 2.15.0, 2.4.0 (distill)": {"stages": {**stages, "distill": [built, {**built, "torch": "2.4.0"}]}},
+        "POT 0.9.3, 0.9.7 (statistics)": {"stages": {**stages, "statistics": [{**built, "POT": "0.9.3"}]}},
+        "package ddbench, ddbench-mine (distill)": {
+            "stages": {**stages, "distill": [{**built, "distribution": "ddbench-mine"}]}
+        },
+        "device a CPU, a GPU": {"device": {**device, "name": "a GPU"}},
+        "2 teachers": {"teacher": {**first.teacher, "digest": "u"}},
+        "threads 1, 8 (teacher)": {
+            "teacher": {**first.teacher, "digest": "u"},
+            "stages": {**stages, "teacher": [{**built, "threads": 8}]},
+        },
+        "compile off, on": {
+            "configuration": {
+                **first.configuration,
+                "runtime": {**first.configuration["runtime"], "compile": "on"},
+            }
+        },
+        "1 of 2 do not record how their stages were built": {"stages": {}},
+    }
+    same = {**first.configuration, "runtime": {**first.configuration["runtime"], "compile": "off"}}
+    for said, changes in cases.items():
+        other = experiment().model_copy(update={"repeat": 1})
+        pair = [
+            record(experiment(), 50.0, **{"stages": stages, "configuration": same}),
+            record(other, 60.0, **{"stages": stages, "configuration": {**same, "repeat": 1}, **changes}),
+        ]
+        frame = stored(*pair)
+        (note,) = set(frame.loc[frame["state"] == "measured", "mixture"])
+        assert note.startswith("its records differ: ")
+        assert said in note.removeprefix("its records differ: ").split("; "), note
+    # How one teacher was built says nothing about its weights, and other sets and students are no mixture.
+    frame = stored(
+        record(experiment(), 50.0, stages=stages, configuration=same),
+        record(other, 60.0, stages={**stages, "teacher": [{**built, "threads": 8}]}, configuration=same),
+    )
+    assert set(frame.loc[frame["state"] == "measured", "mixture"]) == {""}
+
+
+def test_another_number_of_the_same_key_is_named(stored: Write) -> None:
+    shown = record(experiment(), 50.0, created="2026-02-01T00:00:00+00:00")
+    older = record(experiment(), 43.0, name="older", keys=shown.keys)
+    frame = stored(shown, older)
+    (row,) = frame[frame["state"] == "measured"].to_dict("records")
+    assert row["top1"] == 50.0
+    assert row["mixture"] == "not shown, another number of the same key: 43.00 (older)"

@@ -181,8 +181,8 @@ def test_metrics_of_a_cell_and_of_students() -> None:
     }
 
 
-def test_a_cell_pools_sets_and_says_when_teachers_differ() -> None:
-    frame = hand_made().head(3).assign(set=["a", "a", "b"], teacher_digest=["t", "t", "u"])
+def test_a_cell_pools_sets_and_says_what_is_mixed() -> None:
+    frame = hand_made().head(3).assign(set=["a", "a", "b"], mixture="its records differ: 2 teachers")
     (block,) = text_blocks(SPEC, frame)
     assert block.cells["IPC 10"].tolist() == ["62.50 ± 2.12 (3 on 2 sets) [1]"]
-    assert block.notes[0] == "[1] sets and students of 2 teachers"
+    assert block.notes[0] == "[1] its records differ: 2 teachers"
