@@ -184,13 +184,26 @@ experiment = all_of(
 """The options of all commands that run experiments: fields of `ddbench.pipeline.request.Request`."""
 
 
-def _split_names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+def _split_names(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+    if values and not names:
+        raise DDBenchError(f"{parameter.opts[0]}: there is no name")
+    return names
 
 
-methods = click.option(
-    "--methods", multiple=True, callback=_split_names, help="Only these methods, separated by commas. Can be repeated."
-)
+def names(*declarations: str, required: bool = False, help: str) -> Callable[[Command], Command]:
+    """Declares an option that takes several names, separated by commas or in several options.
+
+    Args:
+        declarations: The spellings of the option, and the name of the argument if it is another one.
+        required: Whether at least one name is needed.
+        help: The help text, in a sentence.
+    """
+    more = f"{help} Several: with commas, or repeat the option."
+    return click.option(*declarations, multiple=True, required=required, callback=_split_names, help=more)
+
+
+methods = names("--method", "--methods", "methods", help="Only these methods.")
 
 
 def print_result(text: str) -> None:

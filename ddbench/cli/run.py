@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.option("--method", "methods", multiple=True, required=True, help="Method. Can be repeated for a grid.")
+@options.names("--method", "--methods", "methods", required=True, help="Methods of the grid.")
 @click.option("--dataset", "datasets", multiple=True, required=True, help="Dataset. Can be repeated for a grid.")
 @click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class. Can be repeated for a grid.")
-@click.option(
-    "--student", "students", multiple=True, help="Network of the student. Can be repeated (default: the teacher's)."
-)
-@click.option("--evaluator", help="Protocol (default: fkd; full-data for the method full).")
+@options.names("--student", "students", help="Networks of the students (default: the teacher's).")
+@options.names("--evaluator", "evaluators", help="Protocols (default: fkd; full-data for the method full).")
 @options.experiment
 @options.executor
 @options.time_limit

@@ -35,7 +35,7 @@ class Experiment(Section, serialize_by_alias=True):
 
     @property
     def name(self) -> str:
-        """The cell in words: `wmdd, digits, IPC 10, set 0, resnet18 seed 0`."""
+        """The cell in words: `wmdd, digits, IPC 10, set 0, fkd, resnet18 seed 0`."""
         size = "whole training set" if self.ipc is None else f"IPC {self.ipc}"
         student = f"{self.student} seed {self.seed + self.student_seed}"
-        return f"{self.method_name}, {self.dataset}, {size}, set {self.repeat}, {student}"
+        return f"{self.method_name}, {self.dataset}, {size}, set {self.repeat}, {self.evaluator_name}, {student}"

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 from torch import nn
 
+from ddbench.config.experiment import Experiment
 from ddbench.config.schema import Stem
 from ddbench.core.errors import DDBenchError
 from ddbench.nn.build import build_network
 from ddbench.nn.layers import batch_norms, weighted_layers
 from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.workspace import Workspace
 from ddbench.results.records import measured_on
+
+
+def open_grid(experiments: Sequence[Experiment], workspace: Workspace) -> list[Pipeline]:
+    """Returns the pipelines of a grid.
+
+    Raises:
+        DDBenchError: A method or a protocol does not support its cell. If there are several cells, it is named.
+    """
+    pipelines = []
+    for experiment in experiments:
+        try:
+            pipelines.append(Pipeline(workspace, experiment))
+        except DDBenchError as error:
+            if len(experiments) == 1 or type(error) is not DDBenchError:
+                raise
+            raise DDBenchError(f"{experiment.name}: {error}") from error
+    return pipelines
 
 
 def check_networks(pipelines: Iterable[Pipeline]) -> None:

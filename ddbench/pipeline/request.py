@@ -35,7 +35,7 @@ class Request:
         image_size: The side of the images in pixels; None: the recipe's.
         arch: The network of the teacher; None: the recipe's.
         students: The networks of the students; empty: the teacher's.
-        evaluator: The protocol; None: the default of each method.
+        evaluators: The protocols; empty: the default of each method.
         seed: The base seed.
         seeds: The number of students on each distilled set.
         repeats: The number of distilled sets.
@@ -52,7 +52,7 @@ class Request:
     image_size: int | None = None
     arch: str | None = None
     students: tuple[str, ...] = ()
-    evaluator: str | None = None
+    evaluators: tuple[str, ...] = ()
     seed: int = 0
     seeds: int = 1
     repeats: int = 1
@@ -63,7 +63,7 @@ class Request:
 
 
 def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
-    """Returns every cell of a grid, in the order dataset, method, IPC, repeat, student, seed.
+    """Returns every cell of a grid, in the order dataset, method, IPC, protocol, repeat, student, seed.
 
     Raises:
         DDBenchError: A name is unknown, a type is wrong or a value is impossible.
@@ -110,7 +110,7 @@ def expand_cell(
     method: str,
     ipc: int | None,
 ) -> list[Experiment]:
-    """Returns the experiments of one dataset, method and IPC: one for each set, student and seed.
+    """Returns the experiments of one dataset, method and IPC: one for each protocol, set, student and seed.
 
     Args:
         request: The options.
@@ -123,9 +123,21 @@ def expand_cell(
     Raises:
         DDBenchError: As `experiments`.
     """
-    distiller = registry.distiller(method)
-    evaluator = request.evaluator or distiller.default_evaluator
-    protocol = registry.evaluator(evaluator)
+    evaluators = _distinct(request.evaluators) or (registry.distiller(method).default_evaluator,)
+    cells = [_expand_protocol(request, registry, known, dataset, method, ipc, name) for name in evaluators]
+    return [experiment for cell in cells for experiment in cell]
+
+
+def _expand_protocol(
+    request: Request,
+    registry: PluginRegistry,
+    known: list[Recipe],
+    dataset: str,
+    method: str,
+    ipc: int | None,
+    evaluator: str,
+) -> list[Experiment]:
+    distiller, protocol = registry.distiller(method), registry.evaluator(evaluator)
     if protocol.on_real_data and distiller.needs_ipc:
         raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full")
     names = recipe_names(request.recipes, known, dataset)
@@ -190,7 +202,7 @@ def _apply_options(settings: Settings, request: Request) -> None:
 def _aliases(request: Request, registry: PluginRegistry, method: str, evaluator: str) -> tuple[SectionAlias, ...]:
     methods = frozenset(distiller.name for distiller in registry.distillers())
     protocols = frozenset(protocol.name for protocol in registry.evaluators())
-    used = {request.evaluator or registry.distiller(name).default_evaluator for name in request.methods}
+    used = request.evaluators or {registry.distiller(name).default_evaluator for name in request.methods}
     return (
         SectionAlias("method", methods, frozenset(request.methods), method),
         SectionAlias("evaluator", protocols, frozenset(used), evaluator),

@@ -15,7 +15,7 @@ from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.events import Event
 from ddbench.core.files import atomic_write, remove_abandoned, translate_os_errors
 from ddbench.pipeline import estimate
-from ddbench.pipeline.checks import check_leaks, check_networks
+from ddbench.pipeline.checks import check_leaks, check_networks, open_grid
 from ddbench.pipeline.executor import Inline, WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
@@ -54,7 +54,7 @@ def run(
     Raises:
         DDBenchError: A cell cannot run, the only cell failed, or every cell failed.
     """
-    pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
+    pipelines = open_grid(experiments, workspace)
     leaks = check_leaks(pipelines, strict)
     incomplete = any(pipeline.missing() for pipeline in pipelines)
     if incomplete:
@@ -172,7 +172,7 @@ def announce_duration(pipelines: list[Pipeline], warn: Print) -> None:
 
 def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Print) -> None:
     """Prints for every cell which stages are cached, and the complete configuration. It computes nothing."""
-    pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
+    pipelines = open_grid(experiments, workspace)
     check_networks(pipelines)
     for pipeline in pipelines:
         echo(f"# {pipeline.experiment.name}")

@@ -113,7 +113,7 @@ def cell_experiments(cell: Cell, request: Request, registry: PluginRegistry, kno
         request,
         methods=request.methods or tuple(method.name for method in registry.distillers()),
         students=(cell.student,) if cell.student else request.students,
-        evaluator=cell.evaluator or request.evaluator,
+        evaluators=(cell.evaluator,) if cell.evaluator else request.evaluators,
         assignments=(*request.assignments, *settings),
     )
     return expand_cell(cell_request, registry, known, cell.dataset, cell.method, cell.ipc)

@@ -102,6 +102,11 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--seeds", "0"), ("'--seeds': 0 is not in the range",)),
     ((*WMDD, "--precision", "fp8"), ("'fp8' is not one of",)),
     ((*WMDD, "--force", "train"), ("unknown stage 'train'; known: data, distill",)),
+    (
+        (*RANDOM, "--methods", "wmdd", "--ipc", "9999"),
+        ("random, digits, IPC 9999, set 0, fkd, ", "seed 0: --ipc 9999 is more than the 142 training images"),
+    ),
+    ((*DIGITS, "--methods", " , ", "--ipc", "1"), ("--method: there is no name",)),
     (("run",), ("Missing option '--method'",)),
     (("run", "--method", "wmdd"), ("Missing option '--dataset'",)),
     (("rum",), ("No such command 'rum'",)),

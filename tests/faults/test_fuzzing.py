@@ -115,7 +115,7 @@ def recipes(draw: st.DrawFn, method: str, protocol: str) -> Any:
 def asked(method: str, protocol: str, **more: Any) -> Request:
     given_ipcs = () if method == "full" else (1,)
     evaluator = REGISTRY.distiller(method).default_evaluator if method == "full" else protocol
-    whole = {"recipes": ("smoke",), "evaluator": evaluator, "device": "cpu", "precision": "fp32", **more}
+    whole = {"recipes": ("smoke",), "evaluators": (evaluator,), "device": "cpu", "precision": "fp32", **more}
     return Request((method,), ("digits",), given_ipcs, **whole)
 
 
@@ -285,7 +285,7 @@ WORDS = st.text(max_size=30) | st.sampled_from(
     datasets=WORDS | WORDS.map("imagefolder:".__add__),
     recipes=WORDS,
     students=WORDS,
-    evaluator=WORDS | st.none(),
+    evaluators=WORDS,
     device=WORDS,
     precision=WORDS,
     arch=WORDS | st.none(),
@@ -293,7 +293,7 @@ WORDS = st.text(max_size=30) | st.sampled_from(
 )
 def test_any_option_is_valid_or_one_line(here: Path, numbers: list[int], **words: Any) -> None:
     """Also through the Python interface, where no command line has looked at them."""
-    named = {name: (words.pop(name),) for name in ("methods", "datasets", "recipes", "students")}
+    named = {name: (words.pop(name),) for name in ("methods", "datasets", "recipes", "students", "evaluators")}
     resolved(Request(ipcs=(numbers[0],), image_size=numbers[1], seed=numbers[2], **named, **words))
 
 

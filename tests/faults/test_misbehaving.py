@@ -232,7 +232,10 @@ def one_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PluginRegistr
 
     def pipeline(registry: PluginRegistry) -> Pipeline:
         request = Request(
-            *(("random",), ("digits",), (1,), ("smoke",), 8), students=("convnet-d2",), evaluator="odd", device="cpu"
+            *(("random",), ("digits",), (1,), ("smoke",), 8),
+            students=("convnet-d2",),
+            evaluators=("odd",),
+            device="cpu",
         )
         (experiment,) = experiments(request, registry)
         return Pipeline(Workspace(registry, cache, None), experiment)

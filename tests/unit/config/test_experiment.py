@@ -15,7 +15,7 @@ def experiment() -> Experiment:
 
 
 def test_its_name_gives_the_seed_of_the_student(experiment: Experiment) -> None:
-    assert experiment.name == f"random, digits, IPC 3, set 0, {experiment.student} seed 6"
+    assert experiment.name == f"random, digits, IPC 3, set 0, fkd, {experiment.student} seed 6"
     whole = experiment.model_copy(update={"ipc": None, "repeat": 2})
     assert whole.name.startswith("random, digits, whole training set, set 2, ")
 

@@ -26,8 +26,8 @@ CORE = {
 }
 
 
-def cell(method: str, dataset: str, *names: str, evaluator: str | None = None) -> Experiment:
-    (found,) = experiments(Request((method,), (dataset,), (10,), names, evaluator=evaluator), REGISTRY)
+def cell(method: str, dataset: str, *names: str, evaluators: tuple[str, ...] = ()) -> Experiment:
+    (found,) = experiments(Request((method,), (dataset,), (10,), names, evaluators=evaluators), REGISTRY)
     return found
 
 
@@ -75,7 +75,7 @@ def test_quick_and_smoke_serve_every_method_on_every_dataset(dataset: str, budge
 @pytest.mark.parametrize("evaluator", [cls.name for cls in REGISTRY.evaluators()])
 def test_every_protocol_can_be_asked_for(dataset: str, evaluator: str) -> None:
     method = "full" if REGISTRY.evaluator(evaluator).on_real_data else "random"
-    assert cell(method, dataset, "smoke", evaluator=evaluator).evaluator_name == evaluator
+    assert cell(method, dataset, "smoke", evaluators=(evaluator,)).evaluator_name == evaluator
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -158,5 +158,5 @@ def test_all_methods_of_a_budget_are_judged_alike() -> None:
     """One teacher, one protocol: what differs between rows of a table is the method."""
     for dataset in PAPER_DATASETS:
         for budget in ("paper", "quick", "smoke"):
-            cells = [cell(method, dataset, budget, evaluator="fkd") for method in METHODS]
+            cells = [cell(method, dataset, budget, evaluators=("fkd",)) for method in METHODS]
             assert len({repr((c.data, c.teacher, c.evaluator, c.student, c.student_stem)) for c in cells}) == 1

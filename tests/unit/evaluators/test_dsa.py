@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_is_named(make_task: Callable[..., WatchedTask
 @pytest.mark.parametrize(("budget", "epochs"), [("paper", 1000), ("quick", 300), ("smoke", 3)])
 def test_recipes_set_the_protocol(budget: str, epochs: int) -> None:
     request = Request(
-        methods=("random",), datasets=("imagenette",), ipcs=(10,), recipes=(budget,), evaluator="dsa", seed=0
+        methods=("random",), datasets=("imagenette",), ipcs=(10,), recipes=(budget,), evaluators=("dsa",), seed=0
     )
     (cell,) = experiments(request, PluginRegistry())
     assert cell.evaluator == SiameseAugmentation(epochs=epochs)

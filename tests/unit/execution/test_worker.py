@@ -49,7 +49,7 @@ def test_a_worker_answers_with_the_reason_that_inline_gives(
     registry = PluginRegistry()
     plugin = SimpleNamespace(ddbench_distillers=hookimpl(specname="ddbench_distillers")(lambda: [Broken]))
     registry.register(plugin, "ddbench-broken")
-    (cell,) = grid(registry=registry, methods=("broken",), assignments=(), evaluator="hard")
+    (cell,) = grid(registry=registry, methods=("broken",), assignments=(), evaluators=("hard",))
     with pytest.raises(PluginError) as inline:
         cell.run()
     item = WorkList([cell]).pop_ready()

@@ -13,7 +13,7 @@ from ddbench.pipeline.pipeline import Pipeline
 
 @pytest.mark.parametrize("ipc", [1, 7])
 def test_random_takes_ipc_different_images_of_each_class(pipeline: Callable[..., Pipeline], ipc: int) -> None:
-    made = pipeline("random", ipcs=(ipc,), evaluator="hard")
+    made = pipeline("random", ipcs=(ipc,), evaluators=("hard",))
     found = made.distilled
     assert found.indices is not None
     assert len(set(found.indices.tolist())) == 10 * ipc
@@ -25,7 +25,7 @@ def test_random_takes_ipc_different_images_of_each_class(pipeline: Callable[...,
 def test_random_draws_by_seed_and_class_alone(pipeline: Callable[..., Pipeline]) -> None:
     first = pipeline("random").distilled
     assert first.indices is not None
-    assert pipeline("random", "teacher.seed=4", evaluator="hard").distilled.digest == first.digest
+    assert pipeline("random", "teacher.seed=4", evaluators=("hard",)).distilled.digest == first.digest
     other, repeat = pipeline("random", seed=1).distilled, pipeline("random", repeats=2).distilled
     assert other.digest == repeat.digest != first.digest
     # A larger set begins with the smaller one's images: a curve over IPC is nested.

@@ -29,7 +29,7 @@ REQUEST = Request(
     ("smoke",),
     image_size=8,
     arch="convnet-bn-d1",
-    evaluator="hard",
+    evaluators=("hard",),
     device="cpu",
     precision="fp32",
     assignments=("teacher.batch_size=256", "teacher.epochs=1", "evaluator.epochs=1"),

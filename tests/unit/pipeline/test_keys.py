@@ -259,7 +259,7 @@ def test_a_checkpoint_counts_by_its_content_not_by_its_path_or_a_training_recipe
 
 
 def test_real_images_do_not_depend_on_a_teacher_that_no_stage_uses(keys_of: Callable[..., dict[str, str]]) -> None:
-    random = {"methods": ("random",), "evaluator": "hard"}
+    random = {"methods": ("random",), "evaluators": ("hard",)}
     seeded = moved(keys_of(**random), keys_of(None, "teacher.seed=1", **random))
     assert not seeded & {"method", "distill", "labels", "evaluate"}
     fkd = {"methods": ("random",)}

@@ -151,7 +151,7 @@ def test_another_student_or_protocol_keeps_the_distilled_set(desk: Desk) -> None
     assert desk.computed() == {"evaluate": 1}
     desk.run("evaluator.labels=stored")
     assert desk.computed() == {"evaluate": 1, "labels": 1}
-    desk.run(evaluator="hard")
+    desk.run(evaluators=("hard",))
     assert desk.computed() == {"evaluate": 1}
 
 
@@ -201,7 +201,7 @@ def test_a_plan_says_what_a_run_then_does(desk: Desk) -> None:
     assert other == {"data": "cached", "teacher": "cached", "statistics": "cached", **todo}
     forced = dict(desk.pipeline(desk.cell(), frozenset({"distill"})).plan())
     assert forced == other
-    assert dict(desk.pipeline(desk.cell(method="random", evaluator="hard")).plan()) == {
+    assert dict(desk.pipeline(desk.cell(method="random", evaluators=("hard",))).plan()) == {
         "data": "cached",
         "distill": "to do",
         "evaluate": "to do",
@@ -344,7 +344,7 @@ def test_what_a_method_may_not_return_is_refused_by_name(tmp_path: Path, what: s
     make, message = REFUSED[what]
     desk = Desk(tmp_path, [faulty(make)])
     with pytest.raises(DDBenchError, match=f"method 'faulty'.*{message}") as caught:
-        desk.run(method="faulty", evaluator="hard")
+        desk.run(method="faulty", evaluators=("hard",))
     assert "\n" not in str(caught.value)
 
 
@@ -356,17 +356,17 @@ def test_weights_of_some_units_only_are_refused(tmp_path: Path, weighted: int) -
 
     desk = Desk(tmp_path, [faulty(make, batch_size=10)])
     with pytest.raises(DDBenchError, match=r"method 'faulty'.* weights for all units or for none"):
-        desk.run(method="faulty", evaluator="hard")
+        desk.run(method="faulty", evaluators=("hard",))
 
 
 def test_a_plain_tensor_and_weights_on_any_scale_are_taken(tmp_path: Path) -> None:
     plain = Desk(tmp_path / "plain", [faulty(lambda task, unit: gray(unit))])
-    set_of_images = plain.pipeline(plain.cell(method="faulty", evaluator="hard")).distilled
+    set_of_images = plain.pipeline(plain.cell(method="faulty", evaluators=("hard",))).distilled
     assert set_of_images.images.unique().tolist() == [128]
     assert torch.equal(set_of_images.weights, torch.full((20,), 0.5))
     weights = torch.arange(1.0, 21.0)
     weighted = Desk(tmp_path / "weighted", [faulty(lambda task, unit: UnitResult(images=gray(unit), weights=weights))])
-    found = weighted.pipeline(weighted.cell(method="faulty", evaluator="hard")).distilled.weights
+    found = weighted.pipeline(weighted.cell(method="faulty", evaluators=("hard",))).distilled.weights
     torch.testing.assert_close(found[:4], torch.tensor([1 / 3, 2 / 3, 3 / 7, 4 / 7]))
 
 
@@ -382,7 +382,7 @@ def test_an_evaluator_that_returns_something_else_is_refused_by_name(tmp_path: P
 
     plugin = SimpleNamespace(ddbench_evaluators=hookimpl(lambda: [Wrong]))
     with pytest.raises(DDBenchError, match=r"evaluator 'wrong' of .* returned float, not Metrics"):
-        Desk(tmp_path, [plugin]).run(method="random", evaluator="wrong")
+        Desk(tmp_path, [plugin]).run(method="random", evaluators=("wrong",))
 
 
 def test_a_method_that_cannot_do_it_says_so_before_anything_is_trained(tmp_path: Path) -> None:

@@ -69,9 +69,32 @@ def test_a_protocol_is_the_methods_own_or_the_one_asked_for(registry: PluginRegi
     assert one(registry, methods=("full",)).evaluator_name == "full-data"
 
 
+def test_several_protocols_are_several_cells(registry: PluginRegistry) -> None:
+    cells = ask(registry, methods=("wmdd", "random"), evaluators=("hard", "fkd", "hard"), repeats=2)
+    assert [(cell.method_name, cell.evaluator_name, cell.repeat) for cell in cells] == [
+        (method, evaluator, repeat)
+        for method in ("wmdd", "random")
+        for evaluator in ("hard", "fkd")
+        for repeat in (0, 1)
+    ]
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert ask(registry, evaluators=("hard", "fkd")) == [one(registry, evaluators=(name,)) for name in ("hard", "fkd")]
+
+
+def test_an_unknown_protocol_among_several_is_refused(registry: PluginRegistry) -> None:
+    with pytest.raises(DDBenchError, match="unknown evaluator 'hrad'; did you mean 'hard'"):
+        ask(registry, evaluators=("fkd", "hrad"))
+
+
+def test_a_setting_of_one_protocol_concerns_its_cells_alone(registry: PluginRegistry) -> None:
+    fkd, hard = ask(registry, evaluators=("fkd", "hard"), assignments=("hard.epochs=4",))
+    assert (fkd.changed, hard.changed) == ((), ("evaluator.epochs",))
+    assert hard.evaluator.model_dump()["epochs"] == 4
+
+
 def test_a_distilled_set_is_not_evaluated_by_training_on_the_real_one(registry: PluginRegistry) -> None:
     with pytest.raises(DDBenchError, match="use it with --method full"):
-        one(registry, methods=("random",), evaluator="full-data")
+        one(registry, methods=("random",), evaluators=("full-data",))
 
 
 def test_set_is_remembered_and_may_name_the_method_or_the_protocol(registry: PluginRegistry) -> None:
@@ -99,7 +122,7 @@ def test_an_own_recipe_cannot_pass_for_an_installed_one(registry: PluginRegistry
 def test_booleans_and_nothing_are_no_numbers_and_no_paths(registry: PluginRegistry, text: str) -> None:
     with pytest.raises(DDBenchError, match=r"a number is needed|there is no value"):
         one(registry, assignments=(text,))
-    hard = one(registry, evaluator="hard")
+    hard = one(registry, evaluators=("hard",))
     assert (hard.evaluator_name, type(hard.evaluator).__name__) == ("hard", "HardLabels")
 
 
@@ -268,12 +291,12 @@ def test_a_wrong_cell_anywhere_in_the_grid_refuses_the_whole(registry: PluginReg
 
 
 def test_a_name_of_both_a_method_and_a_protocol_means_the_one_that_is_run(registry: PluginRegistry) -> None:
-    protocol = one(registry, evaluator="dsa", assignments=("dsa.epochs=4",))
+    protocol = one(registry, evaluators=("dsa",), assignments=("dsa.epochs=4",))
     assert protocol.evaluator.model_dump()["epochs"] == 4
     method = one(registry, methods=("dsa",), assignments=("dsa.iterations=5",))
     assert method.method.model_dump()["iterations"] == 5
     with pytest.raises(DDBenchError, match=r"'dsa' is a method and an evaluator here: write method\. or evaluator\."):
-        one(registry, methods=("dsa",), evaluator="dsa", assignments=("dsa.iterations=5",))
+        one(registry, methods=("dsa",), evaluators=("dsa",), assignments=("dsa.iterations=5",))
     with pytest.raises(DDBenchError, match="this run has no --method dsa"):
         one(registry, assignments=("dsa.iterations=5",))
 

@@ -79,7 +79,14 @@ def workspace_in(folder: Path, distiller: type[Distiller], evaluator: type[Evalu
 
 def cell(workspace: Workspace, method: str, evaluator: str) -> Pipeline:
     request = Request(
-        (method,), ("digits",), (1,), ("smoke",), image_size=8, arch="convnet-bn-d1", evaluator=evaluator, device="cpu"
+        (method,),
+        ("digits",),
+        (1,),
+        ("smoke",),
+        image_size=8,
+        arch="convnet-bn-d1",
+        evaluators=(evaluator,),
+        device="cpu",
     )
     assignments = ("teacher.batch_size=256", "teacher.epochs=1", "evaluator.epochs=1")
     (experiment,) = experiments(

@@ -133,7 +133,7 @@ def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
         ({"assignments": ("statistics.variance=batch-mean",)}, {}),
         ({"assignments": ("distill.jpeg_quality=75",)}, {}),
         ({"students": ("convnet-d3",)}, {}),
-        ({"evaluator": "hard"}, {}),
+        ({"evaluators": ("hard",)}, {}),
         ({}, {"method_version": "0"}),
         ({}, {"evaluator_version": "0"}),
     ],
@@ -176,7 +176,7 @@ def test_what_differs_in_the_setting_is_in_a_block_of_its_own(
 
 def test_two_checkpoints_of_one_name_are_two_teachers_and_hard_labels_need_neither(stored: Write) -> None:
     given = experiment(assignments=("teacher.checkpoint=a.pt",))
-    hard = experiment(assignments=("teacher.checkpoint=a.pt",), methods=("random",), evaluator="hard")
+    hard = experiment(assignments=("teacher.checkpoint=a.pt",), methods=("random",), evaluators=("hard",))
     frame = stored(
         record(given, 50.0),
         record(given, 90.0, teacher={"name": "resnet18", "top1": 90.0, "key": "u"}),

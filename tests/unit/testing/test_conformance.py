@@ -22,9 +22,9 @@ DETERMINISTIC = {"herding", "k-center"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 
 
-def smoke(method: str, evaluator: str | None = None) -> tuple[Distiller, Evaluator]:
+def smoke(method: str, *evaluators: str) -> tuple[Distiller, Evaluator]:
     """The method and protocol with the settings of the smoke recipe for digits."""
-    request = Request(methods=(method,), datasets=("digits",), ipcs=(1,), recipes=("smoke",), evaluator=evaluator)
+    request = Request(methods=(method,), datasets=("digits",), ipcs=(1,), recipes=("smoke",), evaluators=evaluators)
     (cell,) = experiments(request, REGISTRY)
     return cell.method, cell.evaluator
 
