@@ -8,6 +8,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ddbench.api.settings import Section, TrainingSettings
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
+
+
+def is_none(value: object) -> bool:
+    """Leaves a setting out of keys and records where it is not given, so that it does not change older ones."""
+    return value is None
+
 
 class DataConfig(Section):
     """Storage size, image size and selection of the real images."""
@@ -27,7 +35,16 @@ class DataConfig(Section):
         description="fraction of the training images of every class that are held out from teacher and distillation; "
         "students and teacher are measured on them instead of the validation images",
     )
-
+    mean: tuple[Share, Share, Share] | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="mean of red, green and blue pixel values in [0, 1], which networks subtract; null: the dataset's",
+    )
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="standard deviation by which networks divide them; null: the dataset's",
+    )
     split: float = Field(
         default=0.0,
         ge=0,
@@ -57,8 +74,25 @@ class TeacherConfig(TrainingSettings):
     )
     seed: int = Field(default=0, ge=0, description="seed of the teacher's initialisation and of its batches")
     checkpoint: Path | None = Field(
-        default=None, description="weights to use instead of training: .safetensors, or .pt read weights-only"
+        default=None,
+        description="weights to use instead of training: .safetensors, or a file of torch.save, read weights-only",
     )
+    classes: Path | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="class names of the checkpoint's outputs in their order: a text with a name a line, or a JSON list",
+    )
+
+    @model_validator(mode="after")
+    def _classes_need_a_checkpoint(self) -> "TeacherConfig":
+        if self.classes is not None and self.checkpoint is None:
+            raise ValueError("classes names the outputs of teacher.checkpoint, which is not given")
+        return self
+
+    def without_folders(self) -> "TeacherConfig":
+        """Returns a copy whose paths are file names, as records contain them."""
+        paths = {"checkpoint": self.checkpoint, "classes": self.classes}
+        return self.model_copy(update={name: Path(path.name) if path else None for name, path in paths.items()})
 
 
 class StatisticsConfig(Section):

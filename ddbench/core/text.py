@@ -6,7 +6,7 @@ import os
 import reprlib
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -42,6 +42,8 @@ def _annotation(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in (None, NoneType):
         return "null"
+    if origin is Annotated:
+        return _annotation(arguments[0])
     if origin is Literal:
         return " | ".join(value_text(value) for value in arguments)
     if origin in (Union, UnionType):

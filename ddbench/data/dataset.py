@@ -51,8 +51,8 @@ class Dataset:
 
     def __init__(self, spec: DatasetSpec, source: Source, config: DataConfig, cache: Cache, report: Report) -> None:
         self.config = config
-        self.mean = torch.tensor(spec.mean)
-        self.std = torch.tensor(spec.std)
+        self.mean = torch.tensor(config.mean or spec.mean)
+        self.std = torch.tensor(config.std or spec.std)
         self.made_from: dict[str, str] = {}
         self._skipped: dict[str, dict[str, int]] = {}
         self._name = spec.name
@@ -60,11 +60,12 @@ class Dataset:
         self._cache = cache
         self._report = report
         self._fingerprint = source.fingerprint()
-        # `split` and `holdout` select from the stored pixels, which do not depend on them.
+        # `split` and `holdout` select from the stored pixels, which do not depend on them. Mean and standard deviation
+        # are beside `depends_on` in every key.
         self._pixels_depend_on: dict[str, Any] = {
             "version": DECODE_VERSION,
             "fingerprint": self._fingerprint,
-            **config.model_dump(mode="json", exclude={"image_size", "holdout", "split"}),
+            **config.model_dump(mode="json", exclude={"image_size", "holdout", "split", "mean", "std"}),
             **({"readable": READABLE_VERSION} if config.skip_corrupt else {}),
         }
         shares = {"split": config.split, "holdout": config.holdout}
@@ -173,6 +174,11 @@ class Dataset:
     def val(self) -> Images:
         """The images that accuracy is measured on: the validation images, or the held-out training images."""
         return self._images[1]
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether the three channels are normalised alike, so that gray images remain gray."""
+        return all(bool((values == values[0]).all()) for values in (self.mean, self.std))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalises pixels with the dataset's mean and standard deviation.

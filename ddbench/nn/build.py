@@ -136,6 +136,12 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
         timm_network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
         return timm_network
 
+    plain = name.removesuffix("_modified")
+    if plain != name and plain in torchvision_names:  # the name in the code of several papers
+        raise DDBenchError(
+            f"unknown network '{arch}'; for '{plain}' with a 3x3 first convolution and without max-pool, "
+            f"give {plain} and --set teacher.stem=small"
+        )
     names = [*(f"torchvision/{known}" for known in torchvision_names), *(f"timm/{n}" for n in timm.list_models())]
     if source == "":
         names = [known.partition("/")[2] for known in names]

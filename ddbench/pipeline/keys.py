@@ -62,6 +62,22 @@ class Keys:
         checkpoint = self.experiment.teacher.checkpoint
         return None if checkpoint is None else file_digest(checkpoint)
 
+    @cached_property
+    def _named_outputs(self) -> Depends:
+        """The class names of the checkpoint's outputs, if they are not the dataset's classes in its order."""
+        from ddbench.nn.checkpoint_files import read_checkpoint
+        from ddbench.nn.class_order import read_class_names
+
+        config = self.experiment.teacher
+        assert config.checkpoint is not None
+        names: tuple[str, ...] | None = None
+        if config.classes is not None:
+            names = read_class_names(config.classes)
+        elif config.checkpoint.suffix.lower() != ".safetensors":
+            # Keys without names come from versions that read the names in the header of safetensors only.
+            names = read_checkpoint(config.checkpoint).classes
+        return {} if names in (None, self.dataset.info.class_names) else {"outputs": list(names or ())}
+
     def teacher(self) -> Depends:
         """Returns the dependencies of the teacher: data, and either recipe and device or the checkpoint's content."""
         config = self.experiment.teacher
@@ -70,9 +86,10 @@ class Keys:
                 "arch": config.arch,
                 "stem": config.stem,
                 "checkpoint": self._checkpoint_digest,
+                **self._named_outputs,
             }
         else:
-            made = {**config.model_dump(mode="json", exclude={"checkpoint"}), **self._device}
+            made = {**config.model_dump(mode="json", exclude={"checkpoint", "classes"}), **self._device}
         core = {"models": versions.MODELS, "training": versions.TRAINING, "views": versions.VIEWS}
         return {**self._real, "teacher": made, "versions": core}
 
@@ -180,7 +197,7 @@ class Keys:
         experiment = self.experiment
         settings = experiment.evaluator
         teacher = key_of(self.teacher()) if settings.needs_teacher else None
-        recipe = experiment.teacher.model_dump(mode="json", exclude={"checkpoint", "seed", "arch", "stem"})
+        recipe = experiment.teacher.model_dump(mode="json", exclude={"checkpoint", "classes", "seed", "arch", "stem"})
         core = {"models": versions.MODELS, "training": versions.TRAINING, "views": versions.VIEWS}
         return {
             "units": list(units),

@@ -18,7 +18,9 @@ from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.distillation.distilled_set import DistilledSet, assemble, check_units
 from ddbench.nn import compile
 from ddbench.nn.build import build_network
-from ddbench.nn.checkpoints import check_class_order, load_checkpoint
+from ddbench.nn.checkpoint_files import read_checkpoint
+from ddbench.nn.checkpoints import has_one_channel, load_checkpoint, output_count
+from ddbench.nn.class_order import outputs_of_classes
 from ddbench.nn.layers import check_layer
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.build import Builder
@@ -273,10 +275,22 @@ class Pipeline:
         Raises:
             DDBenchError: The checkpoint does not fit the dataset.
         """
-        network, path = self.new_teacher(), self.experiment.teacher.checkpoint
-        assert path is not None
-        load_checkpoint(network, path, self.info.num_classes)
-        check_class_order(path, self.info.class_names)
+        network, config = self.new_teacher(), self.experiment.teacher
+        assert config.checkpoint is not None
+        checkpoint = read_checkpoint(config.checkpoint)
+        count = output_count(network, checkpoint)
+        outputs = outputs_of_classes(checkpoint, count, self.info.class_names, config.classes)
+        load_checkpoint(network, checkpoint, outputs)
+        if has_one_channel(network, checkpoint) and not self.dataset.is_gray:
+            raise DDBenchError(
+                f"checkpoint '{config.checkpoint}' takes gray images, and data.mean or data.std differ between "
+                "channels: set both as it was trained, e.g. --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
+            )
+        if outputs is not None:
+            name = config.checkpoint.name
+            self.workspace.note_once(
+                f"{name}: its outputs are put in the order of the dataset's classes by their names"
+            )
         return network
 
     def check_teacher(self, batch_norms: int, layers: int) -> None:

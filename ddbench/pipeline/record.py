@@ -36,9 +36,8 @@ def build_record(pipeline: Pipeline) -> Record:
     flat = [cost for parts in costs.values() for cost in parts]
     steps = [part.meta for part in used["distill"] if part.meta.get("steps")]
     teacher = used.get("teacher")
-    configuration = experiment.model_dump(mode="json")
-    if experiment.teacher.checkpoint is not None:
-        configuration["teacher"]["checkpoint"] = experiment.teacher.checkpoint.name
+    named = experiment.model_copy(update={"teacher": experiment.teacher.without_folders()})
+    configuration = named.model_dump(mode="json")
     return Record(
         name=records.run_name(experiment.method_name, experiment.dataset, experiment.ipc, evaluation.key),
         created=evaluation.meta["made"]["created"],
@@ -59,6 +58,8 @@ def build_record(pipeline: Pipeline) -> Record:
         teacher={
             "name": teacher_label(experiment.teacher),
             "top1": teacher[0].meta["top1"],
+            "per_class": teacher[0].meta["per_class"],
+            "classes": teacher[0].meta["classes"],
             "key": teacher[0].key,
             "digest": digest_of(teacher[0].tensors),
         }

@@ -170,15 +170,11 @@ def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> s
         distinction: The text of `group_by_setting`.
     """
     sections = {name: getattr(experiment, name).model_dump(mode="json") for name in SETTING_SECTIONS}
-    sections["teacher"]["checkpoint"] = checkpoint_name(experiment.teacher)
+    teacher = experiment.teacher.without_folders()
+    sections["teacher"] = {**teacher.model_dump(mode="json"), "checkpoint": str(teacher.checkpoint or "")}
     sections["runtime"]["device"] = _device_type(sections["runtime"]["device"])
     del sections["runtime"]["compile"]
     return key_of({**sections, "recipes": experiment.recipes, "numerics": numerics, "apart": distinction})[:8]
-
-
-def checkpoint_name(teacher: TeacherConfig) -> str:
-    """Returns the file name of the teacher's checkpoint, as records contain it; empty without a checkpoint."""
-    return teacher.checkpoint.name if teacher.checkpoint else ""
 
 
 def is_result_of(record: Record, experiment: Experiment) -> bool:

@@ -84,7 +84,8 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     student_seed: int = Field(description="number of the student on that set")
     metrics: Metrics
     teacher: Annotated[Tree, _require_values(name=str, top1=int | float)] = Field(
-        description="name, top1 (on the images that students are evaluated on), key; empty without a teacher"
+        description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class) and "
+        "classes (their names), key, digest; empty without a teacher"
     )
     feature_transport_cost: float | None = Field(
         description="W_2^2 between the features of the set and of its class, mean over classes; None without a teacher"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ESSENTIAL = ("name", "method", "dataset", "image_size", "ipc", "evaluator", "student", "repeat", "student_seed")
 """Columns of the text overview of records."""
+SHOWN_CLASSES = 20
+"""Largest number of classes whose accuracies are shown by name."""
 FORMATS = {"holdout": "g", "lrs": ".4f"}
 """Formats of float columns in text. Others have two decimals."""
 
@@ -51,6 +53,8 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         rows.append(("top-1 (selected)", f"{metrics.top1_selected:.2f} % on {record.measured_on} ({chosen})"))
     if teacher:
         rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} % on {record.measured_on}"))
+    if teacher.get("per_class"):
+        rows.append(("teacher by class", _by_class(teacher["classes"], teacher["per_class"])))
     if record.feature_transport_cost is not None:
         rows.append(("W2² of features", f"{record.feature_transport_cost:.2f}"))
     if record.seconds_per_iteration is not None:
@@ -68,6 +72,15 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("distilled set", record.distilled_digest),
     ]
     return [(name, str(value)) for name, value in rows]
+
+
+def _by_class(names: list[str], values: list[float]) -> str:
+    """Lists the accuracy of each class with its name; of many classes the lowest."""
+    ordered = list(zip(names, values, strict=True))
+    if len(ordered) > SHOWN_CLASSES:
+        ordered = sorted(ordered, key=lambda pair: pair[1])[:SHOWN_CLASSES]
+    text = ", ".join(f"{name} {value:.0f}" for name, value in ordered)
+    return text if len(ordered) == len(names) else f"{text} (the lowest of {len(names)} classes)"
 
 
 def _device(device: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
 from ddbench.pipeline.request import Request
 from ddbench.results import published
-from ddbench.results.conditions import SETTING_SECTIONS, Setting, checkpoint_name, group_by_setting, is_result_of
+from ddbench.results.conditions import SETTING_SECTIONS, Setting, group_by_setting, is_result_of
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments
 from ddbench.tables.context import TableContext
@@ -111,12 +111,12 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
     if any(requested not in (None, actual) for requested, actual in options):
         return False
     changed = [name.partition(".") for name in experiment.changed]
+    given = {"data": experiment.data, "teacher": experiment.teacher.without_folders()}
+    found = {"data": setting.data, "teacher": setting.teacher}
     return all(
-        checkpoint_name(experiment.teacher) == checkpoint_name(setting.teacher)
-        if name == "checkpoint"
-        else getattr(getattr(experiment, section), name) == getattr(getattr(setting, section), name)
+        getattr(given[section], name) == getattr(found[section], name)
         for section, _, name in changed
-        if section in ("data", "teacher")
+        if section in given
     )
 
 

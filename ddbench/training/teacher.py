@@ -114,7 +114,6 @@ def train_teacher(
     return network.eval()
 
 
-@torch.no_grad()
 def accuracy(
     network: nn.Module,
     dataset: RealData,
@@ -143,6 +142,28 @@ def accuracy(
         DDBenchError: A logit is not finite.
     """
     images = dataset.train if split == "train" else dataset.val
+    predicted = predictions(network, dataset, split, device, precision, batch_size)
+    return accuracy_of(predicted, images.labels, dataset.info.num_classes)
+
+
+@torch.no_grad()
+def predictions(
+    network: nn.Module,
+    dataset: RealData,
+    split: Literal["train", "val"],
+    device: torch.device,
+    precision: str,
+    batch_size: int = 256,
+) -> Tensor:
+    """Predicts the class of every image of a split; see `accuracy` for the arguments.
+
+    Returns:
+        int64 [n], on the CPU.
+
+    Raises:
+        DDBenchError: A logit is not finite.
+    """
+    images = dataset.train if split == "train" else dataset.val
     network.to(device).eval()
     mean, std = dataset.mean.to(device), dataset.std.to(device)
     indices = torch.split(torch.arange(len(images)), batch_size)
@@ -156,14 +177,27 @@ def accuracy(
     predict_in_parts = memory.in_parts(predict, "images")
     with closing(prefetch((images.centre(part, dataset.info.image_size) for part in indices), device)) as loaded:
         batches = [predict_in_parts(pixels) for pixels in loaded]
-    predictions, finite = (torch.cat(column).cpu() for column in zip(*batches, strict=True))
+    predicted, finite = (torch.cat(column).cpu() for column in zip(*batches, strict=True))
     if not bool(finite.all()):
         raise DDBenchError(
             f"accuracy: the network's logits of {int((~finite).sum())} of {len(images)} images of {split} "
             "are not finite"
         )
-    correct = (predictions == images.labels).double()
-    classes = dataset.info.num_classes
-    correct_per_class = torch.bincount(images.labels, weights=correct, minlength=classes)
-    counts = torch.bincount(images.labels, minlength=classes).clamp(min=1)
+    return predicted
+
+
+def accuracy_of(predicted: Tensor, labels: Tensor, classes: int) -> tuple[float, list[float]]:
+    """Computes top-1 accuracies from predictions.
+
+    Args:
+        predicted: int64 [n], the predicted classes.
+        labels: int64 [n], the true classes.
+        classes: Number of classes.
+
+    Returns:
+        As `accuracy`.
+    """
+    correct = (predicted == labels).double()
+    correct_per_class = torch.bincount(labels, weights=correct, minlength=classes)
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     return 100 * float(correct.mean()), (100 * correct_per_class / counts).tolist()

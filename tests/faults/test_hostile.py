@@ -132,17 +132,19 @@ def imaginary(path: Path) -> None:
     ],
 )
 def test_weights_that_are_none_are_one_line(tmp_path: Path, write: Callable[[Path], None], said: str) -> None:
+    from ddbench.nn.checkpoint_files import read_checkpoint
     from ddbench.nn.checkpoints import load_checkpoint
 
     path = tmp_path / "odd.pt"
     write(path)
     network = network_of_ten()
     with at_most(64 * MIB), pytest.raises(DDBenchError, match=said):
-        load_checkpoint(network, path, 10)
+        load_checkpoint(network, read_checkpoint(path))
 
 
 @pytest.mark.parametrize("length", [2**32, 2**63, 2**64 - 1, 99 * MIB])
 def test_a_header_that_says_gigabytes_is_not_believed(tmp_path: Path, length: int) -> None:
+    from ddbench.nn.checkpoint_files import read_checkpoint
     from ddbench.nn.checkpoints import load_checkpoint
     from ddbench.storage.artifacts import read_tensors
 
@@ -152,7 +154,7 @@ def test_a_header_that_says_gigabytes_is_not_believed(tmp_path: Path, length: in
     with at_most(64 * MIB):
         assert read_tensors(path) is None
         with pytest.raises(DDBenchError, match="cannot be read as weights"):
-            load_checkpoint(network, path, 10)
+            load_checkpoint(network, read_checkpoint(path))
 
 
 def test_deep_class_names_beside_a_checkpoint_are_a_remark(shell: Shell) -> None:

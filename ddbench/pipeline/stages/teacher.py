@@ -41,17 +41,28 @@ class TeacherTraining(Stage["Pipeline"]):
         return teacher_label(run.experiment.teacher)
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns the weights. The metadata hold the accuracy on `dataset.val`."""
-        from ddbench.training.teacher import accuracy, train_teacher
+        """Returns the weights. The metadata hold the accuracy on `dataset.val`.
+
+        Raises:
+            DDBenchError: The outputs of the user's checkpoint are in another order than the classes.
+        """
+        from ddbench.training.class_order import check_class_order
+        from ddbench.training.teacher import accuracy_of, predictions, train_teacher
 
         config = run.experiment.teacher
         if config.checkpoint is None:
             network = train_teacher(run.dataset, config, run.device, run.precision, checkpoint, run.report)
         else:
             network = run.checkpoint_network().to(run.device)
-        top1, per_class = accuracy(network, run.dataset, "val", run.device, "fp32")
-        if config.checkpoint is not None and top1 < 5 + 100 / run.info.num_classes:
+        predicted, labels = predictions(network, run.dataset, "val", run.device, "fp32"), run.dataset.val.labels
+        top1, per_class = accuracy_of(predicted, labels, run.info.num_classes)
+        if config.checkpoint is not None:
             name = self.label(run, part)
-            run.note(f"{name} is near chance ({top1:.2f} %): is its class order the order of the sorted names?")
+            check_class_order(name, predicted, labels, run.info.class_names)
+            if top1 < 5 + 100 / run.info.num_classes:
+                run.note(
+                    f"{name} is near chance ({top1:.2f} %): do its image size, data.mean, data.std, teacher.stem and "
+                    "class order (teacher.classes) fit?"
+                )
         tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         return tensors, {"top1": top1, "per_class": per_class, "classes": list(run.info.class_names)}

@@ -1,7 +1,6 @@
-"""Checkpoints: every layout loads; files that do not fit, or are no weights, are refused."""
+"""Weights that fit are loaded, and weights that do not are refused whole, with a hint where a setting would help."""
 
 import os
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from ddbench.core.errors import DDBenchError
 from ddbench.nn.build import build_network
-from ddbench.nn.checkpoints import check_class_order, load_checkpoint
+from ddbench.nn.checkpoint_files import read_checkpoint
+from ddbench.nn.checkpoints import has_one_channel, load_checkpoint, output_count
 from ddbench.nn.taps import TappedNetwork
 
 
@@ -19,39 +19,11 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("layout", ["safetensors", "plain.pt", "model.pth", "state_dict.pt", "module.pt"])
-def test_checkpoints_of_every_layout_load(tmp_path: Path, layout: str) -> None:
-    source, target = build_network("resnet18", 4, 32, seed=1), build_network("resnet18", 4, 32, seed=2)
-    state = OrderedDict(state_of(source))
-    path = tmp_path / f"teacher.{layout.rpartition('.')[2]}"
-    if layout == "safetensors":
-        save_file(state, path)
-    elif layout == "plain.pt":
-        torch.save(state, path)
-    elif layout == "module.pt":
-        prefixed = {f"module.{name}": tensor for name, tensor in state.items()}
-        torch.save({"state_dict": prefixed, "epoch": 3}, path)
-    else:
-        torch.save({layout.rpartition(".")[0]: state, "epoch": 3}, path)
-    load_checkpoint(target, path, 4)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in target.state_dict().items())
-
-
-class Hostile:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return exec, (f"open({str(self.path)!r}, 'w').close()",)
-
-
 def refused(path: Path, network: nn.Module) -> str:
     """The error of loading `path`, after checking that it is one line and that no weight moved."""
     before = state_of(network)
     with pytest.raises(DDBenchError) as caught:
-        load_checkpoint(network, path, 4)
+        load_checkpoint(network, read_checkpoint(path))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -85,44 +57,6 @@ def test_checkpoints_that_do_not_fit_are_refused_whole(tmp_path: Path) -> None:
     assert " more" in refused(path, network)
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
-    network = build_network("resnet18", 4, 32)
-    assert "is not a file" in refused(tmp_path / "absent.pt", network)
-    assert "is not a file" in refused(tmp_path, network)
-
-    other = tmp_path / "weights.ckpt"
-    other.write_bytes(b"")
-    assert "neither .safetensors nor .pt/.pth" in refused(other, network)
-
-    for suffix in ("pt", "pth", "safetensors"):
-        for content in (b"", b"not weights at all", b"\x80\x02junk"):
-            path = tmp_path / f"junk.{suffix}"
-            path.write_bytes(content)
-            assert "cannot be read as weights" in refused(path, network)
-
-    torch.save(state_of(network), tmp_path / "whole.pt")
-    save_file(state_of(network), tmp_path / "whole.safetensors")
-    for whole in (tmp_path / "whole.pt", tmp_path / "whole.safetensors"):
-        cut = whole.with_name(f"cut{whole.suffix}")
-        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-        assert "cannot be read as weights" in refused(cut, network)
-
-    path = tmp_path / "other.pt"
-    for other_content in ([1, 2], {"model": 3}, {"a": torch.zeros(1), "b": "text"}, torch.zeros(3)):
-        torch.save(other_content, path)
-        assert "holds no state dict of tensors" in refused(path, network)
-    torch.save({name: tensor.to("meta") for name, tensor in state_of(network).items()}, path)
-    assert "holds no state dict of tensors" in refused(path, network)
-
-
-def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path) -> None:
-    trace = tmp_path / "ran"
-    path = tmp_path / "evil.pt"
-    torch.save({"model": Hostile(trace)}, path)
-    assert "holds more than tensors" in refused(path, build_network("resnet18", 4, 32))
-    assert not trace.exists()
-
-
 @pytest.mark.real
 def test_a_real_teacher_loads_as_it_is() -> None:
     root = os.environ.get("DDBENCH_DATA")
@@ -130,25 +64,74 @@ def test_a_real_teacher_loads_as_it_is() -> None:
     if root is None or not path.is_file():
         pytest.skip("DDBENCH_DATA names no folder with teacher-resnet18-imagenette64.safetensors")
     network = build_network("resnet18", 10, 64)
-    load_checkpoint(network, path, 10)
+    load_checkpoint(network, read_checkpoint(path))
     means, variances = TappedNetwork(network).running_statistics()
     assert len(means) == 20
     assert all((variance > 0).all() for variance in variances)
     assert any(mean.abs().max() > 0 for mean in means)
     with pytest.raises(DDBenchError, match="has 10 classes, the dataset 200"):
-        load_checkpoint(build_network("resnet18", 200, 64), path, 200)
+        load_checkpoint(build_network("resnet18", 200, 64), read_checkpoint(path))
 
 
-def test_class_names_beside_a_checkpoint_are_compared_and_remarks_are_not(tmp_path: Path) -> None:
-    path = tmp_path / "teacher.safetensors"
-    names = ("cat", "dog")
+class Small(nn.Module):
+    """A network with the first convolution of a ResNet."""
 
-    def with_classes(text: str) -> Path:
-        save_file({"weight": torch.zeros(1)}, path, {"classes": text})
-        return path
+    def __init__(self, kernel: int, channels: int = 3, classes: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 8, kernel, bias=False)
+        self.fc = nn.Linear(8, classes)
 
-    check_class_order(with_classes('["cat", "dog"]'), names)
-    for remark in ("in sorted order", "2", ""):
-        check_class_order(with_classes(remark), names)
-    with pytest.raises(DDBenchError, match=r"teacher\.safetensors: its classes are not the dataset's"):
-        check_class_order(with_classes('["dog", "cat"]'), names)
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv1(images).relu().mean((2, 3)))
+        return logits
+
+
+IMAGES = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("given", "built", "hint"),
+    [
+        (3, 7, "; its first convolution is 3x3: try --set teacher.stem=small (or tiny-released)"),
+        (7, 3, "; its first convolution is 7x7: try --set teacher.stem=imagenet"),
+        (5, 7, ""),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_stem_of_another_shape_names_the_setting(
+    tmp_path: Path, given: int, built: int, hint: str, channels: int
+) -> None:
+    path = tmp_path / "resnet18_modified.pth"
+    torch.save(Small(given, channels).state_dict(), path)
+    assert refused(path, Small(built)).endswith(f"has another shape of 'conv1.weight'{hint}")
+    load_checkpoint(Small(given), read_checkpoint(path))
+
+
+def test_a_teacher_of_gray_images_gives_the_same_logits_on_them_in_rgb(tmp_path: Path) -> None:
+    path, gray, network = tmp_path / "gray.pth", Small(3, channels=1), Small(3)
+    torch.save(gray.state_dict(), path)
+    checkpoint = read_checkpoint(path)
+    assert has_one_channel(network, checkpoint)
+    load_checkpoint(network, checkpoint)
+    with torch.no_grad():
+        torch.testing.assert_close(network(IMAGES[:, :1].expand(-1, 3, -1, -1)), gray(IMAGES[:, :1]))
+        torch.testing.assert_close(network(IMAGES), gray(IMAGES.mean(1, keepdim=True)))
+    torch.save(network.state_dict(), path)
+    assert not has_one_channel(network, read_checkpoint(path))
+
+
+def test_outputs_are_selected_in_the_order_of_the_classes(tmp_path: Path) -> None:
+    path, whole, part = tmp_path / "six.pth", Small(3, classes=6), Small(3)
+    torch.save(whole.state_dict(), path)
+    assert output_count(part, read_checkpoint(path)) == 6
+    load_checkpoint(part, read_checkpoint(path), (5, 0, 2, 1))
+    with torch.no_grad():
+        torch.testing.assert_close(part(IMAGES), whole(IMAGES)[:, [5, 0, 2, 1]])
+    assert "has 6 classes, the dataset 4" in refused(path, part)
+
+
+def test_a_classifier_of_any_size_is_not_unpacked_for_a_selection(tmp_path: Path) -> None:
+    path = tmp_path / "wide.pt"
+    torch.save(Small(3, classes=6).state_dict() | {"fc.weight": torch.zeros(1).expand(6, 2**40)}, path)
+    with pytest.raises(DDBenchError, match=r"has another shape of 'fc\.weight'"):
+        load_checkpoint(Small(3), read_checkpoint(path), (5, 0, 2, 1))

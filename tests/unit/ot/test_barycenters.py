@@ -22,6 +22,7 @@ from ddbench.core.seeds import generator
 from ddbench.data.dataset import load_dataset
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
 from ddbench.nn.build import build_network
+from ddbench.nn.checkpoint_files import read_checkpoint
 from ddbench.nn.checkpoints import load_checkpoint
 from ddbench.nn.taps import TappedNetwork
 from ddbench.ot.barycenters import Start, barycenter_paper, barycenter_released, newton_step, project_simplex
@@ -180,7 +181,7 @@ def real_features(tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
     cache = Cache(tmp_path_factory.mktemp("cache"))
     dataset = load_dataset(spec, DataConfig(image_size=64, stored_size=72), None, cache)
     network = build_network("resnet18", 10, 64)
-    load_checkpoint(network, weights, 10)
+    load_checkpoint(network, read_checkpoint(weights))
     teacher = TappedNetwork(network)
     with torch.no_grad():
         return [

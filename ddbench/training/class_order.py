@@ -1,0 +1,71 @@
+"""Checks on validation images whether the outputs of a classifier stand for the classes that they are taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from torch import Tensor
+
+from ddbench.core.errors import DDBenchError
+
+FAR_ABOVE_CHANCE = 0.3
+"""Share of the way from chance to 100 % that the accuracy in another order must reach."""
+SHOWN = 12
+"""Largest number of classes that the message lists."""
+
+
+def check_class_order(name: str, predicted: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    """Refuses a classifier whose accuracy is much higher with its outputs in another order.
+
+    The best other order is the assignment of outputs to classes that maximises the sum over the confusion matrix. An
+    assignment that was chosen on the same images is better by chance, the more so the more classes there are. So the
+    assignment of one half of each class's images is measured on the other half. It is much higher where it is far above
+    chance and, on the images on which the two orders differ, right at least three times as often.
+
+    The images only check the classifier: nothing is chosen by them.
+
+    Args:
+        name: The classifier, for the message.
+        predicted: int64 [n], the predicted classes.
+        labels: int64 [n], sorted, the true classes.
+        class_names: Names of the classes in order.
+
+    Raises:
+        DDBenchError: The accuracy is much higher in another order. The message lists the classes.
+    """
+    classes = len(class_names)
+    counts = torch.bincount(labels, minlength=classes)
+    positions = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
+    halves = [positions % 2 == 0, positions % 2 == 1]
+    right = torch.zeros(len(labels), dtype=torch.bool)
+    for chosen, measured in (halves, halves[::-1]):
+        order = best_outputs(predicted[chosen], labels[chosen], classes)
+        right[measured] = predicted[measured] == order[labels[measured]]
+    as_given = predicted == labels
+    gained, lost = int((right & ~as_given).sum()), int((~right & as_given).sum())
+    chance = 1 / classes
+    is_far_above_chance = float(right.double().mean()) >= chance + FAR_ABOVE_CHANCE * (1 - chance)
+    is_certain = gained - lost > 3 * (gained + lost) ** 0.5  # more than three standard deviations
+    if not (is_far_above_chance and gained >= 3 * lost and is_certain):
+        return
+    order = best_outputs(predicted, labels, classes)
+    top1, best = (100 * float((predicted == each[labels]).double().mean()) for each in (torch.arange(classes), order))
+    moved = [f"'{class_names[int(order[c])]}' is '{class_names[c]}'" for c in range(classes) if int(order[c]) != c]
+    left = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    raise DDBenchError(
+        f"{name} has its classes in another order: its top-1 is {top1:.2f} %, and {best:.2f} % where the output for "
+        f"{', '.join(moved[:SHOWN])}{left}; give the order of its outputs: --set teacher.classes=FILE (a class a line)"
+    )
+
+
+def best_outputs(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Returns the output of each class, int64 [classes], in the assignment with the highest accuracy.
+
+    Among equal assignments it prefers an output for its own class.
+    """
+    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).numpy()
+    _, order = linear_sum_assignment((classes + 1) * confusion + np.eye(classes, dtype=np.int64), maximize=True)
+    return torch.from_numpy(order)

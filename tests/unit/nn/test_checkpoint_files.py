@@ -1,0 +1,249 @@
+"""Checkpoint files as people have them: one table of files that load, and one of files that are refused in words."""
+
+import argparse
+import json
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ddbench.core.errors import DDBenchError
+from ddbench.nn.build import build_network
+from ddbench.nn.checkpoint_files import class_names, read_checkpoint
+from ddbench.nn.checkpoints import load_checkpoint
+
+CLASSES = 4
+
+
+def network(seed: int = 1, classes: int = CLASSES) -> nn.Module:
+    return build_network("convnet-bn-d1", classes, 8, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    return network()
+
+
+State = dict[str, Tensor]
+Save = Callable[[nn.Module, State, Path], None]
+
+
+def saved(wrap: Callable[[State], object], **options: Any) -> Save:
+    return lambda _, state, path: torch.save(wrap(state), path, **options)
+
+
+def prefixed(prefix: str) -> Callable[[State], State]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+def reference_script(state: State) -> dict[str, Any]:
+    """What torchvision's reference scripts, SRe2L and WMDD save."""
+    optimizer = {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    arguments = argparse.Namespace(lr=0.1, device="cuda", milestones=[30, 60], amp=False)
+    return {"model": state, "optimizer": optimizer, "lr_scheduler": {"last_epoch": 9}, "epoch": 9, "args": arguments}
+
+
+def numpy_numbers(state: State) -> dict[str, Any]:
+    numbers = {"epoch": np.int64(3), "best_acc1": np.float64(91.5), "loss": np.float32(0.1), "done": np.bool_(True)}
+    return {"state_dict": state, **numbers}
+
+
+def averaged(model: nn.Module, state: State, path: Path) -> None:
+    """What torchvision's reference script saves as `model_ema` with `--model-ema`."""
+    torch.save({"model_ema": AveragedModel(nn.Sequential(OrderedDict(module=model))).state_dict()}, path)
+
+
+def safetensors(metadata: dict[str, str] | None = None) -> Save:
+    return lambda _, state, path: save_file(state, path, metadata)
+
+
+LOADED: dict[str, tuple[str, Save]] = {
+    "safetensors": ("a.safetensors", safetensors()),
+    "safetensors with a header": ("a.safetensors", safetensors({"format": "pt", "classes": "none"})),
+    "a state dict": ("a.pt", saved(dict)),
+    "an ordered state dict": ("a.pth", saved(OrderedDict)),
+    "the old format of torch.save": ("a.pth", saved(dict, _use_new_zipfile_serialization=False)),
+    "model": ("a.pth", saved(lambda s: {"model": s, "epoch": 3})),
+    "state_dict": ("a.pth.tar", saved(lambda s: {"state_dict": s, "arch": "resnet18", "best_acc1": 0.9})),
+    "net": ("a.t7.pth", saved(lambda s: {"net": s, "acc": 91.2})),
+    "model_state_dict": ("a.ckpt", saved(lambda s: {"model_state_dict": s, "optimizer_state_dict": {}})),
+    "state_dict_ema": ("a.bin", saved(lambda s: {"state_dict_ema": s})),
+    "a network and its moving average": ("a.pth", saved(lambda s: {"model": s, "model_ema": {"w": torch.zeros(1)}})),
+    "a teacher beside a student": ("a.pth", saved(lambda s: {"student": {"w": torch.zeros(1)}, "teacher": s})),
+    "an averaged model": ("a.pth", averaged),
+    "a wrapper in a wrapper": ("a.pth", saved(lambda s: {"model": {"state_dict": s}})),
+    "a data-parallel network": ("a.pth", saved(prefixed("module."))),
+    "a compiled network": ("a.pth", saved(prefixed("_orig_mod."))),
+    "a Lightning checkpoint": ("a.ckpt", saved(lambda s: {"state_dict": prefixed("model.")(s), "global_step": 3})),
+    "a compiled data-parallel network": ("a.pth", saved(prefixed("_orig_mod.module."))),
+    "arguments of a reference script": ("a.pth", saved(reference_script)),
+    "NumPy numbers": ("a.pth.tar", saved(numpy_numbers)),
+    "half precision": ("a.pth", saved(lambda s: {n: t.half() if t.is_floating_point() else t for n, t in s.items()})),
+    "parameters": ("a.pth", saved(lambda s: {n: nn.Parameter(t) if "weight" in n else t for n, t in s.items()})),
+}
+
+
+@pytest.mark.parametrize("kind", LOADED)
+def test_a_checkpoint_loads(tmp_path: Path, teacher: nn.Module, kind: str) -> None:
+    name, save = LOADED[kind]
+    state, target = {n: t.clone() for n, t in teacher.state_dict().items()}, network(2)
+    save(teacher, state, tmp_path / name)
+    load_checkpoint(target, read_checkpoint(tmp_path / name))
+    exact = kind != "half precision"
+    for tensor_name, tensor in target.state_dict().items():
+        expected = state[tensor_name]
+        torch.testing.assert_close(tensor, expected, **({} if exact else {"rtol": 1e-3, "atol": 1e-4}))
+        assert not exact or torch.equal(tensor, expected)
+
+
+def text(content: str) -> Save:
+    return lambda _, state, path: path.write_text(content) and None
+
+
+def cut(_: nn.Module, state: State, path: Path) -> None:
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def script(_: nn.Module, state: State, path: Path) -> None:
+    torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46830571\n"
+PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
+REFUSED: dict[str, tuple[str, Save, str]] = {
+    "an empty file": ("a.pth", text(""), "it is empty (0 bytes)"),
+    "an empty safetensors file": ("a.safetensors", text(""), "it is empty (0 bytes)"),
+    "a Git LFS pointer": ("a.pth", text(POINTER), "it is a Git LFS pointer, not the file itself: run 'git lfs pull'"),
+    "a pointer to safetensors": ("a.safetensors", text(POINTER), "it is a Git LFS pointer"),
+    "a web page": ("a.pth.tar", text(PAGE), "it is a web page (HTML)"),
+    "a text": ("a.bin", text("weights"), "it is a file of neither torch.save nor safetensors"),
+    "half a file": ("a.pt", cut, "it is damaged, cut short"),
+    "half a safetensors file": ("a.safetensors", cut, "it is damaged, cut short"),
+    "a network": (
+        "a.pt",
+        lambda m, s, p: torch.save(m, p),
+        "a whole pickled network (ddbench.nn.build.ConvNet)",
+    ),
+    "an old network": (
+        "a.pt",
+        lambda m, s, p: torch.save(nn.Sequential(m), p, _use_new_zipfile_serialization=False),
+        "a whole pickled network (torch.nn.modules.container.Sequential)",
+    ),
+    "a network in a dict": ("a.pt", lambda m, s, p: torch.save({"net": m, "acc": 90.0}, p), "a whole pickled network"),
+    "a TorchScript program": ("a.pt", script, "it is a TorchScript program"),
+    "an object": ("a.pt", saved(lambda s: {"model": s, "path": Path("x")}), "it holds more than tensors (a pathlib."),
+    "a NumPy array": ("a.pt", saved(lambda s: {"model": s, "curve": np.zeros(3)}), "more than tensors (a numpy."),
+    "no weights": (
+        "a.pt",
+        saved(lambda s: {"optimizer": {"lr": 1}, "epoch": 3}),
+        "holds no state dict of tensors; it holds 'optimizer' (dict), 'epoch' (int): save the weights alone",
+    ),
+    "an unknown name": ("a.pt", saved(lambda s: {"backbone": s}), "it holds 'backbone' (dict)"),
+    "one odd entry": ("a.pt", saved(lambda s: {**s, "note": "text"}), "it holds 'note' (str) and 9 more"),
+    "arguments only": ("a.pt", saved(lambda s: argparse.Namespace(a=1)), "it holds a object"),
+    "a list": ("a.pt", saved(lambda s: list(s.values())), "it holds a list"),
+    "two networks": ("a.pt", saved(lambda s: {"model": s, "teacher": s}), "several state dicts, 'model' and 'teacher'"),
+    "another suffix": ("a.h5", saved(dict), "has none of the suffixes .pt .pth .pth.tar .ckpt .bin .safetensors"),
+}
+
+
+def refusal(path: Path) -> str:
+    target = network(2)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(DDBenchError) as caught:
+        load_checkpoint(target, read_checkpoint(path))
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_without_weights_is_refused_in_words(tmp_path: Path, teacher: nn.Module, kind: str) -> None:
+    name, save, sentence = REFUSED[kind]
+    save(teacher, dict(teacher.state_dict()), tmp_path / name)
+    assert sentence in refusal(tmp_path / name)
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return exec, (f"import os; os.mkdir({str(self.path)!r})",)
+
+
+class Disguised:
+    """Unpickles as a call of a type that is let through, with a hostile object as its argument."""
+
+    def __init__(self, payload: object) -> None:
+        self.payload = payload
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return argparse.Namespace, (self.payload,)
+
+
+@pytest.mark.parametrize("place", ["beside", "in the arguments", "in the call", "as a dtype"])
+def test_types_that_are_let_through_open_no_way_for_others(tmp_path: Path, teacher: nn.Module, place: str) -> None:
+    trace, path = tmp_path / "ran", tmp_path / "hostile.pth"
+    payload = Hostile(trace)
+    content: dict[str, Any] = {
+        "beside": {"args": argparse.Namespace(lr=0.1), "x": payload},
+        "in the arguments": {"args": argparse.Namespace(lr=payload)},
+        "in the call": {"args": Disguised(payload)},
+        "as a dtype": {"x": np.float64(1), "args": [payload]},
+    }[place]
+    torch.save({"model": teacher.state_dict(), **content}, path)
+    assert "holds more than tensors" in refusal(path)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(payload))
+    assert trace.is_dir()  # the payload works
+
+
+def test_nothing_is_let_through_after_a_checkpoint_is_read(tmp_path: Path, teacher: nn.Module) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(reference_script(dict(teacher.state_dict())), path)
+    before = set(torch.serialization.get_safe_globals())
+    read_checkpoint(path)
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("remarks", "expected"),
+    [
+        ({"classes": ["b", "a"]}, ("b", "a")),
+        ({"class_to_idx": {"a": 1, "b": 0}}, ("b", "a")),
+        ({"classes": 2, "class_to_idx": {"a": 0}}, ("a",)),
+        ({"class_to_idx": {"a": 0, "b": 0}}, None),
+        ({"class_to_idx": {"a": 1, "b": 2}}, None),
+        ({"class_to_idx": {"a": False, "b": True}}, None),
+        ({"classes": []}, None),
+        ({"classes": ["a", 1]}, None),
+        ({}, None),
+        (["classes"], None),
+    ],
+)
+def test_class_names_are_read_and_remarks_are_not(
+    tmp_path: Path, remarks: object, expected: tuple[str, ...] | None
+) -> None:
+    assert class_names(remarks) == expected
+    if isinstance(remarks, Mapping):
+        weights = {"weight": torch.zeros(1)}
+        torch.save({"model": weights, **remarks}, tmp_path / "a.pt")
+        assert read_checkpoint(tmp_path / "a.pt").classes == expected
+        save_file(weights, tmp_path / "a.safetensors", {name: json.dumps(value) for name, value in remarks.items()})
+        assert read_checkpoint(tmp_path / "a.safetensors").classes == expected
