@@ -109,6 +109,7 @@ class Stage(ABC, Generic[Run]):
         inputs: The names of the stages whose artifacts it reads.
         outputs: The names of stages that read its artifacts but do not list it in their `inputs`.
         distributed: Whether several processes may build one part together (`resources.STAGE.processes`).
+        progress_unit: What a step of its progress is, e.g. `epoch`.
         on_demand: Whether its keys are known only while another stage is built. Such a stage does not appear in
             `--dry-run` or the time estimate.
         numerics: Names in `ddbench.core.versions` whose versions are part of the key, because the stage uses that code.
@@ -119,6 +120,7 @@ class Stage(ABC, Generic[Run]):
     inputs: ClassVar[tuple[str, ...]] = ("data",)
     outputs: ClassVar[tuple[str, ...]] = ("distill",)
     distributed: ClassVar[bool] = False
+    progress_unit: ClassVar[str] = "step"
     on_demand: ClassVar[bool] = False
     numerics: ClassVar[tuple[str, ...]] = ("MODELS", "TRAINING", "VIEWS")
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+WIDTH_WITH_BAR = 100
+"""Characters from which a line has room for a bar."""
+
+
 class _Display(Protocol):
     def show(self, event: Event) -> None: ...
 
@@ -57,9 +61,10 @@ def _choose() -> _Display:
 
 @dataclass
 class _Clock:
-    """Start time and speed of a running stage or unit, and its last metrics and message."""
+    """Start time and speed of a running stage or unit, its last metrics and message; whether its start was shown."""
 
     start: float
+    start_is_shown: bool = False
     first_step: int | None = None
     first_time: float = 0.0
     text: str = ""
@@ -106,9 +111,10 @@ class _Lines:
     def _is_due(self, event: Event, clock: _Clock, now: float) -> bool:
         if event.kind in ("note", "resumed"):
             return True
-        is_long = event.kind == "finished" and now - clock.start >= self._every
-        if event.stage == self._last_stage and now - self._last_time < self._every and not is_long:
+        is_end = event.kind == "finished" and (clock.start_is_shown or now - clock.start >= self._every)
+        if event.stage == self._last_stage and now - self._last_time < self._every and not is_end:
             return False
+        clock.start_is_shown = event.kind == "started"
         self._last_time, self._last_stage = now, event.stage
         return True
 
@@ -183,22 +189,37 @@ class RichDisplay:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                ProgressColumn,
                 SpinnerColumn,
+                Task,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
             )
+            from rich.table import Column
+            from rich.text import Text
+
+            class Metrics(ProgressColumn):
+                """Metrics and message. It is the only column that rich may narrow, so the others stay complete."""
+
+                def render(self, task: Task) -> Text:
+                    return Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
+
+            console = Console(stderr=True)
+
+            def fixed() -> Column:
+                return Column(no_wrap=True)
 
             self._progress = Progress(
-                SpinnerColumn(),
+                SpinnerColumn(table_column=fixed()),
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
+                *([BarColumn(bar_width=24, table_column=fixed())] if console.width >= WIDTH_WITH_BAR else []),
+                MofNCompleteColumn(table_column=fixed()),
+                TimeElapsedColumn(table_column=fixed()),
                 TextColumn("ETA"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=Console(stderr=True),
+                TimeRemainingColumn(compact=True, table_column=fixed()),
+                Metrics(),
+                console=console,
                 transient=True,
                 # Otherwise rich redirects the results that are printed on stdout to stderr.
                 redirect_stdout=False,
@@ -225,7 +246,7 @@ def _title(event: Event) -> str:
 
 
 def _steps(event: Event) -> str:
-    return f"step {event.step}/{event.total}" if event.total else f"step {event.step}"
+    return f"{event.counted} {event.step}/{event.total}" if event.total else f"{event.counted} {event.step}"
 
 
 def _text(event: Event) -> str:

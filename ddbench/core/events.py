@@ -24,6 +24,7 @@ class Event:
         metrics: Values of this step, e.g. `loss`.
         message: Text for the user.
         cell: The cell of the grid that needs the stage. Several cells may share it.
+        counted: What a step is: `step`, `epoch`, `image` or `task`.
         configuration: The configuration of that cell, as a record holds it. Events of other processes have none.
     """
 
@@ -35,4 +36,5 @@ class Event:
     metrics: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
     cell: str = ""
+    counted: str = "step"
     configuration: Mapping[str, Any] | None = field(default=None, repr=False)

@@ -154,8 +154,8 @@ def _download(url: str, part: Path, max_bytes: int, report: Report) -> None:
         reported = size
 
         def emit(kind: Kind, message: str = "") -> None:
-            unit = f"{part.name.removesuffix('.part')} (MiB)"
-            report(Event(kind, "data", unit, size // _MIB, total // _MIB, message=message))
+            unit = part.name.removesuffix(".part")
+            report(Event(kind, "data", unit, size // _MIB, total // _MIB, message=message, counted="MiB"))
 
         emit("started", f"downloading {url}")
         with part.open("ab" if size else "wb") as out:

@@ -297,7 +297,7 @@ def _list_images(name: str, split: Split, config: DataConfig, report: Report) ->
         else:
             raise _corrupt(split, index, str(size))
         if (index + 1) % _REPORT_EVERY == 0:
-            report(Event("step", "data", unit, index + 1, count))
+            report(Event("step", "data", unit, index + 1, count, counted="image"))
     if not kept:
         raise _corrupt(split, *skipped[0])
     report(Event("finished", "data", unit, count, count))
@@ -324,7 +324,7 @@ def _decode_split(name: str, split: Split, kept: Tensor, sizes: Tensor, config: 
     report(Event("started", "data", name, total=len(images)))
     for done, _ in enumerate(parallel_map(fill, len(images)), 1):
         if done % _REPORT_EVERY == 0:
-            report(Event("step", "data", name, done, len(images)))
+            report(Event("step", "data", name, done, len(images), counted="image"))
     report(Event("finished", "data", name, len(images), len(images)))
     tensors = {
         "pixels": torch.from_numpy(flat),

@@ -243,7 +243,8 @@ class _Session:
 
     def _emit_progress(self, kind: Literal["started", "step", "finished"]) -> None:
         total = self._work.total
-        self._workspace.emit(Event(kind, "grid", step=total - self._work.remaining, total=total, message="tasks"))
+        done = total - self._work.remaining
+        self._workspace.emit(Event(kind, "grid", step=done, total=total, counted="task"))
 
     def _is_due(self, name: str, interval: float) -> bool:
         now = time.monotonic()

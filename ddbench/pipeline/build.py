@@ -174,8 +174,10 @@ class Builder:
     def report(self, stage: str, unit: str) -> Progress:
         """Returns a function that reports the progress of a build."""
 
+        counted = self._workspace.graph[stage].progress_unit
+
         def report(step: int, total: int, **metrics: float) -> None:
-            self._emit(Event("step", stage, unit, step, total, metrics))
+            self._emit(Event("step", stage, unit, step, total, metrics, counted=counted))
 
         return report
 

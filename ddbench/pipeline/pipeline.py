@@ -233,9 +233,17 @@ class Pipeline:
         return tuple(self.cache_key("distill", number) for number in range(len(self.units)))
 
     @property
+    def set_label(self) -> str:
+        """The name of the distilled set in progress lines, e.g. `wmdd IPC 10`."""
+        ipc = "" if self.experiment.ipc is None else f" IPC {self.experiment.ipc}"
+        repeat = f" set {self.experiment.repeat}" if self.experiment.repeat else ""
+        return f"{self.experiment.method_name}{ipc}{repeat}"
+
+    @property
     def student_label(self) -> str:
-        """The name of the student in progress lines."""
-        return f"{self.experiment.student} seed {self.experiment.seed + self.experiment.student_seed}"
+        """The name of the student in progress lines, e.g. `wmdd IPC 10 fkd resnet18 seed 0`."""
+        seed = self.experiment.seed + self.experiment.student_seed
+        return f"{self.set_label} {self.experiment.evaluator_name} {self.experiment.student} seed {seed}"
 
     def attribute(self, error: Exception) -> PluginError:
         """Returns an error that names the method and the protocol, because either may have raised the exception."""

@@ -378,7 +378,7 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     outcome = meanwhile(lambda: shell_in(place.root)(*command), counted(lambda until: None, lose))
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("retry ") >= counted(0, 2)
-    assert outcome.err.count("distill wmdd 1/1: resumed") >= counted(0, 1)
+    assert outcome.err.count("distill wmdd IPC 1 1/1: resumed") >= counted(0, 1)
     assert repeated + made_again(before) == 0
     assert place.digests() == expected.digests()
     assert place.records() == expected.records()

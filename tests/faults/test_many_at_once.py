@@ -71,7 +71,7 @@ def test_two_different_runs_in_one_cache_do_not_disturb_each_other(
     assert [run.end() for run in runs] == [0, 0]
     parts = begun(*runs)
     assert parts[TEACHER.rstrip(": ")] == 1
-    assert parts["distill wmdd 1/1"] == 2
+    assert parts["distill wmdd IPC 2 1/1"] == 2
     lonely = place_at(tmp_path / "lonely")
     assert small.start(lonely, "--seed", "1").end() == 0
     assert one.records() == small.alone.records() != lonely.records() == other.records()

@@ -65,7 +65,7 @@ def test_killed_in_every_stage_a_run_ends_with_the_bytes_of_an_uninterrupted_one
         run = Run(tmp_path / "killed", stop_at("distill", "step", step, name))
         assert run.code == status, run.log
         assert not run.distilled()
-        assert ("distill wmdd 1/1: resumed" in run.log) == (reached > 0)
+        assert ("distill wmdd IPC 2 1/1: resumed" in run.log) == (reached > 0)
         assert reached < run.step() <= step + 1
         reached = run.step()
         if name == "SIGINT":
@@ -75,7 +75,7 @@ def test_killed_in_every_stage_a_run_ends_with_the_bytes_of_an_uninterrupted_one
 
     run = Run(tmp_path / "killed", stop_at("evaluate", "step", 10, "SIGKILL"))
     assert run.code == -signal.SIGKILL, run.log
-    assert "distill wmdd 1/1: resumed" in run.log
+    assert "distill wmdd IPC 2 1/1: resumed" in run.log
     assert run.distilled()
     assert run.step() == 0, "the checkpoint outlived what it was for"
 

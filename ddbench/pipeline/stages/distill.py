@@ -60,8 +60,8 @@ class Distill(Stage["Pipeline"]):
         return total * len(run.units[part].slots) / max(1, slots)
 
     def label(self, run: Pipeline, part: int) -> str:
-        """Returns the name of the method and the number of the unit."""
-        return f"{run.experiment.method_name} {part + 1}/{len(run.units)}"
+        """Returns the name of the set and the number of the unit."""
+        return f"{run.set_label} {part + 1}/{len(run.units)}"
 
     def task(
         self, run: Pipeline, part: int, checkpoint: CheckpointIO, verify: Callable[[], None] = lambda: None

@@ -34,6 +34,7 @@ class Evaluate(Stage["Pipeline"]):
     inputs = ("data", "teacher", "distill")
     outputs = ()
     distributed = True
+    progress_unit = "epoch"
 
     def parts(self, run: Pipeline) -> Sequence[int]:
         """Returns one part: the student."""

@@ -20,6 +20,7 @@ class TeacherTraining(Stage["Pipeline"]):
     version = "1"
     outputs = ()
     distributed = True
+    progress_unit = "epoch"
 
     def parts(self, run: Pipeline) -> Sequence[int]:
         """Returns one part if the method or the protocol uses a teacher, else none."""

@@ -37,6 +37,10 @@ class TransportCost(Stage["Pipeline"]):
         """Counts a third of a pass for every distilled image, because it passes forward only."""
         return run.info.num_classes * (run.experiment.ipc or 0) / 3
 
+    def label(self, run: Pipeline, part: int) -> str:
+        """Returns the name of the set."""
+        return run.set_label
+
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
         """Returns no tensors. The metadata hold the cost of each class and the mean over classes."""
         import torch

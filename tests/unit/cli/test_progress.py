@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,7 +84,10 @@ def test_thousands_of_quick_units_are_few_lines_but_a_long_one_always_ends_with_
         display.show(Event("started", "statistics", f"class {label}"))
         clock.time += 0.01
         display.show(Event("finished", "statistics", f"class {label}"))
-    assert len(capsys.readouterr().err.splitlines()) <= 4
+    # Ten seconds: at most one unit every five, and each with its end.
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 6
+    assert sum("finished" in line for line in lines) >= sum("started" in line for line in lines)
     display.show(Event("started", "teacher", "resnet18"))
     clock.time += 3700.0
     display.show(step(100, 100, "teacher", "resnet18", top1=76.28))
@@ -91,6 +95,26 @@ def test_thousands_of_quick_units_are_few_lines_but_a_long_one_always_ends_with_
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "teacher resnet18: started"
     assert lines[-1] == "teacher resnet18: finished in 1:01:40, top1 76.28"
+
+
+def test_a_short_stage_whose_start_is_shown_has_an_end(
+    display: PlainDisplay, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display.show(Event("finished", "evaluate", "resnet18"))
+    display.show(Event("started", "measure", "wmdd IPC 1"))
+    clock.time += 1.0
+    display.show(Event("finished", "measure", "wmdd IPC 1"))
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "measure wmdd IPC 1: started",
+        "measure wmdd IPC 1: finished in 0:01",
+    ]
+
+
+def test_epochs_are_called_epochs(display: PlainDisplay, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    display.show(Event("started", "teacher", "resnet18"))
+    clock.time += 10.0
+    display.show(Event("step", "teacher", "resnet18", 1, 30, counted="epoch"))
+    assert capsys.readouterr().err.splitlines()[-1].startswith("teacher resnet18: epoch 1/30, ETA ")
 
 
 def test_notes_always_show_and_cached_stages_say_so(display: PlainDisplay, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,3 +205,26 @@ def test_on_a_terminal_bars_live_while_something_runs_and_give_the_terminal_back
     assert "wmdd [1/2]: a [note]" in written
     # The run above ends inside a stage: the cursor, hidden while bars are live, must be back all the same.
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
+def test_at_80_columns_only_the_metrics_are_cut() -> None:
+    code = """
+        from ddbench.core.events import Event
+        from ddbench.cli.progress import ddbench_event as show
+        metrics = {"loss": 0.1234, "feature": 866.7, "pcbn": 3262.0, "learning_rate": 0.025}
+        show(Event("started", "evaluate", "wmdd IPC 10 fkd convnet-bn-d3 seed 0"))
+        for step in range(1, 4):
+            show(Event("step", "evaluate", "wmdd IPC 10 fkd convnet-bn-d3 seed 0", step, 300, metrics, counted="epoch"))
+    """
+    leader, follower = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen([sys.executable, "-c", dedent(code)], stderr=follower, env=environment):
+        os.close(follower)
+        written = read_to_the_end(leader).decode()
+    os.close(leader)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).replace("\r", "\n").splitlines()
+    (line,) = {line.rstrip() for line in lines if "3/300" in line}
+    assert len(line) <= 80
+    assert re.match(r". evaluate wmdd IPC 10 fkd convnet-bn-d3 seed 0 +3/300 0:00:0\d ETA (-+:)?[\d:-]+ ", line)
+    assert line.endswith("…")
