@@ -49,8 +49,8 @@ def counted() -> Callable[[int, int], int]:
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Says a line of counts ("killed 50 times: 50 same records") at the end of the whole test run."""
+def tally(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Prints a line of counts ("killed 50 times: 50 same records") at the end of the whole test run."""
     return lambda line: record_property("counts", line)
 
 
@@ -67,22 +67,22 @@ class Place:
         return ["--cache-dir", str(self.cache), "--results-dir", str(self.results)]
 
     def lines(self) -> list[str]:
-        """What a run here said."""
+        """The messages of the run."""
         return (self.root / "log").read_text().splitlines()
 
     def records(self) -> dict[str, Any]:
         """Every record by name, without what is MEASURED."""
-        found = {path.stem: json.loads(path.read_text()) for path in (self.results / "records").glob("*.json")}
-        return {name: {k: v for k, v in record.items() if k not in MEASURED} for name, record in found.items()}
+        records = {path.stem: json.loads(path.read_text()) for path in (self.results / "records").glob("*.json")}
+        return {name: {k: v for k, v in record.items() if k not in MEASURED} for name, record in records.items()}
 
     def digests(self) -> dict[str, str]:
         """The tensors' digest of every artifact."""
-        found = {}
+        digests = {}
         for path in self.cache.glob("*/[!.]*.safetensors"):
             read = read_tensors(path)
             assert read is not None, path
-            found[f"{path.parent.name}/{path.stem}"] = digest_of(read[0])
-        return found
+            digests[f"{path.parent.name}/{path.stem}"] = digest_of(read[0])
+        return digests
 
     def left_over(self) -> list[str]:
         """Half-written files, checkpoints, and what was set aside."""
@@ -98,10 +98,10 @@ def place_at() -> Callable[..., Place]:
     return Place
 
 
-class Menace:
-    """A plugin that misbehaves, and what is to be said of it."""
+class BadPlugin:
+    """A plugin with faults, and runs with it."""
 
-    name = "ddbench-menace"
+    name = "ddbench-bad"
     fast = ("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
     small = (*fast, "--image-size", "8", "--student", "convnet-d2")
 
@@ -112,16 +112,16 @@ class Menace:
         registry.register(SimpleNamespace(**made), self.name)
         return registry
 
-    def asked(self, shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
+    def run(self, shell: Shell, registry: PluginRegistry, *words: str) -> Outcome:
         """A command with this registry."""
         with mock.patch("ddbench.cli.main.PluginRegistry", return_value=registry):
             return shell(*words)
 
 
 @pytest.fixture(scope="session")
-def menace() -> Menace:
+def bad_plugin() -> BadPlugin:
     """A plugin that misbehaves."""
-    return Menace()
+    return BadPlugin()
 
 
 class Forked:
@@ -133,7 +133,7 @@ class Forked:
         self.code: int | None = None
 
     def lines(self) -> list[str]:
-        """What it said so far."""
+        """Its messages so far."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     def end(self, block: bool = True) -> int | None:
@@ -146,7 +146,7 @@ class Forked:
         """Sends a signal to it."""
         os.kill(self.number, number)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Continues a process that has stopped itself."""
         self.signal(signal.SIGCONT)
 
@@ -156,12 +156,12 @@ class Forked:
             self.signal(signal.SIGKILL)
         return self.end()
 
-    def until(self, said: str) -> None:
+    def wait_for(self, message: str) -> None:
         """Waits for a line with these words."""
         deadline = time.monotonic() + 900
-        while not any(said in line for line in self.lines()):
-            assert self.end(block=False) is None, f"it ended without '{said}': {self.lines()}"
-            assert time.monotonic() < deadline, f"no '{said}': {self.lines()}"
+        while not any(message in line for line in self.lines()):
+            assert self.end(block=False) is None, f"it ended without '{message}': {self.lines()}"
+            assert time.monotonic() < deadline, f"no '{message}': {self.lines()}"
             time.sleep(0.002)
 
 
@@ -185,7 +185,7 @@ class Small:
     ) -> Forked:
         """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock.
 
-        With `pause`, the process stops itself at the first message that contains this text, until `go_on`.
+        With `pause`, the process stops itself at the first message that contains this text, until `resume`.
 
         Of several processes that are started together (RANK in `environment`) each has a log of its own.
         """

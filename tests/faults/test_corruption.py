@@ -132,7 +132,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 
 
 def test_every_damage_of_every_artifact_is_found_named_and_set_aside(
-    made: Made, copy: Shell, counted: Callable[[int, int], int], tell: Callable[[str], None]
+    made: Made, copy: Shell, counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     draw = random.Random(0)
     slot = copy.cache / "checkpoints" / "distill" / made.checkpoint.name
@@ -142,9 +142,9 @@ def test_every_damage_of_every_artifact_is_found_named_and_set_aside(
     sound = {path: path.read_bytes() for paths in files.values() for path in paths}
     needs: dict[Path, dict[str, Any]] = {}
     for path in (path for stage in STAGES for path in files[stage]):
-        found = read_tensors(path)
-        assert found is not None
-        needs[path] = found[1]["depends_on"]
+        content = read_tensors(path)
+        assert content is not None
+        needs[path] = content[1]["depends_on"]
     count = counted(300, 10_000)
     for number in range(count):
         kind = [*files][number % len(files)]
@@ -152,12 +152,12 @@ def test_every_damage_of_every_artifact_is_found_named_and_set_aside(
         content = damaged(sound[path], draw)
         assert content != sound[path]
         path.write_bytes(content)
-        said: list[str] = []
+        messages: list[str] = []
         if kind == "checkpoint":
-            assert Checkpoint(path, said.append).load() is None, number
+            assert Checkpoint(path, messages.append).load() is None, number
         else:
-            assert Cache(copy.cache, warn=said.append).find(kind, needs[path]) is None, number
-        (line,) = said
+            assert Cache(copy.cache, warn=messages.append).find(kind, needs[path]) is None, number
+        (line,) = messages
         assert line.startswith(f"damaged {kind}")
         assert not path.exists()
         (aside,) = path.parent.glob(f"{path.name}.damaged-*")
@@ -165,14 +165,14 @@ def test_every_damage_of_every_artifact_is_found_named_and_set_aside(
         assert aside.read_bytes() == content
         aside.unlink()
         path.write_bytes(sound[path])
-    tell(f"artifacts damaged: {count}, of {len(files)} kinds: all found, named and set aside")
+    tally(f"artifacts damaged: {count}, of {len(files)} kinds: all found, named and set aside")
 
 
 def test_no_byte_of_a_header_is_without_meaning(
-    made: Made, tmp_path: Path, counted: Callable[[int, int], int], tell: Callable[[str], None]
+    made: Made, tmp_path: Path, counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     """Every byte replaced: found, or (a tab or a line's end for a blank) what is read is the same to the last bit."""
-    draw, found, harmless = random.Random(1), 0, 0
+    draw, detected, harmless = random.Random(1), 0, 0
     for stage in ("evaluate", "method"):  # without tensors, and with some
         source = made.artifacts(stage)[0]
         content, sound, path = source.read_bytes(), read_tensors(source), tmp_path / "x.safetensors"
@@ -186,7 +186,7 @@ def test_no_byte_of_a_header_is_without_meaning(
                     handle.seek(place)
                     handle.write(bytes([value]))
                     read = read_tensors(path)
-                    found += read is None
+                    detected += read is None
                     if read is not None:
                         harmless += 1
                         assert content[place : place + 1] == b" "
@@ -196,7 +196,7 @@ def test_no_byte_of_a_header_is_without_meaning(
                         assert all(torch.equal(tensor, sound[0][name]) for name, tensor in read[0].items())
                 handle.seek(place)
                 handle.write(content[place : place + 1])
-    tell(f"bytes of headers replaced: {found} found, {harmless} blanks by other blanks, read the same")
+    tally(f"bytes of headers replaced: {detected} found, {harmless} blanks by other blanks, read the same")
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "checkpoint"])
@@ -227,11 +227,11 @@ def test_what_is_damaged_is_computed_again_and_nothing_else(made: Made, copy: Sh
 
 
 def test_every_damage_of_a_record_is_found_or_says_the_same(
-    made: Made, tmp_path: Path, counted: Callable[[int, int], int], tell: Callable[[str], None]
+    made: Made, tmp_path: Path, counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     source = the_record(made.shell)
     content, sound, path = source.read_bytes(), records.read(source), tmp_path / source.name
-    draw, found = random.Random(2), 0
+    draw, detected = random.Random(2), 0
     count = counted(300, 10_000)
     for _ in range(count):
         changed = bytearray(content)
@@ -243,15 +243,15 @@ def test_every_damage_of_a_record_is_found_or_says_the_same(
         try:
             read = records.read(path)
         except DDBenchError as error:
-            said = str(error)
-            found += 1
+            messages = str(error)
+            detected += 1
         else:
-            said = str(path)
+            messages = str(path)
             assert read == sound
-        assert str(path) in said
-    same = count - found
+        assert str(path) in messages
+    same = count - detected
     assert same < 0.02 * count
-    tell(f"records damaged: {count}, {found} refused, {same} with the very same values (as 1E-5 for 1e-5)")
+    tally(f"records damaged: {count}, {detected} refused, {same} with the very same values (as 1E-5 for 1e-5)")
 
 
 def test_a_number_that_was_improved_by_hand_is_in_no_table_and_comes_back(made: Made, copy: Shell) -> None:
@@ -274,12 +274,12 @@ def test_a_number_that_was_improved_by_hand_is_in_no_table_and_comes_back(made: 
 
 
 def test_an_artifact_under_the_name_of_another_is_never_used(
-    copy: Shell, counted: Callable[[int, int], int], tell: Callable[[str], None]
+    copy: Shell, counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     """Another class, another stage, and the same but for a version, the order of the classes, or the images."""
     draw = random.Random(3)
     paths = [path for stage in STAGES for path in sorted((copy.cache / stage).glob("*.safetensors"))]
-    needs = {path: found[1]["depends_on"] for path in paths if (found := read_tensors(path))}
+    needs = {path: content[1]["depends_on"] for path in paths if (content := read_tensors(path))}
     wanted: list[tuple[Path, str, dict[str, Any]]] = [
         (source, target.parent.name, needs[target])
         for source, target in (draw.sample(paths, 2) for _ in range(counted(50, 1000)))
@@ -298,23 +298,23 @@ def test_an_artifact_under_the_name_of_another_is_never_used(
                 other = {**data, "fingerprint": "another"}
                 wanted.append((path, path.parent.name, {**tree, "data": other} if data is not tree else other))
     for source, stage, depends_on in wanted:
-        said: list[str] = []
-        cache = Cache(copy.cache, warn=said.append)
+        messages: list[str] = []
+        cache = Cache(copy.cache, warn=messages.append)
         path = cache.path(stage, depends_on)
         sound, content = path.read_bytes() if path.exists() else None, source.read_bytes()
         path.write_bytes(content)
         assert cache.find(stage, depends_on) is None
-        (line,) = said
+        (line,) = messages
         assert line.startswith(f"misnamed {stage} artifact set aside: {path}.misnamed-")
         assert not path.exists()
         if sound is not None:
             path.write_bytes(sound)
         path.write_bytes(content)
         assert cache.read(stage, path.stem) is None  # as `export` reads it
-        assert len(said) == 2
+        assert len(messages) == 2
         if sound is not None:
             path.write_bytes(sound)
-    tell(f"artifacts under another's name: {len(wanted)}, none used")
+    tally(f"artifacts under another's name: {len(wanted)}, none used")
 
 
 def test_two_artifacts_that_changed_places_are_computed_again(copy: Shell) -> None:
@@ -331,10 +331,10 @@ def test_two_artifacts_that_changed_places_are_computed_again(copy: Shell) -> No
 
 
 def test_a_checkpoint_of_another_unit_is_not_gone_on_from(made: Made, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     path = Path(shutil.copy(made.checkpoint, tmp_path / "0123456789abcdef.safetensors"))
-    assert Checkpoint(path, said.append).load() is None
-    assert said[0].startswith(f"misnamed checkpoint set aside: {path}.misnamed-")
+    assert Checkpoint(path, messages.append).load() is None
+    assert messages[0].startswith(f"misnamed checkpoint set aside: {path}.misnamed-")
     assert Checkpoint(made.checkpoint).load() is not None
 
 
@@ -361,20 +361,20 @@ def test_what_was_made_from_a_teacher_with_other_bits_is_made_anew(
     after = read_tensors(path)
     assert after is not None
     assert any(not torch.equal(tensor, after[0][name]) for name, tensor in old.items())
-    found = set_aside(outcome)
+    actual = set_aside(outcome)
     stale = {"statistics": 10, "method": 10, "distill": 1, "labels": 1, "measure": 1, "evaluate": 1}
-    assert found[0] == "damaged teacher"
-    assert {stage: found.count(f"outdated {stage}") for stage in stale} == stale
-    assert len(found) == 1 + sum(stale.values())
+    assert actual[0] == "damaged teacher"
+    assert {stage: actual.count(f"outdated {stage}") for stage in stale} == stale
+    assert len(actual) == 1 + sum(stale.values())
     assert f"(it was made from another teacher/{path.stem})" in outcome.err
 
 
 def test_what_was_made_from_other_pixels_is_made_anew(copy: Shell) -> None:
     """One pixel of one training image is decoded to another value, as by another version of a library."""
-    read = {path: found for path in (copy.cache / "data").glob("*.safetensors") if (found := read_tensors(path))}
+    read = {path: content for path in (copy.cache / "data").glob("*.safetensors") if (content := read_tensors(path))}
     train = {"split": "train", "part": "pixels"}
     ((path, (tensors, meta, _)),) = (
-        (path, found) for path, found in read.items() if train.items() <= found[1]["depends_on"].items()
+        (path, content) for path, content in read.items() if train.items() <= content[1]["depends_on"].items()
     )
     assert meta["meta"]["content"] == digest_of(tensors)
     other = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -393,11 +393,13 @@ def test_a_cache_of_an_older_version_is_used_as_it_is(copy: Shell) -> None:
     The check after an evaluation that uses the teacher reads the teacher.
     """
     for path in (path for stage in STAGES for path in (copy.cache / stage).glob("*.safetensors")):
-        found = read_tensors(path)
-        assert found is not None
-        assert {"made_from", "content"} <= found[1]["meta"].keys() or path.parent.name == "data"
-        older = {name: value for name, value in found[1]["meta"].items() if name not in ("made_from", "content")}
-        write_tensors(path, {name: tensor.clone() for name, tensor in found[0].items()}, {**found[1], "meta": older})
+        content = read_tensors(path)
+        assert content is not None
+        assert {"made_from", "content"} <= content[1]["meta"].keys() or path.parent.name == "data"
+        older = {name: value for name, value in content[1]["meta"].items() if name not in ("made_from", "content")}
+        write_tensors(
+            path, {name: tensor.clone() for name, tensor in content[0].items()}, {**content[1], "meta": older}
+        )
     before, record = copy.files("cache"), the_record(copy).read_bytes()
     assert set_aside(copy.run(*RUN)) == []
     assert copy.files("cache") == before

@@ -91,14 +91,14 @@ def run(place: Shell, data: str, method: str, *more: str) -> dict[str, Any] | st
 @pytest.mark.parametrize("data", ["single", "alike"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_works_or_refuses_in_one_line(place: Shell, data: str, method: str) -> None:
-    found = run(place, data, method)
-    if isinstance(found, str):
-        assert REFUSED[data, method] in found
+    actual = run(place, data, method)
+    if isinstance(actual, str):
+        assert REFUSED[data, method] in actual
         return
     assert (data, method) not in REFUSED
-    assert 0 <= found["metrics"]["top1_last"] <= 100
+    assert 0 <= actual["metrics"]["top1_last"] <= 100
     if data == "alike" and method in SELECTIONS - {"random"}:
-        assert found["feature_transport_cost"] == pytest.approx(0, abs=1e-6)  # each image is the whole class
+        assert actual["feature_transport_cost"] == pytest.approx(0, abs=1e-6)  # each image is the whole class
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_every_method_works_or_refuses_in_one_line(place: Shell, data: str, meth
     ],
 )
 def test_wmdd_in_all_its_forms(place: Shell, data: str, setting: str, refused: str | None) -> None:
-    found = run(place, data, "wmdd", "--set", f"method.{setting}")
+    actual = run(place, data, "wmdd", "--set", f"method.{setting}")
     if refused is None:
-        assert isinstance(found, dict), found
-        assert np.isfinite(found["feature_transport_cost"])
+        assert isinstance(actual, dict), actual
+        assert np.isfinite(actual["feature_transport_cost"])
     else:
-        assert isinstance(found, str)
-        assert refused in found
+        assert isinstance(actual, str)
+        assert refused in actual
 
 
 @pytest.mark.parametrize("solver", ["kmeans++", "real", "lloyd", "released", "sliced"])
@@ -127,17 +127,17 @@ def test_the_barycenter_of_one_point_is_that_point(solver: str) -> None:
     draw = torch.randn(6, generator=seeds.generator("point"), dtype=torch.float64) + 100
     features, generator = draw.expand(5, 6).contiguous(), seeds.generator("degenerate")
     if solver == "lloyd":
-        (found,) = lloyd.barycenter_lloyd([features], 3, [generator])
+        (actual,) = lloyd.barycenter_lloyd([features], 3, [generator])
     elif solver == "sliced":
-        found = sliced.barycenter_sliced(features, 3, generator, 16, 5)
+        actual = sliced.barycenter_sliced(features, 3, generator, 16, 5)
     elif solver == "released":
-        found = barycenters.barycenter_released(features, 3, generator)
+        actual = barycenters.barycenter_released(features, 3, generator)
     else:
-        found = barycenters.barycenter_paper(features, 3, generator, start="real" if solver == "real" else "kmeans++")
-    torch.testing.assert_close(found.points, features[:3], rtol=0, atol=1e-9)
-    assert float(found.weights.sum()) == pytest.approx(1)
-    assert bool((found.weights >= 0).all())
-    assert exact.transport_cost(found.points, found.weights, features) == pytest.approx(0, abs=1e-12)
+        actual = barycenters.barycenter_paper(features, 3, generator, start="real" if solver == "real" else "kmeans++")
+    torch.testing.assert_close(actual.points, features[:3], rtol=0, atol=1e-9)
+    assert float(actual.weights.sum()) == pytest.approx(1)
+    assert bool((actual.weights >= 0).all())
+    assert exact.transport_cost(actual.points, actual.weights, features) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("solver", ["paper", "lloyd"])
@@ -146,13 +146,13 @@ def test_fewer_distinct_features_than_points_leave_points_without_weight(solver:
     features = torch.tensor([[0.0, 0.0]] * 5 + [[3.0, 4.0]], dtype=torch.float64)
     generator = seeds.generator("degenerate")
     if solver == "lloyd":
-        (found,) = lloyd.barycenter_lloyd([features], 4, [generator])
-        assert int((found.weights == 0).sum()) == 2
+        (actual,) = lloyd.barycenter_lloyd([features], 4, [generator])
+        assert int((actual.weights == 0).sum()) == 2
     else:
-        found = barycenters.barycenter_paper(features, 4, generator, iterations=30)
-    assert exact.transport_cost(found.points, found.weights, features) == pytest.approx(0, abs=1e-6)
-    at_zero = found.points.norm(dim=1) < 1e-6
-    assert float(found.weights[at_zero].sum()) == pytest.approx(5 / 6, abs=1e-6)
+        actual = barycenters.barycenter_paper(features, 4, generator, iterations=30)
+    assert exact.transport_cost(actual.points, actual.weights, features) == pytest.approx(0, abs=1e-6)
+    at_zero = actual.points.norm(dim=1) < 1e-6
+    assert float(actual.weights[at_zero].sum()) == pytest.approx(5 / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["squared", "norm"])
@@ -163,13 +163,13 @@ def test_an_image_of_weight_0_is_in_no_statistic_of_its_class(form: batchnorm.Fo
     weights = torch.tensor([0.7, 0.0, 0.3, 1.0, 0.0], dtype=torch.float64)
     means, variances = (torch.rand(2, 3, generator=draw, dtype=torch.float64) for _ in range(2))
     rows = batchnorm.class_weight_matrix(labels, weights)
-    found = batchnorm.pcbn([x], rows, [means], [variances], form)
-    found.backward()  # type: ignore[no-untyped-call]
+    actual = batchnorm.pcbn([x], rows, [means], [variances], form)
+    actual.backward()  # type: ignore[no-untyped-call]
     kept = weights > 0
     alone = x.detach()[kept]
     rows = batchnorm.class_weight_matrix(labels[kept], weights[kept])
     expected = batchnorm.pcbn([alone], rows, [means], [variances], form)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     assert x.grad is not None
     assert not x.grad[~kept].any()
     assert x.grad[kept].flatten(1).any(1).all()
@@ -188,9 +188,9 @@ def test_an_image_of_weight_0_teaches_a_student_nothing() -> None:
 
         network.zero_grad()
         weighted(losses, weights[rows])(network(x[rows])).backward()  # type: ignore[no-untyped-call]
-        found = network[1].weight.grad
-        assert isinstance(found, Tensor)
-        return found.clone()
+        actual = network[1].weight.grad
+        assert isinstance(actual, Tensor)
+        return actual.clone()
 
     torch.testing.assert_close(gradient(slice(0, 4)), gradient(slice(0, 3)) * 3 / 4)
 
@@ -204,9 +204,9 @@ def test_a_constant_channel_has_a_loss_and_a_gradient(form: batchnorm.Form) -> N
     rows = torch.full((1, 4), 0.25, dtype=torch.float64)
     mean, variance = x.detach().mean((0, 2, 3)), x.detach().var((0, 2, 3), correction=0)
     off = torch.tensor([[0.0, 0.5]], dtype=torch.float64)
-    found = batchnorm.pcbn([x], rows, [mean[None] + off], [variance[None] + off], form)
-    found.backward()  # type: ignore[no-untyped-call]
-    assert float(found.detach()) == pytest.approx(0.5 if form == "squared" else 1.0)
+    actual = batchnorm.pcbn([x], rows, [mean[None] + off], [variance[None] + off], form)
+    actual.backward()  # type: ignore[no-untyped-call]
+    assert float(actual.detach()) == pytest.approx(0.5 if form == "squared" else 1.0)
     assert x.grad is not None
     assert x.grad.isfinite().all()
     assert x.grad[:, 0].abs().max() < 1e-12
@@ -223,6 +223,6 @@ def test_statistics_of_images_that_are_all_black(variance: Any) -> None:
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(many.features, one.features.expand(5, -1))
     constant = TappedNetwork(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 256, 3)))
-    found = collect(constant, [black], variance)
-    assert found.bn_means[0].tolist() == [-1.0] * 3
-    assert found.bn_vars[0].tolist() == [0.0] * 3
+    actual = collect(constant, [black], variance)
+    assert actual.bn_means[0].tolist() == [-1.0] * 3
+    assert actual.bn_vars[0].tolist() == [0.0] * 3

@@ -24,14 +24,14 @@ METHODS = {
 
 def compared(name: str, pairs: dict[int, list[Place]]) -> str:
     """Asserts that runs with as many threads gave the same; says how far those with 4 are from those with 1."""
-    found = {}
+    records = {}
     for threads, places in pairs.items():
-        (found[threads],) = places[0].records().values()
-        assert found[threads]["device"]["threads"] == threads
+        (records[threads],) = places[0].records().values()
+        assert records[threads]["device"]["threads"] == threads
         assert [place.records() for place in places] == [places[0].records()] * len(places)
         assert [place.digests() for place in places] == [places[0].digests()] * len(places)
-    sets = {record["distilled_digest"] for record in found.values()}
-    top1 = " and ".join(f"{record['metrics']['top1_last']:.2f}" for record in found.values())
+    sets = {record["distilled_digest"] for record in records.values()}
+    top1 = " and ".join(f"{record['metrics']['top1_last']:.2f}" for record in records.values())
     return (
         f"{name} twice with 1 thread and twice with 4: the same record and artifacts both times; "
         f"with 4 {'the same set' if len(sets) == 1 else 'another set'} as with 1, top-1 {top1}"
@@ -39,14 +39,14 @@ def compared(name: str, pairs: dict[int, list[Place]]) -> str:
 
 
 def test_the_same_command_gives_the_same_record(
-    small: Small, place_at: Callable[..., Place], tmp_path: Path, tell: Callable[[str], None]
+    small: Small, place_at: Callable[..., Place], tmp_path: Path, tally: Callable[[str], None]
 ) -> None:
     pairs = {threads: [place_at(tmp_path / f"{threads}, {number}") for number in range(2)] for threads in THREADS}
     for threads, places in pairs.items():
         for place in places:
             assert small.start(place, threads=threads).end() == 0, place.lines()
     pairs[1].append(small.alone)  # a process that was not forked
-    tell(compared("a small wmdd", pairs))
+    tally(compared("a small wmdd", pairs))
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_the_same_command_gives_the_same_record_in_new_processes(
     place_at: Callable[..., Place],
     tmp_path: Path,
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     times = counted(0, 2)
     if not times:
@@ -67,4 +67,4 @@ def test_the_same_command_gives_the_same_record_in_new_processes(
             command = [sys.executable, "-m", "ddbench", "run", "--method", method, *DIGITS, *METHODS[method]]
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
             subprocess.run([*command, *place.options], env=environment, check=True, capture_output=True)
-    tell(compared(f"{method} on digits", pairs))
+    tally(compared(f"{method} on digits", pairs))

@@ -242,7 +242,7 @@ def test_the_fault_of_a_plugin_is_told_where_its_traceback_cannot_be_written(
     reference: Reference, disk: Disk, shell_in: Callable[[Path], Shell]
 ) -> None:
     registry = PluginRegistry()
-    registry.register(SimpleNamespace(ddbench_distillers=hookimpl(lambda: [Raiser])), "ddbench-menace")
+    registry.register(SimpleNamespace(ddbench_distillers=hookimpl(lambda: [Raiser])), "ddbench-bad")
     shell = shell_in(disk.root)
     reference.lay_out(disk.root, "distill")
     disk.fill(0)
@@ -251,7 +251,7 @@ def test_the_fault_of_a_plugin_is_told_where_its_traceback_cannot_be_written(
     words = [word for word, after in zip(words, [*words[1:], ""], strict=True) if (word, after) != ("--set", "--set")]
     with mock.patch("ddbench.cli.main.PluginRegistry", return_value=registry):
         line = one_line(shell(*words))
-    assert "method 'raiser' of ddbench-menace" in line
+    assert "method 'raiser' of ddbench-bad" in line
     assert "ValueError: the cat sat on it" in line
     assert "the disk is full" in line
     assert "/failures/" in line
@@ -280,7 +280,7 @@ def test_a_disk_that_fails_at_every_kind_of_write(
     tmp_path: Path,
     shell_in: Callable[[Path], Shell],
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     """In one process: each command on the failing disk, then again without the fault."""
     library = tmp_path / "failing_disk.so"
@@ -316,7 +316,7 @@ def test_a_disk_that_fails_at_every_kind_of_write(
         nothing_half(shell)
         reference.check(shell, kind)
     kinds = len({kind for kind, *_ in chosen})
-    tell(f"disk faults: {len(chosen)}, at {kinds} kinds of files: one line each, then completed")
+    tally(f"disk faults: {len(chosen)}, at {kinds} kinds of files: one line each, then completed")
 
 
 # -- a disk that is read-only -------------------------------------------------------------------------------------
@@ -363,8 +363,8 @@ def test_an_artifact_that_may_not_be_read_is_not_damaged(
 ) -> None:
     """It may be another person's, in a folder of many: it is left where it is."""
     (source,) = (reference.shell.cache / "teacher").glob("*.safetensors")
-    found = read_tensors(source)
-    assert found is not None
+    content = read_tensors(source)
+    assert content is not None
     root = Path(tempfile.mkdtemp())  # pytest's own folders are for one person alone
     try:
         root.chmod(0o755)
@@ -375,7 +375,7 @@ def test_an_artifact_that_may_not_be_read_is_not_damaged(
         os.seteuid(65534)
         try:
             with pytest.raises(DDBenchError, match=f"^cannot read {path}: Permission denied$"):
-                Cache(root).find("teacher", found[1]["depends_on"])
+                Cache(root).find("teacher", content[1]["depends_on"])
         finally:
             os.seteuid(0)
         assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -73,13 +73,13 @@ TREES: SearchStrategy[Any] = st.recursive(
 @st.composite
 def sections(draw: st.DrawFn, method: str, protocol: str) -> dict[str, Any]:
     """Settings by section, most of them of names that there are."""
-    found: dict[str, Any] = {}
+    sections_drawn: dict[str, Any] = {}
     for section, model in models(method, protocol).items():
         names = st.sampled_from(sorted(model.model_fields) or ["none"])
         if draw(st.booleans()):
             chosen = draw(st.lists(names, max_size=2, unique=True))
-            found[section] = {name: draw(value_of(model, name)) for name in chosen}
-    return found
+            sections_drawn[section] = {name: draw(value_of(model, name)) for name in chosen}
+    return sections_drawn
 
 
 def value_of(model: type[BaseModel], name: str) -> SearchStrategy[Any]:
@@ -112,11 +112,11 @@ def recipes(draw: st.DrawFn, method: str, protocol: str) -> Any:
     return draw(st.just(tree) if draw(st.integers(0, 9)) else TREES)
 
 
-def asked(method: str, protocol: str, **more: Any) -> Request:
+def request_of(method: str, protocol: str, **more: Any) -> Request:
     given_ipcs = () if method == "full" else (1,)
     evaluator = REGISTRY.distiller(method).default_evaluator if method == "full" else protocol
-    whole = {"recipes": ("smoke",), "evaluators": (evaluator,), "device": "cpu", "precision": "fp32", **more}
-    return Request((method,), ("digits",), given_ipcs, **whole)
+    options = {"recipes": ("smoke",), "evaluators": (evaluator,), "device": "cpu", "precision": "fp32", **more}
+    return Request((method,), ("digits",), given_ipcs, **options)
 
 
 def resolved(request: Request) -> list[Experiment]:
@@ -211,7 +211,7 @@ def evaluation_key(experiment: Experiment, digits: Dataset) -> str:
 # -- recipes and settings -------------------------------------------------------------------------------------
 
 
-def test_any_recipe_is_valid_or_one_line(here: Path, digits: Dataset, tell: Callable[[str], None]) -> None:
+def test_any_recipe_is_valid_or_one_line(here: Path, digits: Dataset, tally: Callable[[str], None]) -> None:
     valid: list[bool] = []
 
     @fuzzed
@@ -220,12 +220,12 @@ def test_any_recipe_is_valid_or_one_line(here: Path, digits: Dataset, tell: Call
         tree = data.draw(recipes(method, protocol))
         text = json.dumps(tree) if as_json else yaml.safe_dump(tree, allow_unicode=True)
         Path("mine.yaml").write_text(text, encoding="utf-8", errors="replace")
-        found = resolved(asked(method, protocol, recipes=("smoke", "mine.yaml")))
-        valid.append(bool(found) and all(comes_back(one, digits) for one in found))
+        actual = resolved(request_of(method, protocol, recipes=("smoke", "mine.yaml")))
+        valid.append(bool(actual) and all(comes_back(one, digits) for one in actual))
 
     check()
     assert sum(valid) > len(valid) / 10
-    tell(f"recipes: {len(valid)} fuzzed, {sum(valid)} valid and the same from their record, the others one line")
+    tally(f"recipes: {len(valid)} fuzzed, {sum(valid)} valid and the same from their record, the others one line")
 
 
 @fuzzed
@@ -237,7 +237,7 @@ def test_any_recipe_is_valid_or_one_line(here: Path, digits: Dataset, tell: Call
 @example(b"1:99999999999999999999:1e99999")
 def test_any_bytes_as_a_recipe_are_one_line(here: Path, content: bytes) -> None:
     Path("bytes.yaml").write_bytes(content)
-    assert resolved(asked("random", "hard", recipes=("smoke", "bytes.yaml"))) == []
+    assert resolved(request_of("random", "hard", recipes=("smoke", "bytes.yaml"))) == []
 
 
 SETTABLE = [f"{section}.{name}" for section, model in models("wmdd", "fkd").items() for name in model.model_fields]
@@ -256,7 +256,7 @@ def assignments(draw: st.DrawFn) -> str:
     return text
 
 
-def test_any_setting_is_valid_or_one_line(here: Path, digits: Dataset, tell: Callable[[str], None]) -> None:
+def test_any_setting_is_valid_or_one_line(here: Path, digits: Dataset, tally: Callable[[str], None]) -> None:
     valid: list[bool] = []
 
     @fuzzed
@@ -266,12 +266,12 @@ def test_any_setting_is_valid_or_one_line(here: Path, digits: Dataset, tell: Cal
     @example(["teacher.checkpoint=a\0b"])
     @example(["teacher.seed=0x" + "f" * 5000])
     def check(texts: list[str]) -> None:
-        found = resolved(asked("wmdd", "fkd", assignments=tuple(texts)))
-        valid.append(bool(found) and all(comes_back(one, digits) for one in found))
+        actual = resolved(request_of("wmdd", "fkd", assignments=tuple(texts)))
+        valid.append(bool(actual) and all(comes_back(one, digits) for one in actual))
 
     check()
     assert sum(valid) > len(valid) / 10
-    tell(f"--set: {len(valid)} fuzzed, {sum(valid)} valid and the same from their record, the others one line")
+    tally(f"--set: {len(valid)} fuzzed, {sum(valid)} valid and the same from their record, the others one line")
 
 
 WORDS = st.text(max_size=30) | st.sampled_from(
@@ -300,7 +300,7 @@ def test_any_option_is_valid_or_one_line(here: Path, numbers: list[int], **words
 # -- artifacts ------------------------------------------------------------------------------------------------
 
 
-def test_any_damage_of_a_header_is_seen(tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_any_damage_of_a_header_is_seen(tmp_path: Path, tally: Callable[[str], None]) -> None:
     """Bytes of the header changed, cut, repeated or put in, and its length: None, or the very same content."""
     path, damaged = tmp_path / "whole.safetensors", tmp_path / "damaged.safetensors"
     tensors = {
@@ -309,9 +309,9 @@ def test_any_damage_of_a_header_is_seen(tmp_path: Path, tell: Callable[[str], No
         "empty": torch.ones(0),
     }
     write_tensors(path, tensors, {"depends_on": {"x": 1}, "meta": {"top1": 50.0}})
-    whole, content = path.read_bytes(), read_tensors(path)
+    undamaged, content = path.read_bytes(), read_tensors(path)
     assert content is not None
-    (length,) = struct.unpack("<Q", whole[:8])
+    (length,) = struct.unpack("<Q", undamaged[:8])
     counts = {"seen": 0, "the same": 0}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     header = st.integers(0, length + 7)
@@ -328,24 +328,24 @@ def test_any_damage_of_a_header_is_seen(tmp_path: Path, tell: Callable[[str], No
     @example([], 2**32, False)
     @example([], None, False)
     @example([(8, 0, b" ")], length + 1, True)
-    def check(changes: list[tuple[int, int, bytes]], said: int | None, fits: bool) -> None:
+    def check(changes: list[tuple[int, int, bytes]], written_length: int | None, fits: bool) -> None:
         """`fits`: the header's length is that of what stands there now."""
-        data = whole
+        data = undamaged
         for place, gone, new in changes:
             data = data[:place] + new + data[place + gone :]
         if fits and len(data) > 8:
-            data = struct.pack("<Q", max(0, length + len(data) - len(whole))) + data[8:]
-        if said is not None and not fits:
-            data = struct.pack("<Q", said) + data[8:]
+            data = struct.pack("<Q", max(0, length + len(data) - len(undamaged))) + data[8:]
+        if written_length is not None and not fits:
+            data = struct.pack("<Q", written_length) + data[8:]
         damaged.write_bytes(data)
-        found = read_tensors(damaged)
-        if found is None:
+        reread = read_tensors(damaged)
+        if reread is None:
             counts["seen"] += 1
             return
         counts["the same"] += 1
-        assert found[1:] == content[1:]
-        assert found[0].keys() == tensors.keys()
-        for name, tensor in found[0].items():
+        assert reread[1:] == content[1:]
+        assert reread[0].keys() == tensors.keys()
+        for name, tensor in reread[0].items():
             assert torch.equal(tensor, tensors[name])
             assert tensor.dtype == tensors[name].dtype
 
@@ -353,38 +353,38 @@ def test_any_damage_of_a_header_is_seen(tmp_path: Path, tell: Callable[[str], No
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200_000  # kilobytes
     assert counts["seen"] > 100
-    tell(f"headers: {counts['seen']} damaged ones seen, {counts['the same']} read as the very same content")
+    tally(f"headers: {counts['seen']} damaged ones seen, {counts['the same']} read as the very same content")
 
 
-def test_any_record_is_the_same_or_one_line(tmp_path: Path, digits: Dataset, tell: Callable[[str], None]) -> None:
+def test_any_record_is_the_same_or_one_line(tmp_path: Path, digits: Dataset, tally: Callable[[str], None]) -> None:
     """A record's text with letters changed, put in or left out: its digest shows it."""
-    (experiment,) = resolved(asked("random", "hard"))
+    (experiment,) = resolved(request_of("random", "hard"))
     assert comes_back(experiment, digits)
     path = tmp_path / "x.json"
-    whole = records.dump_with_digest(example_record(experiment))
-    path.write_text(whole)
+    undamaged = records.dump_with_digest(example_record(experiment))
+    path.write_text(undamaged)
     sound, counts = records.read(path), {"seen": 0, "the same": 0}
 
     @fuzzed
     @given(
         st.lists(
-            st.tuples(st.integers(0, len(whole)), st.integers(0, 5), st.text(string.printable, max_size=4)),
+            st.tuples(st.integers(0, len(undamaged)), st.integers(0, 5), st.text(string.printable, max_size=4)),
             min_size=1,
             max_size=3,
         )
     )
     def check(changes: list[tuple[int, int, str]]) -> None:
-        changed = whole
+        changed = undamaged
         for place, gone, new in changes:
             changed = changed[:place] + new + changed[place + gone :]
         path.write_text(changed)
-        found = read_or_none(path)
-        counts["seen" if found is None else "the same"] += 1
+        actual = read_or_none(path)
+        counts["seen" if actual is None else "the same"] += 1
         # Without a digest it is one of older versions, which tell nothing of changes.
-        assert found in (None, sound) or '"digest"' not in changed
+        assert actual in (None, sound) or '"digest"' not in changed
 
     check()
-    tell(f"records: {counts['seen']} changed ones seen, {counts['the same']} read as the very same")
+    tally(f"records: {counts['seen']} changed ones seen, {counts['the same']} read as the very same")
 
 
 def read_or_none(path: Path) -> Record | None:

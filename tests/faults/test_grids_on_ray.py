@@ -114,15 +114,15 @@ class Nodes:
 
     def busy(self, stage: str, node: int | None = None) -> list[psutil.Process]:
         """The workers (of all nodes, or of one) that are at a stage: Ray calls them by the unit of work."""
-        found = []
+        processes = []
         for raylet in self.raylets if node is None else [self.raylets[node]]:
             for process in psutil.Process(raylet).children(recursive=True):
                 try:
                     if " ".join(process.cmdline()).startswith(f"ray::{stage}"):
-                        found.append(process)
+                        processes.append(process)
                 except psutil.Error:
                     continue
-        return found
+        return processes
 
     def remove_the_last(self) -> None:
         """At once, without a word to what runs there."""
@@ -162,11 +162,11 @@ def failures(outcome: Outcome) -> list[str]:
 def wait_until(what: Callable[[], Any], over: Callable[[], Any] = lambda: None) -> Any:
     """Waits for something that is true."""
     deadline = time.monotonic() + 240
-    while not (found := what()):
+    while not (result := what()):
         assert not over(), over()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return found
+    return result
 
 
 def meanwhile(run: Callable[[], Ended], do: Callable[[Callable[..., Any]], None]) -> Ended:
@@ -186,7 +186,7 @@ def test_a_teacher_is_trained_by_two_processes_one_of_which_is_killed(
     shell_in: Callable[[Path], Shell],
     place_at: Callable[..., Place],
     counted: Callable[[Any, Any], Any],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     """One on each node. What is in the cache beside the teacher is that of inline, so that only they are started."""
     cluster.have(2)
@@ -198,9 +198,9 @@ def test_a_teacher_is_trained_by_two_processes_one_of_which_is_killed(
 
     def teacher(place: Place) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         (path,) = (place.cache / "teacher").glob("[!.]*.safetensors")
-        found = read_tensors(path)
-        assert found is not None
-        return found[0], found[1]["meta"]
+        content = read_tensors(path)
+        assert content is not None
+        return content[0], content[1]["meta"]
 
     for victim in counted((None,), (None, 0, 1)):
         place = place_at(tmp_path / f"killed {victim}")
@@ -225,7 +225,7 @@ def test_a_teacher_is_trained_by_two_processes_one_of_which_is_killed(
         assert record["keys"] == expected_record["keys"]
         assert record["device"] == {**expected_record["device"], "processes": 2}
         assert [path for path in place.left_over() if "outdated" not in path] == []
-        tell(f"a teacher of two processes on two Ray nodes, {'none' if victim is None else victim} killed: as inline")
+        tally(f"a teacher of two processes on two Ray nodes, {'none' if victim is None else victim} killed: as inline")
 
 
 def test_any_number_of_workers_gives_the_bytes_of_inline(
@@ -236,7 +236,7 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
     shell_in: Callable[[Path], Shell],
     place_at: Callable[..., Place],
     counted: Callable[[Any, Any], Any],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     """Workers in a shared folder; and two on an object store, each with a local copy of its own, one of them lost."""
     methods = ("--method", "broken", "--method", "wmdd", "--method", "random")
@@ -254,16 +254,16 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
     (reason,) = failures(inline)
     assert "method 'broken' of broken: KeyError: 'no such thing' (traceback: results/failures/" in reason
 
-    def check(outcome: Outcome, found: Place, what: str) -> None:
-        assert found.digests() == expected.digests()
-        assert found.records() == expected.records()
+    def check(outcome: Outcome, actual: Place, what: str) -> None:
+        assert actual.digests() == expected.digests()
+        assert actual.records() == expected.records()
         assert failures(outcome) == failures(inline)
         assert sorted(outcome.out.splitlines()[-1:]) == sorted(inline.out.splitlines()[-1:])
-        (told,) = (found.results / "failures").iterdir()
-        assert "raise KeyError" in told.read_text()
-        assert found.left_over() == []
-        sets = {record["method"]: record["distilled_digest"][:12] for record in found.records().values()}
-        tell(f"inline and Ray, {what}: {len(found.digests())} artifacts of the same bytes; sets {sets}")
+        (failure,) = (actual.results / "failures").iterdir()
+        assert "raise KeyError" in failure.read_text()
+        assert actual.left_over() == []
+        sets = {record["method"]: record["distilled_digest"][:12] for record in actual.records().values()}
+        tally(f"inline and Ray, {what}: {len(actual.digests())} artifacts of the same bytes; sets {sets}")
 
     for workers in counted((), (1, 2, 5)):
         cluster.have(workers)
@@ -273,17 +273,17 @@ def test_any_number_of_workers_gives_the_bytes_of_inline(
     homes = list(cluster.homes)
 
     def copies() -> list[dict[str, str]]:
-        found = [next(home.glob(".cache/ddbench/shared/*/cache"), home / "none") for home in homes]
-        return [place_at(tmp_path, folder).digests() for folder in found]
+        caches = [next(home.glob(".cache/ddbench/shared/*/cache"), home / "none") for home in homes]
+        return [place_at(tmp_path, folder).digests() for folder in caches]
 
     def lose(until: Callable[..., Any]) -> None:
         until(lambda: cluster.busy("distill wmdd", 1) and copies()[1])
         cluster.remove_the_last()
 
     storing = ("--executor", "ray", *cluster.address, "--cache-dir", storage.url())
-    outcome, found = meanwhile(lambda: in_folder("stored", *storing), lose)
+    outcome, outcome_place = meanwhile(lambda: in_folder("stored", *storing), lose)
     assert "retry 1 of 3" in outcome.err
-    there = place_at(found.root, tmp_path / "there")
+    there = place_at(outcome_place.root, tmp_path / "there")
     storage.files.get(storage.url().removeprefix("s3://"), str(there.cache), recursive=True)
     own = copies()
     assert own[0] | own[1] == expected.digests()
@@ -301,7 +301,7 @@ class Driver:
                 [sys.executable, "-m", "ddbench", *command], stdout=subprocess.DEVNULL, stderr=messages
             )
 
-    def until(self, what: Callable[[], Any]) -> Any:
+    def wait_for(self, what: Callable[[], Any]) -> Any:
         """Waits for something that is true."""
         return wait_until(what, lambda: self.process.poll() is not None and self.log.read_text())
 
@@ -317,7 +317,7 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     shell_in: Callable[[Path], Shell],
     place_at: Callable[..., Place],
     counted: Callable[[Any, Any], Any],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     """The short form has one worker and loses nothing."""
     cluster.have(counted(1, 2))
@@ -347,8 +347,8 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
 
     def artifacts() -> dict[str, int]:
         """Every artifact and when it was written."""
-        found = place.cache.glob("[!c]*/[!.]*.safetensors")
-        return {str(path): path.stat().st_mtime_ns for path in found if "checkpoints" not in path.parts}
+        paths = place.cache.glob("[!c]*/[!.]*.safetensors")
+        return {str(path): path.stat().st_mtime_ns for path in paths if "checkpoints" not in path.parts}
 
     def made_again(before: dict[str, int]) -> int:
         after = artifacts()
@@ -359,7 +359,7 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     faults = counted((), tuple(codes))
     for number, fault in enumerate(faults):
         driver = Driver(command, tmp_path / f"log {number}")
-        driver.until(under_way)
+        driver.wait_for(under_way)
         before = artifacts()
         driver.process.send_signal(fault)
         assert driver.end() == codes[fault], driver.log.read_text()
@@ -389,4 +389,4 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     pd.testing.assert_frame_equal(ours.drop(columns=measured), theirs.drop(columns=measured))
     lost = f"the driver stopped or killed {len(faults)} times ({there} artifacts were there before the last)"
     lost = counted("one", f"two, {lost}, a worker killed, a node removed")
-    tell(f"ablation on Ray nodes: {lost}: frame of inline, no artifact made again")
+    tally(f"ablation on Ray nodes: {lost}: frame of inline, no artifact made again")

@@ -123,7 +123,7 @@ def imaginary(path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated, but such files are about
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "message"),
     [
         (endless, "does not fit"),
         (packed, "its parts are compressed"),
@@ -131,14 +131,14 @@ def imaginary(path: Path) -> None:
         (imaginary, "no state dict of tensors"),
     ],
 )
-def test_weights_that_are_none_are_one_line(tmp_path: Path, write: Callable[[Path], None], said: str) -> None:
+def test_weights_that_are_none_are_one_line(tmp_path: Path, write: Callable[[Path], None], message: str) -> None:
     from ddbench.nn.checkpoint_files import read_checkpoint
     from ddbench.nn.checkpoints import load_checkpoint
 
     path = tmp_path / "odd.pt"
     write(path)
     network = network_of_ten()
-    with at_most(64 * MIB), pytest.raises(DDBenchError, match=said):
+    with at_most(64 * MIB), pytest.raises(DDBenchError, match=message):
         load_checkpoint(network, read_checkpoint(path))
 
 
@@ -191,9 +191,9 @@ YAML: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("what", YAML)
 def test_a_recipe_is_plain_values_alone(shell: Shell, what: str) -> None:
-    text, said = YAML[what]
+    text, message = YAML[what]
     (shell.root / "mine.yaml").write_text(f"name: mine\nkind: numerics\nabout: x\nblocks: {text}\n")
-    shell(*RANDOM, "--recipe", "mine.yaml").refused("recipe mine.yaml is not plain YAML", said)
+    shell(*RANDOM, "--recipe", "mine.yaml").refused("recipe mine.yaml is not plain YAML", message)
     shell(*RANDOM, "--set", f"teacher.epochs={text}").refused("is not a plain value")
     assert [path.name for path in shell.root.iterdir()] == ["mine.yaml"]
 
@@ -273,13 +273,13 @@ IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("what", IMAGES)
 def test_what_is_no_image_is_named_and_stops(shell: Shell, image_folder: Callable[..., Path], what: str) -> None:
-    write, said = IMAGES[what]
+    write, message = IMAGES[what]
     folder = image_folder("pictures", train=2, val=1)
     bad = folder / "train" / "dog" / "1.jpg"
     write(bad)
     words = ("run", "--method", "random", "--dataset", f"imagefolder:{folder}", *FAST)
     with at_most(3 * 2**30):  # threads take address space of their own
-        shell(*words).refused(said, str(bad.parent))
+        shell(*words).refused(message, str(bad.parent))
     assert not shell.results.exists() or shell.files("results") == {}
 
 
@@ -363,12 +363,12 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("what", ARCHIVES)
 def test_archives_that_are_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    write, said = ARCHIVES[what]
+    write, message = ARCHIVES[what]
     archive, out = tmp_path / "archive", tmp_path / "out"
     write(archive)
     assert archive.stat().st_size < 2 * MIB
     monkeypatch.setattr(archives, "MAX_MEMBERS", 100)
-    with at_most(64 * MIB), pytest.raises(DDBenchError, match=said):
+    with at_most(64 * MIB), pytest.raises(DDBenchError, match=message):
         unpack(archive, out, max_bytes=1_000_000)
     assert sum(path.stat().st_size for path in out.rglob("*")) <= 1_000_000 if out.exists() else True
 

@@ -76,10 +76,10 @@ def test_a_length_that_is_none_is_not_read(server: Server, tmp_path: Path, lengt
 
 
 def test_more_than_was_stated_is_not_taken(server: Server, tmp_path: Path) -> None:
-    whole = archive()
+    content = archive()
     server.answers = [
-        answer(f"Content-Length: {len(whole)}", whole + b"and more"),
-        answer("Connection: close", whole + bytes(10**6)),
+        answer(f"Content-Length: {len(content)}", content + b"and more"),
+        answer("Connection: close", content + bytes(10**6)),
         answer(f"Content-Length: {10**8}"),
         answer(f"Content-Length: {'9' * 4000}"),
         answer("Connection: close", bytes(10**6) * 11),
@@ -98,28 +98,28 @@ def test_more_than_was_stated_is_not_taken(server: Server, tmp_path: Path) -> No
 
 
 def test_a_download_cut_many_times_is_whole_in_the_end(
-    server: Server, tmp_path: Path, counted: Callable[[int, int], int], tell: Callable[[str], None]
+    server: Server, tmp_path: Path, counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     """In pieces, then a server that begins again in spite of the range, then the wrong part, which the digest finds."""
-    whole, cuts = archive(), counted(8, 60)
-    step = len(whole) // (cuts + 1)
+    content, cuts = archive(), counted(8, 60)
+    step = len(content) // (cuts + 1)
     for number in range(cuts):
         start = number * step
         status = "206 Partial Content" if start else "200 OK"
-        server.answers = [answer(f"Content-Length: {len(whole) - start}", whole[start : start + step], status)]
+        server.answers = [answer(f"Content-Length: {len(content) - start}", content[start : start + step], status)]
         with pytest.raises(DDBenchError, match="run again to resume"):
             installed(toy(server), tmp_path)
         assert not (tmp_path / "toy").exists()
     assert server.asked == [None, *(f"bytes={number * step}-" for number in range(1, cuts))]
-    server.answers = [answer(f"Content-Length: {len(whole)}", whole[: len(whole) // 2])]
+    server.answers = [answer(f"Content-Length: {len(content)}", content[: len(content) // 2])]
     with pytest.raises(DDBenchError, match="run again to resume"):
         installed(toy(server), tmp_path)
-    wrong = answer(f"Content-Length: {len(whole) - 7}", whole[7:], "206 Partial Content")
-    server.answers = [wrong, answer(f"Content-Length: {len(whole)}", whole)]
+    wrong = answer(f"Content-Length: {len(content) - 7}", content[7:], "206 Partial Content")
+    server.answers = [wrong, answer(f"Content-Length: {len(content)}", content)]
     with pytest.raises(DDBenchError, match="is not the published file"):
         installed(toy(server), tmp_path)
     assert installed(toy(server), tmp_path) == PICTURE
-    tell(f"downloads: cut {cuts + 1} times, one wrong part, whole in the end")
+    tally(f"downloads: cut {cuts + 1} times, one wrong part, whole in the end")
 
 
 def test_a_server_names_no_files_and_a_download_none_elsewhere(server: Server, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], Sh
 
 
 @pytest.fixture
-def mine(done: Shell, tmp_path: Path) -> Shell:
+def copied(done: Shell, tmp_path: Path) -> Shell:
     """A copy of it that may be harmed."""
     shutil.copytree(done.root, tmp_path / "mine")
     return type(done)(tmp_path / "mine")
@@ -113,24 +113,24 @@ READING = (("show",), ("records",), ("records", "--format", "json"), ("report",)
 
 
 @pytest.mark.parametrize("what", RECORDS)
-def test_a_record_that_is_none_is_one_line_wherever_it_is_read(mine: Shell, what: str) -> None:
-    change, said = RECORDS[what]
-    path = record_of(mine)
+def test_a_record_that_is_none_is_one_line_wherever_it_is_read(copied: Shell, what: str) -> None:
+    change, message = RECORDS[what]
+    path = record_of(copied)
     path.write_text(change(path.read_text()))
-    mine("export", path.stem, "--output", "out").refused(f"{path.name} is not a record", said)
+    copied("export", path.stem, "--output", "out").refused(f"{path.name} is not a record", message)
     for command in READING if what in ("100,000 levels", "infinity", "no runtime") else READING[:2]:
-        outcome = mine(*command)
+        outcome = copied(*command)
         assert outcome.code == 2, outcome.out
         assert outcome.out == ""
         assert "Traceback" not in outcome.err
-        assert said in outcome.err
-    assert not (mine.root / "out").exists()
-    assert not (mine.results / "report.html").exists()
+        assert message in outcome.err
+    assert not (copied.root / "out").exists()
+    assert not (copied.results / "report.html").exists()
 
 
-def test_a_record_of_strange_settings_hurts_no_other(mine: Shell) -> None:
+def test_a_record_of_strange_settings_hurts_no_other(copied: Shell) -> None:
     """It has the shape of a record, and what its settings say is nothing that ddbench knows."""
-    path = record_of(mine)
+    path = record_of(copied)
     tree = json.loads(path.read_text())
     tree.pop("digest")
     odd: dict[str, Any] = {name: {"strange": [1, {"x": None}]} for name in records.SECTIONS}
@@ -140,58 +140,58 @@ def test_a_record_of_strange_settings_hurts_no_other(mine: Shell) -> None:
         tree[key] = value
     path.with_name("odd.json").write_text(json.dumps(tree))
     for command in (*READING, ("table", "comparison"), ("records", "--scores"), ("show", "odd")):
-        outcome = mine(*command)
+        outcome = copied(*command)
         assert outcome.code in (0, 2), outcome.err
         assert "Traceback" not in outcome.err
-    listed = mine("records").out
+    listed = copied("records").out
     assert path.stem in listed
     assert "odd" in listed
 
 
-def test_a_pickle_is_neither_record_nor_picture_nor_artifact(mine: Shell) -> None:
+def test_a_pickle_is_neither_record_nor_picture_nor_artifact(copied: Shell) -> None:
     """Every file of results and cache is one, in turn; the same command makes each again or names it."""
-    marker = mine.root / "marker"
+    marker = copied.root / "marker"
     hostile = pickle.dumps(Payload(marker))
-    for name in mine.files("cache"):
+    for name in copied.files("cache"):
         if Path(name).suffix == ".safetensors":
-            (mine.root / name).write_bytes(hostile)
-    slot = mine.cache / "checkpoints" / "teacher" / "0.safetensors"
+            (copied.root / name).write_bytes(hostile)
+    slot = copied.cache / "checkpoints" / "teacher" / "0.safetensors"
     slot.parent.mkdir(parents=True, exist_ok=True)
     slot.write_bytes(hostile)
-    before = json.loads(record_of(mine).read_text())
-    outcome = mine(*SMALL)
+    before = json.loads(record_of(copied).read_text())
+    outcome = copied(*SMALL)
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("damaged") >= 3
-    after = json.loads(record_of(mine).read_text())
+    after = json.loads(record_of(copied).read_text())
     assert (after["metrics"], after["distilled_digest"]) == (before["metrics"], before["distilled_digest"])
-    (preview,) = (mine.results / "runs").rglob("preview.png")
+    (preview,) = (copied.results / "runs").rglob("preview.png")
     preview.write_bytes(hostile)
-    (mine.results / "records" / "bad.json").write_bytes(hostile)
-    (mine.results / "efficiency").mkdir()
-    (mine.results / "efficiency" / "dm.json").write_bytes(hostile)
+    (copied.results / "records" / "bad.json").write_bytes(hostile)
+    (copied.results / "efficiency").mkdir()
+    (copied.results / "efficiency" / "dm.json").write_bytes(hostile)
     for command in (("report",), ("records",), ("table", "efficiency")):
-        assert mine(*command).code == 0
-    mine("show", "bad").refused("bad.json is not a record")
+        assert copied(*command).code == 0
+    copied("show", "bad").refused("bad.json is not a record")
     assert not marker.exists()
     pickle.loads(hostile)
     assert marker.exists()
 
 
-def test_what_records_say_is_text_in_every_table(mine: Shell) -> None:
+def test_what_records_say_is_text_in_every_table(copied: Shell) -> None:
     hostile = "<script>alert(1)</script>"
-    path = record_of(mine)
+    path = record_of(copied)
     tree = json.loads(path.read_text())
     tree.pop("digest")
     tree |= {"name": hostile, "dataset": hostile, "student": hostile, "created": hostile, "recipes": [hostile]}
     tree["versions"] = {hostile: hostile}
     tree["device"] |= {"name": hostile}
     path.with_name("bad.json").write_text(json.dumps(tree))
-    assert mine("report").code == 0
-    html = mine("table", "comparison", "--format", "html")
+    assert copied("report").code == 0
+    html = copied("table", "comparison", "--format", "html")
     assert html.code == 0
-    for text in ((mine.results / "report.html").read_text(encoding="utf-8"), html.out):
+    for text in ((copied.results / "report.html").read_text(encoding="utf-8"), html.out):
         assert hostile not in text
-    assert "&lt;script&gt;alert(1)" in (mine.results / "report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)" in (copied.results / "report.html").read_text(encoding="utf-8")
 
 
 # -- artifacts with the right digest and the wrong content ----------------------------------------------------
@@ -218,77 +218,77 @@ FORGED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 
 
 @pytest.mark.parametrize("what", FORGED)
-def test_a_forged_set_is_neither_measured_nor_exported(mine: Shell, what: str) -> None:
-    forge, said = FORGED[what]
-    (unit,) = (mine.cache / "distill").glob("*.safetensors")
-    found = read_tensors(unit)
-    assert found is not None
-    tensors, meta, _ = found
+def test_a_forged_set_is_neither_measured_nor_exported(copied: Shell, what: str) -> None:
+    forge, message = FORGED[what]
+    (unit,) = (copied.cache / "distill").glob("*.safetensors")
+    content = read_tensors(unit)
+    assert content is not None
+    tensors, meta, _ = content
     write_tensors(unit, forge({name: value.clone() for name, value in tensors.items()}), meta)
-    for path in (mine.cache / "evaluate").glob("*.safetensors"):
+    for path in (copied.cache / "evaluate").glob("*.safetensors"):
         path.unlink()
-    mine(*SMALL).refused("method 'dm'", said)
-    name = record_of(mine).stem
-    mine("export", name, "--output", "out").refused()
-    assert not (mine.root / "out").exists()
+    copied(*SMALL).refused("method 'dm'", message)
+    name = record_of(copied).stem
+    copied("export", name, "--output", "out").refused()
+    assert not (copied.root / "out").exists()
 
 
 @pytest.mark.parametrize("meta", [deep(50_000), "[]", "3", "{}", '{"depends_on": 1}', '{"meta": {}, "depends_on": {}}'])
-def test_a_forged_header_is_no_artifact(mine: Shell, meta: str) -> None:
+def test_a_forged_header_is_no_artifact(copied: Shell, meta: str) -> None:
     from safetensors.torch import save_file
 
     from ddbench.storage.artifacts import FORMAT, digest_of
 
-    for path in (mine.cache / "distill").glob("*.safetensors"):
+    for path in (copied.cache / "distill").glob("*.safetensors"):
         tensors = {"labels": torch.zeros(2)}
         header = {"format": FORMAT, "meta": meta, "digest": digest_of(tensors, meta)}
         save_file(tensors, path, metadata=header)
-        mine("export", record_of(mine).stem, "--output", "out").refused()
+        copied("export", record_of(copied).stem, "--output", "out").refused()
         save_file(tensors, path, metadata=header)
-    outcome = mine(*SMALL)
+    outcome = copied(*SMALL)
     assert "Traceback" not in outcome.err
     assert outcome.code in (0, 2)  # computed again, or refused
-    assert not (mine.root / "out").exists()
+    assert not (copied.root / "out").exists()
 
 
 # -- names ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "*", "records/../../secret", "a\x00b"])
-def test_a_record_is_a_name_in_its_folder(mine: Shell, name: str) -> None:
-    shutil.copy(record_of(mine), mine.root / "secret.json")
-    (mine.results / "records" / "other.json").write_text("{}")
+def test_a_record_is_a_name_in_its_folder(copied: Shell, name: str) -> None:
+    shutil.copy(record_of(copied), copied.root / "secret.json")
+    (copied.results / "records" / "other.json").write_text("{}")
     for words in (("show", name), ("export", name, "--output", "out")):
-        outcome = mine(*words)
+        outcome = copied(*words)
         outcome.refused()
         assert "no record" in outcome.err or "begins 2 records" in outcome.err
-    assert not (mine.root / "out").exists()
+    assert not (copied.root / "out").exists()
 
 
-def test_keys_of_a_record_are_no_paths(mine: Shell) -> None:
-    (unit,) = (mine.cache / "distill").glob("*.safetensors")
-    shutil.move(unit, mine.root / "elsewhere.safetensors")
-    path = record_of(mine)
-    for key in ("../../elsewhere", str(mine.root / "elsewhere"), f"../distill/{unit.stem}"):
+def test_keys_of_a_record_are_no_paths(copied: Shell) -> None:
+    (unit,) = (copied.cache / "distill").glob("*.safetensors")
+    shutil.move(unit, copied.root / "elsewhere.safetensors")
+    path = record_of(copied)
+    for key in ("../../elsewhere", str(copied.root / "elsewhere"), f"../distill/{unit.stem}"):
         tree = json.loads(path.read_text())
         tree.pop("digest", None)
         tree["keys"]["distill"] = [key]
         path.write_text(json.dumps(tree))
-        mine("export", path.stem, "--output", "out").refused("no longer in the cache")
-    assert (mine.root / "elsewhere.safetensors").exists()
+        copied("export", path.stem, "--output", "out").refused("no longer in the cache")
+    assert (copied.root / "elsewhere.safetensors").exists()
 
 
-def test_where_nothing_may_be_written_over(mine: Shell) -> None:
-    name = record_of(mine).stem
-    (mine.root / "link").symlink_to(mine.root / "nowhere")
-    before = mine.files()
-    for output in (".", "..", "/", "link", "results", "results/..", record_of(mine)):
-        mine("export", name, "--output", output).refused("is not an empty folder")
-    assert mine.files() == before
-    empty = mine.root / "empty"
+def test_where_nothing_may_be_written_over(copied: Shell) -> None:
+    name = record_of(copied).stem
+    (copied.root / "link").symlink_to(copied.root / "nowhere")
+    before = copied.files()
+    for output in (".", "..", "/", "link", "results", "results/..", record_of(copied)):
+        copied("export", name, "--output", output).refused("is not an empty folder")
+    assert copied.files() == before
+    empty = copied.root / "empty"
     empty.mkdir()
-    outcome = type(mine)(empty)(
-        "export", name, "--output", ".", "--results-dir", mine.results, "--cache-dir", mine.cache
+    outcome = type(copied)(empty)(
+        "export", name, "--output", ".", "--results-dir", copied.results, "--cache-dir", copied.cache
     )
     outcome.refused("is the working directory")
     assert list(empty.iterdir()) == []

@@ -32,10 +32,10 @@ def stage_at(lines: Sequence[str]) -> str:
     under_way: list[str] = []
     last = "before the first stage"
     for line in lines:
-        stage, told = line.split(" ")[0].rstrip(":"), line.partition(": ")[2]
-        if stage in STAGES and told.startswith(("started", "resumed")):
+        stage, text = line.split(" ")[0].rstrip(":"), line.partition(": ")[2]
+        if stage in STAGES and text.startswith(("started", "resumed")):
             under_way.append(stage)
-        elif stage in STAGES and told.startswith("finished"):
+        elif stage in STAGES and text.startswith("finished"):
             under_way.pop()
             last = "record" if stage == STAGES[-1] else f"after {stage}"
     return under_way[-1] if under_way else last
@@ -46,7 +46,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
     place_at: Callable[[Path], Place],
     tmp_path: Path,
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
     print(f"kill moments of DDBENCH_KILL_SEED={seed}")
@@ -78,7 +78,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
         if stages.total() == count:
             break
     hit = ", ".join(f"{stage} {hits}" for stage, hits in stages.most_common())
-    tell(f"killed (kill -9) at {count} random moments of a run: {count} same records and artifacts; hit: {hit}")
+    tally(f"killed (kill -9) at {count} random moments of a run: {count} same records and artifacts; hit: {hit}")
     assert stages.total() == count
 
 
@@ -108,5 +108,5 @@ def test_killed_while_it_writes_an_artifact_nothing_of_it_is_left(tmp_path: Path
     (left,) = room.iterdir()
     assert room.suffix == ".partial"
     assert (left.stat().st_size > 4 * limit) == written
-    found = Cache(tmp_path).get("teacher", {}, build(10))
-    assert list(folder.iterdir()) == [found.path]
+    actual = Cache(tmp_path).get("teacher", {}, build(10))
+    assert list(folder.iterdir()) == [actual.path]

@@ -36,7 +36,7 @@ def test_many_processes_compute_each_stage_once(
     place_at: Callable[..., Place],
     tmp_path: Path,
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     count, cache = counted(3, 8), tmp_path / "cache"
 
@@ -52,7 +52,7 @@ def test_many_processes_compute_each_stage_once(
     assert len(texts(places)) == 1  # times too: they are those of the one computation
     assert (places[0].records(), places[0].digests()) == (small.alone.records(), small.alone.digests())
     assert places[0].left_over() == []
-    tell(f"{count} processes at once: {parts.total()} parts computed, each once; {count} same records")
+    tally(f"{count} processes at once: {parts.total()} parts computed, each once; {count} same records")
 
     (teacher,) = (cache / "teacher").iterdir()
     os.truncate(teacher, teacher.stat().st_size // 2)
@@ -60,7 +60,7 @@ def test_many_processes_compute_each_stage_once(
     assert begun(*runs) == {TEACHER.rstrip(": "): 1}
     assert len(list(teacher.parent.glob("*.damaged-*"))) == 1
     assert [place.records() for place in places] == [small.alone.records()] * count
-    tell(f"{count} processes at once find a damaged teacher: set aside once, computed once, {count} same records")
+    tally(f"{count} processes at once find a damaged teacher: set aside once, computed once, {count} same records")
 
 
 def test_two_different_runs_in_one_cache_do_not_disturb_each_other(
@@ -84,9 +84,9 @@ def test_the_lock_of_a_killed_process_does_not_block(
 ) -> None:
     first, second = place_at(tmp_path / "first"), place_at(tmp_path / "second", tmp_path / "first" / "cache")
     holder = small.start(first, pause=TEACHER + "started")
-    holder.until(TEACHER + "started")
+    holder.wait_for(TEACHER + "started")
     waiting = small.start(second)
-    waiting.until("waiting for another process that makes this teacher artifact")
+    waiting.wait_for("waiting for another process that makes this teacher artifact")
     assert waiting.end(block=False) is None
     assert holder.kill() == -signal.SIGKILL
     assert waiting.end() == 0
@@ -101,10 +101,10 @@ def test_where_a_lock_does_not_hold_a_duplicate_costs_time_only(
     """As on two hosts that share a folder and no locks: both hold every lock."""
     first, second = place_at(tmp_path / "first"), place_at(tmp_path / "second", tmp_path / "first" / "cache")
     slow = small.start(first, flock=HELD_BY_ALL, pause=TEACHER + "started")
-    slow.until(TEACHER + "started")
+    slow.wait_for(TEACHER + "started")
     quick = small.start(second, flock=HELD_BY_ALL)
     assert quick.end() == 0
-    slow.go_on()
+    slow.resume()
     assert slow.end() == 0
     assert begun(slow, quick)[TEACHER.rstrip(": ")] == 2
     assert len(texts([first, second])) == 1  # the artifacts that were there first are those of both
@@ -117,7 +117,7 @@ def test_many_at_once_without_locks_end_with_the_same_record(
     place_at: Callable[..., Place],
     tmp_path: Path,
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     count, cache = counted(2, 8), tmp_path / "cache"
     places = [place_at(tmp_path / f"{number}", cache) for number in range(count)]
@@ -128,7 +128,7 @@ def test_many_at_once_without_locks_end_with_the_same_record(
     assert places[0].left_over() == []
     parts, times = begun(small.alone).total(), begun(*runs).total()
     assert parts <= times <= parts * count
-    tell(
+    tally(
         f"{count} processes at once where no lock holds: {parts} parts computed {times} times in all; "
         f"{count} same records, nothing left over"
     )
@@ -141,7 +141,7 @@ def test_a_file_system_without_locks_is_named_once_and_does(
     place = place_at(tmp_path)
     run = small.start(place, flock=number)
     assert run.end() == 0, run.lines()
-    said = [line for line in run.lines() if line.startswith("no locks in ")]
-    assert len(said) == 1
-    assert os.strerror(number) in said[0]
+    messages = [line for line in run.lines() if line.startswith("no locks in ")]
+    assert len(messages) == 1
+    assert os.strerror(number) in messages[0]
     assert (place.records(), place.digests()) == (small.alone.records(), small.alone.digests())

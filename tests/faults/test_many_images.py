@@ -69,7 +69,7 @@ def folder(root: Path, count: int) -> Path:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells what is resident")
 def test_many_times_the_images_take_no_more_memory(
-    tmp_path: Path, counted: Callable[[int, int], int], tell: Callable[[str], None]
+    tmp_path: Path, counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     """Teacher, statistics, random, WMDD, students and transport cost, each in one command on the same few classes."""
     few, many = 500, counted(2_000, 50_000)
@@ -92,7 +92,7 @@ def test_many_times_the_images_take_no_more_memory(
         peaks.append(int(done.stdout.split()[-1]))
     grown, allowed = peaks[1] - peaks[0], bound(many) - bound(few) + 32 * 2**20
     assert grown < allowed < (many - few) * DECODED
-    tell(
+    tally(
         f"memory: {few} and {many} images of {DECODED} bytes: peaks of {peaks[0] / 2**20:.0f} and "
         f"{peaks[1] / 2**20:.0f} MiB (bound: {allowed / 2**20:.0f} more; all images: {many * DECODED / 2**20:.0f})"
     )

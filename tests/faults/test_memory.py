@@ -88,17 +88,17 @@ class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.most, self.since, self.count, self.refused = most, since, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         self.count += 1
-        for tensor in found if isinstance(found, tuple | list) else (found,):
+        for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor) and tensor.nbytes > self.most and self.count > self.since:
                 self.refused += 1
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
-        return found
+        return result
 
 
 @pytest.fixture
-def told() -> Iterator[list[str]]:
+def messages() -> Iterator[list[str]]:
     """What is said of cuts."""
     lines: list[str] = []
     with memory.oom_errors("distill", [], lines.append):
@@ -153,10 +153,10 @@ def objective(kind: str, teacher: TappedNetwork) -> Objective:
 STEPS = RecoverSettings(steps=2, jitter=4, learning_rate=0.1)
 
 
-def close(found: Tensor, whole: Tensor) -> None:
+def close(actual: Tensor, uncut: Tensor) -> None:
     """The same up to the rounding of another order of summation, of which Adam makes a step where a gradient is 0."""
-    assert float((found - whole).abs().median()) < 1e-6
-    assert float(((found - whole).abs() > 1e-3).double().mean()) < 1e-3
+    assert float((actual - uncut).abs().median()) < 1e-6
+    assert float(((actual - uncut).abs() > 1e-3).double().mean()) < 1e-3
 
 
 @alone
@@ -164,50 +164,50 @@ def close(found: Tensor, whole: Tensor) -> None:
 def test_recover_goes_on_when_the_host_has_no_memory_left(
     make_task: Callable[..., DistillTask],
     teacher: TappedNetwork,
-    told: list[str],
+    messages: list[str],
     kind: str,
 ) -> None:
     task, chosen = make_task(), objective(kind, teacher)
     start = task.noise(UNIT)
-    whole = recover(task, UNIT, chosen, start, STEPS)
+    uncut = recover(task, UNIT, chosen, start, STEPS)
     know_kernels(teacher)
-    assert told == []
+    assert messages == []
     with room(30):  # a layer of the 80 images takes 40
-        found = recover(task, UNIT, chosen, start, STEPS)
+        actual = recover(task, UNIT, chosen, start, STEPS)
     # Halves down to what fits, and no size twice: the second step begins with what fitted.
     halves = [80]
     while halves[-1] > 1:
         halves.append((halves[-1] + 1) // 2)
     cuts = [f"out of memory with {n} images: going on with {half} at a time" for n, half in itertools.pairwise(halves)]
-    assert told
-    assert told == cuts[: len(told)]
-    close(found, whole)
+    assert messages
+    assert messages == cuts[: len(messages)]
+    close(actual, uncut)
 
 
 def test_recover_goes_on_wherever_the_device_runs_out(
     make_task: Callable[..., DistillTask],
     teacher: TappedNetwork,
-    told: list[str],
+    messages: list[str],
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     """At random operations of the first two steps, forward or backward, for random sizes of what still fits."""
     task, chosen = make_task(), objective("released", teacher)
     start, draw = task.noise(UNIT), seeds.generator("device")
     with Device(10**12) as device:
-        whole = recover(task, UNIT, chosen, start, STEPS)
+        uncut = recover(task, UNIT, chosen, start, STEPS)
     operations, layer, ended = device.count, 128 * SIZE * SIZE * 4, 0
     count = counted(2, 60)
     for _ in range(count):
         images = int(torch.randint(4, 60, (), generator=draw))
         since = int(torch.randint(0, operations, (), generator=draw))
         with Device(images * layer, since) as device:
-            found = recover(task, UNIT, chosen, start, STEPS)
-        assert bool(told) == bool(device.refused)
-        ended += bool(told)
-        told.clear()
-        close(found, whole)
-    tell(f"memory: {count} random places and sizes of a device that runs out, met {ended} times: the same images")
+            actual = recover(task, UNIT, chosen, start, STEPS)
+        assert bool(messages) == bool(device.refused)
+        ended += bool(messages)
+        messages.clear()
+        close(actual, uncut)
+    tally(f"memory: {count} random places and sizes of a device that runs out, met {ended} times: the same images")
     assert ended
 
 
@@ -222,23 +222,23 @@ def test_where_not_one_image_fits_it_is_one_line_and_the_checkpoint_goes_on(
     task = make_task()
     start = task.noise(two)
     with Device(10**12) as device:
-        whole = recover(task, two, chosen, start, STEPS)
+        uncut = recover(task, two, chosen, start, STEPS)
     settings = [("wmdd.batch_size", 100)]
     task = make_task("stopped", every=1)
     lines: list[str] = []
-    said = r"^out of memory in stage 'distill': lower --set wmdd.batch_size \(now 100\), which changes the results"
+    message = r"^out of memory in stage 'distill': lower --set wmdd.batch_size \(now 100\), which changes the results"
     small = Device(100_000, since=device.count // 2 + 20)  # in the second step
-    with pytest.raises(DDBenchError, match=said), memory.oom_errors("distill", settings, lines.append), small:
+    with pytest.raises(DDBenchError, match=message), memory.oom_errors("distill", settings, lines.append), small:
         recover(task, two, chosen, start, STEPS)
     assert lines == ["out of memory with 2 images: going on with 1 at a time"]
-    found = task.checkpoint.load()
-    assert found is not None
-    assert found[1]["step"] == 1
-    assert torch.equal(recover(make_task("stopped"), two, chosen, start, STEPS), whole)
+    content = task.checkpoint.load()
+    assert content is not None
+    assert content[1]["step"] == 1
+    assert torch.equal(recover(make_task("stopped"), two, chosen, start, STEPS), uncut)
 
 
 def test_an_objective_that_needs_the_activations_themselves_is_never_given_other_numbers(
-    make_task: Callable[..., DistillTask], told: list[str]
+    make_task: Callable[..., DistillTask], messages: list[str]
 ) -> None:
     task = make_task()
     for look in (lambda x: x.mean((0, 2, 3)), lambda x: torch.relu(x), lambda x: x.flatten(1), lambda x: x * 2):
@@ -255,56 +255,56 @@ def test_an_objective_that_needs_the_activations_themselves_is_never_given_other
 
 @alone
 def test_passes_without_a_graph_go_on_when_the_host_has_no_memory_left(
-    make_task: Callable[..., DistillTask], teacher: TappedNetwork, told: list[str]
+    make_task: Callable[..., DistillTask], teacher: TappedNetwork, messages: list[str]
 ) -> None:
     """Statistics in both forms, and labels: of each image, so that parts give the numbers of the whole batch."""
     draw = seeds.generator("images")
     batches = [torch.randn(count, 3, SIZE, SIZE, generator=draw) for count in (80, 40)]
     task: Any = make_task()
     variances: tuple[Variance, ...] = ("exact", "batch-mean")
-    whole = [collect(teacher, batches, variance) for variance in variances]
+    uncut = [collect(teacher, batches, variance) for variance in variances]
     logits = teacher_logits(task, batches[0])
     know_kernels(teacher)
-    assert told == []
+    assert messages == []
     with room(30):
         cut = [collect(teacher, batches, variance) for variance in variances]
-        assert told[0] == "out of memory with 80 images: going on with 40 at a time"
-        told.clear()
+        assert messages[0] == "out of memory with 80 images: going on with 40 at a time"
+        messages.clear()
         cut_logits = teacher_logits(task, batches[0])
-    assert told[0] == "out of memory with 80 views: going on with 40 at a time"
+    assert messages[0] == "out of memory with 80 views: going on with 40 at a time"
     torch.testing.assert_close(cut_logits, logits)
-    for found, expected in zip(cut, whole, strict=True):
-        torch.testing.assert_close(found.features, expected.features, rtol=1e-5, atol=1e-6)
+    for actual, expected in zip(cut, uncut, strict=True):
+        torch.testing.assert_close(actual.features, expected.features, rtol=1e-5, atol=1e-6)
         for moments in ("bn_means", "bn_vars"):
-            for left, right in zip(getattr(found, moments), getattr(expected, moments), strict=True):
+            for left, right in zip(getattr(actual, moments), getattr(expected, moments), strict=True):
                 torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
 def test_accuracy_is_measured_in_parts(
-    teacher: TappedNetwork, told: list[str], digits_at: Callable[..., Dataset]
+    teacher: TappedNetwork, messages: list[str], digits_at: Callable[..., Dataset]
 ) -> None:
-    whole = accuracy(teacher.network, digits_at(SIZE), "val", CPU, "fp32")
+    uncut = accuracy(teacher.network, digits_at(SIZE), "val", CPU, "fp32")
     with Device(60 * 2**19):  # a layer of 60 images
-        assert accuracy(teacher.network, digits_at(SIZE), "val", CPU, "fp32") == whole
+        assert accuracy(teacher.network, digits_at(SIZE), "val", CPU, "fp32") == uncut
     halves = (256, 128, 64)
-    assert told == [f"out of memory with {n} images: going on with {n // 2} at a time" for n in halves]
+    assert messages == [f"out of memory with {n} images: going on with {n // 2} at a time" for n in halves]
 
 
 def test_crops_are_judged_in_parts(
-    make_task: Callable[..., DistillTask], teacher: TappedNetwork, told: list[str]
+    make_task: Callable[..., DistillTask], teacher: TappedNetwork, messages: list[str]
 ) -> None:
     judge = teacher_loss(make_task(), 3)
     crops = torch.rand(80, 3, SIZE // 2, SIZE // 2, generator=seeds.generator("crops"))
-    whole = judge(crops)
+    uncut = judge(crops)
     with Device(25 * 2**19) as device:  # a layer of 25 images
         for _ in range(2):
-            torch.testing.assert_close(judge(crops), whole)
+            torch.testing.assert_close(judge(crops), uncut)
     assert device.refused == 2  # what fitted is remembered
-    assert told == [f"out of memory with {n} crops: going on with {n // 2} at a time" for n in (80, 40)]
+    assert messages == [f"out of memory with {n} crops: going on with {n // 2} at a time" for n in (80, 40)]
 
 
 def test_an_epoch_is_chosen_by_scores_in_parts(
-    teacher: TappedNetwork, told: list[str], digits_at: Callable[..., Dataset]
+    teacher: TappedNetwork, messages: list[str], digits_at: Callable[..., Dataset]
 ) -> None:
     digits = digits_at(SIZE)
     rows = torch.arange(300)
@@ -313,22 +313,22 @@ def test_an_epoch_is_chosen_by_scores_in_parts(
     )
     task.precision, held_out = "fp32", rows % 3 == 0
     score = score_on(task, held_out)  # type: ignore[arg-type]
-    whole = score(teacher.network)
+    uncut = score(teacher.network)
     with Device(30 * 2**19) as device:  # a layer of 30 images
         for _ in range(2):
             top1, loss = score(teacher.network)
-            assert top1 == whole[0]
-            assert loss == pytest.approx(whole[1], rel=1e-6)
+            assert top1 == uncut[0]
+            assert loss == pytest.approx(uncut[1], rel=1e-6)
     assert device.refused == 2  # what fitted is remembered, from one epoch to the next
-    assert told == [f"out of memory with {n} held-out images: going on with {n // 2} at a time" for n in (100, 50)]
+    assert messages == [f"out of memory with {n} held-out images: going on with {n // 2} at a time" for n in (100, 50)]
 
 
 @pytest.mark.parametrize("network", ["convnet-d2", "convnet-bn-d2"])
 def test_dm_takes_fewer_classes_at_a_time_where_that_changes_nothing(
-    make_task: Callable[..., DistillTask], told: list[str], network: str
+    make_task: Callable[..., DistillTask], messages: list[str], network: str
 ) -> None:
     method = DM(network=network, steps=2, real_batch=8)
-    whole = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
+    uncut = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
     layer = 128 * 16 * 16 * 4 * 8  # eight images of one class
     with Device(3 * layer) as device:
         if network == "convnet-bn-d2":  # statistics of the batch: another batch, other numbers
@@ -336,9 +336,9 @@ def test_dm_takes_fewer_classes_at_a_time_where_that_changes_nothing(
                 distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
             assert device.refused == 1
             return
-        found = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
-    assert told == [f"out of memory with {n} classes: going on with {-(-n // 2)} at a time" for n in (10, 5)]
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+        actual = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
+    assert messages == [f"out of memory with {n} classes: going on with {-(-n // 2)} at a time" for n in (10, 5)]
+    torch.testing.assert_close(actual, uncut, rtol=0, atol=1e-5)
 
 
 @given(rows=st.integers(0, 40), fits=st.integers(1, 40), seed=st.integers(0, 9))
@@ -405,7 +405,7 @@ def test_a_batch_that_cannot_be_cut_is_one_line_that_names_its_setting(shell: Sh
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on a process's memory is Linux's")
-def test_short_of_memory(tell: Callable[[str], None]) -> None:
+def test_short_of_memory(tally: Callable[[str], None]) -> None:
     """The tests above that are marked `alone`, in a process of their own: a library may not recover from it."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__]
     command += ["-k", "host_has_no_memory or cannot_be_cut"]
@@ -415,4 +415,6 @@ def test_short_of_memory(tell: Callable[[str], None]) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "5 passed" in done.stdout, done.stdout
-    tell("memory: RLIMIT_AS takes it from recover (3 losses), statistics, labels, a command: same numbers, or one line")
+    tally(
+        "memory: RLIMIT_AS takes it from recover (3 losses), statistics, labels, a command: same numbers, or one line"
+    )

@@ -25,7 +25,7 @@ from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
 
 if TYPE_CHECKING:
-    from conftest import Menace, Shell
+    from conftest import BadPlugin, Shell
 
 
 class Weird(BaseException):
@@ -104,31 +104,31 @@ def doing(deed: Callable[[], object]) -> Callable[[DistillTask, Unit], torch.Ten
 
 
 def test_whatever_methods_do_they_are_named_and_the_other_cells_go_on(
-    menace: Menace, shell: Shell, tell: Callable[[str], None]
+    bad_plugin: BadPlugin, shell: Shell, tally: Callable[[str], None]
 ) -> None:
     methods = [method(name, make) for name, (make, _) in FATAL.items()]
     methods += [method(name, doing(deed)) for name, (deed, _) in UNDONE.items()]
-    registry = menace.registry(distillers=methods)
+    registry = bad_plugin.registry(distillers=methods)
     named = [word for name in (*FATAL, *UNDONE, "random") for word in ("--method", name)]
     before = global_state.global_state(torch.device("cpu"))
-    outcome = menace.asked(shell, registry, "run", *named, *menace.small, "--evaluator", "hard")
+    outcome = bad_plugin.run(shell, registry, "run", *named, *bad_plugin.small, "--evaluator", "hard")
     after = global_state.global_state(torch.device("cpu"))
     assert set(global_state.changed_names(before, after)) <= {global_state.RANDOM, global_state.NUMPY}
     assert outcome.code == 1, outcome.err
     assert "Traceback" not in outcome.out + outcome.err
     failed = {line.split()[1].rstrip(","): line for line in outcome.out.splitlines() if line.startswith("failed:")}
     assert failed.keys() == FATAL.keys()
-    for name, (_, said) in FATAL.items():
+    for name, (_, message) in FATAL.items():
         assert f"method '{name}'" in failed[name]
-        assert said in failed[name]
+        assert message in failed[name]
         if name != "massless":  # refused where the set is put together, of units each of which was sound
-            assert f"method '{name}' of {menace.name}" in failed[name]
-    told = outcome.err.splitlines()
+            assert f"method '{name}' of {bad_plugin.name}" in failed[name]
+    lines = outcome.err.splitlines()
     for name, (_, changed) in UNDONE.items():
-        assert any(f"method '{name}' ({menace.name}) changed {changed}" in line for line in told), outcome.err
+        assert any(f"method '{name}' ({bad_plugin.name}) changed {changed}" in line for line in lines), outcome.err
     kept = {json.loads(path.read_text())["method"] for path in (shell.results / "records").iterdir()}
     assert kept == {*UNDONE, "random"}
-    tell(f"methods that misbehave: {len(FATAL)} named and left out, {len(UNDONE)} undone, the others went on")
+    tally(f"methods that misbehave: {len(FATAL)} named and left out, {len(UNDONE)} undone, the others went on")
 
 
 def renumbered(self: Distiller, num_classes: int, ipc: int) -> list[Unit]:
@@ -149,16 +149,16 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("what", PLANS)
 def test_a_method_that_cannot_say_what_it_does_is_refused_before_anything_runs(
-    menace: Menace, shell: Shell, what: str
+    bad_plugin: BadPlugin, shell: Shell, what: str
 ) -> None:
-    more, said = PLANS[what]
-    registry = menace.registry(distillers=[method("planless", lambda task, unit: gray(unit), **more)])
-    outcome = menace.asked(shell, registry, "run", "--method", "random", "--method", "planless", *menace.small)
-    outcome.refused(f"method 'planless' of {menace.name}", said)
+    more, message = PLANS[what]
+    registry = bad_plugin.registry(distillers=[method("planless", lambda task, unit: gray(unit), **more)])
+    outcome = bad_plugin.run(shell, registry, "run", "--method", "random", "--method", "planless", *bad_plugin.small)
+    outcome.refused(f"method 'planless' of {bad_plugin.name}", message)
     assert not (shell.results / "records").exists()
 
 
-def test_settings_that_fail_in_their_own_way_are_one_line(menace: Menace, shell: Shell) -> None:
+def test_settings_that_fail_in_their_own_way_are_one_line(bad_plugin: BadPlugin, shell: Shell) -> None:
     class Touchy(Distiller, frozen=True, extra="forbid"):
         """Its validator divides by zero, and its other setting is nothing that JSON has."""
 
@@ -177,10 +177,12 @@ def test_settings_that_fail_in_their_own_way_are_one_line(menace: Menace, shell:
         def _build(cls, value: object) -> object:
             return object()
 
-    registry = menace.registry(distillers=[Touchy])
-    for setting, said in (("level=0", "ZeroDivisionError"), ("things=1", "PydanticSerializationError")):
-        outcome = menace.asked(shell, registry, "run", "--method", "touchy", *menace.fast, "--set", f"touchy.{setting}")
-        outcome.refused(f"method 'touchy' of {menace.name}", said)
+    registry = bad_plugin.registry(distillers=[Touchy])
+    for setting, message in (("level=0", "ZeroDivisionError"), ("things=1", "PydanticSerializationError")):
+        outcome = bad_plugin.run(
+            shell, registry, "run", "--method", "touchy", *bad_plugin.fast, "--set", f"touchy.{setting}"
+        )
+        outcome.refused(f"method 'touchy' of {bad_plugin.name}", message)
         assert len(outcome.errors) == 1
 
 
@@ -245,18 +247,18 @@ def one_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PluginRegistr
 
 @pytest.mark.parametrize("what", ODD)
 def test_what_no_student_can_reach_is_no_result(
-    menace: Menace, one_set: Callable[[PluginRegistry], Pipeline], what: str
+    bad_plugin: BadPlugin, one_set: Callable[[PluginRegistry], Pipeline], what: str
 ) -> None:
-    evaluate, said = ODD[what]
-    pipeline = one_set(menace.registry(evaluators=[protocol(evaluate)]))
+    evaluate, message = ODD[what]
+    pipeline = one_set(bad_plugin.registry(evaluators=[protocol(evaluate)]))
     with pytest.raises(DDBenchError) as caught:
         pipeline.artifact("evaluate")
-    assert str(caught.value).startswith(f"evaluator 'odd' of {menace.name}")
-    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"evaluator 'odd' of {bad_plugin.name}")
+    assert message in str(caught.value)
     assert not pipeline.workspace.cache.has("evaluate", pipeline.keys.evaluate(pipeline.unit_keys))
 
 
-def test_what_a_protocol_changes_is_put_back_and_named(menace: Menace, shell: Shell) -> None:
+def test_what_a_protocol_changes_is_put_back_and_named(bad_plugin: BadPlugin, shell: Shell) -> None:
     def evaluate(task: Any) -> Metrics:
         torch.manual_seed(1)
         torch.set_default_dtype(torch.float64)
@@ -264,10 +266,10 @@ def test_what_a_protocol_changes_is_put_back_and_named(menace: Menace, shell: Sh
         return metrics()
 
     before = global_state.global_state(torch.device("cpu"))
-    registry = menace.registry(evaluators=[protocol(evaluate)])
-    outcome = menace.asked(shell, registry, "run", "--method", "random", *menace.small, "--evaluator", "odd")
+    registry = bad_plugin.registry(evaluators=[protocol(evaluate)])
+    outcome = bad_plugin.run(shell, registry, "run", "--method", "random", *bad_plugin.small, "--evaluator", "odd")
     assert outcome.code == 0, outcome.err
     after = global_state.global_state(torch.device("cpu"))
     assert set(global_state.changed_names(before, after)) <= {global_state.RANDOM, global_state.NUMPY}
     assert "look at me" not in outcome.out
-    assert f"evaluator 'odd' ({menace.name}) changed torch's global generator, torch's default dtype" in outcome.err
+    assert f"evaluator 'odd' ({bad_plugin.name}) changed torch's global generator, torch's default dtype" in outcome.err

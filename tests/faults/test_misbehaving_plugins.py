@@ -25,7 +25,7 @@ from ddbench.tables.context import TableContext
 if TYPE_CHECKING:
     import pandas as pd
 
-    from conftest import Menace, Shell
+    from conftest import BadPlugin, Shell
 
 
 class Weird(BaseException):
@@ -35,7 +35,7 @@ class Weird(BaseException):
 # -- observers, tables, datasets ----------------------------------------------------------------------------
 
 
-def test_observers_can_neither_stop_nor_change_a_run(menace: Menace, shell: Shell) -> None:
+def test_observers_can_neither_stop_nor_change_a_run(bad_plugin: BadPlugin, shell: Shell) -> None:
     class Fails:
         @hookimpl
         def ddbench_event(self, event: Event) -> None:
@@ -48,13 +48,13 @@ def test_observers_can_neither_stop_nor_change_a_run(menace: Menace, shell: Shel
             torch.manual_seed(event.step)
             torch.set_default_dtype(torch.float64)
 
-    words = ("run", "--method", "random", *menace.fast, "--evaluator", "hard")
+    words = ("run", "--method", "random", *bad_plugin.fast, "--evaluator", "hard")
     words += ("--student", "mobilenet_v2", "--set", "evaluator.epochs=2")  # it drops out
-    plain = menace.asked(shell, PluginRegistry(), *words, "--results-dir", "plain")
+    plain = bad_plugin.run(shell, PluginRegistry(), *words, "--results-dir", "plain")
     registry = PluginRegistry()
     registry.register(Fails(), "ddbench-exits")
     registry.register(Meddles(), "ddbench-meddles")
-    outcome = menace.asked(shell, registry, *words, "--results-dir", "watched", "--force", "data")
+    outcome = bad_plugin.run(shell, registry, *words, "--results-dir", "watched", "--force", "data")
     assert (plain.code, outcome.code) == (0, 0), outcome.err
     assert "look at me" not in outcome.out
     for text in (
@@ -63,9 +63,9 @@ def test_observers_can_neither_stop_nor_change_a_run(menace: Menace, shell: Shel
         "observer of ddbench-meddles printed to stdout, which is for results: printed to stderr",
     ):
         assert sum(text in line for line in outcome.errors) == 1, outcome.err
-    found = [json.loads(next((shell.root / name / "records").iterdir()).read_text()) for name in ("plain", "watched")]
+    records = [json.loads(next((shell.root / name / "records").iterdir()).read_text()) for name in ("plain", "watched")]
     for name in ("metrics", "distilled_digest"):
-        assert found[0][name] == found[1][name]
+        assert records[0][name] == records[1][name]
 
 
 def table(name: str, **parts: Any) -> TableSpec:
@@ -89,24 +89,26 @@ def adding(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
 
 
 TABLES = {
-    "cells": (table("menace-cells", cells=lambda wanted: sys.exit(0)), "SystemExit: 0"),
-    "late": (table("menace-late", cells=late), "ZeroDivisionError: late"),
-    "fill": (table("menace-fill", fill=filling), "Weird: x"),
-    "finish": (table("menace-finish", finish=adding), "Weird: no column"),
+    "cells": (table("bad-cells", cells=lambda wanted: sys.exit(0)), "SystemExit: 0"),
+    "late": (table("bad-late", cells=late), "ZeroDivisionError: late"),
+    "fill": (table("bad-fill", fill=filling), "Weird: x"),
+    "finish": (table("bad-finish", finish=adding), "Weird: no column"),
 }
 
 
-def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(menace: Menace, shell: Shell) -> None:
-    first = menace.asked(shell, PluginRegistry(), "run", "--method", "random", *menace.small, "--evaluator", "hard")
+def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(bad_plugin: BadPlugin, shell: Shell) -> None:
+    first = bad_plugin.run(
+        shell, PluginRegistry(), "run", "--method", "random", *bad_plugin.small, "--evaluator", "hard"
+    )
     assert first.code == 0, first.err
-    registry = menace.registry(tables=[spec for spec, _ in TABLES.values()])
-    for spec, said in TABLES.values():
-        outcome = menace.asked(shell, registry, "table", spec.name, "--dataset", "digits")
-        outcome.refused(f"table '{spec.name}' of {menace.name}", said)
-    outcome = menace.asked(shell, registry, "report")
+    registry = bad_plugin.registry(tables=[spec for spec, _ in TABLES.values()])
+    for spec, message in TABLES.values():
+        outcome = bad_plugin.run(shell, registry, "table", spec.name, "--dataset", "digits")
+        outcome.refused(f"table '{spec.name}' of {bad_plugin.name}", message)
+    outcome = bad_plugin.run(shell, registry, "report")
     assert outcome.code == 0, outcome.err
     for spec, _ in TABLES.values():
-        assert sum(f"left out: table '{spec.name}' of {menace.name}" in line for line in outcome.errors) == 1
+        assert sum(f"left out: table '{spec.name}' of {bad_plugin.name}" in line for line in outcome.errors) == 1
     (record,) = (shell.results / "records").iterdir()
     assert f'id="record-{record.stem}"' in (shell.results / "report.html").read_text(encoding="utf-8")
 
@@ -133,12 +135,12 @@ DATASETS: dict[str, tuple[Callable[[Path | None], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", DATASETS)
-def test_a_dataset_that_is_none_is_one_line(menace: Menace, shell: Shell, what: str) -> None:
-    opened, said = DATASETS[what]
+def test_a_dataset_that_is_none_is_one_line(bad_plugin: BadPlugin, shell: Shell, what: str) -> None:
+    opened, message = DATASETS[what]
     spec = DatasetSpec(name="hollow", about="misbehaves.", source="none", native_size=8, open=opened)
     words = ("run", "--method", "random", "--dataset", "hollow", "--ipc", "1", "--recipe", "smoke", "--device", "cpu")
-    outcome = menace.asked(shell, menace.registry(datasets=[spec]), *words)
-    outcome.refused(f"dataset 'hollow' of {menace.name}", said)
+    outcome = bad_plugin.run(shell, bad_plugin.registry(datasets=[spec]), *words)
+    outcome.refused(f"dataset 'hollow' of {bad_plugin.name}", message)
     assert not (shell.results / "records").exists()
 
 
@@ -154,7 +156,11 @@ def site(
 
     def install(source: str) -> list[metadata.EntryPoint]:
         install_plugin(tmp_path, "ddfault-bad", "from ddbench.api import hookimpl\n" + source)
-        return [point for found in metadata.distributions(path=[str(tmp_path)]) for point in found.entry_points]
+        return [
+            point
+            for distribution in metadata.distributions(path=[str(tmp_path)])
+            for point in distribution.entry_points
+        ]
 
     yield install
     sys.modules.pop("ddfault_bad", None)
@@ -169,7 +175,7 @@ def ddbench_distillers():
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("class Weird(BaseException): pass\nraise Weird('import')", "Weird: import"),
         ("raise SystemExit", "SystemExit"),
@@ -184,16 +190,16 @@ def ddbench_distillers():
     ],
 )
 def test_a_plugin_that_fails_at_its_import_or_names_paths_is_left_out(
-    site: Callable[[str], list[metadata.EntryPoint]], capsys: pytest.CaptureFixture[str], source: str, said: str
+    site: Callable[[str], list[metadata.EntryPoint]], capsys: pytest.CaptureFixture[str], source: str, message: str
 ) -> None:
     points = [*site(source), *(point for point in metadata.entry_points(group="ddbench") if point.name == "methods")]
     registry = PluginRegistry(points)
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("ddbench: warning: plugin 'plug' of ddfault-bad is left out: ")
-    assert said in line or "`name`" in line
+    assert message in line or "`name`" in line
     assert captured.out == ""
-    assert "random" in {found.name for found in registry.distillers()}
+    assert "random" in {method.name for method in registry.distillers()}
 
 
 def test_what_an_import_prints_and_changes_stays_out_of_results_and_numbers(
@@ -208,15 +214,15 @@ def test_what_an_import_prints_and_changes_stays_out_of_results_and_numbers(
     assert "plugin 'plug' of ddfault-bad changed torch's default dtype when it was imported: put back" in captured.err
 
 
-def test_a_recipe_that_is_none_is_named_with_who_ships_it(menace: Menace, shell: Shell, tmp_path: Path) -> None:
+def test_a_recipe_that_is_none_is_named_with_who_ships_it(bad_plugin: BadPlugin, shell: Shell, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("blocks: [*nobody]")
-    outcome = menace.asked(shell, menace.registry(recipes=[bad]), "run", "--method", "random", *menace.small)
-    outcome.refused(f"recipe {bad} is not plain YAML", f"{menace.name} ships it")
+    outcome = bad_plugin.run(shell, bad_plugin.registry(recipes=[bad]), "run", "--method", "random", *bad_plugin.small)
+    outcome.refused(f"recipe {bad} is not plain YAML", f"{bad_plugin.name} ships it")
 
 
 def test_commands_neither_end_the_program_nor_take_each_others_places(
-    menace: Menace, capsys: pytest.CaptureFixture[str]
+    bad_plugin: BadPlugin, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Takes:
         @hookimpl
@@ -228,11 +234,11 @@ def test_commands_neither_end_the_program_nor_take_each_others_places(
 
     cli = click.Group(commands=[own := click.Command("run")])
     registry = PluginRegistry(())
-    registry.register(Takes(), menace.name)
+    registry.register(Takes(), bad_plugin.name)
     registry.add_commands(cli)
     captured = capsys.readouterr()
     assert cli.commands["run"] is own
     assert "extra" in cli.commands
     assert captured.out == ""
-    assert f"plugin of {menace.name} could not add its commands: SystemExit" in captured.err
-    assert f"plugin of {menace.name} may not replace the command run" in captured.err
+    assert f"plugin of {bad_plugin.name} could not add its commands: SystemExit" in captured.err
+    assert f"plugin of {bad_plugin.name} may not replace the command run" in captured.err

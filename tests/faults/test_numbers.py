@@ -63,10 +63,10 @@ class Infinite(torch.autograd.Function):
 
 def finite_checkpoint(slot: Checkpoint) -> dict[str, Any]:
     """The meta of a checkpoint, all of whose tensors are finite."""
-    found = slot.load()
-    assert found is not None
-    assert all(bool(tensor.isfinite().all()) for tensor in found[0].values())
-    return found[1]
+    content = slot.load()
+    assert content is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in content[0].values())
+    return content[1]
 
 
 def pull(output: Output) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def pull(output: Output) -> dict[str, Tensor]:
 
 
 def test_a_term_that_goes_bad_is_named_with_its_step_and_the_last_good_one_goes_on(
-    make_task: Callable[..., DistillTask], counted: Callable[[int, int], int], tell: Callable[[str], None]
+    make_task: Callable[..., DistillTask], counted: Callable[[int, int], int], tally: Callable[[str], None]
 ) -> None:
     """At a random step of a random checkpoint interval a term is NaN, infinite, or has such a gradient."""
     settings = RecoverSettings(steps=30, jitter=1, learning_rate=0.1)
@@ -119,7 +119,7 @@ def test_a_term_that_goes_bad_is_named_with_its_step_and_the_last_good_one_goes_
             assert task.checkpoint.load() is None
         fixed = make_task(f"broken {number}", every)
         assert torch.equal(recover(fixed, UNIT, pull, fixed.noise(UNIT), settings), untouched)
-    tell(f"numbers: recover broken at {count} random steps: {count} named, not saved, and gone on to the same bytes")
+    tally(f"numbers: recover broken at {count} random steps: {count} named, not saved, and gone on to the same bytes")
 
 
 def test_an_optimiser_that_overflows_behind_a_finite_loss_is_seen(make_task: Callable[..., DistillTask]) -> None:
@@ -202,12 +202,12 @@ def test_the_loop_of_dm(make_task: Callable[..., DistillTask], at: int) -> None:
     def breaking(synthetic: Tensor, real: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        found = mean_match(synthetic, real)
-        return Infinite.apply(found) if calls == 10 * (at - 1) + 3 else found
+        actual = mean_match(synthetic, real)
+        return Infinite.apply(actual) if calls == 10 * (at - 1) + 3 else actual
 
     task = make_task("dm", every=2)
-    said = rf"^(dm, after step {at}: not finite .*velocity; a lower|the loss is not finite at step {at + 1};)"
-    with pytest.raises(DDBenchError, match=said):
+    message = rf"^(dm, after step {at}: not finite .*velocity; a lower|the loss is not finite at step {at + 1};)"
+    with pytest.raises(DDBenchError, match=message):
         distill_dm(method, task, UNIT, breaking)
     saved = (at - 1) // 2 * 2
     assert (finite_checkpoint(task.checkpoint)["step"] if saved else task.checkpoint.load() or 0) == saved
@@ -221,10 +221,10 @@ def test_the_loop_of_dc(make_task: Callable[..., DistillTask], monkeypatch: pyte
     untouched = method.distill(make_task("untouched"), UNIT)
     distance, calls = ddbench_dc.matching.gradient_distance, 0
 
-    def breaking(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    def breaking(actual: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         nonlocal calls
         calls += 1
-        sound = distance(found, wanted)
+        sound = distance(actual, wanted)
         return Infinite.apply(sound) if calls == 10 * (at - 1) + 3 else sound
 
     task = make_task("dc", every=1)
@@ -245,14 +245,14 @@ def test_a_network_of_dc_that_diverges(make_task: Callable[..., DistillTask]) ->
         method.distill(make_task("trained"), UNIT)
 
 
-def refused(outcome: Outcome, said: str) -> None:
+def refused(outcome: Outcome, message: str) -> None:
     assert outcome.code == 2, outcome.err
     assert "Traceback" not in outcome.err
     assert [line for line in outcome.errors if line.startswith("ddbench: ")] == outcome.errors[-1:]
-    assert re.search(said, outcome.errors[-1]), outcome.errors[-1]
+    assert re.search(message, outcome.errors[-1]), outcome.errors[-1]
 
 
-def test_rates_that_diverge_leave_nothing_that_is_not_finite(shell: Shell, tell: Callable[[str], None]) -> None:
+def test_rates_that_diverge_leave_nothing_that_is_not_finite(shell: Shell, tally: Callable[[str], None]) -> None:
     """Teacher, student and methods; the same command with the recipe's own rate then finds everything that was good."""
     hard, batch = ("--evaluator", "hard", "--ipc", "1"), ("--set", "teacher.batch_size=256")
     dm = ("--method", "dm", "--set", "method.steps=3", "--set", "method.network=convnet-d2")
@@ -269,15 +269,17 @@ def test_rates_that_diverge_leave_nothing_that_is_not_finite(shell: Shell, tell:
         ),
         ((*RUN, *dm, *hard), "method.learning_rate=1e300", "the loss is not finite at step 2; a lower"),
     ]
-    for command, rate, said in commands:
-        refused(shell(*command, "--set", rate), said)
+    for command, rate, message in commands:
+        refused(shell(*command, "--set", rate), message)
         assert shell(*command).code == 0
     assert not list((shell.cache / "checkpoints").rglob("*.safetensors"))
     for path in shell.cache.rglob("*.safetensors"):
-        found = read_tensors(path)
-        assert found is not None
-        assert all(bool(tensor.isfinite().all()) for tensor in found[0].values()), path
-    tell(f"numbers: {len(commands)} commands with rates that diverge: one line each, nothing but finite numbers stored")
+        content = read_tensors(path)
+        assert content is not None
+        assert all(bool(tensor.isfinite().all()) for tensor in content[0].values()), path
+    tally(
+        f"numbers: {len(commands)} commands with rates that diverge: one line each, nothing but finite numbers stored"
+    )
 
 
 @pytest.fixture
@@ -294,7 +296,7 @@ def spoilt(finished: Finished, tmp_path: Path) -> Callable[[str, float], Path]:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "factor", "more", "said"),
+    ("pattern", "factor", "more", "message"),
     [
         (r"running_mean", float("nan"), (), "it has NaN or infinity in 'features"),
         (r"features.*weight$", 1e30, (), "accuracy: the network's logits of 360 of 360 images of val are not finite"),
@@ -309,13 +311,13 @@ def spoilt(finished: Finished, tmp_path: Path) -> Callable[[str, float], Path]:
     ],
 )
 def test_a_teacher_whose_numbers_overflow(
-    shell: Shell, spoilt: Callable[[str, float], Path], pattern: str, factor: float, more: tuple[str, ...], said: str
+    shell: Shell, spoilt: Callable[[str, float], Path], pattern: str, factor: float, more: tuple[str, ...], message: str
 ) -> None:
     """Weights are finite at loading; what comes out of them is not, or not in fp16."""
     set_it = ("--evaluator", "soft") if more == ("soft",) else tuple(part for text in more for part in ("--set", text))
     checkpoint = f"teacher.checkpoint={spoilt(pattern, factor)}"
     outcome = shell(*RUN[:-2], "--method", "random", "--ipc", "1", "--set", checkpoint, *set_it)
-    refused(outcome, said)
+    refused(outcome, message)
     for stage in ("labels", "evaluate"):
         assert not list(shell.cache.glob(f"{stage}/*.safetensors"))
     assert not list((shell.cache / "checkpoints").rglob("*.safetensors"))

@@ -35,8 +35,8 @@ class Run:
         """The step of the recover checkpoint; 0 without one."""
         steps = [0]
         for path in (self.cache / "checkpoints" / "distill").glob("[!.]*"):
-            found = read_tensors(path)
-            steps.append(0 if found is None else int(found[1]["step"]))
+            content = read_tensors(path)
+            steps.append(0 if content is None else int(content[1]["step"]))
         return max(steps)
 
     def distilled(self) -> bool:

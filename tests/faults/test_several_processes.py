@@ -25,9 +25,9 @@ PlaceAt = Callable[[Path], "Place"]
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as actual:
+        actual.bind(("127.0.0.1", 0))
+        port: int = actual.getsockname()[1]
         return port
 
 
@@ -43,31 +43,31 @@ def end(processes: list[Forked]) -> list[int | None]:
     return [process.end() for process in processes]
 
 
-def said(processes: list[Forked]) -> list[list[str]]:
+def messages_of(processes: list[Forked]) -> list[list[str]]:
     return [process.lines() for process in processes]
 
 
 def losses(lines: list[str], stage: str) -> list[float]:
-    """The loss curve of a stage, as it was told."""
+    """The losses of a stage, from its progress lines."""
     return [
-        float(found[1]) for line in lines if line.startswith(stage) and (found := re.search(r" loss ([\d.e-]+)", line))
+        float(match[1]) for line in lines if line.startswith(stage) and (match := re.search(r" loss ([\d.e-]+)", line))
     ]
 
 
 def weights(place: Place) -> dict[str, torch.Tensor]:
     (path,) = (place.cache / "teacher").glob("[!.]*.safetensors")
-    found = read_tensors(path)
-    assert found is not None
-    return found[0]
+    content = read_tensors(path)
+    assert content is not None
+    return content[0]
 
 
 @pytest.fixture(scope="module")
 def ours(small: Small) -> Small:
     """A run that trains a teacher and a student, and little else."""
-    found, instead = copy.copy(small), {"wmdd": "random", "method.steps=30": "teacher.learning_rate=0.002"}
-    found.arguments = [instead.get(part, part) for part in small.arguments]
-    found.ask(**{"import": "ddbench.execution.parallel"})
-    return found
+    variant, instead = copy.copy(small), {"wmdd": "random", "method.steps=30": "teacher.learning_rate=0.002"}
+    variant.arguments = [instead.get(part, part) for part in small.arguments]
+    variant.ask(**{"import": "ddbench.execution.parallel"})
+    return variant
 
 
 @pytest.mark.parametrize(("arch", "batch", "count"), [("convnet-d3", 11, 2), ("convnet-bn-d2", 17, 3)])
@@ -80,7 +80,7 @@ def test_a_network_is_trained_by_several_as_by_one(
     one, several = place_at(tmp_path / "one"), place_at(tmp_path / "several")
     assert ours.start(one, *more).end() == 0, one.lines()
     processes = start(ours, several, count, *more)
-    assert end(processes) == [0] * count, said(processes)
+    assert end(processes) == [0] * count, messages_of(processes)
     assert not any(process.lines() for process in processes[1:])
 
     for name, tensor in weights(one).items():
@@ -98,38 +98,38 @@ def test_a_network_is_trained_by_several_as_by_one(
 
 
 def test_whatever_becomes_of_one_of_them_all_end_and_the_next_run_goes_on(
-    ours: Small, place_at: PlaceAt, tmp_path: Path, tell: Callable[[str], None]
+    ours: Small, place_at: PlaceAt, tmp_path: Path, tally: Callable[[str], None]
 ) -> None:
     untouched = place_at(tmp_path / "untouched")
     processes = start(ours, untouched, 2)
-    assert end(processes) == [0, 0], said(processes)
+    assert end(processes) == [0, 0], messages_of(processes)
     third = {"teacher": "learning_rate 0.001707", "evaluate": "learning_rate 0.0009568"}  # said after the third epoch
 
     faults = (("teacher", 0, signal.SIGKILL), ("evaluate", 1, signal.SIGKILL), ("evaluate", None, signal.SIGTERM))
     for stage, victim, number in faults:
         place = place_at(tmp_path / f"{stage} {victim}")
         processes = start(ours, place, 2, pause=third[stage])
-        processes[0].until(third[stage])
+        processes[0].wait_for(third[stage])
         for process in processes if victim is None else [processes[victim]]:
             process.signal(number)
         if victim != 0:
-            processes[0].go_on()
+            processes[0].resume()
         codes = end(processes)
         (line,) = [line for line in processes[0].lines() if line.startswith("ddbench: ")][-1:] or [""]
         if victim is None:
-            assert codes == [143, 0], said(processes)
+            assert codes == [143, 0], messages_of(processes)
             assert line == "ddbench: stopped by SIGTERM; run the same command again to resume"
         elif victim == 1:
-            assert codes == [2, -number], said(processes)
+            assert codes == [2, -number], messages_of(processes)
             assert "have lost their connection; run the same command again to resume from the last checkpoint" in line
         else:
-            assert codes in ([-number, 1], [-number, 2]), said(processes)
+            assert codes in ([-number, 1], [-number, 2]), messages_of(processes)
         again = start(ours, place, 2)
-        assert end(again) == [0, 0], said(again)
+        assert end(again) == [0, 0], messages_of(again)
         assert any(line.startswith(stage) and ": resumed" in line for line in again[0].lines())
         assert (place.records(), place.digests()) == (untouched.records(), untouched.digests())
         assert place.left_over() == []
-    tell(f"two processes that train together, one killed or both stopped: {len(faults)} same records and artifacts")
+    tally(f"two processes that train together, one killed or both stopped: {len(faults)} same records and artifacts")
 
 
 def test_numbers_gone_bad_end_a_cell_in_all_processes_and_they_go_on_together(
@@ -138,7 +138,7 @@ def test_numbers_gone_bad_end_a_cell_in_all_processes_and_they_go_on_together(
     place = place_at(tmp_path / "grid")
     more = ("--set", "evaluator.learning_rate=1e30", "--set", "teacher.epochs=1", "--ipc", "1")
     processes = start(ours, place, 2, *more)
-    assert end(processes) == [2, 0], said(processes)
+    assert end(processes) == [2, 0], messages_of(processes)
     lines = place.lines()
     assert sum(line.startswith("failed: ") and "the loss is" in line for line in lines) == 2
     assert not any("following stages alone" in line for line in lines)

@@ -29,21 +29,21 @@ MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_c
 
 def published(storage: Storage, scratch: Path) -> dict[str, Any]:
     """Everything in the bucket, verified: the content of artifacts, what records say, the size of pictures."""
-    found: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
     for name, content in storage.objects().items():
         scratch.write_bytes(content)
         if name.endswith(".safetensors"):
             read = read_tensors(scratch)
             assert read is not None, name
-            found[name] = digest_of(read[0])
+            objects[name] = digest_of(read[0])
         elif name.endswith(".json"):
-            said = records.load_verified(content.decode())
-            found[name] = {key: value for key, value in said.items() if key not in MEASURED}
+            message = records.load_verified(content.decode())
+            objects[name] = {key: value for key, value in message.items() if key not in MEASURED}
         else:
             with Image.open(io.BytesIO(content)) as picture:
                 picture.load()
-                found[name] = picture.size
-    return found
+                objects[name] = picture.size
+    return objects
 
 
 def uploads(storage: Storage) -> int:
@@ -57,7 +57,7 @@ def test_killed_while_it_publishes_nothing_half_is_there_and_the_same_command_en
     storage: Storage,
     tmp_path: Path,
     counted: Callable[[int, int], int],
-    tell: Callable[[str], None],
+    tally: Callable[[str], None],
 ) -> None:
     seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
     print(f"kill moments of DDBENCH_KILL_SEED={seed}")
@@ -96,11 +96,13 @@ def test_killed_while_it_publishes_nothing_half_is_there_and_the_same_command_en
         assert again.end() == 0, again.lines()
         assert published(storage, tmp_path / "scratch") == expected, f"upload {last}"
     shown = ", ".join(f"{folder} {times}" for folder, times in hit.most_common())
-    tell(f"killed (kill -9) in {trials} publications to S3: every object verifies, {trials} same records; hit: {shown}")
+    tally(
+        f"killed (kill -9) in {trials} publications to S3: every object verifies, {trials} same records; hit: {shown}"
+    )
 
 
 def test_killed_in_the_middle_of_a_long_upload_nothing_is_there(
-    storage: Storage, counted: Callable[[int, int], int], tmp_path: Path, tell: Callable[[str], None]
+    storage: Storage, counted: Callable[[int, int], int], tmp_path: Path, tally: Callable[[str], None]
 ) -> None:
     at_once, in_parts, draw = 8 * 2**20, 110 * 2**20, random.Random(0)
 
@@ -128,4 +130,4 @@ def test_killed_in_the_middle_of_a_long_upload_nothing_is_there(
     for size in (at_once, in_parts):
         publish(size)
     assert sorted(each.bytes > at_once for each in RemoteFolder(storage.url(), tmp_path).files("teacher")) == [True] * 2
-    tell(f"killed (kill -9) in {count} uploads of 8 and 110 MB to S3: nothing of them is there")
+    tally(f"killed (kill -9) in {count} uploads of 8 and 110 MB to S3: nothing of them is there")

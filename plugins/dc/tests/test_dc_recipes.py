@@ -20,8 +20,8 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def resolved(method: str, dataset: str, recipe: str, ipc: int = 10) -> tuple[dict[str, Any], DC, int]:
-    asked = Request(methods=(method,), datasets=(dataset,), ipcs=(ipc,), recipes=(recipe,))
-    (cell,) = experiments(asked, PluginRegistry())
+    request = Request(methods=(method,), datasets=(dataset,), ipcs=(ipc,), recipes=(recipe,))
+    (cell,) = experiments(request, PluginRegistry())
     settings = cell.method
     assert isinstance(settings, DC)
     return settings.model_dump(), settings, cell.data.image_size
@@ -33,8 +33,8 @@ def resolved(method: str, dataset: str, recipe: str, ipc: int = 10) -> tuple[dic
     [("tiny-imagenet", "convnet-d4"), ("imagenette", "convnet-d6"), ("imagenet-1k", "convnet-d6")],
 )
 def test_paper_is_the_released_code(method: str, dataset: str, network: str) -> None:
-    found, settings, size = resolved(method, dataset, "paper")
-    assert found == {**RELEASED, **OWN[method], "network": network, "outer_loop": None, "inner_loop": None}
+    actual, settings, size = resolved(method, dataset, "paper")
+    assert actual == {**RELEASED, **OWN[method], "network": network, "outer_loop": None, "inner_loop": None}
     assert settings.loops(10) == (10, 50)
     assert size == (64 if dataset == "tiny-imagenet" else 224)
 

@@ -171,8 +171,8 @@ def test_matching_a_network_of_two_layers_is_what_paper_and_pencil_give(make_tas
 
     def distance_of(label: int, synthetic: Tensor) -> float:
         wanted = gradients_by_hand(network, matching.real(label, 7, "real", 4, 1), label)
-        found = gradients_by_hand(network, synthetic, label)
-        return rowwise([layer.tolist() for layer in found], [layer.tolist() for layer in wanted])
+        actual = gradients_by_hand(network, synthetic, label)
+        return rowwise([layer.tolist() for layer in actual], [layer.tolist() for layer in wanted])
 
     def derivative(image: int, channel: int, row: int, column: int) -> float:
         label, step = image // ipc, 1e-5
@@ -244,14 +244,14 @@ def test_training_is_sgd_on_the_images_and_their_classes(make_task: MakeTask) ->
         with torch.no_grad():
             for parameter, speed in zip(parameters, speeds, strict=True):
                 parameter.sub_(0.1 * speed)
-    for found, expected in zip(network.parameters(), parameters, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    for actual, expected in zip(network.parameters(), parameters, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_pixel_step_is_sgd_with_momentum_and_pixels_are_clamped_at_the_end(make_task: MakeTask) -> None:
     method = DC(network="convnet-d1", iterations=2, outer_loop=1, real_batch=5, learning_rate=3.0)
     task = make_task(1)
-    found = distill(method, task, unit_of(1))
+    actual = distill(method, task, unit_of(1))
     matching = Matching(method, task, None)
     images = nn.Parameter(matching.initial(unit_of(1)))
     optimizer = torch.optim.SGD([images], lr=3.0, momentum=0.5)
@@ -261,7 +261,7 @@ def test_a_pixel_step_is_sgd_with_momentum_and_pixels_are_clamped_at_the_end(mak
     mean, deviation = (values[:, None, None] for values in (task.dataset.mean, task.dataset.std))
     pixels = images.detach() * deviation + mean
     assert float(pixels.min()) < 0 < 1 < float(pixels.max())
-    torch.testing.assert_close(found, pixels.clamp(0, 1))
+    torch.testing.assert_close(actual, pixels.clamp(0, 1))
     assert task.timing["steps"] == 2
 
 
@@ -278,12 +278,12 @@ def test_every_iteration_has_a_network_of_its_own(make_task: MakeTask) -> None:
 def test_real_batches_are_of_one_class_without_repetition(make_task: MakeTask) -> None:
     task = make_task()
     matching = Matching(DC(), task, None)
-    mine = task.dataset.train.of_class(4)
-    every = task.dataset.evaluation_view("train", mine).flatten(1)
-    whole = matching.real(4, WHOLE_CLASS, "real", 0, 0).flatten(1)
-    assert sorted(whole.tolist()) == sorted(every.tolist())
+    class_rows = task.dataset.train.of_class(4)
+    every = task.dataset.evaluation_view("train", class_rows).flatten(1)
+    full_batch = matching.real(4, WHOLE_CLASS, "real", 0, 0).flatten(1)
+    assert sorted(full_batch.tolist()) == sorted(every.tolist())
     batch = matching.real(4, 20, "real", 0, 0).flatten(1)
-    assert torch.equal(batch, whole[:20])
+    assert torch.equal(batch, full_batch[:20])
     assert not torch.equal(batch, matching.real(4, 20, "real", 0, 1).flatten(1))
 
 
@@ -402,11 +402,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(make_task: MakeTask, me
 def test_a_networks_own_draws_are_seeded(make_task: MakeTask) -> None:
     method = DC(network="torchvision/squeezenet1_1", iterations=1, outer_loop=1, real_batch=2)
     assert any(isinstance(layer, nn.Dropout) for layer in Matching(method, make_task(1), None).network(0).modules())
-    found = []
+    actual = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(distill(method, make_task(1), unit_of(1)))
-    assert torch.equal(*found)
+        actual.append(distill(method, make_task(1), unit_of(1)))
+    assert torch.equal(*actual)
 
 
 def test_a_distance_that_is_not_finite_stops_the_run_and_names_the_step(make_task: MakeTask) -> None:

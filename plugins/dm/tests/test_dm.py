@@ -109,9 +109,9 @@ def brute_force(
 
     images = []
     for label in range(10):
-        mine = data.train.of_class(label)
-        order = torch.randperm(len(mine), generator=task.generator("initial", label))
-        images += [seen(mine[place]) for place in order[:IPC]]
+        rows = data.train.of_class(label)
+        order = torch.randperm(len(rows), generator=task.generator("initial", label))
+        images += [seen(rows[place]) for place in order[:IPC]]
     velocity = [torch.zeros_like(image) for image in images]
     losses = []
     for step in range(method.steps):
@@ -120,9 +120,9 @@ def brute_force(
         pixels = [image.clone().requires_grad_(True) for image in images]
         loss = torch.zeros((), dtype=torch.float64)
         for label in range(10):
-            mine = data.train.of_class(label)
-            order = torch.randperm(len(mine), generator=task.generator("real", step, label))
-            real = torch.stack([seen(mine[place]) for place in order[: method.real_batch]])
+            rows = data.train.of_class(label)
+            order = torch.randperm(len(rows), generator=task.generator("real", step, label))
+            real = torch.stack([seen(rows[place]) for place in order[: method.real_batch]])
             synthetic = torch.stack(pixels[label * IPC : (label + 1) * IPC])
             if method.strategy is not None:
                 draws = task.generator("augmentation", step, label)
@@ -153,19 +153,19 @@ def test_steps_are_those_of_the_loop_over_classes(
     losses: list[float] = []
     monkeypatch.setattr(ddbench_dm.matching, "REPORT_EVERY", 1)
     method = kind(**SMALL)
-    found = run(method, make_task(report=lambda step, total, **metrics: losses.append(metrics["loss"])))
+    actual = run(method, make_task(report=lambda step, total, **metrics: losses.append(metrics["loss"])))
     task = make_task()
     expected, expected_losses = brute_force(method, task, distance)
     assert losses == pytest.approx(expected_losses, rel=1e-3)
     start = task.dataset.train.centre(initial_indices(task), SIZE).double() / 255
     assert float((expected - start).norm()) > 0.1
-    assert float((found - expected).norm() / (expected - start).norm()) < 0.01
+    assert float((actual - expected).norm() / (expected - start).norm()) < 0.01
 
 
 def initial_indices(task: DistillContext) -> Tensor:
-    mine = [task.dataset.train.of_class(label) for label in range(10)]
-    orders = [torch.randperm(len(m), generator=task.generator("initial", k)) for k, m in enumerate(mine)]
-    return torch.cat([m[order[:IPC]] for m, order in zip(mine, orders, strict=True)])
+    rows = [task.dataset.train.of_class(label) for label in range(10)]
+    orders = [torch.randperm(len(m), generator=task.generator("initial", k)) for k, m in enumerate(rows)]
+    return torch.cat([m[order[:IPC]] for m, order in zip(rows, orders, strict=True)])
 
 
 def test_real_images_are_shown_as_the_synthetic_ones_are(
@@ -229,8 +229,8 @@ def test_embeddings_feed_the_classifier_and_batchnorm_sees_the_batch(network: st
         expected = built.train()(images)  # no dropout in these
         embed = embedding(built)
         classifier: Any = built.classifier if hasattr(built, "classifier") else built.fc
-        found = embed(images)
-    torch.testing.assert_close(classifier(found), expected, rtol=1e-3, atol=1e-5)
+        actual = embed(images)
+    torch.testing.assert_close(classifier(actual), expected, rtol=1e-3, atol=1e-5)
     assert not any(parameter.requires_grad for parameter in built.parameters())
 
 
@@ -275,8 +275,8 @@ def test_a_class_smaller_than_the_batch_gives_all_it_has(make_task: Callable[...
     (pixels,) = ddbench_dm.matching.real_batches(method, task, start=method.steps - 1)
     assert len(pixels) == sum(min(count, method.real_batch) for count in counts)
     first = pixels[: counts[0]] if counts[0] < max(counts) else pixels[: counts[0] - 1]
-    whole = task.dataset.train.centre(classes[0], SIZE).flatten(1).tolist()
-    assert all(row in whole for row in first.flatten(1).tolist())
+    uninterrupted = task.dataset.train.centre(classes[0], SIZE).flatten(1).tolist()
+    assert all(row in uninterrupted for row in first.flatten(1).tolist())
 
 
 @pytest.mark.slow
@@ -310,9 +310,9 @@ def test_the_seed_fixes_the_bytes(make_task: Callable[..., DistillContext], kind
 
 def test_noise_starts_from_the_noise_of_each_slot(make_task: Callable[..., DistillContext]) -> None:
     task = make_task()
-    found = run(DM(**{**SMALL, "initial": "noise", "learning_rate": 1e-12, "steps": 1}), task)
+    actual = run(DM(**{**SMALL, "initial": "noise", "learning_rate": 1e-12, "steps": 1}), task)
     deviation, mean = task.dataset.std.view(3, 1, 1), task.dataset.mean.view(3, 1, 1)
-    torch.testing.assert_close(found, (task.noise(UNIT) * deviation + mean).clamp(0, 1))
+    torch.testing.assert_close(actual, (task.noise(UNIT) * deviation + mean).clamp(0, 1))
 
 
 @pytest.mark.parametrize("kind", [DM, DMRbf])
@@ -321,7 +321,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
 ) -> None:
     method = kind(**{**SMALL, "steps": 9})
     monkeypatch.setattr(ddbench_dm.matching, "REPORT_EVERY", 1)
-    whole = run(method, make_task())
+    uninterrupted = run(method, make_task())
 
     def stop(step: int, total: int, **metrics: float) -> None:
         if step == 7:
@@ -331,7 +331,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
         run(method, make_task(report=stop))
     steps: list[int] = []
     task = make_task(report=lambda step, total, **metrics: steps.append(step))
-    assert torch.equal(run(method, task), whole)
+    assert torch.equal(run(method, task), uninterrupted)
     assert steps == [7, 8, 9]  # from the checkpoint of step 6
     assert task.timing["steps"] == 9
 
@@ -354,9 +354,9 @@ def test_a_loss_that_is_not_finite_is_named(
     object.__setattr__(task, "checkpoint_every", 3)
     with pytest.raises(DDBenchError, match="not finite at step 5;"):
         run(DM(**{**SMALL, "steps": 12}), task)
-    found = task.checkpoint.load()
-    assert found is not None
-    assert (found[1]["step"], bool(found[0]["images"].isfinite().all())) == (3, True)
+    content = task.checkpoint.load()
+    assert content is not None
+    assert (content[1]["step"], bool(content[0]["images"].isfinite().all())) == (3, True)
 
 
 def test_what_cannot_be_is_refused(make_task: Callable[..., DistillContext]) -> None:

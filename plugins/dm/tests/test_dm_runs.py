@@ -59,7 +59,7 @@ def test_a_run_of_both_from_the_command_line(tmp_path: Path) -> None:
     assert len({record["distilled_digest"] for record in records.values()}) == 2
     assert not list((tmp_path / "cache").glob("teacher/*.safetensors"))
     units = [read_tensors(path) for path in (tmp_path / "cache" / "distill").glob("[!.]*.safetensors")]
-    assert [tuple(found[0]["images"].shape) for found in units if found is not None] == [(20, 3, 16, 16)] * 2
+    assert [tuple(content[0]["images"].shape) for content in units if content is not None] == [(20, 3, 16, 16)] * 2
 
 
 @pytest.mark.slow

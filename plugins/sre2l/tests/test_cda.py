@@ -43,7 +43,7 @@ def test_every_box_of_a_run_obeys_the_curriculum(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, steps = PluginRegistry(), 60
-    asked = Request(
+    request = Request(
         methods=("cda",),
         datasets=("digits",),
         ipcs=(1,),
@@ -52,7 +52,7 @@ def test_every_box_of_a_run_obeys_the_curriculum(
         precision="fp32",
         assignments=("teacher.arch=convnet-bn-d1", "teacher.batch_size=256", f"method.steps={steps}"),
     )
-    (cell,) = experiments(asked, registry)
+    (cell,) = experiments(request, registry)
     made = Pipeline(Workspace(registry, Cache(tmp_path_factory.mktemp("cache")), None), cell)
     _ = made.teacher
     drawn: list[Tensor] = []

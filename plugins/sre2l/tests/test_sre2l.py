@@ -54,12 +54,12 @@ def test_units_hold_one_image_each_of_as_many_classes_as_fit(classes: int, ipc: 
 
 @dataclasses.dataclass(frozen=True)
 class Captured(DistillContext):
-    """The real task, keeping what is asked of the loop instead of running it."""
+    """The real task, which keeps the arguments of the recover loop instead of running it."""
 
-    asked: list[tuple[Objective, Tensor, RecoverSettings]] = dataclasses.field(default_factory=list)
+    request: list[tuple[Objective, Tensor, RecoverSettings]] = dataclasses.field(default_factory=list)
 
     def recover(self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings) -> Tensor:
-        self.asked.append((objective, initial, settings))
+        self.calls.append((objective, initial, settings))
         return torch.zeros(len(unit.slots), 3, SIZE, SIZE)
 
 
@@ -113,7 +113,7 @@ def test_the_objective_is_cross_entropy_and_the_distance_to_the_running_statisti
 ) -> None:
     task = make_task()
     distill(method, task, UNIT)
-    ((objective, initial, settings),) = task.asked
+    ((objective, initial, settings),) = task.calls
     images = torch.randn(3, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         terms = objective(task.teacher(images))
@@ -131,7 +131,7 @@ def test_a_teacher_without_batchnorm_needs_bn_weight_0(make_task: Callable[..., 
     distill(SRe2L(bn_weight=0), task, UNIT)
     images = torch.randn(3, 3, SIZE, SIZE, dtype=torch.float64)
     with torch.no_grad():
-        terms = task.asked[0][0](task.teacher(images))
+        terms = task.calls[0][0](task.teacher(images))
     assert set(terms) == {"cross_entropy"}
 
 
@@ -142,7 +142,7 @@ def test_recovered_images_are_recognised_and_nearer_to_the_statistics(tmp_path: 
     registry, cache = PluginRegistry(), Cache(tmp_path)
 
     def run(steps: int) -> tuple[float, float]:
-        asked = Request(
+        request = Request(
             methods=("sre2l",),
             datasets=("digits",),
             ipcs=(2,),
@@ -154,15 +154,15 @@ def test_recovered_images_are_recognised_and_nearer_to_the_statistics(tmp_path: 
                 *("method.crop_scale_min=1", "method.jitter=0", "method.bn_weight=0.1", f"method.steps={steps}"),
             ),
         )
-        (cell,) = experiments(asked, registry)
+        (cell,) = experiments(request, registry)
         made = Pipeline(Workspace(registry, cache, None), cell)
-        found, teacher = made.distilled, made.teacher
-        assert found.labels.tolist() == 2 * list(range(10))
+        actual, teacher = made.distilled, made.teacher
+        assert actual.labels.tolist() == 2 * list(range(10))
         with torch.no_grad():
-            output = teacher(made.dataset.normalise(found.images))
+            output = teacher(made.dataset.normalise(actual.images))
         ((mean,), _) = teacher.running_statistics()
         error = float((output.bn_inputs[0].mean((0, 2, 3)) - mean).norm())
-        return float((output.logits.argmax(1) == found.labels).float().mean()), error
+        return float((output.logits.argmax(1) == actual.labels).float().mean()), error
 
     before, after = run(1), run(80)
     assert after[0] > 0.9 > before[0]

@@ -16,15 +16,15 @@ RELEASED = {"betas": (0.5, 0.9), "batch_size": 100, "first_bn_scale": 10, "crop_
 
 
 def resolved(method: str, dataset: str, recipe: str) -> Experiment:
-    asked = Request(methods=(method,), datasets=(dataset,), ipcs=(10,), recipes=(recipe,))
-    (cell,) = experiments(asked, PluginRegistry())
+    request = Request(methods=(method,), datasets=(dataset,), ipcs=(10,), recipes=(recipe,))
+    (cell,) = experiments(request, PluginRegistry())
     return cell
 
 
 def settings(method: str, dataset: str, recipe: str) -> dict[str, Any]:
-    found = resolved(method, dataset, recipe).method
-    assert isinstance(found, SRe2L)
-    return found.model_dump()
+    actual = resolved(method, dataset, recipe).method
+    assert isinstance(actual, SRe2L)
+    return actual.model_dump()
 
 
 PAPER = [
@@ -60,10 +60,10 @@ for name in ("sre2l", "cda"):
 @pytest.mark.parametrize(("method", "dataset", "varied"), QUICK)
 def test_quick_takes_the_steps_of_wmdd(method: str, dataset: str, varied: dict[str, Any]) -> None:
     usual = {"learning_rate": 0.25, "bn_weight": 0.01, "steps": 500, "jitter": 8, "crop_per_image": True}
-    found = settings(method, dataset, "quick")
-    assert found == {**RELEASED, **usual, **varied}
+    actual = settings(method, dataset, "quick")
+    assert actual == {**RELEASED, **usual, **varied}
     other = resolved("wmdd", dataset, "quick").method.model_dump()
-    assert [found[name] for name in ("steps", "batch_size")] == [other[name] for name in ("steps", "batch_size")]
+    assert [actual[name] for name in ("steps", "batch_size")] == [other[name] for name in ("steps", "batch_size")]
 
 
 def test_every_block_is_for_this_plugins_methods_alone() -> None:

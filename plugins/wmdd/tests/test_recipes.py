@@ -136,8 +136,8 @@ def test_the_sliced_sibling_takes_what_is_not_the_barycenter_from_the_same_recip
 ) -> None:
     cell, sibling = resolved(dataset, *recipes), resolved(dataset, *recipes, method="wmdd-sliced")
     shared = BarycenterMatching.model_fields
-    mine, its = cell.method.model_dump(), sibling.method.model_dump()
-    assert {name: mine.get(name) for name in shared} == {name: its.get(name) for name in shared}
-    assert its.keys() - shared == {"projections", "iterations"}
+    own, other = cell.method.model_dump(), sibling.method.model_dump()
+    assert {name: own.get(name) for name in shared} == {name: other.get(name) for name in shared}
+    assert other.keys() - shared == {"projections", "iterations"}
     for section in ("data", "teacher", "statistics", "distill", "evaluator"):
         assert getattr(sibling, section) == getattr(cell, section)

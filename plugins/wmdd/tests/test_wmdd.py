@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipeline]:
 
     def make(*assignments: str, fresh: Path | None = None, **request: Any) -> Pipeline:
         registry = PluginRegistry()
-        asked = Request(
+        grid = Request(
             methods=(request.pop("method", "wmdd"),),
             datasets=("digits",),
             ipcs=request.pop("ipcs", (2,)),
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipeline]:
             ),
             **request,
         )
-        (cell,) = experiments(asked, registry)
+        (cell,) = experiments(grid, registry)
         return Pipeline(Workspace(registry, Cache(fresh or folder), None), cell)
 
     return make
@@ -90,14 +90,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     [("wmdd", ()), ("wmdd", ("released",)), ("wmdd", ("lloyd",)), ("wmdd-sliced", ()), ("wmdd-sliced", ("released",))],
 )
 def test_a_set_is_whole_and_in_class_order(run: Callable[..., Pipeline], method: str, recipe: tuple[str, ...]) -> None:
-    found = run("method.batch_size=7", method=method, recipes=recipe).distilled
-    assert found.images.shape == (20, 3, 8, 8)
-    assert found.images.dtype == torch.uint8
-    assert found.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    torch.testing.assert_close(found.weights.reshape(10, 2).sum(1), torch.ones(10))
-    uniform = torch.equal(found.weights, torch.full((20,), 0.5))
+    actual = run("method.batch_size=7", method=method, recipes=recipe).distilled
+    assert actual.images.shape == (20, 3, 8, 8)
+    assert actual.images.dtype == torch.uint8
+    assert actual.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    torch.testing.assert_close(actual.weights.reshape(10, 2).sum(1), torch.ones(10))
+    uniform = torch.equal(actual.weights, torch.full((20,), 0.5))
     assert uniform == (recipe == ("released",) or method == "wmdd-sliced")
-    assert float(found.images.float().std()) > 10
+    assert float(actual.images.float().std()) > 10
 
 
 def test_an_ipc_above_the_batch_size_is_one_class_a_unit(run: Callable[..., Pipeline]) -> None:
@@ -108,9 +108,9 @@ def test_an_ipc_above_the_batch_size_is_one_class_a_unit(run: Callable[..., Pipe
 
 def test_matching_brings_features_nearer_to_the_barycenters(run: Callable[..., Pipeline]) -> None:
     def distance(made: Pipeline) -> float:
-        found = made.distilled
+        actual = made.distilled
         with torch.no_grad():
-            features = made.teacher(made.dataset.normalise(found.images)).features
+            features = made.teacher(made.dataset.normalise(actual.images)).features
         means = torch.stack([made.statistics(label).features.mean(0) for label in range(10)])
         return float((features.reshape(10, 2, -1).mean(1) - means).square().sum())
 
@@ -142,12 +142,12 @@ def test_the_classifiers_layer_is_what_is_matched_where_no_layer_is_named(run: C
     seen: list[torch.Tensor] = []
     network: Any = earlier.teacher.network
     hook = network.features[3].register_forward_hook(lambda _, args, maps: seen.append(maps.mean((2, 3))))
-    mine = earlier.dataset.train.of_class(4)
+    rows = earlier.dataset.train.of_class(4)
     with torch.no_grad():
-        network(earlier.dataset.evaluation_view("train", mine))
+        network(earlier.dataset.evaluation_view("train", rows))
     hook.remove()
     features = earlier.statistics(4, 2).features
-    assert features.shape == (len(mine), 128)
+    assert features.shape == (len(rows), 128)
     torch.testing.assert_close(features, torch.cat(seen), rtol=1e-4, atol=1e-5)
 
 
@@ -188,8 +188,8 @@ def test_the_command_line_runs_a_combination_and_the_sibling(
         where = ["--dataset", "digits", "--ipc", "2", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32"]
         monkeypatch.setattr("sys.argv", ["ddbench", "run", "--method", method, *where, *folders, *typed])
         main()  # leaves by SystemExit where it fails
-        said = capsys.readouterr().err
-        assert ("method barycenter" in said) == (method == "wmdd-sliced")
+        message = capsys.readouterr().err
+        assert ("method barycenter" in message) == (method == "wmdd-sliced")
         (path,) = (tmp_path / f"results-{method}" / "records").glob("*.json")
         record: dict[str, Any] = json.loads(path.read_text())
         return record

@@ -182,28 +182,28 @@ def brute_force(method: BarycenterMatching, task: DistillContext, images: Tensor
     inputs, features, logits = seen(task, images, method.layer)
     labels = [slot.label for slot in UNIT.slots]
     weights = torch.full((6,), 1 / IPC).double()
-    found: dict[str, float] = {}
+    terms: dict[str, float] = {}
     if method.feature_loss == "wasserstein":
         targets = [method.barycenter(task, label) for label in CLASSES]
         weights = torch.cat([target.weights for target in targets]).double()
         points = torch.cat([target.points for target in targets])
         squares = sum(float(a - b) ** 2 for a, b in zip(features.flatten(), points.flatten(), strict=True))
-        found["feature"] = squares if method.feature_form == "squared" else squares**0.5
+        terms["feature"] = squares if method.feature_form == "squared" else squares**0.5
     elif method.feature_loss == "mmd":
-        found["mmd"] = sum(
+        terms["mmd"] = sum(
             brute_mmd(features[start : start + IPC], task.statistics(label, method.layer).features.double())
             for start, label in zip((0, IPC), CLASSES, strict=True)
         )
     else:
         rows = [-math.log(float(row.exp()[k] / row.exp().sum())) for row, k in zip(logits, labels, strict=True)]
-        found["cross_entropy"] = sum(rows) / 6
+        terms["cross_entropy"] = sum(rows) / 6
     error = 0.0
     if method.regulariser == "pcbn":
         for start, label in zip((0, IPC), CLASSES, strict=True):
-            mine, real = slice(start, start + IPC), task.statistics(label)
+            class_rows, real = slice(start, start + IPC), task.statistics(label)
             for layer in range(2):
-                share = weights[mine] / weights[mine].sum()
-                errors = moment_errors(inputs[layer][mine], share, real.bn_means[layer], real.bn_vars[layer])
+                share = weights[class_rows] / weights[class_rows].sum()
+                errors = moment_errors(inputs[layer][class_rows], share, real.bn_means[layer], real.bn_vars[layer])
                 # The norms are averaged over the two classes.
                 error += sum(errors) if method.bn_form == "squared" else sum(value**0.5 / 2 for value in errors)
     elif method.regulariser == "bn":
@@ -211,7 +211,7 @@ def brute_force(method: BarycenterMatching, task: DistillContext, images: Tensor
         for layer, norm, scale in ((0, network.first, 10), (1, network.second, 1)):
             errors = moment_errors(inputs[layer], torch.full((6,), 1 / 6), norm.running_mean, norm.running_var)
             error += scale * (sum(errors) if method.bn_form == "squared" else sum(value**0.5 for value in errors))
-    return found if method.regulariser == "none" else {**found, method.regulariser: method.bn_weight * error}
+    return terms if method.regulariser == "none" else {**terms, method.regulariser: method.bn_weight * error}
 
 
 @pytest.mark.parametrize("form", ["squared", "norm"])
@@ -331,9 +331,9 @@ def test_a_barycenter_depends_on_its_class_and_seed_and_not_on_the_unit(make_tas
 
 def test_the_sliced_barycenter_is_that_of_the_class_and_its_key_names_its_settings(make_task: MakeTask) -> None:
     task = make_task()
-    found = SlicedWMDD(projections=7, iterations=4).barycenter(task, 3)
+    actual = SlicedWMDD(projections=7, iterations=4).barycenter(task, 3)
     direct = sliced.barycenter_sliced(task.statistics(3).features, IPC, task.generator("barycenter", 3), 7, 4)
-    assert torch.equal(found.points, direct.points)
+    assert torch.equal(actual.points, direct.points)
     assert task.intermediates == [("barycenter", {"class": 3, "projections": 7, "iterations": 4})]
 
 
@@ -377,8 +377,8 @@ def test_without_a_barycenter_random_real_images_of_the_class_are_the_start(
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
     for part, label in zip(starts[0].split(IPC), CLASSES, strict=True):
-        mine = task.dataset.evaluation_view("train", task.dataset.train.of_class(label))
-        places = [int((mine == image).flatten(1).all(1).nonzero()[0]) for image in part]
+        class_rows = task.dataset.evaluation_view("train", task.dataset.train.of_class(label))
+        places = [int((class_rows == image).flatten(1).all(1).nonzero()[0]) for image in part]
         assert len(set(places)) == IPC
     # The class's start is the same in a unit of its own.
     alone = make_task()

@@ -56,21 +56,21 @@ def row_of(record: dict[str, Any]) -> str:
 
 def test_the_ablation_is_four_rows_of_what_the_records_say(ablation: tuple[Shell, Outcome]) -> None:
     shell, outcome = ablation
-    found = records_in(shell.results)
-    assert len(found) == len(ROWS) * 2
+    actual = records_in(shell.results)
+    assert len(actual) == len(ROWS) * 2
     heading, titles, _, *lines = outcome.out.splitlines()
     assert re.split(" {2,}", titles.strip()) == ["loss + regulariser", "IPC 2"]
     shown = dict(re.split(" {2,}", line.strip()) for line in lines)
     assert list(shown) == list(ROWS)
     for row in ROWS:
-        top1 = [record["metrics"]["top1_last"] for record in found if row_of(record) == row]
+        top1 = [record["metrics"]["top1_last"] for record in actual if row_of(record) == row]
         assert shown[row] == f"{fmean(top1):.2f} ± {stdev(top1):.2f} (2 on 1 set)"
     assert "recipe smoke --set teacher.batch_size=256" in heading
     # Everything but the ablated is shared, and made once.
     count = {folder.name: len(list(folder.glob("*.safetensors"))) for folder in shell.cache.iterdir()}
     assert (count["teacher"], count["statistics"], count["method"]) == (1, 10, 10)
     assert (count["distill"], count["evaluate"]) == (len(ROWS), len(ROWS) * 2)
-    assert len({record["distilled_digest"] for record in found}) == len(ROWS)
+    assert len({record["distilled_digest"] for record in actual}) == len(ROWS)
 
 
 def test_its_records_alone_are_the_same_table(ablation: tuple[Shell, Outcome]) -> None:
@@ -131,8 +131,8 @@ KNOWN = load_recipes((), REGISTRY)
 def cells(name: str, **fields: Any) -> dict[tuple[str, str | None], Experiment]:
     """The experiment of each cell of a table on ImageNette, by row and protocol."""
     request = Request(**{"methods": (), "datasets": ("imagenette",), "ipcs": (10,), "recipes": ("paper",), **fields})
-    found = cells_of(REGISTRY.table(name), request, REGISTRY, [])
-    return {(cell.row, cell.evaluator): cell_experiments(cell, request, REGISTRY, KNOWN)[0] for cell in found}
+    actual = cells_of(REGISTRY.table(name), request, REGISTRY, [])
+    return {(cell.row, cell.evaluator): cell_experiments(cell, request, REGISTRY, KNOWN)[0] for cell in actual}
 
 
 def settings(experiment: Experiment) -> WMDD:
@@ -149,16 +149,16 @@ def settings(experiment: Experiment) -> WMDD:
 )
 def test_a_sweep_changes_one_setting_alone(table: str, setting: str, values: dict[str, float]) -> None:
     plain = settings(cells("sliced")["wmdd", None])
-    found = {row: settings(experiment) for (row, _), experiment in cells(table).items()}
-    assert found == {row: plain.model_copy(update={setting: value}) for row, value in values.items()}
+    actual = {row: settings(experiment) for (row, _), experiment in cells(table).items()}
+    assert actual == {row: plain.model_copy(update={setting: value}) for row, value in values.items()}
 
 
 def test_the_metric_table_has_no_tricks_under_hard_and_fkds_own_under_fkd() -> None:
-    found = cells("metric")
-    assert [row for row, _ in found] == [
+    actual = cells("metric")
+    assert [row for row, _ in actual] == [
         row for row in ("wasserstein (wmdd)", "mmd (dm)", "mmd in WMDD") for _ in range(2)
     ]
-    for (row, protocol), experiment in found.items():
+    for (row, protocol), experiment in actual.items():
         assert experiment.evaluator_name == protocol
         cutmix = experiment.evaluator.model_dump()["cutmix_alpha"]
         assert cutmix == (None if protocol == "hard" else 1)

@@ -42,9 +42,9 @@ def test_crop_resize_of_different_boxes_and_flips_in_one_batch() -> None:
 def test_crop_resize_ignores_what_is_outside_the_box() -> None:
     padded = torch.full((1, 3, 30, 30), 1e6)
     padded[..., :20, :17] = torch.rand(1, 3, 20, 17, generator=seeds.generator("pad"))
-    whole = torch.tensor([0, 0, 20, 17])
+    full_box = torch.tensor([0, 0, 20, 17])
     torch.testing.assert_close(
-        crops.crop_resize(padded, whole, 16), crops.crop_resize(padded[..., :20, :17].contiguous(), whole, 16)
+        crops.crop_resize(padded, full_box, 16), crops.crop_resize(padded[..., :20, :17].contiguous(), full_box, 16)
     )
 
 
@@ -88,10 +88,10 @@ def test_random_boxes_have_torchvisions_distribution(size: tuple[int, int], scal
 
 @pytest.mark.parametrize("size", [(5, 400), (400, 5), (1, 1)])
 def test_random_boxes_fall_back_to_the_centre(size: tuple[int, int]) -> None:
-    found = crops.random_boxes(torch.tensor([size]).expand(50, 2), (1.0, 1.0), generator=seeds.generator("fallback"))
+    actual = crops.random_boxes(torch.tensor([size]).expand(50, 2), (1.0, 1.0), generator=seeds.generator("fallback"))
     height, width = min(size[0], round(size[1] * 4 / 3)), min(size[1], round(size[0] * 4 / 3))
     expected = [(size[0] - height) // 2, (size[1] - width) // 2, height, width]
-    assert found.tolist() == [expected] * 50
+    assert actual.tolist() == [expected] * 50
 
 
 def test_random_boxes_lie_inside_ragged_images_and_begin_alike() -> None:

@@ -39,8 +39,8 @@ def test_cutmix_shares_have_the_distribution_of_the_released_rule() -> None:
         row, column = torch.randint(0, size, (2,), generator=generator).tolist()
         spans = [min(max(c + side // 2, 0), size) - min(max(c - side // 2, 0), size) for c in (row, column)]
         expected.append(1 - spans[0] * spans[1] / size**2)
-    found = [
+    actual = [
         views.epoch_views(4, torch.tensor([8, 8]), 0, epoch, 4, cutmix_alpha=1.0, image_size=size).mixes[0].share
         for epoch in range(epochs)
     ]
-    assert stats.ks_2samp(found, expected).pvalue > 1e-3
+    assert stats.ks_2samp(actual, expected).pvalue > 1e-3

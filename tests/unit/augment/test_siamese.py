@@ -29,8 +29,8 @@ def of(operation: str, *rows: tuple[float, ...]) -> Augmentation:
     return Augmentation(operation, torch.tensor(rows, dtype=torch.float64))
 
 
-def exactly(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+def exactly(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 def test_color_is_brightness_then_saturation_then_contrast() -> None:
@@ -62,10 +62,10 @@ def test_a_flip_exchanges_left_and_right_of_the_images_that_were_drawn() -> None
 def test_a_cutout_is_a_square_of_half_the_side_cut_at_the_borders(size: int) -> None:
     side = round(size / 2 + 0.01)
     seen = augment(images(3, size), of("cutout", (4, 4), (0, 0), (size - size % 2, 3)))
-    for image, found, (row, column) in zip(images(3, size), seen, [(4, 4), (0, 0), (size - size % 2, 3)], strict=True):
+    for image, actual, (row, column) in zip(images(3, size), seen, [(4, 4), (0, 0), (size - size % 2, 3)], strict=True):
         expected, top, left = image.clone(), row - side // 2, column - side // 2
         expected[:, max(top, 0) : top + side, max(left, 0) : left + side] = 0
-        assert torch.equal(found, expected)
+        assert torch.equal(actual, expected)
     assert int((seen[0, 0] == 0).sum()) == side**2
 
 

@@ -42,11 +42,11 @@ def test_epoch_views_are_a_pure_function_of_their_arguments() -> None:
 
 def test_epoch_views_cover_every_image_once_with_boxes_of_its_own_size() -> None:
     sizes = torch.tensor([[10, 80], [80, 10]] * 8)
-    found = views.epoch_views(16, sizes, 0, 0, 5, scale=(0.5, 1.0), cutmix_alpha=1.0, image_size=16)
-    assert sorted(found.order.tolist()) == list(range(16))
-    assert bool((found.boxes[:, :2] + found.boxes[:, 2:] <= sizes[found.order]).all())
-    assert len(found.mixes) == len(found.batches) == 3
-    for batch, mix in zip(found.batches, found.mixes, strict=True):
+    actual = views.epoch_views(16, sizes, 0, 0, 5, scale=(0.5, 1.0), cutmix_alpha=1.0, image_size=16)
+    assert sorted(actual.order.tolist()) == list(range(16))
+    assert bool((actual.boxes[:, :2] + actual.boxes[:, 2:] <= sizes[actual.order]).all())
+    assert len(actual.mixes) == len(actual.batches) == 3
+    for batch, mix in zip(actual.batches, actual.mixes, strict=True):
         assert sorted(mix.partner.tolist()) == list(range(batch.stop - batch.start))
 
 

@@ -44,7 +44,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with atomic_write(path) as partial:
         partial.mkdir()
         (partial / "file").write_text("all")
-    assert [found.relative_to(path) for found in path.rglob("*")] == [Path("file")]
+    assert [entry.relative_to(path) for entry in path.rglob("*")] == [Path("file")]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -65,7 +65,7 @@ def partial_of(path: Path, *, process: int, host: str | None = None) -> Path:
         own.touch()
         here = own.parent.name
     path.unlink()
-    name, count = re.subn(r"\.([0-9a-f]{8})-\d+-", lambda found: f".{host or found[1]}-{process}-", here)
+    name, count = re.subn(r"\.([0-9a-f]{8})-\d+-", lambda match: f".{host or match[1]}-{process}-", here)
     assert count == 1
     room = path.with_name(name)
     room.mkdir()
@@ -85,8 +85,8 @@ def dead() -> int:
 def silent(room: Path) -> Path:
     """Nothing was written there for more than a day."""
     then = time.time() - files.ABANDONED_AFTER - 60
-    for found in (*room.iterdir(), room):
-        os.utime(found, (then, then))
+    for entry in (*room.iterdir(), room):
+        os.utime(entry, (then, then))
     return room
 
 

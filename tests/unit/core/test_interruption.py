@@ -68,9 +68,9 @@ def test_training_stopped_at_any_step_ends_with_the_same_bits(tmp_path: Path, ep
     slot = Checkpoint(tmp_path / "slot.safetensors")
     with pytest.raises(interruption.Stopped, match="SIGTERM"):
         fit(slot, {(epoch, batch): signal.SIGTERM})
-    found = read_tensors(slot.path)
-    assert found is not None
-    tensors, meta, _ = found
+    actual = read_tensors(slot.path)
+    assert actual is not None
+    tensors, meta, _ = actual
     assert (meta["epoch"], len(tensors["epoch/losses"])) == (epoch, batch + 1)  # at once, not at the epoch's end
     assert not interruption.requested()
     resumed, resumed_best = fit(slot, {})
@@ -124,10 +124,10 @@ def test_a_stop_comes_when_what_was_computed_is_stored(tmp_path: Path) -> None:
 
 def test_who_waits_for_another_process_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "GRACE_SECONDS", 3600.0)
-    told: list[str] = []
+    messages: list[str] = []
 
     def ask(text: str) -> None:
-        told.append(text)
+        messages.append(text)
         signal.raise_signal(signal.SIGTERM)
 
     def hold(checkpoint: Checkpoint) -> Built:
@@ -136,4 +136,4 @@ def test_who_waits_for_another_process_stops_at_once(tmp_path: Path, monkeypatch
         return {}, {}
 
     Cache(tmp_path).get("teacher", {}, hold)
-    assert told == ["waiting for another process that makes this teacher artifact"]
+    assert messages == ["waiting for another process that makes this teacher artifact"]

@@ -31,28 +31,28 @@ def test_every_stored_value_survives_the_way_to_pixels_and_back() -> None:
 
 def test_jpeg_is_pillows_at_that_quality_after_cutting_off() -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = to_uint8(images, 75)
-    for image, seen in zip(images, found, strict=True):
+    actual = to_uint8(images, 75)
+    for image, seen in zip(images, actual, strict=True):
         pixels = np.asarray((image * 255).floor().permute(1, 2, 0), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG")  # Pillow's own default is 75
         expected = np.asarray(Image.open(buffer))
         assert np.array_equal(seen.permute(1, 2, 0).numpy(), expected)
-    assert not torch.equal(found, to_uint8(images, None))
+    assert not torch.equal(actual, to_uint8(images, None))
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(0.01, 1e4)), min_size=1, max_size=30))
 def test_weights_of_each_class_sum_to_one_and_keep_their_ratios(slots: list[tuple[int, float]]) -> None:
     labels = torch.tensor([label for label, _ in slots])
     raw = torch.tensor([weight for _, weight in slots], dtype=torch.float64)
-    found = class_weights(labels, raw)
+    actual = class_weights(labels, raw)
     for label in labels.unique():
-        mine = labels == label
-        torch.testing.assert_close(found[mine].double(), raw[mine] / raw[mine].sum(), rtol=1e-6, atol=0)
+        of_class = labels == label
+        torch.testing.assert_close(actual[of_class].double(), raw[of_class] / raw[of_class].sum(), rtol=1e-6, atol=0)
     uniform = class_weights(labels, None)
     for label in labels.unique():
-        mine = labels == label
-        torch.testing.assert_close(uniform[mine], torch.full((int(mine.sum()),), 1 / int(mine.sum())))
+        of_class = labels == label
+        torch.testing.assert_close(uniform[of_class], torch.full((int(of_class.sum()),), 1 / int(of_class.sum())))
 
 
 def test_a_part_of_a_set_has_its_images_and_weights_of_one_a_class(digits: Dataset) -> None:
@@ -60,15 +60,15 @@ def test_a_part_of_a_set_has_its_images_and_weights_of_one_a_class(digits: Datas
     rows = torch.tensor([0, 2, 4])
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     indices = torch.cat([digits.train.of_class(0)[:3], digits.train.of_class(1)[:2]])
-    for whole in (
+    for distilled in (
         DistilledSet(digits, labels, weights, ("unit",), stored=pixels),
         DistilledSet(digits, labels, weights, ("unit",), indices=indices),
     ):
-        part = whole.part(rows)
-        assert torch.equal(part.images, whole.images[rows])
+        part = distilled.part(rows)
+        assert torch.equal(part.images, distilled.images[rows])
         assert part.labels.tolist() == [0, 0, 1]
         torch.testing.assert_close(part.weights, torch.tensor([5 / 7, 2 / 7, 1.0]))
-        assert len(whole.images) == 5
+        assert len(distilled.images) == 5
 
 
 def test_a_class_without_weight_is_refused() -> None:
@@ -85,12 +85,12 @@ def test_units_are_put_together_in_order(digits: Dataset) -> None:
         }
         for value in (0, 1)
     ]
-    found = assemble(digits, units, ("a", "b"), "mine")
-    assert found.labels.tolist() == [0, 0, 1, 1]
-    assert found.weights.tolist() == [0.25, 0.75, 0.25, 0.75]
-    assert found.images[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
-    assert found.keys == ("a", "b")
-    assert (len(found), found.image_bytes) == (4, 4 * 3 * 8 * 8)
+    actual = assemble(digits, units, ("a", "b"), "mine")
+    assert actual.labels.tolist() == [0, 0, 1, 1]
+    assert actual.weights.tolist() == [0.25, 0.75, 0.25, 0.75]
+    assert actual.images[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
+    assert actual.keys == ("a", "b")
+    assert (len(actual), actual.image_bytes) == (4, 4 * 3 * 8 * 8)
 
 
 def test_the_digest_moves_with_images_labels_and_weights(digits: Dataset) -> None:
@@ -112,11 +112,11 @@ def test_the_digest_moves_with_images_labels_and_weights(digits: Dataset) -> Non
 
 def test_a_set_of_real_images_is_their_evaluation_view(digits: Dataset) -> None:
     indices = torch.cat([digits.train.of_class(label)[:3] for label in range(10)])
-    found = DistilledSet(digits, digits.train.labels[indices], torch.full((30,), 1 / 3), ("k",), indices=indices)
-    assert torch.equal(digits.normalise(found.images), digits.evaluation_view("train", indices))
-    pictures, labels = found.head(2)
+    actual = DistilledSet(digits, digits.train.labels[indices], torch.full((30,), 1 / 3), ("k",), indices=indices)
+    assert torch.equal(digits.normalise(actual.images), digits.evaluation_view("train", indices))
+    pictures, labels = actual.head(2)
     assert labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert torch.equal(pictures, found.images[torch.arange(30) % 3 < 2])
+    assert torch.equal(pictures, actual.images[torch.arange(30) % 3 < 2])
 
 
 def test_the_head_of_a_set_in_any_order(digits: Dataset) -> None:

@@ -109,11 +109,11 @@ def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillCon
     chosen = TEN.model_copy(update=change)
     task = make_task()
     # A gradient near zero would leave its sign, and so Adam's step, to rounding: the default epsilon hides nothing.
-    found = recover(task, UNIT, pull, task.noise(UNIT), chosen)
+    actual = recover(task, UNIT, pull, task.noise(UNIT), chosen)
     expected = plain_loop(task, UNIT, pull, task.noise(UNIT), chosen)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    assert float((found - expected).abs().median()) < 1e-6
-    assert float((found - (task.noise(UNIT) * 0.3 + 0.5)).abs().max()) > 0.1  # it did move
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+    assert float((actual - expected).abs().median()) < 1e-6
+    assert float((actual - (task.noise(UNIT) * 0.3 + 0.5)).abs().max()) > 0.1  # it did move
 
 
 @settings(max_examples=15, deadline=None)
@@ -141,8 +141,8 @@ def test_pixels_never_leave_their_range(digits: Dataset, rate: float, seed: int,
         timing={},
         _teacher=lambda: teacher,
     )
-    found = recover(task, UNIT, objective, task.noise(UNIT), RecoverSettings(steps=4, learning_rate=rate, jitter=1))
-    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    actual = recover(task, UNIT, objective, task.noise(UNIT), RecoverSettings(steps=4, learning_rate=rate, jitter=1))
+    assert 0 <= float(actual.min()) <= float(actual.max()) <= 1
     for view in seen[1:]:  # the first is the noise that it starts from
         assert -1e-5 <= float(view.min()) <= float(view.max()) <= 1 + 1e-5
 
@@ -151,7 +151,7 @@ def test_pixels_never_leave_their_range(digits: Dataset, rate: float, seed: int,
 def test_a_resumed_run_ends_with_the_same_bytes(make_task: Callable[..., DistillContext], stop: int) -> None:
     chosen = TEN.model_copy(update={"steps": 30})
     task = make_task("whole")
-    whole = recover(task, UNIT, pull, task.noise(UNIT), chosen)
+    uninterrupted = recover(task, UNIT, pull, task.noise(UNIT), chosen)
 
     class Killed(Exception):
         pass
@@ -168,44 +168,44 @@ def test_a_resumed_run_ends_with_the_same_bytes(make_task: Callable[..., Distill
     task = make_task("resumed", every=3)
     with pytest.raises(Killed):
         recover(task, UNIT, dying, task.noise(UNIT), chosen)
-    asked = 0
+    computed = 0
 
     def counting(output: Output) -> dict[str, Tensor]:
-        nonlocal asked
-        asked += 1
+        nonlocal computed
+        computed += 1
         return pull(output)
 
     again = make_task("resumed", every=3)
     resumed = recover(
-        again, UNIT, counting, torch.full_like(whole, float("nan")) if stop > 2 else again.noise(UNIT), chosen
+        again, UNIT, counting, torch.full_like(uninterrupted, float("nan")) if stop > 2 else again.noise(UNIT), chosen
     )
-    assert torch.equal(resumed, whole)
-    assert asked == 30 - stop // 3 * 3
+    assert torch.equal(resumed, uninterrupted)
+    assert computed == 30 - stop // 3 * 3
     assert again.timing["steps"] == 30
     assert again.timing["seconds"] > 0
 
 
 def test_a_damaged_checkpoint_only_costs_time(make_task: Callable[..., DistillContext]) -> None:
     task = make_task("whole")
-    whole = recover(task, UNIT, pull, task.noise(UNIT), TEN)
+    uninterrupted = recover(task, UNIT, pull, task.noise(UNIT), TEN)
     task = make_task("damaged", every=4)
     recover(task, UNIT, pull, task.noise(UNIT), TEN)
     content = task.checkpoint.path.read_bytes()
     task.checkpoint.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert torch.equal(recover(task, UNIT, pull, task.noise(UNIT), TEN), whole)
+    assert torch.equal(recover(task, UNIT, pull, task.noise(UNIT), TEN), uninterrupted)
 
 
 def test_noise_depends_on_seed_class_and_index_alone() -> None:
-    whole = slot_noise(7, units_of_whole_classes(4, 3, 1000)[0], SIZE)
+    uninterrupted = slot_noise(7, units_of_whole_classes(4, 3, 1000)[0], SIZE)
     parts = torch.cat([slot_noise(7, unit, SIZE) for unit in units_of_whole_classes(4, 3, 3)])
-    assert torch.equal(whole, parts)
+    assert torch.equal(uninterrupted, parts)
     backwards = Unit(9, tuple(reversed([Slot(label, index) for label in range(4) for index in range(3)])))
-    assert torch.equal(slot_noise(7, backwards, SIZE).flip(0), whole)
-    assert torch.equal(slot_noise(7, Unit(0, (Slot(2, 1),)), SIZE)[0], whole[7])
-    assert len({float(image.sum()) for image in whole}) == 12
+    assert torch.equal(slot_noise(7, backwards, SIZE).flip(0), uninterrupted)
+    assert torch.equal(slot_noise(7, Unit(0, (Slot(2, 1),)), SIZE)[0], uninterrupted[7])
+    assert len({float(image.sum()) for image in uninterrupted}) == 12
     assert not torch.equal(slot_noise(8, backwards, SIZE), slot_noise(7, backwards, SIZE))
-    assert abs(float(whole.mean())) < 0.1
-    assert abs(float(whole.std()) - 1) < 0.1
+    assert abs(float(uninterrupted.mean())) < 0.1
+    assert abs(float(uninterrupted.std()) - 1) < 0.1
 
 
 def test_every_unit_and_run_has_its_own_draws(make_task: Callable[..., DistillContext]) -> None:
@@ -241,12 +241,12 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_last_good_checkpoint(
 
 def test_it_reports_the_terms_and_their_sum(make_task: Callable[..., DistillContext]) -> None:
     task: Any = make_task()
-    found = recover(task, UNIT, pull, task.noise(UNIT), TEN.model_copy(update={"steps": 60}))
+    actual = recover(task, UNIT, pull, task.noise(UNIT), TEN.model_copy(update={"steps": 60}))
     assert [(step, total) for step, total, _ in task.reports] == [(25, 60), (50, 60), (60, 60)]
     for _, _, metrics in task.reports:
         assert metrics["loss"] == pytest.approx(metrics["features"] + metrics["logits"])
     start = (task.noise(UNIT) * task.dataset.std[:, None, None] + task.dataset.mean[:, None, None]).clamp(0, 1)
-    before, after = (float(sum(pull(task.teacher(task.dataset.normalise(seen))).values())) for seen in (start, found))
+    before, after = (float(sum(pull(task.teacher(task.dataset.normalise(seen))).values())) for seen in (start, actual))
     assert after < before
 
 
@@ -260,10 +260,10 @@ def test_bf16_changes_the_pass_through_the_teacher_and_not_the_type_of_the_image
         return pull(output)
 
     task = make_task(precision="bf16")
-    found = recover(task, UNIT, watching, task.noise(UNIT), TEN)
+    actual = recover(task, UNIT, watching, task.noise(UNIT), TEN)
     assert kinds == {torch.bfloat16}
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
+    assert actual.dtype == torch.float32
+    assert actual.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,10 @@ def test_mmd_of_two_gaussians_is_its_closed_form_within_the_statistical_error() 
     y[..., 0] += shift
     bias = (len(BANDWIDTHS) - own_x) / n + (len(BANDWIDTHS) - own_y) / m
     for unbiased, target in ((True, expected), (False, expected + bias)):
-        found = gaussian_mmd(x, y, BANDWIDTHS, unbiased=unbiased)
-        error = float(found.std()) / count**0.5
+        actual = gaussian_mmd(x, y, BANDWIDTHS, unbiased=unbiased)
+        error = float(actual.std()) / count**0.5
         assert error < min(0.05 * expected, 0.25 * bias)
-        assert float(found.mean()) == pytest.approx(target, abs=4 * error)
+        assert float(actual.mean()) == pytest.approx(target, abs=4 * error)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -98,13 +98,13 @@ def test_mmd_is_batched_over_leading_dimensions_also_of_bandwidths() -> None:
     x, y = draw(2, 3, 5, 4), draw(2, 3, 7, 4, seed=1)
     scales = draw(2, 3, 2, seed=2).abs() + 0.5
     weights = draw(2, 3, 7, seed=3).abs()
-    found = gaussian_mmd(x, y, scales, y_weights=weights)
+    actual = gaussian_mmd(x, y, scales, y_weights=weights)
     own = gaussian_kernel_mean(y, scales, weights)
-    assert found.shape == (2, 3)
-    torch.testing.assert_close(gaussian_mmd(x, y, scales, y_weights=weights, y_kernel_mean=own), found)
+    assert actual.shape == (2, 3)
+    torch.testing.assert_close(gaussian_mmd(x, y, scales, y_weights=weights, y_kernel_mean=own), actual)
     for i, j in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
         alone = gaussian_mmd(x[i, j], y[i, j], scales[i, j].tolist(), y_weights=weights[i, j])
-        torch.testing.assert_close(alone, found[i, j])
+        torch.testing.assert_close(alone, actual[i, j])
         torch.testing.assert_close(mean_match(x, y)[i, j], mean_match(x[i, j], y[i, j]))
 
 

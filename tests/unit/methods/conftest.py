@@ -31,8 +31,8 @@ def pipeline(tmp_path: Path) -> Callable[..., Pipeline]:
     def make(method: str, *assignments: str, repeats: int = 1, **request: Any) -> Pipeline:
         options = {"recipes": ("smoke",), "device": "cpu", "precision": "fp32", "ipcs": (3,), **request}
         assignments = ("data.image_size=8", "data.stored_size=8", "teacher.arch=convnet-d1", *assignments)
-        asked = Request(methods=(method,), datasets=("digits",), assignments=assignments, repeats=repeats, **options)
-        return Pipeline(workspace, experiments(asked, registry)[-1])
+        grid = Request(methods=(method,), datasets=("digits",), assignments=assignments, repeats=repeats, **options)
+        return Pipeline(workspace, experiments(grid, registry)[-1])
 
     return make
 

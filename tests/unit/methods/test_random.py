@@ -14,12 +14,12 @@ from ddbench.pipeline.pipeline import Pipeline
 @pytest.mark.parametrize("ipc", [1, 7])
 def test_random_takes_ipc_different_images_of_each_class(pipeline: Callable[..., Pipeline], ipc: int) -> None:
     made = pipeline("random", ipcs=(ipc,), evaluators=("hard",))
-    found = made.distilled
-    assert found.indices is not None
-    assert len(set(found.indices.tolist())) == 10 * ipc
-    assert found.labels.tolist() == [label for label in range(10) for _ in range(ipc)]
-    assert torch.equal(made.dataset.train.labels[found.indices], found.labels)
-    torch.testing.assert_close(found.weights, torch.full((10 * ipc,), 1 / ipc))
+    actual = made.distilled
+    assert actual.indices is not None
+    assert len(set(actual.indices.tolist())) == 10 * ipc
+    assert actual.labels.tolist() == [label for label in range(10) for _ in range(ipc)]
+    assert torch.equal(made.dataset.train.labels[actual.indices], actual.labels)
+    torch.testing.assert_close(actual.weights, torch.full((10 * ipc,), 1 / ipc))
 
 
 def test_random_draws_by_seed_and_class_alone(pipeline: Callable[..., Pipeline]) -> None:

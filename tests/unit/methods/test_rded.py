@@ -35,8 +35,8 @@ def test_the_best_of_a_class_are_taken_best_first(
     images = made(method, task, method.units(10, 2)[4])
     kept = [image[:, top : top + 3, left : left + 3] for top in (0, 3, 6) for left in (0, 3, 6) for image in images]
 
-    mine, loss = task.dataset.train.of_class(4), teacher_loss(task, 4)
-    candidates = mine[torch.randperm(len(mine), generator=task.generator("rded", "images", 4))[:30]]
+    rows, loss = task.dataset.train.of_class(4), teacher_loss(task, 4)
+    candidates = rows[torch.randperm(len(rows), generator=task.generator("rded", "images", 4))[:30]]
     boxes = random_crops(task, candidates, 3, task.generator("rded", "crops", 4))
     best = [brute_force(task, int(index), box, 3, loss) for index, box in zip(candidates, boxes, strict=True)]
     best.sort(key=lambda patch: float(loss(patch[None])))

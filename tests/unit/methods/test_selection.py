@@ -44,9 +44,9 @@ def choose(method: Selection, features: Tensor, count: int, seed: int = 0) -> li
 @pytest.mark.parametrize("name", ["herding", "k-center"])
 def test_a_larger_set_begins_with_the_smaller_one(name: str) -> None:
     features = cloud(3, 40, 6)
-    whole = choose(BY_NAME[name], features, 40)
-    assert sorted(whole) == list(range(40))
-    assert choose(BY_NAME[name], features, 11, seed=1) == whole[:11]
+    order = choose(BY_NAME[name], features, 40)
+    assert sorted(order) == list(range(40))
+    assert choose(BY_NAME[name], features, 11, seed=1) == order[:11]
 
 
 @pytest.mark.parametrize("method", SELECTIONS, ids=lambda method: method.name)
@@ -73,8 +73,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipeline]:
 
     def make(method: str, ipc: int, **request: Any) -> Pipeline:
         options = {"recipes": ("smoke",), "device": "cpu", "precision": "fp32", **request}
-        asked = Request(methods=(method,), datasets=("digits",), ipcs=(ipc,), assignments=small, **options)
-        return Pipeline(workspace, experiments(asked, registry)[-1])
+        grid_of_one = Request(methods=(method,), datasets=("digits",), ipcs=(ipc,), assignments=small, **options)
+        return Pipeline(workspace, experiments(grid_of_one, registry)[-1])
 
     return make
 
@@ -82,12 +82,12 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipeline]:
 def test_the_set_is_what_the_features_of_each_class_say(make: Callable[..., Pipeline]) -> None:
     for method in SELECTIONS:
         pipeline = make(method.name, 4)
-        found = pipeline.distilled
-        assert found.indices is not None
-        assert found.labels.tolist() == [label for label in range(10) for _ in range(4)]
-        torch.testing.assert_close(found.weights, torch.full((40,), 1 / 4))
-        assert len(set(found.indices.tolist())) == 40
-        for label, indices in enumerate(found.indices.reshape(10, 4)):
+        actual = pipeline.distilled
+        assert actual.indices is not None
+        assert actual.labels.tolist() == [label for label in range(10) for _ in range(4)]
+        torch.testing.assert_close(actual.weights, torch.full((40,), 1 / 4))
+        assert len(set(actual.indices.tolist())) == 40
+        for label, indices in enumerate(actual.indices.reshape(10, 4)):
             features = pipeline.statistics(label).features.double()
             rows = method.choose(features - features.mean(0), 4, seeds.generator("distill", 0, method.name, label))
             assert torch.equal(indices, pipeline.dataset.train.of_class(label)[rows])

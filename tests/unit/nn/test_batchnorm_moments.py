@@ -28,15 +28,15 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 def tapped(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the layer gives, mean and variance: the moments taken before it."""
-    through, found = tap_moments(x)
-    return layer(through), found.mean, found.variance
+    through, actual = tap_moments(x)
+    return layer(through), actual.mean, actual.variance
 
 
 def in_one_pass(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same, all at once."""
     scale = layer.weight / (layer.running_var + layer.eps).sqrt()
-    out, found = normalise_with_moments(x, scale, layer.bias - layer.running_mean * scale)
-    return out, found.mean, found.variance
+    out, actual = normalise_with_moments(x, scale, layer.bias - layer.running_mean * scale)
+    return out, actual.mean, actual.variance
 
 
 Way = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -80,12 +80,12 @@ def test_moments_and_their_gradient_in_both_layouts_and_parts_of_any_size(
     x = (draw(5, 6, 4, 3) + 2).float().contiguous(memory_format=memory_format)
     expected = brute(norm(6, torch.float64), x)
     leaf = x.clone().requires_grad_()
-    out, *found = way(norm(6, torch.float32), leaf)
+    out, *actual = way(norm(6, torch.float32), leaf)
     torch.testing.assert_close(out, norm(6, torch.float32)(x))
-    (gradient,) = torch.autograd.grad(loss(out, *found), leaf)
+    (gradient,) = torch.autograd.grad(loss(out, *actual), leaf)
     assert gradient.is_contiguous(memory_format=memory_format)
-    for mine, theirs in zip((*found, gradient), expected, strict=True):
-        torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=2e-5)
+    for got, theirs in zip((*actual, gradient), expected, strict=True):
+        torch.testing.assert_close(got.double(), theirs, rtol=1e-5, atol=2e-5)
 
 
 @WAYS
@@ -95,9 +95,9 @@ def test_moments_of_activations_without_or_with_other_positions(shape: tuple[int
     plain = (x[..., None] if x.ndim == 2 else x).flatten(2)
     expected = plain.mean(2), plain.var(2, correction=0)
     (by_autograd,) = torch.autograd.grad(sum(value.sin().sum() for value in expected), x)  # type: ignore[arg-type]
-    _, *found = way(nn.Identity() if way is tapped else layer, x)
-    torch.testing.assert_close(tuple(found), expected)
-    (gradient,) = torch.autograd.grad(sum(value.sin().sum() for value in found), x)  # type: ignore[arg-type]
+    _, *actual = way(nn.Identity() if way is tapped else layer, x)
+    torch.testing.assert_close(tuple(actual), expected)
+    (gradient,) = torch.autograd.grad(sum(value.sin().sum() for value in actual), x)  # type: ignore[arg-type]
     torch.testing.assert_close(gradient, by_autograd)
 
 
@@ -107,9 +107,9 @@ def test_moments_of_bf16_are_those_of_its_values_in_float32(memory_format: torch
     x = (draw(4, 6, 8, 8) + 1).bfloat16().contiguous(memory_format=memory_format).requires_grad_()
     mean, variance, expected = brute(norm(6, torch.float64), x)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        out, *found = way(norm(6, torch.float32), x)
-        value = loss(out, *found)
-    torch.testing.assert_close((found[0].double(), found[1].double()), (mean, variance), rtol=1e-5, atol=1e-5)
+        out, *actual = way(norm(6, torch.float32), x)
+        value = loss(out, *actual)
+    torch.testing.assert_close((actual[0].double(), actual[1].double()), (mean, variance), rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(value, x)
     assert gradient.dtype == torch.bfloat16
     assert float((gradient.double() - expected).abs().max() / expected.abs().max()) < 0.01
@@ -133,15 +133,15 @@ def test_gradients_that_are_not_asked_for_are_left_out(used: tuple[bool, bool], 
 def test_a_network_gives_the_moments_of_what_it_would_have_given() -> None:
     teacher = TappedNetwork(build_network("resnet18", 3, 16)).to(memory_format=torch.channels_last)
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    whole, short = teacher(images, layer=5), teacher(images, layer=5, moments=True)
-    torch.testing.assert_close((whole.logits, whole.features), (short.logits, short.features), rtol=1e-4, atol=1e-5)
+    full, short = teacher(images, layer=5), teacher(images, layer=5, moments=True)
+    torch.testing.assert_close((full.logits, full.features), (short.logits, short.features), rtol=1e-4, atol=1e-5)
     gradients = []
-    for output in (whole, short):
+    for output in (full, short):
         values = [moments(x) for x in output.bn_inputs]
         value = sum((mean.sin().sum() + variance.square().sum() for mean, variance in values), output.logits.sum())
         gradients.append(torch.autograd.grad(value, images)[0])
-    assert all(isinstance(found, Moments) for found in short.bn_inputs)
-    assert len(short.bn_inputs) == len(whole.bn_inputs) == 20
+    assert all(isinstance(moments, Moments) for moments in short.bn_inputs)
+    assert len(short.bn_inputs) == len(full.bn_inputs) == 20
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
     assert teacher(images, bn=False, moments=True).bn_inputs == []
 
@@ -166,14 +166,14 @@ def test_an_objective_that_asks_for_more_than_moments_is_given_the_inputs(
         _teacher=lambda: teacher,
     )
     means, variances = teacher.running_statistics()
-    asked: list[bool] = []
+    uses_moments: list[bool] = []
 
     def by_moments(output: Output) -> dict[str, Tensor]:
-        asked.append(isinstance(output.bn_inputs[0], Moments))
+        uses_moments.append(isinstance(output.bn_inputs[0], Moments))
         return {"bn": batchnorm.global_bn(output.bn_inputs, means, variances, 1.0, "squared")}
 
     def by_inputs(output: Output) -> dict[str, Tensor]:
-        asked.append(isinstance(output.bn_inputs[0], Moments))
+        uses_moments.append(isinstance(output.bn_inputs[0], Moments))
         total = torch.zeros(())
         for x, mean, variance in zip(output.bn_inputs, means, variances, strict=True):
             total = total + (x.mean((0, 2, 3)) - mean).square().sum()
@@ -184,9 +184,9 @@ def test_an_objective_that_asks_for_more_than_moments_is_given_the_inputs(
         return {"bn": output.bn_inputs[0].no_such_thing()}  # type: ignore[operator]
 
     settings = RecoverSettings(steps=4, jitter=0)
-    found = [recover(task, unit, objective, task.noise(unit), settings) for objective in (by_moments, by_inputs)]
-    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
-    assert asked == [True] * 4 + [True] + [False] * 4
+    actual = [recover(task, unit, objective, task.noise(unit), settings) for objective in (by_moments, by_inputs)]
+    torch.testing.assert_close(*actual, rtol=0, atol=1e-4)
+    assert uses_moments == [True] * 4 + [True] + [False] * 4
     with pytest.raises(AttributeError, match="'Tensor' object has no attribute 'no_such_thing'"):
         recover(task, unit, faulty, task.noise(unit), settings)
 

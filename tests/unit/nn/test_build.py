@@ -66,7 +66,7 @@ def test_the_seed_fixes_every_weight_and_the_global_generator_is_left_alone(name
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("resnet81", "did you mean 'resnet18'"),
         ("torchvision/vgg11_nb", "did you mean 'torchvision/vgg11_bn'"),
@@ -78,8 +78,8 @@ def test_the_seed_fixes_every_weight_and_the_global_generator_is_left_alone(name
         ("convnet-d4", "needs images of 16 pixels or more, not 8"),
     ],
 )
-def test_what_cannot_be_built_is_one_line(name: str, said: str) -> None:
-    with pytest.raises(DDBenchError, match=said) as caught:
+def test_what_cannot_be_built_is_one_line(name: str, message: str) -> None:
+    with pytest.raises(DDBenchError, match=message) as caught:
         build_network(name, 10, 8)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400

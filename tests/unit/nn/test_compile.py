@@ -36,7 +36,7 @@ SIZE = 8
 
 
 @pytest.mark.parametrize(
-    ("method", "steps", "asked", "decided"),
+    ("method", "steps", "setting", "decided"),
     [
         ("wmdd", 20, "auto", "off"),
         # Ten classes, IPC 2, 16 px: 5120 pixels a step.
@@ -49,7 +49,7 @@ SIZE = 8
         ("random", None, "auto", "off"),
     ],
 )
-def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | None, asked: str, decided: str) -> None:
+def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | None, setting: str, decided: str) -> None:
     if decided == "on" and not compile.possible("cpu"):
         pytest.skip("this machine has no C++ compiler, or not Python's headers")
     request = Request(
@@ -58,16 +58,16 @@ def test_it_is_compiled_where_there_is_enough_to_do(method: str, steps: int | No
         ipcs=(2,),
         recipes=("smoke",),
         device="cpu",
-        compile=asked,
+        compile=setting,
         assignments=() if steps is None else (f"method.steps={steps}",),
     )
     (cell,) = experiments(request, PluginRegistry())
     runtime = resolve(cell.runtime)
-    assert runtime.compile == asked
+    assert runtime.compile == setting
     recover_steps, pixels = cell.method.recover_steps(), 10 * 2 * cell.data.image_size**2
-    found = compile.resolve(runtime, recover_steps, pixels)
-    assert found == RuntimeConfig.model_validate({**runtime.model_dump(), "compile": decided})
-    assert compile.resolve(found, recover_steps, pixels) == found
+    actual = compile.resolve(runtime, recover_steps, pixels)
+    assert actual == RuntimeConfig.model_validate({**runtime.model_dump(), "compile": decided})
+    assert compile.resolve(actual, recover_steps, pixels) == actual
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "no-such-compiler"])
@@ -116,10 +116,10 @@ def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[...
     teacher = TappedNetwork(build_network("convnet-bn-d2", 10, SIZE, seed=1)).to(memory_format=torch.channels_last)
 
     def make(
-        slot: str, chosen: bool, losses: list[float] | None = None, said: list[str] | None = None
+        slot: str, chosen: bool, losses: list[float] | None = None, messages: list[str] | None = None
     ) -> DistillContext:
         rest: dict[str, Any] = {"cached": None, "statistics": None, "timing": {}}
-        told = [] if losses is None else losses
+        messages = [] if losses is None else losses
         return DistillContext(
             **rest,
             dataset=digits_at(SIZE),
@@ -129,10 +129,10 @@ def make_task(digits_at: Callable[..., Dataset], tmp_path: Path) -> Callable[...
             precision="fp32",
             checkpoint=Checkpoint(tmp_path / f"{slot}.safetensors"),
             checkpoint_every=1,
-            report=lambda step, total, **metrics: told.append(metrics["loss"]),
+            report=lambda step, total, **metrics: messages.append(metrics["loss"]),
             _teacher=lambda: teacher,
             compile=chosen,
-            note=([] if said is None else said).append,
+            note=([] if messages is None else messages).append,
         )
 
     return make
@@ -152,10 +152,10 @@ def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Ca
 
     def run(slot: str, chosen: bool, wanted: Callable[[Output], dict[str, Tensor]] = objective) -> tuple[Any, Tensor]:
         losses: list[float] = []
-        said: list[str] = []
-        task = make_task(slot, chosen, losses, said)
+        messages: list[str] = []
+        task = make_task(slot, chosen, losses, messages)
         images = recover(task, UNIT, wanted, task.noise(UNIT), settings, layer=2)
-        assert said == []
+        assert messages == []
         return losses, images
 
     plain, compiled = run("plain", False), run("compiled", True)
@@ -182,7 +182,7 @@ def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Ca
             raise torch.OutOfMemoryError("CUDA out of memory")
         return objective(output)
 
-    told: list[str] = []
-    with memory.oom_errors("distill", [], told.append):
+    messages: list[str] = []
+    with memory.oom_errors("distill", [], messages.append):
         torch.testing.assert_close(run("short", True, runs_out)[1], plain[1], rtol=0, atol=1e-4)
-    assert told == ["out of memory with 4 images: going on with 2 at a time"]
+    assert messages == ["out of memory with 4 images: going on with 2 at a time"]

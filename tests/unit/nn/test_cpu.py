@@ -23,8 +23,8 @@ def test_gradient_of_a_strided_convolution(kernel: int, stride: int, padding: in
     plain, ours = layer(images), cpu.strided_conv(layer, layer.forward, images)
     assert torch.equal(ours, plain)
     draws = torch.randn_like(plain)
-    expected, found = (torch.autograd.grad(out, images, draws)[0] for out in (plain, ours))
-    torch.testing.assert_close(found, expected)
+    expected, actual = (torch.autograd.grad(out, images, draws)[0] for out in (plain, ours))
+    torch.testing.assert_close(actual, expected)
 
 
 def test_gradient_in_bf16_is_that_of_autograd() -> None:

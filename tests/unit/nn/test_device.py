@@ -21,16 +21,16 @@ CUDA = torch.cuda.is_available()
 
 
 def test_nothing_is_left_open() -> None:
-    found = devices.resolve(RuntimeConfig())
-    assert found.device == ("cuda" if CUDA else "cpu")
-    assert found.precision in ("fp32", "bf16")
-    assert devices.resolve(found) == found
+    actual = devices.resolve(RuntimeConfig())
+    assert actual.device == ("cuda" if CUDA else "cpu")
+    assert actual.precision in ("fp32", "bf16")
+    assert devices.resolve(actual) == actual
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_asked_for_is_kept(precision: str) -> None:
-    asked = RuntimeConfig.model_validate({"device": "cpu", "precision": precision})
-    assert devices.resolve(asked) == asked
+    config = RuntimeConfig.model_validate({"device": "cpu", "precision": precision})
+    assert devices.resolve(config) == config
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:64"])
@@ -71,10 +71,10 @@ def test_a_stage_is_measured() -> None:
 
 
 def test_a_device_is_described_for_a_record() -> None:
-    found = devices.describe(CPU)
-    assert found["type"] == "cpu"
-    assert found["name"]
-    assert found["threads"] == torch.get_num_threads()
+    actual = devices.describe(CPU)
+    assert actual["type"] == "cpu"
+    assert actual["name"]
+    assert actual["threads"] == torch.get_num_threads()
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def scatter() -> None:
 @pytest.mark.usefixtures("deterministic")
 def test_operations_without_a_deterministic_kernel_are_told(recwarn: pytest.WarningsRecorder) -> None:
     for _ in range(2):  # the second time too
-        with devices.nondeterministic() as whole:
+        with devices.nondeterministic() as outer:
             with devices.nondeterministic() as part:
                 scatter()
             with devices.nondeterministic() as other:
                 torch.ones(3).sum()
                 warnings.warn("something else", UserWarning, stacklevel=1)
-        assert (whole, part, other) == ({"put_"}, {"put_"}, set())
+        assert (outer, part, other) == ({"put_"}, {"put_"}, set())
     assert {str(warning.message) for warning in recwarn} == {"something else"}
 
 

@@ -61,8 +61,8 @@ def test_one_item_that_does_not_fit_and_other_errors_are_raised() -> None:
 
 
 def test_parts_of_an_empty_batch() -> None:
-    (found,) = in_parts(lambda part: [part * 2], "rows")(torch.zeros(0, 3))
-    assert found.shape == (0, 3)
+    (actual,) = in_parts(lambda part: [part * 2], "rows")(torch.zeros(0, 3))
+    assert actual.shape == (0, 3)
 
 
 def test_the_error_names_settings_and_the_innermost_callback_is_called() -> None:

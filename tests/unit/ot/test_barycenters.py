@@ -47,8 +47,8 @@ def clusters(n: int = 150, seed: int = 0) -> Tensor:
     return centres[label] + normal(n, 4, seed=seed + 1000)
 
 
-def cost_of(found: Barycenter, features: Tensor) -> float:
-    return transport_cost(found.points, found.weights, features)
+def cost_of(actual: Barycenter, features: Tensor) -> float:
+    return transport_cost(actual.points, actual.weights, features)
 
 
 STARTS: list[Start] = ["kmeans++", "real", "normal"]
@@ -77,23 +77,23 @@ def test_paper_solver_learns_weights_that_pay() -> None:
 def test_one_round_of_the_paper_solver_is_algorithm_2() -> None:
     features = clusters(40)
     start = barycenter_paper(features, 4, generator(3), iterations=0)
-    found = barycenter_paper(features, 4, generator(3), iterations=1, eta=0.7)
+    actual = barycenter_paper(features, 4, generator(3), iterations=1, eta=0.7)
     uniform = torch.full((4,), 0.25, dtype=torch.float64)
     plan, beta, cost = transport_plan(start.points, uniform, features)
     gap = cost - transport_cost(start.points, nearest_shares(start.points, features), features)
     stepped = project_simplex(uniform - 0.7 * gap / beta.square().sum() * beta)
-    torch.testing.assert_close(found.weights, stepped)
+    torch.testing.assert_close(actual.weights, stepped)
     # Divided by what the plan moves (here 1/4 each), not by the weights that were just updated.
-    torch.testing.assert_close(found.points, 4 * plan.T @ features)
+    torch.testing.assert_close(actual.points, 4 * plan.T @ features)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_paper_solver_is_blind_to_scale_and_offset(scale: float) -> None:
     features = clusters(100)
-    found = barycenter_paper(features, 5, generator(4))
+    actual = barycenter_paper(features, 5, generator(4))
     scaled = barycenter_paper(scale * features + 7, 5, generator(4))
-    torch.testing.assert_close(scaled.weights, found.weights, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close((scaled.points - 7) / scale, found.points, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(scaled.weights, actual.weights, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close((scaled.points - 7) / scale, actual.points, atol=1e-4, rtol=1e-6)
 
 
 def test_released_solver_is_the_direct_call() -> None:
@@ -102,31 +102,31 @@ def test_released_solver_is_the_direct_call() -> None:
     expected = ot.lp.free_support_barycenter(
         [features.double().numpy()], [np.full(60, 1 / 60)], start, b=np.full(5, 0.2)
     )
-    found = barycenter_released(features, 5, generator("same"))
-    assert torch.equal(found.points, torch.from_numpy(expected).float())
-    assert torch.equal(found.weights, torch.full((5,), 0.2))
+    actual = barycenter_released(features, 5, generator("same"))
+    assert torch.equal(actual.points, torch.from_numpy(expected).float())
+    assert torch.equal(actual.weights, torch.full((5,), 0.2))
 
 
 def test_as_many_points_as_features_are_the_features() -> None:
     features = normal(7, 3)
-    for found in (
+    for actual in (
         barycenter_lloyd([features], 7, [generator(0)])[0],
         barycenter_paper(features, 7, generator(0)),
     ):
-        assert cost_of(found, features) == pytest.approx(0, abs=1e-12)
-        torch.testing.assert_close(found.weights, torch.full((7,), 1 / 7, dtype=torch.float64))
+        assert cost_of(actual, features) == pytest.approx(0, abs=1e-12)
+        torch.testing.assert_close(actual.weights, torch.full((7,), 1 / 7, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_barycenter_has_the_type_of_its_features(dtype: torch.dtype) -> None:
     features = clusters(30).to(dtype)
-    for found in (
+    for actual in (
         barycenter_lloyd([features], 4, [generator(0)])[0],
         barycenter_paper(features, 4, generator(0)),
         barycenter_released(features, 4, generator(0)),
     ):
-        assert found.points.dtype == found.weights.dtype == dtype
-        assert found.points.shape == (4, 4)
+        assert actual.points.dtype == actual.weights.dtype == dtype
+        assert actual.points.shape == (4, 4)
 
 
 def test_kmeans_seeds_are_drawn_by_squared_distance_and_the_better_of_two_is_kept() -> None:
@@ -140,13 +140,13 @@ def test_kmeans_seeds_are_drawn_by_squared_distance_and_the_better_of_two_is_kep
             kept = a if cost_a <= cost_b else b
             expected[first, kept] += 0.25 * share[a] * share[b] / (1 - share[a])
     draws = 4000
-    found = torch.zeros(4, 4, dtype=torch.float64)
+    actual = torch.zeros(4, 4, dtype=torch.float64)
     for draw in range(draws):
         seeds = barycenter_paper(features, 2, generator("seeds", draw), iterations=0).points
         first, second = squared_distances(seeds, features).argmin(1)
-        found[first, second] += 1 / draws
+        actual[first, second] += 1 / draws
     # Four standard deviations of a frequency; what cannot be drawn never is.
-    assert ((found - expected).abs() <= 4 * (expected * (1 - expected) / draws).sqrt() + 1e-12).all()
+    assert ((actual - expected).abs() <= 4 * (expected * (1 - expected) / draws).sqrt() + 1e-12).all()
 
 
 def test_more_points_than_features_are_refused() -> None:
@@ -200,8 +200,8 @@ def test_solvers_on_real_features(real_features: list[Tensor]) -> None:
     Solve = Callable[[Tensor, int, torch.Generator], Barycenter]
 
     def mean_cost(solve: Solve) -> float:
-        found = [solve(z, 10, generator("real", k)) for k, z in enumerate(real_features)]
-        return sum(map(cost_of, found, real_features)) / len(found)
+        actual = [solve(z, 10, generator("real", k)) for k, z in enumerate(real_features)]
+        return sum(map(cost_of, actual, real_features)) / len(actual)
 
     def draw(z: Tensor, m: int, g: torch.Generator) -> Barycenter:
         return Barycenter(z[torch.randperm(len(z), generator=g)[:m]], torch.full((m,), 1 / m))
@@ -239,22 +239,22 @@ VECTORS = hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(-1e6, 1e
 @settings(deadline=None)
 def test_projection_is_the_thresholded_vector_that_bisection_finds(v: np.ndarray) -> None:
     threshold = brentq(lambda t: np.maximum(v - t, 0).sum() - 1, v.min() - 1, v.max(), xtol=1e-14, rtol=1e-14)
-    found = project_simplex(torch.from_numpy(v)).numpy()
-    np.testing.assert_allclose(found, np.maximum(v - threshold, 0), atol=1e-8)
-    assert (found >= 0).all()
-    assert abs(found.sum() - 1) < 1e-12
+    actual = project_simplex(torch.from_numpy(v)).numpy()
+    np.testing.assert_allclose(actual, np.maximum(v - threshold, 0), atol=1e-8)
+    assert (actual >= 0).all()
+    assert abs(actual.sum() - 1) < 1e-12
 
 
 @given(VECTORS, st.floats(-1e6, 1e6))
 @settings(deadline=None)
 def test_projection_is_nearest_idempotent_and_blind_to_shifts(v: np.ndarray, shift: float) -> None:
     vector = torch.from_numpy(v)
-    found = project_simplex(vector)
-    torch.testing.assert_close(project_simplex(found), found, atol=1e-12, rtol=0)
-    torch.testing.assert_close(project_simplex(vector + shift), found, atol=1e-8, rtol=0)
+    actual = project_simplex(vector)
+    torch.testing.assert_close(project_simplex(actual), actual, atol=1e-12, rtol=0)
+    torch.testing.assert_close(project_simplex(vector + shift), actual, atol=1e-8, rtol=0)
     # Nearest in a convex set: the way to any vertex leads away, i.e. <v - p, e_j - p> <= 0 for every j.
-    outward = vector - found
-    assert float((outward - outward @ found).max()) <= 1e-9 * max(1.0, float(outward.abs().max()))
+    outward = vector - actual
+    assert float((outward - outward @ actual).max()) <= 1e-9 * max(1.0, float(outward.abs().max()))
 
 
 def test_projection_of_a_batch_is_that_of_its_rows() -> None:
@@ -280,7 +280,7 @@ def test_newton_step_solves_the_hessian_of_the_objective(weights: list[float]) -
     assert isinstance(hessian, Tensor)
     # The pseudo-inverse is the inverse on points with mass and leaves the others, where both vanish, alone.
     expected = points.flatten() - torch.linalg.pinv(hessian, hermitian=True) @ gradient
-    found = newton_step(points, plan, features)
-    torch.testing.assert_close(found.flatten(), expected, atol=1e-10, rtol=0)
+    actual = newton_step(points, plan, features)
+    torch.testing.assert_close(actual.flatten(), expected, atol=1e-10, rtol=0)
     massless = torch.tensor(weights) == 0
-    assert torch.equal(found[massless], points[massless])
+    assert torch.equal(actual[massless], points[massless])

@@ -30,13 +30,13 @@ def linear_program(points: Tensor, weights: Tensor, features: Tensor) -> tuple[f
     """Least cost and the dual of the weights, by HiGHS on the m n variables of Eq. 27-29."""
     m, n = len(points), len(features)
     rows = [np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))]
-    found = linprog(
+    actual = linprog(
         all_pairs(points, features).flatten().numpy(),
         A_eq=np.concatenate(rows),
         b_eq=np.concatenate([weights.numpy(), np.full(n, 1 / n)]),
     )
-    assert found.status == 0
-    return float(found.fun), found.eqlin.marginals[:m]
+    assert actual.status == 0
+    return float(actual.fun), actual.eqlin.marginals[:m]
 
 
 WEIGHTS = [[0.25, 0.25, 0.25, 0.25], [0.61, 0.07, 0.3, 0.02], [0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]]

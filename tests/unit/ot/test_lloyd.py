@@ -24,8 +24,8 @@ def clusters(n: int = 150, seed: int = 0) -> Tensor:
     return centres[label] + normal(n, 4, seed=seed + 1000)
 
 
-def cost_of(found: Barycenter, features: Tensor) -> float:
-    return transport_cost(found.points, found.weights, features)
+def cost_of(actual: Barycenter, features: Tensor) -> float:
+    return transport_cost(actual.points, actual.weights, features)
 
 
 def all_pairs(a: Tensor, b: Tensor) -> Tensor:
@@ -35,33 +35,33 @@ def all_pairs(a: Tensor, b: Tensor) -> Tensor:
 @pytest.mark.parametrize("seed", range(4))
 def test_lloyd_never_raises_the_cost_and_ends_where_a_step_changes_nothing(seed: int) -> None:
     features = clusters(seed=seed)
-    found = [barycenter_lloyd([features], 8, [generator(seed)], iterations=k)[0] for k in range(40)]
-    costs = [cost_of(barycenter, features) for barycenter in found]
+    actual = [barycenter_lloyd([features], 8, [generator(seed)], iterations=k)[0] for k in range(40)]
+    costs = [cost_of(barycenter, features) for barycenter in actual]
     assert all(after <= before + 1e-12 for before, after in pairwise(costs))
     assert costs[-1] < costs[0]
-    nearest = all_pairs(found[-1].points, features).argmin(0)
+    nearest = all_pairs(actual[-1].points, features).argmin(0)
     means = torch.stack([features[nearest == j].mean(0) for j in range(8)])
-    torch.testing.assert_close(found[-1].points, means)
-    torch.testing.assert_close(found[-1].weights, torch.bincount(nearest, minlength=8).double() / len(features))
+    torch.testing.assert_close(actual[-1].points, means)
+    torch.testing.assert_close(actual[-1].weights, torch.bincount(nearest, minlength=8).double() / len(features))
 
 
 def test_lloyd_of_one_point_is_the_class_mean() -> None:
     features = [clusters(n, seed=n) for n in (1, 7, 30)]
-    for found, z in zip(barycenter_lloyd(features, 1, [generator(k) for k in range(3)]), features, strict=True):
-        torch.testing.assert_close(found.points, z.mean(0, keepdim=True))
-        assert found.weights.tolist() == [1.0]
-        assert cost_of(found, z) == pytest.approx(float(z.var(0, correction=0).sum()))
+    for actual, z in zip(barycenter_lloyd(features, 1, [generator(k) for k in range(3)]), features, strict=True):
+        torch.testing.assert_close(actual.points, z.mean(0, keepdim=True))
+        assert actual.weights.tolist() == [1.0]
+        assert cost_of(actual, z) == pytest.approx(float(z.var(0, correction=0).sum()))
 
 
 def test_lloyd_finds_clusters_that_lie_apart() -> None:
     centres = 100 * torch.eye(4, dtype=torch.float64)
     label = torch.tensor([0] * 8 + [1] * 5 + [2] * 2 + [3])
     features = centres[label] + normal(16, 4)
-    found = barycenter_lloyd([features], 4, [generator("apart")])[0]
-    order = found.points.argmax(1).argsort()
-    torch.testing.assert_close(found.weights[order], torch.tensor([8, 5, 2, 1]) / 16.0, check_dtype=False)
+    actual = barycenter_lloyd([features], 4, [generator("apart")])[0]
+    order = actual.points.argmax(1).argsort()
+    torch.testing.assert_close(actual.weights[order], torch.tensor([8, 5, 2, 1]) / 16.0, check_dtype=False)
     expected = torch.stack([features[label == k].mean(0) for k in range(4)])
-    torch.testing.assert_close(found.points[order], expected)
+    torch.testing.assert_close(actual.points[order], expected)
 
 
 def test_lloyd_is_deterministic_and_a_class_does_not_depend_on_the_others() -> None:
@@ -78,33 +78,33 @@ def test_lloyd_is_deterministic_and_a_class_does_not_depend_on_the_others() -> N
 
 def test_lloyd_in_pieces_is_lloyd_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     features = [clusters(n, seed=n) for n in (40, 9, 23)]
-    whole = barycenter_lloyd(features, 3, [generator(k) for k in range(3)])
+    batched = barycenter_lloyd(features, 3, [generator(k) for k in range(3)])
     monkeypatch.setattr("ddbench.ot.lloyd._MAX_BATCH_ELEMENTS", 500)
     pieces = barycenter_lloyd(features, 3, [generator(k) for k in range(3)])
-    for a, b in zip(whole, pieces, strict=True):
+    for a, b in zip(batched, pieces, strict=True):
         torch.testing.assert_close(a.points, b.points)
 
 
 def test_lloyd_from_a_projection_ends_where_a_step_of_the_features_changes_nothing() -> None:
     centres, label = normal(6, 200, seed=1), torch.arange(90) % 6
     features = (centres[label] + 0.3 * normal(90, 200)).float()
-    found = barycenter_lloyd([features, features[:50]], 6, [generator(0), generator(1)])
-    for mine, z in zip(found, (features, features[:50]), strict=True):
-        nearest = all_pairs(mine.points, z).argmin(0)
+    actual = barycenter_lloyd([features, features[:50]], 6, [generator(0), generator(1)])
+    for solution, z in zip(actual, (features, features[:50]), strict=True):
+        nearest = all_pairs(solution.points, z).argmin(0)
         means = torch.stack([z[nearest == j].mean(0) for j in range(6)])
-        torch.testing.assert_close(mine.points, means, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(mine.weights, torch.bincount(nearest, minlength=6) / len(z))
+        torch.testing.assert_close(solution.points, means, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(solution.weights, torch.bincount(nearest, minlength=6) / len(z))
     # Clusters that lie as far apart as these are found in the projection already.
     expected = torch.stack([features[label == k].mean(0) for k in range(6)])
-    assert float(all_pairs(expected, found[0].points).amin(1).max()) < 1e-6
+    assert float(all_pairs(expected, actual[0].points).amin(1).max()) < 1e-6
 
 
 @pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
 def test_lloyd_is_blind_to_scale(scale: float) -> None:
     features = clusters(100).float()
-    found, scaled = (barycenter_lloyd([z], 5, [generator(4)])[0] for z in (features, scale * features))
-    assert torch.equal(scaled.weights, found.weights)
-    assert torch.equal(scaled.points, scale * found.points)
+    actual, scaled = (barycenter_lloyd([z], 5, [generator(4)])[0] for z in (features, scale * features))
+    assert torch.equal(scaled.weights, actual.weights)
+    assert torch.equal(scaled.points, scale * actual.points)
 
 
 def test_lloyd_moves_an_emptied_point_to_the_farthest_feature() -> None:
@@ -119,7 +119,7 @@ def test_lloyd_moves_an_emptied_point_to_the_farthest_feature() -> None:
 @pytest.mark.parametrize("m", [3, 6])
 def test_lloyd_with_fewer_distinct_features_than_points(m: int) -> None:
     features = torch.tensor([[0.0, 1.0]] * 3 + [[5.0, 5.0]] * 3).double()
-    found = barycenter_lloyd([features, clusters(9)[:, :2]], m, [generator(0), generator(1)])[0]
-    assert cost_of(found, features) == pytest.approx(0, abs=1e-12)
-    assert all_pairs(found.points, features).amin(1).max() < 1e-12
-    assert float(found.weights.sum()) == pytest.approx(1)
+    actual = barycenter_lloyd([features, clusters(9)[:, :2]], m, [generator(0), generator(1)])[0]
+    assert cost_of(actual, features) == pytest.approx(0, abs=1e-12)
+    assert all_pairs(actual.points, features).amin(1).max() < 1e-12
+    assert float(actual.weights.sum()) == pytest.approx(1)

@@ -36,8 +36,8 @@ def test_values_that_are_no_finite_matrix(values: torch.Tensor) -> None:
 
 
 def test_values_become_float64_without_a_gradient() -> None:
-    found = float64_on_cpu(torch.tensor([[0.5, 2.0]], dtype=torch.bfloat16, requires_grad=True), "points")
-    assert (found.dtype, found.requires_grad, found.tolist()) == (torch.float64, False, [[0.5, 2.0]])
+    actual = float64_on_cpu(torch.tensor([[0.5, 2.0]], dtype=torch.bfloat16, requires_grad=True), "points")
+    assert (actual.dtype, actual.requires_grad, actual.tolist()) == (torch.float64, False, [[0.5, 2.0]])
 
 
 def test_weights_are_scaled_to_sum_one() -> None:

@@ -34,11 +34,11 @@ def directions(d: int, count: int, seed: int = 0) -> Tensor:
 
 
 def test_directions_are_uniform_on_the_sphere_and_orthogonal_in_groups() -> None:
-    found = directions(5, 12)
-    assert found.shape == (12, 5)
-    for group in found.split(5):
+    actual = directions(5, 12)
+    assert actual.shape == (12, 5)
+    for group in actual.split(5):
         torch.testing.assert_close(group @ group.T, torch.eye(len(group), dtype=torch.float64))
-    assert float((found[:5] @ found[5:10].T).abs().min()) > 0
+    assert float((actual[:5] @ actual[5:10].T).abs().min()) > 0
     # Along any axis a uniform direction of R^3 is uniform on [-1, 1], whatever its place in a group.
     many = torch.stack([directions(3, 3, seed) for seed in range(2000)])
     for place in range(3):
@@ -95,22 +95,22 @@ def test_weights_off_the_simplex_are_refused(weights: list[float]) -> None:
 @pytest.mark.parametrize("projections", [4, 12, 30])
 def test_one_point_is_the_mean(projections: int) -> None:
     z = normal(25, 12) + 3
-    found = barycenter_sliced(z, 1, generator("one"), projections, iterations=60)
+    actual = barycenter_sliced(z, 1, generator("one"), projections, iterations=60)
     tolerance = 1e-12 if projections == 12 else 0.05  # a basis reaches it in one round
-    torch.testing.assert_close(found.points, z.mean(0, keepdim=True), atol=tolerance, rtol=0)
-    assert found.weights.tolist() == [1.0]
+    torch.testing.assert_close(actual.points, z.mean(0, keepdim=True), atol=tolerance, rtol=0)
+    assert actual.weights.tolist() == [1.0]
 
 
 def test_one_round_in_one_dimension_is_the_mean_of_each_block() -> None:
     z = torch.tensor([[5.0], [0.0], [1.0], [9.0], [2.0]], dtype=torch.float64)
-    found = barycenter_sliced(z, 2, generator("blocks"), projections=1, iterations=1)
+    actual = barycenter_sliced(z, 2, generator("blocks"), projections=1, iterations=1)
     # Halves of five sorted values: 0, 1 and half of 2; half of 2, 5 and 9.
-    assert sorted(found.points.flatten().tolist()) == pytest.approx([2 / 2.5, 15 / 2.5])
+    assert sorted(actual.points.flatten().tolist()) == pytest.approx([2 / 2.5, 15 / 2.5])
 
 
 def test_a_round_is_the_fixed_point_step_on_its_directions() -> None:
     z, m, d = normal(20, 5), 4, 5
-    found = barycenter_sliced(z, m, generator("step"), projections=7, iterations=2)
+    actual = barycenter_sliced(z, m, generator("step"), projections=7, iterations=2)
     draw = generator("step")
     points = barycenter_paper(z, m, draw, iterations=0).points
     for number in (1, 2):
@@ -121,8 +121,8 @@ def test_a_round_is_the_fixed_point_step_on_its_directions() -> None:
             for block, j in zip(blocks, (points @ direction).argsort(), strict=True):
                 moved[j] += d * (block - points[j] @ direction) * direction / len(theta)
         points = points + moved / number**0.5
-    torch.testing.assert_close(found.points, points)
-    torch.testing.assert_close(found.weights, uniform(m))
+    torch.testing.assert_close(actual.points, points)
+    torch.testing.assert_close(actual.weights, uniform(m))
 
 
 STARTS: list[Start] = ["kmeans++", "real", "normal"]
@@ -132,8 +132,8 @@ STARTS: list[Start] = ["kmeans++", "real", "normal"]
 def test_rounds_lower_the_sliced_cost_and_the_start_hardly_matters(start: Start) -> None:
     z, theta = normal(60, 3) * torch.tensor([3.0, 1.0, 0.3]), directions(3, 600, 5)
     costs = [
-        sliced_cost(found.points, found.weights, z, theta)
-        for found in (barycenter_sliced(z, 5, generator("rounds"), 3, k, start) for k in (0, 5, 300))
+        sliced_cost(actual.points, actual.weights, z, theta)
+        for actual in (barycenter_sliced(z, 5, generator("rounds"), 3, k, start) for k in (0, 5, 300))
     ]
     assert costs[0] > costs[1] > costs[2]
     # 0.278 to 0.285 over ten seeds of each start; five real rows cost 0.5 and more (20 draws).
@@ -142,24 +142,24 @@ def test_rounds_lower_the_sliced_cost_and_the_start_hardly_matters(start: Start)
 
 def test_the_barycenter_of_a_translated_set_is_translated() -> None:
     z, shift = normal(40, 6), torch.linspace(-50, 80, 6, dtype=torch.float64)
-    found, moved = (barycenter_sliced(values, 5, generator("shift"), 8, 20).points for values in (z, z + shift))
-    torch.testing.assert_close(moved, found + shift)
+    actual, moved = (barycenter_sliced(values, 5, generator("shift"), 8, 20).points for values in (z, z + shift))
+    torch.testing.assert_close(moved, actual + shift)
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_as_many_points_as_features_are_the_features(start: Start) -> None:
     z = normal(7, 3)
-    found = barycenter_sliced(z, 7, generator("all"), 3, 2500, start)
-    assert transport_cost(found.points, found.weights, z) == pytest.approx(0, abs=1e-6)
-    assert sliced_cost(found.points, found.weights, z, directions(3, 30)) == pytest.approx(0, abs=1e-6)
+    actual = barycenter_sliced(z, 7, generator("all"), 3, 2500, start)
+    assert transport_cost(actual.points, actual.weights, z) == pytest.approx(0, abs=1e-6)
+    assert sliced_cost(actual.points, actual.weights, z, directions(3, 30)) == pytest.approx(0, abs=1e-6)
 
 
 def test_points_and_weights_are_of_the_features_type_and_the_same_for_the_same_draws() -> None:
     z = normal(30, 4).float()
-    found, again = (barycenter_sliced(z, 4, generator("same"), 6, 5) for _ in range(2))
-    assert found.points.dtype == found.weights.dtype == torch.float32
-    assert torch.equal(found.points, again.points)
-    assert not torch.equal(found.points, barycenter_sliced(z, 4, generator("other"), 6, 5).points)
+    actual, again = (barycenter_sliced(z, 4, generator("same"), 6, 5) for _ in range(2))
+    assert actual.points.dtype == actual.weights.dtype == torch.float32
+    assert torch.equal(actual.points, again.points)
+    assert not torch.equal(actual.points, barycenter_sliced(z, 4, generator("other"), 6, 5).points)
 
 
 def test_what_cannot_be_placed_is_refused() -> None:
@@ -171,8 +171,8 @@ def test_what_cannot_be_placed_is_refused() -> None:
 
 def test_the_numbers_are_those_that_the_version_of_transport_stands_for() -> None:
     z = torch.from_numpy(np.sin(np.arange(240.0).reshape(40, 6) ** 1.5))
-    found = barycenter_sliced(z, 4, generator("pinned"), 9, 20)
-    assert (versions.TRANSPORT, transport_cost(found.points, found.weights, z)) == (
+    actual = barycenter_sliced(z, 4, generator("pinned"), 9, 20)
+    assert (versions.TRANSPORT, transport_cost(actual.points, actual.weights, z)) == (
         "1",
         pytest.approx(2.42204, rel=1e-4),
     )

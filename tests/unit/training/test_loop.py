@@ -131,7 +131,7 @@ def test_resumed_run_ends_with_the_same_bits(
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     settings = TrainingSettings.model_validate({"optimizer": optimizer, "epochs": 5, "learning_rate": 0.01})
     tops = [10.0, 50.0, 20.0, 30.0, 40.0]
-    whole, best = run(settings, small_network(dropout=0.3), validate=lambda epoch: tops[epoch])
+    uninterrupted, best = run(settings, small_network(dropout=0.3), validate=lambda epoch: tops[epoch])
 
     def dies(epoch: int) -> Iterator[Batch]:
         for number, batch in enumerate(batches(epoch)):
@@ -142,16 +142,16 @@ def test_resumed_run_ends_with_the_same_bits(
     slot = Checkpoint(tmp_path / "slot.safetensors")
     with pytest.raises(KeyboardInterrupt):
         run(settings, small_network(dropout=0.3), dies, slot, lambda epoch: tops[epoch])
-    asked: list[int] = []
+    validated: list[int] = []
 
     def watched(epoch: int) -> Iterator[Batch]:
-        asked.append(epoch)
+        validated.append(epoch)
         return batches(epoch)
 
     torch.manual_seed(5)  # another process: another global generator
     resumed, resumed_best = run(settings, small_network(dropout=0.3), watched, slot, lambda epoch: tops[epoch])
-    assert asked == list(range(stop, 5))
-    assert_equal(whole, resumed)
+    assert validated == list(range(stop, 5))
+    assert_equal(uninterrupted, resumed)
     assert best == resumed_best == 50.0
 
 
@@ -192,8 +192,8 @@ def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     values = [(50.0, -0.1 - 0.2), (50.0, -0.1), (20.0, 0.0), (50.0, -0.2), (40.0, 0.0)]
     settings = TrainingSettings(epochs=5, learning_rate=0.05)
-    whole = scored(values)
-    loop.fit(small_network(), batches, settings, CPU, "fp32", best_epoch=whole)
+    uninterrupted = scored(values)
+    loop.fit(small_network(), batches, settings, CPU, "fp32", best_epoch=uninterrupted)
 
     def dies(epoch: int) -> Iterator[Batch]:
         if epoch == stop:
@@ -205,8 +205,8 @@ def test_a_resumed_run_keeps_the_same_epoch(tmp_path: Path, monkeypatch: pytest.
         loop.fit(small_network(), dies, settings, CPU, "fp32", slot, best_epoch=scored(values))
     resumed, network = scored(values[stop:]), small_network()
     loop.fit(network, batches, settings, CPU, "fp32", slot, best_epoch=resumed)
-    assert resumed.epoch == whole.epoch == 2
-    assert_equal(resumed.weights, whole.weights)
+    assert resumed.epoch == uninterrupted.epoch == 2
+    assert_equal(resumed.weights, uninterrupted.weights)
 
 
 def test_checkpoints_are_not_written_more_often_than_stated(tmp_path: Path) -> None:

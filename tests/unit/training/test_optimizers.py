@@ -38,7 +38,7 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
     chosen = TrainingSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.01, **settings)
     ours = network()
     theirs = copy.deepcopy(ours)
-    mine = optimizers.build_optimizer(ours, chosen)
+    optimizer = optimizers.build_optimizer(ours, chosen)
     rest = {"lr": 0.1, "weight_decay": 0.01, "fused": True}
     kind: Any = torch.optim.SGD if "momentum" in settings else torch.optim.AdamW
     plain = kind(theirs.parameters(), **rest, **({"momentum": 0.9} if "momentum" in settings else {}))
@@ -46,7 +46,7 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
     for number in range(4):
         backward(ours, number)
         backward(theirs, number)
-        mine.step()
+        optimizer.step()
         plain.step()
     pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
     for a, b in pairs:
@@ -55,7 +55,7 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
         assert a.grad is None or torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
         assert a.is_contiguous(memory_format=torch.channels_last) or a.ndim != 4
         state = plain.state.get(b, {})
-        assert mine.state.get(a, {}).keys() == state.keys()
-        assert all(torch.equal(mine.state[a][name], value) for name, value in state.items())
+        assert optimizer.state.get(a, {}).keys() == state.keys()
+        assert all(torch.equal(optimizer.state[a][name], value) for name, value in state.items())
     moved = [not torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True)]
     assert moved == [a.grad is not None for a, _ in pairs]

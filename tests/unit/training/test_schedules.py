@@ -17,6 +17,6 @@ def test_cosine(steps: int, data: st.DataObject) -> None:
     assert cosine(step, steps) + cosine(steps - step, steps) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("steps", "whole"), [(1, 1), (2, 1), (5, 3), (1000, 500)])
-def test_a_step_in_the_middle(steps: int, whole: int) -> None:
-    assert [step_at_half(step, steps) for step in range(steps)] == [1.0] * whole + [0.1] * (steps - whole)
+@pytest.mark.parametrize(("steps", "full_steps"), [(1, 1), (2, 1), (5, 3), (1000, 500)])
+def test_a_step_in_the_middle(steps: int, full_steps: int) -> None:
+    assert [step_at_half(step, steps) for step in range(steps)] == [1.0] * full_steps + [0.1] * (steps - full_steps)

@@ -74,8 +74,8 @@ def test_real_images_reach_the_loss_as_cropped_views_with_their_own_labels(digit
     count = len(digits.train)
     assert steps == len(seen) == math.ceil(count / 500)
     expected = views.epoch_views(count, digits.train.sizes, 3, 0, 500)
-    whole, _ = digits.train.read(expected.order[:5])
+    decoded, _ = digits.train.read(expected.order[:5])
     for place in range(5):
-        crop = crops.crop_resize(whole[place : place + 1].float() / 255, expected.boxes[place], 8)
+        crop = crops.crop_resize(decoded[place : place + 1].float() / 255, expected.boxes[place], 8)
         crop = crop.flip(-1) if expected.flips[place] else crop
         torch.testing.assert_close(seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)
