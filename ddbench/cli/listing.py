@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.cli.listing_settings import parameter_section, recipe_page, recipe_section
-from ddbench.cli.text_layout import format_facts, format_table, join_sections
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import unknown
 from ddbench.core.text import value_text
+from ddbench.core.text_layout import format_facts, format_table, join_sections
 from ddbench.registry.registry import PluginRegistry
 
 DEFAULT_WIDTH = 100

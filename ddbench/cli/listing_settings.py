@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ddbench.cli.text_layout import format_facts, format_table, join_sections
 from ddbench.config.recipes import Block, Recipe
 from ddbench.core.text import default_text, type_text, value_text
+from ddbench.core.text_layout import format_facts, format_table, join_sections
 
 
 def parameter_section(section: str, model: type[BaseModel], width: int) -> str:

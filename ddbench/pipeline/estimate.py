@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable
 
 import torch
 
@@ -59,6 +59,34 @@ class Estimate:
         if network not in self._seconds_per_image:
             self._seconds_per_image[network] = probe(pipeline)
         return self._seconds_per_image[network]
+
+
+class Schedule:
+    """The time that is left of a grid: the estimate of its other cells, scaled by the time that the first ones took.
+
+    Args:
+        pipelines: The cells, in order.
+        now: Clock in seconds.
+
+    Attributes:
+        total: Estimated seconds of all cells.
+    """
+
+    def __init__(self, pipelines: Iterable[Pipeline], now: Callable[[], float] = time.monotonic) -> None:
+        estimate = Estimate()
+        self._seconds = [estimate.add(pipeline) for pipeline in pipelines]
+        self.total = estimate.total
+        self._start, self._now = now(), now
+
+    def left(self, done: int) -> str:
+        """Returns the time that is left, as text.
+
+        Args:
+            done: The number of cells that are finished.
+        """
+        expected, elapsed = sum(self._seconds[:done]), self._now() - self._start
+        scale = elapsed / expected if expected else 1.0
+        return f"about {readable(scale * sum(self._seconds[done:]))} left"
 
 
 def seconds(pipelines: list[Pipeline]) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from tabulate import tabulate
 
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
@@ -19,7 +18,7 @@ from ddbench.pipeline.checks import check_leaks, check_networks, open_grid
 from ddbench.pipeline.executor import Inline, WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
-from ddbench.pipeline.summary import summarise
+from ddbench.pipeline.summary import summary_text
 from ddbench.pipeline.workspace import Workspace
 from ddbench.results import records
 from ddbench.results.preview import preview as draw_preview
@@ -61,15 +60,17 @@ def run(
         check_networks(pipelines)
     with translate_os_errors(results_dir):
         (results_dir / "records").mkdir(parents=True, exist_ok=True)
-    if incomplete:
-        announce_duration(pipelines, warn)
+    schedule = announce_duration(pipelines, warn) if incomplete else None
     for note in leaks:
         warn(note)
     cells: list[tuple[Pipeline, Record]] = []
     previews: dict[Path, None] = {}
     failures = []
     with workspace.executor.computing(pipelines) as wait_for_artifacts:
-        for pipeline in pipelines:
+        for number, pipeline in enumerate(pipelines, 1):
+            if len(pipelines) > 1 and pipeline.missing():
+                left = f"; {schedule.left(number - 1)}" if schedule else ""
+                warn(f"cell {number} of {len(pipelines)}: {pipeline.experiment.name}{left}")
             try:
                 record, preview = finish_cell(pipeline, results_dir, wait_for_artifacts)
             except DDBenchError as error:
@@ -84,7 +85,7 @@ def run(
             warn(f"record: {results_dir / 'records' / record.name}.json")
     if not cells:
         raise DDBenchError(f"every cell failed; the last one: {failures[-1]}")
-    echo(tabulate(summarise(cells).to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True))
+    echo(summary_text(cells))
     echo("")
     echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {cells[-1][1].name})")
     for preview in previews:
@@ -159,15 +160,24 @@ def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Pat
     return path
 
 
-def announce_duration(pipelines: list[Pipeline], warn: Print) -> None:
-    """Prints the estimated duration of a grid in this process if it is long."""
+def announce_duration(pipelines: list[Pipeline], warn: Print) -> estimate.Schedule | None:
+    """Returns the schedule of a grid in this process, and prints its estimated duration if it is long.
+
+    Args:
+        pipelines: The cells.
+        warn: Prints a line about the progress.
+
+    Returns:
+        The schedule. None if another process computes the grid.
+    """
     if not (pipelines and isinstance(pipelines[0].workspace.executor, Inline)):
-        return
-    seconds = estimate.seconds(pipelines)
-    if seconds > estimate.LONG_SECONDS:
-        warn(f"this will take about {estimate.readable(seconds)} on this device")
+        return None
+    schedule = estimate.Schedule(pipelines)
+    if schedule.total > estimate.LONG_SECONDS:
+        warn(f"this will take about {estimate.readable(schedule.total)} on this device")
         if "paper" in pipelines[0].experiment.recipes:
             warn("a smaller budget, but not the paper's protocol: the same command with --recipe quick")
+    return schedule
 
 
 def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Print) -> None:

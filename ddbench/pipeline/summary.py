@@ -7,10 +7,26 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ddbench.core.text import counted
+from ddbench.core.text_layout import format_rows
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
+
+SUMMARY_COLUMNS = ("method", "ipc", "top-1 (last epoch)")
+"""Columns that are shown even if they have one value and the terminal is narrow."""
+
+
+def summary_text(cells: Iterable[tuple[Pipeline, Record]], width: int | None = None) -> str:
+    """Formats the summary of a grid.
+
+    Args:
+        cells: The cells and their records.
+        width: Characters per line; default: those of the terminal.
+    """
+    frame = summarise(cells)
+    rows = [dict(zip(frame.columns, map(str, row), strict=True)) for row in frame.to_numpy()]
+    return format_rows(rows, SUMMARY_COLUMNS, width)
 
 
 def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:

@@ -64,6 +64,23 @@ def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished")
         assert len(record["metrics"]["per_class"]) == 10
 
 
+def test_a_grid_says_which_cell_it_computes(finished: "Finished") -> None:
+    cells = re.findall(
+        r"^cell (\d) of 4: (\w+), digits, IPC (\d), .*; about \d+ \w+ left$", finished.first.err, re.MULTILINE
+    )
+    assert cells == [("1", "wmdd", "1"), ("2", "wmdd", "2"), ("3", "random", "1"), ("4", "random", "2")]
+
+
+def test_the_summary_fits_80_columns(finished: "Finished", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = finished.shell.run(*finished.grid)
+    assert "cell 1" not in outcome.err
+    table, _, _ = outcome.out.partition("records:")
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.startswith("dataset digits 16px, student convnet-bn-d3, protocol fkd v1, recipe smoke --set")
+    assert [row["method"] for row in rows(table)] == ["wmdd", "wmdd", "random", "random"]
+
+
 def test_a_run_leaves_a_preview_of_each_set(finished: "Finished") -> None:
     named = [line.split()[1] for line in finished.first.out.splitlines() if line.startswith("preview:")]
     assert len(set(named)) == 4

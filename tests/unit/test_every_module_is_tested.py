@@ -58,7 +58,6 @@ COVERED = {
     # The stage graph and its runs.
     "pipeline/checks.py": GRAPH,
     "pipeline/composition.py": "tests/unit/pipeline/test_request.py",
-    "pipeline/estimate.py": GRAPH,
     "pipeline/executor.py": "tests/unit/execution/test_work_list.py",
     "pipeline/overrides.py": "tests/unit/pipeline/test_request.py",
     "pipeline/run.py": GRAPH,

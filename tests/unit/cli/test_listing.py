@@ -16,10 +16,10 @@ from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import TableSpec
 from ddbench.cli.listing import KINDS, listing_text
-from ddbench.cli.text_layout import format_table
 from ddbench.config.recipes import builtin_paths
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
+from ddbench.core.text_layout import format_table
 from ddbench.data import registry as builtin_datasets
 from ddbench.registry.registry import PluginRegistry
 

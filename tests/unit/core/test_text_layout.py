@@ -1,9 +1,10 @@
 """Tables and facts in the width of a terminal."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.cli.text_layout import format_facts, format_table, join_sections
+from ddbench.core.text_layout import format_facts, format_rows, format_table, join_sections
 
 WORDS = st.lists(st.text(alphabet="abcdef", min_size=1, max_size=9), min_size=1, max_size=12).map(" ".join)
 
@@ -30,3 +31,23 @@ def test_facts_without_a_value_are_left_out() -> None:
 def test_sections() -> None:
     assert join_sections("a", "", "b") == "a\n\nb"
     assert join_sections() == ""
+
+
+ROWS = [{"method": name, "dataset": "digits", "note": "", "top-1": "61.05"} for name in ("wmdd", "random")]
+
+
+def test_rows_that_fit_are_one_table() -> None:
+    heading, *_ = format_rows(ROWS, ["method"], width=40).splitlines()
+    assert heading.split() == ["method", "dataset", "note", "top-1"]
+
+
+def test_columns_with_one_value_leave_a_table_that_is_too_wide() -> None:
+    lines = format_rows(ROWS, ["method"], width=27).splitlines()
+    assert lines[:2] == ["dataset digits, top-1 61.05", ""]
+    assert [line.strip() for line in lines[2:]] == ["method", "------", "wmdd", "random"]
+    assert max(map(len, lines)) <= 27
+
+
+def test_columns_that_are_always_shown_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "27")
+    assert format_rows(ROWS, ["method", "top-1"]).splitlines()[2].split() == ["method", "top-1"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 MIN_COLUMN = 12
 """Characters below which no column of a table is narrowed."""
 GAP = "  "
+UNLIMITED = 10_000
+"""Characters per line where there is no terminal."""
 
 
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> str:
@@ -41,6 +44,42 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: i
     )
     header, *body = (_format_row(row, widths) for row in cells)
     return "\n".join([header, GAP.join("-" * column for column in widths), *body])
+
+
+def format_rows(rows: Sequence[Mapping[str, str]], always: Iterable[str], width: int | None = None) -> str:
+    """Formats rows as a table. If it is too wide, columns with one value are written above it, as `name value`.
+
+    Args:
+        rows: Cells by the title of the column. All rows have the same columns.
+        always: Titles of columns that stay in the table.
+        width: Characters per line; default: the width of the terminal, and no limit without a terminal.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> print(format_rows([{"ipc": "1", "recipe": "quick"}, {"ipc": "10", "recipe": "quick"}], ["ipc"], width=10))
+        recipe
+        quick
+        <BLANKLINE>
+        ipc
+        ---
+        1
+        10
+    """
+    width = width or shutil.get_terminal_size(fallback=(UNLIMITED, 24)).columns
+    names = list(rows[0])
+    text = _format_columns(rows, names, UNLIMITED)
+    if max(map(len, text.splitlines())) <= width:
+        return text
+    constant = [name for name in names if name not in always and len({row[name] for row in rows}) == 1]
+    facts = ", ".join(f"{name} {rows[0][name]}" for name in constant if rows[0][name])
+    shown = [name for name in names if name not in constant]
+    return join_sections(textwrap.fill(facts, width), _format_columns(rows, shown, width))
+
+
+def _format_columns(rows: Sequence[Mapping[str, str]], names: Sequence[str], width: int) -> str:
+    return format_table(names, [[row[name] for name in names] for row in rows], width)
 
 
 def _column_widths(natural: list[int], longest_words: list[int], available: int) -> list[int]:
