@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import yaml
-
 from ddbench import __version__
 from ddbench.figures import FIGURES
 from ddbench.report import pictures, sections
@@ -63,6 +61,10 @@ COLUMNS = (
 )
 
 
+MAX_RECORDS = 1000
+"""The most records that the page lists. The tables above the list are made from all records."""
+
+
 def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None]) -> str:
     """Renders the report of a results folder.
 
@@ -86,11 +88,13 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     stored = records.read_all(folder, warn)
     if not stored:
         raise records.no_records_error(folder)
-    tables = list(sections.sections(registry, results_dir, stored, warn))
-    shown = {record.name: record for record in stored}
+    tables = sections.sections(registry, results_dir, stored, warn)
+    newest = sorted(stored, key=lambda record: record.created, reverse=True)[:MAX_RECORDS]
+    listed = {record.name for record in newest}
+    shown = [record for record in stored if record.name in listed]
     budget = pictures.PictureBudget()
     figures = [(picture, FIGURES.get(picture.title, "")) for picture in pictures.figures(results_dir, budget)]
-    previews = pictures.previews(shown.values(), results_dir, budget, warn)
+    previews = pictures.previews(shown, results_dir, budget, warn)
     scripts = [_datatables(".js"), _read("page.js")]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
@@ -98,9 +102,13 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     )
     return environment.from_string(_read("page.html.jinja")).render(
         version=__version__,
-        records=list(shown.values()),
+        records=shown,
+        listed=listed,
+        count=len(stored),
+        newest=newest[0].created[:10],
+        headline=sections.headline(tables),
         tables=tables,
-        unlinked=len(shown.keys() - sections.linked_records(tables)),
+        unlinked=len({record.name for record in stored}.difference(*(table.records for table in tables))),
         figures=figures,
         previews=previews,
         left_out=budget.left_out,
@@ -128,11 +136,11 @@ def anchor(name: str) -> str:
 
 
 def _configuration(record: Record) -> str:
-    return yaml.safe_dump(record.configuration, sort_keys=False)
+    return results_text.tree_text(record.configuration)
 
 
 def _other_fields(record: Record) -> str:
-    return yaml.safe_dump(record.model_dump(mode="json", exclude={"configuration"}), sort_keys=False)
+    return results_text.tree_text(record.model_dump(mode="json", exclude={"configuration"}))
 
 
 def _seconds(record: Record, stage: str) -> str:

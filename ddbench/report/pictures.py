@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ddbench.results.records import Record, run_name
 
-MAX_BYTES = 12_000_000
-"""Bytes of all pictures in one report. In base64 they take 16 MB."""
-MAX_WIDTH = 800
-"""Pixels to which wider previews are reduced."""
-MAX_HEIGHT = 4 * MAX_WIDTH
+MAX_BYTES = 6_000_000
+"""Bytes of all pictures in one report. In base64 they take 8 MB."""
+MAX_PREVIEWS = 100
+"""The most previews in one report."""
+MAX_SIZE = (640, 960)
+"""Width and height in pixels to which larger previews are reduced."""
 WEBP_QUALITY = 80
 
 
@@ -26,11 +27,13 @@ class Picture:
         title: Its title.
         uri: Its content as a data URI.
         records: Names of the records of the distilled set that it shows; empty for a figure.
+        size: Width and height of a preview in pixels.
     """
 
     title: str
     uri: str
     records: list[str] = field(default_factory=list)
+    size: tuple[int, int] | None = None
 
 
 @dataclass
@@ -84,9 +87,9 @@ def figures(results_dir: Path, budget: PictureBudget) -> list[Picture]:
 def previews(
     records: Iterable[Record], results_dir: Path, budget: PictureBudget, warn: Callable[[str], None]
 ) -> list[Picture]:
-    """Embeds the preview of each distilled set, reduced and as WebP.
+    """Embeds the previews of at most `MAX_PREVIEWS` distilled sets, reduced and as WebP.
 
-    Sets of the first repeat take precedence if not all previews fit.
+    Sets of the first repeat take precedence.
 
     Args:
         records: The records whose sets are shown.
@@ -101,14 +104,21 @@ def previews(
     for record in sorted(records, key=lambda record: (record.repeat, record.student_seed, record.name)):
         run = run_name(record.method, record.dataset, record.ipc, record.distilled_digest)
         records_by_path.setdefault(results_dir / "runs" / run / "preview.png", []).append(record)
-    pictures = []
+    pictures: list[Picture] = []
     for path, set_records in records_by_path.items():
         if not path.is_file():
             continue
-        content = _reduced(path, warn)
-        uri = budget.embed(f"runs/{path.parent.name}/preview.png", "image/webp", content) if content else None
+        name = f"runs/{path.parent.name}/preview.png"
+        if len(pictures) == MAX_PREVIEWS:
+            budget.left_out.append(name)
+            continue
+        reduced = _reduced(path, warn)
+        if reduced is None:
+            continue
+        content, size = reduced
+        uri = budget.embed(name, "image/webp", content)
         if uri is not None:
-            pictures.append(Picture(_title(set_records[0]), uri, [record.name for record in set_records]))
+            pictures.append(Picture(_title(set_records[0]), uri, [record.name for record in set_records], size))
     return sorted(pictures, key=lambda picture: picture.title)
 
 
@@ -118,7 +128,8 @@ def _title(record: Record) -> str:
     return f"{record.method}, {record.dataset}, {record.image_size} px, {size}, recipe {recipes}, set {record.repeat}"
 
 
-def _reduced(path: Path, warn: Callable[[str], None]) -> bytes | None:
+def _reduced(path: Path, warn: Callable[[str], None]) -> tuple[bytes, tuple[int, int]] | None:
+    """Returns the preview as WebP, and its size. None if it cannot be read."""
     from PIL import Image
 
     try:
@@ -127,7 +138,7 @@ def _reduced(path: Path, warn: Callable[[str], None]) -> bytes | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         warn(f"{path} cannot be read: {error}")
         return None
-    image.thumbnail((MAX_WIDTH, MAX_HEIGHT))
+    image.thumbnail(MAX_SIZE)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY)
-    return buffer.getvalue()
+    return buffer.getvalue(), image.size

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
     from ddbench.results.records import Record
 
+HEADLINE = "comparison"
+"""The table whose largest block stands at the top of the page."""
+MAX_LINKS = 50
+"""The most records that a cell links to."""
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
@@ -46,12 +50,14 @@ class Cell:
     Args:
         text: Its text.
         order: The value that the column is sorted by; empty if the cell has no number.
-        links: Links to the records of the number.
+        links: Links to the records of the number: at most `MAX_LINKS`.
+        unlinked: The number of further records.
     """
 
     text: str
     order: str
     links: list[RecordLink] = field(default_factory=list)
+    unlinked: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,13 @@ class Section:
 
     spec: TableSpec
     blocks: list[Block]
+    records: frozenset[str]
+    """Names of the records that have a number in the table."""
 
 
 def sections(
     registry: PluginRegistry, results_dir: Path, stored: Sequence[Record], warn: Callable[[str], None]
-) -> Iterator[Section]:
+) -> list[Section]:
     """Builds all tables that have a measured number.
 
     Args:
@@ -90,9 +98,10 @@ def sections(
         stored: Its records.
         warn: Receives a message for each table whose plugin fails.
 
-    Yields:
-        The tables in the order of the registry.
+    Returns:
+        The tables: `HEADLINE` first, then by their numbers of records.
     """
+    found = []
     request = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
         try:
@@ -101,20 +110,25 @@ def sections(
             warn(f"left out: {error}")
             continue
         if len(frame):
-            yield Section(spec, [*_blocks(spec, frame)])
+            found.append(Section(spec, [*_blocks(spec, frame)], frozenset(frame["record"].dropna())))
+    return sorted(found, key=lambda section: (section.spec.name != HEADLINE, -len(section.records)))
 
 
-def linked_records(tables: Iterable[Section]) -> set[str]:
-    """Collects the records that have a number in a table.
+def headline(tables: Iterable[Section]) -> Block | None:
+    """Returns the block of the table `HEADLINE` that has the most records: its measured numbers, the best row first.
 
-    Args:
-        tables: The tables of the report.
-
-    Returns:
-        The names of the records.
+    Rows are ordered by the column with the most numbers, the last of several.
     """
-    cells = (cell for section in tables for block in section.blocks for row in block.rows for cell in row)
-    return {link.record for cell in cells for link in cell.links}
+    blocks = [block for section in tables if section.spec.name == HEADLINE for block in section.blocks]
+    if not blocks:
+        return None
+    block = max(blocks, key=lambda block: sum(len(c.links) + c.unlinked for row in block.rows for c in row))
+    shown = [number for number, (_, kind) in enumerate(block.columns) if not kind]
+    rows = [[row[number] for number in shown] for row in block.rows]
+    rows = [row for row in rows if any(cell.links for cell in row)]
+    ranked = max(range(1, len(shown)), key=lambda number: (sum(bool(row[number].links) for row in rows), number))
+    rows.sort(key=lambda row: float(row[ranked].order or "-inf"), reverse=True)
+    return Block(block.heading, [block.columns[number] for number in shown], rows, [])
 
 
 def _measured_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -152,7 +166,7 @@ def _cell(text: str, sources: list[tuple[Row, str]]) -> Cell:
         for row, own_text in sources
         if row["record"] is not None
     ]
-    return Cell(text, number.group() if number else "", links)
+    return Cell(text, number.group() if number else "", links[:MAX_LINKS], len(links[MAX_LINKS:]))
 
 
 def _kind(title: str) -> str:

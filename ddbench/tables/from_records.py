@@ -45,6 +45,10 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
     by_dataset: dict[str, list[Row]] = {}
     for setting, distinction, group in group_by_setting(context.stored):
         rows = []
+        by_names: dict[tuple[object, ...], list[Record]] = {}
+        for record in group:
+            names = (record.method, record.evaluator, record.student, record.ipc)
+            by_names.setdefault(names, []).append(record)
         for cell in cells:
             experiment = _experiment_in(cell, setting, group[0], context, known)
             if experiment is not None:
@@ -54,7 +58,8 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
                     numerics=setting.numerics,
                     distinction=distinction,
                 )
-                matching = _newest(record for record in group if is_result_of(record, experiment))
+                names = (experiment.method_name, experiment.evaluator_name, experiment.student, experiment.ipc)
+                matching = _newest(r for r in by_names.get(names, ()) if is_result_of(r, experiment))
                 rows += [measured_row(row, record) for record in matching] or [row]
         by_dataset.setdefault(setting.dataset, []).extend(_drop_unused_ipcs(rows, context.request, table))
     measured = [dataset for dataset, rows in by_dataset.items() if rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from PIL import Image
 
 from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
-from ddbench.report import pictures
+from ddbench.report import page, pictures, sections
 from ddbench.results import published
 from ddbench.results import records as records_module
 from ddbench.results.pooling import pool
@@ -138,8 +139,8 @@ def report(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], 
     outcome = shell("report")
     assert outcome.code == 0, outcome.err
     assert outcome.out == "written: results/report.html\n"
-    page = (shell.results / "report.html").read_text(encoding="utf-8")
-    return Report(shell, page, Tree(page).root, outcome.errors)
+    text = (shell.results / "report.html").read_text(encoding="utf-8")
+    return Report(shell, text, Tree(text).root, outcome.errors)
 
 
 def linked(element: Element) -> list[str]:
@@ -196,8 +197,8 @@ def test_every_record_has_a_row_and_opens_with_all_that_it_holds(report: Report)
 def test_every_table_with_records_is_there_and_every_number_opens_its_records(report: Report) -> None:
     expected = measured(report)
     assert {"comparison", "regimes"} <= expected.keys()
-    sections = [section for section in report.root.all("section") if section.attributes.get("id", "").startswith("tab")]
-    assert {section.attributes["id"].removeprefix("table-") for section in sections} == expected.keys()
+    found = [section for section in report.root.all("section") if section.attributes.get("id", "").startswith("tab")]
+    assert {section.attributes["id"].removeprefix("table-") for section in found} == expected.keys()
     for name, records_of in expected.items():
         assert set(linked(report.root.one(f"table-{name}"))) == records_of
 
@@ -258,7 +259,7 @@ def test_nothing_is_loaded_from_outside(report: Report) -> None:
 def test_only_the_scripts_that_ship_can_run(report: Report) -> None:
     scripts = report.root.all("script")
     assert len(scripts) == 2
-    assert scripts[1].text.startswith('window.$("table.interactive").DataTable(')
+    assert 'window.$("table.interactive").DataTable(' in scripts[1].text
     assert "DataTables" in scripts[0].text
     assert "pwned" not in scripts[0].text + scripts[1].text
     digests = [base64.b64encode(hashlib.sha256(each.text.encode()).digest()).decode() for each in scripts]
@@ -293,7 +294,43 @@ def test_figures_and_previews_are_in_the_file(report: Report) -> None:
     (preview,) = report.root.one("images").all("figure")
     trained = [name for name, record in report.records.items() if record.dataset == "digits"]
     assert sorted(linked(preview)) == sorted(trained)
-    assert preview.all("img")[0].attributes["src"].startswith("data:image/webp;base64,")
+    (image,) = preview.all("img")
+    kind, _, content = image.attributes["src"].partition(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        assert picture.size == (int(image.attributes["width"]), int(image.attributes["height"]))
+
+
+def test_the_overview_is_the_comparison_with_the_most_records_and_its_best_row_is_first(report: Report) -> None:
+    overview = report.root.one("headline").all("table")[0]
+    blocks = report.root.one("table-comparison").all("table")
+    assert len(linked(overview)) == max(len(linked(block)) for block in blocks)
+    assert not [head for head in heads(overview) if head.endswith((" published", " difference"))]
+    numbers = [[float(cell.attributes["data-order"] or "-inf") for cell in row[1:]] for row in cells(overview)]
+    ranked = max(range(len(numbers[0])), key=lambda n: (sum(row[n] > 0 for row in numbers), n))
+    assert [row[ranked] for row in numbers] == sorted((row[ranked] for row in numbers), reverse=True)
+    order = [section.attributes.get("id") for section in report.root.all("section")]
+    assert order[0] == "headline"
+    assert order[2] == "table-comparison"
+
+
+def test_a_page_of_many_records_lists_the_newest_and_says_so(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MAX_RECORDS", 3)
+    monkeypatch.setattr(sections, "MAX_LINKS", 1)
+    text = page.page(PluginRegistry(), report.shell.results, lambda line: None)
+    root = Tree(text).root
+    opened = {article.attributes["id"] for article in root.all("article", "record")}
+    assert len(opened) == 3
+    newest = sorted(report.records.values(), key=lambda record: record.created, reverse=True)[:3]
+    assert {page.anchor(record.name) for record in newest} == opened
+    assert f"the newest 3 of {len(report.records)} records" in " ".join(root.one("records").text.split())
+    # No link leads nowhere, and the means are still those of all records.
+    targets = {link.attributes["href"][1:] for link in root.all("a")}
+    assert {target for target in targets if target.startswith("record-")} <= opened
+    old = [cell.text for table in report.root.one("table-comparison").all("table") for cell in table.all("summary")]
+    new = [cell.text for table in root.one("table-comparison").all("table") for cell in table.all("summary")]
+    assert new == old
+    assert "further record" in root.one("table-comparison").text
 
 
 def test_a_file_that_is_no_record_is_named_once(report: Report) -> None:
@@ -328,7 +365,7 @@ def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path
     content = base64.b64decode(one.uri.partition(",")[2])
     (tmp_path / "one.webp").write_bytes(content)
     with Image.open(tmp_path / "one.webp") as picture:
-        assert picture.size == (800, 400)
+        assert picture.size == one.size == (640, 320)
     assert ample.left_out == []
     # Room for one: the first set (repeat 0) is taken, the next is named.
     tight = pictures.PictureBudget(max(len(content), pictures.MAX_BYTES - ample.remaining - len(content)))
