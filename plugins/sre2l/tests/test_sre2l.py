@@ -56,7 +56,7 @@ def test_units_hold_one_image_each_of_as_many_classes_as_fit(classes: int, ipc: 
 class Captured(DistillContext):
     """The real task, which keeps the arguments of the recover loop instead of running it."""
 
-    request: list[tuple[Objective, Tensor, RecoverSettings]] = dataclasses.field(default_factory=list)
+    calls: list[tuple[Objective, Tensor, RecoverSettings]] = dataclasses.field(default_factory=list)
 
     def recover(self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings) -> Tensor:
         self.calls.append((objective, initial, settings))
