@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,12 +42,19 @@ def show_command(run: str | None, results_dir: Path) -> None:
     is_flag=True,
     help="Print scores: improvement over random, recovery with hard labels, label-robust score.",
 )
+@options.methods
+@click.option("--dataset", "datasets", multiple=True, help="Only records of this dataset. Can be repeated.")
+@click.option(
+    "--recipe", "recipes", multiple=True, help="Only records of this recipe. Repeated: of these recipes, in order."
+)
+@click.option("--sort", metavar="COLUMN", help="Sort by this column, numbers from the largest.")
 @options.results
-def records_command(form: str, with_scores: bool, results_dir: Path) -> None:
-    """Lists all records in one table."""
+def records_command(form: str, with_scores: bool, results_dir: Path, **selection: Any) -> None:
+    """Lists the records in one table."""
     from ddbench.results import text as results_text
 
-    click.echo(results_text.records_text(results_dir / "records", form, with_scores, options.print_error))
+    folder, selected = results_dir / "records", results_text.Selection(**selection)
+    click.echo(results_text.records_text(folder, form, with_scores, options.print_error, selected))
 
 
 @click.command("export")

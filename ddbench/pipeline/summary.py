@@ -10,6 +10,7 @@ from ddbench.core.text import counted
 from ddbench.core.text_layout import format_rows
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
+from ddbench.results.labels import recipe_label
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 
@@ -44,7 +45,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "ipc": "all" if record.ipc is None else str(record.ipc),
                 "student": record.student,
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
-                "recipe": "+".join(record.recipes) + (" --set" if experiment.changed else ""),
+                "recipe": recipe_label(record),
                 "measured on": record.measured_on,
                 "holdout": record.holdout,
                 "top1": record.metrics.top1_last,

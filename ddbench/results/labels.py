@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ddbench.core.canonical import canonical_json
 from ddbench.results.conditions import Facts
@@ -65,16 +66,35 @@ def _fact_text(name: str, value: object, record: Record) -> str:
     return f"{name.rpartition('.')[2]} {text}"
 
 
-def recipe_label(record: Record, swept: str = "") -> str:
-    """Returns the recipes of a record, followed by `--set` if the user changed further settings.
+def changed_settings(record: Record, swept: str = "") -> dict[str, object]:
+    """Returns the settings that the user changed with `--set`, with their values, by dotted name.
 
     Args:
         record: The record.
-        swept: Dotted name of a setting whose change does not count. The runtime and the teacher's checkpoint do not
-            count either.
+        swept: Dotted name of a setting that does not count. The runtime and the teacher's checkpoint do not count
+            either.
     """
-    changed = [name for name in record.configuration.get("changed", ()) if not name.startswith("runtime.")]
-    return "+".join(record.recipes) + (" --set" if set(changed) - {swept, "teacher.checkpoint"} else "")
+    changed = {}
+    for path in record.configuration.get("changed", ()):
+        section, _, name = path.partition(".")
+        if section != "runtime" and path not in (swept, "teacher.checkpoint"):
+            settings: Any = record.configuration.get(f"{section}_settings", record.configuration.get(section, {}))
+            changed[path] = settings.get(name)
+    return changed
+
+
+def recipe_label(record: Record, swept: str = "") -> str:
+    """Returns the recipes of a record, followed by the number of settings that the user changed with `--set`.
+
+    Args:
+        record: The record.
+        swept: As for `changed_settings`.
+
+    Returns:
+        A label such as `quick`, `quick+tuned` or `quick + 2 changed`.
+    """
+    recipes, changed = "+".join(record.recipes), changed_settings(record, swept)
+    return f"{recipes} + {len(changed)} changed" if changed else recipes
 
 
 def natural_order(label: str) -> list[tuple[int, float, str]]:

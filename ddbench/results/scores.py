@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
+from ddbench.core.text import value_text
 from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
 from ddbench.results import records
-from ddbench.results.conditions import evaluation_conditions, student_key, training_recipe
+from ddbench.results.conditions import distillation_config, evaluation_conditions, student_key, training_recipe
+from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
+from ddbench.results.mixtures import mixture
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 
@@ -28,9 +31,22 @@ SHARED_WITH_FULL = (*DATA_AND_STUDENT, "training recipe")
 _SHARED_SETTINGS = tuple(DistilledSetProtocol.model_fields)
 
 SCORE_COLUMNS = (
-    *("method", "recipes", "dataset", "image_size", "holdout", "ipc", "student", "protocol", "regime", "teacher"),
+    *(
+        "method",
+        "recipe",
+        "settings",
+        "dataset",
+        "image_size",
+        "holdout",
+        "ipc",
+        "student",
+        "protocol",
+        "regime",
+        "teacher",
+    ),
     *("top1", "deviation", "n", "sets", "random", "random_n", "ior"),
     *("hard", "hard_n", "full", "full_n", "hlr", "lrs", "missing"),
+    *("mixture", "records"),
 )
 
 
@@ -59,6 +75,8 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
         for one value), `random`, `hard` and `full` are in percent. They are means over sets, each with the mean of its
         students (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the distilled
         sets. A score without reference is NaN; `missing` then names the conditions that differ in the closest record.
+        `settings` holds the settings that the user changed, and further conditions where rows would be equal without
+        them. `mixture` names what differs in the computation of the records (`results.mixtures`).
     """
     import pandas as pd
 
@@ -68,7 +86,17 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
         if student.record.ipc is not None and regime in (None, student.regime):
             groups.setdefault(student.group, []).append(student)
     rows = [_score_row(_distinct(group), students) for group in groups.values()]
+    _distinguish(rows, [group[0].record for group in groups.values()])
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+
+
+def _distinguish(rows: list[dict[str, Any]], examples: list[Record]) -> None:
+    """Adds to the settings of rows that look equal what distinguishes them."""
+    visible = SCORE_COLUMNS[: SCORE_COLUMNS.index("top1")]
+    labels = [canonical_json([row[name] for name in visible]) for row in rows]
+    facts = [{**distillation_config(record), **evaluation_conditions(record)} for record in examples]
+    for row, label, distinct in zip(rows, labels, disambiguate_labels(labels, facts, examples), strict=True):
+        row["settings"] = ", ".join(filter(None, (row["settings"], distinct[len(label) :].removeprefix(", ").strip())))
 
 
 @dataclass(frozen=True)
@@ -140,7 +168,8 @@ def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any
     top1, ior, hlr = pooled.mean, pooled.mean - _mean(random), _mean(full) - _mean(hard)
     return {
         "method": record.method,
-        "recipes": "+".join(record.recipes) + (" --set" if record.configuration.get("changed") else ""),
+        "recipe": recipe_label(record),
+        "settings": ", ".join(f"{name}={value_text(value)}" for name, value in changed_settings(record).items()),
         "dataset": record.dataset,
         "image_size": record.image_size,
         "holdout": record.holdout,
@@ -163,6 +192,8 @@ def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any
         "hlr": hlr,
         "lrs": _label_robust((0.5 * ior - 0.5 * hlr) / 100),
         "missing": "; ".join(filter(None, (no_random, no_hard, no_full))),
+        "mixture": mixture([student.record for student in group]),
+        "records": [student.record.name for student in group],
     }
 
 

@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from tabulate import tabulate
 
+from ddbench.core.errors import DDBenchError, unknown
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from ddbench.results.records import Record
 
-ESSENTIAL = ("name", "method", "dataset", "image_size", "ipc", "evaluator", "student", "repeat", "student_seed")
+ESSENTIAL = (
+    *("name", "method", "dataset", "image_size", "ipc", "recipe", "evaluator", "student", "repeat", "student_seed"),
+    *("regime", "holdout", "top1_last"),
+)
 """Columns of the text overview of records."""
+OPTIONAL = ("settings", "holdout", "missing", "mixture")
+"""Columns of the scores that are left out of a text if they are empty."""
 SHOWN_CLASSES = 20
 """Largest number of classes whose accuracies are shown by name."""
 FORMATS = {"holdout": "g", "lrs": ".4f"}
@@ -105,7 +113,51 @@ def _device(device: Mapping[str, Any]) -> str:
     )
 
 
-def records_text(folder: Path, form: str, scored: bool, warn: Callable[[str], None]) -> str:
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a list of records are shown, and their order.
+
+    Attributes:
+        methods: Names of methods: any of them. Empty: all.
+        datasets: Names of datasets: any of them. Empty: all.
+        recipes: All recipes of a record, in order. Empty: any.
+        sort: Column that the rows are sorted by, numbers from the largest. None: the order of the names.
+    """
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    sort: str | None = None
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Returns the selected rows of a frame that has the columns `method`, `dataset` and `recipe`.
+
+        Raises:
+            DDBenchError: If no row is selected, or if there is no such column to sort by.
+        """
+        recipes = frame["recipe"].map(lambda label: label.partition(" ")[0])
+        for values, wanted in (
+            (frame["method"], self.methods),
+            (frame["dataset"], self.datasets),
+            (recipes, ("+".join(self.recipes),) if self.recipes else ()),
+        ):
+            if wanted and (missing := set(wanted) - set(values)):
+                raise unknown(f"{values.name or 'recipe'} of a record", min(missing), sorted(set(values)))
+            frame = frame[values[frame.index].isin(wanted)] if wanted else frame
+        if frame.empty and (self.methods or self.datasets or self.recipes):
+            raise DDBenchError("no record has this method, dataset and recipe")
+        if self.sort is None:
+            return frame
+        if self.sort not in frame:
+            raise unknown("column", self.sort, list(map(str, frame)))
+        values = frame[self.sort].map(lambda value: json.dumps(value) if isinstance(value, (dict, list)) else value)
+        numeric = values.dropna().map(lambda value: isinstance(value, (int, float))).all()
+        return frame.loc[values.sort_values(ascending=not numeric, kind="stable", na_position="last").index]
+
+
+def records_text(
+    folder: Path, form: str, scored: bool, warn: Callable[[str], None], selection: Selection = Selection()
+) -> str:
     """Formats all records of a folder, or their scores.
 
     Args:
@@ -114,23 +166,28 @@ def records_text(folder: Path, form: str, scored: bool, warn: Callable[[str], No
             columns.
         scored: Whether to show `ddbench.results.scores` instead.
         warn: Called with a message for each JSON file that is not a record.
+        selection: The rows and their order.
 
     Raises:
-        DDBenchError: If there is no record.
+        DDBenchError: If there is no such record.
     """
     from ddbench.results import records
+    from ddbench.results.labels import recipe_label
     from ddbench.results.scores import scores
 
-    frame = records.load(folder, warn)
-    if frame.empty:
+    stored = records.read_all(folder, warn)
+    if not stored:
         raise records.no_records_error(folder)
+    frame = records.to_frame(stored)
     if scored:
-        frame = scores(frame)
-    elif form == "text":
-        frame = frame[[*ESSENTIAL, "regime", "holdout", "top1_last"]]
-    else:
-        frame = frame.drop(columns=["keys", "stages"])
-    return frame_text(frame, form)
+        frame = selection.of(scores(frame))
+        if form == "text":  # columns that say nothing would make the table wider
+            frame = frame.drop(
+                columns=["records", *(name for name in OPTIONAL if len(frame) and not frame[name].any())]
+            )
+        return frame_text(frame, form)
+    frame = selection.of(frame.assign(recipe=list(map(recipe_label, stored))))
+    return frame_text(frame[list(ESSENTIAL)] if form == "text" else frame.drop(columns=["keys", "stages"]), form)
 
 
 def frame_text(frame: pd.DataFrame, form: str) -> str:

@@ -57,7 +57,7 @@ def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished")
         record = found[row["method"], row["ipc"]]
         assert row["top-1 (last epoch)"] == f"{record['metrics']['top1_last']:.2f}"
         assert row["W2² of features"] == f"{record['feature_transport_cost']:.2f}"
-        assert (row["dataset"], row["recipe"]) == ("digits 16px", "smoke --set")
+        assert (row["dataset"], row["recipe"]) == ("digits 16px", "smoke + 1 changed")
         assert (row["student"], row["protocol"]) == ("convnet-bn-d3", "fkd v1")
         assert row["n"].startswith("1 student")
         assert record["distilled_images"] == 10 * record["ipc"]

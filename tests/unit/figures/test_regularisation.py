@@ -55,7 +55,7 @@ def test_a_sweep_that_was_set_is_no_other_recipe(record: Callable[..., Record]) 
     other.configuration["changed"] = ["method.bn_weight", "method.steps"]
     assert [set(mean_top1([one], regularisation.SETTING)["recipe"]) for one in (swept, other)] == [
         {"quick"},
-        {"quick --set"},
+        {"quick + 1 changed"},
     ]
 
 

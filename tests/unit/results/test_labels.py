@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
-from ddbench.results.labels import disambiguate_labels
+from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
 from ddbench.results.records import Record
 
 PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().model_dump()}
@@ -17,3 +17,17 @@ def test_three_facts_are_too_many_for_a_label(record: Callable[..., Record]) -> 
     assert disambiguate_labels(["m", "m"], facts, found) == ["m [1]", "m [2]"]
     assert disambiguate_labels(["m", "m"], [{**one, "c": 0} for one in facts], found) == ["m, a 1, b 1", "m, a 2, b 2"]
     assert disambiguate_labels(["m", "n"], facts, found) == ["m", "n"]
+
+
+def test_a_recipe_says_how_many_settings_were_changed(record: Callable[..., Record]) -> None:
+    plain = record(1.0, recipes=("quick", "tuned"))
+    assert recipe_label(plain) == "quick+tuned"
+    changed = ["runtime.device", "teacher.checkpoint", "method.bn_weight", "method.bn_weight", "data.image_size"]
+    found = record(
+        1.0,
+        bn_weight=3.0,
+        configuration={**plain.configuration, "changed": changed, "method_settings": {"bn_weight": 3.0}},
+    )
+    assert recipe_label(found) == "quick + 2 changed"
+    assert changed_settings(found) == {"method.bn_weight": 3.0, "data.image_size": 64}
+    assert recipe_label(found, "method.bn_weight") == "quick + 1 changed"

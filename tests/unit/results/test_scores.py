@@ -140,7 +140,7 @@ def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) ->
     assert row["lrs"] == pytest.approx(0.1953196, abs=1e-6)
     assert row["missing"] == ""
     assert (row["dataset"], row["image_size"], row["ipc"], row["holdout"]) == ("imagenette", 64, 10, 0.0)
-    assert (row["protocol"], row["recipes"], row["student"]) == ("fkd v1", "quick", "resnet18")
+    assert (row["protocol"], row["recipe"], row["student"]) == ("fkd v1", "quick", "resnet18")
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,8 @@ def test_without_a_method_to_score_there_is_a_heading(shell: Shell, form: str) -
     outcome = shell("records", "--scores", "--format", form)
     assert outcome.code == 0
     heading = outcome.out.splitlines()[0]
-    assert heading.replace(",", " ").split() == list(SCORE_COLUMNS)
+    shown = [name for name in SCORE_COLUMNS if form == "csv" or name != "records"]
+    assert heading.replace(",", " ").split() == shown
 
 
 def test_no_record_is_one_line_and_a_damaged_one_is_named(shell: Shell) -> None:
@@ -418,3 +419,72 @@ def test_no_record_is_one_line_and_a_damaged_one_is_named(shell: Shell) -> None:
     assert len(outcome.out.splitlines()) == 3
     assert len(outcome.errors) == 1
     assert "torn.json is not a record" in outcome.err
+
+
+def test_rows_that_differ_in_settings_show_them_and_name_their_records(
+    frame_of: Callable[[list[Tree]], pd.DataFrame],
+) -> None:
+    swept = [
+        changed(
+            changed(tree("wmdd", "fkd", 50.0), "configuration.method_settings", {"bn_weight": weight}),
+            "configuration.changed",
+            ["teacher.checkpoint", "method.bn_weight"],
+        )
+        for weight in (1.0, 10.0, 100.0)
+    ]
+    found = scores(frame_of(swept))
+    assert found["settings"].tolist() == [f"method.bn_weight={weight}" for weight in (1.0, 10.0, 100.0)]
+    assert found["recipe"].unique().tolist() == ["quick + 1 changed"]
+    assert found["records"].tolist() == [["000"], ["001"], ["002"]]
+    # An edited recipe file changes settings without --set; a teacher of the same name can be another one.
+    edited = [changed(one, "configuration.changed", []) for one in swept]
+    assert scores(frame_of(edited))["settings"].tolist() == ["bn_weight 1", "bn_weight 10", "bn_weight 100"]
+
+
+def test_scores_name_what_differs_in_the_computation(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+    versions = {"numerics": "distilled=1 models=1 recover=2 training=1 views=1"}
+    pair = [changed(MINE[0], "versions", {"numerics": f"{versions['numerics'].replace('=2', '=1')}"})]
+    pair += [changed(changed(MINE[1], "versions", versions), "device", {"type": "cpu", "name": "a CPU", "threads": 2})]
+    (row,) = scores(frame_of(pair)).to_dict("records")
+    assert row["n"] == 2
+    assert row["mixture"] == "version of recover 1, 2; threads 1, 2 (evaluate)"
+
+
+def test_records_are_filtered_and_sorted(shell: Shell) -> None:
+    found = [*RANDOM, *MINE, changed(MINE[0], "recipes", ["quick", "tuned"]), changed(HARD[0], "dataset", "digits")]
+    found[4] = changed(found[4], "configuration.method_settings", {"steps": 400})
+    for number, one in enumerate(found):
+        records.write(Record(**{**one, "name": f"{number:03d}"}), shell.results / "records")
+
+    def names(*options: str) -> list[str]:
+        outcome = shell("records", "--format", "json", *options)
+        assert outcome.code == 0, outcome.err
+        return [row["name"] for row in json.loads(outcome.out)]
+
+    assert names() == ["000", "001", "002", "003", "004", "005"]
+    assert names("--method", "random,wmdd", "--dataset", "imagenette") == ["000", "001", "002", "003", "004"]
+    assert names("--method", "random") == ["000", "001"]
+    assert names("--recipe", "quick", "--recipe", "tuned") == ["004"]
+    assert names("--recipe", "quick") == ["000", "001", "002", "003", "005"]
+    assert names("--sort", "top1_last") == ["003", "002", "004", "001", "000", "005"]
+    assert names("--sort", "method") == ["000", "001", "002", "003", "004", "005"]
+    shell("records", "--method", "dm").refused("unknown method of a record 'dm'; did you mean 'random'?")
+    shell("records", "--sort", "top1").refused("unknown column 'top1'")
+    shell("records", "--method", "random", "--dataset", "digits").refused("no record has this method, dataset and")
+    # Scores use all records as references, whatever is shown.
+    (row,) = json.loads(
+        shell(
+            "records",
+            "--scores",
+            "--format",
+            "json",
+            "--method",
+            "wmdd",
+            "--recipe",
+            "quick",
+            "--dataset",
+            "imagenette",
+        ).out
+    )
+    assert row["ior"] == 63.0 - 52.0
+    assert "recipe" in shell("records").out.splitlines()[0].split()
