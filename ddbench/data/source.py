@@ -87,8 +87,9 @@ class FileSplit:
     @cached_property
     def status(self) -> NDArray[np.uint64]:
         """Size, time of modification and of change in ns, inode and device of every file, [n, 5]."""
+        statuses = np.empty((len(self.names), 5), dtype=np.uint64)
 
-        def status(index: int) -> tuple[int, ...]:
+        def fill(index: int) -> None:
             try:
                 found = (self.root / self.names[index]).stat()
             except OSError as error:
@@ -96,9 +97,11 @@ class FileSplit:
             if not stat.S_ISREG(found.st_mode):  # a read from a pipe or a device may never end
                 raise DDBenchError(f"{self.name(index)} is not a regular file")
             values = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
-            return tuple(value % 2**64 for value in values)  # times before 1970 are negative
+            statuses[index] = [value % 2**64 for value in values]  # times before 1970 are negative
 
-        return np.array(list(parallel_map(status, len(self.names))), dtype=np.uint64)
+        for _ in parallel_map(fill, len(self.names)):
+            pass
+        return statuses
 
     @cached_property
     def digests(self) -> NDArray[np.uint8]:

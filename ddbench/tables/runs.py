@@ -80,6 +80,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
             `context.yes` is not set.
     """
     from ddbench.pipeline import estimate
+    from ddbench.pipeline.checks import check_leaks
     from ddbench.pipeline.executor import Inline
 
     assert context.workspace is not None
@@ -91,6 +92,8 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
     if isinstance(context.workspace.executor, Inline):  # the estimate is that of one process on this device
         context.check_duration(estimate.seconds(missing))
+    for note in check_leaks(missing, strict=False):
+        context.warn(note)
     rows, number = [], 0
     with context.workspace.executor.computing(missing) as wait_for_artifacts:
         for resolved in resolved_cells:
