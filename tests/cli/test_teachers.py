@@ -150,6 +150,16 @@ def test_a_teacher_of_gray_images_works_once_they_are_normalised_as_gray(shell: 
     assert record_of(shell)["teacher"]["top1"] == 100
 
 
+def test_a_teacher_near_chance_is_used_with_a_note(shell: Shell, tmp_path: Path) -> None:
+    folder = images(tmp_path / "own", ("a", "b", "c"))
+    torch.save(
+        build_network(ARCH, 3, SIZE, seed=1).state_dict() | {"classifier.bias": torch.eye(3)[1]}, tmp_path / "new.pth"
+    )
+    outcome = shell(*command(folder, tmp_path / "new.pth"))
+    assert outcome.code == 0, outcome.err
+    assert "new.pth) is near chance (33.33 %): do its image size, data.mean" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

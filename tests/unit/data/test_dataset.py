@@ -339,3 +339,18 @@ def test_the_images_of_a_split_are_these(make_folder: MakeFolder, cache: Cache) 
     assert drawn["split 0.2"].tolist() == [1, 5, 7, 19]
     assert {1, 5, 7, 19} < set(drawn["split 0.3"].tolist())
     assert drawn["holdout 0.2"].tolist() == [5, 6, 17, 18]
+
+
+def test_mean_and_deviation_are_settings_and_leave_the_decoded_pixels(make_folder: MakeFolder, cache: Cache) -> None:
+    root, own = make_folder(), {"mean": (0.5, 0.25, 0.125), "std": (0.1, 0.2, 0.4)}
+    before = load(root, cache)
+    before.decode()
+    data = load(root, cache, DataConfig(image_size=12, stored_size=16, **own))  # type: ignore[arg-type]
+    assert data.is_decoded()
+    assert data.depends_on == before.depends_on
+    indices = torch.arange(3)
+    pixels = data.train.centre(indices, 12).double() / 255
+    expected = (pixels - torch.tensor(own["mean"]).view(3, 1, 1)) / torch.tensor(own["std"]).view(3, 1, 1)
+    torch.testing.assert_close(data.evaluation_view("train", indices).double(), expected, rtol=1e-5, atol=1e-5)
+    assert not before.is_gray
+    assert load(root, cache, SMALL.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3})).is_gray

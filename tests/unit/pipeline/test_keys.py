@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ddbench.config.experiment import Experiment
 from ddbench.core import versions
@@ -97,6 +99,9 @@ def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("teacher.stem=imagenet", EVERYTHING),
         ("data.stored_size=18", EVERYTHING),
         ("data.resize=bicubic", EVERYTHING),
+        ("data.mean=[0.5,0.5,0.5]", EVERYTHING),
+        ("data.std=[0.5,0.5,0.5]", EVERYTHING),
+        ("data.mean=[0.3058,0.3058,0.3058]", set()),  # the dataset's
         ("statistics.variance=batch-mean", FROM_STATISTICS),
         ("statistics.batch_size=50", FROM_STATISTICS),
         ("distill.jpeg_quality=75", FROM_DISTILL),
@@ -256,6 +261,38 @@ def test_a_checkpoint_counts_by_its_content_not_by_its_path_or_a_training_recipe
     assert moved(given, keys_of(None, one, device="cuda")) == FROM_STATISTICS
     with pytest.raises(DDBenchError, match=r"teacher\.checkpoint .*four\.safetensors cannot be read"):
         keys_of(None, f"teacher.checkpoint={tmp_path / 'four.safetensors'}")
+
+
+def test_class_names_of_outputs_count_where_they_are_not_the_classes_in_their_order(
+    keys_of: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    classes = [str(number) for number in range(10)]
+    orders = {"same": classes, "other": classes[::-1], "again": classes[::-1], "more": [*classes[::-1], "ten"]}
+    for name, order in orders.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(order))
+        (tmp_path / f"{name}.json").write_text(json.dumps(order))
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+
+    def given(*names: str) -> dict[str, str]:
+        texts = (f"teacher.classes={tmp_path / name}" for name in names)
+        return keys_of(None, f"teacher.checkpoint={tmp_path / 'a.safetensors'}", *texts)
+
+    assert given() == given("same.txt") == given("same.json")
+    assert given("other.txt") == given("again.txt") == given("other.json")
+    assert moved(given(), given("other.txt")) == moved(given("other.txt"), given("more.txt")) == EVERYTHING
+
+
+def test_class_names_in_a_file_of_torch_count_as_they_were_once_not_read(
+    keys_of: Callable[..., dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An artifact of a version that ignored them has the key without names."""
+    monkeypatch.setattr("ddbench.pipeline.keys.file_digest", lambda path: "one")
+    classes = [str(number) for number in range(10)]
+    for name, order in (("none", None), ("same", classes), ("other", classes[::-1])):
+        torch.save({"model": {"weight": torch.zeros(1)}, "classes": order}, tmp_path / f"{name}.pt")
+    none, same, other = (keys_of(None, f"teacher.checkpoint={tmp_path / n}.pt") for n in ("none", "same", "other"))
+    assert none == same
+    assert moved(none, other) == EVERYTHING
 
 
 def test_real_images_do_not_depend_on_a_teacher_that_no_stage_uses(keys_of: Callable[..., dict[str, str]]) -> None:

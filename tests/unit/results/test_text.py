@@ -48,6 +48,21 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
     assert text.index("61.25") < text.index("evaluator_settings:")
 
 
+def test_the_classes_of_a_teacher_are_named_and_of_many_the_lowest_are_shown(record: Callable[..., Record]) -> None:
+    made = record(61.25)
+
+    def by_class(names: list[str], values: list[float]) -> str | None:
+        teacher = {**made.teacher, "classes": names, "per_class": values}
+        return dict(record_rows(made.model_copy(update={"teacher": teacher}))).get("teacher by class")
+
+    assert "teacher by class" not in dict(record_rows(made))
+    assert by_class(["cat", "dog"], [81.6, 70.2]) == "cat 82, dog 70"
+    many = by_class([f"c{number}" for number in range(200)], [100.0 - number / 2 for number in range(200)])
+    assert many is not None
+    assert many.startswith("c199 0, c198 1, ")
+    assert many.endswith("c180 10 (the lowest of 200 classes)")
+
+
 @pytest.mark.parametrize("place", [{}, {"where": "local"}])
 def test_artifacts_are_listed_with_their_sum(place: dict[str, Any]) -> None:
     entry = {"stage": "teacher", "key": "ab", "bytes": 3 * 2**20, "modified": 0.0, **place}
