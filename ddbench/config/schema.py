@@ -124,7 +124,7 @@ def _device(name: str) -> str:
 
 
 class RuntimeConfig(Section):
-    """Device, precision and compilation. They are resolved before a run: no `auto` remains in its Experiment."""
+    """Device, precision, compilation, threads. They are resolved before a run: no `auto` remains in its Experiment."""
 
     device: Annotated[str, AfterValidator(_device)] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -132,4 +132,10 @@ class RuntimeConfig(Section):
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="whether the recover loop compiles its network (auto: if it saves time)"
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda threads: threads is None,  # it depends on the machine: records hold the number of each stage
+        description="threads of a computation (default: the cores of this machine; on CUDA a GPU's share of them)",
     )

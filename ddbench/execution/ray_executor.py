@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any, Literal
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -144,6 +146,7 @@ class _Session:
 
     def __init__(self, work: WorkList, first: Pipeline, resources: ResourceConfig) -> None:
         self._work, self._workspace, self._resources = work, first.workspace, resources
+        self._node_cores = min(int(node["Resources"].get("CPU", 0)) or sys.maxsize for node in ray.nodes())
         self._groups: list[TaskGroup] = []
         self._functions = RemoteFns(worker.run_work)
         self._deaths: Counter[WorkItem] = Counter()
@@ -181,7 +184,10 @@ class _Session:
         self._relay_events()
 
     def _submit(self, item: WorkItem) -> None:
-        resources, processes = self._resources.of(item.stage), self._resources.processes(item.stage)
+        runtime, processes = item.experiment.runtime, self._resources.processes(item.stage)
+        threads = device.default_threads(torch.device(runtime.device))
+        resources, threads = self._resources.of_task(item.stage, runtime, threads, self._node_cores)
+        runtime = runtime.model_copy(update={"threads": threads})
         data = self._workspace.data_dir
         # A worker rebuilds forced artifacts only of its stage and of the on-demand stages within it, so that it does
         # not rebuild artifacts of another worker.
@@ -191,10 +197,9 @@ class _Session:
             "cache": self._workspace.cache.place,
             "data": str(data.absolute()) if data else None,
             "force": sorted(forced),
-            "experiment": item.experiment.model_dump(mode="json"),
+            "experiment": item.experiment.model_copy(update={"runtime": runtime}).model_dump(mode="json"),
             "stage": item.stage,
             "parts": item.parts,
-            "threads": resources.cpus,
             "inputs": sorted(item.inputs),
             "outputs": item.outputs,
         }

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ddbench.api.settings import Section
 from ddbench.config import recipes
+from ddbench.config.schema import RuntimeConfig
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.text import error_text
 from ddbench.pipeline.graph import StageGraph
@@ -16,7 +17,9 @@ from ddbench.pipeline.graph import StageGraph
 class Resources(Section):
     """The resources of one task."""
 
-    cpus: int = Field(default=1, ge=1, description="cores, and number of torch's threads")
+    cpus: int | None = Field(
+        default=None, ge=1, description="cores, and threads (default: runtime.threads; on CUDA one core)"
+    )
     gpus: float | None = Field(
         default=None, ge=0, description="GPUs: a fraction (0.5) or a whole number (default: 1 on CUDA, else 0)"
     )
@@ -67,6 +70,29 @@ class ResourceConfig:
     def of(self, stage: str) -> Resources:
         """Returns the resources of a task of `stage`."""
         return self._resources[stage]
+
+    def of_task(
+        self, stage: str, runtime: RuntimeConfig, default_threads: int, node_cores: int
+    ) -> tuple[Resources, int]:
+        """Decides the cores and the threads of a task of `stage`.
+
+        The threads are by default those of a run in one process, so that the numbers are equal. Several processes of a
+        stage share them.
+
+        Args:
+            stage: The stage.
+            runtime: The runtime of the experiment.
+            default_threads: The threads of a run in one process.
+            node_cores: The cores of a node.
+
+        Returns:
+            The resources, in which `cpus` is decided, and the number of threads.
+        """
+        resources, processes = self.of(stage), self.processes(stage)
+        threads = resources.cpus or runtime.threads or max(1, default_threads // processes)
+        # A GPU computes for most of the time. More cores than a node has would never be free.
+        cores = 1 if runtime.device.startswith("cuda") else max(1, min(threads, node_cores // processes))
+        return resources.model_copy(update={"cpus": resources.cpus or cores}), threads
 
     def processes(self, stage: str) -> int:
         """Returns the number of processes that share a task of `stage`."""

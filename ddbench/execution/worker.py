@@ -11,9 +11,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 from ddbench.config.schema import RuntimeConfig
 from ddbench.core import interruption, processes
 from ddbench.core.errors import DDBenchError, PluginError
@@ -57,7 +54,6 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
     with contextlib.suppress(OSError):
         os.chdir(request["folder"])  # relative paths refer to this folder
     _send.queue = queue
-    torch.set_num_threads(request["threads"])
     pipeline = None
 
     def build() -> None:
@@ -67,7 +63,7 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
             pipeline.graph[request["stage"]].ensure(pipeline, part)
 
     try:
-        with interruption.handle_signals(), threadpool_limits(request["threads"]):
+        with interruption.handle_signals(), device.use_threads(request["experiment"]["runtime"]["threads"]):
             workspace = _workspace(request["cache"], request["data"], tuple(request["force"]))
             _wait_for(workspace.cache, request["inputs"])
             launch.run_distributed(build, workspace)

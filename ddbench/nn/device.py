@@ -1,8 +1,9 @@
-"""Devices and precision: resolution of names, deterministic kernels, autocast, time and peak memory."""
+"""Devices, precision and threads: resolution of names, deterministic kernels, autocast, time and peak memory."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import torch
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from ddbench.config.schema import RuntimeConfig
 from ddbench.core.errors import DDBenchError
@@ -56,8 +58,7 @@ def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
 def _fast_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(capabilities and capabilities())
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def prepare(device: torch.device) -> None:
@@ -72,6 +73,51 @@ def prepare(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def default_threads(device: torch.device) -> int:
+    """Returns the number of threads of a computation if `runtime.threads` is not set.
+
+    Args:
+        device: The device of the run.
+
+    Returns:
+        All threads of PyTorch, which are by default the cores of this machine. On CUDA a GPU's share of them.
+    """
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 1
+    return max(1, torch.get_num_threads() // max(1, gpus))
+
+
+@contextlib.contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Runs a block with a number of threads: those of PyTorch, BLAS and OpenMP, also in libraries loaded by the block.
+
+    Args:
+        count: The number of threads.
+
+    Example:
+        >>> with use_threads(1):
+        ...     torch.get_num_threads()
+        1
+    """
+    variable = "OMP_NUM_THREADS"  # a library reads it when it is loaded
+    threads, setting = torch.get_num_threads(), os.environ.get(variable)
+    torch.set_num_threads(count)
+    os.environ[variable] = str(count)
+    try:
+        with _thread_pools(len(sys.modules)).limit(limits=count):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop(variable)
+        if setting is not None:
+            os.environ[variable] = setting
+
+
+@functools.lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> ThreadpoolController:
+    """Finds the loaded libraries with threads. This takes milliseconds, so it is repeated only after an import."""
+    return ThreadpoolController()
 
 
 NO_KERNEL = r"(\S+) does not have a deterministic implementation"

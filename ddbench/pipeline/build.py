@@ -40,12 +40,15 @@ class Builder:
         changed: The global state that the method or the protocol changed; it is restored.
     """
 
-    def __init__(self, workspace: Workspace, experiment: Experiment, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, workspace: Workspace, experiment: Experiment, dataset: Dataset, device: torch.device, threads: int
+    ) -> None:
         self.changed: list[str] = []
         self._workspace = workspace
         self._experiment = experiment
         self._dataset = dataset
         self._device = device
+        self._threads = threads
         self._cell = experiment.name
         self._configuration = experiment.model_dump(mode="json")
         self._artifacts: dict[Path, Artifact] = {}
@@ -106,6 +109,7 @@ class Builder:
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 torch.autocast(self._device.type, enabled=False),
+                devices.use_threads(self._threads),
                 devices.measured(self._device) as cost,
                 devices.nondeterministic() as operations,
                 self._tracing() as made_from,
@@ -114,6 +118,7 @@ class Builder:
                 strategy.strategy_context(trainers),
             ):
                 tensors, meta = build(checkpoint)
+                device = devices.describe(self._device, operations)
         finally:
             self._current.pop()
             nested = self._nested_seconds.pop()
@@ -128,7 +133,6 @@ class Builder:
         made_from |= {part.name: part.content for part in parts} | self._dataset.made_from
         accuracy = {"top1": meta["top1"]} if "top1" in meta else {}
         self._emit(Event("finished", stage, unit, metrics={"seconds": seconds, **accuracy}))
-        device = devices.describe(self._device, operations)
         if trainers.size > 1:
             device["processes"] = trainers.size
         source = self._sources.get(stage)

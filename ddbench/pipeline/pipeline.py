@@ -17,6 +17,7 @@ from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.distillation.distilled_set import DistilledSet, assemble, check_units
 from ddbench.nn import compile
+from ddbench.nn import device as devices
 from ddbench.nn.build import build_network
 from ddbench.nn.checkpoint_files import read_checkpoint
 from ddbench.nn.checkpoints import has_one_channel, load_checkpoint, output_count
@@ -58,9 +59,10 @@ class Pipeline:
         self.experiment = self.experiment.model_copy(update={"runtime": compiled})
         self.device = torch.device(compiled.device)
         self.precision = compiled.precision
+        self.threads = compiled.threads or devices.default_threads(self.device)
         self._refuse_impossible()
         self.units = self._checked_units()
-        self.builder = Builder(workspace, self.experiment, self.dataset, self.device)
+        self.builder = Builder(workspace, self.experiment, self.dataset, self.device, self.threads)
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version, self._stage_keys)
         self._known_keys: dict[tuple[str, int], Mapping[str, Any]] = {}
 

@@ -122,7 +122,7 @@ class Setting:
             recipes=tuple(record.recipes),
             data=DataConfig(**configuration["data"]),
             teacher=TeacherConfig(**configuration["teacher"]),
-            # `compile` is left out: it changes numbers by rounding only.
+            # `compile` and `threads` are left out: they change numbers by rounding only.
             runtime=RuntimeConfig(device=_device_type(runtime["device"]), precision=runtime["precision"]),
             numerics=" ".join(part for part in record.versions.get("numerics", "").split() if part not in installed),
         )
@@ -173,7 +173,8 @@ def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> s
     teacher = experiment.teacher.without_folders()
     sections["teacher"] = {**teacher.model_dump(mode="json"), "checkpoint": str(teacher.checkpoint or "")}
     sections["runtime"]["device"] = _device_type(sections["runtime"]["device"])
-    del sections["runtime"]["compile"]
+    for rounding in ("compile", "threads"):
+        sections["runtime"].pop(rounding, None)
     return key_of({**sections, "recipes": experiment.recipes, "numerics": numerics, "apart": distinction})[:8]
 
 

@@ -119,7 +119,8 @@ def _cost_row(spec: TableSpec, resolved: ResolvedCell, context: TableContext) ->
     if resolved.reason:
         return frame_row(spec, cell, context.request, state="failed", reason=resolved.reason)
     pipeline = resolved.pipelines[0]
-    device_facts = device.describe(pipeline.device)
+    with device.use_threads(pipeline.threads):
+        device_facts = device.describe(pipeline.device)
     row = frame_row(spec, cell, context.request, pipeline.experiment, classes=pipeline.info.num_classes)
     row["device"] = f"{device_facts['name']}, {device_facts['threads']} threads, {pipeline.precision}"
     try:
@@ -242,7 +243,11 @@ def measure(pipeline: Pipeline) -> Numbers:
     unit, distill = pipeline.units[0], pipeline.graph["distill"]
     assert isinstance(distill, Distill)
     device.prepare(pipeline.device)  # configure the same kernels as a run
-    with tempfile.TemporaryDirectory() as folder, device.measured(pipeline.device) as cost:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        device.use_threads(pipeline.threads),
+        device.measured(pipeline.device) as cost,
+    ):
         task = distill.task(pipeline, 0, Checkpoint(Path(folder) / "checkpoint.safetensors"))
         task = replace(task, tick=tick, cached=lambda name, depends_on, build: build(), checkpoint_every=10**9)
         times = [time.perf_counter()]
@@ -264,7 +269,7 @@ def measure(pipeline: Pipeline) -> Numbers:
         "total_seconds": times[TOTAL] - times[0] if complete else times[1] - times[0] + (TOTAL - 1) * fmean(durations),
         "total_seconds_note": "" if complete else "extrapolated",
         "device_name": device.describe(pipeline.device)["name"],
-        "threads": torch.get_num_threads(),
+        "threads": pipeline.threads,
     }
 
 

@@ -32,6 +32,7 @@ def test_defaults_are_valid_and_unknown_names_are_refused(section: type[BaseMode
         (DistillConfig, {"jpeg_quality": 101}),
         (RuntimeConfig, {"device": "cuda:x"}),
         (RuntimeConfig, {"precision": "fp8"}),
+        (RuntimeConfig, {"threads": 0}),
     ],
 )
 def test_values_out_of_bounds_are_refused(section: type[BaseModel], values: dict[str, Any]) -> None:
@@ -42,6 +43,11 @@ def test_values_out_of_bounds_are_refused(section: type[BaseModel], values: dict
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
 def test_devices(device: str) -> None:
     assert RuntimeConfig(device=device).device == device
+
+
+def test_threads_that_are_not_set_are_in_no_configuration() -> None:
+    assert RuntimeConfig().model_dump() == {"device": "auto", "precision": "auto", "compile": "auto"}
+    assert RuntimeConfig(threads=3).model_dump()["threads"] == 3
 
 
 def test_stored_images_cover_the_crops() -> None:

@@ -1,9 +1,17 @@
-"""The address of a Ray cluster. Grids on Ray are in tests/faults/test_grids_on_ray.py."""
+"""The address of a Ray cluster, and equal numbers by default.
+
+Grids on Ray are in tests/faults/test_grids_on_ray.py.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,3 +29,26 @@ def test_an_address_where_nobody_listens_is_one_line(shell: Shell) -> None:
             outcome = shell("run", *asked, "--executor", "ray", "--ray-address", wrong)
             assert (outcome.code, len(outcome.errors)) == (2, 1), outcome.err
             assert line in outcome.err
+
+
+@pytest.mark.slow
+def test_the_same_command_gives_the_same_numbers_inline_and_on_ray(tmp_path: Path) -> None:
+    """Neither sets a number of threads: several cores would otherwise add up in another order than one."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
+    command = "run --method wmdd --dataset digits --ipc 2 --recipe smoke --device cpu --precision fp32"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["OMP_WAIT_POLICY"] = "passive"  # threads that wait leave the cores to others
+    found: dict[str, dict[str, Any]] = {}
+    for executor in ("inline", "ray"):
+        folders = ("--cache-dir", str(tmp_path / executor / "cache"), "--results-dir", str(tmp_path / executor))
+        whole = [sys.executable, "-m", "ddbench", *command.split(), "--executor", executor, *folders]
+        done = subprocess.run(whole, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (path,) = (tmp_path / executor / "records").glob("*.json")
+        found[executor] = json.loads(path.read_text())
+    for name in ("distilled_digest", "metrics", "feature_transport_cost", "teacher", "keys", "configuration"):
+        assert found["inline"][name] == found["ray"][name]
+    threads = [
+        [build["threads"] for builds in record["stages"].values() for build in builds] for record in found.values()
+    ]
+    assert threads[0] == threads[1]

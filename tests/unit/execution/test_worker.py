@@ -54,10 +54,12 @@ def test_a_worker_answers_with_the_reason_that_inline_gives(
         cell.run()
     item = WorkList([cell]).pop_ready()
     assert item is not None
+    experiment = item.experiment.model_dump(mode="json")
+    experiment["runtime"]["threads"] = 1
     assert item.stage == "distill"
     order = {
-        **{"folder": str(tmp_path), "cache": str(tmp_path), "data": None, "force": [], "threads": 1, "inputs": []},
-        **{"experiment": item.experiment.model_dump(mode="json"), "stage": "distill", "parts": [0]},
+        **{"folder": str(tmp_path), "cache": str(tmp_path), "data": None, "force": [], "inputs": []},
+        **{"experiment": experiment, "stage": "distill", "parts": [0]},
         "outputs": item.outputs,
     }
     queue = RecordedQueue()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 from torch import nn
 
 from ddbench.config.schema import RuntimeConfig
@@ -75,6 +77,28 @@ def test_a_device_is_described_for_a_record() -> None:
     assert actual["type"] == "cpu"
     assert actual["name"]
     assert actual["threads"] == torch.get_num_threads()
+
+
+def test_a_number_of_threads_holds_in_every_library_and_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts() -> set[int]:
+        return {torch.get_num_threads(), *(int(pool["num_threads"]) for pool in threadpool_info())}
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    before, threads = threadpool_info(), torch.get_num_threads()
+    with devices.use_threads(3):
+        assert counts() == {3}
+        with devices.use_threads(2):
+            assert (counts(), os.environ["OMP_NUM_THREADS"]) == ({2}, "2")
+        assert counts() == {3}
+    assert (threadpool_info(), torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (before, threads, "4")
+
+
+def test_the_gpus_of_a_machine_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.default_threads(CPU) == torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    for gpus, threads in ((0, 16), (1, 16), (4, 4), (64, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert devices.default_threads(torch.device("cuda")) == threads
 
 
 @pytest.fixture
