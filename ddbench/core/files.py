@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import psutil
 from safetensors import SafetensorError
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.text import path_text
 
 ABANDONED_AFTER = 86400.0
 """Seconds without a change after which a partial file counts as abandoned, whichever host wrote it."""
@@ -150,3 +152,27 @@ def remove_abandoned(path: Path) -> None:
     for partial_folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if is_abandoned(partial_folder):
             shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def require_utf8(path: Path, kind: str) -> None:
+    """Refuses a path that is not UTF-8: records, previews, exports and artifacts could not hold or use it.
+
+    Args:
+        path: A file or folder.
+        kind: What it is, for the message.
+
+    Raises:
+        DDBenchError: The path is not UTF-8. The message has the command that renames its first such part.
+    """
+    for part in (*reversed(path.parents), path):
+        try:
+            part.name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raw = os.fsencode(part.name)
+            old = "".join(chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in raw)
+            parent = shlex.quote(path_text(part.parent))
+            raise DDBenchError(
+                f"the {kind} {path_text(path)} has a name that is not UTF-8; rename it: (cd {parent} && mv -- "
+                f"$'{old}' {shlex.quote(raw.decode('latin-1'))}), or all at once: convmv -r -f latin1 -t utf8 "
+                f"--notest {parent}"
+            ) from error

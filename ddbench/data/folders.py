@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ddbench.api.dataset import MissingDataError, Source, default_data_dir
 from ddbench.core.errors import DDBenchError
-from ddbench.data.listing import Listing, require_utf8, same_name
+from ddbench.core.files import require_utf8
+from ddbench.data.listing import Listing, same_name
 from ddbench.data.source import FileSplit
 
 VALIDATION_PARTS = ("val", "valid", "validation", "test")
@@ -79,8 +80,7 @@ def open_imagefolder(root: Path) -> Source:
         DDBenchError: The folder does not exist, it has no classes, a class has no images or exists in one part only.
     """
     root = root.expanduser()
-    for folder in (*reversed(root.parents), root):
-        require_utf8(folder, "folder")
+    require_utf8(root, "image folder")
     if not root.is_dir():
         raise MissingDataError(f"the image folder {root} does not exist (it should hold train/CLASS/ and val/CLASS/)")
     listing, notes = Listing(root), []

@@ -1,12 +1,12 @@
 """Lists class folders and image files, and counts the files and folders that are passed over."""
 
 import os
-import shlex
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import require_utf8
 from ddbench.core.text import path_text
 
 SUFFIXES = (
@@ -134,25 +134,3 @@ def is_image(name: str) -> bool:
 def same_name(name: str) -> str:
     """Returns the Unicode form (NFC) in which names of one class are equal."""
     return unicodedata.normalize("NFC", name)
-
-
-def require_utf8(path: Path, kind: str) -> None:
-    """Refuses a name that is not UTF-8: records, previews and exports are UTF-8 text and could not hold it.
-
-    Args:
-        path: The file or folder; its last component is checked.
-        kind: What it is, for the message.
-
-    Raises:
-        DDBenchError: The name is not UTF-8. The message has the command that renames it.
-    """
-    try:
-        path.name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raw = os.fsencode(path.name)
-        old = "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in raw)
-        parent = shlex.quote(path_text(path.parent))
-        raise DDBenchError(
-            f"the {kind} {path_text(path)} has a name that is not UTF-8; rename it: (cd {parent} && mv -- $'{old}' "
-            f"{shlex.quote(raw.decode('latin-1'))}), or all at once: convmv -r -f latin1 -t utf8 --notest {parent}"
-        ) from error

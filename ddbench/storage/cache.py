@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ddbench.core import interruption
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, NotCached
-from ddbench.core.files import is_abandoned, remove_abandoned, translate_os_errors
+from ddbench.core.files import is_abandoned, remove_abandoned, require_utf8, translate_os_errors
 from ddbench.storage.artifacts import (
     Artifact,
     ArtifactHeader,
@@ -55,6 +55,9 @@ class Cache:
         force: Stages whose artifacts are rebuilt in this process even if they exist.
         warn: Called with a message for every unusable artifact and while the process waits for another one.
         builds: Whether missing artifacts are built. If not, `get` raises NotCached.
+
+    Raises:
+        DDBenchError: The path of the folder is not UTF-8. (safetensors cannot open files in it.)
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Cache:
         warn: Callable[[str], None] | None = None,
         builds: bool = True,
     ) -> None:
+        require_utf8(root, "cache folder")
         self.root = root
         self._warn = warn or (lambda text: None)
         self._force = force

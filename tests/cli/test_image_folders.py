@@ -96,8 +96,10 @@ def test_a_class_name_that_is_not_utf8_stops_before_anything_is_made(shell: Shel
         (folder / split / "cat").rename(folder / split / os.fsdecode(b"caf\xe9"))
     for more in ((), ("--set", "data.holdout=0.5"), ("--dataset", "digits")):
         run(shell, folder, *more).refused(r"train/caf\xe9 has a name that is not UTF-8; rename it: (cd ", "café")
+    options = ("--cache-dir", os.fsdecode(b"caf\xe9"))
+    run(shell, folder, *options).refused("the cache folder ", r"caf\xe9 has a name that is not UTF-8; rename it: (cd ")
     folder = folder.rename(folder.with_name(os.fsdecode(b"\xe9t\xe9")))
-    run(shell, folder).refused(r"the folder ", r"\xe9t\xe9 has a name that is not UTF-8; rename it: (cd ", "été")
+    run(shell, folder).refused("the image folder ", r"\xe9t\xe9 has a name that is not UTF-8; rename it: (cd ", "été")
     assert not shell.results.exists()
     assert not shell.cache.exists()
 

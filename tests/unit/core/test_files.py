@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ddbench.core import files
-from ddbench.core.files import atomic_write
+from ddbench.core.errors import DDBenchError
+from ddbench.core.files import atomic_write, require_utf8
 from ddbench.storage.cache import Cache
 
 
@@ -122,6 +123,22 @@ def test_a_folder_that_a_killed_writer_could_not_remove_goes_when_the_artifact_i
     room.rename(path.with_name(room.name.replace(".x.", f".{path.name}.")))
     Cache(tmp_path).get("teacher", {}, lambda checkpoint: ({}, {}))
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["café", "cafe\u0301", "猫", "a b"])
+def test_a_path_of_utf8_is_accepted(name: str) -> None:
+    require_utf8(Path("/", name, "x"), "folder")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"it's \\ \xe9", b"\xff\xfe"])
+def test_a_path_that_is_not_utf8_is_refused_with_a_command_that_renames_it(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name) / "inside"
+    path.mkdir(parents=True)
+    with pytest.raises(DDBenchError, match=r"^the thing .*/inside has a name that is not UTF-8; rename it: ") as caught:
+        require_utf8(path, "thing")
+    command = str(caught.value).partition("rename it: ")[2].partition(", or all at once")[0]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert (tmp_path / name.decode("latin-1") / "inside").is_dir()
 
 
 def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
