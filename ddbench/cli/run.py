@@ -10,6 +10,7 @@ import click
 
 from ddbench.cli import options
 from ddbench.core import interruption
+from ddbench.core.errors import DDBenchError
 from ddbench.execution import choose, launch
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 @options.data
 @options.results
 @options.cache
-@click.option("--dry-run", is_flag=True, help="Print the configuration and the state of each stage. Compute nothing.")
+@click.option("--dry-run", is_flag=True, help="Print cells, states of stages, time and settings. Compute nothing.")
+@click.option("--verbose", is_flag=True, help="With --dry-run: print the whole configuration of each cell too.")
 @click.option(
     "--strict",
     is_flag=True,
@@ -43,6 +45,7 @@ def run_command(
     cache_dir: Path,
     data_dir: Path | None,
     dry_run: bool,
+    verbose: bool,
     strict: bool,
     force: tuple[str, ...],
     time_limit: float | None,
@@ -57,18 +60,23 @@ def run_command(
     the cache are not computed again, and an interrupted run resumes. With --set data.holdout=0.1, top-1 is measured on
     a tenth of the training images, which teacher and method do not use.
     """
+    from ddbench.pipeline.composition import load_recipes
     from ddbench.pipeline.request import Request, experiments
 
+    if verbose and not dry_run:
+        raise DDBenchError("--verbose: give --dry-run too")
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
-    cells = experiments(Request(**request_fields, assignments=assignments), registry)
+    request = Request(**request_fields, assignments=assignments)
+    cells = experiments(request, registry)
 
+    from ddbench.pipeline import dry_run as planning
     from ddbench.pipeline import run as running
     from ddbench.pipeline.workspace import Workspace
 
     cache = options.open_cache(cache_dir, force)
     workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
     if dry_run:
-        running.dry_run(cells, workspace, click.echo)
+        planning.dry_run(cells, workspace, load_recipes(request.recipes, registry), click.echo, verbose)
         return
 
     def work() -> int:

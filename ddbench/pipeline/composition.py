@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.config.recipes import SECTIONS, Recipe, load_file
+from ddbench.config.recipes import SECTIONS, Block, Recipe, load_file
 from ddbench.core.errors import DDBenchError, unknown
 
 if TYPE_CHECKING:
@@ -74,18 +74,23 @@ def _covers(name: str, known: list[Recipe], dataset: str) -> bool:
     )
 
 
-def compose(
-    known: list[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
-) -> dict[str, dict[str, Any]]:
-    """Returns the settings of the recipes `names`, by section; a later recipe replaces an earlier one."""
+def matching_blocks(
+    known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
+) -> Iterator[tuple[Recipe, Block]]:
+    """Yields the blocks of the recipes `names` that apply to a cell, in order: a later one replaces an earlier one."""
     context = {"dataset": [dataset], "method": [method], "evaluator": [evaluator], "budget": list(names)}
-    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name in names:
         for recipe in known:
-            if recipe.name != name:
-                continue
-            for block in recipe.blocks:
-                if block.matches(context):
-                    for section, values in block.settings.items():
-                        settings[section].update(values)
+            if recipe.name == name:
+                yield from ((recipe, block) for block in recipe.blocks if block.matches(context))
+
+
+def compose(
+    known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
+) -> dict[str, dict[str, Any]]:
+    """Returns the settings of the recipes `names`, by section; a later recipe replaces an earlier one."""
+    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for _, block in matching_blocks(known, names, dataset, method, evaluator):
+        for section, values in block.settings.items():
+            settings[section].update(values)
     return settings

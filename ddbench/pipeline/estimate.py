@@ -54,6 +54,10 @@ class Estimate:
         self.total += seconds
         return seconds
 
+    def counts(self, pipeline: Pipeline, stage: str, part: int) -> bool:
+        """Returns whether a part of a stage was added with an earlier pipeline."""
+        return f"{stage}/{pipeline.cache_key(stage, part)}" in self._counted
+
     def _pace(self, pipeline: Pipeline) -> float:
         network = (pipeline.experiment.teacher.arch, pipeline.info.image_size)
         if network not in self._seconds_per_image:

@@ -7,8 +7,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.events import Event
@@ -178,15 +176,3 @@ def announce_duration(pipelines: list[Pipeline], warn: Print) -> estimate.Schedu
         if "paper" in pipelines[0].experiment.recipes:
             warn("a smaller budget, but not the paper's protocol: the same command with --recipe quick")
     return schedule
-
-
-def dry_run(experiments: list[Experiment], workspace: Workspace, echo: Print) -> None:
-    """Prints for every cell which stages are cached, and the complete configuration. It computes nothing."""
-    pipelines = open_grid(experiments, workspace)
-    check_networks(pipelines)
-    for pipeline in pipelines:
-        echo(f"# {pipeline.experiment.name}")
-        for stage, state in pipeline.plan():
-            echo(f"#   {stage:<11} {state}")
-        echo(yaml.safe_dump(pipeline.experiment.model_dump(mode="json"), sort_keys=False).rstrip())
-        echo("")

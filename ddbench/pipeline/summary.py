@@ -14,7 +14,7 @@ from ddbench.results.labels import recipe_label
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 
-SUMMARY_COLUMNS = ("method", "ipc", "top-1 (last epoch)")
+SUMMARY_COLUMNS = ("method", "ipc", "top-1 (last epoch)", "n")
 """Columns that are shown even if they have one value and the terminal is narrow."""
 
 

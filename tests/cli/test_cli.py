@@ -77,8 +77,10 @@ def test_the_summary_fits_80_columns(finished: "Finished", monkeypatch: pytest.M
     assert "cell 1" not in outcome.err
     table, _, _ = outcome.out.partition("records:")
     assert max(map(len, table.splitlines())) <= 80
-    assert table.startswith("dataset digits 16px, student convnet-bn-d3, protocol fkd v1, recipe smoke --set")
-    assert [row["method"] for row in rows(table)] == ["wmdd", "wmdd", "random", "random"]
+    assert table.startswith("dataset digits 16px, student convnet-bn-d3, protocol fkd v1, recipe smoke --set\n\n")
+    assert re.findall(r"^(\w+) +(\d) +\d+\.\d\d ", table, re.MULTILINE) == [
+        (method, ipc) for method in ("wmdd", "random") for ipc in ("1", "2")
+    ]
 
 
 def test_a_run_leaves_a_preview_of_each_set(finished: "Finished") -> None:
@@ -162,23 +164,68 @@ def test_two_students_stand_in_two_rows(finished: "Finished", tmp_path: Path) ->
 
 def test_dry_run_tells_what_is_cached_and_computes_nothing(finished: "Finished") -> None:
     before = finished.shell.files()
-    outcome = finished.shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "2", "--ipc", "3", "--dry-run")
-    states = re.findall(r"^#   (\w+) +(.*)$", outcome.out, re.MULTILINE)
-    stages = ["data", "teacher", "statistics", "distill", "evaluate", "measure"]
-    assert states[:6] == [(stage, "cached") for stage in stages]
-    assert states[6:] == list(zip(stages, 3 * ["cached"] + 3 * ["to do"], strict=True))
+    options = ("--method", "wmdd", "--dataset", "digits", "--ipc", "2", "--ipc", "3", "--seeds", "2", "--dry-run")
+    outcome = finished.shell.run(*options)
+    plan = rows(outcome.out)
+    stages = ("data", "teacher", "statistics", "distill", "evaluate", "measure")
+    assert [tuple(row[stage] for stage in stages) for row in plan] == [
+        6 * ("cached",),
+        (*4 * ("cached",), "to do", "cached"),
+        (*3 * ("cached",), *3 * ("to do",)),
+        (*3 * ("cached",), "shared", "to do", "shared"),
+    ]
+    assert [(row["ipc"], row["seed"], row["takes about"] != "") for row in plan] == [
+        ("2", "0", False),
+        ("2", "1", True),
+        ("3", "0", True),
+        ("3", "1", True),
+    ]
+    assert re.search(r"^4 cells: in all about \d+ \w+ on this device$", outcome.out, re.MULTILINE)
     assert finished.shell.files() == before
 
 
-def test_dry_run_prints_the_configuration_that_the_record_holds(finished: "Finished") -> None:
-    outcome = finished.shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "2", "--dry-run")
-    record = next(r for r in records_in(finished.shell) if (r["method"], r["ipc"]) == ("wmdd", 2))
-    assert yaml.safe_load(outcome.out) == record["configuration"]
+def test_dry_run_says_where_each_changed_value_comes_from(finished: "Finished") -> None:
+    outcome = finished.shell.run(*finished.grid, "--arch", "convnet-d3", "--set", "wmdd.bn_weight=0", "--dry-run")
+    _, _, text = outcome.out.partition("by source:\n")
+    paragraphs = re.split(r"^  (?=\S)", text.partition("\n\n")[0], flags=re.MULTILINE)
+    sources = {source: " ".join(values.split()) for source, _, values in (part.partition(": ") for part in paragraphs)}
+    assert {"recipe smoke", "--set", "--arch", "--device", "--precision"} <= sources.keys()
+    assert "wmdd.steps=20" in sources["recipe smoke"]
+    assert "teacher.arch" not in sources["recipe smoke"]
+    assert sources["--arch"] == "teacher.arch=convnet-d3"
+    assert sources["--set"] == "teacher.batch_size=256, wmdd.bn_weight=0.0"
+
+
+def test_dry_run_of_a_large_grid_is_a_line_a_cell(finished: "Finished", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = finished.shell.run(*finished.grid, "--evaluator", "fkd,hard", "--seeds", "6", "--dry-run")
+    lines = outcome.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(rows(outcome.out)) == 48
+    assert len(lines) < 48 + 30
+
+
+def test_verbose_dry_run_prints_the_configuration_that_the_record_holds(finished: "Finished") -> None:
+    outcome = finished.shell.run(*finished.grid, "--dry-run", "--verbose")
+    configurations = [record["configuration"] for record in records_in(finished.shell)]
+    printed = list(yaml.safe_load_all(outcome.out))
+    assert len(printed) == 4
+    assert all(configuration in printed for configuration in configurations)
+
+
+def test_dry_run_without_data_gives_cells_and_settings(shell: "Shell") -> None:
+    outcome = shell.run("--method", "random", "--dataset", "cifar10", "--dataset", "digits", "--ipc", "1", "--dry-run")
+    cifar, digits = rows(outcome.out)
+    assert (cifar["dataset"], cifar["distill"], cifar["takes about"]) == ("cifar10", "", "")
+    assert (digits["dataset"], digits["distill"]) == ("digits", "to do")
+    assert "states and times are not known: cifar10: " in outcome.out
+    assert "recipe smoke: " in outcome.out
 
 
 def test_dry_run_in_a_fresh_place_writes_nothing_at_all(shell: "Shell") -> None:
     outcome = shell.run("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--dry-run")
-    assert set(re.findall(r"^#   \w+ +(.*)$", outcome.out, re.MULTILINE)) == {"to do"}
+    (row,) = rows(outcome.out)
+    assert {row[stage] for stage in ("data", "teacher", "statistics", "distill", "evaluate", "measure")} == {"to do"}
     assert list(shell.root.iterdir()) == []
 
 

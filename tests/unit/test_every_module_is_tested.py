@@ -30,6 +30,7 @@ COVERED = {
     "cli/records.py": "tests/unit/results/test_scores.py",
     "cli/report.py": "tests/unit/report/test_page.py",
     "cli/run.py": COMMANDS,
+    "pipeline/dry_run.py": COMMANDS,
     "cli/table.py": "tests/cli/test_tables.py",
     "report/pictures.py": "tests/unit/report/test_page.py",
     "report/sections.py": "tests/unit/report/test_page.py",

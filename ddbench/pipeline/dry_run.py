@@ -1,0 +1,163 @@
+"""The plan of `ddbench run --dry-run`: the cells with the states of their stages, the time, and the settings."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import yaml
+from pydantic import BaseModel
+
+from ddbench.api.dataset import MissingDataError
+from ddbench.config.experiment import Experiment
+from ddbench.config.recipes import Recipe
+from ddbench.core.text import counted, value_text
+from ddbench.core.text_layout import format_rows
+from ddbench.pipeline.checks import check_networks, open_grid
+from ddbench.pipeline.composition import matching_blocks
+from ddbench.pipeline.estimate import Estimate, readable
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.workspace import Workspace
+
+DEFAULT_WIDTH = 100
+"""Characters per line of the settings where there is no terminal."""
+OPTIONS = {
+    "data.image_size": "--image-size",
+    "data.stored_size": "--image-size",
+    "teacher.arch": "--arch",
+    "runtime.device": "--device",
+    "runtime.precision": "--precision",
+    "runtime.compile": "--compile",
+}
+"""The options that set a value after the recipes."""
+
+
+def dry_run(
+    experiments: Sequence[Experiment],
+    workspace: Workspace,
+    known: Sequence[Recipe],
+    echo: Callable[[str], None],
+    verbose: bool = False,
+) -> None:
+    """Prints a row for each cell with the states of its stages and its time, and the settings that are not defaults.
+
+    It computes nothing. Without the files of a dataset, the states and times of its cells are not known.
+
+    Args:
+        experiments: The cells.
+        workspace: The objects that the cells share.
+        known: All recipes.
+        echo: Prints a text.
+        verbose: Whether to print the whole configuration of each cell too. The output is then a stream of YAML
+            documents; the plan is a comment.
+
+    Raises:
+        DDBenchError: A cell cannot run.
+    """
+    missing = _missing_data(experiments, workspace)
+    pipelines = open_grid([each for each in experiments if each.dataset not in missing], workspace)
+    check_networks(pipelines)
+    total = Estimate()
+    states = {id(pipeline): _states(pipeline, total) for pipeline in pipelines}
+    of_cells = iter(pipelines)
+    by_cell = [({} if each.dataset in missing else states[id(next(of_cells))]) for each in experiments]
+    columns = [stage.name for stage in workspace.graph if any(stage.name in state for state in by_cell)]
+    columns += ["takes about"] if pipelines else []
+    rows = [
+        {**_labels(experiment), **{name: state.get(name, "") for name in columns}}
+        for experiment, state in zip(experiments, by_cell, strict=True)
+    ]
+    lines = format_rows(rows, ("method",)).splitlines()
+    lines += ["", *(f"states and times are not known: {reason}" for reason in missing.values())]
+    if pipelines:
+        about = f"in all about {readable(total.total)} on this device" if total.total else "everything is in the cache"
+        lines.append(f"{counted(len(experiments), 'cell')}: {about}")
+    if any("shared" in row.values() for row in rows):
+        lines.append("shared: an earlier cell of this grid computes it")
+    lines += ["", *_setting_lines(experiments, known)]
+    if not verbose:
+        echo("\n".join([*lines, "", "all settings of each cell: --verbose"]))
+        return
+    echo("\n".join(f"# {line}".rstrip() for line in lines))
+    resolved = {pipeline.experiment.name: pipeline.experiment for pipeline in pipelines}
+    for experiment in experiments:
+        whole = resolved.get(experiment.name, experiment).model_dump(mode="json")
+        echo(f"---\n# {experiment.name}\n{yaml.safe_dump(whole, sort_keys=False).rstrip()}")
+
+
+def _missing_data(experiments: Iterable[Experiment], workspace: Workspace) -> dict[str, str]:
+    """Returns the datasets whose files do not exist, with the reason."""
+    missing = {}
+    for experiment in experiments:
+        try:
+            workspace.dataset(experiment.dataset, experiment.data)
+        except MissingDataError as error:
+            missing[experiment.dataset] = str(error)
+    return missing
+
+
+def _labels(experiment: Experiment) -> dict[str, str]:
+    return {
+        "method": experiment.method_name,
+        "dataset": experiment.dataset,
+        "ipc": "all" if experiment.ipc is None else str(experiment.ipc),
+        "set": str(experiment.repeat),
+        "protocol": experiment.evaluator_name,
+        "student": experiment.student,
+        "seed": str(experiment.seed + experiment.student_seed),
+    }
+
+
+def _states(pipeline: Pipeline, total: Estimate) -> dict[str, str]:
+    """Returns the state of each stage, and under `takes about` the time of what no earlier cell computes."""
+    states = dict(pipeline.plan())
+    fresh = {stage for stage, part in pipeline.missing() if not total.counts(pipeline, stage, part)}
+    states = {name: state if state == "cached" or name in fresh else "shared" for name, state in states.items()}
+    seconds = total.add(pipeline)
+    return {**states, "takes about": readable(seconds) if seconds else ""}
+
+
+def _setting_lines(experiments: Iterable[Experiment], known: Sequence[Recipe]) -> list[str]:
+    """Returns the settings that are not defaults, a paragraph for each source. Cells with other values are named."""
+    sources: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
+    for experiment in experiments:
+        for source, name, value in _changed(experiment, known):
+            sources.setdefault(source, {}).setdefault(name, {}).setdefault(value, {})[experiment.dataset] = None
+    width = shutil.get_terminal_size(fallback=(DEFAULT_WIDTH, 24)).columns
+    lines = ["settings that are not defaults, by source:"] if sources else []
+    for source, settings in sources.items():
+        texts = ", ".join(f"{name}={_values(values)}" for name, values in settings.items())
+        options = {"initial_indent": "  ", "subsequent_indent": "    "}
+        lines += textwrap.wrap(f"{source}: {texts}", width, break_long_words=False, break_on_hyphens=False, **options)
+    return lines
+
+
+def _values(values: Mapping[str, Iterable[str]]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return " or ".join(f"{value} ({', '.join(datasets)})" for value, datasets in values.items())
+
+
+def _changed(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
+    """Yields the source, the name and the value of each setting that is not its default."""
+    names = (experiment.recipes, experiment.dataset, experiment.method_name, experiment.evaluator_name)
+    in_recipes = {
+        f"{section}.{name}": (f"recipe {recipe.name}", value)
+        for recipe, block in matching_blocks(known, *names)
+        for section, values in block.settings.items()
+        for name, value in values.items()
+    }
+    owners = {"method": experiment.method_name, "evaluator": experiment.evaluator_name}
+    for section in ("data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"):
+        settings: BaseModel = getattr(experiment, section)
+        for name, field in type(settings).model_fields.items():
+            value, key = getattr(settings, name), f"{section}.{name}"
+            if not field.is_required() and value == field.get_default(call_default_factory=True, validated_data={}):
+                continue
+            source, in_recipe = in_recipes.get(key, ("default", None))
+            if key in experiment.changed:
+                source = "--set"
+            elif key in OPTIONS and value != in_recipe:
+                source = OPTIONS[key]
+            yield source, f"{owners.get(section, section)}.{name}", value_text(value)
