@@ -128,8 +128,14 @@ def _setting_lines(experiments: Iterable[Experiment], known: Sequence[Recipe]) -
     lines = ["settings that are not defaults, by source:"] if sources else []
     for source, settings in sources.items():
         texts = ", ".join(f"{name}={_values(values)}" for name, values in settings.items())
-        options = {"initial_indent": "  ", "subsequent_indent": "    "}
-        lines += textwrap.wrap(f"{source}: {texts}", width, break_long_words=False, break_on_hyphens=False, **options)
+        lines += textwrap.wrap(
+            f"{source}: {texts}",
+            width,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     return lines
 
 

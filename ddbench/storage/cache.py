@@ -314,7 +314,7 @@ class Cache:
         return self._read_verified(path, self._quarantine)
 
     def prune(self, stages: frozenset[str], older_than: float) -> tuple[int, int]:
-        """Deletes old artifacts and the leftovers of killed writers.
+        """Deletes old artifacts, their locks and the leftovers of killed writers.
 
         Args:
             stages: Stages whose artifacts are deleted. Empty: all.
@@ -328,6 +328,7 @@ class Cache:
             selected = not stages or entry["stage"] in stages
             if selected and self._remove(entry, now - entry["modified"] >= older_than):
                 count, size = count + 1, size + entry["bytes"]
+        self._locks.prune(stages, older_than)
         return count, size
 
     def _remove(self, entry: dict[str, Any], old: bool) -> bool:

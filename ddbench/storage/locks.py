@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class Locks:
             DDBenchError: The lock file cannot be written.
             Stopped: A stop was requested during the wait.
         """
-        lock = FileLock(self._root / "locks" / f"{name}.lock", fallback_to_soft=False)
+        # Everyone who may write in the folder may take the lock, whichever user made the file.
+        lock = FileLock(self._root / "locks" / f"{name}.lock", mode=0o666, fallback_to_soft=False)
         with translate_os_errors(self._root):
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             self._acquire(lock, description)
@@ -63,9 +65,27 @@ class Locks:
                 warned = True
                 interruption.raise_if_requested()
             except OSError as error:
-                if error.errno not in UNSUPPORTED:
+                is_foreign = error.errno in (errno.EACCES, errno.EPERM) and Path(lock.lock_file).exists()
+                if error.errno not in UNSUPPORTED and not is_foreign:
                     raise
                 if self._supported:
-                    self._warn(f"no locks in {self._root} ({error.strerror}): processes may compute the same twice")
+                    where = lock.lock_file if is_foreign else self._root
+                    self._warn(f"no locks: {where}: {error.strerror}: processes may compute the same twice")
                 self._supported = False
                 return
+
+    def prune(self, stages: frozenset[str], older_than: float) -> None:
+        """Deletes the files of old locks that nobody holds.
+
+        Args:
+            stages: Stages whose locks are deleted. Empty: all.
+            older_than: Smallest age in seconds.
+        """
+        for path in (self._root / "locks").glob("*.lock"):
+            stage = path.stem.rpartition("-")[0]
+            if stages and stage not in stages:
+                continue
+            with contextlib.suppress(OSError, Timeout):  # held, or of another user
+                if time.time() - path.stat().st_mtime >= older_than:
+                    with FileLock(path, timeout=0, mode=0o666, fallback_to_soft=False):
+                        path.unlink(missing_ok=True)

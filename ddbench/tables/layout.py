@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
@@ -58,18 +59,25 @@ def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
 
 
 def _format_block(form: str, block: TextBlock) -> str:
-    cells = block.cells.map(lambda text: text.replace("|", r"\|")) if form == "markdown" else block.cells
+    cells = block.cells.map(_markdown) if form == "markdown" else block.cells
+    # The name of a folder can hold line ends, which would end a comment of LaTeX.
+    heading, *notes = (" ".join(line.splitlines()) for line in (block.heading, *block.notes))
     headers = [_header(str(name)) for name in cells]
     body = tabulate(cells.to_numpy().tolist(), headers=headers, tablefmt=STYLES[form], disable_numparse=True)
     if form == "latex":
-        comments = [f"% {line}" for line in (block.heading, *block.notes)]
+        comments = [f"% {line}" for line in (heading, *notes)]
         return "\n".join([*comments, body.replace("±", r"$\pm$")])
     if form == "html":
-        notes = [f"<p>{escape(note)}</p>" for note in block.notes]
-        return "\n".join([f"<h3>{escape(block.heading)}</h3>", body, *notes])
+        paragraphs = [f"<p>{escape(note)}</p>" for note in notes]
+        return "\n".join([f"<h3>{escape(heading)}</h3>", body, *paragraphs])
     if form == "markdown":
-        return "\n\n".join([f"**{block.heading}**", body, *block.notes])
-    return "\n".join([block.heading, body, *block.notes])
+        return "\n\n".join([f"**{_markdown(heading)}**", body, *map(_markdown, notes)])
+    return "\n".join([heading, body, *notes])
+
+
+def _markdown(text: str) -> str:
+    """Escapes the characters that Markdown would read as markup. `[1]`, the number of a note, stays as it is."""
+    return re.sub(r"[\\`*_<>&~|]|\](?=[(\[:])", r"\\\g<0>", text)
 
 
 def _header(name: str) -> str:

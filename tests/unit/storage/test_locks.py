@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 
 from ddbench.core.errors import DDBenchError
+from ddbench.storage.cache import Cache
 from ddbench.storage.locks import UNSUPPORTED, Locks
 
 
@@ -45,6 +46,42 @@ def test_a_file_system_without_locks_is_named_once(tmp_path: Path, number: int) 
                 pass
     (warning,) = warnings
     assert os.strerror(number) in warning
+
+
+def test_other_users_may_take_a_lock_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with Locks(tmp_path, pytest.fail).hold("a", "teacher artifact"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "locks" / "a.lock").stat().st_mode & 0o777 == 0o666
+
+
+def test_a_lock_file_that_may_not_be_opened_does_not_block(tmp_path: Path) -> None:
+    """As earlier versions left them: writable for their owner alone."""
+    warnings: list[str] = []
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "a.lock").touch()
+    refused = mock.patch.object(FileLock, "acquire", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with refused, Locks(tmp_path, warnings.append).hold("a", "teacher artifact"):
+        pass
+    (warning,) = warnings
+    assert "a.lock: Permission denied" in warning
+
+
+def test_prune_deletes_locks_that_nobody_holds(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    made = [cache.get(stage, {}, lambda checkpoint: ({}, {})) for stage in ("teacher", "distill", "evaluate")]
+    teacher, distill, evaluate = (tmp_path / "locks" / f"{each.stage}-{each.key}.lock" for each in made)
+    os.utime(evaluate, (0, 0))
+    with FileLock(distill):
+        cache.prune(frozenset(), older_than=3600)
+        assert [path.exists() for path in (teacher, distill, evaluate)] == [True, True, False]
+        cache.prune(frozenset({"teacher", "distill"}), older_than=0)
+        assert [path.exists() for path in (teacher, distill)] == [False, True]
+    cache.prune(frozenset(), older_than=0)
+    assert not list((tmp_path / "locks").iterdir())
 
 
 def test_another_error_of_the_lock_is_an_error(tmp_path: Path) -> None:

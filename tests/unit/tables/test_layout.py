@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 from ddbench.api.table import Metric, TableSpec
 from ddbench.tables.layout import format_table, text_blocks
@@ -77,7 +78,7 @@ def test_a_block_as_text() -> None:
 
 def of_markdown(text: str) -> list[list[str]]:
     lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip().replace(r"\|", "|") for cell in line] for line in lines if "--" not in line[0]]
+    return [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line] for line in lines if "--" not in line[0]]
 
 
 def of_latex(text: str) -> list[list[str]]:
@@ -131,7 +132,25 @@ def test_other_forms_hold_the_same(form: str, parse: Callable[[str], list[list[s
         assert r"62.00 $\pm$ 2.00 (3 sets)" in text
     if form == "markdown":
         assert text.startswith(f"**{HEADING}**\n\n|")
-        assert text.endswith("\n\n".join(NOTES))
+        assert re.sub(r"\\(.)", r"\1", text).endswith("\n\n".join(NOTES))
+
+
+HOSTILE = "my_set_ *b* `c` <i>d</i> [e](f) ~~g~~ &lt; \\ 50%"
+
+
+def test_a_heading_of_markdown_reads_as_it_is_written() -> None:
+    text = format_table(SPEC, hand_made().replace("imagenette", HOSTILE), "markdown")
+    inline = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)[1].children or []
+    assert [each.type for each in inline if each.type != "text"] == ["strong_open", "strong_close"]
+    assert "".join(each.content for each in inline) == HEADING.replace("imagenette", HOSTILE)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\u2028"])
+def test_a_line_end_in_a_name_stays_in_the_comment_of_latex(end: str) -> None:
+    text = format_table(SPEC, hand_made().replace("imagenette", f"a{end}b"), "latex")
+    heading, *lines = text.splitlines()
+    assert heading == f"% {HEADING.replace('imagenette', 'a b')}"
+    assert all(line.startswith(("% ", "\\")) or line.endswith("\\\\") for line in lines)
 
 
 def test_csv_and_json_are_the_tidy_frame() -> None:
