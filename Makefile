@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal
 # Tests start many processes: Python keeps what it has compiled, also where the environment says otherwise.
 test test-all faults: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-all faults lint install clean
+.PHONY: demo test test-all test-lowest faults lint install clean
 
 demo: $(STAMP)
 	$(BIN)/ddbench run --method wmdd --method random --dataset digits --ipc 10 --seeds 3
@@ -26,6 +26,21 @@ test: $(STAMP)
 test-all: export OMP_NUM_THREADS ?= 1
 test-all: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)
+
+# The oldest versions that the pyproject.toml files allow, in an environment of their own: the whole suite is collected, a
+# few tests of what meets other packages pass, and a small run ends.
+LOWEST := .lowest
+LOWEST_TESTS := tests/unit/test_dependencies.py tests/cli/test_help.py \
+	$(addprefix tests/unit/,nn/test_device.py storage/test_artifacts.py results/test_provenance.py config/test_schema.py)
+test-lowest: export OMP_NUM_THREADS ?= 1
+test-lowest: export DDBENCH_LOWEST = 1
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -p no:warnings --collect-only --quiet > $(LOWEST)/collected.txt || \
+		{ tail -n 40 $(LOWEST)/collected.txt; exit 1; }
+	$(LOWEST)/bin/python -m pytest -p no:warnings $(LOWEST_TESTS)
+	rm -rf $(LOWEST)/run
+	$(LOWEST)/bin/ddbench run --method wmdd --dataset digits --ipc 1 --recipe smoke --image-size 8 --arch convnet-bn-d1 \
+		--device cpu --cache-dir $(LOWEST)/run/cache --results-dir $(LOWEST)/run/results
 
 # Every injected fault at its full count; the tests run a short form of them. Fails if one of them fails (pipefail).
 faults: export DDBENCH_FAULTS = full
@@ -52,5 +67,11 @@ $(STAMP): $(PROJECTS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group dev -e . $(addprefix -e ,$(PLUGINS))
 	touch $@
 
+$(LOWEST)/.installed: $(STAMP)
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --group test \
+		-e '.[fabric,ray,s3]' $(addprefix -e ,$(PLUGINS))
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf .venv $(LOWEST) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
