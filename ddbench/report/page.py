@@ -61,7 +61,7 @@ COLUMNS = (
 )
 
 
-MAX_RECORDS = 1000
+MAX_RECORDS = 500
 """The most records that the page lists. The tables above the list are made from all records."""
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ddbench.api.settings import TrainingSettings
+from ddbench.api.settings import Section, TrainingSettings
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
-from ddbench.core.canonical import key_of
+from ddbench.core.canonical import canonical_json, key_of
 from ddbench.results.provenance import versions
 from ddbench.results.records import Record
 
@@ -120,12 +122,21 @@ class Setting:
             dataset=record.dataset,
             classes=record.classes,
             recipes=tuple(record.recipes),
-            data=DataConfig(**configuration["data"]),
-            teacher=TeacherConfig(**configuration["teacher"]),
+            data=_section(DataConfig, canonical_json(configuration["data"])),
+            teacher=_section(TeacherConfig, canonical_json(configuration["teacher"])),
             # `compile` and `threads` are left out: they change numbers by rounding only.
             runtime=RuntimeConfig(device=_device_type(runtime["device"]), precision=runtime["precision"]),
             numerics=" ".join(part for part in record.versions.get("numerics", "").split() if part not in installed),
         )
+
+
+S = TypeVar("S", bound=Section)
+
+
+@lru_cache(maxsize=1024)
+def _section(model: type[S], text: str) -> S:
+    """Validates a section once for all records that share it."""
+    return model(**json.loads(text))
 
 
 def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Record]]]:

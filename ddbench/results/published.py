@@ -56,6 +56,13 @@ def load(table: str | None = None) -> pd.DataFrame:
 
     if table is None:
         return pd.concat([load(name).astype({"value": object}) for name in TABLES], ignore_index=True)
+    return _frame(table).copy()
+
+
+@cache
+def _frame(table: str) -> pd.DataFrame:
+    import pandas as pd
+
     frame = pd.DataFrame(_printed_rows(table))
     numeric = ["error", "ipc", "n"] + (["value"] if table != "hyperparameters" else [])
     frame[numeric] = frame[numeric].apply(pd.to_numeric)

@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from ddbench.api.evaluator import Metrics
 from ddbench.config.recipes import require_plain
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
 from ddbench.core.text import error_text
@@ -57,10 +59,16 @@ def _check_sections(configuration: Tree) -> Tree:
         if missing := required.get(name, set()) - section.keys():
             raise ValueError(f"'{name}.{min(missing)}' is missing")
         try:
-            model(**{key: value for key, value in section.items() if key in model.model_fields})
+            _check_section(model, canonical_json(section))
         except ValidationError as error:
             raise ValueError(f"{name}.{error_text(error)}") from error
     return configuration
+
+
+@lru_cache(maxsize=1024)
+def _check_section(model: type[BaseModel], text: str) -> None:
+    """Validates a section once for all records that share it."""
+    model(**{key: value for key, value in json.loads(text).items() if key in model.model_fields})
 
 
 class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
@@ -43,15 +44,27 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
     known = load_recipes(context.request.recipes, context.registry)
     table = published.load(spec.name) if published_datasets(spec) else None
     by_dataset: dict[str, list[Row]] = {}
+
+    @cache
+    def experiment_of(number: int, recipes: tuple[str, ...], arch: str) -> Experiment | None:
+        """The experiment of a cell by its number, once for all settings with these recipes and this teacher."""
+        request = replace(context.request, recipes=recipes, arch=arch, seeds=1, repeats=1)
+        try:
+            return cell_experiments(cells[number], request, context.registry, known)[0]
+        except DDBenchError:
+            return None
+
     for setting, distinction, group in group_by_setting(context.stored):
         rows = []
         by_names: dict[tuple[object, ...], list[Record]] = {}
         for record in group:
             names = (record.method, record.evaluator, record.student, record.ipc)
             by_names.setdefault(names, []).append(record)
-        for cell in cells:
-            experiment = _experiment_in(cell, setting, group[0], context, known)
-            if experiment is not None:
+        for number, cell in enumerate(cells):
+            possible = _is_possible(cell, setting, context.request, known)
+            experiment = experiment_of(number, setting.recipes, setting.teacher.arch) if possible else None
+            if experiment is not None and _matches_options(setting, context.request, experiment):
+                experiment = _in_setting(experiment, setting, group[0])
                 row = frame_row(
                     *(spec, cell, context.request, experiment),
                     classes=setting.classes,
@@ -83,22 +96,18 @@ def _drop_unused_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | N
     return [row for row in rows if row["ipc"] in ipcs]
 
 
-def _experiment_in(
-    cell: Cell, setting: Setting, record: Record, context: TableContext, known: list[Recipe]
-) -> Experiment | None:
-    """Returns the experiment of a cell in a setting. None if it is impossible or does not match the options."""
-    request = context.request
+def _is_possible(cell: Cell, setting: Setting, request: Request, known: list[Recipe]) -> bool:
+    """Tests whether a cell can have a setting: its dataset, and recipes that are installed and requested."""
+    if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
+        return False
     try:
-        if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
-            return None
-        if request.recipes and recipe_names(request.recipes, known, cell.dataset) != setting.recipes:
-            return None
-        cell_request = replace(request, recipes=setting.recipes, arch=setting.teacher.arch, seeds=1, repeats=1)
-        experiment = cell_experiments(cell, cell_request, context.registry, known)[0]
+        return not request.recipes or recipe_names(request.recipes, known, cell.dataset) == setting.recipes
     except DDBenchError:
-        return None
-    if not _matches_options(setting, request, experiment):
-        return None
+        return False
+
+
+def _in_setting(experiment: Experiment, setting: Setting, record: Record) -> Experiment:
+    """Returns an experiment with the sections of a setting."""
     changed = [name for name in record.configuration.get("changed", []) if name.partition(".")[0] in SETTING_SECTIONS]
     changed += [name for name in experiment.changed if name.partition(".")[0] not in SETTING_SECTIONS]
     sections = {name: getattr(setting, name) for name in SETTING_SECTIONS}

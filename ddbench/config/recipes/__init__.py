@@ -125,7 +125,9 @@ def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
         if not depth:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
         for part in (*value, *value.values()) if isinstance(value, dict) else value:
-            require_plain(part, depth - 1)
+            # Most parts are numbers and ASCII text. Testing them here makes the reading of many records faster.
+            if type(part) is not float and not (type(part) is str and part.isascii()):
+                require_plain(part, depth - 1)
     elif isinstance(value, int) and value.bit_length() > 63:
         raise ValueError("an integer of more than 64 bits")
     elif isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udbff" for letter in value):
