@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ddbench.cli import options
 from ddbench.core import interruption
@@ -124,7 +126,8 @@ def table_command(
 
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
-            return frames.build_frame(spec, chosen, registry, used, results_dir, options.print_error, yes, stored)
+            shown = stored if runs else _first_students(stored)
+            return frames.build_frame(spec, chosen, registry, used, results_dir, options.print_error, yes, shown)
 
     frame = launch.run_distributed(work, used)
     if frame is None:  # only rank 0 has the table
@@ -139,6 +142,18 @@ def table_command(
     if runs:
         sys.exit(1 if (frame["state"] == "failed").any() else 0)
     _print_missing(spec, frame, runnable, registry, workspace, stored)
+
+
+def _first_students(stored: list[Record]) -> list[Record]:
+    """With `--seeds` or `--repeats`, returns only the records of the first students or sets."""
+    context = click.get_current_context()
+    limits = {
+        name: context.params[name]
+        for name in ("seeds", "repeats")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    seeds, repeats = limits.get("seeds", math.inf), limits.get("repeats", math.inf)
+    return [record for record in stored if record.student_seed < seeds and record.repeat < repeats]
 
 
 def _print_missing(

@@ -173,7 +173,7 @@ def _loaded_teacher(record: Record) -> str | None:
 
 
 def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> str:
-    """Returns a short digest of an experiment's setting.
+    """Returns a short digest of an experiment's setting, without its recipes.
 
     Args:
         experiment: The experiment.
@@ -186,7 +186,7 @@ def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> s
     sections["runtime"]["device"] = _device_type(sections["runtime"]["device"])
     for rounding in ("compile", "threads"):
         sections["runtime"].pop(rounding, None)
-    return key_of({**sections, "recipes": experiment.recipes, "numerics": numerics, "apart": distinction})[:8]
+    return key_of({**sections, "numerics": numerics, "apart": distinction})[:8]
 
 
 def is_result_of(record: Record, experiment: Experiment) -> bool:

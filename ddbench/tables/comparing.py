@@ -50,6 +50,8 @@ def regimes(query: TableQuery) -> Iterable[Cell]:
 def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """Adds the scores `ior` to each cell, and `hlr` to the cells with hard labels. See `ddbench.results.scores`.
 
+    If a score is missing, `ior_note` or `hlr_note` says why.
+
     Args:
         frame: The tidy frame.
         records: All records, from `ddbench.results.records.load`.
@@ -58,23 +60,29 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
         The frame with the two columns. All students of a cell have the same value.
     """
     from ddbench.results.scores import scores
-    from ddbench.tables.rows import SETTING_COLUMNS
+    from ddbench.tables.rows import BLOCK_COLUMNS
 
-    frame = frame.assign(ior=float("nan"), hlr=float("nan"))
+    frame = frame.assign(ior=float("nan"), hlr=float("nan"), ior_note="", hlr_note="")
     if records.empty:
         return frame
-    for _, part in frame[frame["state"] == "measured"].groupby(list(SETTING_COLUMNS), dropna=False):
-        for score in scores(records[records["name"].isin(part["record"])]).to_dict("records"):
-            rows = part[
-                (part["method"] == score["method"])
-                & (part["ipc"] == score["ipc"])
-                & (part["evaluator"] == score["protocol"].partition(" ")[0])
-            ].index
-            if len(rows) != score["n"]:
-                continue  # the students of the cell are not all comparable
-            frame.loc[rows, "ior"] = score["ior"]
+    for _, part in frame[frame["state"] == "measured"].groupby(list(BLOCK_COLUMNS), dropna=False):
+        found = scores(records[records["name"].isin(part["record"])]).to_dict("records")
+        of_record = {name: score for score in found for name in score["records"]}
+        for _, cell in part.groupby(["row", "recipe", "ipc", "evaluator"]):
+            of_cell = [of_record.get(name) for name in cell["record"]]
+            score = of_cell[0]
+            if score is None:
+                continue
+            if any(other is not score for other in of_cell):
+                frame.loc[cell.index, ["ior_note", "hlr_note"]] = "the students of the cell are not all comparable"
+                continue
+            missing = score["missing"].split("; ") if score["missing"] else []
+            reasons = {"ior": [text for text in missing if text.startswith("random: ")]}
             if score["regime"] == "hard":
-                frame.loc[rows, "hlr"] = score["hlr"]
+                reasons["hlr"] = [text for text in missing if not text.startswith("random: ")]
+            for name, texts in reasons.items():
+                frame.loc[cell.index, name] = score[name]
+                frame.loc[cell.index, f"{name}_note"] = "; ".join(texts)
     return frame
 
 

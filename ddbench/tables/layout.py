@@ -17,7 +17,7 @@ from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import rows_of
 from ddbench.results.text import frame_text
 from ddbench.tables.published_columns import published_rows
-from ddbench.tables.rows import SETTING_COLUMNS, Row
+from ddbench.tables.rows import BLOCK_COLUMNS, Row
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "html": "html"}
 PUBLISHED, DIFFERENCE = " published", " difference"
@@ -88,6 +88,9 @@ def _header(name: str) -> str:
 def text_blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[TextBlock]:
     """Yields a block for each setting of each dataset, and one for each dataset without a setting.
 
+    Recipes that leave data and teacher as they are share a block. Its heading has the recipe with the most numbers.
+    Numbers of other recipes have rows of their own, such as `wmdd, quick+tuned`.
+
     Args:
         spec: The table.
         frame: Its tidy frame.
@@ -99,13 +102,31 @@ def text_blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[TextBlock]:
         if len(without_setting) == len(of_dataset):
             yield _block(spec, dataset, without_setting, published_numbers)
         with_setting = of_dataset.drop(without_setting.index)
-        parts = [part for _, part in with_setting.groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
+        groups = with_setting.groupby(list(BLOCK_COLUMNS), sort=False, dropna=False)
+        parts = [_with_recipe_rows(part) for _, part in groups]
         headings = [_heading(part) for part in parts]
         for heading, part in zip(headings, parts, strict=True):
             # Different settings can have the same heading, e.g. after a recipe file was edited.
             digest = f" (setting {part['setting'].iloc[0]})" if headings.count(heading) > 1 else ""
-            rows = pd.concat([part, without_setting]).sort_index()
+            rows = pd.concat([part, without_setting])
             yield _block(spec, heading + digest, rows, published_numbers)
+
+
+def _with_recipe_rows(part: pd.DataFrame) -> pd.DataFrame:
+    """Returns a block's rows: those of its main recipe first, below each row the numbers of the other recipes."""
+    measured = part.loc[part["state"] == "measured", "recipe"]
+    counts = (measured if len(measured) else part["recipe"]).value_counts()
+    recipe = min(map(str, counts.index), key=lambda name: (-counts[name], len(name), name))
+    main = part[part["recipe"] == recipe]
+    others = part[(part["recipe"] != recipe) & part["state"].isin(["measured", "failed"])]
+    if others.empty:
+        return main
+    order = {row: number for number, row in enumerate(dict.fromkeys([*main["row"], *others["row"]]))}
+    position = pd.concat([main, others])["row"].map(order)
+    changes = recipe[len(recipe.partition(" --set ")[0]) :]  # in the heading
+    labels = [f"{row}, {name.removesuffix(changes)}" for row, name in zip(others["row"], others["recipe"], strict=True)]
+    rows = pd.concat([main, others.assign(row=labels)])
+    return rows.iloc[position.argsort(kind="stable")]
 
 
 def _heading(part: pd.DataFrame) -> str:
@@ -227,6 +248,8 @@ class _CellFormatter:
                 words[0] += f" [{self._note_number(mixture)}]"
             if self.default_protocol and protocol != self.default_protocol and "evaluator" not in self.spec.columns:
                 words[0] += f" {protocol}"
+        elif any(row["state"] == "measured" for row in rows) and (note := rows[0].get(f"{name}_note")):
+            words.append(f"– [{self._note_number(note)}]")
         if name == next(iter(self.spec.metrics)):
             reasons = dict.fromkeys(row["reason"] for row in rows if row["state"] == "failed")
             words += [f"failed [{self._note_number(reason)}]" for reason in reasons]

@@ -27,7 +27,9 @@ SETTING_COLUMNS = (
     *("dataset", "classes", "image_size", "recipe", "teacher"),
     *("device", "measured_on", "numerics", "setting"),
 )
-"""Columns that are equal in one block. `setting` is a digest of the whole setting; the others show parts of it."""
+"""The setting of a row: `recipe`, and `setting`, a digest of everything else, of which the others show parts."""
+BLOCK_COLUMNS = tuple(name for name in SETTING_COLUMNS if name != "recipe")
+"""Columns that are equal in one block of a printed table."""
 
 Row = dict[str, Any]
 

@@ -153,7 +153,6 @@ def test_what_differs_in_method_or_protocol_is_in_no_cell(
         ({"assignments": ("data.holdout=0.1",)}, {}, "measured on held-out training images (0.1)"),
         ({"assignments": ("teacher.epochs=5",)}, {}, "recipe quick --set teacher.epochs=5, "),
         ({"assignments": ("data.resize=bicubic",)}, {}, "recipe quick --set data.resize=bicubic, "),
-        ({"recipes": ("quick", "lloyd")}, {}, "recipe quick+lloyd, "),
         ({"precision": "bf16"}, {}, ", cpu bf16"),
         ({"assignments": ("teacher.checkpoint=other.pt",)}, {}, "(checkpoint other.pt)"),
         ({}, {"data": {"fingerprint": "another"}}, "(setting "),
@@ -387,3 +386,32 @@ def test_another_number_of_the_same_key_is_named(stored: Write) -> None:
     (row,) = frame[frame["state"] == "measured"].to_dict("records")
     assert row["top1"] == 50.0
     assert row["mixture"] == "not shown, another number of the same key: 43.00 (older)"
+
+
+def test_a_recipe_that_leaves_data_and_teacher_is_a_row_beside_the_others(stored: Write) -> None:
+    tuned = experiment(recipes=("quick", "tuned"))
+    sets = [record(tuned.model_copy(update={"repeat": repeat}), 60.0 + 2 * repeat) for repeat in (0, 1)]
+    others = [record(experiment(methods=(name,)), top1) for name, top1 in (("random", 30.0), ("kmeans", 40.0))]
+    frame = stored(*sets, *others, record(experiment(), 50.0), name="comparison", ipcs=(10,))
+    (block,) = text_blocks(REGISTRY.table("comparison"), frame[frame["dataset"] == "digits"])
+    assert block.heading.startswith("digits, 10 classes, 16 px, recipe quick, ")
+    shown = dict(zip(block.cells["method"], block.cells["IPC 10"], strict=True))
+    measured = {row: cell for row, cell in shown.items() if cell not in ("", "never run")}
+    assert measured == {
+        "kmeans": "40.00 (1 set)",
+        "random": "30.00 (1 set)",
+        "wmdd": "50.00 (1 set)",
+        "wmdd, quick+tuned": "61.00 ± 1.41 (2 sets)",
+    }
+    assert list(shown).index("wmdd, quick+tuned") == list(shown).index("wmdd") + 1
+    assert set(frame.loc[frame["top1"] >= 60, "recipe"]) == {"quick+tuned"}
+
+
+def test_a_score_that_is_missing_says_why(stored: Write) -> None:
+    students = [experiment().model_copy(update={"student_seed": seed}) for seed in (0, 1)]
+    random = record(experiment(methods=("random",)), 30.0)
+    frame = stored(*[record(made, 50.0) for made in students], random, name="regimes", ipcs=(10,))
+    (block,) = text_blocks(REGISTRY.table("regimes"), frame[frame["dataset"] == "digits"])
+    shown = dict(zip(block.cells["method"], block.cells["IPC 10 fkd IOR"], strict=True))
+    assert (shown["wmdd"], shown["random"]) == ("– [1]", "0.00")
+    assert block.notes == ["[1] random: no record of student seed 1"]
