@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.name.lower().endswith(SUFFIXES):
         raise DDBenchError(f"checkpoint '{path}' has none of the suffixes {' '.join(SUFFIXES)}")
     try:
-        content, remarks = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+        content, remarks = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     except Exception as error:  # a damaged or hostile file may raise anything
         raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {_reason(path, error)}") from error
     return Checkpoint(path, _state_dict(path, content), class_names(remarks))
@@ -86,6 +86,12 @@ def class_names(remarks: object) -> tuple[str, ...] | None:
 
 
 # -- formats ----------------------------------------------------------------------------------------------
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tells the formats apart by their content: a header of JSON begins after its length. Suffixes are often wrong."""
+    with path.open("rb") as handle:
+        return handle.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -124,9 +130,10 @@ _IGNORED = (
 
 def _read_torch(path: Path) -> tuple[Any, Any]:
     _check_archive(path)
-    with warnings.catch_warnings(), torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED]):
+    allowed = torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED])
+    with warnings.catch_warnings(), allowed, path.open("rb") as handle:
         warnings.simplefilter("ignore")  # torch warns about files before it refuses them
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(handle, map_location="cpu", weights_only=True)
     return content, content
 
 
@@ -212,7 +219,7 @@ def _is_weight(value: object) -> bool:
 def _described(content: object) -> str:
     """Says what was found in place of a state dict: the names and types of its entries that are no weights."""
     if not isinstance(content, Mapping):
-        return f"holds a {_type_name(content)}"
+        return f"is of the type {_type_name(content)}"
     odd = [f"'{name}' ({_type_name(value)})" for name, value in content.items() if not _is_weight(value)][:8]
     left = f" and {len(content) - len(odd)} more" if len(content) > len(odd) else ""
     return f"holds {', '.join(odd)}{left}" if content else "is empty"

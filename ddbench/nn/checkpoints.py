@@ -34,7 +34,9 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, outputs: Sequenc
             if name in weights and weights[name].shape == (count, *expected[name].shape[1:]):
                 weights[name] = weights[name][torch.tensor(outputs)]
     elif count not in (None, classifier.out_features):
-        raise DDBenchError(f"checkpoint '{checkpoint.path}' has {count} classes, the dataset {classifier.out_features}")
+        differ = f"checkpoint '{checkpoint.path}' has {count} classes, the dataset {classifier.out_features}"
+        is_larger = count is not None and count > classifier.out_features
+        raise DDBenchError(f"{differ}; name its classes: --set teacher.classes=FILE" if is_larger else differ)
     stem = _first_convolution(network)
     if stem and has_one_channel(network, checkpoint):
         weights[stem] = weights[stem].expand(-1, 3, -1, -1)

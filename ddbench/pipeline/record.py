@@ -59,7 +59,6 @@ def build_record(pipeline: Pipeline) -> Record:
             "name": teacher_label(experiment.teacher),
             "top1": teacher[0].meta["top1"],
             "per_class": teacher[0].meta["per_class"],
-            "classes": teacher[0].meta["classes"],
             "key": teacher[0].key,
             "digest": digest_of(teacher[0].tensors),
         }
@@ -68,6 +67,7 @@ def build_record(pipeline: Pipeline) -> Record:
         feature_transport_cost=transport_cost,
         data={
             "fingerprint": info.fingerprint,
+            "class_names": list(info.class_names),
             "train_images": sum(info.train_counts),
             "val_images": sum(info.val_counts),
             **_data_faults(pipeline.dataset),

@@ -92,16 +92,17 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     student_seed: int = Field(description="number of the student on that set")
     metrics: Metrics
     teacher: Annotated[Tree, _require_values(name=str, top1=int | float)] = Field(
-        description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class) and "
-        "classes (their names), key, digest; empty without a teacher"
+        description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class), "
+        "key, digest; empty without a teacher"
     )
     feature_transport_cost: float | None = Field(
         description="W_2^2 between the features of the set and of its class, mean over classes; None without a teacher"
     )
     data: dict[str, Any] = Field(
         default_factory=dict,
-        description="fingerprint of the real images; numbers of training images, of evaluation images, and of those of "
-        "the latter that have the content of a training image; numbers of skipped images by split and reason",
+        description="fingerprint of the real images; names of the classes in order; numbers of training images, of "
+        "evaluation images, and of those of the latter that have the content of a training image; numbers of skipped "
+        "images by split and reason",
     )
     distilled_digest: str
     distilled_images: int

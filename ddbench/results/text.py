@@ -55,7 +55,7 @@ def tree_text(tree: Mapping[str, Any]) -> str:
 def record_rows(record: Record) -> list[tuple[str, str]]:
     """Returns a record without its configuration as pairs of a name and a text."""
     metrics = record.metrics
-    teacher = record.teacher
+    teacher, class_names = record.teacher, record.data.get("class_names", [])
     rows = [
         ("record", record.name),
         ("created", record.created),
@@ -66,7 +66,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("protocol", f"{record.evaluator} v{record.evaluator_version} ({metrics.regime} labels)"),
         ("student", f"{record.student}, seed {record.seed} + {record.student_seed}, set {record.repeat}"),
         ("top-1 (last epoch)", f"{metrics.top1_last:.2f} % on {record.measured_on}"),
-        ("top-1 by class", " ".join(f"{value:.0f}" for value in metrics.per_class)),
+        ("top-1 by class", _by_class(class_names, metrics.per_class)),
     ]
     if metrics.top1_best is not None:
         rows.append(("best epoch", f"{metrics.top1_best:.2f} % (chosen on {record.measured_on}: not a result)"))
@@ -75,8 +75,8 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         rows.append(("top-1 (selected)", f"{metrics.top1_selected:.2f} % on {record.measured_on} ({chosen})"))
     if teacher:
         rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} % on {record.measured_on}"))
-    if teacher.get("per_class"):
-        rows.append(("teacher by class", _by_class(teacher["classes"], teacher["per_class"])))
+    if "per_class" in teacher:
+        rows.append(("teacher by class", _by_class(class_names, teacher["per_class"])))
     if record.feature_transport_cost is not None:
         rows.append(("W2² of features", f"{record.feature_transport_cost:.2f}"))
     if record.seconds_per_iteration is not None:
@@ -97,7 +97,9 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
 
 
 def _by_class(names: list[str], values: list[float]) -> str:
-    """Lists the accuracy of each class with its name; of many classes the lowest."""
+    """Lists the accuracy of each class with its name; of many classes the lowest. Older records have no names."""
+    if len(names) != len(values):
+        return " ".join(f"{value:.0f}" for value in values)
     ordered = list(zip(names, values, strict=True))
     if len(ordered) > SHOWN_CLASSES:
         ordered = sorted(ordered, key=lambda pair: pair[1])[:SHOWN_CLASSES]

@@ -111,7 +111,7 @@ def test_an_order_by_names_is_followed_and_the_record_names_the_classes(
     assert "numeric.pth: its outputs are put in the order of the dataset's classes" in outcome.err
     record = record_of(shell)
     assert record["teacher"]["top1"] == 100
-    assert dict(zip(record["teacher"]["classes"], record["teacher"]["per_class"], strict=True)) == dict.fromkeys(
+    assert dict(zip(record["data"]["class_names"], record["teacher"]["per_class"], strict=True)) == dict.fromkeys(
         NUMBERS, 100.0
     )
     assert record["configuration"]["teacher"].get("classes") == ("order.txt" if settings else None)

@@ -56,6 +56,13 @@ def numpy_numbers(state: State) -> dict[str, Any]:
     return {"state_dict": state, **numbers}
 
 
+def numpy_1(_: nn.Module, state: State, path: Path) -> None:
+    torch.save(numpy_numbers(state), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"cnumpy._core.multiarray\n" in content
+    path.write_bytes(content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+
+
 def averaged(model: nn.Module, state: State, path: Path) -> None:
     """What torchvision's reference script saves as `model_ema` with `--model-ema`."""
     torch.save({"model_ema": AveragedModel(nn.Sequential(OrderedDict(module=model))).state_dict()}, path)
@@ -68,6 +75,8 @@ def safetensors(metadata: dict[str, str] | None = None) -> Save:
 LOADED: dict[str, tuple[str, Save]] = {
     "safetensors": ("a.safetensors", safetensors()),
     "safetensors with a header": ("a.safetensors", safetensors({"format": "pt", "classes": "none"})),
+    "safetensors of another suffix": ("pytorch_model.bin", safetensors()),
+    "torch.save of another suffix": ("a.safetensors", saved(dict)),
     "a state dict": ("a.pt", saved(dict)),
     "an ordered state dict": ("a.pth", saved(OrderedDict)),
     "the old format of torch.save": ("a.pth", saved(dict, _use_new_zipfile_serialization=False)),
@@ -86,6 +95,7 @@ LOADED: dict[str, tuple[str, Save]] = {
     "a compiled data-parallel network": ("a.pth", saved(prefixed("_orig_mod.module."))),
     "arguments of a reference script": ("a.pth", saved(reference_script)),
     "NumPy numbers": ("a.pth.tar", saved(numpy_numbers)),
+    "numbers of NumPy 1": ("a.pth", numpy_1),
     "half precision": ("a.pth", saved(lambda s: {n: t.half() if t.is_floating_point() else t for n, t in s.items()})),
     "parameters": ("a.pth", saved(lambda s: {n: nn.Parameter(t) if "weight" in n else t for n, t in s.items()})),
 }
@@ -149,8 +159,8 @@ REFUSED: dict[str, tuple[str, Save, str]] = {
     ),
     "an unknown name": ("a.pt", saved(lambda s: {"backbone": s}), "it holds 'backbone' (dict)"),
     "one odd entry": ("a.pt", saved(lambda s: {**s, "note": "text"}), "it holds 'note' (str) and 9 more"),
-    "arguments only": ("a.pt", saved(lambda s: argparse.Namespace(a=1)), "it holds a object"),
-    "a list": ("a.pt", saved(lambda s: list(s.values())), "it holds a list"),
+    "arguments only": ("a.pt", saved(lambda s: argparse.Namespace(a=1)), "it is of the type object"),
+    "a list": ("a.pt", saved(lambda s: list(s.values())), "it is of the type list"),
     "two networks": ("a.pt", saved(lambda s: {"model": s, "teacher": s}), "several state dicts, 'model' and 'teacher'"),
     "another suffix": ("a.h5", saved(dict), "has none of the suffixes .pt .pth .pth.tar .ckpt .bin .safetensors"),
 }

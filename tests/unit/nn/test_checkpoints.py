@@ -127,7 +127,9 @@ def test_outputs_are_selected_in_the_order_of_the_classes(tmp_path: Path) -> Non
     load_checkpoint(part, read_checkpoint(path), (5, 0, 2, 1))
     with torch.no_grad():
         torch.testing.assert_close(part(IMAGES), whole(IMAGES)[:, [5, 0, 2, 1]])
-    assert "has 6 classes, the dataset 4" in refused(path, part)
+    assert refused(path, part).endswith("has 6 classes, the dataset 4; name its classes: --set teacher.classes=FILE")
+    torch.save(Small(3, classes=3).state_dict(), path)
+    assert refused(path, part).endswith("has 3 classes, the dataset 4")
 
 
 def test_a_classifier_of_any_size_is_not_unpacked_for_a_selection(tmp_path: Path) -> None:

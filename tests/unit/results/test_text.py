@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ddbench.api.evaluator import Metrics
 from ddbench.results.records import Record
 from ddbench.results.text import cache_text, frame_text, record_rows, record_text
 
@@ -51,14 +52,18 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
 def test_the_classes_of_a_teacher_are_named_and_of_many_the_lowest_are_shown(record: Callable[..., Record]) -> None:
     made = record(61.25)
 
-    def by_class(names: list[str], values: list[float]) -> str | None:
-        teacher = {**made.teacher, "classes": names, "per_class": values}
-        return dict(record_rows(made.model_copy(update={"teacher": teacher}))).get("teacher by class")
+    def by_class(names: list[str], values: list[float]) -> str:
+        teacher, metrics = ({**tree, "per_class": values} for tree in (made.teacher, made.metrics.model_dump()))
+        changes = {"teacher": teacher, "metrics": Metrics(**metrics), "data": {"class_names": names}}
+        rows = dict(record_rows(made.model_copy(update=changes)))
+        assert rows["teacher by class"] == rows["top-1 by class"]
+        return rows["teacher by class"]
 
     assert "teacher by class" not in dict(record_rows(made))
+    assert dict(record_rows(made))["top-1 by class"] == "61"
+    assert by_class([], [81.6, 70.2]) == "82 70"
     assert by_class(["cat", "dog"], [81.6, 70.2]) == "cat 82, dog 70"
     many = by_class([f"c{number}" for number in range(200)], [100.0 - number / 2 for number in range(200)])
-    assert many is not None
     assert many.startswith("c199 0, c198 1, ")
     assert many.endswith("c180 10 (the lowest of 200 classes)")
 
