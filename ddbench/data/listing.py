@@ -78,6 +78,7 @@ class Listing:
             DDBenchError: There are none, or a link points to a folder that was visited already.
         """
         files: list[str] = []
+        others: Counter[str] = Counter()
         pending = [folder]
         visited: set[str] = set()
         while pending:
@@ -94,17 +95,18 @@ class Listing:
                 elif is_image(name):
                     files.append(f"{current}/{name}")
                 else:
-                    self.passed_over[path_text(Path(name).suffix.lower()) or "files without a suffix"] += 1
+                    others[path_text(Path(name).suffix.lower()) or "files without a suffix"] += 1
         if not files:
-            raise DDBenchError(f"the folder {self.root / folder} holds no images ({', '.join(SUFFIXES)})")
+            found = f"; it holds {_counts(others)}" if others else ""
+            raise DDBenchError(f"the folder {self.root / folder} holds no images ({', '.join(SUFFIXES)}){found}")
+        self.passed_over += others
         return files
 
     def note(self) -> str | None:
         """Returns a line about what was passed over, or None."""
         if not self.passed_over:
             return None
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.passed_over.items()))
-        return f"{path_text(self.root)}: passed over {counts} (read: {' '.join(SUFFIXES)})"
+        return f"{path_text(self.root)}: passed over {_counts(self.passed_over)} (read: {' '.join(SUFFIXES)})"
 
     def _entries(self, folder: Path) -> list[tuple[str, bool]]:
         """Returns name and type (whether it is a folder; links are followed) of the entries that are not skipped."""
@@ -124,6 +126,10 @@ class Listing:
             elif is_image(name):
                 self.passed_over["hidden images"] += 1
         return kept
+
+
+def _counts(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def is_image(name: str) -> bool:

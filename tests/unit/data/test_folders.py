@@ -63,6 +63,10 @@ def breakages() -> dict[Damage, str]:
         (root / "train" / "cow").mkdir()
         dot(root / "val" / "cow" / "0.png")
 
+    def only_other_files(root: Path) -> None:
+        for path in (root / "val" / "ant").iterdir():
+            path.rename(path.with_suffix(".gif"))
+
     def no_images_at_all(root: Path) -> None:
         for path in root.rglob("*.jpg"):
             path.unlink()
@@ -82,6 +86,7 @@ def breakages() -> dict[Damage, str]:
         no_train: r"^no folder {root}/train \(expected",
         parts_of_other_names: r"^no folder {root}/train, but Training/: rename .* to train/ and .* val, valid, vali",
         empty_class: r"^the folder {root}/train/cow holds no images \(\.jpg",
+        only_other_files: r"^the folder {root}/val/ant holds no images \(\.jpg, .*\); it holds 2 \.gif$",
         no_images_at_all: r"^the folder {root}/train/ant holds no images",
         class_missing_in_val: r"^{root}: class 'bee' is in train/ but not in val/",
         class_missing_in_train: r"^{root}: classes 'x0', 'x1', 'x2' and 2 more are in val/ but not in train/",
