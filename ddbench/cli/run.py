@@ -76,7 +76,7 @@ def run_command(
     cache = options.open_cache(cache_dir, force)
     workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
     if dry_run:
-        planning.dry_run(cells, workspace, load_recipes(request.recipes, registry), click.echo, verbose)
+        planning.dry_run(cells, workspace, load_recipes(request.recipes, registry), click.echo, verbose, strict)
         return
 
     def work() -> int:

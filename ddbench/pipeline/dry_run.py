@@ -14,7 +14,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.config.recipes import Recipe
 from ddbench.core.text import counted, value_text
 from ddbench.core.text_layout import format_rows
-from ddbench.pipeline.checks import check_networks, open_grid
+from ddbench.pipeline.checks import check_leaks, check_networks, open_grid
 from ddbench.pipeline.composition import matching_blocks
 from ddbench.pipeline.estimate import Estimate, readable
 from ddbench.pipeline.pipeline import Pipeline
@@ -39,6 +39,7 @@ def dry_run(
     known: Sequence[Recipe],
     echo: Callable[[str], None],
     verbose: bool = False,
+    strict: bool = False,
 ) -> None:
     """Prints a row for each cell with the states of its stages and its time, and the settings that are not defaults.
 
@@ -51,12 +52,14 @@ def dry_run(
         echo: Prints a text.
         verbose: Whether to print the whole configuration of each cell too. The output is then a stream of YAML
             documents; the plan is a comment.
+        strict: Whether a grid whose accuracies may be too high is refused.
 
     Raises:
         DDBenchError: A cell cannot run.
     """
     missing = _missing_data(experiments, workspace)
     pipelines = open_grid([each for each in experiments if each.dataset not in missing], workspace)
+    leaks = check_leaks(pipelines, strict)
     check_networks(pipelines)
     total = Estimate()
     states = {id(pipeline): _states(pipeline, total) for pipeline in pipelines}
@@ -69,7 +72,7 @@ def dry_run(
         for experiment, state in zip(experiments, by_cell, strict=True)
     ]
     lines = format_rows(rows, ("method",)).splitlines()
-    lines += ["", *(f"states and times are not known: {reason}" for reason in missing.values())]
+    lines += ["", *leaks, *(f"states and times are not known: {reason}" for reason in missing.values())]
     if pipelines:
         about = f"in all about {readable(total.total)} on this device" if total.total else "everything is in the cache"
         lines.append(f"{counted(len(experiments), 'cell')}: {about}")

@@ -62,7 +62,9 @@ def test_copies_are_one_note_a_number_in_the_record_and_refused_by_strict(
     line = (
         f"2 of the 4 validation images of imagefolder:{folder} are copies of training images: accuracies are too high"
     )
-    run(shell, folder, "--strict").refused(line)
+    for dry in ((), ("--dry-run",)):
+        run(shell, folder, "--strict", *dry).refused(line)
+    assert run(shell, folder, "--dry-run").out.count(line) == 1
     assert not shell.results.exists()
     outcome = run(shell, folder, "--seeds", "2")
     assert outcome.code == 0, outcome.err
