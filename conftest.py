@@ -46,8 +46,11 @@ settings.load_profile("ddbench")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Few, large batches and no bf16: what these runs have to show does not depend on either.
-FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
+# Few, large batches of small images and no bf16: what these runs have to show does not depend on any of that.
+FAST = (
+    *("--recipe", "smoke", "--device", "cpu", "--precision", "fp32"),
+    *("--image-size", "8", "--set", "teacher.batch_size=256"),
+)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -57,7 +57,7 @@ def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished")
         record = found[row["method"], row["ipc"]]
         assert row["top-1 (last epoch)"] == f"{record['metrics']['top1_last']:.2f}"
         assert row["W2² of features"] == f"{record['feature_transport_cost']:.2f}"
-        assert (row["dataset"], row["recipe"]) == ("digits 16px", "smoke + 1 changed")
+        assert (row["dataset"], row["recipe"]) == ("digits 8px", "smoke + 1 changed")
         assert (row["student"], row["protocol"]) == ("convnet-bn-d3", "fkd v1")
         assert row["n"].startswith("1 student")
         assert record["distilled_images"] == 10 * record["ipc"]
@@ -254,12 +254,12 @@ def test_both_exports_hold_the_images_of_the_record(finished: "Finished", tmp_pa
         outcome = finished.shell("export", record["name"], "--format", form, "--output", target)
         assert (outcome.code, outcome.out) == (0, f"written: {target}\n"), outcome.err
     tensors = load_file(file / "distilled.safetensors")
-    assert tensors["images"].shape == (20, 3, 16, 16)
+    assert tensors["images"].shape == (20, 3, 8, 8)
     assert tensors["labels"].bincount().tolist() == [2] * 10
     pictures = sorted(folder.rglob("*.png"))
     assert len(pictures) == 20
     with Image.open(pictures[0]) as first:
-        pixels = torch.tensor(list(first.convert("RGB").tobytes())).view(16, 16, 3).permute(2, 0, 1)
+        pixels = torch.tensor(list(first.convert("RGB").tobytes())).view(8, 8, 3).permute(2, 0, 1)
     assert torch.equal(pixels, tensors["images"][0].long())
     assert json.loads((file / "card.json").read_text())["distilled_digest"] == record["distilled_digest"]
 

@@ -23,7 +23,7 @@ def test_a_run_from_the_command_line(shell: Shell, method: str) -> None:
     assert (record["method"], record["distilled_images"]) == (method, 20)
     (unit,) = (load_file(path) for path in (shell.cache / "distill").glob("*.safetensors"))
     assert unit["labels"].tolist() == [label for label in range(CLASSES) for _ in range(2)]
-    assert unit["images"].shape == (20, 3, 16, 16)
+    assert unit["images"].shape == (20, 3, 8, 8)
     assert not list((shell.cache / "teacher").glob("*"))
 
 

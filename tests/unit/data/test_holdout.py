@@ -250,7 +250,7 @@ def test_a_given_teacher_may_have_seen_them(shell: Shell) -> None:
 
     from ddbench.nn.build import build_network
 
-    save_file(build_network("convnet-bn-d3", 10, 16, "auto").state_dict(), shell.root / "mine.safetensors")
+    save_file(build_network("convnet-bn-d3", 10, 8, "auto").state_dict(), shell.root / "mine.safetensors")
     given = ("--method", "random", "--ipc", "1", "--set", "teacher.checkpoint=mine.safetensors")
     note = "note: mine.safetensors (teacher.checkpoint) may have been trained on the held-out images"
     for _ in range(2):  # the second time from the cache

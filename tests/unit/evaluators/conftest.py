@@ -1,4 +1,4 @@
-"""Tasks on 20 real digits, for the protocols' tests."""
+"""Tasks on a few real digits, for the protocols' tests."""
 
 from __future__ import annotations
 
@@ -30,51 +30,53 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class WatchedTask(EvaluateContext):
-    """The real task, noting what the student is shown and how often the teacher is asked."""
+    """The real task, with its students, the images that they train on, and those that the teacher labels."""
 
+    students: list[nn.Module] = dataclasses.field(default_factory=list)
     shown: list[Tensor] = dataclasses.field(default_factory=list)
     asked: list[Tensor] = dataclasses.field(default_factory=list)
 
     def student(self) -> nn.Module:
         network = super().student()
         network.register_forward_pre_hook(
-            lambda module, inputs: self.shown.append(inputs[0]) if module.training else None
+            lambda module, inputs: self.shown.append(inputs[0].clone()) if module.training else None
         )
+        self.students.append(network)
         return network
 
 
 @pytest.fixture
 def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
-    """A task on 20 real digits (two a class) with unequal weights and an untrained teacher."""
+    """Makes a task on real digits with unequal weights and an untrained teacher; `changes` are fields of the task."""
     cache = Cache(tmp_path / "labels")
-    indices = torch.cat([digits.train.of_class(k)[:2] for k in range(10)])
-    labels = digits.train.labels[indices]
-    raw = torch.rand(20, generator=torch.Generator().manual_seed(3)) + 0.1
-    distilled = DistilledSet(digits, labels, class_weights(labels, raw), ("unit",), indices=indices)
 
     def cached(name: str, depends_on: Mapping[str, Any], fn: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return cache.get("labels", {"name": name, **depends_on}, lambda slot: (fn(), {})).tensors
 
-    def make(seed: int = 0, precision: str = "fp32", slot: str = "slot") -> WatchedTask:
-        network = build_network("resnet18", 10, 8, "small", seed=5)
+    def make(seed: int = 0, ipc: int = 2, arch: str = "convnet-d2", **changes: Any) -> WatchedTask:
+        indices = torch.cat([digits.train.of_class(k)[:ipc] for k in range(10)])
+        labels = digits.train.labels[indices]
+        raw = torch.rand(len(labels), generator=torch.Generator().manual_seed(3)) + 0.1
+        network = build_network("convnet-bn-d2", 10, 8, seed=5)
         asked: list[Tensor] = []
         network.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[0].clone()))
         teacher = TappedNetwork(network)
-        return WatchedTask(
-            dataset=digits,
-            distilled=distilled,
-            teacher_training=TeacherConfig(arch="convnet-d2", epochs=1, batch_size=100, learning_rate=0.05),
-            student_arch="convnet-d2",
-            student_stem="auto",
-            seed=seed,
-            ipc=2,
-            device=CPU,
-            precision=precision,
-            checkpoint=Checkpoint(tmp_path / f"{slot}.safetensors"),
-            report=lambda step, total, **metrics: None,
-            cached=cached,
-            _teacher=lambda: teacher,
-            asked=asked,
-        )
+        given: dict[str, Any] = {
+            "dataset": digits,
+            "distilled": DistilledSet(digits, labels, class_weights(labels, raw), ("unit",), indices=indices),
+            "teacher_training": TeacherConfig(arch=arch, epochs=1, batch_size=100, learning_rate=0.05),
+            "student_arch": arch,
+            "student_stem": "auto",
+            "seed": seed,
+            "ipc": ipc,
+            "device": CPU,
+            "precision": "fp32",
+            "checkpoint": Checkpoint(tmp_path / "slot.safetensors"),
+            "report": lambda step, total, **metrics: None,
+            "cached": cached,
+            "_teacher": lambda: teacher,
+            "asked": asked,
+        }
+        return WatchedTask(**{**given, **changes})
 
     return make

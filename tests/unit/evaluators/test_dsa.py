@@ -2,83 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench.api.settings import DSA_STRATEGY
 from ddbench.augment.siamese import augment, draw_augmentation
-from ddbench.config.schema import TeacherConfig
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
-from ddbench.data.dataset import Dataset
-from ddbench.distillation.context import EvaluateContext
-from ddbench.distillation.distilled_set import DistilledSet, class_weights
+from ddbench.distillation.distilled_set import DistilledSet
 from ddbench.evaluators.protocols import SiameseAugmentation
 from ddbench.nn.build import build_network
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training.schedules import step_at_half
 
 if TYPE_CHECKING:
     from conftest import Shell
-
-CPU = torch.device("cpu")
-
-
-@dataclasses.dataclass(frozen=True)
-class WatchedTask(EvaluateContext):
-    """The real task, keeping its student, what it is shown and the learning rates."""
-
-    students: list[nn.Module] = dataclasses.field(default_factory=list)
-    shown: list[Tensor] = dataclasses.field(default_factory=list)
-
-    def student(self) -> nn.Module:
-        network = super().student()
-        network.register_forward_pre_hook(
-            lambda module, inputs: self.shown.append(inputs[0].clone()) if module.training else None
-        )
-        self.students.append(network)
-        return network
+    from tests.unit.evaluators.conftest import WatchedTask
 
 
 @pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
-    """A task on 20 real digits (two a class) with unequal weights."""
-    indices = torch.cat([digits.train.of_class(k)[:2] for k in range(10)])
-    labels = digits.train.labels[indices]
-    raw = torch.rand(20, generator=torch.Generator().manual_seed(3)) + 0.1
-    distilled = DistilledSet(digits, labels, class_weights(labels, raw), ("unit",), indices=indices)
-
-    def no_teacher() -> Any:
-        raise AssertionError("the protocol asked for a teacher")
-
-    def make(seed: int = 0, report: Callable[..., None] = lambda step, total, **metrics: None) -> WatchedTask:
-        return WatchedTask(
-            dataset=digits,
-            distilled=distilled,
-            teacher_training=TeacherConfig(arch="convnet-d2"),
-            student_arch="convnet-d2",
-            student_stem="auto",
-            seed=seed,
-            ipc=2,
-            device=CPU,
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / "slot.safetensors"),
-            report=report,
-            cached=lambda name, depends_on, fn: fn(),
-            _teacher=no_teacher,
-        )
-
-    return make
+def make_task(make_task: Callable[..., WatchedTask]) -> Callable[..., WatchedTask]:
+    """A task whose teacher must not be asked for."""
+    return functools.partial(make_task, _teacher=lambda: pytest.fail("the protocol asked for a teacher"))
 
 
 def dsa(**settings: Any) -> SiameseAugmentation:

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddbench.config.schema import TeacherConfig
 from ddbench.core.errors import DDBenchError
-from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import EvaluateContext
-from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators.labels import ClassLabels, OnlineLabels
 from ddbench.evaluators.protocols import DistilledSetProtocol, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.selection import held_out, split
-from ddbench.nn.build import build_network
-from ddbench.nn.taps import TappedNetwork
 from ddbench.results import records
-from ddbench.storage.cache import Cache
-from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop
 from ddbench.training.teacher import accuracy
 
 if TYPE_CHECKING:
     from conftest import Shell
+    from tests.unit.evaluators.conftest import WatchedTask
+
+    MakeTask = Callable[..., WatchedTask]
 
 CPU = torch.device("cpu")
 CHAOTIC = {"epochs": 8, "learning_rate": 0.1}
@@ -66,55 +61,10 @@ def test_another_seed_holds_other_images_out_and_a_class_of_one_is_refused() -> 
 # -- one student --------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class WatchedTask(EvaluateContext):
-    """The real task, with its student and the images that the student is trained on."""
-
-    students: list[nn.Module] = dataclasses.field(default_factory=list)
-    shown: list[Tensor] = dataclasses.field(default_factory=list)
-
-    def student(self) -> nn.Module:
-        network = super().student()
-        network.register_forward_pre_hook(lambda module, args: self.shown.append(args[0]) if module.training else None)
-        self.students.append(network)
-        return network
-
-
-MakeTask = Callable[..., WatchedTask]
-
-
 @pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> MakeTask:
-    """A task on 50 real digits (five a class) with unequal weights and an untrained teacher."""
-    cache = Cache(tmp_path / "labels")
-    indices = torch.cat([digits.train.of_class(k)[:5] for k in range(10)])
-    labels = digits.train.labels[indices]
-    raw = torch.rand(50, generator=torch.Generator().manual_seed(3)) + 0.1
-    distilled = DistilledSet(digits, labels, class_weights(labels, raw), ("unit",), indices=indices)
-
-    def cached(name: str, depends_on: Mapping[str, Any], fn: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return cache.get("labels", {"name": name, **depends_on}, lambda slot: (fn(), {})).tensors
-
-    def make(**changes: Any) -> WatchedTask:
-        teacher = TappedNetwork(build_network("convnet-d1", 10, 8, seed=5))
-        given: dict[str, Any] = {
-            "dataset": digits,
-            "distilled": distilled,
-            "teacher_training": TeacherConfig(arch="convnet-d1"),
-            "student_arch": "convnet-d1",
-            "student_stem": "auto",
-            "seed": 0,
-            "ipc": 5,
-            "device": CPU,
-            "precision": "fp32",
-            "checkpoint": Checkpoint(tmp_path / "slot.safetensors"),
-            "report": lambda step, total, **metrics: None,
-            "cached": cached,
-            "_teacher": lambda: teacher,
-        }
-        return WatchedTask(**{**given, **changes})
-
-    return make
+def make_task(make_task: MakeTask) -> MakeTask:
+    """A task on five images a class."""
+    return functools.partial(make_task, ipc=5, arch="convnet-d1")
 
 
 def which(task: EvaluateContext, views: Tensor) -> list[int]:

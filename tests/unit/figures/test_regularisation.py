@@ -89,7 +89,7 @@ def test_the_command_draws_lambda_with_the_papers_claim(shell: Shell) -> None:
     drawn = shell("figure", "lambda", "--ipc", "1")
     assert drawn.code == 0, drawn.err
     svg = (shell.results / "figures" / "lambda.svg").read_text(encoding="utf-8")
-    for text in ("\u03bb (method.bn_weight)", "0.5", "50", "wmdd", "digits, 16 px, IPC 1"):
+    for text in ("\u03bb (method.bn_weight)", "0.5", "50", "wmdd", "digits, 8 px, IPC 1"):
         assert f">{text}</" in svg
     assert len(heights(svg, "mean-0")) == 2
     claim = " ".join(re.sub(r"<[^>]*>", " ", svg).split())

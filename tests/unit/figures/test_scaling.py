@@ -57,7 +57,7 @@ def test_the_command_draws_a_line_for_each_method(shell: Shell) -> None:
     assert drawn.out.splitlines() == [f"written: results/figures/scaling.{form}" for form in ("svg", "png")]
     svg = (shell.results / "figures" / "scaling.svg").read_text(encoding="utf-8")
     for text in (
-        "digits, 16 px",
+        "digits, 8 px",
         "fkd v1, convnet-bn-d3",
         "images per class",
         "top-1 accuracy (%)",

@@ -81,12 +81,12 @@ def test_the_grid_shows_the_stored_pixels_by_method_and_by_setting(copied: Shell
     assert len(shown) == 3
     for picture, name in zip(shown, found, strict=True):
         images = exported(copied, name).permute(0, 2, 3, 1).numpy()
-        side = images.shape[1] * 4  # 16 px are enlarged to 64
+        side = images.shape[1] * 8  # 8 px are enlarged to 64
         assert picture.shape == (10 * (side + GAP) - GAP, 2 * (side + GAP) - GAP, 3)
         for number, image in enumerate(images):
             top, left = (number // 2) * (side + GAP), (number % 2) * (side + GAP)
             tile = picture[top : top + side, left : left + side]
-            assert np.array_equal(tile, np.kron(image, np.ones((4, 4, 1), np.uint8)))
+            assert np.array_equal(tile, np.kron(image, np.ones((8, 8, 1), np.uint8)))
 
 
 def test_the_grid_is_the_same_file_twice(copied: Shell) -> None:
@@ -139,7 +139,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(copied: Shell) -
     assert lost.code == 2
     assert re.fullmatch(
         r"ddbench: the set of wmdd-digits-ipc2-\w+ is not in the cache; make it again: ddbench run --method wmdd"
-        r" --dataset digits --ipc 2 --image-size 16 --recipe smoke .*--set method.bn_weight=(1|50).0.*",
+        r" --dataset digits --ipc 2 --image-size 8 --recipe smoke .*--set method.bn_weight=(1|50).0.*",
         lost.errors[-1],
     )
 

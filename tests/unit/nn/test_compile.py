@@ -98,6 +98,7 @@ def command(folder: Path, chosen: str, **environment: str) -> tuple[list[str], d
     return ran.stderr.splitlines(), json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(tmp_path: Path) -> None:
     lines, compiled = command(tmp_path, "on", CXX="/bin/false")
     assert sum("torch.compile failed, going on without it" in line for line in lines) == 1

@@ -57,6 +57,7 @@ def test_only_a_strided_convolution_of_images_is_one(arch: str, size: int, name:
     assert cpu.is_strided_conv(network.get_submodule(name)) is stands
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not compile.possible("cpu"), reason="no C++ compiler, or Python's headers are missing")
 def test_compiled_it_is_the_same() -> None:
     layer = nn.Conv2d(3, 5, 7, 2, 3).requires_grad_(False)

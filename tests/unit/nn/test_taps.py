@@ -144,6 +144,7 @@ def test_running_statistics_are_the_layers_own() -> None:
     assert torch.equal(variances[-1], network.get_buffer("layer4.1.bn2.running_var"))
 
 
+@pytest.mark.slow
 def test_tapping_survives_compilation_in_one_graph() -> None:
     tapped = TappedNetwork(build_network("resnet18", 3, 16))
     images = torch.randn(2, 3, 16, 16)

@@ -195,6 +195,7 @@ def real_features(tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_solvers_on_real_features(real_features: list[Tensor]) -> None:
     Solve = Callable[[Tensor, int, torch.Generator], Barycenter]

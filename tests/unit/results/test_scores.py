@@ -359,7 +359,7 @@ def test_records_of_all_regimes_state_steps_and_bytes_and_have_scores(
             assert metrics.regime == record.evaluator
             assert metrics.student_steps == 3 * 3
             assert metrics.label_bytes == label_bytes[record.evaluator]
-            assert metrics.image_bytes == 20 * 3 * 16 * 16
+            assert metrics.image_bytes == 20 * 3 * 8 * 8
 
     outcome = shell("records", "--scores", "--format", "json")
     assert (outcome.code, outcome.err) == (0, "")

@@ -142,12 +142,14 @@ def test_every_conformance_test_of_protocols_can_fail(checker: Checker) -> None:
     assert {test for test, _, _ in PROTOCOLS} >= alone
 
 
+@pytest.mark.slow
 def test_conforming_protocol_passes(checker: Checker) -> None:
     kit = checker.kit(FairProtocol(), ipc=3)
     for test in checker.tests(kit) - {"entry_modules_import_no_torch", "another_process_gives_same_result"}:
         checker.check(kit, test)
 
 
+@pytest.mark.slow
 def test_depends_on_seed_is_verified(checker: Checker) -> None:
     test = "another_seed_gives_another_student"
     checker.check(checker.kit(Stubborn(), depends_on_seed=False), test)
