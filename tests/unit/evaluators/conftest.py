@@ -53,14 +53,16 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
     def cached(name: str, depends_on: Mapping[str, Any], fn: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return cache.get("labels", {"name": name, **depends_on}, lambda slot: (fn(), {})).tensors
 
-    def make(seed: int = 0, ipc: int = 2, arch: str = "convnet-d2", **changes: Any) -> WatchedTask:
+    def make(
+        seed: int = 0, ipc: int = 2, arch: str = "convnet-d2", teacher: str = "resnet18", **changes: Any
+    ) -> WatchedTask:
         indices = torch.cat([digits.train.of_class(k)[:ipc] for k in range(10)])
         labels = digits.train.labels[indices]
         raw = torch.rand(len(labels), generator=torch.Generator().manual_seed(3)) + 0.1
-        network = build_network("convnet-bn-d2", 10, 8, seed=5)
+        network = build_network(teacher, 10, 8, seed=5)
         asked: list[Tensor] = []
         network.register_forward_pre_hook(lambda module, inputs: asked.append(inputs[0].clone()))
-        teacher = TappedNetwork(network)
+        tapped = TappedNetwork(network)
         given: dict[str, Any] = {
             "dataset": digits,
             "distilled": DistilledSet(digits, labels, class_weights(labels, raw), ("unit",), indices=indices),
@@ -74,7 +76,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
             "checkpoint": Checkpoint(tmp_path / "slot.safetensors"),
             "report": lambda step, total, **metrics: None,
             "cached": cached,
-            "_teacher": lambda: teacher,
+            "_teacher": lambda: tapped,
             "asked": asked,
         }
         return WatchedTask(**{**given, **changes})

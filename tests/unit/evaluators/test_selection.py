@@ -64,7 +64,7 @@ def test_another_seed_holds_other_images_out_and_a_class_of_one_is_refused() -> 
 @pytest.fixture
 def make_task(make_task: MakeTask) -> MakeTask:
     """A task on five images a class."""
-    return functools.partial(make_task, ipc=5, arch="convnet-d1")
+    return functools.partial(make_task, ipc=5, arch="convnet-d1", teacher="convnet-d1")
 
 
 def which(task: EvaluateContext, views: Tensor) -> list[int]:

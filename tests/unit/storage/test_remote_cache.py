@@ -14,7 +14,7 @@ import torch
 
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, NotCached
-from ddbench.storage import remote_cache, remote_folder, remote_results
+from ddbench.storage import remote_cache, remote_folder
 from ddbench.storage.artifacts import digest_of
 from ddbench.storage.cache import Cache
 from ddbench.storage.checkpoint import Checkpoint
@@ -291,48 +291,6 @@ def test_what_a_killed_writer_left_beside_goes_with_prune(tmp_path: Path, host: 
     os.utime(path, (0, 0))
     assert host("a", place).prune(frozenset(), 3600) == (1, 4)
     assert not path.exists()
-
-
-@pytest.mark.slow
-def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = ("--cache-dir", storage.url("cache"), "--results-dir", storage.url("results"))
-    shell.run("--method", "random", "--dataset", "digits", "--ipc", "1", *places)
-    names = {name.partition("/")[0]: name for name in storage.objects("results")}
-    assert names.keys() == {"records", "runs"}
-    name = Path(names["records"]).stem
-    other = type(shell)(shell.root / "elsewhere")
-    other.root.mkdir()
-    monkeypatch.setattr(remote_folder, "LOCAL_COPIES", other.root / "copies")
-    assert name in other("records", "--results-dir", places[-1]).out
-    assert name in other("show", "--results-dir", places[-1]).out
-    quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
-    grid = ("--dataset", "digits", "--ipc", "1", "--methods", "random", *quick)
-    table = other("table", "comparison", "--run", *grid, *places, "--format", "csv")
-    assert table.code == 0, table.err
-    assert "random" in table.out
-    # Another host's newer record of the same name is taken, one that was removed there is gone.
-    path = f"{storage.bucket}/results/{names['records']}"
-    storage.files.pipe_file(path, storage.files.cat_file(path) + b"\n \n")
-    assert name in other("show", "--results-dir", places[-1]).out
-    storage.files.rm_file(path)
-    assert other("records", "--results-dir", places[-1]).code == 2
-
-
-def test_a_record_that_could_not_be_published_is_by_the_next_command(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ddbench.core.files import atomic_write
-
-    monkeypatch.setattr(remote_folder, "RETRY_SECONDS", 0.0)
-    path = remote_results.open_results(storage.url()) / "records" / "one.json"
-    storage.fails(True)
-    with pytest.raises(DDBenchError, match="run the same command again to upload it"), atomic_write(path) as partial:
-        partial.write_text("{}")
-    assert path.read_text() == "{}"
-    storage.fails(False)
-    remote_results.open_results(storage.url())
-    assert path.read_text() == "{}"
-    assert storage.objects() == {"records/one.json": b"{}"}
 
 
 def test_prune_deletes_artifacts_only(host: Callable[..., Cache], storage: Storage) -> None:
