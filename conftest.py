@@ -127,6 +127,17 @@ class Outcome:
         """The lines on stderr."""
         return self.err.splitlines()
 
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of a printed table, by column: columns are as wide as the rule below the heading says."""
+        lines = self.out.splitlines()
+        rule = next(number for number, line in enumerate(lines) if re.fullmatch(r"-+(  -+)+", line))
+        spans = [match.span() for match in re.finditer("-+", lines[rule])]
+        names = [lines[rule - 1][start:end].strip() for start, end in spans]
+        body = lines[rule + 1 :]
+        body = body[: body.index("")] if "" in body else body
+        return [dict(zip(names, (line[start:end].strip() for start, end in spans), strict=True)) for line in body]
+
     def refused(self, *parts: str) -> None:
         """Asserts that it ended with one line on stderr that holds these parts, exit code 2 and nothing on stdout.
 

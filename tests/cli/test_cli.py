@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +13,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
-
-from ddbench.cli.listing import KINDS
-from ddbench.registry.registry import PluginRegistry
 
 if TYPE_CHECKING:
     from conftest import Finished, Shell
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    """The rows of a printed table, by column: columns are as wide as the rule below the heading says."""
-    lines = text.splitlines()
-    rule = next(number for number, line in enumerate(lines) if re.fullmatch(r"-+(  -+)+", line))
-    spans = [match.span() for match in re.finditer("-+", lines[rule])]
-    names = [lines[rule - 1][start:end].strip() for start, end in spans]
-    body = lines[rule + 1 :]
-    body = body[: body.index("")] if "" in body else body
-    return [dict(zip(names, (line[start:end].strip() for start, end in spans), strict=True)) for line in body]
 
 
 def records_in(shell: "Shell") -> list[dict[str, Any]]:
@@ -44,7 +28,7 @@ def copy_of(finished: "Finished", target: Path) -> "Shell":
 
 
 def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished") -> None:
-    table = rows(finished.first.out)
+    table = finished.first.rows
     assert [(row["method"], row["ipc"]) for row in table] == [
         ("wmdd", "1"),
         ("wmdd", "2"),
@@ -107,10 +91,8 @@ def test_progress_stays_off_stdout(finished: "Finished") -> None:
 def test_the_same_command_again_reads_the_cache(finished: "Finished") -> None:
     before = finished.shell.files("cache")
     again = finished.shell.run(*finished.grid)
-    assert rows(again.out)[0]["top-1 (last epoch)"] == rows(finished.first.out)[0]["top-1 (last epoch)"]
-    assert [{**row, "peak MB": ""} for row in rows(again.out)] == [
-        {**row, "peak MB": ""} for row in rows(finished.first.out)
-    ]
+    assert again.rows[0]["top-1 (last epoch)"] == finished.first.rows[0]["top-1 (last epoch)"]
+    assert [{**row, "peak MB": ""} for row in again.rows] == [{**row, "peak MB": ""} for row in finished.first.rows]
     assert "started" not in again.err
     assert finished.shell.files("cache") == before
 
@@ -130,7 +112,7 @@ def test_forced_stages_are_computed_again_to_the_same_numbers(finished: "Finishe
 
 def test_the_full_dataset_has_no_ipc_and_no_teacher(shell: "Shell") -> None:
     outcome = shell.run("--method", "full", "--dataset", "digits", "--ipc", "5")
-    (row,) = rows(outcome.out)
+    (row,) = outcome.rows
     (record,) = records_in(shell)
     assert (row["method"], row["ipc"], row["protocol"]) == ("full", "all", "full-data v1")
     assert (record["ipc"], record["distilled_images"], record["teacher"]) == (None, 1437, {})
@@ -141,7 +123,7 @@ def test_seeds_and_repeats_are_counted(finished: "Finished", tmp_path: Path) -> 
     shell = copy_of(finished, tmp_path)
     options = ("--method", "random", "--dataset", "digits", "--ipc", "2", "--results-dir", "several")
     outcome = shell.run(*options, "--seeds", "2", "--repeats", "3")
-    (row,) = rows(outcome.out)
+    (row,) = outcome.rows
     found = [json.loads(path.read_text()) for path in (tmp_path / "several" / "records").iterdir()]
     assert row["n"] == "6 students on 3 sets"
     assert len({record["distilled_digest"] for record in found}) == 3
@@ -159,7 +141,7 @@ def test_two_students_stand_in_two_rows(finished: "Finished", tmp_path: Path) ->
     shell = copy_of(finished, tmp_path)
     students = ("--student", "convnet-bn-d3", "--student", "convnet-d2")
     outcome = shell.run("--method", "random", "--dataset", "digits", "--ipc", "1", *students)
-    assert [row["student"] for row in rows(outcome.out)] == ["convnet-bn-d3", "convnet-d2"]
+    assert [row["student"] for row in outcome.rows] == ["convnet-bn-d3", "convnet-d2"]
 
 
 def test_dry_run_tells_what_is_cached_and_computes_nothing(finished: "Finished") -> None:
@@ -229,125 +211,7 @@ def test_dry_run_in_a_fresh_place_writes_nothing_at_all(shell: "Shell") -> None:
     assert list(shell.root.iterdir()) == []
 
 
-def test_show_finds_a_record_by_the_beginning_of_its_name(finished: "Finished") -> None:
-    for record in records_in(finished.shell):
-        for name in (record["name"], record["name"][:-3]):
-            outcome = finished.shell("show", name)
-            assert outcome.code == 0
-            assert f"{record['metrics']['top1_last']:.2f} %" in outcome.out
-            assert record["distilled_digest"] in outcome.out
-            head, _, configuration = outcome.out.partition("\n\n")
-            assert record["name"] in head
-            assert yaml.safe_load(configuration) == record["configuration"]
-
-
-def test_show_without_a_name_is_the_newest(finished: "Finished") -> None:
-    newest = max((finished.shell.results / "records").iterdir(), key=lambda path: path.stat().st_mtime)
-    assert newest.stem in finished.shell("show").out
-
-
-@pytest.mark.parametrize("method", ["wmdd", "random"])
-def test_both_exports_hold_the_images_of_the_record(finished: "Finished", tmp_path: Path, method: str) -> None:
-    record = next(r for r in records_in(finished.shell) if (r["method"], r["ipc"]) == (method, 2))
-    folder, file = tmp_path / "folder", tmp_path / "file"
-    for target, form in ((folder, "imagefolder"), (file, "safetensors")):
-        outcome = finished.shell("export", record["name"], "--format", form, "--output", target)
-        assert (outcome.code, outcome.out) == (0, f"written: {target}\n"), outcome.err
-    tensors = load_file(file / "distilled.safetensors")
-    assert tensors["images"].shape == (20, 3, 8, 8)
-    assert tensors["labels"].bincount().tolist() == [2] * 10
-    pictures = sorted(folder.rglob("*.png"))
-    assert len(pictures) == 20
-    with Image.open(pictures[0]) as first:
-        pixels = torch.tensor(list(first.convert("RGB").tobytes())).view(8, 8, 3).permute(2, 0, 1)
-    assert torch.equal(pixels, tensors["images"][0].long())
-    assert json.loads((file / "card.json").read_text())["distilled_digest"] == record["distilled_digest"]
-
-
-def test_cache_ls_has_a_line_a_file(finished: "Finished") -> None:
-    outcome = finished.shell("cache", "ls")
-    listed = {(row["stage"], row["key"]) for row in rows(outcome.out)}
-    files = {(Path(name).parent.name, Path(name).stem) for name in finished.shell.files("cache")}
-    assert listed == files
-    assert f"{len(files)} files" in outcome.out.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_prune_removes_what_is_asked_and_the_rest_is_computed_again(finished: "Finished", tmp_path: Path) -> None:
-    shell = copy_of(finished, tmp_path)
-    assert shell("cache", "prune", "--older-than", "1").out.startswith("removed 0 files")
-    before = shell.files("cache")
-    assert shell("cache", "prune", "--stage", "evaluate", "--stage", "distill").out.startswith("removed 8 files")
-    gone = {Path(name).parent.name for name in before.keys() - shell.files("cache").keys()}
-    assert gone == {"evaluate", "distill"}
-    again = shell.run(*finished.grid)
-    numbers = [row["top-1 (last epoch)"] for row in rows(again.out)]
-    assert numbers == [row["top-1 (last epoch)"] for row in rows(finished.first.out)]
-    assert shell.files("cache").keys() == before.keys()
-    refused = shell("cache", "prune")
-    assert (refused.code, len(refused.errors)) == (2, 1)
-    shell("cache", "prune", "--older-than", "0")
-    assert shell.files("cache") == {}
-
-
-def names_of(kind: str) -> list[str]:
-    registry = PluginRegistry()
-    things: dict[str, list[str]] = {
-        "methods": [cls.name for cls in registry.distillers()],
-        "evaluators": [cls.name for cls in registry.evaluators()],
-        "datasets": [spec.name for spec in registry.datasets()],
-        "tables": [spec.name for spec in registry.tables()],
-        "models": ["resnet18"],
-        "recipes": ["paper", "quick", "smoke", "released", "lloyd"],
-    }
-    return things[kind]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_list_names_everything_of_a_kind_and_each_has_a_page(shell: "Shell", kind: str) -> None:
-    whole = shell("list", kind)
-    assert whole.code == 0
-    for name in names_of(kind):
-        assert name in whole.out
-        page = shell("list", kind, name)
-        assert (page.code, name in page.out) == (0, True)
-
-
-@pytest.mark.parametrize("command", ["", "cache"])
-def test_a_bare_group_shows_its_help_as_a_page(shell: "Shell", command: str) -> None:
-    outcome = shell(*command.split())
-    assert outcome.code == 2
-    assert outcome.err.startswith("Usage: ddbench")
-    assert len(outcome.errors) > 5
-
-
-def test_version(shell: "Shell") -> None:
-    outcome = shell("--version")
-    assert (outcome.code, outcome.out.split()[0]) == (0, "ddbench,")
-
-
 # -- true processes -------------------------------------------------------------------------------------------
-
-LIGHT = """
-import sys
-from ddbench.cli.main import main
-for line in {commands!r}:
-    sys.argv = ["ddbench", *line.split()]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, line
-heavy = {{"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "ot", "PIL", "ray"}} & sys.modules.keys()
-print("heavy:", sorted(heavy))
-"""
-
-
-def test_help_and_list_load_no_heavy_library() -> None:
-    commands = ["--help", "--version", "run --help", *(f"list {kind}" for kind in KINDS), "list methods wmdd"]
-    commands += ["list datasets digits", "list recipes paper", "list evaluators fkd", "list models resnet18"]
-    script = LIGHT.format(commands=commands)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
 WITHOUT_POSIX = """
@@ -384,40 +248,3 @@ def test_a_run_needs_no_module_of_posix_alone(shell: "Shell") -> None:
     assert done.returncode == 0, done.stderr
     (record,) = records_in(shell)
     assert record["peak_memory"]["resident"] > 0
-
-
-def test_the_module_runs_as_a_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "ddbench", "list", "methods", "wmd"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "ddbench: unknown method 'wmd'; did you mean 'wmdd'?\n"
-
-
-def test_a_closed_pipe_is_silent() -> None:
-    command = [sys.executable, "-m", "ddbench", "list", "recipes", "paper"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writer)
-    assert done.stderr == ""
-    assert done.returncode != 0
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_stdout_on_a_full_disk_is_one_line() -> None:
-    command = [sys.executable, "-m", "ddbench", "list", "methods"]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
-    assert done.stderr == "ddbench: output: No space left on device\n"
-
-
-@pytest.mark.slow
-def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
-    arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
-    command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]
-    environment = {**os.environ, **stop_at("evaluate", "step", 3, "SIGINT")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
-    assert not list((tmp_path / "cache" / "evaluate").glob("[!.]*"))  # its checkpoint alone

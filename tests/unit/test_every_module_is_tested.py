@@ -21,13 +21,9 @@ COVERED = {
     "api/stage.py": "tests/unit/pipeline/test_graph.py",
     "api/teacher.py": "tests/unit/nn/test_taps.py",
     # Command lines.
-    "cli/cache.py": COMMANDS,
     "cli/figure.py": "tests/unit/figures/test_scaling.py",
-    "cli/list.py": COMMANDS,
     "cli/listing_settings.py": "tests/unit/cli/test_listing.py",
-    "cli/main.py": COMMANDS,
     "cli/new_plugin.py": "tests/unit/registry/test_scaffold.py",
-    "cli/records.py": "tests/unit/results/test_scores.py",
     "cli/report.py": "tests/unit/report/test_page.py",
     "cli/run.py": COMMANDS,
     "pipeline/dry_run.py": COMMANDS,

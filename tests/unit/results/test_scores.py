@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -372,30 +370,6 @@ def test_records_of_all_regimes_state_steps_and_bytes_and_have_scores(
         assert row["hlr"] == pytest.approx(top1["full", "full-data"] - top1[method, "hard"], abs=1e-9)
         assert 0 < row["lrs"] < 1
     assert f"{rows[0]['lrs']:.4f}" in shell("records", "--scores").out
-
-
-def test_the_table_of_records(shell: Shell) -> None:
-    grid = ("--dataset", "digits", "--method", "random", "--method", "full", "--set", "data.holdout=0.1")
-    shell.run(*grid, "--ipc", "1", "--set", "data.image_size=8")
-    found = {path.stem: records.read(path) for path in (shell.results / "records").glob("*.json")}
-    text = shell("records").out
-    assert len(text.splitlines()) == 2 + len(found) == 4
-    for name, record in found.items():
-        (shown,) = (row for row in text.splitlines() if row.startswith(name))
-        assert shown.split()[-2:] == ["0.1", f"{record.metrics.top1_last:.2f}"]
-
-    table = {row["name"]: row for row in csv.DictReader(io.StringIO(shell("records", "--format", "csv").out))}
-    plain = {row["name"]: row for row in json.loads(shell("records", "--format", "json").out)}
-    assert table.keys() == plain.keys() == found.keys()
-    for name, record in found.items():
-        row = table[name]
-        assert float(row["top1_last"]) == plain[name]["top1_last"] == record.metrics.top1_last
-        assert row["ipc"] == ("" if record.ipc is None else str(record.ipc))
-        assert plain[name]["ipc"] == record.ipc
-        assert row["data.fingerprint"] == record.data["fingerprint"]
-        assert row["configuration.data.holdout"] == row["holdout"] == "0.1"
-        assert json.loads(row["per_class"]) == record.metrics.per_class
-        assert plain[name]["configuration"] == record.configuration
 
 
 @pytest.mark.parametrize("form", ["text", "csv"])

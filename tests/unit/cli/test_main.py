@@ -1,0 +1,87 @@
+"""The program: groups, the version, pipes, full disks, interrupts, and what is not imported."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddbench.cli.listing import KINDS
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+
+@pytest.mark.parametrize("command", ["", "cache"])
+def test_a_bare_group_shows_its_help_as_a_page(shell: "Shell", command: str) -> None:
+    outcome = shell(*command.split())
+    assert outcome.code == 2
+    assert outcome.err.startswith("Usage: ddbench")
+    assert len(outcome.errors) > 5
+
+
+def test_version(shell: "Shell") -> None:
+    outcome = shell("--version")
+    assert (outcome.code, outcome.out.split()[0]) == (0, "ddbench,")
+
+
+LIGHT = """
+import sys
+from ddbench.cli.main import main
+for line in {commands!r}:
+    sys.argv = ["ddbench", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, line
+heavy = {{"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "ot", "PIL", "ray"}} & sys.modules.keys()
+print("heavy:", sorted(heavy))
+"""
+
+
+def test_help_and_list_load_no_heavy_library() -> None:
+    commands = ["--help", "--version", "run --help", *(f"list {kind}" for kind in KINDS), "list methods wmdd"]
+    commands += ["list datasets digits", "list recipes paper", "list evaluators fkd", "list models resnet18"]
+    script = LIGHT.format(commands=commands)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "ddbench", "list", "methods", "wmd"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ddbench: unknown method 'wmd'; did you mean 'wmdd'?\n"
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    command = [sys.executable, "-m", "ddbench", "list", "recipes", "paper"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_stdout_on_a_full_disk_is_one_line() -> None:
+    command = [sys.executable, "-m", "ddbench", "list", "methods"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "ddbench: output: No space left on device\n"
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
+    arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
+    command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]
+    environment = {**os.environ, **stop_at("evaluate", "step", 3, "SIGINT")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
+    assert not list((tmp_path / "cache" / "evaluate").glob("[!.]*"))  # its checkpoint alone

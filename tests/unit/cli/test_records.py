@@ -1,0 +1,81 @@
+"""`ddbench show`, `records` and `export`."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from ddbench.results import records
+
+if TYPE_CHECKING:
+    from conftest import Finished, Shell
+
+
+def records_in(shell: "Shell") -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((shell.results / "records").glob("*.json"))]
+
+
+def test_show_finds_a_record_by_the_beginning_of_its_name(finished: "Finished") -> None:
+    for record in records_in(finished.shell):
+        for name in (record["name"], record["name"][:-3]):
+            outcome = finished.shell("show", name)
+            assert outcome.code == 0
+            assert f"{record['metrics']['top1_last']:.2f} %" in outcome.out
+            assert record["distilled_digest"] in outcome.out
+            head, _, configuration = outcome.out.partition("\n\n")
+            assert record["name"] in head
+            assert yaml.safe_load(configuration) == record["configuration"]
+
+
+def test_show_without_a_name_is_the_newest(finished: "Finished") -> None:
+    newest = max((finished.shell.results / "records").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert newest.stem in finished.shell("show").out
+
+
+@pytest.mark.parametrize("method", ["wmdd", "random"])
+def test_both_exports_hold_the_images_of_the_record(finished: "Finished", tmp_path: Path, method: str) -> None:
+    record = next(r for r in records_in(finished.shell) if (r["method"], r["ipc"]) == (method, 2))
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    for target, form in ((folder, "imagefolder"), (file, "safetensors")):
+        outcome = finished.shell("export", record["name"], "--format", form, "--output", target)
+        assert (outcome.code, outcome.out) == (0, f"written: {target}\n"), outcome.err
+    tensors = load_file(file / "distilled.safetensors")
+    assert tensors["images"].shape == (20, 3, 8, 8)
+    assert tensors["labels"].bincount().tolist() == [2] * 10
+    pictures = sorted(folder.rglob("*.png"))
+    assert len(pictures) == 20
+    with Image.open(pictures[0]) as first:
+        pixels = torch.tensor(list(first.convert("RGB").tobytes())).view(8, 8, 3).permute(2, 0, 1)
+    assert torch.equal(pixels, tensors["images"][0].long())
+    assert json.loads((file / "card.json").read_text())["distilled_digest"] == record["distilled_digest"]
+
+
+def test_the_table_of_records(shell: "Shell") -> None:
+    grid = ("--dataset", "digits", "--method", "random", "--method", "full", "--set", "data.holdout=0.1")
+    shell.run(*grid, "--ipc", "1", "--set", "data.image_size=8")
+    found = {path.stem: records.read(path) for path in (shell.results / "records").glob("*.json")}
+    text = shell("records").out
+    assert len(text.splitlines()) == 2 + len(found) == 4
+    for name, record in found.items():
+        (shown,) = (row for row in text.splitlines() if row.startswith(name))
+        assert shown.split()[-2:] == ["0.1", f"{record.metrics.top1_last:.2f}"]
+
+    table = {row["name"]: row for row in csv.DictReader(io.StringIO(shell("records", "--format", "csv").out))}
+    plain = {row["name"]: row for row in json.loads(shell("records", "--format", "json").out)}
+    assert table.keys() == plain.keys() == found.keys()
+    for name, record in found.items():
+        row = table[name]
+        assert float(row["top1_last"]) == plain[name]["top1_last"] == record.metrics.top1_last
+        assert row["ipc"] == ("" if record.ipc is None else str(record.ipc))
+        assert plain[name]["ipc"] == record.ipc
+        assert row["data.fingerprint"] == record.data["fingerprint"]
+        assert row["configuration.data.holdout"] == row["holdout"] == "0.1"
+        assert json.loads(row["per_class"]) == record.metrics.per_class
+        assert plain[name]["configuration"] == record.configuration
