@@ -2,89 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
 
-from ddbench.api.context import DistillTask, EvaluateTask
-from ddbench.api.distiller import Distiller
-from ddbench.api.evaluator import Evaluator
-from ddbench.api.hookspecs import hookimpl
-from ddbench.api.units import Unit, UnitResult, units_of_whole_classes
-from ddbench.config.experiment import Experiment
-from ddbench.core.errors import DDBenchError
-from ddbench.core.events import Event
-from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
-from ddbench.pipeline.request import Request, experiments
-from ddbench.pipeline.workspace import Workspace
-from ddbench.registry.registry import PluginRegistry
 from ddbench.results.records import Record
 from ddbench.storage.artifacts import digest_of
-from ddbench.storage.cache import Cache
 
-TINY = (
-    *("teacher.arch=convnet-bn-d2", "teacher.batch_size=256", "teacher.learning_rate=0.1"),
-    *("data.image_size=8", "data.stored_size=8", "evaluator.epochs=2"),
-)
-WMDD = ("method.steps=4", "method.iterations=1", "method.jitter=1")
-
-
-def run(pipeline: Pipeline) -> Record:
-    pipeline.run()
-    return build_record(pipeline)
-
-
-class Desk:
-    """One cache folder and what happened in it: every `run` is a new process's view of it."""
-
-    def __init__(self, folder: Path, plugins: Iterable[object] = ()) -> None:
-        self.folder = folder
-        self.events: list[Event] = []
-        self.warnings: list[str] = []
-        self._plugins = [SimpleNamespace(ddbench_event=hookimpl(lambda event: self.events.append(event))), *plugins]
-
-    def cell(self, *assignments: str, method: str = "wmdd", **request: Any) -> Experiment:
-        registry = self._registry()
-        own = WMDD if method == "wmdd" else ()
-        options: dict[str, Any] = {"ipcs": (2,), "recipes": ("smoke",), "device": "cpu", "precision": "fp32"}
-        options |= request
-        options["assignments"] = (*TINY, *own, *assignments)
-        (cell,) = experiments(Request(methods=(method,), datasets=("digits",), **options), registry)
-        return cell
-
-    def pipeline(self, cell: Experiment, force: frozenset[str] = frozenset()) -> Pipeline:
-        cache = Cache(self.folder, force, self.warnings.append)
-        return Pipeline(Workspace(self._registry(), cache, None), cell)
-
-    def run(self, *assignments: str, force: frozenset[str] = frozenset(), **request: Any) -> Record:
-        self.events.clear()
-        return run(self.pipeline(self.cell(*assignments, **request), force))
-
-    def _registry(self) -> PluginRegistry:
-        registry = PluginRegistry()
-        for plugin in self._plugins:
-            registry.register(plugin)
-        return registry
-
-    def computed(self) -> dict[str, int]:
-        """How many artifacts of each stage the last run built."""
-        names = [event.stage for event in self.events if event.kind in ("started", "resumed")]
-        return {name: names.count(name) for name in names}
-
-    def times(self, stage: str) -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in (self.folder / stage).glob("*.safetensors")}
+if TYPE_CHECKING:
+    from tests.unit.pipeline.conftest import Desk
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def desk(desk_in: type[Desk], tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """With the plain experiment done; tests only add to it."""
-    desk = Desk(tmp_path_factory.mktemp("cache"))
+    desk = desk_in(tmp_path_factory.mktemp("cache"))
     desk.first = desk.run()  # type: ignore[attr-defined]
     desk.built = desk.computed()  # type: ignore[attr-defined]
     return desk
@@ -104,9 +39,9 @@ def test_the_same_run_again_computes_nothing_and_says_the_same(desk: Desk) -> No
     assert again.metrics == desk.first.metrics  # type: ignore[attr-defined]
 
 
-def test_the_same_run_in_another_folder_gives_the_same_numbers(desk: Desk, tmp_path: Path) -> None:
+def test_the_same_run_in_another_folder_gives_the_same_numbers(desk_in: type[Desk], desk: Desk, tmp_path: Path) -> None:
     first: Record = desk.first  # type: ignore[attr-defined]
-    other = Desk(tmp_path).run()
+    other = desk_in(tmp_path).run()
     for part in ("name", "keys", "teacher", "distilled_digest", "metrics", "feature_transport_cost"):
         assert getattr(other, part) == getattr(first, part), part
 
@@ -208,9 +143,9 @@ def test_a_plan_says_what_a_run_then_does(desk: Desk) -> None:
     }
 
 
-def test_stages_asked_for_without_gradients_are_the_same(desk: Desk, tmp_path: Path) -> None:
+def test_stages_asked_for_without_gradients_are_the_same(desk_in: type[Desk], desk: Desk, tmp_path: Path) -> None:
     with torch.no_grad():
-        digest = Desk(tmp_path).pipeline(desk.cell()).distilled.digest
+        digest = desk_in(tmp_path).pipeline(desk.cell()).distilled.digest
     assert digest == desk.first.distilled_digest  # type: ignore[attr-defined]
 
 
@@ -231,7 +166,9 @@ def test_repeats_are_other_sets_and_seeds_other_students(desk: Desk) -> None:
     cell = desk.cell()
     sets, students = set(), set()
     for change in ({"repeat": 1}, {"student_seed": 1}, {"seed": 1}):
-        record = run(desk.pipeline(cell.model_copy(update=change)))
+        pipeline = desk.pipeline(cell.model_copy(update=change))
+        pipeline.run()
+        record = build_record(pipeline)
         sets.add(record.distilled_digest)
         students.add(record.name)
     assert len(students) == 3
@@ -256,138 +193,3 @@ def test_the_record_holds_costs_and_digests_of_content(desk: Desk) -> None:
 
 
 # -- what a method may not hand back ------------------------------------------------------------------------
-
-
-Make = Callable[[DistillTask, Unit], Any]
-
-
-def faulty(make: Make, batch_size: int = 1000) -> object:
-    class Faulty(Distiller, frozen=True, extra="forbid"):
-        name = "faulty"
-        version = "1"
-        needs_teacher = False
-
-        def units(self, num_classes: int, ipc: int) -> list[Unit]:
-            return units_of_whole_classes(num_classes, ipc, batch_size)
-
-        def distill(self, task: DistillTask, unit: Unit) -> Any:
-            return make(task, unit)
-
-    return SimpleNamespace(ddbench_distillers=hookimpl(lambda: [Faulty]))
-
-
-def gray(unit: Unit, size: int = 8) -> Tensor:
-    return torch.full((len(unit.slots), 3, size, size), 0.5)
-
-
-def indices(task: DistillTask, unit: Unit) -> Tensor:
-    return torch.stack([task.dataset.train.of_class(slot.label)[slot.index] for slot in unit.slots])
-
-
-def first_differs(tensor: Tensor, value: float) -> Tensor:
-    tensor = tensor.clone()
-    tensor.view(-1)[0] = value
-    return tensor
-
-
-REFUSED: dict[str, tuple[Make, str]] = {
-    "another size": (lambda task, unit: gray(unit, 9), r"images of shape \(20, 3, 9, 9\) .*expected \(20, 3, 8, 8\)"),
-    "too few": (lambda task, unit: gray(unit)[1:], r"images of shape \(19, 3, 8, 8\)"),
-    "NaN": (lambda task, unit: first_differs(gray(unit), float("nan")), r"pixels outside \[0, 1\]"),
-    "above 1": (lambda task, unit: first_differs(gray(unit), 1.5), r"pixels outside \[0, 1\] \(from 0.5 to 1.5\)"),
-    "uint8": (lambda task, unit: (gray(unit) * 255).to(torch.uint8), r"pixels outside \[0, 1\]"),
-    "nothing": (lambda task, unit: UnitResult(), "either images or indices"),
-    "both": (
-        lambda task, unit: UnitResult(images=gray(unit), indices=indices(task, unit)),
-        "either images or indices",
-    ),
-    "a list": (lambda task, unit: [gray(unit)], "returned list instead of images"),
-    "another class": (
-        lambda task, unit: UnitResult(indices=indices(task, unit).flip(0)),
-        "classes are not those of the slots",
-    ),
-    "too few indices": (
-        lambda task, unit: UnitResult(indices=indices(task, unit)[1:]),
-        "19 indices for unit 0; expected 20, one per slot",
-    ),
-    "outside": (lambda task, unit: UnitResult(indices=indices(task, unit) + 10**6), "outside the training set"),
-    "below": (lambda task, unit: UnitResult(indices=indices(task, unit) - 10**6), "outside the training set"),
-    "float indices": (
-        lambda task, unit: UnitResult(indices=indices(task, unit).float()),
-        "torch.float32; expected a one-dimensional int64",
-    ),
-    "a mask": (
-        lambda task, unit: UnitResult(indices=torch.ones(20, dtype=torch.bool)),
-        "torch.bool; expected a one-dimensional int64",
-    ),
-    "negative weight": (
-        lambda task, unit: UnitResult(images=gray(unit), weights=first_differs(torch.ones(20), -1)),
-        "weights that are not one number >= 0 per slot",
-    ),
-    "NaN weight": (
-        lambda task, unit: UnitResult(images=gray(unit), weights=first_differs(torch.ones(20), float("nan"))),
-        "weights that are not one number >= 0 per slot",
-    ),
-    "too few weights": (
-        lambda task, unit: UnitResult(images=gray(unit), weights=torch.ones(10)),
-        "weights that are not one number >= 0 per slot",
-    ),
-    "a class of no weight": (
-        lambda task, unit: UnitResult(images=gray(unit), weights=torch.tensor([0.0, 0.0] + [1.0] * 18)),
-        "the weights of a class sum to zero",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", sorted(REFUSED))
-def test_what_a_method_may_not_return_is_refused_by_name(tmp_path: Path, what: str) -> None:
-    make, message = REFUSED[what]
-    desk = Desk(tmp_path, [faulty(make)])
-    with pytest.raises(DDBenchError, match=f"method 'faulty'.*{message}") as caught:
-        desk.run(method="faulty", evaluators=("hard",))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("weighted", [0, 1])
-def test_weights_of_some_units_only_are_refused(tmp_path: Path, weighted: int) -> None:
-    def make(task: DistillTask, unit: Unit) -> UnitResult:
-        weights = torch.ones(len(unit.slots)) if unit.index == weighted else None
-        return UnitResult(images=gray(unit), weights=weights)
-
-    desk = Desk(tmp_path, [faulty(make, batch_size=10)])
-    with pytest.raises(DDBenchError, match=r"method 'faulty'.* weights for all units or for none"):
-        desk.run(method="faulty", evaluators=("hard",))
-
-
-def test_a_plain_tensor_and_weights_on_any_scale_are_taken(tmp_path: Path) -> None:
-    plain = Desk(tmp_path / "plain", [faulty(lambda task, unit: gray(unit))])
-    set_of_images = plain.pipeline(plain.cell(method="faulty", evaluators=("hard",))).distilled
-    assert set_of_images.images.unique().tolist() == [128]
-    assert torch.equal(set_of_images.weights, torch.full((20,), 0.5))
-    weights = torch.arange(1.0, 21.0)
-    weighted = Desk(tmp_path / "weighted", [faulty(lambda task, unit: UnitResult(images=gray(unit), weights=weights))])
-    found = weighted.pipeline(weighted.cell(method="faulty", evaluators=("hard",))).distilled.weights
-    torch.testing.assert_close(found[:4], torch.tensor([1 / 3, 2 / 3, 3 / 7, 4 / 7]))
-
-
-def test_an_evaluator_that_returns_something_else_is_refused_by_name(tmp_path: Path) -> None:
-    class Wrong(Evaluator, frozen=True, extra="forbid"):
-        name = "wrong"
-        version = "1"
-        needs_teacher = False
-        epochs: int = 1
-
-        def evaluate(self, task: EvaluateTask) -> Any:
-            return 97.5
-
-    plugin = SimpleNamespace(ddbench_evaluators=hookimpl(lambda: [Wrong]))
-    with pytest.raises(DDBenchError, match=r"evaluator 'wrong' of .* returned float, not Metrics"):
-        Desk(tmp_path, [plugin]).run(method="random", evaluators=("wrong",))
-
-
-def test_a_method_that_cannot_do_it_says_so_before_anything_is_trained(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    for method in ("wmdd", "random"):
-        with pytest.raises(DDBenchError, match=r"--ipc 500 is more than the \d+ training images of class '\d'"):
-            desk.run(method=method, ipcs=(500,))
-        assert "teacher" not in desk.computed()

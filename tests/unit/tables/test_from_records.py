@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.results import provenance, published, records
+from ddbench.results import provenance, records
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
@@ -296,28 +295,6 @@ def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
     (block,) = text_blocks(REGISTRY.table("sliced"), stored(*found, name="sliced", datasets=("digits",), ipcs=(1,)))
     assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2 sets)", ""]
     assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6 sets)", "never run"]
-
-
-def test_published_hyperparameters_are_those_of_the_recipe_paper(shell: Shell) -> None:
-    options = [word for dataset in published.PAPER_SIZES for word in ("--dataset", dataset)]
-    told = shell("table", "hyperparameters", "--methods", "wmdd", "--recipe", "paper", *options, "--format", "json")
-    assert told.code == 0, told.err
-    lines = [line for line in json.loads(told.out) if line["published_value"] is not None]
-    theirs = published.load("hyperparameters")
-    named = theirs[theirs["ours"] != ""]
-    assert len(lines) == 3 * (named["dataset"] == "all").sum() + (named["dataset"] != "all").sum()
-    numbers = 0
-    for line in lines:
-        ours, printed = line["value"].split(", "), line["published_value"].split(", ")
-        try:
-            assert [float(part) for part in ours] == [float(part) for part in printed], line["row"]
-            numbers += 1
-        except ValueError:
-            assert [part.lower() for part in ours] == [part.lower() for part in printed], line["row"]
-    assert numbers == len(lines) - 3  # the optimiser's name
-    digits = shell("table", "hyperparameters", "--methods", "wmdd", "--dataset", "digits")
-    assert re.search(r"^wmdd.steps +300$", digits.out, re.MULTILINE)
-    assert "published" not in digits.out
 
 
 def test_a_broken_record_is_named_and_the_table_is_there(shell: Shell) -> None:

@@ -1,0 +1,21 @@
+"""Checks before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddbench.core.errors import DDBenchError
+
+if TYPE_CHECKING:
+    from tests.unit.pipeline.conftest import Desk
+
+
+def test_a_method_that_cannot_do_it_says_so_before_anything_is_trained(desk_in: type[Desk], tmp_path: Path) -> None:
+    desk = desk_in(tmp_path)
+    for method in ("wmdd", "random"):
+        with pytest.raises(DDBenchError, match=r"--ipc 500 is more than the \d+ training images of class '\d'"):
+            desk.run(method=method, ipcs=(500,))
+        assert "teacher" not in desk.computed()

@@ -1,0 +1,31 @@
+"""The summary of a run: one row for students that differ in seeds alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddbench.pipeline.summary import summarise
+from ddbench.results.records import Record
+
+if TYPE_CHECKING:
+    from tests.unit.pipeline.conftest import Desk
+
+
+def test_students_and_sets_are_pooled_and_nothing_counts_twice(
+    desk_in: type[Desk], record: Callable[..., Record], tmp_path: Path
+) -> None:
+    desk = desk_in(tmp_path)
+    pipeline = desk.pipeline(desk.cell())
+    students = [record(60.0, seed=0), record(62.0, seed=1), record(67.0, repeat=1)]
+    found = [*students, record(62.0, seed=1), record(40.0, ipc=1), record(50.0, method="random")]
+    frame = summarise((pipeline, each) for each in found)
+    shown = frame[["method", "ipc", "top-1 (last epoch)", "n"]].values.tolist()
+    assert shown == [
+        ["wmdd", "10", "64.00 ± 4.24", "3 students on 2 sets"],  # of the sets: 61 and 67
+        ["wmdd", "1", "40.00", "1 student on 1 set"],
+        ["random", "10", "50.00", "1 student on 1 set"],
+    ]
+    assert set(frame["recipe"]) == {"quick --set"}
+    assert "measured on" not in frame
