@@ -61,7 +61,7 @@ def test_the_summary_fits_80_columns(finished: "Finished", monkeypatch: pytest.M
     assert "cell 1" not in outcome.err
     table, _, _ = outcome.out.partition("records:")
     assert max(map(len, table.splitlines())) <= 80
-    assert table.startswith("dataset digits 16px, student convnet-bn-d3, protocol fkd v1, recipe smoke --set\n\n")
+    assert table.startswith("dataset digits 8px, student convnet-bn-d3, protocol fkd v1, recipe smoke + 1 changed\n\n")
     assert re.findall(r"^(\w+) +(\d) +\d+\.\d\d ", table, re.MULTILINE) == [
         (method, ipc) for method in ("wmdd", "random") for ipc in ("1", "2")
     ]

@@ -65,6 +65,7 @@ def stopped(cache: Path, folder: Path) -> Path:
         datasets=("digits",),
         ipcs=(1,),
         recipes=("smoke",),
+        image_size=8,
         device="cpu",
         precision="fp32",
         assignments=("teacher.batch_size=256", *QUICK),

@@ -27,5 +27,5 @@ def test_students_and_sets_are_pooled_and_nothing_counts_twice(
         ["wmdd", "1", "40.00", "1 student on 1 set"],
         ["random", "10", "50.00", "1 student on 1 set"],
     ]
-    assert set(frame["recipe"]) == {"quick --set"}
+    assert set(frame["recipe"]) == {"quick"}
     assert "measured on" not in frame

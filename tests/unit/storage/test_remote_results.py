@@ -26,8 +26,9 @@ def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypa
     monkeypatch.setattr(remote_folder, "LOCAL_COPIES", other.root / "copies")
     assert name in other("records", "--results-dir", places[-1]).out
     assert name in other("show", "--results-dir", places[-1]).out
-    quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32", "--set", "teacher.batch_size=256")
-    grid = ("--dataset", "digits", "--ipc", "1", "--methods", "random", *quick)
+    quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
+    small = ("--image-size", "8", "--set", "teacher.batch_size=256")
+    grid = ("--dataset", "digits", "--ipc", "1", "--methods", "random", *quick, *small)
     table = other("table", "comparison", "--run", *grid, *places, "--format", "csv")
     assert table.code == 0, table.err
     assert "random" in table.out
