@@ -62,9 +62,8 @@ def dry_run(
     leaks = check_leaks(pipelines, strict)
     check_networks(pipelines)
     total = Estimate()
-    states = {id(pipeline): _states(pipeline, total) for pipeline in pipelines}
-    of_cells = iter(pipelines)
-    by_cell = [({} if each.dataset in missing else states[id(next(of_cells))]) for each in experiments]
+    states = (_states(pipeline, total) for pipeline in pipelines)
+    by_cell = [{} if each.dataset in missing else next(states) for each in experiments]
     columns = [stage.name for stage in workspace.graph if any(stage.name in state for state in by_cell)]
     columns += ["takes about"] if pipelines else []
     rows = [

@@ -90,8 +90,10 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
         raise DDBenchError(reason)
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
     missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
+    schedule = None
     if isinstance(context.workspace.executor, Inline):  # the estimate is that of one process on this device
-        context.check_duration(estimate.seconds(missing))
+        schedule = estimate.Schedule(missing)
+        context.check_duration(schedule.total)
     for note in check_leaks(missing, strict=False):
         context.warn(note)
     rows, number = [], 0
@@ -103,6 +105,8 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
                 record, state, reason = stored.get(pipeline.cache_key("evaluate")), "", ""
                 if record is None:
                     number += 1
+                    left = f"; {schedule.left(number - 1)}" if schedule else ""
+                    context.warn(f"cell {number} of {len(missing)}: {pipeline.experiment.name}{left}")
                     title = f"{spec.name} {number}/{len(missing)}: {cell_name(resolved.cell)}"
                     record, state, reason = _run_pipeline(pipeline, title, context, wait_for_artifacts)
                 experiment, classes = pipeline.experiment, pipeline.info.num_classes

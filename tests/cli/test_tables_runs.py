@@ -101,6 +101,12 @@ def test_means_ior_and_hlr_are_those_of_the_records(regimes: tuple[Shell, Outcom
     )
 
 
+def test_each_cell_that_runs_is_announced_with_the_time_left(regimes: tuple[Shell, Outcome]) -> None:
+    _, printed = regimes
+    cells = re.findall(r"^cell (\d+) of 14: .* seed [01]; about [\d.]+ \w+ left$", printed.err, re.MULTILINE)
+    assert cells == [str(number) for number in range(1, 15)]
+
+
 @pytest.mark.slow
 def test_records_alone_give_the_same_numbers_without_data(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:
     shell, _ = regimes

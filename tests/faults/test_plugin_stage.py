@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,9 +120,8 @@ class Probe:
 def states(plan: str, stage: str) -> Counter[str]:
     """How many cells of a printed plan have each state of a stage."""
     heading, rule, *lines = plan.splitlines()
-    start = heading.index(stage)
-    width = len(rule[start:].split()[0])
-    return Counter(line[start : start + width].strip() for line in lines[: lines.index("")])
+    (column,) = [span for span in re.finditer("-+", rule) if heading[span.start() : span.end()].strip() == stage]
+    return Counter(line[column.start() : column.end()].strip() for line in lines[: lines.index("")])
 
 
 @pytest.fixture(scope="module")
