@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from ddbench.pipeline.record import build_record
 from ddbench.pipeline.summary import summary_text
 from ddbench.pipeline.workspace import Workspace
 from ddbench.results import records
+from ddbench.results.failures import write_traceback
 from ddbench.results.preview import preview as draw_preview
 from ddbench.results.records import Record
 
@@ -133,14 +132,7 @@ def finish_cell(
 
 def _write_traceback(pipeline: Pipeline, error: BaseException | None, results_dir: Path) -> str:
     experiment = pipeline.experiment
-    name = re.sub(r"[^A-Za-z0-9-]+", "_", f"{experiment.method_name}-{experiment.dataset}")
-    path = results_dir / "failures" / f"{name[:100]}.txt"
-    try:
-        with atomic_write(path) as partial:
-            partial.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
-    except DDBenchError as write_error:  # a failure to write the traceback must not hide the original error
-        return f"no traceback: {write_error}"
-    return f"traceback: {path}"
+    return write_traceback(f"{experiment.method_name}-{experiment.dataset}", error, results_dir)
 
 
 def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:

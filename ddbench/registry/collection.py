@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import functools
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Generic, Literal, TypeVar
 
 from ddbench.core.errors import DDBenchError, unknown
@@ -11,6 +15,13 @@ from ddbench.core.errors import DDBenchError, unknown
 Kind = Literal["method", "evaluator", "dataset", "table", "stage"]
 """The kinds of items that a plugin registers by name."""
 T = TypeVar("T")
+
+
+@functools.cache
+def known_packages() -> dict[tuple[str, str], str]:
+    """Returns the packages of ddbench's own plugins, by kind and name of their items."""
+    text = (resources.files("ddbench.registry") / "packages.csv").read_text(encoding="utf-8")
+    return {(row["kind"], row["name"]): row["package"] for row in csv.DictReader(io.StringIO(text))}
 
 
 @dataclass(frozen=True)
@@ -60,9 +71,11 @@ class Collection(Generic[T]):
         """Returns the item called `name`.
 
         Raises:
-            DDBenchError: If there is no such item. The message suggests the closest name.
+            DDBenchError: If there is no such item. The message names the package that has it, or the closest name.
         """
         if name not in self.items:
+            if package := known_packages().get((self.kind, name)):
+                raise DDBenchError(f"{self.kind} '{name}' is in the package {package}, which is not installed here")
             raise unknown(self.kind, name, self.items)
         return self.items[name]
 

@@ -17,7 +17,7 @@ from ddbench.api.hookspecs import PROJECT
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
 from ddbench.config.recipes import Recipe, load_file
-from ddbench.core.errors import DDBenchError, exception_line, unknown
+from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.registry import attribution
 from ddbench.registry.attribution import STOP_REQUESTS, print_warning
 from ddbench.registry.collection import Collection, Kind
@@ -167,12 +167,11 @@ class PluginRegistry:
             DDBenchError: If there is no such item.
         """
         collection = self._collections[kind]
-        if name in collection.owners:
-            return collection.owners[name]
-        if kind == "dataset":
+        if kind == "dataset" and name not in collection.owners:
             self.dataset(name)
             return CORE
-        raise unknown(kind, name, collection.items)
+        collection.find(name)
+        return collection.owners[name]
 
     def source_of(self, kind: Kind, name: str) -> Source:
         """Returns the distribution of a method, protocol or stage, and a digest of its code.

@@ -14,6 +14,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
+from ddbench.results.failures import traceback_kept
 from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.context import TableContext
 from ddbench.tables.from_records import rows_from_records
@@ -60,11 +61,13 @@ def build_frame(
     """
     folder = results_dir / "records"
     stored = records.read_all(folder, warn) if stored is None else stored
-    cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
+    failure = f"table-{spec.name}"
+    with traceback_kept(failure, results_dir):
+        cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     context = TableContext(request, registry, workspace, results_dir, warn, stored, yes)
     if spec.fill is not None:
-        with registry.attribute_errors("table", spec.name):
+        with traceback_kept(failure, results_dir), registry.attribute_errors("table", spec.name):
             frame = spec.fill(spec, cells, context)
     else:
         fill = run_cells if workspace else rows_from_records
@@ -75,7 +78,7 @@ def build_frame(
     if not request.methods:
         frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
     if spec.finish is not None:
-        with registry.attribute_errors("table", spec.name):
+        with traceback_kept(failure, results_dir), registry.attribute_errors("table", spec.name):
             frame = spec.finish(frame, records.to_frame(stored))
     return with_published(spec, frame)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load(name: str, results_dir: Path = Path("results"), ipcs: tuple[int, ...] = ()) -> pd.DataFrame:
+def load(name: str, results_dir: Path | str = "results", ipcs: tuple[int, ...] = ()) -> pd.DataFrame:
     """Loads a table from the records of a folder. Computes nothing.
 
     Args:
@@ -29,4 +29,4 @@ def load(name: str, results_dir: Path = Path("results"), ipcs: tuple[int, ...] =
 
     registry = PluginRegistry()
     request = Request(methods=(), datasets=(), ipcs=ipcs)
-    return build_frame(registry.table(name), request, registry, None, results_dir)
+    return build_frame(registry.table(name), request, registry, None, Path(results_dir))

@@ -60,15 +60,16 @@ def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_only(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row for each published cell of a method that ddbench does not have.
+    """Returns a row for each published cell of a method that ddbench does not have, or that is not installed.
 
     Args:
         spec: The table.
         frame: Its tidy frame. Only published cells of its datasets and IPCs are returned.
     """
     rows = published_rows(spec)
-    rows = rows[(rows["ours"] == "") & rows["dataset"].isin(frame["dataset"]) & rows["ipc"].isin(frame["ipc"])]
-    rows = rows.rename(columns={"method": "row", "architecture": "student"})
+    rows = rows.assign(row=rows["ours"].where(rows["ours"] != "", rows["method"]))
+    shown = rows["dataset"].isin(frame["dataset"]) & rows["ipc"].isin(frame["ipc"]) & ~rows["row"].isin(frame["row"])
+    rows = rows[shown].rename(columns={"architecture": "student"})
     return rows[["table", "row", "dataset", "ipc", "student"]].assign(state="published only").drop_duplicates()
 
 

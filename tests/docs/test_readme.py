@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ddbench.nn.build import build_network
+from ddbench.pipeline.request import Request
+from ddbench.registry.registry import PluginRegistry
+from ddbench.tables.frame import build_frame
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -186,6 +190,23 @@ def lay_out_own_files(command: str, folder: Path) -> None:
     if found := re.search(r"--recipe (\S+\.yaml)", command):
         (recipe,) = blocks(ROOT / "docs" / "recipes.md", "yaml")
         (folder / found[1]).write_text(recipe, encoding="utf-8")
+
+
+def test_the_examples_of_the_tables_page_run_on_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records have hard labels and students without a teacher."""
+    load, plugin = blocks(ROOT / "docs" / "tables.md", "python")
+    (tmp_path / "results").symlink_to(REFERENCE)
+    monkeypatch.chdir(tmp_path)
+    exec(load, {"__name__": "tables_page"})
+    module = ModuleType("tables_page")
+    exec(plugin, vars(module))
+    registry = PluginRegistry()
+    registry.register(module)
+    request = Request(methods=("random", "full"), datasets=("imagenette",), ipcs=(10,))
+    frame = build_frame(registry.table("temperature"), request, registry, None, Path("results"))
+    measured = frame[frame["state"] == "measured"]
+    assert len(measured)
+    assert measured.loc[measured["method"] == "random", "gap"].notna().all()
 
 
 PAGE = ROOT / "docs" / "writing-a-plugin.md"

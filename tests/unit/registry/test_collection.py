@@ -1,9 +1,12 @@
 """Items of one kind: unique names, owners, suggestions."""
 
+from typing import Any
+
 import pytest
 
 from ddbench.core.errors import DDBenchError
-from ddbench.registry.collection import Collection
+from ddbench.registry.collection import Collection, Kind, known_packages
+from ddbench.registry.registry import PluginRegistry
 
 
 def collection() -> Collection[int]:
@@ -27,3 +30,16 @@ def test_a_name_that_is_taken_names_both_owners() -> None:
     with pytest.raises(DDBenchError, match="registered by both mine and mine"):
         found.check_unique([("other", 3), ("other", 4)], "mine")
     assert found.all() == (1, 2)
+
+
+def test_the_packages_of_known_items_are_those_of_the_plugins_here() -> None:
+    registry, known = PluginRegistry(), known_packages()
+    items: dict[Kind, Any] = {
+        "method": registry.distillers(),
+        "evaluator": registry.evaluators(),
+        "dataset": registry.datasets(),
+        "table": registry.tables(),
+        "stage": registry.stages(),
+    }
+    owned = {(kind, item.name): registry.distribution_of(kind, item.name) for kind in items for item in items[kind]}
+    assert {item: owner for item, owner in owned.items() if owner in known.values()} == known

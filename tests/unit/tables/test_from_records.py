@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 
 from ddbench.api.evaluator import Metrics
+from ddbench.api.hookspecs import hookimpl
+from ddbench.api.table import Cell, TableSpec
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request, experiments
@@ -20,6 +24,7 @@ from ddbench.results import provenance, records
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
+from ddbench.tables.load import load
 from ddbench.tables.rows import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
@@ -392,3 +397,34 @@ def test_a_score_that_is_missing_says_why(stored: Write) -> None:
     shown = dict(zip(block.cells["method"], block.cells["IPC 10 fkd IOR"], strict=True))
     assert (shown["wmdd"], shown["random"]) == ("– [1]", "0.00")
     assert block.notes == ["[1] random: no record of student seed 1"]
+
+
+def test_published_rows_of_methods_that_are_not_installed_stay(tmp_path: Path) -> None:
+    core = PluginRegistry([point for point in entry_points(group="ddbench") if point.dist.name == "ddbench"])
+    with pytest.raises(DDBenchError, match="method 'wmdd' is in the package ddbench-wmdd, which is not installed here"):
+        core.distiller("wmdd")
+    spec = core.table("comparison")
+    frame = build_frame(spec, asked(datasets=("imagenette",)), core, None, tmp_path)
+    (block,) = text_blocks(spec, frame)
+    shown = block.cells.set_index("method")["IPC 10 published"].map(lambda text: text.partition(" [")[0])
+    assert (shown["wmdd"], shown["random"], shown["MTT"]) == ("64.8 ± 0.4", "47.7 ± 2.4", "63.0 ± 1.3")
+    assert set(frame.loc[frame["row"] == "wmdd", "state"]) == {"published only"}
+
+
+def test_the_fault_of_a_table_is_named_with_its_traceback(tmp_path: Path) -> None:
+    def finish(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(gap=every["nothing"])
+
+    registry = PluginRegistry()
+    spec = TableSpec("gaps", "", lambda query: [Cell("a", "random", "digits", 1)], finish=finish)
+    registry.register(SimpleNamespace(ddbench_tables=hookimpl(lambda: [spec])), "ddbench-gaps")
+    path = tmp_path / "failures" / "table-gaps.txt"
+    with pytest.raises(DDBenchError) as caught:
+        build_frame(registry.table("gaps"), asked(), registry, None, tmp_path)
+    assert str(caught.value) == f"table 'gaps' of ddbench-gaps: KeyError: 'nothing' (traceback: {path})"
+    assert 'every["nothing"]' in path.read_text(encoding="utf-8")
+
+
+def test_a_folder_can_be_given_as_text(stored: Write, tmp_path: Path) -> None:
+    stored(record(experiment(), 50.0))
+    assert load("comparison", str(tmp_path), ipcs=(10,))["top1"].dropna().tolist() == [50.0]
