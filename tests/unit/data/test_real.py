@@ -1,5 +1,6 @@
 """The real images: published counts, class order, and pixels against torchvision."""
 
+import json
 import os
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_imagenette_is_complete_and_its_pixels_are_torchvisions(cache: Cache) ->
     chosen = torch.randperm(3925, generator=torch.Generator().manual_seed(0))[:100]
     expected = torch.stack([folder[index][0] for index in chosen.tolist()])
     assert torch.equal(data.val.centre(chosen, 64), expected)
+
+
+def test_fingerprints_are_those_of_the_committed_records() -> None:
+    data_dir = os.environ.get("DDBENCH_DATA")
+    if not data_dir or not (Path(data_dir) / "imagenette2").is_dir():
+        pytest.skip("needs DDBENCH_DATA with imagenette2/")
+    committed = {
+        json.loads(path.read_text()).get("data", {}).get("fingerprint")
+        for path in (Path(__file__).parents[3] / "results" / "reference").rglob("*imagenette*.json")
+    }
+    source = resolve_dataset("imagenette", ddbench_datasets()).open(Path(data_dir))
+    assert committed - {None} == {source.fingerprint()}
 
 
 def test_tiny_imagenet_subset(cache: Cache) -> None:
