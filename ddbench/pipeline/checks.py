@@ -85,8 +85,8 @@ def check_leaks(pipelines: Iterable[Pipeline], strict: bool) -> list[str]:
 def _leaks(pipeline: Pipeline) -> Iterator[str]:
     experiment, dataset = pipeline.experiment, pipeline.dataset
     if count := dataset.measured_in_train:
-        images = f"{count} of the {sum(dataset.info.val_counts)} {measured_on(experiment.data.holdout)}"
-        yield f"{images} of {dataset.info.name} are copies of training images: accuracies are too high"
+        images = f"{sum(dataset.info.val_counts)} {measured_on(experiment.data.holdout, experiment.data.split)}"
+        yield f"{count} of the {images} of {dataset.info.name} are copies of training images: accuracies are too high"
     if pipeline.uses_teacher and experiment.data.holdout and experiment.teacher.checkpoint:
         name = experiment.teacher.checkpoint.name
         yield f"{name} (teacher.checkpoint) may have been trained on the held-out images: accuracies may be too high"

@@ -47,7 +47,6 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
                 "recipe": recipe_label(record),
                 "measured on": record.measured_on,
-                "holdout": record.holdout,
                 "top1": record.metrics.top1_last,
                 "set": record.distilled_digest,
                 "source": experiment.dataset,
@@ -72,7 +71,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
         summary.append(
             {
                 **values,
-                **({"measured on": split} if frame["holdout"].any() else {}),
+                **({"measured on": split} if (frame["measured on"] != "validation images").any() else {}),
                 "top-1 (last epoch)": spread(pool(list(part["top1"]), list(part["set"]))),
                 "n": f"{counted(len(part), 'student')} on {counted(sets, 'set')}",
                 "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",

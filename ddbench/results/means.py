@@ -79,7 +79,7 @@ def _titles(panels: Sequence[tuple[Record, Facts]], x: str) -> list[str]:
     titles = []
     for record in records:
         ipc = "" if x == "ipc" else f", IPC {record.ipc}"
-        held_out = f", on {record.measured_on}" if record.holdout else ""
-        title = f"{record.dataset}, {record.image_size} px{ipc}{held_out}"
+        images = "" if record.measured_on == "validation images" else f", on {record.measured_on}"
+        title = f"{record.dataset}, {record.image_size} px{ipc}{images}"
         titles.append(f"{title}\n{record.evaluator} v{record.evaluator_version}, {record.student}")
     return disambiguate_labels(titles, facts, records)

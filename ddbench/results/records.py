@@ -133,20 +133,23 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     @property
     def measured_on(self) -> str:
         """The images that every accuracy of this record is measured on, in words."""
-        return measured_on(self.holdout)
+        return measured_on(self.holdout, float(self.configuration.get("data", {}).get("split", 0.0)))
 
 
-def measured_on(holdout: float) -> str:
+def measured_on(holdout: float, split: float = 0.0) -> str:
     """Names the images that accuracies are measured on.
 
     Args:
         holdout: Share of the training images that is held out, in [0, 1). 0: none.
+        split: Share of the images that `data.split` made validation images, in [0, 1). 0: none.
 
     Example:
-        >>> measured_on(0.0), measured_on(0.1)
-        ('validation images', 'held-out training images (0.1)')
+        >>> measured_on(0.0), measured_on(0.0, 0.2), measured_on(0.1)
+        ('validation images', 'validation images (data.split 0.2)', 'held-out training images (0.1)')
     """
-    return f"held-out training images ({holdout:g})" if holdout else "validation images"
+    if holdout:
+        return f"held-out training images ({holdout:g})"
+    return f"validation images (data.split {split:g})" if split else "validation images"
 
 
 def run_name(method: str, dataset: str, ipc: int | None, key: str) -> str:

@@ -117,7 +117,7 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
         "recipe": " --set ".join(["+".join(experiment.recipes), *_changes(experiment, request)]),
         "teacher": teacher_label(experiment.teacher),
         "device": f"{runtime.device.partition(':')[0]} {runtime.precision}",
-        "measured_on": measured_on(experiment.data.holdout),
+        "measured_on": measured_on(experiment.data.holdout, experiment.data.split),
         "repeat": experiment.repeat,
         "student_seed": experiment.student_seed,
         "differs": published.difference_from_paper(experiment.model_copy(update={"changed": changed}), classes) or "",

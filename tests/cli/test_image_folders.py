@@ -50,6 +50,7 @@ def test_a_flat_folder_is_split_by_a_setting_that_the_record_has(shell: Shell, i
     assert "has no train/: its 2 class folders are read as training images" in outcome.err
     (record,) = records(shell)
     assert record["configuration"]["data"]["split"] == 0.2
+    assert "% on validation images (data.split 0.2)" in shell("show", record["name"]).out
     assert record["data"] | {"train_images": 8, "val_images": 2, "val_images_in_train": 0} == record["data"]
 
 
