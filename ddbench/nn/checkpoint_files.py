@@ -199,7 +199,7 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
         raise DDBenchError(f"checkpoint '{path}' holds no state dict of tensors; it {_described(found)}: {SAVE_AGAIN}")
     weights = dict(found)
     weights.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in weights)), None):
+    while weights and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
 

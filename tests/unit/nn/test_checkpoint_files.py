@@ -56,11 +56,13 @@ def numpy_numbers(state: State) -> dict[str, Any]:
     return {"state_dict": state, **numbers}
 
 
-def numpy_1(_: nn.Module, state: State, path: Path) -> None:
+def other_numpy(_: nn.Module, state: State, path: Path) -> None:
     torch.save(numpy_numbers(state), path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
-    assert b"cnumpy._core.multiarray\n" in content
-    path.write_bytes(content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    names = [b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"]  # of NumPy 2 and 1
+    mine, other = names if names[0] in content else names[::-1]
+    assert mine in content
+    path.write_bytes(content.replace(mine, other))
 
 
 def averaged(model: nn.Module, state: State, path: Path) -> None:
@@ -95,7 +97,7 @@ LOADED: dict[str, tuple[str, Save]] = {
     "a compiled data-parallel network": ("a.pth", saved(prefixed("_orig_mod.module."))),
     "arguments of a reference script": ("a.pth", saved(reference_script)),
     "NumPy numbers": ("a.pth.tar", saved(numpy_numbers)),
-    "numbers of NumPy 1": ("a.pth", numpy_1),
+    "numbers of another NumPy": ("a.pth", other_numpy),
     "half precision": ("a.pth", saved(lambda s: {n: t.half() if t.is_floating_point() else t for n, t in s.items()})),
     "parameters": ("a.pth", saved(lambda s: {n: nn.Parameter(t) if "weight" in n else t for n, t in s.items()})),
 }
@@ -161,6 +163,8 @@ REFUSED: dict[str, tuple[str, Save, str]] = {
     "one odd entry": ("a.pt", saved(lambda s: {**s, "note": "text"}), "it holds 'note' (str) and 9 more"),
     "arguments only": ("a.pt", saved(lambda s: argparse.Namespace(a=1)), "it is of the type object"),
     "a list": ("a.pt", saved(lambda s: list(s.values())), "it is of the type list"),
+    "a counter only": ("a.pt", saved(lambda s: {"n_averaged": torch.zeros(1)}), "it is missing 'classifier.bias'"),
+    "a prefix only": ("a.pt", saved(lambda s: {"module.": torch.zeros(1)}), "it is missing 'classifier.bias'"),
     "two networks": ("a.pt", saved(lambda s: {"model": s, "teacher": s}), "several state dicts, 'model' and 'teacher'"),
     "another suffix": ("a.h5", saved(dict), "has none of the suffixes .pt .pth .pth.tar .ckpt .bin .safetensors"),
 }
