@@ -1,10 +1,14 @@
 """The resolved configuration of one run. Imports no torch."""
 
-from pydantic import Field, SerializeAsAny
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, SerializeAsAny
 
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.settings import Section
+from ddbench.config.datasets import dataset_name
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, Stem, TeacherConfig
 
 
@@ -14,7 +18,7 @@ class Experiment(Section, serialize_by_alias=True):
     Records and cache keys store the fields under their aliases.
     """
 
-    dataset: str
+    dataset: str = Field(description="as on the command line; in a pipeline the name in records, without a path")
     method_name: str = Field(alias="method")
     ipc: int | None = Field(ge=1)
     evaluator_name: str = Field(alias="evaluator")
@@ -33,9 +37,21 @@ class Experiment(Section, serialize_by_alias=True):
     method: SerializeAsAny[Distiller] = Field(alias="method_settings")
     evaluator: SerializeAsAny[Evaluator] = Field(alias="evaluator_settings")
 
+    def public(self) -> dict[str, Any]:
+        """Returns the configuration as JSON for records and observers: files are named without their folder."""
+        tree = self.model_dump(mode="json")
+        tree["dataset"] = dataset_name(self.dataset)
+        for section in type(self).model_fields:
+            values = getattr(self, section)
+            if isinstance(values, BaseModel):
+                alias = type(self).model_fields[section].alias or section
+                tree[alias] |= {name: value.name for name, value in values if isinstance(value, Path)}
+        return tree
+
     @property
     def name(self) -> str:
         """The cell in words: `wmdd, digits, IPC 10, set 0, fkd, resnet18 seed 0`."""
         size = "whole training set" if self.ipc is None else f"IPC {self.ipc}"
         student = f"{self.student} seed {self.seed + self.student_seed}"
-        return f"{self.method_name}, {self.dataset}, {size}, set {self.repeat}, {self.evaluator_name}, {student}"
+        words = (self.method_name, dataset_name(self.dataset), size, f"set {self.repeat}", self.evaluator_name, student)
+        return ", ".join(words)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddbench.api.dataset import DatasetInfo, DatasetSpec, Report, Source, Split
 from ddbench.augment import crops
+from ddbench.config.datasets import recorded_name
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
@@ -43,6 +44,7 @@ class Dataset:
         report: Called with progress events.
 
     Attributes:
+        name: The name in records.
         mean: float32 [3], of pixel values in [0, 1].
         std: float32 [3], of pixel values in [0, 1].
         depends_on: Everything that both splits depend on, for cache keys.
@@ -55,11 +57,11 @@ class Dataset:
         self.std = torch.tensor(config.std or spec.std)
         self.made_from: dict[str, str] = {}
         self._skipped: dict[str, dict[str, int]] = {}
-        self._name = spec.name
         self._source = source
         self._cache = cache
         self._report = report
         self._fingerprint = source.fingerprint()
+        self.name = recorded_name(spec.name, self._fingerprint)
         # `split` and `holdout` select from the stored pixels, which do not depend on them. Mean and standard deviation
         # are beside `depends_on` in every key.
         self._pixels_depend_on: dict[str, Any] = {
@@ -80,7 +82,7 @@ class Dataset:
         train, val = source.train.labels[kept], measured.labels[positions]
         classes = len(source.class_names)
         return DatasetInfo(
-            name=self._name,
+            name=self.name,
             class_names=source.class_names,
             class_titles=source.class_titles or source.class_names,
             train_counts=tuple(np.bincount(train, minlength=classes).tolist()),
@@ -232,7 +234,8 @@ def load_dataset(
         The dataset.
 
     Raises:
-        DDBenchError: Files are missing, unreadable, or not in the expected layout.
+        DDBenchError: Files are missing, unreadable, not in the expected layout, or others than those of the record
+            whose image folder `spec` is.
         ValueError: The dataset of a plugin has invalid labels or class names.
     """
     report = report or _ignore

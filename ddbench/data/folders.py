@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddbench.api.dataset import MissingDataError, Source, default_data_dir
+from ddbench.config.datasets import FOLDER_PREFIX, own_name
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import require_utf8
 from ddbench.data.listing import Listing, same_name
@@ -59,6 +60,31 @@ def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], mar
     raise MissingDataError(
         f"{dataset}: {base} holds none of {names} and is not itself the dataset ({', '.join(marks)}); "
         "give the folder that holds it with --data-dir or DDBENCH_DATA"
+    )
+
+
+def find_imagefolder(name: str, data_dir: Path | None) -> Path:
+    """Finds the images of a record, which contains no path: by the name of their folder, or as the data folder itself.
+
+    Args:
+        name: The name in the record, e.g. `imagefolder:pets@0123abcd`.
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The folder. Its images may be others than those of the record.
+
+    Raises:
+        MissingDataError: There is no such folder in the data folder or in the working directory.
+    """
+    own = own_name(name).removeprefix(FOLDER_PREFIX)
+    base = (data_dir or default_data_dir()).expanduser()
+    itself = base.name == own or (base / "train").is_dir()
+    for folder in (base / own, *([base] if itself else []), Path(own)):
+        if folder.is_dir():
+            return folder
+    raise MissingDataError(
+        f"the images of {name} are needed, and a record does not say where they are: give {own}/, or the folder that "
+        f"holds it, with --data-dir (a new run can also name it: --dataset {FOLDER_PREFIX}PATH)"
     )
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from ddbench.api.dataset import DatasetSpec, Download, MissingDataError, RemoteFile, Report, default_data_dir
 from ddbench.api.hookspecs import hookimpl
+from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, is_recorded_folder
 from ddbench.core.errors import DDBenchError, unknown
 
 if TYPE_CHECKING:
     from ddbench.api.dataset import Source
 
-_FOLDER_PREFIX = "imagefolder:"
 _GIB = 1024**3
 
 
@@ -59,14 +59,17 @@ def _fashion(data_dir: Path | None) -> Source:
     return open_fashion(data_dir)
 
 
-def _imagefolder(name: str, folder: str) -> DatasetSpec:
-    def open_folder(data_dir: Path | None) -> Source:
-        from ddbench.data.folders import open_imagefolder
+def _imagefolder(reference: str) -> DatasetSpec:
+    folder = reference.removeprefix(FOLDER_PREFIX)
 
-        return open_imagefolder(Path(folder))
+    def open_folder(data_dir: Path | None) -> Source:
+        from ddbench.data.folders import find_imagefolder, open_imagefolder
+
+        root = find_imagefolder(reference, data_dir) if is_recorded_folder(reference) else Path(folder)
+        return open_imagefolder(root)
 
     return DatasetSpec(
-        name=name,
+        name=dataset_name(reference),
         about="your own images: PATH/train/CLASS/ and PATH/val/CLASS/, or PATH/CLASS/ with data.split",
         source="your own images",
         native_size=224,
@@ -203,7 +206,7 @@ _SPECS = (
             )
         ),
     ),
-    _imagefolder("imagefolder:PATH", "PATH"),
+    _imagefolder("imagefolder:PATH"),
 )
 
 
@@ -214,10 +217,11 @@ def ddbench_datasets() -> Iterable[DatasetSpec]:
 
 
 def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
-    """Finds a dataset by name, or makes a specification for `imagefolder:PATH`. It does not open any files.
+    """Finds a dataset by name, or makes a specification for an image folder. It does not open any files.
 
     Args:
-        name: The name.
+        name: The name, `imagefolder:PATH`, or the name of an image folder in a record (`imagefolder:pets@0123abcd`),
+            which is searched in the data folder.
         specs: The known datasets.
 
     Returns:
@@ -226,11 +230,10 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
     Raises:
         DDBenchError: The name is unknown.
     """
-    if name.startswith(_FOLDER_PREFIX):
-        folder = name.removeprefix(_FOLDER_PREFIX)
-        if not folder:
-            raise DDBenchError("imagefolder: needs a path, e.g. imagefolder:~/pictures with train/ and val/ in it")
-        return _imagefolder(name, folder)
+    if name == FOLDER_PREFIX:
+        raise DDBenchError("imagefolder: needs a path, e.g. imagefolder:~/pictures with train/ and val/ in it")
+    if name.startswith(FOLDER_PREFIX):
+        return _imagefolder(name)
     by_name = {spec.name: spec for spec in specs}
     if name not in by_name:
         raise unknown("dataset", name, by_name)

@@ -68,7 +68,8 @@ class _Leader:
             yield strategy.current_strategy()
             return
         self._count += 1
-        order = {"stage": stage, "experiment": experiment.model_dump(mode="json")}
+        dataset = workspace.dataset_reference(experiment.dataset)
+        order = {"stage": stage, "experiment": {**experiment.model_dump(mode="json"), "dataset": dataset}}
         self._rendezvous.set(f"stage/{self._count}", json.dumps(order))
         try:
             yield self._rendezvous.strategy(torch.device(experiment.runtime.device))

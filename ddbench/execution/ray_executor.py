@@ -187,7 +187,10 @@ class _Session:
         runtime, processes = item.experiment.runtime, self._resources.processes(item.stage)
         threads = device.default_threads(torch.device(runtime.device))
         resources, threads = self._resources.of_task(item.stage, runtime, threads, self._node_cores)
-        runtime = runtime.model_copy(update={"threads": threads})
+        given = {
+            "dataset": self._workspace.dataset_reference(item.experiment.dataset),
+            "runtime": runtime.model_copy(update={"threads": threads}),
+        }
         data = self._workspace.data_dir
         # A worker rebuilds forced artifacts only of its stage and of the on-demand stages within it, so that it does
         # not rebuild artifacts of another worker.
@@ -197,7 +200,7 @@ class _Session:
             "cache": self._workspace.cache.place,
             "data": str(data.absolute()) if data else None,
             "force": sorted(forced),
-            "experiment": item.experiment.model_copy(update={"runtime": runtime}).model_dump(mode="json"),
+            "experiment": item.experiment.model_copy(update=given).model_dump(mode="json"),
             "stage": item.stage,
             "parts": item.parts,
             "inputs": sorted(item.inputs),

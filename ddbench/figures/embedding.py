@@ -16,10 +16,10 @@ from torch import Tensor
 from ddbench.core.errors import DDBenchError
 from ddbench.core.seeds import generator
 from ddbench.figures import style
-from ddbench.figures.selecting import command_of
 from ddbench.figures.sets import LabelledSet, dataset_of, select_sets, sets_caption
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
+from ddbench.results.command import command_of
 from ddbench.results.preview import shorten
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _teacher(records: Sequence[Record], workspace: Workspace) -> tuple[Record, T
             network.load_state_dict(artifact.tensors)
             return record, TappedNetwork(network)
     example = next((record for record in records if record.teacher), None)
-    command = command_of(example) if example else f"ddbench run --method kmeans --dataset {records[0].dataset} --ipc 10"
+    command = command_of(example) if example else command_of(records[0], method="kmeans")
     raise DDBenchError(f"figure 'embedding' needs the teacher of one of these records in the cache; make it: {command}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddbench.figures import curves
 from ddbench.results import published
+from ddbench.results.command import command_of
 from ddbench.results.means import mean_top1
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
     Raises:
         DDBenchError: If no panel has a second value of lambda.
     """
-    command = f"ddbench run --method {METHOD} --dataset {records[0].dataset} --ipc 10 --set {SETTING}=1"
+    command = command_of(records[0], method=METHOD, settings=(f"{SETTING}=1",))
     missing = f"figure 'lambda' needs records at a second value of {SETTING}; e.g. {command}"
     data = curves.with_two_points(frame(records), missing, warn)
     return curves.draw(data, f"\u03bb ({SETTING})", caption(data))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ddbench.figures import curves
 from ddbench.results import published
+from ddbench.results.command import command_of
 from ddbench.results.means import mean_top1
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
         DDBenchError: If no panel has a second IPC, measured or published.
     """
     first = records[0]
-    command = f"ddbench run --method {first.method} --dataset {first.dataset} --ipc 1 --ipc 10 --ipc 50"
+    command = command_of(first, ipcs=(1, 10, 50))
     missing = f"figure 'scaling' needs a second number of images per class; e.g. {command}"
     data = curves.with_two_points(frame(records), missing, warn)
     return curves.draw(data, "images per class", caption(data))

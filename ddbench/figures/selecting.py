@@ -1,4 +1,4 @@
-"""Selects the records of a figure, and gives commands that make records."""
+"""Selects the records of a figure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ddbench.core.canonical import canonical_json
+from ddbench.config.datasets import refers_to
 from ddbench.core.errors import DDBenchError
 from ddbench.results import records
 from ddbench.results.records import Record
@@ -35,7 +34,7 @@ class Filters:
     def match(self, record: Record) -> bool:
         """Tests whether a record satisfies all conditions."""
         return (
-            self.dataset in (None, record.dataset)
+            (self.dataset is None or refers_to(self.dataset, record.dataset))
             and self.ipc in (None, record.ipc)
             and self.image_size in (None, record.image_size)
             and (not self.methods or record.method in self.methods)
@@ -72,19 +71,3 @@ def select(folder: Path, filters: Filters, warn: Callable[[str], None]) -> list[
         command = filters.command(missing[0] if missing else "random")
         raise DDBenchError(f"no record{of_method} in {folder} matches the options; make one: {command}")
     return matching
-
-
-def command_of(record: Record) -> str:
-    """Returns the command that makes a record again. A record contains only the file name of a teacher's checkpoint."""
-    configuration = record.configuration
-    parts = ["ddbench", "run", "--method", record.method, "--dataset", configuration["dataset"]]
-    parts += ["--ipc", str(record.ipc), "--image-size", str(record.image_size)]
-    parts += [part for name in record.recipes for part in ("--recipe", name)]
-    parts += [part for name in configuration.get("changed", ()) for part in ("--set", _assignment(name, configuration))]
-    return shlex.join(parts)
-
-
-def _assignment(name: str, configuration: dict[str, Any]) -> str:
-    section, _, key = name.partition(".")
-    value = (configuration.get(f"{section}_settings") or configuration[section])[key]
-    return f"{name}={value if isinstance(value, str) else canonical_json(value)}"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddbench.api.dataset import MissingDataError
 from ddbench.config.schema import DataConfig
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.figures.selecting import command_of
-from ddbench.results.conditions import Facts, data_settings, distillation_config
+from ddbench.results.command import command_of
+from ddbench.results.conditions import (
+    Facts,
+    data_settings,
+    dataset_identity,
+    dataset_names,
+    distillation_config,
+)
 from ddbench.results.export import stored_set
 from ddbench.results.labels import key_note, natural_order, recipe_label, set_labels
 from ddbench.results.records import Record
@@ -65,10 +71,14 @@ def select_sets(records: Sequence[Record], workspace: Workspace, warn: Callable[
         DDBenchError: If the records have several datasets, image sizes or IPCs, if no set of a method is in the cache,
             or if there are more than MAX_SETS sets.
     """
-    for name, option in (("dataset", "--dataset"), ("image_size", "--image-size"), ("ipc", "--ipc")):
-        values = sorted({getattr(record, name) for record in records})
+    choices: dict[str, set[Any]] = {
+        "--dataset": set(dataset_names(records).values()),
+        "--image-size": {record.image_size for record in records},
+        "--ipc": {record.ipc for record in records},
+    }
+    for option, values in choices.items():
         if len(values) > 1:
-            raise DDBenchError(f"there are records of {', '.join(map(str, values))}: choose one with {option}")
+            raise DDBenchError(f"there are records of {', '.join(map(str, sorted(values)))}: choose one with {option}")
     stored = _read_sets(_one_record_per_set(records), workspace, warn)
     kept = [record for record, _ in stored]
     labels = set_labels(kept, [_facts(record) for record in kept])
@@ -124,7 +134,7 @@ def sets_caption(sets: Sequence[LabelledSet]) -> str:
 
 
 def _facts(record: Record) -> Facts:
-    return {**distillation_config(record), **data_settings(record)}
+    return {"dataset": dataset_identity(record), **distillation_config(record), **data_settings(record)}
 
 
 def dataset_of(record: Record, workspace: Workspace) -> Dataset:

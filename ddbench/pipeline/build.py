@@ -50,7 +50,7 @@ class Builder:
         self._device = device
         self._threads = threads
         self._cell = experiment.name
-        self._configuration = experiment.model_dump(mode="json")
+        self._configuration = experiment.public()
         self._artifacts: dict[Path, Artifact] = {}
         self._made_from: list[dict[str, str]] = []
         self._nested_seconds: list[float] = []

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from ddbench.api.dataset import MissingDataError
+from ddbench.config.datasets import dataset_name, own_name
 from ddbench.config.experiment import Experiment
 from ddbench.config.recipes import Recipe
 from ddbench.core.text import counted, value_text
@@ -62,8 +63,9 @@ def dry_run(
     leaks = check_leaks(pipelines, strict)
     check_networks(pipelines)
     total = Estimate()
-    states = (_states(pipeline, total) for pipeline in pipelines)
-    by_cell = [{} if each.dataset in missing else next(states) for each in experiments]
+    possible = iter(pipelines)
+    of_cells = [None if each.dataset in missing else next(possible) for each in experiments]
+    by_cell = [_states(pipeline, total) if pipeline else {} for pipeline in of_cells]
     columns = [stage.name for stage in workspace.graph if any(stage.name in state for state in by_cell)]
     columns += ["takes about"] if pipelines else []
     rows = [
@@ -82,10 +84,9 @@ def dry_run(
         echo("\n".join([*lines, "", "all settings of each cell: --verbose"]))
         return
     echo("\n".join(f"# {line}".rstrip() for line in lines))
-    resolved = {pipeline.experiment.name: pipeline.experiment for pipeline in pipelines}
-    for experiment in experiments:
-        whole = resolved.get(experiment.name, experiment).model_dump(mode="json")
-        echo(f"---\n# {experiment.name}\n{yaml.safe_dump(whole, sort_keys=False).rstrip()}")
+    for given, pipeline in zip(experiments, of_cells, strict=True):
+        experiment = pipeline.experiment if pipeline else given
+        echo(f"---\n# {experiment.name}\n{yaml.safe_dump(experiment.public(), sort_keys=False).rstrip()}")
 
 
 def _missing_data(experiments: Iterable[Experiment], workspace: Workspace) -> dict[str, str]:
@@ -102,7 +103,7 @@ def _missing_data(experiments: Iterable[Experiment], workspace: Workspace) -> di
 def _labels(experiment: Experiment) -> dict[str, str]:
     return {
         "method": experiment.method_name,
-        "dataset": experiment.dataset,
+        "dataset": dataset_name(experiment.dataset),
         "ipc": "all" if experiment.ipc is None else str(experiment.ipc),
         "set": str(experiment.repeat),
         "protocol": experiment.evaluator_name,
@@ -124,8 +125,9 @@ def _setting_lines(experiments: Iterable[Experiment], known: Sequence[Recipe]) -
     """Returns the settings that are not defaults, a paragraph for each source. Cells with other values are named."""
     sources: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
     for experiment in experiments:
+        dataset = dataset_name(experiment.dataset)
         for source, name, value in _changed(experiment, known):
-            sources.setdefault(source, {}).setdefault(name, {}).setdefault(value, {})[experiment.dataset] = None
+            sources.setdefault(source, {}).setdefault(name, {}).setdefault(value, {})[dataset] = None
     width = shutil.get_terminal_size(fallback=(DEFAULT_WIDTH, 24)).columns
     lines = ["settings that are not defaults, by source:"] if sources else []
     for source, settings in sources.items():
@@ -149,7 +151,8 @@ def _values(values: Mapping[str, Iterable[str]]) -> str:
 
 def _changed(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
     """Yields the source, the name and the value of each setting that is not its default."""
-    names = (experiment.recipes, experiment.dataset, experiment.method_name, experiment.evaluator_name)
+    dataset = own_name(dataset_name(experiment.dataset))
+    names = (experiment.recipes, dataset, experiment.method_name, experiment.evaluator_name)
     in_recipes = {
         f"{section}.{name}": (f"recipe {recipe.name}", value)
         for recipe, block in matching_blocks(known, *names)

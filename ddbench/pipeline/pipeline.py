@@ -53,7 +53,7 @@ class Pipeline:
         self.protocol = experiment.evaluator
         self.dataset = workspace.dataset(experiment.dataset, experiment.data)
         runtime = workspace.executor.resolve(experiment.runtime)
-        self.experiment = experiment.model_copy(update={"runtime": runtime})
+        self.experiment = experiment.model_copy(update={"dataset": self.dataset.name, "runtime": runtime})
         pixels = self.info.num_classes * (experiment.ipc or 0) * experiment.data.image_size**2
         compiled = compile.resolve(runtime, self.method.recover_steps(), pixels)
         self.experiment = self.experiment.model_copy(update={"runtime": compiled})

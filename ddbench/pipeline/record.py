@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ddbench.api.evaluator import Metrics
@@ -36,14 +35,12 @@ def build_record(pipeline: Pipeline) -> Record:
     flat = [cost for parts in costs.values() for cost in parts]
     steps = [part.meta for part in used["distill"] if part.meta.get("steps")]
     teacher = used.get("teacher")
-    named = experiment.model_copy(update={"teacher": experiment.teacher.without_folders()})
-    configuration = named.model_dump(mode="json")
     return Record(
-        name=records.run_name(experiment.method_name, experiment.dataset, experiment.ipc, evaluation.key),
+        name=records.run_name(experiment.method_name, info.name, experiment.ipc, evaluation.key),
         created=evaluation.meta["made"]["created"],
         method=experiment.method_name,
         method_version=pipeline.method.version,
-        dataset=_dataset_name(experiment.dataset),
+        dataset=info.name,
         classes=info.num_classes,
         ipc=experiment.ipc,
         image_size=info.image_size,
@@ -75,7 +72,7 @@ def build_record(pipeline: Pipeline) -> Record:
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
         keys={stage: [part.key for part in parts] for stage, parts in used.items()},
-        configuration=configuration,
+        configuration=experiment.public(),
         seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
         seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
         peak_memory={
@@ -133,9 +130,3 @@ def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]
         device["nondeterministic"] = sorted({name for names in recorded for name in names})
     processes = max(artifact.meta["device"].get("processes", 1) for artifact in artifacts)
     return {**device, "processes": processes} if processes > 1 else device
-
-
-def _dataset_name(name: str) -> str:
-    """Returns the name of a dataset. The path of an `imagefolder:PATH` is reduced to the folder's name."""
-    kind, colon, folder = name.partition(":")
-    return f"{kind}:{Path(folder).name}" if colon else name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ddbench.config.datasets import dataset_name, own_name
 from ddbench.config.experiment import Experiment
 from ddbench.config.recipes import Recipe
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
@@ -140,8 +141,9 @@ def _expand_protocol(
     distiller, protocol = registry.distiller(method), registry.evaluator(evaluator)
     if protocol.on_real_data and distiller.needs_ipc:
         raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full")
-    names = recipe_names(request.recipes, known, dataset)
-    settings = compose(known, names, dataset, method, evaluator)
+    own = own_name(dataset_name(dataset))
+    names = recipe_names(request.recipes, known, own)
+    settings = compose(known, names, own, method, evaluator)
     _apply_options(settings, request)
     changed = apply_assignments(settings, request.assignments, _aliases(request, registry, method, evaluator))
 

@@ -19,6 +19,7 @@ from ddbench.pipeline.workspace import Workspace
 from ddbench.results import records
 from ddbench.results.failures import write_traceback
 from ddbench.results.preview import preview as draw_preview
+from ddbench.results.preview import preview_path
 from ddbench.results.records import Record
 
 Print = Callable[[str], None]
@@ -34,7 +35,8 @@ def run(
 ) -> list[Record]:
     """Runs every cell of a grid, in order. Each record is on disk before the next cell starts.
 
-    All cells are checked first, so that nothing is trained for a grid that cannot run.
+    All cells are checked first, so that nothing is trained for a grid that cannot run. A reason for which several cells
+    fail, such as an image that cannot be decoded, is printed once, with a list of the cells.
 
     Args:
         experiments: The cells.
@@ -62,7 +64,7 @@ def run(
         warn(note)
     cells: list[tuple[Pipeline, Record]] = []
     previews: dict[Path, None] = {}
-    failures = []
+    failures: dict[str, list[str]] = {}
     with workspace.executor.computing(pipelines) as wait_for_artifacts:
         for number, pipeline in enumerate(pipelines, 1):
             if len(pipelines) > 1 and pipeline.missing():
@@ -73,23 +75,31 @@ def run(
             except DDBenchError as error:
                 if len(pipelines) == 1:
                     raise
-                failures.append(f"{pipeline.experiment.name}: {error}")
-                warn(f"failed: {failures[-1]}")
+                if str(error) not in failures:
+                    warn(f"failed: {pipeline.experiment.name}: {error}")
+                failures.setdefault(str(error), []).append(pipeline.experiment.name)
                 continue
             cells.append((pipeline, record))
             if preview is not None:
                 previews[preview] = None
             warn(f"record: {results_dir / 'records' / record.name}.json")
     if not cells:
-        raise DDBenchError(f"every cell failed; the last one: {failures[-1]}")
+        raise DDBenchError(f"every cell failed: {_listed([name for names in failures.values() for name in names])}")
     echo(summary_text(cells))
     echo("")
     echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {cells[-1][1].name})")
     for preview in previews:
         echo(f"preview:  {preview}")
-    for failure in failures:
-        echo(f"failed:   {failure}")
+    for reason, names in failures.items():
+        echo(f"failed:   {names[0]}: {reason}")
+        if len(names) > 1:
+            echo(f"          for the same reason: {_listed(names[1:])}")
     return [record for _, record in cells]
+
+
+def _listed(names: list[str], shown: int = 10) -> str:
+    more = f"; and {len(names) - shown} more" if len(names) > shown else ""
+    return "; ".join(names[:shown]) + more
 
 
 def finish_cell(
@@ -138,8 +148,7 @@ def _write_traceback(pipeline: Pipeline, error: BaseException | None, results_di
 def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Path:
     """Draws `preview.png` of the distilled images, once for each set, and returns its path."""
     experiment = pipeline.experiment
-    name = records.run_name(experiment.method_name, experiment.dataset, experiment.ipc, record.distilled_digest)
-    path = results_dir / "runs" / name / "preview.png"
+    path = preview_path(record, results_dir)
     remove_abandoned(path)
     if not path.exists():
         images, labels = pipeline.distilled.head(10)

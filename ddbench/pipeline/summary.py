@@ -49,7 +49,6 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "measured on": record.measured_on,
                 "top1": record.metrics.top1_last,
                 "set": record.distilled_digest,
-                "source": experiment.dataset,
                 "seed": record.student_seed,
                 "W2": record.feature_transport_cost,
                 "distill": record.seconds.get("distill", 0.0),
@@ -60,12 +59,12 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows)
     # A student on a set is one measurement, even if the grid names it twice.
-    frame = frame.drop_duplicates(["source", "student", "protocol", "recipe", "measured on", "method", "set", "seed"])
-    columns = ["method", "source", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
+    frame = frame.drop_duplicates(["method", "dataset", "student", "protocol", "recipe", "measured on", "set", "seed"])
+    columns = ["method", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
     summary = []
     for names, part in frame.groupby(columns, sort=False):
         values = dict(zip(columns, names, strict=True))
-        published_value, _, split = values.pop("published"), values.pop("source"), values.pop("measured on")
+        published_value, split = values.pop("published"), values.pop("measured on")
         sets = part["set"].nunique()
         costs = part["W2"].dropna()
         summary.append(

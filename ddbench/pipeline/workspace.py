@@ -66,6 +66,7 @@ class Workspace:
         self._notes: set[str] = set()
         self._download = download
         self._datasets: dict[tuple[str, DataConfig], Dataset] = {}
+        self._references: dict[str, str] = {}
         self._teachers: dict[str, TappedNetwork] = {}
 
     def note_once(self, text: str) -> None:
@@ -80,16 +81,29 @@ class Workspace:
             self._notes.add(event.message)
         self.emit(event)
 
-    def dataset(self, name: str, config: DataConfig) -> Dataset:
-        """Returns a dataset. Its images are decoded when the first one is read."""
-        if (name, config) not in self._datasets:
+    def dataset(self, reference: str, config: DataConfig) -> Dataset:
+        """Returns a dataset. Its images are decoded when the first one is read.
+
+        Args:
+            reference: Its name, `imagefolder:PATH`, or the name of an image folder in a record.
+            config: Sizes, resize filter, fraction that is held out.
+        """
+        reference = self.dataset_reference(reference)
+        if (reference, config) not in self._datasets:
             self._datasets.clear()
-            spec = self.registry.dataset(name)
-            with self.registry.attribute_errors("dataset", name):
-                self._datasets[name, config] = load_dataset(
-                    spec, config, self.data_dir, self.cache, self.relay, download=self._download
-                )
-        return self._datasets[name, config]
+            spec = self.registry.dataset(reference)
+            with self.registry.attribute_errors("dataset", reference):
+                dataset = load_dataset(spec, config, self.data_dir, self.cache, self.relay, download=self._download)
+            self._datasets[reference, config] = dataset
+            self._references[dataset.name] = reference
+        return self._datasets[reference, config]
+
+    def dataset_reference(self, name: str) -> str:
+        """Returns how the command line gave a dataset, from its name in records. Other names are returned unchanged.
+
+        An experiment in a pipeline has the name in records. Other processes need the path of an image folder.
+        """
+        return self._references.get(name, name)
 
     def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
         """Returns the teacher with this key on its device. Calls `load` unless it is the teacher of the last call."""

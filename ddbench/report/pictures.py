@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddbench.results.records import Record, run_name
+from ddbench.results.preview import preview_path
+from ddbench.results.records import Record
 
 MAX_BYTES = 6_000_000
 """Bytes of all pictures in one report. In base64 they take 8 MB."""
@@ -102,8 +103,7 @@ def previews(
     """
     records_by_path: dict[Path, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.repeat, record.student_seed, record.name)):
-        run = run_name(record.method, record.dataset, record.ipc, record.distilled_digest)
-        records_by_path.setdefault(results_dir / "runs" / run / "preview.png", []).append(record)
+        records_by_path.setdefault(preview_path(record, results_dir), []).append(record)
     pictures: list[Picture] = []
     for path, set_records in records_by_path.items():
         if not path.is_file():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from ddbench.api.settings import Section, TrainingSettings
+from ddbench.config.datasets import FOLDER_PREFIX, refers_to
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.canonical import canonical_json, key_of
@@ -46,7 +47,7 @@ def evaluation_conditions(record: Record) -> Facts:
     runtime = configuration["runtime"]
     numerics = [part for part in record.versions["numerics"].split() if part.partition("=")[0] in STUDENT_NUMERICS]
     return {
-        "dataset": record.dataset,
+        "dataset": dataset_identity(record),
         "classes": record.classes,
         **data_settings(record),
         "ipc": record.ipc,
@@ -59,6 +60,32 @@ def evaluation_conditions(record: Record) -> Facts:
         "device": f"{_device_type(runtime['device'])} {runtime['precision']}",
         "numerics": " ".join(numerics),
     }
+
+
+def dataset_identity(record: Record) -> str:
+    """Returns what identifies the real images: their fingerprint, or the name of the dataset in a record without it.
+
+    Copies of one folder under several names are one dataset, and several folders of one name are several.
+    """
+    return str(record.data.get("fingerprint") or record.dataset)
+
+
+def dataset_names(records: Iterable[Record]) -> dict[str, str]:
+    """Returns the name of each dataset by its identity. Of several names, a registered one comes before a folder's."""
+    names: dict[str, str] = {}
+    for record in sorted(records, key=lambda record: (record.dataset.startswith(FOLDER_PREFIX), record.dataset)):
+        names.setdefault(dataset_identity(record), record.dataset)
+    return names
+
+
+def recorded_datasets(references: Iterable[str], records: Sequence[Record]) -> tuple[str, ...]:
+    """Returns the names in `dataset_names` of the datasets on a command line. Those without records are unchanged."""
+    names = dataset_names(records)
+    found: dict[str, None] = {}
+    for reference in references:
+        matching = {names[dataset_identity(record)] for record in records if refers_to(reference, record.dataset)}
+        found |= dict.fromkeys(sorted(matching) or [reference])
+    return tuple(found)
 
 
 def data_settings(record: Record) -> Facts:
@@ -149,9 +176,12 @@ def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, 
         teacher that was loaded from a file), often empty; the records.
     """
     groups: dict[Setting, list[Record]] = {}
+    records = list(records)
+    names = dataset_names(records)
     for record in records:
         try:
-            groups.setdefault(Setting.of(record), []).append(record)
+            setting = replace(Setting.of(record), dataset=names[dataset_identity(record)])
+            groups.setdefault(setting, []).append(record)
         except (ValidationError, KeyError):
             continue
     for setting, group in groups.items():

@@ -60,6 +60,8 @@ def disambiguate_labels(labels: Sequence[str], facts: Sequence[Facts], records: 
 
 
 def _fact_text(name: str, value: object, record: Record) -> str:
+    if name == "dataset":
+        return f"images {str(value)[:8]}"
     if name == "teacher":
         return f"teacher {record.teacher['top1']:.1f} %" if record.teacher else "no teacher"
     text = "none" if value is None else format(value, "g") if isinstance(value, float) else value

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from ddbench.results.records import Record
+
     Pixels = npt.NDArray[np.uint8]
 
 MAX_COLUMNS = 10
@@ -21,6 +23,19 @@ GAP = 2
 SMALL, LARGE = 64, 96
 """Images are scaled by whole factors: enlarged to at most SMALL pixels, or reduced to at most LARGE."""
 DPI = 100
+
+
+def preview_path(record: Record, results_dir: Path) -> Path:
+    """Returns the path of the preview of a record's distilled set.
+
+    Args:
+        record: A record of the set.
+        results_dir: The results folder.
+    """
+    from ddbench.results.records import run_name
+
+    name = run_name(record.method, record.dataset, record.ipc, record.distilled_digest)
+    return results_dir / "runs" / name / "preview.png"
 
 
 def preview(images: Tensor, labels: Tensor, class_names: Sequence[str], path: Path, title: str) -> None:

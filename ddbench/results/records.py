@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from ddbench.api.evaluator import Metrics
+from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, recorded_name
 from ddbench.config.recipes import require_plain
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.canonical import canonical_json
@@ -124,6 +125,23 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         description="of each stage, every distinct way in which its artifacts were built: versions of PyTorch and POT, "
         "threads, processes, and the plugin's distribution with the digest of its code",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_folder(cls, content: Any) -> Any:
+        """Names the image folder of an older record by its own name and fingerprint. Older records contain its path."""
+        if not isinstance(content, dict) or not str(content.get("dataset")).startswith(FOLDER_PREFIX):
+            return content
+        data, configuration = content.get("data"), content.get("configuration")
+        fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
+        try:
+            name = dataset_name(content["dataset"])
+            name = recorded_name(name, fingerprint) if isinstance(fingerprint, str) else name
+        except DDBenchError as error:
+            raise ValueError(str(error)) from error
+        if isinstance(configuration, dict) and "dataset" in configuration:
+            content = {**content, "configuration": {**configuration, "dataset": name}}
+        return {**content, "dataset": name}
 
     @property
     def holdout(self) -> float:

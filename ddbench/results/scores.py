@@ -13,7 +13,13 @@ from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
 from ddbench.results import records
-from ddbench.results.conditions import distillation_config, evaluation_conditions, student_key, training_recipe
+from ddbench.results.conditions import (
+    dataset_identity,
+    distillation_config,
+    evaluation_conditions,
+    student_key,
+    training_recipe,
+)
 from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
 from ddbench.results.mixtures import mixture
 from ddbench.results.pooling import Pooled, pool
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Conditions that a student and its reference must share: names in `_Student.conditions`.
-DATA_AND_STUDENT = ("dataset", "fingerprint", "image size", "stored images", "holdout", "student", "device", "numerics")
+DATA_AND_STUDENT = ("fingerprint", "image size", "stored images", "holdout", "student", "device", "numerics")
 SHARED_WITH_RANDOM = (*DATA_AND_STUDENT, "IPC", "protocol", "protocol settings", "teacher")
 SHARED_WITH_HARD = (*DATA_AND_STUDENT, "IPC", "shared protocol settings")
 SHARED_WITH_FULL = (*DATA_AND_STUDENT, "training recipe")
@@ -126,7 +132,6 @@ def _student(record: Record) -> _Student:
     data = {name: value for name, value in stored.items() if name not in ("image_size", "holdout")}
     settings = configuration["evaluator_settings"]
     conditions = {
-        "dataset": record.dataset,
         "fingerprint": record.data.get("fingerprint"),
         "image size": str(record.image_size),
         "stored images": canonical_json(data),
@@ -143,7 +148,8 @@ def _student(record: Record) -> _Student:
         "training recipe": canonical_json(training_recipe(record)),
     }
     method = {name: configuration[name] for name in ("method_settings", "statistics", "distill")}
-    group = [record.method, record.method_version, method, conditions, record.teacher.get("key")]
+    made_by = [record.method, record.method_version, method, record.teacher.get("key")]
+    group = [dataset_identity(record), *made_by, conditions]
     return _Student(record, conditions, canonical_json(group))
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tabulate import tabulate
 
+from ddbench.config.datasets import refers_to
 from ddbench.core.errors import DDBenchError, unknown
+from ddbench.results.command import command_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +94,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("device", _device(record.device)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("distilled set", record.distilled_digest),
+        ("made again by", command_of(record)),
     ]
     return [(name, str(value)) for name, value in rows]
 
@@ -138,9 +141,12 @@ class Selection:
             DDBenchError: If no row is selected, or if there is no such column to sort by.
         """
         recipes = frame["recipe"].map(lambda label: label.partition(" ")[0])
+        datasets: set[str] = set()
+        for reference in self.datasets:
+            datasets |= {name for name in frame["dataset"] if refers_to(reference, name)} or {reference}
         for values, wanted in (
             (frame["method"], self.methods),
-            (frame["dataset"], self.datasets),
+            (frame["dataset"], datasets),
             (recipes, ("+".join(self.recipes),) if self.recipes else ()),
         ):
             if wanted and (missing := set(wanted) - set(values)):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.config.datasets import dataset_name
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
@@ -127,5 +128,5 @@ def cell_name(cell: Cell) -> str:
         'wmdd, digits, IPC 10, hard'
     """
     ipc = "" if cell.ipc is None else f"IPC {cell.ipc}"
-    words = (cell.row, cell.dataset, ipc, cell.student, cell.evaluator)
+    words = (cell.row, dataset_name(cell.dataset), ipc, cell.student, cell.evaluator)
     return ", ".join(word for word in words if word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ class TableContext:
     warn: Callable[[str], None]
     stored: Sequence[Record]
     yes: bool = False
+    _said: set[str] = field(default_factory=set)
 
     def check_duration(self, seconds: float) -> None:
         """Prints the estimated duration of long work, and refuses it without `yes`.
@@ -55,3 +56,14 @@ class TableContext:
         if not self.yes:
             raise DDBenchError(f"the missing cells take {about}: --yes starts them, --dry-run lists them")
         self.warn(f"this will take {about}")
+
+    def warn_of_failure(self, where: str, reason: str) -> None:
+        """Reports why a cell failed. A reason that several cells share is reported once; the table marks every cell.
+
+        Args:
+            where: The table and the cell.
+            reason: One line.
+        """
+        if reason not in self._said:
+            self._said.add(reason)
+            self.warn(f"{where}: failed: {reason}")

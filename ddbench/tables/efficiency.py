@@ -19,6 +19,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ddbench.api.table import Cell, TableSpec
+from ddbench.config.datasets import refers_to
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.tables.context import TableContext
@@ -75,9 +76,11 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         raise DDBenchError(f"table '{spec.name}' needs a method that makes images")
     if context.workspace is None:
         rows = [row for row in _stored_rows(context) if _is_requested(row, context.request)]
-        stored = {(row["row"], row["dataset"], row["ipc"]) for row in rows}
-        missing = [cell for cell in cells if (cell.row, cell.dataset, cell.ipc) not in stored]
-        rows += [frame_row(spec, cell, context.request) for cell in missing]
+        stored = [(row["row"], row["ipc"], row["dataset"]) for row in rows]
+        for cell in cells:
+            names = [name for label, ipc, name in stored if (label, ipc) == (cell.row, cell.ipc)]
+            if not any(refers_to(cell.dataset, name) for name in names):
+                rows.append(frame_row(spec, cell, context.request))
         rows.sort(key=lambda row: row["row"])
     else:
         from ddbench.pipeline.estimate import Estimate
@@ -126,7 +129,7 @@ def _cost_row(spec: TableSpec, resolved: ResolvedCell, context: TableContext) ->
     try:
         numbers = _stored_or_measured(pipeline, cell, row, device_facts, context)
     except Exception as error:  # after any exception, the other methods are still measured
-        context.warn(f"{spec.name}: {cell_name(cell)}: failed: {exception_line(error)}")
+        context.warn_of_failure(f"{spec.name}: {cell_name(cell)}", exception_line(error))
         return {**row, "state": "failed", "reason": exception_line(error)}
     return {**_with_state(row, numbers), **numbers}
 
@@ -145,7 +148,8 @@ def _stored_or_measured(
     from ddbench.tables.cells import cell_name
 
     key = key_of({"unit": pipeline.unit_keys[0], "device": device_facts, "iterations": [WARMUP, MEASURED, TOTAL]})
-    path = context.results_dir / "efficiency" / f"{records.run_name(cell.method, cell.dataset, cell.ipc, key)}.json"
+    name = records.run_name(cell.method, pipeline.dataset.name, cell.ipc, key)
+    path = context.results_dir / "efficiency" / f"{name}.json"
     stored = _read(path, context)
     if stored is not None and stored["key"] == key:
         return dict(stored["numbers"])
@@ -173,7 +177,9 @@ def _stored_rows(context: TableContext) -> list[Row]:
 
 
 def _is_requested(row: Row, request: Request) -> bool:
-    requested = {"dataset": request.datasets, "method": request.methods, "ipc": request.ipcs}
+    requested = {"method": request.methods, "ipc": request.ipcs}
+    if request.datasets and not any(refers_to(dataset, row["dataset"]) for dataset in request.datasets):
+        return False
     return all(row[name] in values for name, values in requested.items() if values)
 
 
@@ -196,6 +202,7 @@ def _read(path: Path, context: TableContext) -> dict[str, Any] | None:
 def _measure_in_process(cell: Cell, context: TableContext) -> Numbers:
     assert context.workspace is not None
     folders = {"cache": str(context.workspace.cache.root), "data": str(context.workspace.data_dir or "")}
+    cell = replace(cell, dataset=context.workspace.dataset_reference(cell.dataset))
     request = json.dumps({"request": asdict(context.request), "cell": asdict(cell), **folders})
     command = [sys.executable, "-m", "ddbench.tables.efficiency"]
     # stderr is inherited, so the progress of the process is shown.

@@ -14,6 +14,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
+from ddbench.results.conditions import recorded_datasets
 from ddbench.results.failures import traceback_kept
 from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.context import TableContext
@@ -61,6 +62,8 @@ def build_frame(
     """
     folder = results_dir / "records"
     stored = records.read_all(folder, warn) if stored is None else stored
+    if workspace is None:  # records do not say where an image folder is
+        request = replace(request, datasets=recorded_datasets(request.datasets, stored))
     failure = f"table-{spec.name}"
     with traceback_kept(failure, results_dir):
         cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
+from ddbench.config.datasets import own_name
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
@@ -101,7 +102,8 @@ def _is_possible(cell: Cell, setting: Setting, request: Request, known: list[Rec
     if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
         return False
     try:
-        return not request.recipes or recipe_names(request.recipes, known, cell.dataset) == setting.recipes
+        own = own_name(cell.dataset)
+        return not request.recipes or recipe_names(request.recipes, known, own) == setting.recipes
     except DDBenchError:
         return False
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from ddbench.api.table import Cell, TableSpec
+from ddbench.config.datasets import dataset_name
 from ddbench.core.text import counted
 from ddbench.pipeline import estimate
 from ddbench.pipeline.composition import load_recipes
@@ -94,7 +95,8 @@ def _labels(cell: Cell, resolved: ResolvedCell | None = None) -> tuple[str, ...]
     experiment = resolved.pipelines[0].experiment if resolved and resolved.pipelines else None
     ipc = "all" if cell.ipc is None else str(cell.ipc)
     student = experiment.student if experiment else cell.student or ""
-    return cell.row, cell.dataset, ipc, student, experiment.evaluator_name if experiment else cell.evaluator or ""
+    evaluator = experiment.evaluator_name if experiment else cell.evaluator or ""
+    return cell.row, dataset_name(cell.dataset), ipc, student, evaluator
 
 
 def _state(resolved: ResolvedCell, missing: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ddbench.api.table import Cell, TableSpec
+from ddbench.config.datasets import dataset_name
 from ddbench.config.experiment import Experiment
 from ddbench.core.text import value_text
 from ddbench.pipeline.keys import teacher_label
@@ -64,7 +65,7 @@ def frame_row(
         "table": spec.name,
         "row": cell.row,
         "method": cell.method,
-        "dataset": cell.dataset,
+        "dataset": dataset_name(experiment.dataset if experiment else cell.dataset),
         "classes": classes,
         "ipc": cell.ipc,
         "student": cell.student or "",

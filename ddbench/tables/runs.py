@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
+from ddbench.config.datasets import dataset_name
 from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
@@ -37,7 +38,10 @@ class ResolvedCell:
 
 
 def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> list[ResolvedCell]:
-    """Returns the cells with their pipelines, checked against the dataset and the networks, grouped by dataset."""
+    """Returns the cells with their pipelines, checked against the dataset and the networks, grouped by dataset.
+
+    The cells name their dataset as records do, if any cell of it is possible; else without a fingerprint.
+    """
     from ddbench.pipeline.checks import check_networks
     from ddbench.pipeline.pipeline import Pipeline
 
@@ -53,6 +57,10 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
             resolved.append(ResolvedCell(cell, pipelines))
         except DDBenchError as error:
             resolved.append(ResolvedCell(cell, [], exception_line(error)))
+    names = {part.cell.dataset: part.pipelines[0].dataset.name for part in resolved if part.pipelines}
+    for number, part in enumerate(resolved):
+        name = names.get(part.cell.dataset) or dataset_name(part.cell.dataset)
+        resolved[number] = replace(part, cell=replace(part.cell, dataset=name))
     return resolved
 
 
@@ -123,7 +131,7 @@ def _run_pipeline(
     try:
         record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
     except Exception as error:  # after any exception, the other cells are still run
-        context.warn(f"{title}: failed: {exception_line(error)}")
+        context.warn_of_failure(title, exception_line(error))
         return None, "failed", exception_line(error)
     context.warn(f"{title}: record {context.results_dir / 'records' / record.name}.json")
     return record, "", ""

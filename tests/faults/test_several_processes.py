@@ -140,7 +140,9 @@ def test_numbers_gone_bad_end_a_cell_in_all_processes_and_they_go_on_together(
     processes = start(ours, place, 2, *more)
     assert end(processes) == [2, 0], messages_of(processes)
     lines = place.lines()
-    assert sum(line.startswith("failed: ") and "the loss is" in line for line in lines) == 2
+    assert sum("the loss is" in line for line in lines) == 1
+    assert lines[-1].startswith("ddbench: every cell failed: ")
+    assert lines[-1].count("; ") == 1
     assert not any("following stages alone" in line for line in lines)
     assert not processes[1].lines()
 

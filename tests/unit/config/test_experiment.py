@@ -1,5 +1,8 @@
 """An experiment: its name, and the names under which records and keys store it."""
 
+import json
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -25,6 +28,17 @@ def test_it_is_stored_under_aliases_and_read_back(experiment: Experiment) -> Non
     assert (stored["method"], stored["evaluator"]) == ("random", experiment.evaluator_name)
     assert stored["evaluator_settings"] == experiment.evaluator.model_dump()
     assert {"method_name", "evaluator_name"}.isdisjoint(stored)
+
+
+def test_what_is_written_for_others_has_no_path_of_a_person(tmp_path: Path) -> None:
+    weights = tmp_path / "teacher.pt"
+    request = Request(("random",), (f"imagefolder:{tmp_path}",), (3,), assignments=(f"teacher.checkpoint={weights}",))
+    (made,) = experiments(request, PluginRegistry())
+    assert made.teacher.checkpoint == weights
+    public = made.public()
+    assert (public["dataset"], public["teacher"]["checkpoint"]) == (f"imagefolder:{tmp_path.name}", "teacher.pt")
+    assert str(tmp_path) not in json.dumps(public) + made.name
+    assert public.keys() == made.model_dump().keys()
 
 
 @pytest.mark.parametrize("change", [{"seed": -1}, {"ipc": 0}, {"strange": 1}])

@@ -9,12 +9,9 @@ from typing import Any
 import pytest
 
 from ddbench.core.errors import DDBenchError
-from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
-from ddbench.figures.selecting import Filters, command_of, select
+from ddbench.figures.selecting import Filters, select
 from ddbench.results import records
 from ddbench.results.records import Record
-
-PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().model_dump()}
 
 
 def test_records_are_selected_by_every_filter(tmp_path: Path, record: Callable[..., Record]) -> None:
@@ -35,12 +32,3 @@ def test_records_are_selected_by_every_filter(tmp_path: Path, record: Callable[.
     command = r"no record of method 'dm' .*: ddbench run --method dm --dataset imagenette --ipc 10 --recipe quick$"
     with pytest.raises(DDBenchError, match=command):
         chosen(methods=("random", "dm"), dataset="imagenette", recipes=("quick",))
-
-
-def test_the_command_of_a_record_holds_its_recipes_and_what_was_set(record: Callable[..., Record]) -> None:
-    one = record(1.0, recipes=("quick", "lloyd"), bn_weight=0.5)
-    one.configuration["changed"] = ["method.bn_weight", "evaluator.epochs", "data.stored_size"]
-    assert command_of(one) == (
-        "ddbench run --method wmdd --dataset imagenette --ipc 10 --image-size 64 --recipe quick --recipe lloyd"
-        " --set method.bn_weight=0.5 --set evaluator.epochs=300 --set data.stored_size=72"
-    )

@@ -189,7 +189,7 @@ def test_datasets_resolve_by_name_and_by_folder() -> None:
     registry.register(builtin, "core")
     assert registry.dataset("digits").classes == 10
     assert registry.distribution_of("dataset", "digits") == "core"
-    assert registry.dataset("imagefolder:/some/where").name == "imagefolder:/some/where"
+    assert registry.dataset("imagefolder:/some/where").name == "imagefolder:where"
     assert registry.distribution_of("dataset", "imagefolder:/some/where") == "ddbench"
     with pytest.raises(DDBenchError, match="did you mean 'digits'"):
         registry.dataset("digit")

@@ -183,7 +183,6 @@ def test_without_references_it_says_which_are_missing(frame_of: Callable[[list[T
 
 
 WORLD = [
-    ("dataset", "imagewoof", "dataset"),
     ("data.fingerprint", "another", "fingerprint"),
     ("data", {}, "fingerprint (not recorded)"),
     ("image_size", 32, "image size"),

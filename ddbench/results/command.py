@@ -1,0 +1,69 @@
+"""The command that makes a record again. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ddbench.config.recipes import parse_plain_yaml
+from ddbench.core.canonical import canonical_json
+from ddbench.results.records import Record
+
+
+def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), settings: Sequence[str] = ()) -> str:
+    """Returns the command that makes a record again, with the same cache keys.
+
+    A set or student with a number above 0 is one of the grid that the command runs. A record contains no paths: the
+    command needs `--data-dir` for an image folder, a teacher's checkpoint in the working directory, and the file of a
+    recipe that is not installed.
+
+    Args:
+        record: The record.
+        method: Another method; the record's settings of its method are then left out.
+        ipcs: Other numbers of images per class.
+        settings: Further arguments of `--set`.
+
+    Returns:
+        The command, quoted for a shell.
+    """
+    configuration = record.configuration
+    if not ipcs and record.ipc is not None:
+        ipcs = (record.ipc,)
+    options: list[tuple[str, object]] = [("method", method or record.method), ("dataset", record.dataset)]
+    options += [("ipc", ipc) for ipc in ipcs]
+    options += [("student", record.student), ("evaluator", record.evaluator)]
+    options += [("recipe", name) for name in record.recipes]
+    if "data.image_size" not in configuration.get("changed", ()):
+        options.append(("image-size", record.image_size))
+    options.append(("arch", configuration["teacher"].get("arch")))
+    numbers = (("seed", record.seed, 0), ("seeds", record.student_seed + 1, 1), ("repeats", record.repeat + 1, 1))
+    options += [(name, value) for name, value, default in numbers if value != default]
+    options += [(name, configuration["runtime"].get(name)) for name in ("device", "precision", "compile")]
+    assignments = dict(_changed(configuration, with_method=method in ("", record.method)))
+    assignments |= {path: value for path, _, value in (text.partition("=") for text in settings)}
+    options += [("set", f"{path}={value}") for path, value in assignments.items()]
+    words = [word for name, value in options if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["ddbench", "run", *words])
+
+
+def _changed(configuration: dict[str, Any], with_method: bool) -> Iterator[tuple[str, str]]:
+    changed = dict.fromkeys(configuration.get("changed", ()))
+    if "data.image_size" in changed:  # the stored size may have been scaled with an earlier image size
+        changed["data.stored_size"] = None
+    for path in changed:
+        section, _, name = path.partition(".")
+        values = configuration.get(f"{section}_settings") or configuration.get(section) or {}
+        if name in values and (with_method or section != "method"):
+            yield path, _value(values[name])
+
+
+def _value(value: object) -> str:
+    """Writes a value as `--set` reads it. Text that would be read as another value is quoted."""
+    if isinstance(value, str):
+        try:
+            if parse_plain_yaml(value) == value:
+                return value
+        except ValueError:
+            pass
+    return canonical_json(value)
