@@ -1,20 +1,30 @@
 """Errors that are shown to the user as one line."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-_INTERNAL = (
-    (r"\.([^/]+)\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.partial/\1", r"\1"),  # the temporary path of an atomic_write
-    (r"<(?:class )?'?(?:\w+\.)*([^<>]*?)'?(?: at 0x[0-9a-f]+)>", r"\1"),  # repr of an object
-    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+_INTERNAL: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    # The temporary path of an atomic_write.
+    (r"\.([^/]{1,255})\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.partial/\1", r"\1"),
+    # The representation of an object or a class.
+    (
+        r"<(?:class ')?((?:[^<>]|<locals>|<lambda>){1,300}?)(?: at 0x[0-9a-f]+|')>",
+        lambda match: _without_modules(match[1]),
+    ),
     (r"\bat 0x[0-9a-f]{6,}", ""),
-    (r" in \"<(?:unicode|byte) string>\"", ""),  # PyYAML's name of its input
-    (r"\[enforce fail at [^\]]*\](?: err == 0)?\.? ?", ""),  # positions in PyTorch's source code
-    (r" ?\(Triggered internally at [^()]*\)", ""),
+    # PyYAML's name of its input.
+    (r" in \"<(?:unicode|byte) string>\"", ""),
+    # Positions in PyTorch's source code.
+    (r"\[enforce fail at [^\]]{1,300}\](?: err == 0)?\.? ?", ""),
+    (r" ?\(Triggered internally at [^()]{1,300}\)", ""),
     (r" ?Exception raised from .* \(most recent call first\):.*", ""),
 )
 """What libraries write for their own developers, as patterns with replacements."""
+
+
+def _without_modules(name: str) -> str:
+    return re.sub(r"(?:[A-Za-z_]\w*\.)+(?=\w)", "", name)
 
 
 class DDBenchError(Exception):
@@ -55,7 +65,8 @@ def message_line(text: str) -> str:
         >>> message_line("cannot identify image file <_io.BytesIO object at 0x7f98c0a1b2e0>")
         'cannot identify image file BytesIO object'
     """
-    line = " ".join(text.splitlines())
+    # Searching a text of megabytes would take minutes, and only its ends are shown.
+    line = " ".join((text if len(text) <= 6000 else f"{text[:4000]} ... {text[-2000:]}").splitlines())
     for pattern, replacement in _INTERNAL:
         line = re.sub(pattern, replacement, line, flags=re.IGNORECASE)
     printable = "".join(letter if letter.isprintable() else _escape(letter) for letter in line)

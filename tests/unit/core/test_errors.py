@@ -40,6 +40,10 @@ def raised(function: Callable[[], object]) -> Exception:
     return caught.value
 
 
+def names_a_function() -> None:
+    raise ValueError(f"cannot call {(lambda: None)}, {names_a_function} of {Path}")
+
+
 def unpicklable() -> None:
     torch.save(lambda: None, io.BytesIO())
 
@@ -57,6 +61,7 @@ def unpicklable() -> None:
         lambda: {}[Image.new("RGB", (2, 2))],  # type: ignore[index]
         lambda: len(iter([])),  # type: ignore[arg-type]
         unpicklable,
+        names_a_function,
     ],
 )
 def test_the_words_of_a_library_lose_addresses_and_internal_names(function: Callable[[], object]) -> None:
