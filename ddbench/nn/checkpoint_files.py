@@ -186,7 +186,9 @@ def _types_in(path: Path) -> Iterable[str]:
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     found = content
-    while isinstance(found, Mapping) and not _is_state_dict(found):
+    for _ in NESTED:  # a hostile dict may hold itself
+        if not isinstance(found, Mapping) or _is_state_dict(found):
+            break
         nested = [name for name in NESTED if isinstance(found.get(name), Mapping)]
         nested = [name for name in nested if not name.endswith("_ema")] or nested[:1]
         if len(nested) > 1:
@@ -220,7 +222,7 @@ def _described(content: object) -> str:
     """Says what was found in place of a state dict: the names and types of its entries that are no weights."""
     if not isinstance(content, Mapping):
         return f"is of the type {_type_name(content)}"
-    odd = [f"'{name}' ({_type_name(value)})" for name, value in content.items() if not _is_weight(value)][:8]
+    odd = [f"'{str(name)[:60]}' ({_type_name(value)})" for name, value in content.items() if not _is_weight(value)][:8]
     left = f" and {len(content) - len(odd)} more" if len(content) > len(odd) else ""
     return f"holds {', '.join(odd)}{left}" if content else "is empty"
 

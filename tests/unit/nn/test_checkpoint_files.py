@@ -65,6 +65,12 @@ def other_numpy(_: nn.Module, state: State, path: Path) -> None:
     path.write_bytes(content.replace(mine, other))
 
 
+def in_itself() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    return content
+
+
 def averaged(model: nn.Module, state: State, path: Path) -> None:
     """What torchvision's reference script saves as `model_ema` with `--model-ema`."""
     torch.save({"model_ema": AveragedModel(nn.Sequential(OrderedDict(module=model))).state_dict()}, path)
@@ -165,6 +171,8 @@ REFUSED: dict[str, tuple[str, Save, str]] = {
     "a list": ("a.pt", saved(lambda s: list(s.values())), "it is of the type list"),
     "a counter only": ("a.pt", saved(lambda s: {"n_averaged": torch.zeros(1)}), "it is missing 'classifier.bias'"),
     "a prefix only": ("a.pt", saved(lambda s: {"module.": torch.zeros(1)}), "it is missing 'classifier.bias'"),
+    "a dict in itself": ("a.pt", saved(lambda s: in_itself()), "it holds 'model' (dict): save the weights alone"),
+    "a long name": ("a.pt", saved(lambda s: {"x" * 10**5: 1}), "xxx' (int): save the weights alone"),
     "two networks": ("a.pt", saved(lambda s: {"model": s, "teacher": s}), "several state dicts, 'model' and 'teacher'"),
     "another suffix": ("a.h5", saved(dict), "has none of the suffixes .pt .pth .pth.tar .ckpt .bin .safetensors"),
 }
