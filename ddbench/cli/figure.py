@@ -88,7 +88,8 @@ def embedding(registry: PluginRegistry, /, **arguments: Any) -> None:
 
 
 @figure_command.command(
-    "scaling", help=f"{FIGURES['scaling']}\n\nThere is one line per method, and one panel per protocol and dataset."
+    "scaling",
+    help=f"{FIGURES['scaling']}\n\nThere is one line per method (at most eight), and one panel per protocol and dataset.",
 )
 @_curve_options
 def scaling(**arguments: Any) -> None:
@@ -99,7 +100,7 @@ def scaling(**arguments: Any) -> None:
 
 
 @figure_command.command(
-    "lambda", help=f"{FIGURES['lambda']}\n\nThere is one line per method that matches BatchNorm statistics."
+    "lambda", help=f"{FIGURES['lambda']}\n\nEach method that matches BatchNorm statistics has its own panels."
 )
 @_ipc
 @_curve_options

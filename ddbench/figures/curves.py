@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.text import counted
 from ddbench.figures import style
 from ddbench.results.labels import key_note
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 PANELS_PER_ROW = 3
 OFFSET, MAX_SPREAD = 0.035, 0.25
 """Horizontal offset between the error bars of two lines, and its maximum between the first and the last, in decades."""
-PANEL_WIDTH = 3.6
-"""Width of a panel in inches."""
+PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.6
+"""Width of a panel without the names of its lines, and its height, in inches."""
+MAX_LINES = 8
+"""The most lines in a panel that is drawn without a choice of methods."""
+TEXT_HEIGHT = 0.17
+"""Distance between the names of two lines in inches."""
 GREY = "#555555"
 """Colour of published curves."""
 
@@ -30,7 +35,7 @@ def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], Non
     Args:
         frame: Data of the curves.
         missing: Message of the error.
-        warn: Called with a message for each panel that is left out.
+        warn: Called with a message if panels are left out.
 
     Raises:
         DDBenchError: If no panel is left.
@@ -38,8 +43,8 @@ def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], Non
     count = frame.groupby("panel")["x"].transform("nunique")
     if not (count > 1).any():
         raise DDBenchError(missing)
-    for panel, x in frame[count < 2].groupby("panel")["x"].first().items():
-        warn(f"left out, measured at {x:g} alone: {', '.join(str(panel).splitlines())}")
+    if single := frame.loc[count < 2, "panel"].nunique():
+        warn(f"left out: {counted(single, 'panel')} with one value on the x-axis")
     return frame[count > 1]
 
 
@@ -57,8 +62,8 @@ def draw(frame: pd.DataFrame, label: str, caption: str) -> Figure:
     measured = list(frame.loc[~frame["published"], "series"].unique())
     columns = min(PANELS_PER_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
-    legend = style.LETTER * max(map(len, frame["series"])) + 0.8
-    size = (PANEL_WIDTH * columns + legend, max(3.4 * rows, 0.21 * len(measured)) + 1.0)
+    names = style.LETTER * max(map(len, frame["series"])) + 0.4
+    size = ((PANEL_WIDTH + names) * columns, PANEL_HEIGHT * rows + 1.0)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
@@ -69,15 +74,13 @@ def draw(frame: pd.DataFrame, label: str, caption: str) -> Figure:
         axes.set_title(style.wrapped(panels[number], PANEL_WIDTH - 0.5), loc="left")
         axes.set_xlabel(label)
         axes.set_ylabel("top-1 accuracy (%)")
-    drawn = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    names = sorted(drawn, key=lambda name: name not in measured)
-    figure.legend([drawn[name] for name in names], names, loc="outside right upper", handlelength=3)
     style.add_caption(figure, caption)
     return figure
 
 
 def _draw_panel(axes: Axes, frame: pd.DataFrame, all_measured: list[str]) -> None:
     axes.set_xscale("log")
+    ends: list[tuple[float, float, str, str]] = []
     measured = list(frame.loc[~frame["published"], "series"].unique())
     step = min(OFFSET, MAX_SPREAD / len(measured))
     for series in frame["series"].unique():
@@ -92,18 +95,61 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, all_measured: list[str]) -> Non
             line["x"] * 10**offset,
             line["top1"],
             line["deviation"].fillna(0),
-            label=series,
             color=colour,
             marker=marker,
             linestyle=stroke,
             markerfacecolor=colour if series in measured else "white",
             capsize=2.5,
         )
+        ends.append((float(line["x"].iloc[-1] * 10**offset), float(line["top1"].iloc[-1]), str(series), colour))
         drawn.lines[0].set_gid(f"mean-{all_measured.index(series) if series in measured else 'published'}")
     ticks = sorted(frame["x"].unique())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(axis="y")
+    _name_lines(axes, ends)
+
+
+def _name_lines(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Writes the name of each line to the right of the panel, in the order of the ends of the lines.
+
+    Args:
+        axes: The panel.
+        ends: Of each line: x and y of its last point, name and colour.
+    """
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = spread([(y - low) / (high - low) for _, y, _, _ in ends], TEXT_HEIGHT / (PANEL_HEIGHT - 1.0))
+    for (x, y, name, colour), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            name,
+            (x, y),
+            (1.06, height),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )
+
+
+def spread(heights: list[float], gap: float) -> list[float]:
+    """Moves sorted heights apart until neighbours have a distance of at least `gap`. The order is kept.
+
+    Example:
+        >>> spread([0.0, 1.0, 1.0], 0.5)
+        [0.0, 0.75, 1.25]
+    """
+    groups: list[tuple[float, int]] = []  # centre and size of heights that touch
+    for height in heights:
+        centre, size = height, 1
+        while groups and centre - groups[-1][0] < gap * (size + groups[-1][1]) / 2:
+            other, others = groups.pop()
+            centre, size = (centre * size + other * others) / (size + others), size + others
+        groups.append((centre, size))
+    return [centre + gap * (number - (size - 1) / 2) for centre, size in groups for number in range(size)]
 
 
 def measurement_note(frame: pd.DataFrame) -> str:
@@ -112,7 +158,7 @@ def measurement_note(frame: pd.DataFrame) -> str:
     students, sets = _range_text(frame["n"], "student"), _range_text(frame["sets"], "distilled set")
     return (
         f"Top-1 on real images that were not trained on, after the last epoch: mean and sample deviation of {students} "
-        f"on {sets} a point. Recipe: {recipes}. The legend shows settings that differ.{key_note(frame['series'])}"
+        f"on {sets} a point. Recipe: {recipes}. Names show settings that differ.{key_note(frame['series'])}"
     )
 
 

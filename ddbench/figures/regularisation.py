@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ddbench.core.errors import DDBenchError
+from ddbench.core.text import counted
 from ddbench.figures import curves
 from ddbench.results import published
 from ddbench.results.command import command_of
-from ddbench.results.means import mean_top1
+from ddbench.results.means import lines, mean_top1
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 METHOD, _NAME = published.lambda_setting()
 SETTING = f"method.{_NAME}"
-"""The setting on the x-axis. Every method with this setting is drawn."""
+"""The setting on the x-axis. Every method with this setting has its own panels."""
 PUBLISHED = (
     "Published (WMDD paper, section 5.7 and Figure 5a; 10 images per class; ImageNet-1K, ImageNette, Tiny ImageNet; "
     "\u03bb from 0.1 to 1000): top-1 rises with \u03bb, then is stable from about 10. The paper prints no numbers."
@@ -26,9 +28,21 @@ PUBLISHED = (
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Returns the data of the figure: `mean_top1` over lambda. 0 is left out because the axis is logarithmic."""
-    means = mean_top1(records, SETTING).assign(published=False)
-    return means[means["x"] > 0]
+    """Returns the data of the figure: `mean_top1` over lambda, in separate panels for each method.
+
+    Methods give the setting of this name their own meaning, so they share no axis. 0 is left out because the axis is
+    logarithmic. Lines with one value are left out.
+    """
+    import pandas as pd
+
+    parts = []
+    for method in dict.fromkeys(record.method for record in records):
+        found = lines([record for record in records if record.method == method], SETTING)
+        swept = [line for line in found if len(line.records.keys() - {0.0}) > 1]
+        means = mean_top1([record for line in swept for record in line.all_records], SETTING)
+        parts.append(means.assign(published=False, panel=f"{method}, " + means["panel"].astype(str)))
+    joined = pd.concat(parts, ignore_index=True)
+    return joined[joined["x"] > 0]
 
 
 def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
@@ -36,14 +50,18 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
     Args:
         records: The records; at least one.
-        warn: Called with a message for each panel that is left out.
+        warn: Called with a message for what is left out.
 
     Raises:
-        DDBenchError: If no panel has a second value of lambda.
+        DDBenchError: If no line has a second value of lambda.
     """
     command = command_of(records[0], method=METHOD, settings=(f"{SETTING}=1",))
     missing = f"figure 'lambda' needs records at a second value of {SETTING}; e.g. {command}"
-    data = curves.with_two_points(frame(records), missing, warn)
+    data = frame(records)
+    if data.empty:
+        raise DDBenchError(missing)
+    if others := len(records) - int(data["n"].sum()):
+        warn(f"left out: {counted(others, 'record')} without another value of {SETTING} in the same conditions")
     return curves.draw(data, f"\u03bb ({SETTING})", caption(data))
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ddbench.core.text import counted
 from ddbench.figures import curves
 from ddbench.results import published
 from ddbench.results.command import command_of
-from ddbench.results.means import mean_top1
+from ddbench.results.means import main_records, mean_top1
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
     Args:
         records: The records; at least one.
-        warn: Called with a message for each panel that is left out.
+        warn: Called with a message for what is left out.
 
     Raises:
         DDBenchError: If no panel has a second IPC, measured or published.
@@ -72,8 +73,26 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
     first = records[0]
     command = command_of(first, ipcs=(1, 10, 50))
     missing = f"figure 'scaling' needs a second number of images per class; e.g. {command}"
-    data = curves.with_two_points(frame(records), missing, warn)
+    chosen, left_out = chosen_records(records)
+    data = curves.with_two_points(frame(chosen), missing, warn)
+    if len(chosen) < len(records):
+        methods = f" of {', '.join(left_out)} and" if left_out else ""
+        count = counted(len(records) - len(chosen), "record")
+        warn(f"left out: {count}{methods} of other settings; choose with --methods and --recipe")
     return curves.draw(data, "images per class", caption(data))
+
+
+def chosen_records(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """Selects records such that no panel has more than `curves.MAX_LINES` lines, with those of the paper.
+
+    Returns:
+        The records, and the methods that are left out.
+    """
+    for limit in range(curves.MAX_LINES, 1, -1):
+        chosen = main_records(records, "ipc", limit)
+        if frame(chosen[0]).groupby("panel")["series"].nunique().max() <= curves.MAX_LINES:
+            return chosen
+    return main_records(records, "ipc", 1)
 
 
 def caption(data: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
@@ -16,6 +17,79 @@ if TYPE_CHECKING:
 
 PANEL_FIELDS = ("dataset", "classes", "evaluator", "student")
 MEAN_COLUMNS = ("panel", *PANEL_FIELDS, "series", "method", "recipe", "x", "top1", "deviation", "n", "sets")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Records that share the conditions of their students and the way to make their sets.
+
+    Attributes:
+        panel: The conditions of the students, as canonical JSON.
+        way: The way to make the sets, as canonical JSON.
+        conditions: The conditions by name.
+        config: The dependencies of the sets by name.
+        records: The records, by value of the setting on the x-axis.
+    """
+
+    panel: str
+    way: str
+    conditions: Facts
+    config: Facts
+    records: dict[float, list[Record]] = field(default_factory=dict)
+
+    @property
+    def all_records(self) -> list[Record]:
+        """The records of all values."""
+        return [record for group in self.records.values() for record in group]
+
+
+def lines(records: Sequence[Record], x: str) -> list[Line]:
+    """Groups records to lines over a setting. Records without the setting are left out.
+
+    Args:
+        records: The records.
+        x: The setting on the x-axis: a name in `distillation_config` or `evaluation_conditions`, e.g. "ipc".
+    """
+    found: dict[tuple[str, str], Line] = {}
+    for record in records:
+        conditions, config = evaluation_conditions(record), distillation_config(record)
+        value = conditions.pop(x, config.pop(x, None))
+        if value is not None:
+            panel, way = canonical_json(conditions), canonical_json(config)
+            line = found.setdefault((panel, way), Line(panel, way, conditions, config))
+            line.records.setdefault(float(value), []).append(record)
+    return list(found.values())
+
+
+def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Record], list[str]]:
+    """Selects the records of the best-measured way of each method, or of the ways of a single method.
+
+    Accuracies do not count in the selection. The best-measured way has a line with the most values of the setting, then
+    the most records. Conditions under which no line has two values are left out, if others have one.
+
+    Args:
+        records: The records.
+        x: The setting on the x-axis.
+        limit: The most ways.
+
+    Returns:
+        The records of the selected ways, and the methods of which no way is selected.
+    """
+    found = lines(records, x)
+    curved = {line.panel for line in found if len(line.records) > 1}
+    by_way: dict[str, list[Line]] = {}
+    for line in (line for line in found if line.panel in curved or not curved):
+        by_way.setdefault(line.way, []).append(line)
+    ranked = sorted(
+        by_way.values(),
+        key=lambda way: (-max(len(line.records) for line in way), -sum(len(line.all_records) for line in way)),
+    )
+    by_method: dict[str, list[list[Line]]] = {}
+    for way in ranked:
+        by_method.setdefault(way[0].all_records[0].method, []).append(way)
+    chosen = [ways[0] for ways in by_method.values()] if len(by_method) > 1 else ranked
+    kept = [record for way in chosen[:limit] for line in way for record in line.all_records]
+    return kept, sorted(by_method.keys() - {record.method for record in kept})
 
 
 def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
@@ -38,20 +112,18 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     students: dict[tuple[str, str, float], dict[tuple[str, int], Record]] = {}
     panels: dict[str, tuple[Record, Facts]] = {}
     series: dict[str, tuple[Record, Facts]] = {}
-    for record in records:
-        conditions, config = evaluation_conditions(record), distillation_config(record)
-        value = conditions.pop(x, config.pop(x, None))
-        if value is not None:
-            panel, way = canonical_json(conditions), canonical_json(config)
-            panels.setdefault(panel, (record, conditions))
-            series.setdefault(way, (record, config))
-            students.setdefault((panel, way, float(value)), {})[student_key(record)] = record
+    for line in lines(records, x):
+        first = line.all_records[0]
+        panels.setdefault(line.panel, (first, line.conditions))
+        series.setdefault(line.way, (first, line.config))
+        for value, group in line.records.items():
+            students[line.panel, line.way, value] = {student_key(record): record for record in group}
     titles = dict(zip(panels, _titles([*panels.values()], x), strict=True))
     labels = dict(zip(series, set_labels(*_unzip([*series.values()])), strict=True))
     rows: list[dict[str, Any]] = []
-    for (panel, way, value), group in students.items():
+    for (panel, way, value), measured in students.items():
         shared, example = panels[panel][0], series[way][0]
-        pooled = pool([record.metrics.top1_last for record in group.values()], [digest for digest, _ in group])
+        pooled = pool([record.metrics.top1_last for record in measured.values()], [digest for digest, _ in measured])
         rows.append(
             {
                 "panel": titles[panel],

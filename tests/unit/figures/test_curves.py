@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
 from ddbench.figures import curves
@@ -10,6 +14,13 @@ from ddbench.results.means import mean_top1
 from ddbench.results.records import Record
 
 PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().model_dump()}
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.3))
+def test_names_keep_their_order_and_their_distance(heights: list[float], gap: float) -> None:
+    moved = curves.spread(sorted(heights), gap)
+    assert len(moved) == len(heights)
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(moved))
 
 
 def test_what_no_setting_tells_apart_bears_the_key_of_a_record(record: Callable[..., Record]) -> None:

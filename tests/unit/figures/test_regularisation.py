@@ -11,7 +11,7 @@ import pytest
 
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
-from ddbench.figures import curves, regularisation, scaling
+from ddbench.figures import regularisation, scaling
 from ddbench.results.means import mean_top1
 from ddbench.results.records import Record
 
@@ -40,13 +40,23 @@ def test_lambda_is_over_the_setting_and_keeps_everything_else_apart(record: Call
     assert set(frame["series"]) == {"wmdd"}
     by_panel = {panel: points(part) for panel, part in frame.groupby("panel")}
     assert by_panel == {
-        "imagenette, 64 px, IPC 10\nfkd v1, resnet18": {("wmdd", 0.1): (30.0, 1, 1), ("wmdd", 10.0): (52.0, 2, 1)},
-        "imagenette, 64 px, IPC 1\nfkd v1, resnet18": {("wmdd", 10.0): (45.0, 1, 1)},
+        "wmdd, imagenette, 64 px, IPC 10\nfkd v1, resnet18": {("wmdd", 0.1): (30.0, 1, 1), ("wmdd", 10.0): (52.0, 2, 1)}
     }
     told: list[str] = []
-    kept = curves.with_two_points(frame, "nothing", told.append)
-    assert set(kept["panel"]) == {"imagenette, 64 px, IPC 10\nfkd v1, resnet18"}
-    assert told == ["left out, measured at 10 alone: imagenette, 64 px, IPC 1, fkd v1, resnet18"]
+    regularisation.draw(found, told.append)
+    assert told == ["left out: 3 records without another value of method.bn_weight in the same conditions"]
+
+
+def test_a_field_of_another_method_is_not_on_the_same_axis(record: Callable[..., Record]) -> None:
+    found = [record(30.0, bn_weight=0.1), record(50.0, bn_weight=10.0)]
+    other = [record(20.0, method="sre2l"), record(25.0, method="sre2l"), record(21.0, method="cda")]
+    for one, weight in zip(other, (0.01, 0.1, 0.01), strict=True):
+        one.configuration["method_settings"] = {"bn_weight": weight}
+    frame = regularisation.frame([*found, *other])
+    assert {panel.partition(",")[0]: set(part["x"]) for panel, part in frame.groupby("panel")} == {
+        "wmdd": {0.1, 10.0},
+        "sre2l": {0.01, 0.1},
+    }
 
 
 def test_a_sweep_that_was_set_is_no_other_recipe(record: Callable[..., Record]) -> None:
@@ -89,9 +99,9 @@ def test_the_command_draws_lambda_with_the_papers_claim(shell: Shell) -> None:
     drawn = shell("figure", "lambda", "--ipc", "1")
     assert drawn.code == 0, drawn.err
     svg = (shell.results / "figures" / "lambda.svg").read_text(encoding="utf-8")
-    for text in ("\u03bb (method.bn_weight)", "0.5", "50", "wmdd", "digits, 8 px, IPC 1"):
+    for text in ("\u03bb (method.bn_weight)", "0.5", "50", "wmdd", "wmdd, digits, 8 px, IPC 1"):
         assert f">{text}</" in svg
     assert len(heights(svg, "mean-0")) == 2
     claim = " ".join(re.sub(r"<[^>]*>", " ", svg).split())
     assert "then is stable from about 10" in claim
-    assert "Recipe: smoke --set" in claim
+    assert "Recipe: smoke + 1 changed" in claim

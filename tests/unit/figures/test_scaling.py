@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
-from ddbench.figures import scaling
+from ddbench.figures import curves, scaling, style
 from ddbench.figures.selecting import Filters, select
 from ddbench.results.records import Record
 
@@ -40,6 +40,34 @@ def test_other_conditions_than_the_papers_get_no_published_curve(
     other: dict[str, Any], record: Callable[..., Record]
 ) -> None:
     assert not scaling.frame([record(60.0, **other)])["published"].any()
+
+
+def test_by_default_eight_lines_of_methods_are_drawn_and_named_in_words(record: Callable[..., Record]) -> None:
+    found = [record(50.0 + n, method=f"m{n}", ipc=ipc) for n in range(12) for ipc in (1, 10)]
+    found += [record(60.0, bn_weight=weight, ipc=ipc) for weight in (1.0, 10.0) for ipc in (1, 10)]
+    found += [record(61.0, bn_weight=10.0, ipc=50), record(99.0, bn_weight=3.0, ipc=10)]
+    found += [record(70.0, method="m0", evaluator="hard")]
+    told: list[str] = []
+    with style.look():
+        figure = scaling.draw(found, told.append)
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.texts]
+    # The paper's line counts too. The best-measured recipe of wmdd is drawn, not that with the highest accuracy.
+    assert len(names) == len(axes.containers) == curves.MAX_LINES
+    assert {"wmdd", "wmdd, published", "m0"} <= set(names)
+    assert not [name for name in names if "[" in name]
+    assert figure.legends == []
+    (line,) = told
+    assert line.startswith("left out: ")
+    assert line.endswith("and of other settings; choose with --methods and --recipe")
+    drawn = scaling.frame(scaling.chosen_records(found)[0])
+    assert sorted(drawn.loc[(drawn["method"] == "wmdd") & ~drawn["published"], "x"]) == [1, 10, 50]
+
+
+def test_a_single_method_has_a_line_for_each_of_its_ways(record: Callable[..., Record]) -> None:
+    found = [record(60.0, bn_weight=weight, ipc=ipc) for weight in (1.0, 10.0) for ipc in (1, 10)]
+    frame = scaling.frame(scaling.chosen_records(found)[0])
+    assert set(frame.loc[~frame["published"], "series"]) == {"wmdd, bn_weight 1", "wmdd, bn_weight 10"}
 
 
 def heights(svg: str, line: str) -> list[float]:
