@@ -89,7 +89,7 @@ def embedding(registry: PluginRegistry, /, **arguments: Any) -> None:
 
 @figure_command.command(
     "scaling",
-    help=f"{FIGURES['scaling']}\n\nThere is one line per method (at most eight), and one panel per protocol and dataset.",
+    help=f"{FIGURES['scaling']}\n\nThere is one line per method, at most eight in a panel.",
 )
 @_curve_options
 def scaling(**arguments: Any) -> None:
