@@ -227,17 +227,16 @@ def print_error(text: str) -> None:
     click.echo("\n".join(map(message_line, text.splitlines())), err=True)
 
 
-def open_cache(location: Path | str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+def open_cache(location: Path | str, force: tuple[str, ...] = ()) -> Cache:
     """Opens the cache in a folder or at a URL.
 
     Args:
         location: Path of a folder, or the URL of a folder on shared storage.
         force: Stages whose artifacts are recomputed.
-        builds: Whether missing artifacts may be computed.
 
     Returns:
         The cache.
     """
     from ddbench.storage import remote_cache
 
-    return remote_cache.open_cache(location, frozenset(force), print_error, builds)
+    return remote_cache.open_cache(location, frozenset(force), print_error)

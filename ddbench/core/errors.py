@@ -40,10 +40,6 @@ class DDBenchError(Exception):
         super().__init__(message_line(text))
 
 
-class NotCached(DDBenchError):
-    """An artifact is missing or damaged, and the command may not compute it (`--only-cached`)."""
-
-
 class PluginError(DDBenchError):
     """Code of a plugin raised an exception. The message names the plugin; `__cause__` is the exception."""
 

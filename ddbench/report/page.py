@@ -16,6 +16,7 @@ from ddbench.figures import FIGURES
 from ddbench.report import pictures, sections
 from ddbench.results import records
 from ddbench.results import text as results_text
+from ddbench.results.labels import recipe_label
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ COLUMNS = (
     Column("dataset", lambda record: record.dataset),
     Column("px", lambda record: str(record.image_size)),
     Column("IPC", lambda record: "all" if record.ipc is None else str(record.ipc), lambda record: record.ipc),
-    Column("recipe", lambda record: "+".join(record.recipes)),
+    Column("recipe", recipe_label),
     Column("protocol", lambda record: f"{record.evaluator} v{record.evaluator_version}"),
     Column("student", lambda record: record.student),
     Column("set", lambda record: str(record.repeat)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ddbench.results.labels import recipe_label
 from ddbench.results.preview import preview_path
 from ddbench.results.records import Record
 
@@ -124,8 +125,8 @@ def previews(
 
 def _title(record: Record) -> str:
     size = "whole training set" if record.ipc is None else f"IPC {record.ipc}"
-    recipes = "+".join(record.recipes)
-    return f"{record.method}, {record.dataset}, {record.image_size} px, {size}, recipe {recipes}, set {record.repeat}"
+    recipe = f"recipe {recipe_label(record)}"
+    return f"{record.method}, {record.dataset}, {record.image_size} px, {size}, {recipe}, set {record.repeat}"
 
 
 def _reduced(path: Path, warn: Callable[[str], None]) -> tuple[bytes, tuple[int, int]] | None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ddbench.core import interruption
 from ddbench.core.canonical import key_of
-from ddbench.core.errors import DDBenchError, NotCached
+from ddbench.core.errors import DDBenchError
 from ddbench.core.files import is_abandoned, remove_abandoned, require_utf8, translate_os_errors
 from ddbench.storage.artifacts import (
     Artifact,
@@ -40,10 +40,6 @@ def _ignore_fault(fault: str, path: Path, reason: str = "") -> None:
     pass
 
 
-def _raise_fault(fault: str, path: Path, reason: str = "") -> None:
-    raise NotCached(f"{path} is {fault}{reason}: it is not repaired, because this command computes nothing")
-
-
 class Cache:
     """Artifacts below one folder: `ROOT/STAGE/KEY.safetensors`.
 
@@ -54,7 +50,6 @@ class Cache:
         root: The folder. It is created when the first artifact is stored.
         force: Stages whose artifacts are rebuilt in this process even if they exist.
         warn: Called with a message for every unusable artifact and while the process waits for another one.
-        builds: Whether missing artifacts are built. If not, `get` raises NotCached.
 
     Raises:
         DDBenchError: The path of the folder is not UTF-8. (safetensors cannot open files in it.)
@@ -65,7 +60,6 @@ class Cache:
         root: Path,
         force: frozenset[str] = frozenset(),
         warn: Callable[[str], None] | None = None,
-        builds: bool = True,
     ) -> None:
         require_utf8(root, "cache folder")
         self.root = root
@@ -73,7 +67,6 @@ class Cache:
         self._force = force
         self._fresh: set[Path] = set()  # artifacts of forced stages that this process has built
         self._locks = Locks(root, self._warn)
-        self._builds = builds
 
     @property
     def place(self) -> str:
@@ -203,9 +196,6 @@ class Cache:
             stage: The stage.
             depends_on: Everything that the artifact depends on.
             reason_of: Returns the reason, or None if the artifact may be used.
-
-        Raises:
-            NotCached: There is a reason, and the cache was opened with `builds=False`.
         """
         if not self.has(stage, depends_on):
             return
@@ -213,7 +203,7 @@ class Cache:
         self._synchronise(path)
         reason = reason_of(read_header(path))
         if reason:
-            (self._quarantine if self._builds else _raise_fault)("outdated", path, f" ({reason})")
+            self._quarantine("outdated", path, f" ({reason})")
 
     def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
         """Returns an artifact, and builds it if there is no usable one.
@@ -230,23 +220,20 @@ class Cache:
             The artifact.
 
         Raises:
-            NotCached: There is no usable artifact and the cache was opened with `builds=False`.
             DDBenchError: The artifact cannot be written or read.
             Stopped: A stop was requested. The artifact is stored.
         """
         path = self.path(stage, depends_on)
         checkpoint = Checkpoint(self.root / "checkpoints" / stage / path.name, self._warn)
         artifact = None
-        if self._is_synchronised(path) or not self._builds:
+        if self._is_synchronised(path):
             # Only the holder of the lock renames an unusable file. Without the lock, another process could replace the
             # file first, and the new file would be renamed.
-            artifact = self._find(stage, depends_on, _ignore_fault if self._builds else _raise_fault)
+            artifact = self._find(stage, depends_on, _ignore_fault)
         if artifact is not None:
             checkpoint.clear_if_older(path)
             remove_abandoned(path)  # a killed writer may leave its empty folder
             return artifact
-        if not self._builds:
-            raise NotCached(f"{path} does not exist, and this command computes nothing")
         with self._locks.hold(f"{stage}-{path.stem}", f"{stage} artifact"):
             artifact = self.find(stage, depends_on)  # another process may have built it while this one waited
             if artifact is not None:

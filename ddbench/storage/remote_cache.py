@@ -53,7 +53,6 @@ class RemoteCache(Cache):
         remote: The remote folder. Its local copy is the folder of this cache.
         force: See Cache.
         warn: See Cache.
-        builds: See Cache. If False, nothing is uploaded either.
     """
 
     def __init__(
@@ -61,9 +60,8 @@ class RemoteCache(Cache):
         remote: RemoteFolder,
         force: frozenset[str] = frozenset(),
         warn: Callable[[str], None] | None = None,
-        builds: bool = True,
     ) -> None:
-        super().__init__(remote.copy, force, warn, builds)
+        super().__init__(remote.copy, force, warn)
         self.remote = remote
         self._synchronised: set[Path] = set()
         self._downloaded: dict[Path, ArtifactHeader] = {}  # header of each remote artifact at its last download
@@ -135,7 +133,7 @@ class RemoteCache(Cache):
         Returns:
             The artifact.
         """
-        if self._builds and not self._retried_uploads:
+        if not self._retried_uploads:
             self._retried_uploads = True
             self._retry_pending_uploads()
         return super().get(stage, depends_on, build)
@@ -196,7 +194,7 @@ class RemoteCache(Cache):
         local = read_header(path) if path.exists() else None
         # If the remote header equals that of the last download, the downloaded file was damaged: upload the local one.
         if remote is None or (local is not None and remote == self._downloaded.get(path)):
-            if self._builds and local is not None and is_intact(path):
+            if local is not None and is_intact(path):
                 self._upload(path)
         elif remote != local and remote != self._downloaded.get(path):
             self._downloaded[path] = remote
@@ -283,7 +281,6 @@ def open_cache(
     place: str | Path,
     force: frozenset[str] = frozenset(),
     warn: Callable[[str], None] | None = None,
-    builds: bool = True,
 ) -> Cache:
     """Opens the cache in a folder or at a URL.
 
@@ -291,7 +288,6 @@ def open_cache(
         place: The folder or URL, e.g. `Cache.place` of another process.
         force: See Cache.
         warn: See Cache.
-        builds: See Cache.
 
     Returns:
         The cache.
@@ -301,5 +297,5 @@ def open_cache(
     """
     if is_url(place):
         remote = RemoteFolder(str(place), local_copy(str(place), "cache"), warn)
-        return RemoteCache(remote, force, warn, builds)
-    return Cache(Path(place).expanduser().resolve(), force, warn, builds)
+        return RemoteCache(remote, force, warn)
+    return Cache(Path(place).expanduser().resolve(), force, warn)

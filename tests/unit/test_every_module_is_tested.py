@@ -38,7 +38,6 @@ COVERED = {
     "tables/published_columns.py": RECORDS,
     "tables/rows.py": RECORDS,
     "tables/runs.py": TABLES,
-    "results/conditions.py": "tests/unit/results/test_means.py",
     "results/failures.py": RECORDS,
     "results/mixtures.py": RECORDS,
     "distillation/context.py": "tests/unit/distillation/test_recover.py",

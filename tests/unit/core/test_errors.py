@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ddbench.core.errors import DDBenchError, NotCached, PluginError, did_you_mean, exception_line, unknown
+from ddbench.core.errors import DDBenchError, PluginError, did_you_mean, exception_line, unknown
 from ddbench.core.files import atomic_write
 
 
@@ -84,7 +84,7 @@ def test_a_temporary_path_of_a_write_is_the_path_of_the_file(tmp_path: Path) -> 
     assert exception_line(error) == f"ValueError: cannot encode {target}"
 
 
-@pytest.mark.parametrize("kind", [NotCached, PluginError])
+@pytest.mark.parametrize("kind", [DDBenchError, PluginError])
 def test_every_error_is_shown_the_same_way(kind: type[DDBenchError]) -> None:
     assert issubclass(kind, DDBenchError)
     assert str(kind("a\nb")) == "a b"

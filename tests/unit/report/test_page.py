@@ -174,9 +174,10 @@ def measured(report: Report) -> dict[str, set[str]]:
 
 def test_every_record_has_a_row_and_opens_with_all_that_it_holds(report: Report) -> None:
     table = report.root.one("records").all("table")[0]
-    top1 = heads(table).index("top-1")
+    top1, recipe = heads(table).index("top-1"), heads(table).index("recipe")
     rows = {row[0].text: row for row in cells(table)}
     assert rows.keys() == report.records.keys()
+    assert {rows[name][recipe].text for name in rows} >= {"quick", "smoke + 1 changed"}
     for name, record in report.records.items():
         assert linked(rows[name][0]) == [name]
         assert rows[name][top1].text == f"{record.metrics.top1_last:.2f}"

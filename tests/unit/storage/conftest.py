@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache]:
     """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
 
-    def opened(name: str, place: str, force: tuple[str, ...] = (), builds: bool = True) -> Cache:
+    def opened(name: str, place: str, force: tuple[str, ...] = ()) -> Cache:
         monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
         said: list[str] = []
-        cache = remote_cache.open_cache(place, frozenset(force), said.append, builds)
+        cache = remote_cache.open_cache(place, frozenset(force), said.append)
         cache.said = said  # type: ignore[attr-defined]
         return cache
 
