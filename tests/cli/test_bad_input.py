@@ -169,7 +169,7 @@ def test_an_ipc_above_the_class_size_is_refused_before_the_teacher_trains(shell:
 
 
 def own(folder: Path, method: str = "wmdd", ipc: int = 1, *more: str) -> tuple[str, ...]:
-    options = ("--method", method, "--ipc", str(ipc), "--arch", "convnet-bn-d3", *more)
+    options = ("--method", method, "--ipc", str(ipc), "--arch", "convnet-bn-d3", "--image-size", "8", *more)
     return ("run", "--dataset", f"imagefolder:{folder}", *FAST, *options)
 
 

@@ -42,11 +42,9 @@ COVERED = {
     "results/mixtures.py": RECORDS,
     "distillation/context.py": "tests/unit/distillation/test_recover.py",
     "distillation/objective.py": "tests/unit/distillation/test_recover.py",
-    "testing/checkpoints.py": BROKEN,
     "testing/harness.py": BROKEN,
     "testing/subprocess_runner.py": BROKEN,
     "training/ddp.py": PROCESSES,
-    "training/state.py": "tests/unit/training/test_loop.py",
     # The stage graph and its runs.
     "pipeline/executor.py": "tests/unit/execution/test_work_list.py",
     "pipeline/run.py": GRAPH,
@@ -57,7 +55,6 @@ COVERED = {
     "pipeline/stages/teacher.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
     # Several processes.
-    "execution/event_queue.py": RAY,
     "execution/launch.py": PROCESSES,
     "execution/parallel.py": PROCESSES,
     "execution/rendezvous.py": PROCESSES,
