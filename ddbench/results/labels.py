@@ -73,13 +73,13 @@ def changed_settings(record: Record, swept: str = "") -> dict[str, object]:
 
     Args:
         record: The record.
-        swept: Dotted name of a setting that does not count. The runtime and the teacher's checkpoint do not count
-            either.
+        swept: Dotted name of a setting that does not count. The runtime and the files of the user's teacher do
+            not count either.
     """
     changed = {}
     for path in record.configuration.get("changed", ()):
         section, _, name = path.partition(".")
-        if section != "runtime" and path not in (swept, "teacher.checkpoint"):
+        if section != "runtime" and path not in (swept, "teacher.checkpoint", "teacher.classes"):
             settings: Any = record.configuration.get(f"{section}_settings", record.configuration.get(section, {}))
             changed[path] = settings.get(name)
     return changed

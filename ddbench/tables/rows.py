@@ -126,11 +126,11 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
 
 
 def _changes(experiment: Experiment, request: Request) -> list[str]:
-    """Returns the changes to the recipes, e.g. `teacher.epochs=5`, except checkpoint and runtime (other columns)."""
+    """Returns the changes to the recipes, e.g. `teacher.epochs=5`, except files and runtime (other columns)."""
     changes = []
     for path in dict.fromkeys(experiment.changed):
         section, _, name = path.partition(".")
-        if section in ("data", "teacher") and name != "checkpoint":
+        if section in ("data", "teacher") and name not in ("checkpoint", "classes"):
             changes.append(f"{path}={value_text(getattr(getattr(experiment, section), name))}")
     return changes + [text for text in request.assignments if text.partition(".")[0].strip() not in SETTING_SECTIONS]
 

@@ -22,7 +22,8 @@ def test_three_facts_are_too_many_for_a_label(record: Callable[..., Record]) -> 
 def test_a_recipe_says_how_many_settings_were_changed(record: Callable[..., Record]) -> None:
     plain = record(1.0, recipes=("quick", "tuned"))
     assert recipe_label(plain) == "quick+tuned"
-    changed = ["runtime.device", "teacher.checkpoint", "method.bn_weight", "method.bn_weight", "data.image_size"]
+    files = ["teacher.checkpoint", "teacher.classes"]
+    changed = ["runtime.device", *files, "method.bn_weight", "method.bn_weight", "data.image_size"]
     found = record(
         1.0,
         bn_weight=3.0,
