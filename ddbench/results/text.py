@@ -76,7 +76,9 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         chosen = f"after epoch {metrics.selected_epoch}, chosen on held-out distilled images"
         rows.append(("top-1 (selected)", f"{metrics.top1_selected:.2f} % on {record.measured_on} ({chosen})"))
     if teacher:
-        rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} % on {record.measured_on}"))
+        given = record.configuration["teacher"].get("checkpoint") and teacher.get("digest")
+        weights = f", weights {given[:12]}" if given else ""
+        rows.append(("teacher", f"{teacher['name']}, {teacher['top1']:.2f} % on {record.measured_on}{weights}"))
     if "per_class" in teacher:
         rows.append(("teacher by class", _by_class(class_names, teacher["per_class"])))
     if record.feature_transport_cost is not None:

@@ -48,7 +48,6 @@ COVERED = {
     # The stage graph and its runs.
     "pipeline/executor.py": "tests/unit/execution/test_work_list.py",
     "pipeline/run.py": GRAPH,
-    "pipeline/workspace.py": GRAPH,
     "pipeline/stages/data.py": GRAPH,
     "pipeline/stages/on_demand.py": GRAPH,
     "pipeline/stages/statistics.py": GRAPH,

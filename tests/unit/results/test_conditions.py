@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ddbench.results.conditions import distillation_config, evaluation_conditions, student_key
+from ddbench.results.conditions import (
+    dataset_names,
+    distillation_config,
+    evaluation_conditions,
+    group_by_setting,
+    recorded_datasets,
+    student_key,
+)
 from ddbench.results.records import Record
 
 ONE, OTHER = ("one", 76.0), ("other", 81.0)
@@ -31,3 +38,28 @@ def test_a_student_is_its_set_and_the_sum_of_both_seeds(record: Callable[..., Re
     assert student_key(one) == student_key(record(51.0).model_copy(update={"seed": 1}))
     assert student_key(one) != student_key(record(50.0, seed=1, repeat=1))
     assert student_key(one) != student_key(record(50.0))
+
+
+def folder(record: Callable[..., Record], name: str, fingerprint: str) -> Record:
+    made = record(50.0, dataset=f"imagefolder:{name}", data={"fingerprint": fingerprint})
+    assert made.dataset == f"imagefolder:{name}@{fingerprint[:8]}"
+    return made
+
+
+def test_copies_under_two_names_are_one_dataset(record: Callable[..., Record]) -> None:
+    one, copy = (folder(record, name, "0123abcd" * 4) for name in ("pets", "animals"))
+    assert evaluation_conditions(one) == evaluation_conditions(copy)
+    ((setting, distinction, group),) = group_by_setting([one, copy])
+    assert (setting.dataset, distinction, group) == ("imagefolder:animals@0123abcd", "", [one, copy])
+    registered = record(50.0, dataset="pictures", data={"fingerprint": "0123abcd" * 4})
+    assert set(dataset_names([one, copy, registered]).values()) == {"pictures"}
+    for reference in ("imagefolder:/me/pets", "imagefolder:animals", one.dataset, copy.dataset):
+        assert recorded_datasets([reference], [one, copy]) == (copy.dataset,)
+
+
+def test_folders_of_one_name_are_two_datasets(record: Callable[..., Record]) -> None:
+    one, other = (folder(record, "pets", digit * 32) for digit in "12")
+    assert evaluation_conditions(one) != evaluation_conditions(other)
+    assert [group for *_, group in group_by_setting([one, other])] == [[one], [other]]
+    assert recorded_datasets(["imagefolder:pets"], [one, other]) == (one.dataset, other.dataset)
+    assert recorded_datasets([other.dataset, "digits"], [one, other]) == (other.dataset, "digits")

@@ -43,7 +43,11 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
     made = record(61.25)
     rows = dict(record_rows(made))
     assert rows["top-1 (last epoch)"].startswith("61.25 % on ")
-    assert rows["teacher"].startswith("resnet18, 76.00 %")
+    assert rows["teacher"] == "resnet18, 76.00 % on validation images"
+    own = {**made.configuration, "teacher": {**made.configuration["teacher"], "checkpoint": "teacher.pt"}}
+    of_file = made.model_copy(update={"configuration": own, "teacher": {**made.teacher, "digest": "0123456789abcdef"}})
+    assert dict(record_rows(of_file))["teacher"].endswith(", weights 0123456789ab")
+    assert rows["made again by"].startswith("ddbench run --method wmdd ")
     assert "best epoch" not in rows
     text = record_text(made)
     assert text.index("61.25") < text.index("evaluator_settings:")
