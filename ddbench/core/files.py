@@ -58,6 +58,14 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def expand_user(path: Path) -> Path:
+    """Replaces `~` and `~user` by the home directory. The path of an unknown user is returned unchanged."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def user_cache_dir() -> Path:
     """Returns this user's folder for artifacts and downloads: `ddbench` in `XDG_CACHE_HOME`, else in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddbench"

@@ -8,7 +8,7 @@ from pathlib import Path
 from ddbench.api.dataset import MissingDataError, Source, default_data_dir
 from ddbench.config.datasets import FOLDER_PREFIX, own_name
 from ddbench.core.errors import DDBenchError
-from ddbench.core.files import require_utf8
+from ddbench.core.files import expand_user, require_utf8
 from ddbench.data.listing import Listing, same_name
 from ddbench.data.source import FileSplit
 
@@ -45,7 +45,7 @@ def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], mar
     Raises:
         MissingDataError: There is no such folder.
     """
-    base = (data_dir or default_data_dir()).expanduser()
+    base = expand_user(data_dir or default_data_dir())
     if not base.is_dir():
         problem = f"the data folder {base} does not exist" if data_dir else "no data folder was given"
         raise MissingDataError(
@@ -77,7 +77,7 @@ def find_imagefolder(name: str, data_dir: Path | None) -> Path:
         MissingDataError: There is no such folder in the data folder or in the working directory.
     """
     own = own_name(name).removeprefix(FOLDER_PREFIX)
-    base = (data_dir or default_data_dir()).expanduser()
+    base = expand_user(data_dir or default_data_dir())
     itself = base.name == own or (base / "train").is_dir()
     for folder in (base / own, *([base] if itself else []), Path(own)):
         if folder.is_dir():
@@ -105,7 +105,7 @@ def open_imagefolder(root: Path) -> Source:
     Raises:
         DDBenchError: The folder does not exist, it has no classes, a class has no images or exists in one part only.
     """
-    root = root.expanduser()
+    root = expand_user(root)
     require_utf8(root, "image folder")
     if not root.is_dir():
         raise MissingDataError(f"the image folder {root} does not exist (it should hold train/CLASS/ and val/CLASS/)")

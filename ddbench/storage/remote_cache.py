@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import expand_user
 from ddbench.storage.artifacts import (
     MAX_HEADER_BYTES,
     Artifact,
@@ -298,4 +299,4 @@ def open_cache(
     if is_url(place):
         remote = RemoteFolder(str(place), local_copy(str(place), "cache"), warn)
         return RemoteCache(remote, force, warn)
-    return Cache(Path(place).expanduser().resolve(), force, warn)
+    return Cache(expand_user(Path(place)).resolve(), force, warn)

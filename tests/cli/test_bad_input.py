@@ -96,6 +96,10 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("did you mean 'flip'",),
     ),
     (("run", "--dataset", "imagefolder:", "--method", "full", *FAST), ("needs a path",)),
+    (
+        ("run", "--dataset", "imagefolder:~no-user/x", "--method", "full", *FAST),
+        ("~no-user/x does not exist",),
+    ),
     ((*WMDD, "--bogus"), ("No such option '--bogus'",)),
     ((*WMDD, "--seed"), ("'--seed' requires an argument",)),
     ((*WMDD, "--ipc", "ten"), ("'ten' is not a valid integer",)),

@@ -59,7 +59,7 @@ RUNS = {
         *("--student", "convnet-d1", *SHORT),
     ),
     "another teacher and its method": (
-        *("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--arch", "convnet-bn-d1", "--image-size", "8"),
+        *("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--arch", "convnet-bn-d1", "--image-size", "12"),
         *("--set", "wmdd.steps=2", "--set", "method.bn_weight=3", *SHORT),
     ),
     "a size that was set": (
@@ -74,7 +74,7 @@ RUNS = {
 def made(request: pytest.FixtureRequest, shell: Shell, image_folder: Callable[..., Path]) -> Shell:
     """A shell in which one of RUNS was run."""
     image_folder("pictures")
-    shell.run("--image-size", "16", *RUNS[request.param])
+    shell.run("--image-size", "8", *RUNS[request.param])
     return shell
 
 
