@@ -8,7 +8,7 @@ from importlib import import_module
 
 from measuring import Row, table, write
 
-PARTS = ("startup", "barycenters", "recover", "networks", "training", "end_to_end")
+PARTS = ("startup", "reading", "barycenters", "recover", "networks", "training", "end_to_end")
 """Modules in this folder, each with `measure(repetitions)`."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def _configuration(record: Record) -> str:
 
 
 def _other_fields(record: Record) -> str:
-    return results_text.tree_text(record.model_dump(mode="json", exclude={"configuration"}))
+    return json.dumps(record.model_dump(mode="json", exclude={"configuration"}), indent=1, ensure_ascii=False)
 
 
 def _seconds(record: Record, stage: str) -> str:

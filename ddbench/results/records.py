@@ -385,8 +385,15 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
         >>> rows_of(pd.DataFrame({"method": ["random"], "ipc": [float("nan")]}))
         [{'method': 'random', 'ipc': None}]
     """
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    names, missing = [str(name) for name in frame.columns], frame.isna().to_numpy().T
+    columns = [
+        [
+            None if absent else value
+            for value, absent in zip(frame.iloc[:, number].tolist(), missing[number], strict=True)
+        ]
+        for number in range(len(names))
+    ]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def from_frame(frame: pd.DataFrame) -> list[Record]:

@@ -104,4 +104,4 @@ def test_the_command_draws_lambda_with_the_papers_claim(shell: Shell) -> None:
     assert len(heights(svg, "mean-0")) == 2
     claim = " ".join(re.sub(r"<[^>]*>", " ", svg).split())
     assert "then is stable from about 10" in claim
-    assert "Recipe: smoke + 1 changed" in claim
+    assert re.search(r"Recipe: smoke \+ \d changed", claim)
