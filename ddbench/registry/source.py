@@ -39,7 +39,8 @@ def source_of(item: type, distribution: str) -> Source:
         return Source(distribution, "")
     package = sys.modules.get(item.__module__.partition(".")[0])
     folders = tuple(getattr(package, "__path__", ()))
-    paths = sorted(path for folder in folders for path in Path(folder).rglob("*.py")) or [Path(file)]
+    found = ((path, path.relative_to(folder)) for folder in folders for path in Path(folder).rglob("*.py"))
+    paths = sorted(path for path, inside in found if "tests" not in inside.parts) or [Path(file)]
     return Source(distribution, _digest(tuple(paths)))
 
 
@@ -47,8 +48,6 @@ def source_of(item: type, distribution: str) -> Source:
 def _digest(paths: tuple[Path, ...]) -> str:
     sha = hashlib.sha256()
     for path in paths:
-        if "tests" in path.parts:
-            continue
         try:
             sha.update(normalised(path.read_text(encoding="utf-8")).encode())
         except (OSError, ValueError, SyntaxError):

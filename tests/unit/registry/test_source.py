@@ -39,9 +39,13 @@ def test_what_is_computed_changes_the_digest_and_comments_do_not(
     assert digest(tmp_path, file.stem) != first
 
 
-def test_every_module_of_a_package_counts_but_not_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    package = tmp_path / "plugin_package"
+@pytest.mark.parametrize("place", ["plain", "tests"])
+def test_every_module_of_a_package_counts_but_not_its_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Wherever the package is, also below a folder `tests`."""
+    monkeypatch.syspath_prepend(str(tmp_path / place))
+    package = tmp_path / place / "plugin_package"
     (package / "tests").mkdir(parents=True)
     (package / "__init__.py").write_text(CODE.format(value=1))
     (package / "numerics.py").write_text("x = 1\n")
