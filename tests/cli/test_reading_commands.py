@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 RECORDS = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px" / "records"
 COMMANDS = (
     "list methods",
