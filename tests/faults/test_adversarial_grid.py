@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,19 +83,23 @@ CHANGES = {
     "mean": "the mean of the dataset",
 }
 SOUND = ("random", "kmeans")
-COMMAND = (
-    *("run", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--evaluator", "fkd", "--student", "convnet-d1"),
-    *("--arch", "convnet-bn-d1", "--image-size", "8", "--device", "cpu", "--precision", "fp32"),
-    *("--set", "teacher.epochs=1", "--set", "teacher.batch_size=256", "--set", "evaluator.epochs=2"),
+CELL = (
+    *("--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--arch", "convnet-bn-d1", "--image-size", "8"),
+    *("--device", "cpu", "--precision", "fp32", "--set", "teacher.epochs=1", "--set", "teacher.batch_size=256"),
+    *("--set", "evaluator.epochs=2"),
 )
 
 
-def run(place: Place, *options: str, site: Path | None = None) -> subprocess.CompletedProcess[str]:
+def ddbench(place: Place, *words: str, site: Path | None = None, threads: int = 1) -> subprocess.CompletedProcess[str]:
     paths = [str(site)] if site else []
     paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ddbench", *COMMAND, *place.options, *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "ddbench", *words, "--results-dir", str(place.results)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place.root, check=False)
+
+
+def run(place: Place, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return ddbench(place, "run", *CELL, "--cache-dir", str(place.cache), *options, **how)
 
 
 def grid(*methods: str) -> list[str]:
@@ -129,3 +135,39 @@ def test_a_grid_of_adversaries_leaves_every_sound_number(
     again = run(together, *grid(*SOUND), "--force", "evaluate")
     assert again.returncode == 0, again.stderr
     assert of_sound_methods(together) == sound
+
+
+def test_every_mixture_in_one_results_folder_is_named(
+    tmp_path: Path, place_at: Callable[..., Place], small_images: Path
+) -> None:
+    """One cell of two caches, threads and teachers; two image folders of one name; the means keep them apart."""
+    place = place_at(tmp_path / "one")
+    elsewhere = place_at(tmp_path / "one", tmp_path / "other cache")
+    for cache, options in ((place, ("--seeds", "2")), (elsewhere, ()), (elsewhere, ("--set", "teacher.epochs=2"))):
+        outcome = run(cache, *grid("random"), *options, threads=1 if cache is place else 2)
+        assert outcome.returncode == 0, outcome.stderr
+    folders = [tmp_path / name / "pets" for name in ("first", "second")]
+    for folder in folders:
+        shutil.copytree(small_images, folder)
+    for image in (folders[1] / "train" / "cat").iterdir():
+        shutil.copy(folders[1] / "train" / "dog" / image.name, image)
+    for folder in folders:
+        outcome = run(elsewhere, *grid("random"), "--dataset", f"imagefolder:{folder}")
+        assert outcome.returncode == 0, outcome.stderr
+    assert len(place.records()) == 6
+
+    table = ddbench(place, "table", "comparison", "--methods", "random", *CELL, "--seeds", "2")
+    assert "its records differ: 2 teachers; threads 1, 2 (evaluate, distill, teacher)" in table.stdout, table.stdout
+    scores = ddbench(place, "records", "--scores", "--format", "json")
+    rows = json.loads(scores.stdout)
+    # One row for each teacher of digits (two students on one set share the first), one for each folder.
+    assert sorted(row["n"] for row in rows if row["dataset"] == "digits") == [1, 1, 2]
+    pets = [row for row in rows if row["dataset"].startswith("imagefolder:pets@")]
+    assert [row["n"] for row in pets] == [1, 1]
+    assert len({(row["dataset"], row["settings"]) for row in rows}) == len(rows) == 5, scores.stdout
+    own = ddbench(
+        *(place, "table", "comparison", "--methods", "random", *CELL[2:], "--dataset", f"imagefolder:{folders[0]}"),
+        *("--format", "json"),
+    )
+    measured = [(row["dataset"], row["top1"], row["mixture"]) for row in json.loads(own.stdout)]
+    assert sorted(measured) == sorted((row["dataset"], row["top1"], "") for row in pets), own.stdout
