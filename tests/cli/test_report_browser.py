@@ -96,7 +96,7 @@ def test_a_click_on_a_heading_sorts_by_the_number(page: Any, report: Path) -> No
 
 
 def test_a_cell_with_its_deviation_sorts_as_a_number(page: Any) -> None:
-    table = page.locator("#table-comparison table").first
+    table = page.locator("#table-comparison table", has=page.locator("th", has_text="IPC 10 published")).first
     titles = table.locator("thead th").all_inner_texts()
     number = titles.index("IPC 10 published") + 1
     head = table.locator(f"thead th:nth-child({number})")
@@ -125,8 +125,9 @@ def test_a_number_opens_its_records_and_closing_leads_back(page: Any) -> None:
     cell = page.locator("#table-comparison td details").first
     cell.locator("summary").click()
     page.wait_for_function("document.querySelector('#table-comparison td details').open")
-    where = page.evaluate("scrollY")
     link = cell.locator("a").first
+    link.scroll_into_view_if_needed()
+    where = page.evaluate("scrollY")
     name = link.get_attribute("title")
     link.click()
     opened = page.locator("article.record:target")
