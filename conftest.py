@@ -55,7 +55,7 @@ FAST = (
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints the counts of tests that count what they did."""
-    reports = [report for found in ("passed", "failed") for report in terminalreporter.stats.get(found, [])]
+    reports = [report for actual in ("passed", "failed") for report in terminalreporter.stats.get(actual, [])]
     lines = [str(value) for report in reports for name, value in report.user_properties if name == "counts"]
     if lines:
         terminalreporter.section("counts")

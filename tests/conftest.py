@@ -89,11 +89,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A real server on this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as found:
-        thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
+    with Server() as actual:
+        thread = threading.Thread(target=actual.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        yield found
-        found.shutdown()
+        yield actual
+        actual.shutdown()
         thread.join()
 
 
@@ -134,9 +134,9 @@ class Storage:
         """The server as fsspec sees it."""
         import fsspec
 
-        found = fsspec.filesystem("s3")
-        found.invalidate_cache()
-        return found
+        actual = fsspec.filesystem("s3")
+        actual.invalidate_cache()
+        return actual
 
     def fresh(self) -> None:
         """Another bucket; a server that neither fails nor is slow."""

@@ -26,9 +26,9 @@ ABLATION = ("ablation", "--dataset", "digits")
 DC = (*DIGITS, "--method", "dc", "--ipc", "1")
 
 
-def refused_at_once(shell: "Shell", outcome: "Outcome", *said: str) -> None:
+def refused_at_once(shell: "Shell", outcome: "Outcome", *message: str) -> None:
     """Refused, and the only line on stderr; neither results nor cache were begun."""
-    outcome.refused(*said)
+    outcome.refused(*message)
     assert len(outcome.errors) == 1
     assert not shell.results.exists()
     assert not shell.cache.exists() or shell.files("cache") == {}
@@ -146,11 +146,11 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
 """Command lines that are refused before anything is computed, and parts of the line that says why."""
 
 
-@pytest.mark.parametrize(("arguments", "said"), BAD_COMMANDS, ids=lambda value: " ".join(value)[-40:])
-def test_a_bad_command_is_refused_at_once(shell: "Shell", arguments: tuple[str, ...], said: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("arguments", "message"), BAD_COMMANDS, ids=lambda value: " ".join(value)[-40:])
+def test_a_bad_command_is_refused_at_once(shell: "Shell", arguments: tuple[str, ...], message: tuple[str, ...]) -> None:
     (shell.root / "file").touch()
     outcome = shell(*arguments)
-    outcome.refused(*said)
+    outcome.refused(*message)
     # Sizes of images may be in the cache: the check of --ipc needs them.
     assert len(outcome.errors) == 1
     assert {name for name in shell.files() if not name.startswith("cache/data/")} == {"file"}

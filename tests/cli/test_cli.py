@@ -35,10 +35,10 @@ def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished")
         ("random", "1"),
         ("random", "2"),
     ]
-    found = {(record["method"], str(record["ipc"])): record for record in records_in(finished.shell)}
-    assert len(found) == 4
+    actual = {(record["method"], str(record["ipc"])): record for record in records_in(finished.shell)}
+    assert len(actual) == 4
     for row in table:
-        record = found[row["method"], row["ipc"]]
+        record = actual[row["method"], row["ipc"]]
         assert row["top-1 (last epoch)"] == f"{record['metrics']['top1_last']:.2f}"
         assert row["W2² of features"] == f"{record['feature_transport_cost']:.2f}"
         assert (row["dataset"], row["recipe"]) == ("digits 8px", "smoke + 1 changed")
@@ -125,14 +125,14 @@ def test_seeds_and_repeats_are_counted(finished: "Finished", tmp_path: Path) -> 
     options = ("--method", "random", "--dataset", "digits", "--ipc", "2", "--results-dir", "several")
     outcome = shell.run(*options, "--seeds", "2", "--repeats", "3")
     (row,) = outcome.rows
-    found = [json.loads(path.read_text()) for path in (tmp_path / "several" / "records").iterdir()]
+    actual = [json.loads(path.read_text()) for path in (tmp_path / "several" / "records").iterdir()]
     assert row["n"] == "6 students on 3 sets"
-    assert len({record["distilled_digest"] for record in found}) == 3
-    assert sorted((record["repeat"], record["student_seed"]) for record in found) == [
+    assert len({record["distilled_digest"] for record in actual}) == 3
+    assert sorted((record["repeat"], record["student_seed"]) for record in actual) == [
         (repeat, seed) for repeat in range(3) for seed in range(2)
     ]
     students: dict[str, list[float]] = {}
-    for record in found:
+    for record in actual:
         students.setdefault(record["distilled_digest"], []).append(record["metrics"]["top1_last"])
     top1 = torch.tensor([sum(values) / len(values) for values in students.values()], dtype=torch.float64)
     assert row["top-1 (last epoch)"] == f"{float(top1.mean()):.2f} ± {float(top1.std()):.2f}"

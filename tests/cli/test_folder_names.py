@@ -54,12 +54,12 @@ def stored(people: dict[str, Shell]) -> dict[str, dict[str, Any]]:
 
 
 def test_a_record_is_named_by_the_folder_and_its_fingerprint(people: dict[str, Shell]) -> None:
-    found = stored(people)
+    actual = stored(people)
     assert len([*(root_of(people) / "results" / "records").iterdir()]) == 2  # relative and absolute: one record
     for method, own in (("random", "pets"), ("herding", "animals")):
-        short = found[method]["data"]["fingerprint"][:8]
-        assert found[method]["dataset"] == found[method]["configuration"]["dataset"] == f"imagefolder:{own}@{short}"
-        assert found[method]["name"].startswith(f"{method}-imagefolder_{own}_{short}-ipc1-")
+        short = actual[method]["data"]["fingerprint"][:8]
+        assert actual[method]["dataset"] == actual[method]["configuration"]["dataset"] == f"imagefolder:{own}@{short}"
+        assert actual[method]["name"].startswith(f"{method}-imagefolder_{own}_{short}-ipc1-")
 
 
 def test_no_stored_file_has_a_path_of_a_person(people: dict[str, Shell]) -> None:

@@ -60,14 +60,14 @@ def test_copies_are_one_note_a_number_in_the_record_and_refused_by_strict(
     folder = image_folder()
     for number in range(2):
         shutil.copy(folder / "val" / "cat" / f"{number}.jpg", folder / "train" / "cat" / f"copy{number}.jpg")
-    said = ("2 of the 4 validation images of imagefolder:pictures@", " are copies of training images")
+    message = ("2 of the 4 validation images of imagefolder:pictures@", " are copies of training images")
     for dry in ((), ("--dry-run",)):
-        run(shell, folder, "--strict", *dry).refused(*said)
-    assert all(run(shell, folder, "--dry-run").out.count(words) == 1 for words in said)
+        run(shell, folder, "--strict", *dry).refused(*message)
+    assert all(run(shell, folder, "--dry-run").out.count(words) == 1 for words in message)
     assert not shell.results.exists()
     outcome = run(shell, folder, "--seeds", "2")
     assert outcome.code == 0, outcome.err
-    assert all(outcome.err.count(words) == 1 for words in said)
+    assert all(outcome.err.count(words) == 1 for words in message)
     assert [record["data"]["val_images_in_train"] for record in records(shell)] == [2, 2]
     for split in ("train", "val"):
         for path in (folder / split).rglob("copy*"):

@@ -32,12 +32,12 @@ def report(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], 
     shell = shell_in(tmp_path_factory.mktemp("browser"))
     folder = shell.results / "records"
     folder.mkdir(parents=True)
-    found = sorted([*MEASURED.glob("random-*.json"), *MEASURED.glob("rded-*.json")])
-    assert len(found) > 20
-    for path in found:
+    actual = sorted([*MEASURED.glob("random-*.json"), *MEASURED.glob("rded-*.json")])
+    assert len(actual) > 20
+    for path in actual:
         shutil.copy(path, folder)
     bad = {"name": HOSTILE, "method": HOSTILE, "dataset": HOSTILE}
-    (folder / "bad.json").write_text(records.dump_with_digest({**records.load_verified(found[0].read_text()), **bad}))
+    (folder / "bad.json").write_text(records.dump_with_digest({**records.load_verified(actual[0].read_text()), **bad}))
     outcome = shell("report")
     assert outcome.code == 0, outcome.err
     return shell.results / "report.html"
@@ -56,16 +56,16 @@ def browser() -> Iterator[Any]:
 def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
     """The report, opened; fails on anything in the console and on any request beside the file itself."""
     opened = browser.new_page(viewport={"width": request.param, "height": 900})
-    said: list[str] = []
-    asked: list[str] = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda made: asked.append(made.url))
+    messages: list[str] = []
+    urls: list[str] = []
+    opened.on("console", lambda message: messages.append(message.text))
+    opened.on("pageerror", lambda error: messages.append(str(error)))
+    opened.on("request", lambda made: urls.append(made.url))
     opened.goto(report.as_uri())
     opened.wait_for_function("document.querySelectorAll('table.interactive:not(.dataTable)').length === 0")
     yield opened
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    assert messages == []
+    assert [url for url in urls if not url.startswith("data:")] == [report.as_uri()]
     assert opened.evaluate("window.pwned") is None
     opened.close()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conftest import Shell
 
 
-def asked(**fields: Any) -> Request:
+def request_of(**fields: Any) -> Request:
     return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
 
 
@@ -38,16 +38,16 @@ def test_a_table_goes_to_a_file(shell: Shell) -> None:
 
 
 def test_without_data_it_says_what_is_missing_and_what_it_needs(shell: Shell) -> None:
-    said = "6 cells without a number; --run needs data: --dataset NAME, --data-dir FOLDER"
-    assert shell("table", "layers").errors == [said]
-    told = shell("table", "layers", "--dry-run")
-    assert told.errors == []
-    assert told.out.splitlines()[2].split() == ["5", "tiny-imagenet", "10"]
+    message = "6 cells without a number; --run needs data: --dataset NAME, --data-dir FOLDER"
+    assert shell("table", "layers").errors == [message]
+    shown = shell("table", "layers", "--dry-run")
+    assert shown.errors == []
+    assert shown.out.splitlines()[2].split() == ["5", "tiny-imagenet", "10"]
 
 
 def test_a_plugins_table_is_found_beside_the_others() -> None:
     registry = PluginRegistry()
-    spec = TableSpec("mine", "my own", lambda asked: [Cell("a", "random", "digits", 1)])
+    spec = TableSpec("mine", "my own", lambda request_of: [Cell("a", "random", "digits", 1)])
     registry.register(SimpleNamespace(ddbench_tables=hookimpl(lambda: [spec])), "mine")
     assert registry.table("mine") is spec
     with pytest.raises(DDBenchError, match="unknown table 'mien'; did you mean 'mine'"):

@@ -123,14 +123,14 @@ def test_records_alone_give_the_same_numbers_without_data(regimes: tuple[Shell, 
     command = [sys.executable, "-c", dedent(code), str(shell.results)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found) == 14
-    assert {(line["row"], line["evaluator"], line["student_seed"]): line["top1"] for line in found} == {
+    actual = json.loads(done.stdout)
+    assert len(actual) == 14
+    assert {(line["row"], line["evaluator"], line["student_seed"]): line["top1"] for line in actual} == {
         (line["row"], line["evaluator"], line["student_seed"]): line["top1"] for line in told
     }
     for name in ("setting", "recipe"):
-        assert {line[name] for line in found} == {line[name] for line in told}
-    assert {line["ior"] for line in found} == {line["ior"] for line in told}
+        assert {line[name] for line in actual} == {line[name] for line in told}
+    assert {line["ior"] for line in actual} == {line["ior"] for line in told}
 
 
 def test_what_is_measured_is_not_computed_again(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:
@@ -231,11 +231,11 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: C
     assert "RuntimeError: two lines" in notes["1"]
     assert table["random"]["IPC 2000"] == table["herding"]["IPC 2000"] == "failed [2]"
     assert notes["2"] == "--ipc 2000 is more than the 142 training images of class '0'"
-    found = {record["method"]: record["metrics"]["top1_last"] for record in records_in(shell)}
-    assert {name: table[name]["IPC 1"] for name in found} == {
-        name: f"{top1:.2f} (1 set)" for name, top1 in found.items()
+    actual = {record["method"]: record["metrics"]["top1_last"] for record in records_in(shell)}
+    assert {name: table[name]["IPC 1"] for name in actual} == {
+        name: f"{top1:.2f} (1 set)" for name, top1 in actual.items()
     }
-    assert found.keys() == {"random", "herding"}
+    assert actual.keys() == {"random", "herding"}
     plan = ok(shell(*command, "--dry-run")).out
     assert plan.count("impossible: --ipc 2000 is more than") == 2
     # Refused throughout, for one reason, it is bad input.
@@ -289,9 +289,9 @@ def test_two_processes_make_one_table_together(
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said[0][0] == said[1][0]
+    messages = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], messages
+    assert messages[0][0] == messages[1][0]
     started = log.read_text().splitlines()
     stages = ("teacher", "distill", "evaluate")
     count = {stage: [line for line in started if line.startswith(stage)] for stage in stages}
@@ -315,13 +315,13 @@ def test_a_table_of_ones_own_is_one_small_file(shell: Shell, plugin: Callable[[s
         by_temperature.setdefault(settings["temperature"], []).append(record)
     assert by_temperature.keys() == {1, 4, 20}
     table = rows(outcome.out)
-    for temperature, found in by_temperature.items():
-        top1 = [record["metrics"]["top1_last"] for record in found]
+    for temperature, actual in by_temperature.items():
+        top1 = [record["metrics"]["top1_last"] for record in actual]
         cells = table[f"random, T = {temperature:g}"]
         assert cells["IPC 1 top-1"] == f"{fmean(top1):.2f} ± {stdev(top1):.2f} (2 on 1 set)"
-        gaps = [record["teacher"]["top1"] - record["metrics"]["top1_last"] for record in found]
+        gaps = [record["teacher"]["top1"] - record["metrics"]["top1_last"] for record in actual]
         assert cells["IPC 1 below the teacher"].startswith(f"{fmean(gaps):.2f} ±")
-    assert torch.get_num_threads() == found[0]["device"]["threads"]
+    assert torch.get_num_threads() == actual[0]["device"]["threads"]
     # It is read from records like any other.
     alone = ok(shell("table", "temperature", "--ipc", "1", "--data-dir", "nowhere", "--methods", "random"))
     digits = alone.out[alone.out.index("digits, ") :]

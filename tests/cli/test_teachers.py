@@ -161,7 +161,7 @@ def test_a_teacher_near_chance_is_used_with_a_note(shell: Shell, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (("data.mean=[123.7,116.3,103.5]",), ("data.mean", "less than or equal to 1")),
         (("data.std=[0,0,0]",), ("data.std", "greater than 0")),
@@ -170,10 +170,10 @@ def test_a_teacher_near_chance_is_used_with_a_note(shell: Shell, tmp_path: Path)
     ],
 )
 def test_settings_of_teachers_and_normalisation_are_checked(
-    shell: Shell, settings: tuple[str, ...], said: tuple[str, ...]
+    shell: Shell, settings: tuple[str, ...], message: tuple[str, ...]
 ) -> None:
     digits = ("run", "--method", "random", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke")
-    shell(*digits, *(word for text in settings for word in ("--set", text))).refused(*said)
+    shell(*digits, *(word for text in settings for word in ("--set", text))).refused(*message)
 
 
 def test_the_name_of_the_papers_code_says_which_stem_it_means(shell: Shell) -> None:

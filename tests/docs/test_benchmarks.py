@@ -35,11 +35,11 @@ def test_a_part_is_measured_written_and_shown(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (written,) = tmp_path.iterdir()
-    found = json.loads(written.read_text())
+    actual = json.loads(written.read_text())
     assert written.name == "networks-cpu.json"
-    assert found["device"]["threads"] == 1
-    assert found["versions"]["torch"]
-    dm, dc = found["rows"]
+    assert actual["device"]["threads"] == 1
+    assert actual["versions"]["torch"]
+    dm, dc = actual["rows"]
     assert (dm["part"], dc["part"]) == ("dm step", "dc step")
     for row in (dm, dc):
         assert min(row["ours"], row["reference"], row["limit"]) > 0

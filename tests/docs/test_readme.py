@@ -177,19 +177,19 @@ def test_long_commands_are_valid(command: str, shell: Shell) -> None:
 
 def lay_out_own_files(command: str, folder: Path) -> None:
     """The person's own images, checkpoint and recipe that a command names, in `folder`."""
-    if found := re.search(r"imagefolder:(\S+)", command):
+    if actual := re.search(r"imagefolder:(\S+)", command):
         for split in ("train", "val"):
             for name in ("cat", "dog"):
-                place = folder / found[1] / split / name
+                place = folder / actual[1] / split / name
                 place.mkdir(parents=True)
                 for number in range(12):
                     pixels = np.random.default_rng(number).integers(0, 256, (80, 70, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(place / f"{number}.png")
-    if found := re.search(r"teacher\.checkpoint=(\S+)", command):
-        save_file(build_network("resnet18", 10, 64).state_dict(), folder / found[1])
-    if found := re.search(r"--recipe (\S+\.yaml)", command):
+    if actual := re.search(r"teacher\.checkpoint=(\S+)", command):
+        save_file(build_network("resnet18", 10, 64).state_dict(), folder / actual[1])
+    if actual := re.search(r"--recipe (\S+\.yaml)", command):
         (recipe,) = blocks(ROOT / "docs" / "recipes.md", "yaml")
-        (folder / found[1]).write_text(recipe, encoding="utf-8")
+        (folder / actual[1]).write_text(recipe, encoding="utf-8")
 
 
 def test_the_examples_of_the_tables_page_run_on_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,8 +249,8 @@ def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
     told = {command: ddbench(command, tmp_path, **site[command]) for command in shown}
     assert any("list methods blur" in command and "real images in one" in text for command, text in told.items())
     assert {path.name for path in tmp_path.glob("ddbench-*")} == {"ddbench-blur", "ddbench-quiet"}
-    found = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
-    made = {(record["method"], record["dataset"], record["evaluator"], record["distilled_images"]) for record in found}
+    actual = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
+    made = {(record["method"], record["dataset"], record["evaluator"], record["distilled_images"]) for record in actual}
     assert made == {
         ("blur", "digits", "fkd", 20),
         ("blur", "digits", "plain", 10),
@@ -259,12 +259,14 @@ def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
         ("first", "digits", "plain", 10),
         ("invert", "digits", "fkd", 10),
     }
-    settings = [(record["method"], record["evaluator"], record["configuration"]["method_settings"]) for record in found]
+    settings = [
+        (record["method"], record["evaluator"], record["configuration"]["method_settings"]) for record in actual
+    ]
     blends = sorted((evaluator, tree["blend"]) for method, evaluator, tree in settings if method == "blur")
     assert blends == [("fkd", 2), ("hard", 4), ("plain", 1), ("plain", 4)]
     assert [tree["steps"] for method, _, tree in settings if method == "invert"] == [20]
     logged = (tmp_path / "top1.log").read_text(encoding="utf-8").splitlines()
-    assert len(logged) == len(found)
+    assert len(logged) == len(actual)
     assert all(re.fullmatch(r"(blur|first|invert) \S+ \S+ \d+\.\d", line) for line in logged)
 
 

@@ -105,9 +105,12 @@ def endless(path: Path) -> None:
 
 def packed(path: Path) -> None:
     """100 MB of zeros in 400 kB."""
-    whole = io.BytesIO()
-    torch.save({"weight": torch.zeros(25 * MIB)}, whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
+    archive_bytes = io.BytesIO()
+    torch.save({"weight": torch.zeros(25 * MIB)}, archive_bytes)
+    with (
+        zipfile.ZipFile(archive_bytes) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+    ):
         for part in source.infolist():
             target.writestr(part.filename, source.read(part))
 

@@ -34,14 +34,14 @@ def requirements(project: Path) -> list[Requirement]:
 
 def imported(folder: Path) -> set[str]:
     """The packages that the modules below a folder import, in functions too."""
-    found: set[str] = set()
+    actual: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
+                actual |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names
+                actual.add(node.module.partition(".")[0])
+    return actual - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: str(project.relative_to(ROOT).parent))
@@ -66,17 +66,19 @@ def test_every_requirement_has_one_lower_bound() -> None:
     for project in PROJECTS:
         for requirement in requirements(project):
             bounds.setdefault(canonicalize_name(requirement.name), set()).add(lower_bound(requirement))
-    assert {name: found for name, found in bounds.items() if len(found) > 1} == {}
+    assert {name: actual for name, actual in bounds.items() if len(actual) > 1} == {}
 
 
 @pytest.mark.skipif(not os.environ.get("DDBENCH_LOWEST"), reason="make test-lowest")
 def test_the_lowest_versions_are_installed() -> None:
-    asked = {
+    request = {
         requirement.name: lower_bound(requirement) for project in PROJECTS for requirement in requirements(project)
     }
-    releases = {name: Version(version(name)).release for name in asked}
+    releases = {name: Version(version(name)).release for name in request}
     assert {
-        name: found for name, found in releases.items() if found[: len(asked[name].release)] != asked[name].release
+        name: actual
+        for name, actual in releases.items()
+        if actual[: len(request[name].release)] != request[name].release
     } == {}
 
 

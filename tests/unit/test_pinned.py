@@ -150,12 +150,12 @@ def draw(*shape: int) -> Tensor:
 
 def of_models(digits: Dataset, folder: Path) -> dict[str, float]:
     images = draw(4, 3, 32, 32)
-    found = {}
+    actual = {}
     for arch in ("resnet18", "convnet-d3", "convnet-bn-d3"):
         with torch.no_grad():
             logits = build_network(arch, 10, 32, seed=3).eval()(images)
-        found[arch] = float(logits.norm())
-    return found
+        actual[arch] = float(logits.norm())
+    return actual
 
 
 def of_views(digits: Dataset, folder: Path) -> dict[str, float]:
@@ -207,37 +207,37 @@ def of_objectives(digits: Dataset, folder: Path) -> dict[str, float]:
     means, variances = [draw(2, 4), draw(2, 7)], [draw(2, 4).square(), draw(2, 7).square()]
     labels = torch.tensor([0, 0, 0, 4, 4, 4])
     rows = batchnorm.class_weight_matrix(labels, torch.tensor([1.0, 2.0, 3.0, 1.0, 1.0, 2.0]))
-    found = {}
+    actual = {}
     for form in ("squared", "norm"):
-        found[f"feature {form}"] = float(features_module.feature_match(draw(6, 9), draw(6, 9) * 2, form))  # type: ignore[arg-type]
-        found[f"pcbn {form}"] = float(batchnorm.pcbn(layers, rows, means, variances, form))  # type: ignore[arg-type]
-    found["cross-entropy"] = float(features_module.cross_entropy(draw(6, 10), labels))
-    found["global"] = float(batchnorm.global_bn(layers, [m[0] for m in means], [v[0] for v in variances]))
-    return found
+        actual[f"feature {form}"] = float(features_module.feature_match(draw(6, 9), draw(6, 9) * 2, form))  # type: ignore[arg-type]
+        actual[f"pcbn {form}"] = float(batchnorm.pcbn(layers, rows, means, variances, form))  # type: ignore[arg-type]
+    actual["cross-entropy"] = float(features_module.cross_entropy(draw(6, 10), labels))
+    actual["global"] = float(batchnorm.global_bn(layers, [m[0] for m in means], [v[0] for v in variances]))
+    return actual
 
 
 def of_transport(digits: Dataset, folder: Path) -> dict[str, float]:
     features = draw(60, 12) + torch.arange(60)[:, None] % 3
-    found = {}
+    actual = {}
     for name, solve in (
         ("paper", lambda g: barycenters.barycenter_paper(features, 4, g, 5)),
         ("released", lambda g: barycenters.barycenter_released(features, 4, g)),
     ):
         solved: Barycenter = solve(seeds.generator("pinned", name))
-        found[f"{name} cost"] = exact_module.transport_cost(solved.points, solved.weights, features)
-        found[f"{name} largest"] = float(solved.weights.max())
-    return found
+        actual[f"{name} cost"] = exact_module.transport_cost(solved.points, solved.weights, features)
+        actual[f"{name} largest"] = float(solved.weights.max())
+    return actual
 
 
 def of_lloyd(digits: Dataset, folder: Path) -> dict[str, float]:
     features = draw(60, 12) + torch.arange(60)[:, None] % 3
-    found = {}
+    actual = {}
     # In more than 64 dimensions it starts from a projection.
     for name, z in (("", features), ("projected ", features.repeat(1, 10) + 0.3 * draw(60, 120))):
         solved = lloyd.barycenter_lloyd([z], 4, [seeds.generator("pinned", "lloyd")])[0]
-        found[f"{name}cost"] = exact_module.transport_cost(solved.points, solved.weights, z)
-        found[f"{name}largest"] = float(solved.weights.max())
-    return found
+        actual[f"{name}cost"] = exact_module.transport_cost(solved.points, solved.weights, z)
+        actual[f"{name}largest"] = float(solved.weights.max())
+    return actual
 
 
 def of_recover(digits: Dataset, folder: Path) -> dict[str, float]:
@@ -293,18 +293,18 @@ PARTS: dict[str, Callable[[Dataset, Path], dict[str, float]]] = {
 @pytest.mark.parametrize("part", PARTS)
 def test_the_numbers_are_those_that_their_version_stands_for(part: str, digits: Dataset, tmp_path: Path) -> None:
     version, tolerance, expected = PINNED[part]
-    found = PARTS[part](digits, tmp_path)
+    actual = PARTS[part](digits, tmp_path)
     moved = {
-        name: (value, found[name])
+        name: (value, actual[name])
         for name, value in expected.items()
-        if found[name] != pytest.approx(value, rel=tolerance)
+        if actual[name] != pytest.approx(value, rel=tolerance)
     }
     here = getattr(versions, part)
     assert not moved, (
         f"numbers of {part} moved from version {version} (pinned, now): {moved}; if that is meant, bump "
-        f"versions.{part} (it is {here!r}) and pin what is new: {found}"
+        f"versions.{part} (it is {here!r}) and pin what is new: {actual}"
     )
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     assert here == version, (
         f"versions.{part} is {here!r} and its numbers are version {version!r}'s: pin the new version"
     )

@@ -26,9 +26,9 @@ def names_of(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_names_everything_of_a_kind_and_each_has_a_page(shell: "Shell", kind: str) -> None:
-    whole = shell("list", kind)
-    assert whole.code == 0
+    complete = shell("list", kind)
+    assert complete.code == 0
     for name in names_of(kind):
-        assert name in whole.out
+        assert name in complete.out
         page = shell("list", kind, name)
         assert (page.code, name in page.out) == (0, True)

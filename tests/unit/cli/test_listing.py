@@ -88,14 +88,14 @@ def registry(tmp_path: Path) -> PluginRegistry:
         ddbench_distillers=hookimpl(lambda: [Plain, Herring]),
         ddbench_evaluators=hookimpl(lambda: [Strict]),
         ddbench_recipes=hookimpl(lambda: [recipe]),
-        ddbench_tables=hookimpl(lambda: [TableSpec("all", "all against all", lambda asked: [])]),
+        ddbench_tables=hookimpl(lambda: [TableSpec("all", "all against all", lambda request: [])]),
     )
     core = SimpleNamespace(ddbench_recipes=hookimpl(lambda: builtin_paths()))
-    found = PluginRegistry(())
-    found.register(plugin, "ddbench-sea")
-    found.register(builtin_datasets, "ddbench")
-    found.register(core, "ddbench")
-    return found
+    actual = PluginRegistry(())
+    actual.register(plugin, "ddbench-sea")
+    actual.register(builtin_datasets, "ddbench")
+    actual.register(core, "ddbench")
+    return actual
 
 
 def rows(text: str) -> list[list[str]]:

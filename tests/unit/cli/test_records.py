@@ -60,17 +60,17 @@ def test_both_exports_hold_the_images_of_the_record(finished: "Finished", tmp_pa
 def test_the_table_of_records(shell: "Shell") -> None:
     grid = ("--dataset", "digits", "--method", "random", "--method", "full", "--set", "data.holdout=0.1")
     shell.run(*grid, "--ipc", "1", "--set", "data.image_size=8")
-    found = {path.stem: records.read(path) for path in (shell.results / "records").glob("*.json")}
+    actual = {path.stem: records.read(path) for path in (shell.results / "records").glob("*.json")}
     text = shell("records").out
-    assert len(text.splitlines()) == 2 + len(found) == 4
-    for name, record in found.items():
+    assert len(text.splitlines()) == 2 + len(actual) == 4
+    for name, record in actual.items():
         (shown,) = (row for row in text.splitlines() if row.startswith(name))
         assert shown.split()[-2:] == ["0.1", f"{record.metrics.top1_last:.2f}"]
 
     table = {row["name"]: row for row in csv.DictReader(io.StringIO(shell("records", "--format", "csv").out))}
     plain = {row["name"]: row for row in json.loads(shell("records", "--format", "json").out)}
-    assert table.keys() == plain.keys() == found.keys()
-    for name, record in found.items():
+    assert table.keys() == plain.keys() == actual.keys()
+    for name, record in actual.items():
         row = table[name]
         assert float(row["top1_last"]) == plain[name]["top1_last"] == record.metrics.top1_last
         assert row["ipc"] == ("" if record.ipc is None else str(record.ipc))

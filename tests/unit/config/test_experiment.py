@@ -19,8 +19,8 @@ def experiment() -> Experiment:
 
 def test_its_name_gives_the_seed_of_the_student(experiment: Experiment) -> None:
     assert experiment.name == f"random, digits, IPC 3, set 0, fkd, {experiment.student} seed 6"
-    whole = experiment.model_copy(update={"ipc": None, "repeat": 2})
-    assert whole.name.startswith("random, digits, whole training set, set 2, ")
+    changed = experiment.model_copy(update={"ipc": None, "repeat": 2})
+    assert changed.name.startswith("random, digits, whole training set, set 2, ")
 
 
 def test_it_is_stored_under_aliases_and_read_back(experiment: Experiment) -> None:

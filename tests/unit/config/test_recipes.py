@@ -27,8 +27,8 @@ CORE = {
 
 
 def cell(method: str, dataset: str, *names: str, evaluators: tuple[str, ...] = ()) -> Experiment:
-    (found,) = experiments(Request((method,), (dataset,), (10,), names, evaluators=evaluators), REGISTRY)
-    return found
+    (actual,) = experiments(Request((method,), (dataset,), (10,), names, evaluators=evaluators), REGISTRY)
+    return actual
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: f"{recipe.path.parts[-3]}-{recipe.name}")
@@ -65,10 +65,10 @@ def test_recipes_of_one_name_are_of_one_kind() -> None:
 @pytest.mark.parametrize("budget", ["quick", "smoke"])
 def test_quick_and_smoke_serve_every_method_on_every_dataset(dataset: str, budget: str) -> None:
     for method in METHODS:
-        found = cell(method, dataset, budget)
-        assert found.recipes == (budget,)
-        assert found.data.image_size <= 64
-        assert found.teacher.epochs <= 20
+        actual = cell(method, dataset, budget)
+        assert actual.recipes == (budget,)
+        assert actual.data.image_size <= 64
+        assert actual.teacher.epochs <= 20
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -104,14 +104,14 @@ SQUEEZE_TABLE_7 = {
 
 @pytest.mark.parametrize("dataset", PAPER_DATASETS)
 def test_paper_is_table_7(dataset: str) -> None:
-    found = cell("wmdd", dataset, "paper")
-    method = found.method.model_dump()
+    actual = cell("wmdd", dataset, "paper")
+    method = actual.method.model_dump()
     assert {name: method[name] for name in WMDD_TABLE_7[dataset]} == WMDD_TABLE_7[dataset]
-    assert {name: getattr(found.teacher, name) for name in SQUEEZE_TABLE_7} == SQUEEZE_TABLE_7
-    assert found.teacher.arch == found.student == "resnet18"
+    assert {name: getattr(actual.teacher, name) for name in SQUEEZE_TABLE_7} == SQUEEZE_TABLE_7
+    assert actual.teacher.arch == actual.student == "resnet18"
     assert (method["solver"], method["iterations"], method["bn_form"]) == ("paper", 10, "squared")
     assert method["cross_entropy_weight"] == 0
-    assert found.statistics.variance == "exact"
+    assert actual.statistics.variance == "exact"
 
 
 def test_table_7_above_is_the_papers() -> None:
@@ -120,23 +120,23 @@ def test_table_7_above_is_the_papers() -> None:
         return values[0] if len(values) == 1 else tuple(values)
 
     table = published.load("hyperparameters")
-    told = {(row.dataset, row.ours): read(str(row.value)) for row in table.itertuples() if row.ours}
+    outcome = {(row.dataset, row.ours): read(str(row.value)) for row in table.itertuples() if row.ours}
     above = {("all", f"teacher.{name}"): value for name, value in SQUEEZE_TABLE_7.items()}
     for dataset, values in WMDD_TABLE_7.items():
         above |= {(dataset, f"wmdd.{name}"): value for name, value in values.items()}
-    assert told == above
+    assert outcome == above
 
 
 def test_quick_on_imagenette_is_what_it_says() -> None:
-    found = cell("wmdd", "imagenette", "quick", "released")
-    method = found.method.model_dump()
-    assert (found.data.image_size, found.data.stored_size) == (64, 72)
-    assert (found.teacher.arch, found.teacher.stem, found.teacher.epochs) == ("resnet18", "imagenet", 20)
+    actual = cell("wmdd", "imagenette", "quick", "released")
+    method = actual.method.model_dump()
+    assert (actual.data.image_size, actual.data.stored_size) == (64, 72)
+    assert (actual.teacher.arch, actual.teacher.stem, actual.teacher.epochs) == ("resnet18", "imagenet", 20)
     assert (method["steps"], method["jitter"], method["learning_rate"], method["bn_weight"]) == (500, 8, 0.25, 10)
     assert (method["solver"], method["feature_form"], method["bn_form"]) == ("released", "norm", "norm")
     assert (method["cross_entropy_weight"], method["crop_per_image"]) == (1, False)
-    assert (found.distill.jpeg_quality, found.statistics.variance) == (75, "batch-mean")
-    evaluator = found.evaluator.model_dump()
+    assert (actual.distill.jpeg_quality, actual.statistics.variance) == (75, "batch-mean")
+    evaluator = actual.evaluator.model_dump()
     assert (evaluator["epochs"], evaluator["batch_size"], evaluator["temperature"]) == (300, 100, 20)
 
 

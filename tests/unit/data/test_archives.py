@@ -43,8 +43,8 @@ def test_an_archive_comes_out_whole(tmp_path: Path, kind: str) -> None:
     archive = MAKE[kind](tmp_path / f"a.{kind}", FILES)
     out = tmp_path / "out"
     unpack(archive, out, max_bytes=sum(map(len, FILES.values())))
-    found = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert found == FILES
+    actual = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert actual == FILES
 
 
 @pytest.mark.parametrize("kind", MAKE)

@@ -84,11 +84,11 @@ def test_cifar_refuses_what_is_broken_and_what_is_pickled(tmp_path: Path) -> Non
     layout = replace(CIFAR10, records=(50, 20))
     folder = tmp_path / layout.folder
     write_cifar(folder, layout)
-    whole = (folder / "test_batch.bin").read_bytes()
-    (folder / "test_batch.bin").write_bytes(whole[:-1])
+    complete = (folder / "test_batch.bin").read_bytes()
+    (folder / "test_batch.bin").write_bytes(complete[:-1])
     with pytest.raises(DDBenchError, match=r"test_batch.bin hold 61459 bytes, expected 61460 \(20 images"):
         open_cifar(tmp_path, layout)
-    (folder / "test_batch.bin").write_bytes(b"\x0a" + whole[1:])
+    (folder / "test_batch.bin").write_bytes(b"\x0a" + complete[1:])
     with pytest.raises(DDBenchError, match=r"label 10 is out of range 0\.\.9"):
         open_cifar(tmp_path, layout)
     (folder / "test_batch.bin").unlink()
@@ -136,11 +136,11 @@ def test_fashion_mnist_refuses_what_is_broken(tmp_path: Path) -> None:
     folder = tmp_path / "fashion-mnist"
     write_fashion(folder, (30, 20), packed=True)
     path = folder / "train-images-idx3-ubyte.gz"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    complete = path.read_bytes()
+    path.write_bytes(complete[: len(complete) // 2])
     with pytest.raises(DDBenchError, match=r"train-images-idx3-ubyte.gz cannot be unpacked"):
         open_fashion(tmp_path, (30, 20))
-    path.write_bytes(gzip.compress(gzip.decompress(whole) + b"\0" * 50_000_000))
+    path.write_bytes(gzip.compress(gzip.decompress(complete) + b"\0" * 50_000_000))
     with pytest.raises(DDBenchError, match="is not an idx file of 30 x 28 x 28 bytes"):
         open_fashion(tmp_path, (30, 20))
     path.unlink()

@@ -53,9 +53,9 @@ def test_lossless_formats_give_their_pixels(kind: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK"])
 def test_every_8_bit_mode_becomes_rgb(mode: str) -> None:
     image = RGB.convert(mode)
-    found = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG"))
-    assert found.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(image.convert("RGB")))
+    actual = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG"))
+    assert actual.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(actual), np.asarray(image.convert("RGB")))
 
 
 def test_the_name_of_a_file_does_not_decide_its_format() -> None:
@@ -142,9 +142,9 @@ def pgm(levels: np.ndarray, largest: int) -> bytes:
 )
 def test_deep_gray_is_scaled_by_the_range_that_the_file_states(data: bytes, levels: np.ndarray, largest: int) -> None:
     assert read_header(data) == Header(2, 4, True)
-    found = np.asarray(decode(data))
-    np.testing.assert_array_equal(found[..., 0], np.round(levels * 255 / largest))
-    np.testing.assert_array_equal(found, found[..., :1].repeat(3, axis=2))
+    actual = np.asarray(decode(data))
+    np.testing.assert_array_equal(actual[..., 0], np.round(levels * 255 / largest))
+    np.testing.assert_array_equal(actual, actual[..., :1].repeat(3, axis=2))
 
 
 def test_deep_colours_are_deep_too() -> None:
@@ -171,9 +171,9 @@ def test_transparency_of_a_palette_gives_no_warning_and_the_colours_of_the_palet
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 255))
 def test_damaged_bytes_give_an_image_or_a_refusal(junk: bytes, place: int, value: int) -> None:
-    whole = bytearray(encoded(RGB, "JPEG"))
-    whole[place] = value
-    for data in (junk, bytes(whole), bytes(whole[:place])):
+    complete = bytearray(encoded(RGB, "JPEG"))
+    complete[place] = value
+    for data in (junk, bytes(complete), bytes(complete[:place])):
         with contextlib.suppress(CorruptImage):
             assert decode(data).mode == "RGB"
 
@@ -197,8 +197,8 @@ def test_pixels_are_torchvisions(resize: str, shape: tuple[int, int]) -> None:
 
     image = Image.fromarray(RNG.integers(0, 256, (*shape, 3), dtype=np.uint8))
     expected = pil_to_tensor(torchvision_resize(image, 24, InterpolationMode(resize)))
-    found = torch.from_numpy(np.ascontiguousarray(to_stored(image, 24, resize)))  # type: ignore[arg-type]
-    assert torch.equal(found, expected)
+    actual = torch.from_numpy(np.ascontiguousarray(to_stored(image, 24, resize)))  # type: ignore[arg-type]
+    assert torch.equal(actual, expected)
 
 
 def test_a_long_thin_image_does_not_grow_beyond_the_bound() -> None:

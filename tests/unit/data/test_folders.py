@@ -133,8 +133,8 @@ def test_the_validation_images_have_one_of_four_names(
     source = open_imagefolder(root)
     assert source.val is not None
     assert {Path(source.val.name(index)).relative_to(root).parts[0] for index in range(4)} == {used}
-    said = [] if parts == ("val",) else [f"the validation images of {root} are those in {used}/"]
-    assert [note.partition(",")[0] for note in source.notes] == said
+    messages = [] if parts == ("val",) else [f"the validation images of {root} are those in {used}/"]
+    assert [note.partition(",")[0] for note in source.notes] == messages
     assert all(note.count("is not used") == len(parts) - 1 for note in source.notes)
 
 

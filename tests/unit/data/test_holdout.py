@@ -87,21 +87,21 @@ def test_both_roads_read_the_same_images_as_without_a_holdout(
             path.write_bytes((root / "train" / path.parent.name / "0.jpg").read_bytes())
     if road == "decoded":
         monkeypatch.setattr(images_module, "MAX_CACHED_BYTES", 0)
-    whole, part = load(root, cache).train, load(root, cache, holdout=0.3)
-    kept, held = hold_out(whole.labels, ("ant", "bee"), 0.3)
+    undivided, part = load(root, cache).train, load(root, cache, holdout=0.3)
+    kept, held = hold_out(undivided.labels, ("ant", "bee"), 0.3)
     assert (len(part.train), len(part.val)) == (len(kept), len(held)) == (10, 4)
     for images, rows in ((part.train, kept), (part.val, held)):
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-        for found, expected in zip(images.read(order), whole.read(rows[order]), strict=True):
-            assert torch.equal(found, expected)
-        assert torch.equal(images.centre(order, 12), whole.centre(rows[order], 12))
-        assert torch.equal(images.labels, whole.labels[rows])
-        assert torch.equal(images.sizes, whole.sizes[rows])
+        for actual, expected in zip(images.read(order), undivided.read(rows[order]), strict=True):
+            assert torch.equal(actual, expected)
+        assert torch.equal(images.centre(order, 12), undivided.centre(rows[order], 12))
+        assert torch.equal(images.labels, undivided.labels[rows])
+        assert torch.equal(images.sizes, undivided.sizes[rows])
         of_classes = [images.of_class(label) for label in range(2)]
         assert torch.equal(torch.cat(of_classes), torch.arange(len(rows)))
         assert [set(images.labels[mine].tolist()) for mine in of_classes] == [{0}, {1}]
     everything = torch.arange(len(part.val))
-    assert torch.equal(part.evaluation_view("val", everything), part.normalise(whole.centre(held, 12)))
+    assert torch.equal(part.evaluation_view("val", everything), part.normalise(undivided.centre(held, 12)))
 
 
 def test_counts_are_known_before_anything_is_decoded(make_folder: MakeFolder, cache: Cache) -> None:
@@ -190,7 +190,7 @@ def test_a_holdout_moves_every_key_and_the_digest_of_real_images(
         keys, dataset = keys_at(holdout)
         indices = torch.tensor([0, 1])
         real = DistilledSet(dataset, dataset.train.labels[indices], torch.ones(2), ("unit",), indices=indices)
-        found = {
+        actual = {
             "teacher": key_of(keys.teacher()),
             "statistics": key_of(keys.statistics(0)),
             "intermediate": key_of(keys.intermediate("barycenter", {})),
@@ -200,7 +200,7 @@ def test_a_holdout_moves_every_key_and_the_digest_of_real_images(
             "measure": key_of(keys.measure(("unit",))),
             "digest": real.digest,
         }
-        for name, key in found.items():
+        for name, key in actual.items():
             seen.setdefault(name, set()).add(key)
     assert {name: len(values) for name, values in seen.items()} == dict.fromkeys(seen, 3)
 

@@ -55,10 +55,10 @@ def test_what_is_read_is_the_resized_file_with_zeros_around(make_folder: MakeFol
     assert torch.equal(sizes, data.train.sizes[indices])
     assert batch.dtype == torch.uint8
     assert list(batch.shape) == [4, 3, int(sizes[:, 0].max()), int(sizes[:, 1].max())]
-    for found, image in zip(batch, expected, strict=True):
+    for actual, image in zip(batch, expected, strict=True):
         height, width = image.shape[1:]
-        assert torch.equal(found[:, :height, :width], image)
-        assert int(found.sum()) == int(image.sum())
+        assert torch.equal(actual[:, :height, :width], image)
+        assert int(actual.sum()) == int(image.sum())
 
 
 @pytest.mark.parametrize("shapes", ["all the same", "ragged"])
@@ -167,7 +167,7 @@ def test_corrupt_images_are_skipped_and_counted(
     make_folder: MakeFolder, cache: Cache, monkeypatch: pytest.MonkeyPatch, road: str
 ) -> None:
     root = make_folder(train=6)
-    whole = load(root, cache).train.centre(torch.arange(12), 12)
+    every = load(root, cache).train.centre(torch.arange(12), 12)
     for number in (0, 2):
         truncate(root / "train" / "ant" / f"{number}.jpg")
     if road == "decoded":
@@ -178,7 +178,7 @@ def test_corrupt_images_are_skipped_and_counted(
         data = load(root, cache, skipping, events.append)
         assert data.info.train_counts == (4, 6)
         assert data.info.val_counts == (2, 2)
-        assert torch.equal(data.train.centre(torch.arange(10), 12), whole[[1, 3, 4, 5, 6, 7, 8, 9, 10, 11]])
+        assert torch.equal(data.train.centre(torch.arange(10), 12), every[[1, 3, 4, 5, 6, 7, 8, 9, 10, 11]])
         (note,) = (event for event in events if event.kind == "note")
         assert note.metrics == {"skipped": 2.0}
         assert note.message.startswith(f"skipped 2 corrupt images of train: {root}/train/ant/0.jpg (truncated);")

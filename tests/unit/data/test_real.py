@@ -61,6 +61,6 @@ def test_tiny_imagenet_subset(cache: Cache) -> None:
     wnid = data.info.class_names[3]
     files = sorted(line.split("\t")[0] for line in lines if line.split("\t")[1] == wnid)
     pixels, _ = data.val.read(data.val.of_class(3))
-    for found, file in zip(pixels, files, strict=True):
+    for actual, file in zip(pixels, files, strict=True):
         with Image.open(data_dir / needs / "val" / "images" / file) as image:
-            assert bytes(found.permute(1, 2, 0).contiguous().numpy().tobytes()) == image.convert("RGB").tobytes()
+            assert bytes(actual.permute(1, 2, 0).contiguous().numpy().tobytes()) == image.convert("RGB").tobytes()

@@ -22,8 +22,8 @@ def ignore(event: object) -> None:
 def test_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'PIL', 'sklearn', 'numpy', 'torchvision'} & set(sys.modules)"
     code = f"import sys, ddbench.data.registry, ddbench.api.dataset; print(sorted({heavy}))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    actual = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert actual.stdout.strip() == "[]"
 
 
 def test_names() -> None:

@@ -63,9 +63,9 @@ def test_the_student_is_that_of_a_plain_loop(make_task: Callable[..., WatchedTas
                     velocity[name] = 0.8 * velocity[name] + gradient + 0.1 * value
                     value.sub_(rate * velocity[name])
     (student,) = task.students
-    for (name, found), expected in zip(student.named_parameters(), network.parameters(), strict=True):
+    for (name, actual), expected in zip(student.named_parameters(), network.parameters(), strict=True):
         moved = (expected.detach() - start[name]).norm()
-        assert float((found.detach() - expected.detach()).norm() / moved) < 0.01, name
+        assert float((actual.detach() - expected.detach()).norm() / moved) < 0.01, name
     assert (metrics.student_steps, metrics.regime, metrics.label_bytes, metrics.top1_best) == (15, "hard", 160, None)
 
 
@@ -106,7 +106,7 @@ def test_the_rate_falls_to_a_tenth_at_half(make_task: Callable[..., WatchedTask]
 
 def test_weights_reach_the_loss(make_task: Callable[..., WatchedTask]) -> None:
     """An image of weight 0 has no say: its pixels may be anything."""
-    found = []
+    actual = []
     for pixel in (0, 255):
         task = make_task()
         labels, images = task.labels, task.images.clone()
@@ -114,14 +114,14 @@ def test_weights_reach_the_loss(make_task: Callable[..., WatchedTask]) -> None:
         weights = torch.tensor([1.0, 0.0]).repeat(10)
         object.__setattr__(task, "distilled", DistilledSet(task.dataset, labels, weights, ("unit",), images))
         dsa().evaluate(task)
-        found.append(task.students[0].state_dict())
-    for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name])
+        actual.append(task.students[0].state_dict())
+    for name, value in actual[0].items():
+        torch.testing.assert_close(value, actual[1][name])
 
 
 def test_a_resumed_student_is_the_same(make_task: Callable[..., WatchedTask], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make_task()
-    expected = dsa(epochs=6).evaluate(whole)
+    uninterrupted = make_task()
+    expected = dsa(epochs=6).evaluate(uninterrupted)
     monkeypatch.setattr("ddbench.training.loop.SAVE_SECONDS", 0.0)
 
     def stop(step: int, total: int, **metrics: float) -> None:
@@ -133,7 +133,7 @@ def test_a_resumed_student_is_the_same(make_task: Callable[..., WatchedTask], mo
     resumed = make_task()
     assert dsa(epochs=6).evaluate(resumed) == expected
     assert len(resumed.shown) == 6
-    for name, value in whole.students[0].state_dict().items():
+    for name, value in uninterrupted.students[0].state_dict().items():
         assert torch.equal(value, resumed.students[0].state_dict()[name]), name
 
 

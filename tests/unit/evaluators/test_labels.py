@@ -74,8 +74,8 @@ def test_mixed_targets_by_hand(make_task: Callable[..., WatchedTask]) -> None:
     torch.testing.assert_close(soft.targets, fixed, atol=1e-4, rtol=0)
     logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
     batch = next(iter(view_batches(task, hard.views(0))))
-    mine, other = task.labels[batch.rows], task.labels[batch.pasted]
-    expected = batch.share * functional.cross_entropy(logits, mine, reduction="none") + (
+    own, other = task.labels[batch.rows], task.labels[batch.pasted]
+    expected = batch.share * functional.cross_entropy(logits, own, reduction="none") + (
         1 - batch.share
     ) * functional.cross_entropy(logits, other, reduction="none")
     torch.testing.assert_close(hard.losses(0, batch)(logits), expected)

@@ -11,13 +11,13 @@ from ddbench.evaluators.packed_views import num_bytes, pack_views, unpack_views
 def test_views_survive_packing(alpha: float | None) -> None:
     epoch = epoch_views(7, torch.tensor([12, 9]), seed=3, epoch=2, batch_size=3, cutmix_alpha=alpha, image_size=8)
     packed = pack_views(epoch)
-    found = unpack_views(packed, epoch.batches, 8)
+    actual = unpack_views(packed, epoch.batches, 8)
     for name in ("order", "boxes", "flips"):
-        left, right = getattr(found, name), getattr(epoch, name)
+        left, right = getattr(actual, name), getattr(epoch, name)
         assert left.dtype == right.dtype
         assert torch.equal(left, right)
-    assert len(found.mixes) == len(epoch.mixes) == (0 if alpha is None else len(epoch.batches))
-    for left, right in zip(found.mixes, epoch.mixes, strict=True):
+    assert len(actual.mixes) == len(epoch.mixes) == (0 if alpha is None else len(epoch.batches))
+    for left, right in zip(actual.mixes, epoch.mixes, strict=True):
         assert torch.equal(left.partner, right.partner)
         assert (tuple(left.box), left.share) == (tuple(right.box), pytest.approx(right.share))
     plain = 7 * 4 + 7 * 4 * 2 + 7

@@ -105,8 +105,10 @@ def test_weights_and_labels_are_those_of_the_images_that_are_left(make_task: Mak
     assert torch.equal(part.labels, task.labels[rest])
     assert torch.equal(part.images, task.images[rest])
     for label in range(10):
-        mine = task.weights.double()[rest][part.labels == label]
-        torch.testing.assert_close(part.weights[part.labels == label].double(), mine / mine.sum(), rtol=1e-6, atol=0)
+        weights = task.weights.double()[rest][part.labels == label]
+        torch.testing.assert_close(
+            part.weights[part.labels == label].double(), weights / weights.sum(), rtol=1e-6, atol=0
+        )
     source = ClassLabels(task, HardLabels.model_validate(PLAIN))
     assert source.targets.argmax(1).tolist() == task.labels[rest].tolist()
     same, none = split(task, None)
@@ -156,9 +158,9 @@ def test_a_student_that_was_stopped_ends_with_the_same_numbers(
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     settings = HardLabels.model_validate({**PLAIN, **CHAOTIC})
-    whole = make_task(seed=1)
-    expected = settings.evaluate(whole)
-    whole.checkpoint.clear()
+    uninterrupted = make_task(seed=1)
+    expected = settings.evaluate(uninterrupted)
+    uninterrupted.checkpoint.clear()
     assert expected.selected_epoch is not None
     # One stop is before the best epoch and one after it: it is found, or remembered.
     assert 1 < expected.selected_epoch <= 6
@@ -172,7 +174,7 @@ def test_a_student_that_was_stopped_ends_with_the_same_numbers(
     resumed = make_task(seed=1)
     assert settings.evaluate(resumed) == expected
     assert len(resumed.shown) == (8 - stop) * 4
-    for name, tensor in whole.students[0].state_dict().items():
+    for name, tensor in uninterrupted.students[0].state_dict().items():
         assert torch.equal(tensor, resumed.students[0].state_dict()[name]), name
 
 
@@ -187,10 +189,10 @@ def test_a_record_and_what_is_shown_of_it_name_the_selected_epoch(shell: Shell) 
     assert tree["configuration"]["evaluator_settings"]["select_share"] == 0.2
     metrics = tree["metrics"]
     assert 1 <= metrics["selected_epoch"] <= 3
-    said = shell("show").out
-    assert f"{metrics['top1_last']:.2f} % on validation images" in said
+    message = shell("show").out
+    assert f"{metrics['top1_last']:.2f} % on validation images" in message
     chosen = f"after epoch {metrics['selected_epoch']}, chosen on held-out distilled images"
-    assert f"{metrics['top1_selected']:.2f} % on validation images ({chosen})" in said
+    assert f"{metrics['top1_selected']:.2f} % on validation images ({chosen})" in message
 
     # A record from before there was a choice is read as one without.
     old = {**tree, "metrics": {name: value for name, value in metrics.items() if "selected" not in name}}

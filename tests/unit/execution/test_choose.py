@@ -25,8 +25,8 @@ def test_inline_leaves_settings_alone_and_has_no_resources() -> None:
 
 def test_without_ray_one_line_says_what_to_install(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    asked = ("--method", "random", "--dataset", "digits", "--ipc", "1", "--executor", "ray")
-    for command in (("run", *asked), ("table", "comparison", *asked[2:])):
+    request = ("--method", "random", "--dataset", "digits", "--ipc", "1", "--executor", "ray")
+    for command in (("run", *request), ("table", "comparison", *request[2:])):
         outcome = shell(*command)
         assert outcome.code == 2
         (line,) = outcome.errors

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def test_an_address_where_nobody_listens_is_one_line(shell: Shell) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
-    asked = ("--method", "random", "--dataset", "digits", "--ipc", "1", "--device", "cpu")
+    request = ("--method", "random", "--dataset", "digits", "--ipc", "1", "--device", "cpu")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"  # bound, and nobody listens
         for wrong, line in ((address, "no Ray cluster answers"), ("ray://there:10001", "write HOST:PORT")):
-            outcome = shell("run", *asked, "--executor", "ray", "--ray-address", wrong)
+            outcome = shell("run", *request, "--executor", "ray", "--ray-address", wrong)
             assert (outcome.code, len(outcome.errors)) == (2, 1), outcome.err
             assert line in outcome.err
 
@@ -38,17 +38,17 @@ def test_the_same_command_gives_the_same_numbers_inline_and_on_ray(tmp_path: Pat
     command = "run --method wmdd --dataset digits --ipc 2 --recipe smoke --device cpu --precision fp32"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment["OMP_WAIT_POLICY"] = "passive"  # threads that wait leave the cores to others
-    found: dict[str, dict[str, Any]] = {}
+    actual: dict[str, dict[str, Any]] = {}
     for executor in ("inline", "ray"):
         folders = ("--cache-dir", str(tmp_path / executor / "cache"), "--results-dir", str(tmp_path / executor))
-        whole = [sys.executable, "-m", "ddbench", *command.split(), "--executor", executor, *folders]
-        done = subprocess.run(whole, env=environment, capture_output=True, text=True)
+        words = [sys.executable, "-m", "ddbench", *command.split(), "--executor", executor, *folders]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         (path,) = (tmp_path / executor / "records").glob("*.json")
-        found[executor] = json.loads(path.read_text())
+        actual[executor] = json.loads(path.read_text())
     for name in ("distilled_digest", "metrics", "feature_transport_cost", "teacher", "keys", "configuration"):
-        assert found["inline"][name] == found["ray"][name]
+        assert actual["inline"][name] == actual["ray"][name]
     threads = [
-        [build["threads"] for builds in record["stages"].values() for build in builds] for record in found.values()
+        [build["threads"] for builds in record["stages"].values() for build in builds] for record in actual.values()
     ]
     assert threads[0] == threads[1]

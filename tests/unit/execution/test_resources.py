@@ -61,5 +61,5 @@ def test_resources_belong_to_a_stage_and_errors_are_one_line() -> None:
 def test_threads_are_those_of_inline(setting: str, runtime: dict[str, Any], threads: int, cores: int) -> None:
     resources = ResourceConfig([f"resources.teacher.{setting}"] if setting else [], stage_graph(PluginRegistry()))
     settings = RuntimeConfig(**{"device": "cpu", **runtime})
-    task, found = resources.of_task("teacher", settings, default_threads=8, node_cores=16)
-    assert (found, task.cpus) == (threads, cores)
+    task, actual = resources.of_task("teacher", settings, default_threads=8, node_cores=16)
+    assert (actual, task.cpus) == (threads, cores)

@@ -62,26 +62,28 @@ def test_mmd_points_meet_the_mixture_and_so_every_measure_together() -> None:
         return sum(float(gaussian_mmd(points, measure, widths)) for measure in measures)
 
     # With as many points as the mixture has, the best are the mixture's own.
-    found = mmd_barycenter(measures, 12, Generator().manual_seed(3), widths)
-    assert summed(found) - summed(mixture) < 1e-3
+    actual = mmd_barycenter(measures, 12, Generator().manual_seed(3), widths)
+    assert summed(actual) - summed(mixture) < 1e-3
     assert summed(cloud(12, 2)) - summed(mixture) > 0.1
     # Fitting the mixture is fitting their sum: the difference is the same for every cloud of points.
-    rests = [summed(points) - 2 * float(gaussian_mmd(points, mixture, widths)) for points in (found, cloud(12, 2))]
+    rests = [summed(points) - 2 * float(gaussian_mmd(points, mixture, widths)) for points in (actual, cloud(12, 2))]
     assert math.isclose(rests[0], rests[1], rel_tol=1e-6)
-    assert torch.equal(found, mmd_barycenter(measures, 12, Generator().manual_seed(3), widths))
+    assert torch.equal(actual, mmd_barycenter(measures, 12, Generator().manual_seed(3), widths))
 
 
 def test_the_wasserstein_barycenter_of_translated_copies_is_the_copy_in_the_middle() -> None:
     shape, shift = cloud(30, 0), torch.tensor([3.0, -1.0], dtype=torch.float64)
-    found = wasserstein_barycenter([shape, shape + shift])
-    torch.testing.assert_close(as_set(found), as_set(shape + shift / 2), rtol=0, atol=1e-6)
+    actual = wasserstein_barycenter([shape, shape + shift])
+    torch.testing.assert_close(as_set(actual), as_set(shape + shift / 2), rtol=0, atol=1e-6)
     # W_2^2 to either is the squared half of the way.
-    assert math.isclose(summed_cost(found, [shape, shape + shift]), 2 * float((shift / 2).square().sum()), rel_tol=1e-6)
+    assert math.isclose(
+        summed_cost(actual, [shape, shape + shift]), 2 * float((shift / 2).square().sum()), rel_tol=1e-6
+    )
 
 
 def test_the_wasserstein_barycenter_of_concentric_circles_is_the_circle_of_mean_radius() -> None:
-    found = wasserstein_barycenter([circle((1.0, 0.0), 1.0, 40), circle((1.0, 0.0), 2.0, 40)])
-    torch.testing.assert_close(as_set(found), as_set(circle((1.0, 0.0), 1.5, 40)), rtol=0, atol=1e-6)
+    actual = wasserstein_barycenter([circle((1.0, 0.0), 1.0, 40), circle((1.0, 0.0), 2.0, 40)])
+    torch.testing.assert_close(as_set(actual), as_set(circle((1.0, 0.0), 1.5, 40)), rtol=0, atol=1e-6)
 
 
 def test_a_cross_is_an_even_walk_along_its_outline() -> None:
@@ -97,11 +99,11 @@ def test_a_cross_is_an_even_walk_along_its_outline() -> None:
 
 def test_a_density_has_mass_1_about_its_points() -> None:
     points = torch.tensor([[-1.0, 0.5], [1.0, 0.5], [0.6, 0.8]], dtype=torch.float64)
-    found = density(points)
-    axis = np.linspace(-EDGE, EDGE, len(found))
-    assert math.isclose(found.sum(), 1.0)
-    assert math.isclose((found.sum(0) * axis).sum(), 0.2, abs_tol=1e-6)  # columns are x
-    assert math.isclose((found.sum(1) * axis).sum(), 0.6, abs_tol=1e-6)  # rows are y, from below
+    actual = density(points)
+    axis = np.linspace(-EDGE, EDGE, len(actual))
+    assert math.isclose(actual.sum(), 1.0)
+    assert math.isclose((actual.sum(0) * axis).sum(), 0.2, abs_tol=1e-6)  # columns are x
+    assert math.isclose((actual.sum(1) * axis).sum(), 0.6, abs_tol=1e-6)  # rows are y, from below
 
 
 @pytest.mark.slow
@@ -111,8 +113,8 @@ def test_the_command_writes_the_same_bytes_twice(shell: Shell) -> None:
     again = shell("figure", "barycenter", "--output", "again.png")
     assert (again.code, again.err) == (0, "")
     for form in ("svg", "png"):
-        mine = (shell.results / "figures" / f"barycenter.{form}").read_bytes()
-        assert mine == (shell.root / f"again.{form}").read_bytes()
+        drawn = (shell.results / "figures" / f"barycenter.{form}").read_bytes()
+        assert drawn == (shell.root / f"again.{form}").read_bytes()
     text = Path(shell.root / "again.svg").read_text(encoding="utf-8")
     for label in ("(a) circles and crosses", "(b) KL divergence", "(c) MMD", "(d) Wasserstein", "x\u2081", "x\u2082"):
         assert f">{label}</text>" in text

@@ -24,8 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 
 def rasters(svg: str) -> list[Pixels]:
     """The images embedded in an SVG, [H, W, 3] each, in order, right way up."""
-    found = re.findall(r'xlink:href="data:image/png;base64,([^"]*)"', svg)
-    return [np.array(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")) for text in found]
+    actual = re.findall(r'xlink:href="data:image/png;base64,([^"]*)"', svg)
+    return [np.array(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")) for text in actual]
 
 
 def exported(shell: Shell, name: str) -> Tensor:
@@ -50,12 +50,12 @@ def test_the_grid_shows_the_stored_pixels_by_method_and_by_setting(copied: Shell
 
     names = {path.stem: path for path in (copied.results / "records").glob("*.json")}
     first = next(name for name in names if name.startswith("random") and '"repeat": 0' in names[name].read_text())
-    found = [first] + [
+    actual = [first] + [
         next(name for name in names if f'"bn_weight": {value},' in names[name].read_text()) for value in ("1.0", "50.0")
     ]
     shown = rasters(svg)
     assert len(shown) == 3
-    for picture, name in zip(shown, found, strict=True):
+    for picture, name in zip(shown, actual, strict=True):
         images = exported(copied, name).permute(0, 2, 3, 1).numpy()
         side = images.shape[1] * 8  # 8 px are enlarged to 64
         assert picture.shape == (10 * (side + GAP) - GAP, 2 * (side + GAP) - GAP, 3)

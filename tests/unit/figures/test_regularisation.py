@@ -28,7 +28,7 @@ def points(frame: pd.DataFrame) -> dict[tuple[str, float], tuple[float, int, int
 
 
 def test_lambda_is_over_the_setting_and_keeps_everything_else_apart(record: Callable[..., Record]) -> None:
-    found = [
+    actual = [
         record(30.0, bn_weight=0.1),
         record(50.0, bn_weight=10.0),
         record(54.0, bn_weight=10.0, seed=1),
@@ -36,23 +36,23 @@ def test_lambda_is_over_the_setting_and_keeps_everything_else_apart(record: Call
         record(45.0, bn_weight=10.0, ipc=1),
         record(50.0, method="random"),
     ]
-    frame = regularisation.frame(found)
+    frame = regularisation.frame(actual)
     assert set(frame["series"]) == {"wmdd"}
     by_panel = {panel: points(part) for panel, part in frame.groupby("panel")}
     assert by_panel == {
         "wmdd, imagenette, 64 px, IPC 10\nfkd v1, resnet18": {("wmdd", 0.1): (30.0, 1, 1), ("wmdd", 10.0): (52.0, 2, 1)}
     }
-    told: list[str] = []
-    regularisation.draw(found, told.append)
-    assert told == ["left out: 3 records without another value of method.bn_weight in the same conditions"]
+    messages: list[str] = []
+    regularisation.draw(actual, messages.append)
+    assert messages == ["left out: 3 records without another value of method.bn_weight in the same conditions"]
 
 
 def test_a_field_of_another_method_is_not_on_the_same_axis(record: Callable[..., Record]) -> None:
-    found = [record(30.0, bn_weight=0.1), record(50.0, bn_weight=10.0)]
+    actual = [record(30.0, bn_weight=0.1), record(50.0, bn_weight=10.0)]
     other = [record(20.0, method="sre2l"), record(25.0, method="sre2l"), record(21.0, method="cda")]
     for one, weight in zip(other, (0.01, 0.1, 0.01), strict=True):
         one.configuration["method_settings"] = {"bn_weight": weight}
-    frame = regularisation.frame([*found, *other])
+    frame = regularisation.frame([*actual, *other])
     assert {panel.partition(",")[0]: set(part["x"]) for panel, part in frame.groupby("panel")} == {
         "wmdd": {0.1, 10.0},
         "sre2l": {0.01, 0.1},

@@ -21,8 +21,8 @@ PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().m
 
 
 def test_the_papers_own_numbers_stand_beside_its_method_and_protocol_alone(record: Callable[..., Record]) -> None:
-    found = [record(60.0), record(50.0, method="random"), record(40.0, evaluator="hard")]
-    frame = scaling.frame(found)
+    actual = [record(60.0), record(50.0, method="random"), record(40.0, evaluator="hard")]
+    frame = scaling.frame(actual)
     theirs = frame[frame["published"]]
     # Table 1 of the paper: ImageNette, WMDD.
     assert dict(zip(theirs["x"], theirs["top1"], strict=True)) == {1: 40.2, 10: 64.8, 50: 83.5, 100: 87.1}
@@ -43,13 +43,13 @@ def test_other_conditions_than_the_papers_get_no_published_curve(
 
 
 def test_by_default_eight_lines_of_methods_are_drawn_and_named_in_words(record: Callable[..., Record]) -> None:
-    found = [record(50.0 + n, method=f"m{n}", ipc=ipc) for n in range(12) for ipc in (1, 10)]
-    found += [record(60.0, bn_weight=weight, ipc=ipc) for weight in (1.0, 10.0) for ipc in (1, 10)]
-    found += [record(61.0, bn_weight=10.0, ipc=50), record(99.0, bn_weight=3.0, ipc=10)]
-    found += [record(70.0, method="m0", evaluator="hard")]
-    told: list[str] = []
+    actual = [record(50.0 + n, method=f"m{n}", ipc=ipc) for n in range(12) for ipc in (1, 10)]
+    actual += [record(60.0, bn_weight=weight, ipc=ipc) for weight in (1.0, 10.0) for ipc in (1, 10)]
+    actual += [record(61.0, bn_weight=10.0, ipc=50), record(99.0, bn_weight=3.0, ipc=10)]
+    actual += [record(70.0, method="m0", evaluator="hard")]
+    messages: list[str] = []
     with style.look():
-        figure = scaling.draw(found, told.append)
+        figure = scaling.draw(actual, messages.append)
     (axes,) = figure.axes
     names = [text.get_text() for text in axes.texts]
     # The paper's line counts too. The best-measured recipe of wmdd is drawn, not that with the highest accuracy.
@@ -57,16 +57,16 @@ def test_by_default_eight_lines_of_methods_are_drawn_and_named_in_words(record: 
     assert {"wmdd", "wmdd, published", "m0"} <= set(names)
     assert not [name for name in names if "[" in name]
     assert figure.legends == []
-    (line,) = told
+    (line,) = messages
     assert line.startswith("left out: ")
     assert line.endswith("and of other settings; choose with --methods and --recipe")
-    drawn = scaling.frame(scaling.chosen_records(found)[0])
+    drawn = scaling.frame(scaling.chosen_records(actual)[0])
     assert sorted(drawn.loc[(drawn["method"] == "wmdd") & ~drawn["published"], "x"]) == [1, 10, 50]
 
 
 def test_a_single_method_has_a_line_for_each_of_its_ways(record: Callable[..., Record]) -> None:
-    found = [record(60.0, bn_weight=weight, ipc=ipc) for weight in (1.0, 10.0) for ipc in (1, 10)]
-    frame = scaling.frame(scaling.chosen_records(found)[0])
+    actual = [record(60.0, bn_weight=weight, ipc=ipc) for weight in (1.0, 10.0) for ipc in (1, 10)]
+    frame = scaling.frame(scaling.chosen_records(actual)[0])
     assert set(frame.loc[~frame["published"], "series"]) == {"wmdd, bn_weight 1", "wmdd, bn_weight 10"}
 
 

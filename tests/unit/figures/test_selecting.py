@@ -15,8 +15,8 @@ from ddbench.results.records import Record
 
 
 def test_records_are_selected_by_every_filter(tmp_path: Path, record: Callable[..., Record]) -> None:
-    found = [record(1.0), record(2.0, ipc=1), record(3.0, recipes=("quick", "lloyd")), record(4.0, method="random")]
-    for one in found:
+    actual = [record(1.0), record(2.0, ipc=1), record(3.0, recipes=("quick", "lloyd")), record(4.0, method="random")]
+    for one in actual:
         records.write(one, tmp_path)
 
     def chosen(**filters: Any) -> set[float]:

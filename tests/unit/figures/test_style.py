@@ -37,9 +37,9 @@ def test_the_users_settings_stay_and_do_not_count() -> None:
 
 @given(st.text(alphabet="ab \n", max_size=80), st.floats(0.1, 8))
 def test_wrapped_text_loses_no_word_and_fits(text: str, inches: float) -> None:
-    found = style.wrapped(text, inches)
-    assert "".join(found.split()) == "".join(text.split())
-    assert all(len(line) <= max(8, int(inches / style.LETTER)) for line in found.split("\n"))
+    actual = style.wrapped(text, inches)
+    assert "".join(actual.split()) == "".join(text.split())
+    assert all(len(line) <= max(8, int(inches / style.LETTER)) for line in actual.split("\n"))
 
 
 def test_one_thread_in_the_block() -> None:

@@ -33,7 +33,7 @@ def test_a_file_of_class_names_gives_the_order(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "names no classes"),
         (b"\n \n", "names no classes"),
@@ -43,10 +43,10 @@ def test_a_file_of_class_names_gives_the_order(tmp_path: Path, text: str) -> Non
         (b"caf\xe9\n", "is no UTF-8 text"),
     ],
 )
-def test_a_file_without_class_names_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_without_class_names_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "classes.txt"
     path.write_bytes(content)
-    with pytest.raises(DDBenchError, match=said) as caught:
+    with pytest.raises(DDBenchError, match=message) as caught:
         read_class_names(path)
     assert "\n" not in str(caught.value)
     with pytest.raises(DDBenchError, match="cannot be read: No such file"):

@@ -143,8 +143,8 @@ def test_threads_are_a_setting_that_the_artifact_tells_and_no_key_holds(tmp_path
     method, before = gray(0.2, lambda task: seen.append(torch.get_num_threads())), torch.get_num_threads()
     usual = pipeline(tmp_path / "usual", method)
     more = pipeline(tmp_path / "more", method, assignments=(*REQUEST.assignments, f"runtime.threads={before + 1}"))
-    told = [run.artifact("distill").meta["device"]["threads"] for run in (usual, more)]
-    assert seen == told == [before, before + 1]
+    messages = [run.artifact("distill").meta["device"]["threads"] for run in (usual, more)]
+    assert seen == messages == [before, before + 1]
     assert torch.get_num_threads() == before
     assert usual.cache_key("distill") == more.cache_key("distill")
     assert "threads" not in usual.experiment.model_dump()["runtime"]

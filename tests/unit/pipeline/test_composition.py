@@ -77,7 +77,7 @@ def test_the_budget_is_the_papers_where_there_is_one(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("- {source: x, settings: {teachr: {epochs: 3}}}", "settings.teachr"),
         ("- {source: x, settings: {teacher: {epoch: 3}}}", "no setting 'epoch'; did you mean 'epochs'"),
@@ -91,12 +91,12 @@ def test_the_budget_is_the_papers_where_there_is_one(
         ("- !!python/object/apply:os.system ['true']", "is not plain YAML"),
     ],
 )
-def test_a_wrong_recipe_file_is_one_line(ask: Ask, tmp_path: Path, body: str, said: str) -> None:
+def test_a_wrong_recipe_file_is_one_line(ask: Ask, tmp_path: Path, body: str, message: str) -> None:
     path = write(tmp_path / "mine.yaml", "mine", f"{body}\n")
     for size in (None, 32):
         with pytest.raises(DDBenchError) as caught:
             ask(recipes=("smoke", path), image_size=size)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -152,8 +152,8 @@ def test_keys_of_what_was_made_before_a_setting_came_stay_what_they_were(
     """
     for name in (name for name in vars(versions) if name.isupper()):
         monkeypatch.setattr(versions, name, "1")
-    found = keys_of(None, "evaluator.cutmix_alpha=null")
-    assert found == {
+    actual = keys_of(None, "evaluator.cutmix_alpha=null")
+    assert actual == {
         "teacher": "730f30aaa2cd1d208ef9d6739fbb9159",
         "statistics": "30dc962041cbab43408e1872952a95e3",
         "method": "bc11b43769f97dfb328aa7bb032bae6f",
@@ -163,7 +163,7 @@ def test_keys_of_what_was_made_before_a_setting_came_stay_what_they_were(
         "evaluate": "8b65c97115cba4255bdbb8c75ca31a7a",
     }
     unset = keys_of(None, "evaluator.cutmix_alpha=null", "method.layer=null", "evaluator.select_share=null")
-    assert unset == found
+    assert unset == actual
 
 
 def test_statistics_of_a_layer_have_a_key_of_their_own(registry: PluginRegistry, tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_statistics_of_a_layer_have_a_key_of_their_own(registry: PluginRegistry,
     (cell,) = experiments(request, registry)
     dataset = load_dataset(registry.dataset("digits"), cell.data, None, Cache(tmp_path))
     keys = Keys(cell, dataset, "1", "1")
-    found = [key_of(keys.statistics(3, layer)) for layer in (None, 1, 2)]
-    assert found[0] == key_of(keys.statistics(3))
-    assert len(set(found)) == 3
+    actual = [key_of(keys.statistics(3, layer)) for layer in (None, 1, 2)]
+    assert actual[0] == key_of(keys.statistics(3))
+    assert len(set(actual)) == 3
 
 
 def test_no_setting_of_the_method_is_forgotten(registry: PluginRegistry) -> None:

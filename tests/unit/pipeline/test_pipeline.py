@@ -155,8 +155,8 @@ def test_classes_keep_their_order_in_every_artifact(desk: Desk) -> None:
     assert pipeline.artifact("teacher").meta["classes"] == names
     assert pipeline.artifact("distill", 0).meta["classes"] == names
     assert pipeline.distilled.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    mine = pipeline.dataset.train.of_class(7)
-    view = pipeline.dataset.evaluation_view("train", mine)
+    rows = pipeline.dataset.train.of_class(7)
+    view = pipeline.dataset.evaluation_view("train", rows)
     with torch.no_grad():
         features = pipeline.teacher(view).features
     torch.testing.assert_close(pipeline.statistics(7).features, features, rtol=1e-4, atol=1e-5)

@@ -19,8 +19,8 @@ def test_students_and_sets_are_pooled_and_nothing_counts_twice(
     desk = desk_in(tmp_path)
     pipeline = desk.pipeline(desk.cell())
     students = [record(60.0, seed=0), record(62.0, seed=1), record(67.0, repeat=1)]
-    found = [*students, record(62.0, seed=1), record(40.0, ipc=1), record(50.0, method="random")]
-    frame = summarise((pipeline, each) for each in found)
+    actual = [*students, record(62.0, seed=1), record(40.0, ipc=1), record(50.0, method="random")]
+    frame = summarise((pipeline, each) for each in actual)
     shown = frame[["method", "ipc", "top-1 (last epoch)", "n"]].values.tolist()
     assert shown == [
         ["wmdd", "10", "64.00 ± 4.24", "3 students on 2 sets"],  # of the sets: 61 and 67

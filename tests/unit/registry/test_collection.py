@@ -10,26 +10,26 @@ from ddbench.registry.registry import PluginRegistry
 
 
 def collection() -> Collection[int]:
-    found: Collection[int] = Collection("method")
-    found.add([("wmdd", 2), ("random", 1)], "ddbench")
-    return found
+    actual: Collection[int] = Collection("method")
+    actual.add([("wmdd", 2), ("random", 1)], "ddbench")
+    return actual
 
 
 def test_items_are_found_by_name_and_listed_in_order() -> None:
-    found = collection()
-    assert (found.find("wmdd"), found.all(), found.owners["wmdd"]) == (2, (1, 2), "ddbench")
+    actual = collection()
+    assert (actual.find("wmdd"), actual.all(), actual.owners["wmdd"]) == (2, (1, 2), "ddbench")
     with pytest.raises(DDBenchError, match="unknown method 'wmd'; did you mean 'wmdd'"):
-        found.find("wmd")
+        actual.find("wmd")
 
 
 def test_a_name_that_is_taken_names_both_owners() -> None:
-    found = collection()
-    found.check_unique([("other", 3)], "mine")
+    actual = collection()
+    actual.check_unique([("other", 3)], "mine")
     with pytest.raises(DDBenchError, match="method 'wmdd' is registered by both ddbench and mine"):
-        found.check_unique([("other", 3), ("wmdd", 3)], "mine")
+        actual.check_unique([("other", 3), ("wmdd", 3)], "mine")
     with pytest.raises(DDBenchError, match="registered by both mine and mine"):
-        found.check_unique([("other", 3), ("other", 4)], "mine")
-    assert found.all() == (1, 2)
+        actual.check_unique([("other", 3), ("other", 4)], "mine")
+    assert actual.all() == (1, 2)
 
 
 def test_the_packages_of_known_items_are_those_of_the_plugins_here() -> None:

@@ -36,11 +36,11 @@ def test_items_of_every_kind(tmp_path: Path) -> None:
     recipe = tmp_path / "a.yaml"
     recipe.touch()
     spec = TableSpec("mine", "about", lambda query: [])
-    found = read_contents(hooks_of(distillers=[Blur], tables=[spec], recipes=[str(recipe)]), "plugin")
-    assert found.items["method"] == [("blur", Blur)]
-    assert found.items["table"] == [("mine", spec)]
-    assert found.items["evaluator"] == found.items["dataset"] == []
-    assert found.recipe_files == [recipe]
+    actual = read_contents(hooks_of(distillers=[Blur], tables=[spec], recipes=[str(recipe)]), "plugin")
+    assert actual.items["method"] == [("blur", Blur)]
+    assert actual.items["table"] == [("mine", spec)]
+    assert actual.items["evaluator"] == actual.items["dataset"] == []
+    assert actual.recipe_files == [recipe]
 
 
 @pytest.mark.parametrize(

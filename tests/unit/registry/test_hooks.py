@@ -18,9 +18,9 @@ def test_implementations_know_their_plugin_and_take_what_they_accept() -> None:
     hooks = Hooks()
     hooks.add(SimpleNamespace(ddbench_event=observe), "one", "dist-one")
     hooks.add(SimpleNamespace(ddbench_event=hookimpl(lambda: "nothing")), "two", "dist-two")
-    found = {each.plugin: each for each in hooks.implementations("ddbench_event")}
-    assert {name: each.owner for name, each in found.items()} == {"one": "dist-one", "two": "dist-two"}
-    assert (found["one"]("x"), found["two"]("x")) == ("x", "nothing")
+    actual = {each.plugin: each for each in hooks.implementations("ddbench_event")}
+    assert {name: each.owner for name, each in actual.items()} == {"one": "dist-one", "two": "dist-two"}
+    assert (actual["one"]("x"), actual["two"]("x")) == ("x", "nothing")
     (only,) = hooks.implementations("ddbench_event", "two")
     assert only.owner == "dist-two"
     hooks.remove("one")

@@ -14,11 +14,11 @@ from ddbench.registry.loading import in_load_order, load, owner_of
 
 
 def point(name: str, value: str, owner: str | None = None) -> metadata.EntryPoint:
-    found = metadata.EntryPoint(name, value, "ddbench")
+    actual = metadata.EntryPoint(name, value, "ddbench")
     if owner is None:
-        return found
+        return actual
     dist = metadata.distribution(owner)
-    return found._for(dist)  # type: ignore[attr-defined, no-any-return]
+    return actual._for(dist)  # type: ignore[attr-defined, no-any-return]
 
 
 def test_the_core_comes_first() -> None:

@@ -47,8 +47,8 @@ LOST_RECIPE = """
 
 def installed_in(folder: Path) -> list[metadata.EntryPoint]:
     """The entry points of the distributions in `folder` only."""
-    found = metadata.distributions(path=[str(folder)])
-    return [point for dist in found for point in dist.entry_points if point.group == "ddbench"]
+    actual = metadata.distributions(path=[str(folder)])
+    return [point for dist in actual for point in dist.entry_points if point.group == "ddbench"]
 
 
 @pytest.fixture

@@ -46,18 +46,18 @@ OFFLINE = re.compile(r"error sending request|[Cc]ould not connect|dns error|time
     ],
 )
 def test_names_that_cannot_be_are_refused_in_a_line(shell: Shell, arguments: tuple[str, ...], says: str) -> None:
-    told = shell("new-plugin", *arguments)
-    assert (told.code, told.out, len(told.errors)) == (2, "", 1)
-    assert says in told.err
+    outcome = shell("new-plugin", *arguments)
+    assert (outcome.code, outcome.out, len(outcome.errors)) == (2, "", 1)
+    assert says in outcome.err
     assert shell.files() == {}
 
 
 def test_a_folder_that_is_there_is_not_touched(shell: Shell) -> None:
     assert shell("new-plugin", "blur", "--output", "mine").code == 0
     files = shell.files()
-    told = shell("new-plugin", "blur", "--output", "mine")
-    assert (told.code, len(told.errors)) == (2, 1)
-    assert "mine/ddbench-blur exists already" in told.err
+    outcome = shell("new-plugin", "blur", "--output", "mine")
+    assert (outcome.code, len(outcome.errors)) == (2, 1)
+    assert "mine/ddbench-blur exists already" in outcome.err
     assert shell.files() == files
 
 
@@ -83,9 +83,9 @@ def test_every_name_gives_code_that_is_sound(name: str, evaluator: bool) -> None
         for text in modules:
             compile(text, name, "exec")
             assert "$" not in text
-        found: dict[str, Any] = {}
-        exec((folder / package / "__init__.py").read_text(), found)
-        (cls,) = found["ddbench_evaluators" if evaluator else "ddbench_distillers"]()
+        actual: dict[str, Any] = {}
+        exec((folder / package / "__init__.py").read_text(), actual)
+        (cls,) = actual["ddbench_evaluators" if evaluator else "ddbench_distillers"]()
         assert cls.name == name
         assert f"import {cls.__name__}\n" in (folder / "tests" / "test_conformance.py").read_text()
 
@@ -127,8 +127,8 @@ class Environment:
         """Builds the package in `source`. Skips where the build's own needs cannot be fetched."""
         place = self.folder / "wheels" / source.name
         uv("build", "--quiet", "--wheel", "--out-dir", place, source)
-        (found,) = place.glob("*.whl")
-        return found
+        (actual,) = place.glob("*.whl")
+        return actual
 
 
 def uv(*arguments: object) -> None:
@@ -167,8 +167,8 @@ def names(listing: str) -> set[str]:
 
 @pytest.mark.slow
 def test_the_wheel_has_the_published_numbers(environment: Environment) -> None:
-    told = environment("python -c 'from ddbench.results import published as p; print(p.FOLDER, p.load().shape[0])'")
-    assert told.stdout == f"{environment.packages}/ddbench/results/published 155\n", told.stderr
+    outcome = environment("python -c 'from ddbench.results import published as p; print(p.FOLDER, p.load().shape[0])'")
+    assert outcome.stdout == f"{environment.packages}/ddbench/results/published 155\n", outcome.stderr
 
 
 @pytest.mark.slow

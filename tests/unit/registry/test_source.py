@@ -20,9 +20,9 @@ def digest(folder: Path, name: str) -> str:
     source._digest.cache_clear()
     importlib.invalidate_caches()
     module = importlib.import_module(name)
-    found = source_of(module.Method, "ddbench-x")
-    assert found.distribution == "ddbench-x"
-    return found.digest
+    actual = source_of(module.Method, "ddbench-x")
+    assert actual.distribution == "ddbench-x"
+    return actual.digest
 
 
 def test_what_is_computed_changes_the_digest_and_comments_do_not(

@@ -55,18 +55,18 @@ class Element:
 
     def all(self, tag: str = "", kind: str = "") -> list[Element]:
         """All elements below it with this tag and this class."""
-        found = []
+        actual = []
         for child in self.children:
             if isinstance(child, Element):
                 if tag in ("", child.tag) and (not kind or kind in child.attributes.get("class", "").split()):
-                    found.append(child)
-                found += child.all(tag, kind)
-        return found
+                    actual.append(child)
+                actual += child.all(tag, kind)
+        return actual
 
     def one(self, identifier: str) -> Element:
         """The element with this id."""
-        (found,) = [each for each in self.all() if each.attributes.get("id") == identifier]
-        return found
+        (actual,) = [each for each in self.all() if each.attributes.get("id") == identifier]
+        return actual
 
 
 class Tree(HTMLParser):
@@ -164,12 +164,12 @@ def heads(table: Element) -> list[str]:
 def measured(report: Report) -> dict[str, set[str]]:
     """The records that each table's frame has, for tables with any."""
     registry, nothing = PluginRegistry(), Request(methods=(), datasets=(), ipcs=())
-    found = {}
+    actual = {}
     for spec in registry.tables():
         frame = build_frame(spec, nothing, registry, None, report.shell.results)
         if names := set(frame["record"].dropna()):
-            found[spec.name] = names
-    return found
+            actual[spec.name] = names
+    return actual
 
 
 def test_every_record_has_a_row_and_opens_with_all_that_it_holds(report: Report) -> None:
@@ -198,19 +198,19 @@ def test_every_record_has_a_row_and_opens_with_all_that_it_holds(report: Report)
 def test_every_table_with_records_is_there_and_every_number_opens_its_records(report: Report) -> None:
     expected = measured(report)
     assert {"comparison", "regimes"} <= expected.keys()
-    found = [section for section in report.root.all("section") if section.attributes.get("id", "").startswith("tab")]
-    assert {section.attributes["id"].removeprefix("table-") for section in found} == expected.keys()
+    actual = [section for section in report.root.all("section") if section.attributes.get("id", "").startswith("tab")]
+    assert {section.attributes["id"].removeprefix("table-") for section in actual} == expected.keys()
     for name, records_of in expected.items():
         assert set(linked(report.root.one(f"table-{name}"))) == records_of
 
 
 def test_a_cell_is_the_mean_of_the_records_that_it_opens(report: Report) -> None:
-    found = report.records
+    actual = report.records
     checked = 0
     for table in report.root.one("table-comparison").all("table"):
         for cell in (cell for row in cells(table) for cell in row if cell.all("a")):
-            values = [found[name].metrics.top1_last for name in linked(cell)]
-            mean = pool(values, [found[name].distilled_digest for name in linked(cell)]).mean
+            values = [actual[name].metrics.top1_last for name in linked(cell)]
+            mean = pool(values, [actual[name].distilled_digest for name in linked(cell)]).mean
             summary = cell.all("summary")[0].text
             assert summary.startswith(f"{mean:.2f}")
             students, _, rest = summary.rpartition("(")[2].partition(" ")
@@ -349,20 +349,20 @@ def test_the_same_records_give_the_same_bytes(report: Report) -> None:
 
 def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    found = []
+    actual = []
     for number, record in enumerate(list(report.records.values())[:3]):
         own = record.model_copy(update={"repeat": 2 - number, "distilled_digest": f"{number:08d}"})
         run = records_module.run_name(own.method, own.dataset, own.ipc, own.distilled_digest)
         path = tmp_path / "runs" / run / "preview.png"
         path.parent.mkdir(parents=True)
         Image.fromarray(random.integers(0, 256, (500, 1000, 3), dtype=np.uint8)).save(path)
-        found.append((own, path))
-    found[0][1].write_bytes(b"no picture")
-    said: list[str] = []
+        actual.append((own, path))
+    actual[0][1].write_bytes(b"no picture")
+    messages: list[str] = []
     ample = pictures.PictureBudget()
-    (one, other) = pictures.previews([own for own, _ in found], tmp_path, ample, said.append)
-    assert len(said) == 1
-    assert str(found[0][1]) in said[0]
+    (one, other) = pictures.previews([own for own, _ in actual], tmp_path, ample, messages.append)
+    assert len(messages) == 1
+    assert str(actual[0][1]) in messages[0]
     content = base64.b64decode(one.uri.partition(",")[2])
     (tmp_path / "one.webp").write_bytes(content)
     with Image.open(tmp_path / "one.webp") as picture:
@@ -370,10 +370,10 @@ def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path
     assert ample.left_out == []
     # Room for one: the first set (repeat 0) is taken, the next is named.
     tight = pictures.PictureBudget(max(len(content), pictures.MAX_BYTES - ample.remaining - len(content)))
-    (kept,) = pictures.previews([own for own, _ in found], tmp_path, tight, said.append)
+    (kept,) = pictures.previews([own for own, _ in actual], tmp_path, tight, messages.append)
     assert kept in (one, other)
-    assert kept.records == [found[2][0].name]
-    assert tight.left_out == [f"runs/{found[1][1].parent.name}/preview.png"]
+    assert kept.records == [actual[2][0].name]
+    assert tight.left_out == [f"runs/{actual[1][1].parent.name}/preview.png"]
 
 
 def test_help_loads_no_heavy_library() -> None:

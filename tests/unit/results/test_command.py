@@ -89,6 +89,6 @@ def test_the_printed_command_gives_the_same_keys(made: Shell) -> None:
     again = made(*words, "--results-dir", "again", "--data-dir", made.root)
     assert again.code == 0, again.err
     assert not [line for line in again.errors if line.endswith(": started")]
-    found = json.loads((made.root / "again" / "records" / f"{last.name}.json").read_text())
-    assert found["keys"] == last.keys
-    assert found["distilled_digest"] == last.distilled_digest
+    actual = json.loads((made.root / "again" / "records" / f"{last.name}.json").read_text())
+    assert actual["keys"] == last.keys
+    assert actual["distilled_digest"] == last.distilled_digest

@@ -48,7 +48,7 @@ def test_imagefolder_is_lossless_and_keeps_labels_and_weights(tmp_path: Path, pa
     with (target / "weights.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert len(read) == len(rows) == 6
-    found = []
+    actual = []
     for (path, _), (image, label) in zip(read.samples, read, strict=True):
         row = rows[Path(path).relative_to(target).as_posix()]
         assert int(row["label"]) == label
@@ -56,8 +56,8 @@ def test_imagefolder_is_lossless_and_keeps_labels_and_weights(tmp_path: Path, pa
         number = next(i for i in range(6) if torch.equal(image, parts["images"][i]))
         assert label == parts["labels"][number]
         assert np.float32(row["weight"]) == parts["weights"][number]
-        found.append(number)
-    assert sorted(found) == list(range(6))
+        actual.append(number)
+    assert sorted(actual) == list(range(6))
     card = (target / "README.md").read_text(encoding="utf-8")
     assert "bn_weight: 10.0" in card
     assert "6 images of 3 classes, 16 x 16 pixels" in card

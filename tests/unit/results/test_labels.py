@@ -13,10 +13,10 @@ PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().m
 
 def test_three_facts_are_too_many_for_a_label(record: Callable[..., Record]) -> None:
     facts = [{"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}]
-    found = [record(1.0, name="x-1"), record(2.0, name="x-2")]
-    assert disambiguate_labels(["m", "m"], facts, found) == ["m [1]", "m [2]"]
-    assert disambiguate_labels(["m", "m"], [{**one, "c": 0} for one in facts], found) == ["m, a 1, b 1", "m, a 2, b 2"]
-    assert disambiguate_labels(["m", "n"], facts, found) == ["m", "n"]
+    actual = [record(1.0, name="x-1"), record(2.0, name="x-2")]
+    assert disambiguate_labels(["m", "m"], facts, actual) == ["m [1]", "m [2]"]
+    assert disambiguate_labels(["m", "m"], [{**one, "c": 0} for one in facts], actual) == ["m, a 1, b 1", "m, a 2, b 2"]
+    assert disambiguate_labels(["m", "n"], facts, actual) == ["m", "n"]
 
 
 def test_a_recipe_says_how_many_settings_were_changed(record: Callable[..., Record]) -> None:
@@ -24,11 +24,11 @@ def test_a_recipe_says_how_many_settings_were_changed(record: Callable[..., Reco
     assert recipe_label(plain) == "quick+tuned"
     files = ["teacher.checkpoint", "teacher.classes"]
     changed = ["runtime.device", *files, "method.bn_weight", "method.bn_weight", "data.image_size"]
-    found = record(
+    actual = record(
         1.0,
         bn_weight=3.0,
         configuration={**plain.configuration, "changed": changed, "method_settings": {"bn_weight": 3.0}},
     )
-    assert recipe_label(found) == "quick + 2 changed"
-    assert changed_settings(found) == {"method.bn_weight": 3.0, "data.image_size": 64}
-    assert recipe_label(found, "method.bn_weight") == "quick + 1 changed"
+    assert recipe_label(actual) == "quick + 2 changed"
+    assert changed_settings(actual) == {"method.bn_weight": 3.0, "data.image_size": 64}
+    assert recipe_label(actual, "method.bn_weight") == "quick + 1 changed"

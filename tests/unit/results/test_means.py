@@ -70,13 +70,13 @@ def test_two_settings_of_a_protocol_are_two_panels_that_say_which(record: Callab
 
 
 def test_a_method_is_called_by_what_tells_its_records_apart(record: Callable[..., Record]) -> None:
-    found = [
+    actual = [
         record(1.0),
         record(2.0, bn_weight=100.0),
         record(3.0, recipes=("quick", "released"), bn_weight=1.0),
         record(4.0, method="random"),
     ]
-    frame = mean_top1(found, "ipc")
+    frame = mean_top1(actual, "ipc")
     assert dict(zip(frame["top1"], frame["series"], strict=True)) == {
         1.0: "wmdd, quick, bn_weight 10",
         2.0: "wmdd, quick, bn_weight 100",

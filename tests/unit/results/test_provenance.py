@@ -12,10 +12,10 @@ from ddbench.results import provenance
 
 
 def test_versions_are_those_of_what_is_installed() -> None:
-    found = provenance.versions()
-    assert found["torch"] == torch.__version__ or torch.__version__.startswith(found["torch"])
-    assert f"training={core.TRAINING}" in found["numerics"].split()
-    assert found["numerics"].split() == sorted(found["numerics"].split())
+    actual = provenance.versions()
+    assert actual["torch"] == torch.__version__ or torch.__version__.startswith(actual["torch"])
+    assert f"training={core.TRAINING}" in actual["numerics"].split()
+    assert actual["numerics"].split() == sorted(actual["numerics"].split())
 
 
 def test_the_time_is_utc() -> None:

@@ -65,9 +65,9 @@ def test_every_row_keeps_the_schema(table: str, registry: PluginRegistry) -> Non
     networks = {network.name for network in CATALOG}
     header, *lines = (published.FOLDER / f"{table}.csv").read_text(encoding="utf-8").splitlines()
     assert header == COLUMNS
-    found = rows(table)
-    assert len(found) == len(lines) > 0
-    for row in found:
+    actual = rows(table)
+    assert len(actual) == len(lines) > 0
+    for row in actual:
         assert row["table"] == table
         assert row["method"]
         assert row["metric"]
@@ -87,8 +87,8 @@ def test_every_row_keeps_the_schema(table: str, registry: PluginRegistry) -> Non
             assert row["ipc"] in ([""] if row["ours"] == "full" else IPCS)
             assert float(row["value"]) > 0
             assert not row["error"] or float(row["error"]) >= 0
-    cells = {tuple(row[name] for name in ("method", "dataset", "ipc", "architecture", "metric")) for row in found}
-    assert len(cells) == len(found)
+    cells = {tuple(row[name] for name in ("method", "dataset", "ipc", "architecture", "metric")) for row in actual}
+    assert len(cells) == len(actual)
 
 
 @pytest.mark.parametrize("table", ["comparison", "cross-arch", "efficiency", "sliced"])
@@ -145,15 +145,15 @@ def printed(paper: str, number: int, start: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"[\t\n]", block.strip())]
 
 
-def lines(found: Sequence[Row], column: Callable[[Row], Hashable], columns: Sequence[Hashable]) -> list[str]:
+def lines(actual: Sequence[Row], column: Callable[[Row], Hashable], columns: Sequence[Hashable]) -> list[str]:
     """A line for each method, its name first, then one cell a column: `64.8 ± 0.4`, or `-` where there is no row."""
-    cells = {(row["method"], column(row)): value(row) for row in found}
-    assert len(cells) == len(found)
-    told = []
-    for method in dict.fromkeys(row["method"] for row in found):
-        told += [method, *(cells.pop((method, name), "-") for name in columns)]
+    cells = {(row["method"], column(row)): value(row) for row in actual}
+    assert len(cells) == len(actual)
+    messages = []
+    for method in dict.fromkeys(row["method"] for row in actual):
+        messages += [method, *(cells.pop((method, name), "-") for name in columns)]
     assert not cells
-    return told
+    return messages
 
 
 def value(row: Row) -> str:
@@ -161,24 +161,24 @@ def value(row: Row) -> str:
 
 
 def test_comparison_is_table_1(paper: str) -> None:
-    found = [row for row in rows("comparison") if row["source"] == "WMDD paper, Table 1"]
+    actual = [row for row in rows("comparison") if row["source"] == "WMDD paper, Table 1"]
     columns = [(dataset, ipc) for dataset in DATASETS for ipc in IPCS]
-    ours = lines(found, lambda row: (row["dataset"], row["ipc"]), columns)
+    ours = lines(actual, lambda row: (row["dataset"], row["ipc"]), columns)
     assert printed(paper, 1, "Methods\t") == ["Methods", *DATASETS.values(), *(ipc for _, ipc in columns), *ours]
     body = paper[: paper.index("\nTable 1:")]
-    replicated = [row["value"] for row in found if "replicated" in row["note"]]
+    replicated = [row["value"] for row in actual if "replicated" in row["note"]]
     assert re.findall(r"([\d.]+)†", body) == replicated
-    measured = [row for row in found if row["n"]]
+    measured = [row for row in actual if row["n"]]
     assert [row["method"] for row in measured] == ["SRe2L"] * 4 + ["WMDD"] * 12
-    assert [row for row in found if "quoted" not in row["note"]] == measured
-    assert {row["method"] for row in found if "no error bars" in row["note"]} == set(re.findall(r"(\w+)‡", body))
+    assert [row for row in actual if "quoted" not in row["note"]] == measured
+    assert {row["method"] for row in actual if "no error bars" in row["note"]} == set(re.findall(r"(\w+)‡", body))
 
 
 def test_the_full_dataset_is_section_5_2(paper: str) -> None:
-    found = [row for row in rows("comparison") if row["source"] == "WMDD paper, section 5.2"]
-    assert [(row["ours"], row["dataset"], row["error"]) for row in found] == [("full", name, "") for name in DATASETS]
-    (name,) = {row["method"] for row in found}
-    imagenette, tiny, imagenet = (row["value"] for row in found)
+    actual = [row for row in rows("comparison") if row["source"] == "WMDD paper, section 5.2"]
+    assert [(row["ours"], row["dataset"], row["error"]) for row in actual] == [("full", name, "") for name in DATASETS]
+    (name,) = {row["method"] for row in actual}
+    imagenette, tiny, imagenet = (row["value"] for row in actual)
     assert f"{name} ({imagenette}%, {tiny}%, and {imagenet}%) trained on full datasets" in paper
 
 
@@ -206,12 +206,12 @@ def test_efficiency_is_table_3(paper: str) -> None:
 
 
 def test_ablation_is_table_4(paper: str) -> None:
-    found = rows("ablation")
-    ours = lines(found, lambda row: row["dataset"], list(DATASETS))
+    actual = rows("ablation")
+    ours = lines(actual, lambda row: row["dataset"], list(DATASETS))
     halves = [half for cell in ours for half in cell.split(" + ")]
     assert printed(paper, 4, "L\nfeature") == ["L", "feature", "L reg", *DATASETS.values(), *halves]
     names = {"Wass.": "wasserstein", "CE": "cross-entropy", "PCBN": "pcbn", "BN": "bn"}
-    for row in found:
+    for row in actual:
         assert " + ".join(names[half] for half in row["method"].split(" + ")) == row["ours"]
         assert row["ipc"] == "10"
 
@@ -226,19 +226,19 @@ def test_sliced_is_table_5(paper: str) -> None:
 
 
 def test_layers_is_table_6(paper: str) -> None:
-    found = rows("layers")
-    head = ["Layer", *(row["ours"] for row in found), "Acc (%)"]
-    assert printed(paper, 6, "Layer\t") == [*head, *(value(row) for row in found)]
-    for row in found:
+    actual = rows("layers")
+    head = ["Layer", *(row["ours"] for row in actual), "Acc (%)"]
+    assert printed(paper, 6, "Layer\t") == [*head, *(value(row) for row in actual)]
+    for row in actual:
         assert row["method"] == f"Layer {row['ours']}"
         assert (row["dataset"], row["ipc"], row["architecture"]) == ("tiny-imagenet", "10", "resnet18")
 
 
 def test_hyperparameters_are_table_7(paper: str) -> None:
-    found = rows("hyperparameters")
+    actual = rows("hyperparameters")
     ours = []
     for part in "abcd":
-        settings = [row for row in found if row["source"] == f"WMDD paper, Table 7{part}"]
+        settings = [row for row in actual if row["source"] == f"WMDD paper, Table 7{part}"]
         ((stage, dataset),) = {(row["method"], row["dataset"]) for row in settings}
         ours += ["config", "value"]
         for row in settings:
@@ -281,16 +281,16 @@ def test_the_paper_says_what_columns_and_notes_say(paper: str, claim: str) -> No
 @pytest.mark.parametrize("table", published.TABLES)
 def test_a_table_is_numbers_where_it_has_numbers(table: str) -> None:
     frame = published.load(table)
-    told = rows(table)
+    messages = rows(table)
     assert ",".join(frame.columns) == COLUMNS
     assert (str(frame["ipc"].dtype), str(frame["n"].dtype), str(frame["error"].dtype)) == ("Int64", "Int64", "float64")
-    assert frame["note"].tolist() == [row["note"] for row in told]
+    assert frame["note"].tolist() == [row["note"] for row in messages]
     if table == "hyperparameters":
-        assert frame["value"].tolist() == [row["value"] for row in told]
+        assert frame["value"].tolist() == [row["value"] for row in messages]
     else:
-        assert frame["value"].tolist() == [float(row["value"]) for row in told]
+        assert frame["value"].tolist() == [float(row["value"]) for row in messages]
     for name in ("ipc", "n", "error"):
-        assert frame[name].dropna().tolist() == [float(row[name]) for row in told if row[name]]
+        assert frame[name].dropna().tolist() == [float(row[name]) for row in messages if row[name]]
 
 
 def test_all_tables_are_one_frame() -> None:
@@ -315,8 +315,8 @@ def test_neither_torch_nor_pandas_is_imported() -> None:
 
 def cell(registry: PluginRegistry, dataset: str = "imagenette", ipc: int = 10, **options: Any) -> Experiment:
     request = Request(**{"methods": ("wmdd",), "datasets": (dataset,), "ipcs": (ipc,), **options})
-    (found,) = experiments(request, registry)
-    return found
+    (actual,) = experiments(request, registry)
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -341,9 +341,9 @@ def test_why_a_cell_is_not_the_papers(registry: PluginRegistry, options: dict[st
 def test_a_part_of_the_classes_is_not_the_papers_dataset(registry: PluginRegistry) -> None:
     for spec in registry.datasets():
         if spec.name in DATASETS:
-            found = cell(registry, spec.name)
-            assert published.difference_from_paper(found, spec.classes) is None
-            assert published.difference_from_paper(found, 9) == f"9 classes instead of {spec.classes}"
+            actual = cell(registry, spec.name)
+            assert published.difference_from_paper(actual, spec.classes) is None
+            assert published.difference_from_paper(actual, 9) == f"9 classes instead of {spec.classes}"
     assert published.published_text(cell(registry, "tiny-imagenet"), 200) == "41.8 ± 0.1"
     assert published.published_text(cell(registry, "tiny-imagenet"), 20) == ""
 

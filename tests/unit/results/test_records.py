@@ -104,10 +104,10 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 def test_unknown_and_missing_fields_are_refused(tmp_path: Path) -> None:
     tree = records.load_verified(records.write(record(), tmp_path).read_text())
-    for changed, said in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
+    for changed, message in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
         path = tmp_path / "changed.json"
         path.write_text(json.dumps(changed))
-        with pytest.raises(DDBenchError, match=f"changed.json is not a record: {said}"):
+        with pytest.raises(DDBenchError, match=f"changed.json is not a record: {message}"):
             records.read(path)
 
 

@@ -90,14 +90,14 @@ def tree(method: str, evaluator: str, top1: float, seed: int = 0, repeat: int = 
 
 def changed(record: Tree, path: str, value: Any) -> Tree:
     """A copy with another value at a dotted path."""
-    found = copy.deepcopy(record)
-    place = found
+    actual = copy.deepcopy(record)
+    place = actual
     *inner, last = path.split(".")
     for name in inner:
         place = place[name]
     assert last in place
     place[last] = value
-    return found
+    return actual
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) ->
 
 
 @pytest.mark.parametrize(
-    ("mine", "random", "hard", "full", "lrs"),
+    ("own", "random", "hard", "full", "lrs"),
     [
         (100.0, 0.0, 100.0, 0.0, 1.0),  # a = 1
         (0.0, 100.0, 0.0, 100.0, 0.0),  # a = -1
@@ -150,10 +150,10 @@ def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) ->
     ],
 )
 def test_the_scale_of_the_label_robust_score(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], mine: float, random: float, hard: float, full: float, lrs: float
+    frame_of: Callable[[list[Tree]], pd.DataFrame], own: float, random: float, hard: float, full: float, lrs: float
 ) -> None:
     trees = [tree("random", "fkd", random), tree("wmdd", "hard", hard), tree("full", "full-data", full)]
-    row = line(frame_of([*trees, tree("wmdd", "fkd", mine)]))
+    row = line(frame_of([*trees, tree("wmdd", "fkd", own)]))
     assert row["lrs"] == pytest.approx(lrs, abs=1e-12)
     assert math.isnan(row["deviation"])
 
@@ -198,7 +198,7 @@ IPC = [("configuration.ipc", 1, "IPC")]
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         *WORLD,
         *IPC,
@@ -211,35 +211,37 @@ IPC = [("configuration.ipc", 1, "IPC")]
     ],
 )
 def test_random_images_under_other_terms_are_no_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, said: str
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, message: str
 ) -> None:
     row = line(frame_of([*(changed(one, path, value) for one in RANDOM), *HARD, *FULL, *MINE]))
-    assert row["missing"] == f"random: other {said}"
+    assert row["missing"] == f"random: other {message}"
     assert math.isnan(row["ior"])
     assert math.isnan(row["lrs"])
     assert row["hlr"] == 49.0
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [*WORLD, *IPC, ("configuration.evaluator_settings.cutmix_alpha", None, "shared protocol settings")],
 )
 def test_hard_labels_under_other_terms_are_no_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, said: str
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, message: str
 ) -> None:
     row = line(frame_of([*RANDOM, *(changed(one, path, value) for one in HARD), *FULL, *MINE]))
-    assert row["missing"] == f"hard: other {said}"
+    assert row["missing"] == f"hard: other {message}"
     assert math.isnan(row["hlr"])
     assert math.isnan(row["lrs"])
     assert row["ior"] == 11.0
 
 
-@pytest.mark.parametrize(("path", "value", "said"), [*WORLD, ("configuration.teacher.epochs", 100, "training recipe")])
+@pytest.mark.parametrize(
+    ("path", "value", "message"), [*WORLD, ("configuration.teacher.epochs", 100, "training recipe")]
+)
 def test_the_full_data_under_other_terms_are_no_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, said: str
+    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, message: str
 ) -> None:
     row = line(frame_of([*RANDOM, *HARD, *(changed(one, path, value) for one in FULL), *MINE]))
-    assert row["missing"] == f"full: other {said}"
+    assert row["missing"] == f"full: other {message}"
     assert math.isnan(row["hlr"])
     assert math.isnan(row["lrs"])
     assert row["ior"] == 11.0
@@ -287,8 +289,8 @@ def test_sets_and_seeds_are_counted_and_nothing_twice(frame_of: Callable[[list[T
 def test_students_that_differ_in_more_than_seed_and_set_share_no_mean(
     frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any
 ) -> None:
-    found = scores(frame_of([MINE[0], changed(MINE[1], path, value)]))
-    assert sorted(found["top1"]) == [62.0, 64.0]
+    actual = scores(frame_of([MINE[0], changed(MINE[1], path, value)]))
+    assert sorted(actual["top1"]) == [62.0, 64.0]
 
 
 def test_references_of_two_versions_are_not_mixed(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
@@ -405,10 +407,10 @@ def test_rows_that_differ_in_settings_show_them_and_name_their_records(
         )
         for weight in (1.0, 10.0, 100.0)
     ]
-    found = scores(frame_of(swept))
-    assert found["settings"].tolist() == [f"method.bn_weight={weight}" for weight in (1.0, 10.0, 100.0)]
-    assert found["recipe"].unique().tolist() == ["quick + 1 changed"]
-    assert found["records"].tolist() == [["000"], ["001"], ["002"]]
+    actual = scores(frame_of(swept))
+    assert actual["settings"].tolist() == [f"method.bn_weight={weight}" for weight in (1.0, 10.0, 100.0)]
+    assert actual["recipe"].unique().tolist() == ["quick + 1 changed"]
+    assert actual["records"].tolist() == [["000"], ["001"], ["002"]]
     # An edited recipe file changes settings without --set; a teacher of the same name can be another one.
     edited = [changed(one, "configuration.changed", []) for one in swept]
     assert scores(frame_of(edited))["settings"].tolist() == ["bn_weight 1", "bn_weight 10", "bn_weight 100"]
@@ -424,9 +426,9 @@ def test_scores_name_what_differs_in_the_computation(frame_of: Callable[[list[Tr
 
 
 def test_records_are_filtered_and_sorted(shell: Shell) -> None:
-    found = [*RANDOM, *MINE, changed(MINE[0], "recipes", ["quick", "tuned"]), changed(HARD[0], "dataset", "digits")]
-    found[4] = changed(found[4], "configuration.method_settings", {"steps": 400})
-    for number, one in enumerate(found):
+    actual = [*RANDOM, *MINE, changed(MINE[0], "recipes", ["quick", "tuned"]), changed(HARD[0], "dataset", "digits")]
+    actual[4] = changed(actual[4], "configuration.method_settings", {"steps": 400})
+    for number, one in enumerate(actual):
         records.write(Record(**{**one, "name": f"{number:03d}"}), shell.results / "records")
 
     def names(*options: str) -> list[str]:

@@ -21,9 +21,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache
 
     def opened(name: str, place: str, force: tuple[str, ...] = ()) -> Cache:
         monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
-        said: list[str] = []
-        cache = remote_cache.open_cache(place, frozenset(force), said.append)
-        cache.said = said  # type: ignore[attr-defined]
+        messages: list[str] = []
+        cache = remote_cache.open_cache(place, frozenset(force), messages.append)
+        cache.messages = messages  # type: ignore[attr-defined]
         return cache
 
     return opened

@@ -14,9 +14,9 @@ TENSORS = {"x": torch.arange(6, dtype=torch.int16).view(2, 3), "empty": torch.ze
 
 def test_tensors_and_metadata_are_read_back(tmp_path: Path) -> None:
     digest = write_tensors(tmp_path / "a.safetensors", TENSORS, {"epoch": 3, "names": ["ä"]})
-    found = read_tensors(tmp_path / "a.safetensors")
-    assert found is not None
-    tensors, meta, stored = found
+    actual = read_tensors(tmp_path / "a.safetensors")
+    assert actual is not None
+    tensors, meta, stored = actual
     assert (meta, stored) == ({"epoch": 3, "names": ["ä"]}, digest)
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())

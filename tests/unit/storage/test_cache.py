@@ -107,8 +107,8 @@ def test_an_artifact_that_cannot_be_read_back_names_the_cause(
 
 def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> None:
     """Where no lock holds, as between hosts: another process saves on at the same place."""
-    said: list[str] = []
-    checkpoint = Checkpoint(tmp_path / "slot.safetensors", said.append)
+    messages: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "slot.safetensors", messages.append)
     checkpoint.save({"x": torch.zeros(1)}, {"step": 0})
     code = (
         "import sys, torch; from pathlib import Path; from ddbench.storage.cache import Checkpoint\n"
@@ -119,13 +119,13 @@ def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> 
         try:
             steps: set[int] = set()
             while len(steps) < 300:
-                found = checkpoint.load()
-                assert found is not None, said
-                assert (found[0]["x"] == found[1]["step"]).all()
-                steps.add(found[1]["step"])
+                actual = checkpoint.load()
+                assert actual is not None, messages
+                assert (actual[0]["x"] == actual[1]["step"]).all()
+                steps.add(actual[1]["step"])
         finally:
             other.kill()
-    assert said == []
+    assert messages == []
 
 
 def test_damaged_checkpoint_is_set_aside(tmp_path: Path) -> None:
@@ -190,14 +190,14 @@ def test_force_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Cache(tmp_path).get("distill", DEPENDS, stopped)
-    found: list[object] = []
+    actual: list[object] = []
 
     def look(checkpoint: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        found.append(checkpoint.load())
+        actual.append(checkpoint.load())
         return build(checkpoint)
 
     Cache(tmp_path, force=frozenset({"distill"})).get("distill", DEPENDS, look)
-    assert found == [None]
+    assert actual == [None]
 
 
 def test_a_checkpoint_that_outlived_its_artifact_goes(tmp_path: Path) -> None:

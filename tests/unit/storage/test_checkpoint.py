@@ -15,10 +15,10 @@ def test_a_state_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     assert checkpoint.load() is None
     checkpoint.save(STATE, {"step": 3})
     checkpoint.save(STATE, {"step": 4})
-    found = checkpoint.load()
-    assert found is not None
-    assert found[1] == {"step": 4}
-    assert torch.equal(found[0]["weight"], STATE["weight"])
+    actual = checkpoint.load()
+    assert actual is not None
+    assert actual[1] == {"step": 4}
+    assert torch.equal(actual[0]["weight"], STATE["weight"])
     checkpoint.clear()
     assert checkpoint.load() is None
     assert list(tmp_path.iterdir()) == []

@@ -44,9 +44,9 @@ def refuse(slot: Checkpoint) -> Built:
     raise AssertionError("must not be built")
 
 
-def said(cache: Cache) -> list[str]:
-    """What was told a person."""
-    lines: list[str] = cache.said  # type: ignore[attr-defined]
+def messages_of(cache: Cache) -> list[str]:
+    """The messages of a cache."""
+    lines: list[str] = cache.messages  # type: ignore[attr-defined]
     return lines
 
 
@@ -62,7 +62,7 @@ def test_what_one_host_made_another_does_not_make_again(host: Callable[..., Cach
     third = host("c", place).read("teacher", one.key)
     assert third is not None
     assert torch.equal(third.tensors["x"], torch.full((500,), 1.5))
-    assert (said(first), said(second)) == ([], [])
+    assert (messages_of(first), messages_of(second)) == ([], [])
     # Without any of its local copies the first goes on as well.
     one.path.unlink()
     assert host("a", place).find("teacher", {"seed": 1}) is not None
@@ -106,12 +106,12 @@ def test_a_damaged_object_is_named_never_used_and_replaced(
     new = host("b", storage.url())
     again = new.get("teacher", {}, made(1))
     assert again.content == one.content
-    (line,) = said(new)
+    (line,) = messages_of(new)
     assert "teacher artifact set aside" in line
     assert storage.url() in line
     third = host("c", storage.url())
     assert third.get("teacher", {}, refuse).digest == again.digest
-    assert said(third) == []
+    assert messages_of(third) == []
 
 
 def test_a_sound_local_copy_replaces_a_damaged_object(host: Callable[..., Cache], storage: Storage) -> None:
@@ -121,7 +121,7 @@ def test_a_sound_local_copy_replaces_a_damaged_object(host: Callable[..., Cache]
     storage.put(name, sound.replace(one.digest[:8].encode(), b"00000000"))
     again = host("a", storage.url())
     assert again.get("teacher", {}, refuse).digest == one.digest
-    assert [line.split(":")[0] for line in said(again)] == ["damaged teacher artifact"]
+    assert [line.split(":")[0] for line in messages_of(again)] == ["damaged teacher artifact"]
     assert storage.objects()[name] == sound
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_local_copy_is_fetched_again(host: Callable[..., Cache], stora
     one.path.write_bytes(FAULTS[fault](one.path.read_bytes()))
     again = host("a", storage.url())
     assert again.get("teacher", {}, refuse).digest == one.digest
-    assert [line.split(":")[0] for line in said(again)] in ([], ["damaged teacher artifact set aside"])
+    assert [line.split(":")[0] for line in messages_of(again)] in ([], ["damaged teacher artifact set aside"])
 
 
 def test_what_was_removed_there_comes_back_from_a_local_copy(host: Callable[..., Cache], storage: Storage) -> None:
@@ -157,17 +157,17 @@ def test_what_is_made_anew_elsewhere_counts_not_the_old_local_copy(
     assert not set(new) & set(old)
     behind = host("b", storage.url())
     assert chain(behind, refuse, -1) == new
-    assert said(behind) == []
+    assert messages_of(behind) == []
     # The set's key alone, with a teacher here that is an old one: what it was made from is there.
     chain(host("a", storage.url(), force=("teacher",)), made(3), 30)
-    found = host("b", storage.url()).find("distill", {})
-    assert found is not None
-    assert float(found.tensors["x"][0]) == 30
+    actual = host("b", storage.url()).find("distill", {})
+    assert actual is not None
+    assert float(actual.tensors["x"][0]) == 30
     # A teacher that is made anew without what comes after it: what was made from the old one is named.
     host("a", storage.url(), force=("teacher",)).get("teacher", {}, made(4))
     outdated = host("c", storage.url())
     assert outdated.find("distill", {}) is None
-    (line,) = said(outdated)
+    (line,) = messages_of(outdated)
     assert line.startswith("outdated distill artifact set aside")
     assert "made from another teacher/" in line
 
@@ -209,10 +209,10 @@ def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
         storage.fails(True)
         return made(1)(slot)
 
-    with pytest.raises(DDBenchError) as told:
+    with pytest.raises(DDBenchError) as caught:
         cache.get("teacher", {}, then_fail)
-    assert str(told.value).startswith(f"{storage.url()} fails for ")
-    assert f"the file is kept in {cache.root}: run the same command again to upload it" in str(told.value)
+    assert str(caught.value).startswith(f"{storage.url()} fails for ")
+    assert f"the file is kept in {cache.root}: run the same command again to upload it" in str(caught.value)
     storage.fails(False)
     again = host("a", storage.url())
     again.get("statistics", {}, made(2))  # whatever the next run asks for
@@ -244,10 +244,10 @@ def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
     storage.files.call_s3("put_bucket_policy", Bucket=storage.bucket, Policy=policy)
     cache = host("b", storage.url())
     cache.get("teacher", {}, refuse)
-    with pytest.raises(DDBenchError) as told:
+    with pytest.raises(DDBenchError) as caught:
         cache.get("statistics", {}, made(2))
-    assert str(told.value).startswith(f"{storage.url()}: permission denied: ")
-    assert f"kept in {cache.root}" in str(told.value)
+    assert str(caught.value).startswith(f"{storage.url()}: permission denied: ")
+    assert f"kept in {cache.root}" in str(caught.value)
     assert len(storage.objects()) == 1
     storage.files.call_s3("delete_bucket_policy", Bucket=storage.bucket)
     host("b", storage.url()).get("statistics", {}, refuse)
@@ -256,20 +256,20 @@ def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
 
 def test_ls_and_prune_speak_of_what_is_there(shell: Shell, storage: Storage, host: Callable[..., Cache]) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
-    mine = remote_cache.open_cache(storage.url())
-    two = mine.get("statistics", {}, made(2))
-    Checkpoint(mine.root / "checkpoints" / "distill" / f"{'a' * 32}.safetensors").save({}, {})
+    cache_again = remote_cache.open_cache(storage.url())
+    two = cache_again.get("statistics", {}, made(2))
+    Checkpoint(cache_again.root / "checkpoints" / "distill" / f"{'a' * 32}.safetensors").save({}, {})
     listed = shell("cache", "ls", "--cache-dir", storage.url()).out
     rows = {line.split()[1]: line.split()[-1] for line in listed.splitlines()[2:-2]}
     assert rows == {one.key: "shared", two.key: "shared", "a" * 32: "here"}
-    mine.get("teacher", {}, refuse)
+    cache_again.get("teacher", {}, refuse)
     outcome = shell("cache", "prune", "--stage", "teacher", "--cache-dir", storage.url())
     assert outcome.out.startswith("removed 1 files")
     assert list(storage.objects()) == [f"statistics/{two.key}.safetensors"]
-    assert not mine.path("teacher", {}).exists()
+    assert not cache_again.path("teacher", {}).exists()
     assert shell("cache", "prune", "--older-than", "0", "--cache-dir", storage.url()).out.startswith("removed 2 files")
     assert storage.objects() == {}
-    assert list(mine.root.rglob("*.safetensors")) == []
+    assert list(cache_again.root.rglob("*.safetensors")) == []
 
 
 def test_what_a_killed_writer_left_beside_goes_with_prune(tmp_path: Path, host: Callable[..., Cache]) -> None:

@@ -37,9 +37,9 @@ def made(value: float, made_from: dict[str, str] | None = None) -> Build:
     return build
 
 
-def said(cache: Cache) -> list[str]:
-    """What was told a person."""
-    lines: list[str] = cache.said  # type: ignore[attr-defined]
+def messages_of(cache: Cache) -> list[str]:
+    """The messages of a cache."""
+    lines: list[str] = cache.messages  # type: ignore[attr-defined]
     return lines
 
 
@@ -62,7 +62,7 @@ def test_storage_that_fails_for_a_while_is_waited_for(
 
     cache.get("teacher", {}, then_fail)
     assert pauses == [0.5, 1.0, 2.0]
-    first, second = said(cache)
+    first, second = messages_of(cache)
     assert first.startswith(f"{storage.url()} fails (")
     assert "retrying for 5 minutes" in first
     assert second == f"{storage.url()} works again"

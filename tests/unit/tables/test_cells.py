@@ -24,7 +24,7 @@ REGISTRY = PluginRegistry()
 METHODS = tuple(method.name for method in REGISTRY.distillers())
 
 
-def asked(**fields: Any) -> Request:
+def request_of(**fields: Any) -> Request:
     return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
 
 
@@ -38,8 +38,8 @@ def test_cells_are_distinct_and_of_what_is_asked_for(
     name: str, datasets: list[str], methods: list[str], ipcs: list[int]
 ) -> None:
     spec = REGISTRY.table(name)
-    request = asked(datasets=tuple(datasets), methods=tuple(methods), ipcs=tuple(ipcs))
-    every = cells_of(spec, asked(datasets=tuple(datasets), ipcs=tuple(ipcs)), REGISTRY, [])
+    request = request_of(datasets=tuple(datasets), methods=tuple(methods), ipcs=tuple(ipcs))
+    every = cells_of(spec, request_of(datasets=tuple(datasets), ipcs=tuple(ipcs)), REGISTRY, [])
     wanted = [cell for cell in every if not methods or cell.method in methods]
     if not wanted:
         with pytest.raises(DDBenchError, match=f"^table '{name}' has no cells for method "):
@@ -58,23 +58,23 @@ def test_cells_are_distinct_and_of_what_is_asked_for(
 
 
 def test_a_method_without_an_ipc_has_one_cell_under_its_own_protocol() -> None:
-    request = asked(datasets=("digits",), methods=("full", "random"), ipcs=(1, 10))
+    request = request_of(datasets=("digits",), methods=("full", "random"), ipcs=(1, 10))
     cells = cells_of(REGISTRY.table("regimes"), request, REGISTRY, [])
     assert [(cell.ipc, cell.evaluator) for cell in cells if cell.method == "full"] == [(None, "full-data")]
     assert len([cell for cell in cells if cell.method == "random"]) == 6
     # It has no distilled images to choose an epoch on.
     with pytest.raises(DDBenchError, match="no cells for method full"):
-        cells_of(REGISTRY.table("cross-arch"), asked(datasets=("digits",), methods=("full",)), REGISTRY, [])
+        cells_of(REGISTRY.table("cross-arch"), request_of(datasets=("digits",), methods=("full",)), REGISTRY, [])
 
 
 def test_two_cells_in_one_place_are_refused() -> None:
-    def cells(asked: TableQuery) -> list[Cell]:
-        return [Cell("random", "random", "digits", ipc) for ipc in asked.ipcs]
+    def cells(query: TableQuery) -> list[Cell]:
+        return [Cell("random", "random", "digits", ipc) for ipc in query.ipcs]
 
     spec = TableSpec("mine", "mixes IPCs", cells, columns=())
     with pytest.raises(DDBenchError, match="table 'mine' has two cells in row 'random'"):
-        cells_of(spec, asked(ipcs=(1, 2)), REGISTRY, [])
-    assert len(cells_of(spec, asked(ipcs=(2, 2)), REGISTRY, [])) == 1
+        cells_of(spec, request_of(ipcs=(1, 2)), REGISTRY, [])
+    assert len(cells_of(spec, request_of(ipcs=(2, 2)), REGISTRY, [])) == 1
 
 
 def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         spec = REGISTRY.table(name)
         shown = theirs[theirs["ipc"].isin(frame["ipc"]) | theirs["ipc"].isna()]
         for metric, how in spec.metrics.items():
-            mine = shown.loc[shown["metric"] == (how.published_as or metric), "value"]
-            assert sorted(frame[f"published_{metric}"].dropna()) == sorted(mine), (name, metric)
+            values = shown.loc[shown["metric"] == (how.published_as or metric), "value"]
+            assert sorted(frame[f"published_{metric}"].dropna()) == sorted(values), (name, metric)
         text = format_table(spec, frame, "text")
         assert "never run" in text
         assert f"published: {spec.reference}" in text

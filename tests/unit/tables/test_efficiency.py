@@ -105,14 +105,14 @@ def test_a_hundred_iterations_after_five_are_timed_and_the_total_is_extrapolated
 ) -> None:
     monkeypatch.setattr(efficiency, "time", CLOCK)
     before = CLOCK.now
-    found = efficiency.measure(pipeline("ticking", f"method.steps={steps}"))
+    actual = efficiency.measure(pipeline("ticking", f"method.steps={steps}"))
     each = [float(step) for step in range(6, min(steps, 105) + 1)]
-    assert found["seconds_per_iteration"] == fmean(each)
-    assert found["seconds_per_iteration_deviation"] == pytest.approx(stdev(each))
-    assert found["seconds_per_iteration_n"] == len(each)
-    assert found["total_seconds"] == 1001 + 1999 * fmean(each)
-    assert found["total_seconds_note"] == "extrapolated"
-    assert 0 < found["peak_memory_gb"] < 1000
+    assert actual["seconds_per_iteration"] == fmean(each)
+    assert actual["seconds_per_iteration_deviation"] == pytest.approx(stdev(each))
+    assert actual["seconds_per_iteration_n"] == len(each)
+    assert actual["total_seconds"] == 1001 + 1999 * fmean(each)
+    assert actual["total_seconds_note"] == "extrapolated"
+    assert 0 < actual["peak_memory_gb"] < 1000
     # More than is needed is not run.
     assert CLOCK.now - before == 1000 + sum(range(1, min(steps, 105) + 1))
 
@@ -207,13 +207,13 @@ def test_each_method_has_a_process_and_its_numbers_are_kept(
     assert first.code == 1
     assert "[1] its process ended with status 3" in first.out
     assert {int(line) for line in log.read_text().split()}.isdisjoint({os.getpid()})
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     for path in (shell.results / "efficiency").glob("*.json"):
         kept = json.loads(path.read_text())
-        found[kept["line"]["method"]] = kept["numbers"]
-    assert found.keys() == {"random", "wmdd"}
-    assert found["random"] == {}
-    numbers = found["wmdd"]
+        actual[kept["line"]["method"]] = kept["numbers"]
+    assert actual.keys() == {"random", "wmdd"}
+    assert actual["random"] == {}
+    numbers = actual["wmdd"]
     assert numbers["seconds_per_iteration_n"] == 15  # 20 steps, the first 5 of them to get warm
     assert numbers["total_seconds"] > 1999 * numbers["seconds_per_iteration"]
     mean, deviation = numbers["seconds_per_iteration"], numbers["seconds_per_iteration_deviation"]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REGISTRY = PluginRegistry()
 
 
-def asked(**fields: Any) -> Request:
+def request_of(**fields: Any) -> Request:
     return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
 
 
@@ -41,15 +41,15 @@ def asked(**fields: Any) -> Request:
 def experiment(**fields: Any) -> Experiment:
     """WMDD's on digits at IPC 10 under `quick`, but for `fields`."""
     request = {"methods": ("wmdd",), "datasets": ("digits",), "ipcs": (10,), "device": "cpu", "precision": "fp32"}
-    (found,) = experiments(Request(**{**request, "recipes": ("quick",), **fields}), REGISTRY)
-    return found
+    (actual,) = experiments(Request(**{**request, "recipes": ("quick",), **fields}), REGISTRY)
+    return actual
 
 
 def record(made: Experiment, top1: float, **changes: Any) -> Record:
     """What a run of `made` would leave, with `top1`."""
     evaluation = f"{hash((made, top1)) & 0xFFFFFFFF:08x}"
     metrics = Metrics(top1_last=top1, per_class=[top1], student_steps=1, regime="soft", label_bytes=0, image_bytes=0)
-    whole = {
+    values_of = {
         "name": f"{made.method_name}-{evaluation}",
         "created": "2026-01-01T00:00:00+00:00",
         "method": made.method_name,
@@ -80,7 +80,7 @@ def record(made: Experiment, top1: float, **changes: Any) -> Record:
         "versions": provenance.provenance()["versions"],
         "git_commit": None,
     }
-    return Record(**{**whole, **changes})
+    return Record(**{**values_of, **changes})
 
 
 Write = Callable[..., pd.DataFrame]
@@ -90,18 +90,18 @@ Write = Callable[..., pd.DataFrame]
 def stored(tmp_path: Path) -> Write:
     """Writes records, and reads a table of them alone."""
 
-    def write(*found: Record, name: str = "ablation", **fields: Any) -> pd.DataFrame:
-        for each in found:
+    def write(*actual: Record, name: str = "ablation", **fields: Any) -> pd.DataFrame:
+        for each in actual:
             records.write(each, tmp_path / "records")
-        return build_frame(REGISTRY.table(name), asked(**fields), REGISTRY, None, tmp_path)
+        return build_frame(REGISTRY.table(name), request_of(**fields), REGISTRY, None, tmp_path)
 
     return write
 
 
 def measured(frame: pd.DataFrame) -> list[list[float]]:
     """The top-1 of WMDD's own cell, setting by setting."""
-    mine = frame[(frame["state"] == "measured") & (frame["row"] == "wasserstein + pcbn")]
-    return [sorted(part["top1"]) for _, part in mine.groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
+    of_row = frame[(frame["state"] == "measured") & (frame["row"] == "wasserstein + pcbn")]
+    return [sorted(part["top1"]) for _, part in of_row.groupby(list(SETTING_COLUMNS), sort=False, dropna=False)]
 
 
 def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
@@ -227,8 +227,8 @@ def test_records_alone_are_what_was_asked_for(stored: Write) -> None:
     five = experiment(assignments=("teacher.epochs=5",))
     steps = experiment(assignments=("method.steps=299",))
     made = (experiment(), five, steps, experiment(image_size=8))
-    found = [record(each, top1) for each, top1 in zip(made, (50.0, 60.0, 70.0, 80.0), strict=True)]
-    assert sorted(measured(stored(*found))) == [[50.0], [60.0], [80.0]]
+    actual = [record(each, top1) for each, top1 in zip(made, (50.0, 60.0, 70.0, 80.0), strict=True)]
+    assert sorted(measured(stored(*actual))) == [[50.0], [60.0], [80.0]]
     assert measured(stored(assignments=("teacher.epochs=5",))) == [[60.0]]
     assert measured(stored(assignments=("wmdd.steps=299",))) == [[70.0]]
     assert measured(stored(image_size=8)) == [[80.0]]
@@ -258,12 +258,12 @@ def test_records_of_a_folder_of_images_go_by_its_name(stored: Write) -> None:
 def test_the_difference_to_the_paper_is_under_the_papers_conditions_alone(stored: Write) -> None:
     of_paper = {"recipes": ("paper",), "datasets": ("imagenette",)}
     spec = REGISTRY.table("ablation")
-    found = [
+    actual = [
         record(experiment(**of_paper), 60.0),
         record(experiment(**of_paper, image_size=64), 61.0),
         record(experiment(**of_paper, assignments=("teacher.epochs=5",)), 62.0),
     ]
-    frame = stored(*found, datasets=("imagenette",))
+    frame = stored(*actual, datasets=("imagenette",))
     shown = [block.cells.iloc[0].to_dict() for block in text_blocks(spec, frame)]
     assert sorted((cells["IPC 10"], cells.get("IPC 10 difference", "")) for cells in shown) == [
         ("60.00 (1 set)", "-4.70"),
@@ -274,8 +274,8 @@ def test_the_difference_to_the_paper_is_under_the_papers_conditions_alone(stored
 
 def test_no_difference_to_what_the_paper_quotes_from_elsewhere(stored: Write) -> None:
     of_paper = {"recipes": ("paper",), "datasets": ("imagenette",)}
-    found = [record(experiment(**of_paper, methods=(name,)), 60.0) for name in ("wmdd", "random", "sre2l")]
-    frame = stored(*found, name="comparison", datasets=("imagenette",), methods=("wmdd", "random", "sre2l"))
+    actual = [record(experiment(**of_paper, methods=(name,)), 60.0) for name in ("wmdd", "random", "sre2l")]
+    frame = stored(*actual, name="comparison", datasets=("imagenette",), methods=("wmdd", "random", "sre2l"))
     (block,) = text_blocks(REGISTRY.table("comparison"), frame)
     cells = block.cells.set_index("method")
     assert cells["IPC 10 difference"].to_dict() == {"wmdd": "-4.80", "random": "", "sre2l": ""}
@@ -287,7 +287,7 @@ def test_no_difference_to_what_the_paper_quotes_from_elsewhere(stored: Write) ->
 
 
 def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
-    found = [
+    actual = [
         record(
             experiment(ipcs=(1,)).model_copy(update={"repeat": repeat, "student_seed": student}),
             50.0,
@@ -297,7 +297,7 @@ def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
         for repeat in (0, 1)
         for student in (0, 1, 2)
     ]
-    (block,) = text_blocks(REGISTRY.table("sliced"), stored(*found, name="sliced", datasets=("digits",), ipcs=(1,)))
+    (block,) = text_blocks(REGISTRY.table("sliced"), stored(*actual, name="sliced", datasets=("digits",), ipcs=(1,)))
     assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2 sets)", ""]
     assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6 sets)", "never run"]
 
@@ -308,8 +308,8 @@ def test_a_broken_record_is_named_and_the_table_is_there(shell: Shell) -> None:
     outcome = shell("table", "sliced", "--format", "json")
     assert outcome.code == 0, outcome.err
     assert [line["top1"] for line in json.loads(outcome.out) if line["top1"] is not None] == [50.0]
-    said, missing = outcome.errors
-    assert "broken.json is not a record" in said
+    message, missing = outcome.errors
+    assert "broken.json is not a record" in message
     assert missing == "7 cells without a number; --run needs data: --dataset NAME, --data-dir FOLDER"
 
 
@@ -343,7 +343,7 @@ def test_each_mixture_in_a_cell_is_named(stored: Write) -> None:
         "1 of 2 do not record how their stages were built": {"stages": {}},
     }
     same = {**first.configuration, "runtime": {**first.configuration["runtime"], "compile": "off"}}
-    for said, changes in cases.items():
+    for message, changes in cases.items():
         other = experiment().model_copy(update={"repeat": 1})
         pair = [
             record(experiment(), 50.0, **{"stages": stages, "configuration": same}),
@@ -352,7 +352,7 @@ def test_each_mixture_in_a_cell_is_named(stored: Write) -> None:
         frame = stored(*pair)
         (note,) = set(frame.loc[frame["state"] == "measured", "mixture"])
         assert note.startswith("its records differ: ")
-        assert said in note.removeprefix("its records differ: ").split("; "), note
+        assert message in note.removeprefix("its records differ: ").split("; "), note
     # How one teacher was built says nothing about its weights, and other sets and students are no mixture.
     frame = stored(
         record(experiment(), 50.0, stages=stages, configuration=same),
@@ -404,7 +404,7 @@ def test_published_rows_of_methods_that_are_not_installed_stay(tmp_path: Path) -
     with pytest.raises(DDBenchError, match="method 'wmdd' is in the package ddbench-wmdd, which is not installed here"):
         core.distiller("wmdd")
     spec = core.table("comparison")
-    frame = build_frame(spec, asked(datasets=("imagenette",)), core, None, tmp_path)
+    frame = build_frame(spec, request_of(datasets=("imagenette",)), core, None, tmp_path)
     (block,) = text_blocks(spec, frame)
     shown = block.cells.set_index("method")["IPC 10 published"].map(lambda text: text.partition(" [")[0])
     assert (shown["wmdd"], shown["random"], shown["MTT"]) == ("64.8 ± 0.4", "47.7 ± 2.4", "63.0 ± 1.3")
@@ -420,7 +420,7 @@ def test_the_fault_of_a_table_is_named_with_its_traceback(tmp_path: Path) -> Non
     registry.register(SimpleNamespace(ddbench_tables=hookimpl(lambda: [spec])), "ddbench-gaps")
     path = tmp_path / "failures" / "table-gaps.txt"
     with pytest.raises(DDBenchError) as caught:
-        build_frame(registry.table("gaps"), asked(), registry, None, tmp_path)
+        build_frame(registry.table("gaps"), request_of(), registry, None, tmp_path)
     assert str(caught.value) == f"table 'gaps' of ddbench-gaps: KeyError: 'nothing' (traceback: {path})"
     assert 'every["nothing"]' in path.read_text(encoding="utf-8")
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def test_published_hyperparameters_are_those_of_the_recipe_paper(shell: Shell) -> None:
     options = [word for dataset in published.PAPER_SIZES for word in ("--dataset", dataset)]
-    told = shell("table", "hyperparameters", "--methods", "wmdd", "--recipe", "paper", *options, "--format", "json")
-    assert told.code == 0, told.err
-    lines = [line for line in json.loads(told.out) if line["published_value"] is not None]
+    outcome = shell("table", "hyperparameters", "--methods", "wmdd", "--recipe", "paper", *options, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    lines = [line for line in json.loads(outcome.out) if line["published_value"] is not None]
     theirs = published.load("hyperparameters")
     named = theirs[theirs["ours"] != ""]
     assert len(lines) == 3 * (named["dataset"] == "all").sum() + (named["dataset"] != "all").sum()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     pass
 
 
-SPEC = TableSpec("ablation", "hand-made", lambda asked: [], "WMDD paper, Table 4", "loss + regulariser")
+SPEC = TableSpec("ablation", "hand-made", lambda request: [], "WMDD paper, Table 4", "loss + regulariser")
 
 
 def hand_made() -> pd.DataFrame:
@@ -171,14 +171,14 @@ def test_columns_are_in_the_order_of_ipcs_and_the_whole_set_comes_last() -> None
     frame = frame.drop(columns=[name for name in frame if name.startswith("published")])
     (block,) = text_blocks(SPEC, frame)
     assert list(block.cells) == ["loss + regulariser", "IPC 2", "IPC 50", "all"]
-    spec = TableSpec("mine", "", lambda asked: [], columns=("evaluator", "ipc"))
+    spec = TableSpec("mine", "", lambda request: [], columns=("evaluator", "ipc"))
     (block,) = text_blocks(spec, frame.assign(evaluator=["hard", "full-data", "fkd"]))
     assert list(block.cells) == ["method", "IPC 2 fkd", "IPC 50 hard", "all full-data"]
 
 
 def test_metrics_of_a_cell_and_of_students() -> None:
     metrics = {"seconds": Metric("s"), "speed": Metric("speed", 1, per_cell=True), "share": Metric("x", per_cell=True)}
-    spec = TableSpec("mine", "", lambda asked: [], metrics=metrics)
+    spec = TableSpec("mine", "", lambda request: [], metrics=metrics)
     frame = (
         hand_made()
         .head(3)

@@ -47,8 +47,8 @@ class Fair(Distiller, frozen=True, extra="forbid"):
         return torch.stack([self.mean(task, task.generator("fair", s.label, s.index), s.label) for s in unit.slots])
 
     def mean(self, task: DistillTask, draw: torch.Generator | None, label: int) -> Tensor:
-        mine = task.dataset.train.of_class(label)
-        chosen = mine[torch.randint(len(mine), (self.images,), generator=draw)]
+        rows = task.dataset.train.of_class(label)
+        chosen = rows[torch.randint(len(rows), (self.images,), generator=draw)]
         pixels: Tensor = task.dataset.train.centre(chosen, task.info.image_size).float() / 255
         return pixels.mean(0)
 
@@ -181,8 +181,8 @@ class Looping(Fair, frozen=True, extra="forbid"):
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:
         draw, start = task.generator("looping", unit.index), 0
         images: Tensor = super().distill(task, unit)
-        if self.loads and (found := task.checkpoint.load()) is not None:
-            images, start = found[0]["images"].clone(), found[1]["step"]
+        if self.loads and (actual := task.checkpoint.load()) is not None:
+            images, start = actual[0]["images"].clone(), actual[1]["step"]
         for step in range(start, 12):
             images = (images + 0.1 * torch.randn(images.shape, generator=draw)).clamp(0, 1)
             task.checkpoint.save({"images": images}, {"step": step + 1})

@@ -131,5 +131,5 @@ def test_a_plain_tensor_and_weights_on_any_scale_are_taken(desk_in: type[Desk], 
     weighted = desk_in(
         tmp_path / "weighted", [faulty(lambda task, unit: UnitResult(images=gray(unit), weights=weights))]
     )
-    found = weighted.pipeline(weighted.cell(method="faulty", evaluators=("hard",))).distilled.weights
-    torch.testing.assert_close(found[:4], torch.tensor([1 / 3, 2 / 3, 3 / 7, 4 / 7]))
+    actual = weighted.pipeline(weighted.cell(method="faulty", evaluators=("hard",))).distilled.weights
+    torch.testing.assert_close(actual[:4], torch.tensor([1 / 3, 2 / 3, 3 / 7, 4 / 7]))
