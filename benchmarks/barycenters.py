@@ -65,18 +65,22 @@ def measure(repetitions: int, classes: int = CLASSES) -> list[Row]:
 
     The limit is one float32 product of points and features for each round of Algorithm 2.
     """
-    found = [features(label) for label in range(AT_ONCE)]
-    z = found[0].double().cpu().numpy()
+    real_features = [features(label) for label in range(AT_ONCE)]
+    z = real_features[0].double().cpu().numpy()
     points, weights = map(torch.from_numpy, plain(z))
-    (mine,) = lloyd(found[:1])
-    theirs = exact.transport_cost(points, weights, found[0])
-    cost = exact.transport_cost(mine.points, mine.weights, found[0])
+    (ours,) = lloyd(real_features[:1])
+    theirs = exact.transport_cost(points, weights, real_features[0])
+    cost = exact.transport_cost(ours.points, ours.weights, real_features[0])
 
     def products() -> None:
         for _ in range(ROUNDS):
-            mine.points @ found[0].T
+            ours.points @ real_features[0].T
 
-    runs = {"reference": lambda: plain(z), "one": lambda: lloyd(found[:1]), "batch": lambda: lloyd(found)}
+    runs = {
+        "reference": lambda: plain(z),
+        "one": lambda: lloyd(real_features[:1]),
+        "batch": lambda: lloyd(real_features),
+    }
     taken = interleaved({**runs, "limit": products}, repetitions, warm=1)
     reference, limit = taken["reference"], taken["limit"]
     case = f"n = {N}, d = {D}, m = {M}"
@@ -85,8 +89,8 @@ def measure(repetitions: int, classes: int = CLASSES) -> list[Row]:
         Row("barycenter", f"{case}, of {AT_ONCE} at once", taken["batch"] / AT_ONCE, reference, limit),
     ]
     if classes:
-        whole = sum(seconds(lambda part=part: lloyd(part)) for part in batches(classes))  # type: ignore[misc]
-        rows.append(Row("barycenters", f"{case}, {classes} classes", whole, classes * reference, classes * limit))
+        total = sum(seconds(lambda part=part: lloyd(part)) for part in batches(classes))  # type: ignore[misc]
+        rows.append(Row("barycenters", f"{case}, {classes} classes", total, classes * reference, classes * limit))
     return rows
 
 

@@ -51,16 +51,17 @@ def images() -> tuple[DatasetSpec, str]:
     spec = registry.dataset("imagenette")
     if "DDBENCH_DATA" not in os.environ:
         return registry.dataset("digits"), "on the digits: DDBENCH_DATA names no folder with ImageNette's files"
-    whole = spec.open(Path(os.environ["DDBENCH_DATA"]))
+    complete = spec.open(Path(os.environ["DDBENCH_DATA"]))
 
     def part(split: Split) -> Split:
         assert isinstance(split, FileSplit)
         files = list(zip(split.labels.tolist(), split.names, strict=True))
         return FileSplit(split.root, files[:: len(files) // IMAGES][:IMAGES])
 
-    some = Source(whole.class_names, part(whole.train), part(whole.val), whole.class_titles)
-    told = f"on {len(some.train.labels)} of ImageNette's images"
-    return DatasetSpec("part", "", "", 224, lambda _: some), told
+    assert complete.val is not None
+    some = Source(complete.class_names, part(complete.train), part(complete.val), complete.class_titles)
+    extent = f"on {len(some.train.labels)} of ImageNette's images"
+    return DatasetSpec("part", "", "", 224, lambda _: some), extent
 
 
 class PlainImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -122,6 +123,7 @@ class Plain:
         workers: dict[str, Any] = {"num_workers": torch.get_num_threads(), "persistent_workers": True}
         self.epochs = DataLoader(PlainImages(source.train, seen), self.settings.batch_size, shuffle=True, **workers)
         self.train = DataLoader(PlainImages(source.train, still), BATCH, **workers)
+        assert source.val is not None
         self.val = DataLoader(PlainImages(source.val, still), BATCH, **workers)
         self.network = network(dataset)
 
@@ -142,10 +144,10 @@ class Plain:
 
     def features(self) -> None:
         """Computes moments with hooks on the BatchNorm layers."""
-        found: list[Tensor] = []
+        moments: list[Tensor] = []
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
-            found.extend((inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)))
+            moments.extend((inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)))
 
         layers = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
         hooks = [layer.register_forward_hook(keep) for layer in layers]
@@ -176,7 +178,7 @@ def measure(repetitions: int) -> list[Row]:
     """
     experiment = experiments(REQUEST, PluginRegistry())[0]
     precision = devices.resolve(RuntimeConfig(device=device().type)).precision
-    spec, told = images()
+    spec, extent = images()
     with tempfile.TemporaryDirectory() as folder:
         dataset = load_dataset(spec, experiment.data, None, Cache(Path(folder) / "part"))
         ours, plain = Ours(spec, experiment, dataset, precision), Plain(spec, experiment, dataset)
@@ -214,7 +216,7 @@ def measure(repetitions: int) -> list[Row]:
         for name, case, count, plain_count in counts
     ]
     total = Row("end to end", "all", sum(row.ours for row in rows), sum(row.reference or 0 for row in rows))
-    return [*rows, replace(total, agreement=told)]
+    return [*rows, replace(total, agreement=extent)]
 
 
 def whole_run() -> None:
@@ -224,8 +226,8 @@ def whole_run() -> None:
         places = ["--cache-dir", f"{folder}/cache", "--results-dir", f"{folder}/results"]
         command = [sys.executable, "-c", "from ddbench.cli.main import main; main()", "run", *arguments, *places]
         taken = seconds(lambda: subprocess.run(command, check=True))
-        (found,) = (Path(folder) / "results" / "records").glob("*.json")
-        record = records.read(found)
+        (path,) = (Path(folder) / "results" / "records").glob("*.json")
+        record = records.read(path)
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in record.seconds.items())
     print(f"the whole command: {taken:.0f} s ({stages}), top-1 {record.metrics.top1_last:.2f}")
 

@@ -31,7 +31,7 @@ def stepping(size: int, steps: int) -> list[Row]:
         case.steps, case.settings = steps, case.settings.model_copy(update={"steps": steps})
         taken = seconds(lambda case=case, way=way: case.ours(*way))  # type: ignore[misc]
         text = f"{steps} steps, IPC 1, 10 x 3 x {size} x {size}, {name}"
-        rows.append(Row("recover", text, taken, limit=seconds(case.limit), agreement="; ".join(case.said)))
+        rows.append(Row("recover", text, taken, limit=seconds(case.limit), agreement="; ".join(case.notes)))
     return rows
 
 
@@ -50,10 +50,10 @@ def recipe(arguments: argparse.Namespace, ipc: int) -> Row:
     start = time.perf_counter()
     subprocess.run(command, check=True)
     taken = time.perf_counter() - start
-    found = max(records.read_all(arguments.results_dir / "records"), key=lambda record: record.created)
-    stages = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in found.seconds.items())
+    newest = max(records.read_all(arguments.results_dir / "records"), key=lambda record: record.created)
+    stages = ", ".join(f"{stage} {spent:.0f} s" for stage, spent in newest.seconds.items())
     case = f"wmdd, {arguments.dataset}, {arguments.size} px, IPC {ipc}, recipe {arguments.recipe}"
-    return Row("whole recipe", case, taken, agreement=f"top-1 {found.metrics.top1_last:.2f}; {stages}")
+    return Row("whole recipe", case, taken, agreement=f"top-1 {newest.metrics.top1_last:.2f}; {stages}")
 
 
 if __name__ == "__main__":

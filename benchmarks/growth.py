@@ -87,8 +87,8 @@ def statistics(classes: int) -> float:
 
 def _held() -> int:
     """Returns the resident bytes that belong to no file."""
-    found = psutil.Process().memory_info()
-    return int(found.rss - getattr(found, "shared", 0))
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def _peak() -> int:
@@ -110,9 +110,11 @@ def measure(repetitions: int) -> list[Row]:
     rows = []
     for ipc in IPCS:
         units = len(units_of_whole_classes(CLASSES, ipc, BATCH))
-        seconds, whole = units * taken[str(ipc)] / STEPS, taken[str(BATCH // CLASSES)] / STEPS
+        seconds, reference = units * taken[str(ipc)] / STEPS, taken[str(BATCH // CLASSES)] / STEPS
         name = f"recover, {CLASSES} classes, IPC {ipc}: {units} units, {ARCH}, {SIZE} px"
-        rows.append(Row("growth", name, seconds, limit=whole * ipc * CLASSES / BATCH, agreement=_apart("recover", ipc)))
+        rows.append(
+            Row("growth", name, seconds, limit=reference * ipc * CLASSES / BATCH, agreement=_apart("recover", ipc))
+        )
     for classes in STATISTICS_OF:
         start = time.perf_counter()
         held = _apart("statistics", classes)

@@ -50,9 +50,9 @@ class Row:
 
 def device() -> torch.device:
     """Returns the device to measure: CUDA if available."""
-    found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    devices.prepare(found)
-    return found
+    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    devices.prepare(chosen)
+    return chosen
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -88,11 +88,11 @@ class Bench:
         for step in range(STEPS):
             network = self._network(step)
             loss = torch.zeros((), device=device())
-            for label, mine in enumerate(torch.split(images, self.case.ipc)):
+            for label, synthetic in enumerate(torch.split(images, self.case.ipc)):
                 if method == "dm":
-                    loss = loss + self._embeddings_apart(network, mine, step, label)
+                    loss = loss + self._embeddings_apart(network, synthetic, step, label)
                 else:
-                    loss = loss + self._gradients_apart(network, mine, step, label)
+                    loss = loss + self._gradients_apart(network, synthetic, step, label)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -108,15 +108,15 @@ class Bench:
         for _ in range(STEPS):
             for label in range(CLASSES):
                 real = images[:1].expand(self.case.real, -1, -1, -1).contiguous()
-                mine = images[label * self.case.ipc : (label + 1) * self.case.ipc].detach().requires_grad_(True)
+                synthetic = images[label * self.case.ipc : (label + 1) * self.case.ipc].detach().requires_grad_(True)
                 if self.case.method == "dm":
                     with torch.no_grad():
                         network.features(real)
-                    torch.autograd.grad(network.features(mine).sum(), mine)
+                    torch.autograd.grad(network.features(synthetic).sum(), synthetic)
                 else:
                     torch.autograd.grad(network(real).square().sum(), parameters)
-                    found = torch.autograd.grad(network(mine).square().sum(), parameters, create_graph=True)
-                    torch.autograd.grad(sum(part.sum() for part in found), mine)  # type: ignore[arg-type]
+                    own = torch.autograd.grad(network(synthetic).square().sum(), parameters, create_graph=True)
+                    torch.autograd.grad(sum(part.sum() for part in own), synthetic)  # type: ignore[arg-type]
 
     def _network(self, step: int) -> ConvNet:
         seed = seeds.derive("distill", 0, "network", step)
@@ -129,27 +129,27 @@ class Bench:
         pixels = self.dataset.train.centre(self.task.sample(label, count, *names), self.case.size)
         return self.dataset.normalise(pixels).to(device())
 
-    def _embeddings_apart(self, network: ConvNet, mine: Tensor, step: int, label: int) -> Tensor:
+    def _embeddings_apart(self, network: ConvNet, synthetic: Tensor, step: int, label: int) -> Tensor:
         real = self._real_of(label, self.case.real, "real", step)
         assert self.dm.strategy is not None
         view = draw_augmentation(self.dm.strategy, self.case.size, self.task.generator("augmentation", step, label))
         with torch.no_grad():
-            wanted = network.features(augment(real, view)).flatten(1).mean(0)
-        found = network.features(augment(mine, view)).flatten(1).mean(0)
-        apart: Tensor = ((found - wanted) ** 2).sum()
+            target = network.features(augment(real, view)).flatten(1).mean(0)
+        own = network.features(augment(synthetic, view)).flatten(1).mean(0)
+        apart: Tensor = ((own - target) ** 2).sum()
         return apart
 
-    def _gradients_apart(self, network: ConvNet, mine: Tensor, step: int, label: int) -> Tensor:
+    def _gradients_apart(self, network: ConvNet, synthetic: Tensor, step: int, label: int) -> Tensor:
         real = self._real_of(label, self.case.real, "real", step, 0)
         parameters = [parameter for parameter in network.parameters() if parameter.ndim >= 2]
         losses = [
             functional.cross_entropy(network(batch), torch.full((len(batch),), label, device=device()))
-            for batch in (real, mine)
+            for batch in (real, synthetic)
         ]
-        wanted = torch.autograd.grad(losses[0], parameters)
-        found = torch.autograd.grad(losses[1], parameters, create_graph=True)
+        target = torch.autograd.grad(losses[0], parameters)
+        own = torch.autograd.grad(losses[1], parameters, create_graph=True)
         apart = torch.zeros((), device=device())
-        for a, b in zip(found, wanted, strict=True):
+        for a, b in zip(own, target, strict=True):
             a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
             apart = apart + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
         return apart

@@ -52,7 +52,7 @@ class Case:
     teacher: TappedNetwork = field(init=False)
     plain: nn.Module = field(init=False)
     losses: list[Tensor] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         draw = seeds.generator("benchmark", "recover")
@@ -95,7 +95,7 @@ class Case:
             device=self.device,
             precision=precision,
             compile=compiled,
-            note=self.said.append,
+            note=self.notes.append,
             info=SimpleNamespace(image_size=self.size),
             dataset=SimpleNamespace(mean=mean, std=std),
             teacher=self.teacher,
@@ -111,11 +111,11 @@ class Case:
 
     def reference(self) -> Tensor:
         """Runs the same steps in plain PyTorch: hooks on the BatchNorm layers, and Eq. 13 class by class."""
-        found: list[Tensor] = []
+        bn_inputs: list[Tensor] = []
         features: list[Tensor] = []
         network = self.plain
         hooks = [
-            network.get_submodule(name).register_forward_hook(lambda _, inputs, __: found.append(inputs[0]))
+            network.get_submodule(name).register_forward_hook(lambda _, inputs, __: bn_inputs.append(inputs[0]))
             for name in self.teacher.bn_names
         ]
         hooks.append(network.fc.register_forward_hook(lambda _, inputs, __: features.append(inputs[0])))  # type: ignore[union-attr]
@@ -124,17 +124,17 @@ class Case:
         losses: list[Tensor] = []
         for step in range(self.steps):
             optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / self.steps)) * 0.25
-            found.clear()
+            bn_inputs.clear()
             features.clear()
             network(self._plain_view(images, step))
             loss = ((features[0] - self.points) ** 2).sum()
-            for layer, x in enumerate(found):
+            for layer, x in enumerate(bn_inputs):
                 for label in range(CLASSES):
-                    mine = self.labels == label
-                    weights = self.rows[label, mine][:, None, None, None]
+                    of_class = self.labels == label
+                    weights = self.rows[label, of_class][:, None, None, None]
                     positions = x.shape[2] * x.shape[3]
-                    mean = (weights * x[mine]).sum((0, 2, 3)) / positions
-                    variance = (weights * (x[mine] - mean[:, None, None]) ** 2).sum((0, 2, 3)) / positions
+                    mean = (weights * x[of_class]).sum((0, 2, 3)) / positions
+                    variance = (weights * (x[of_class] - mean[:, None, None]) ** 2).sum((0, 2, 3)) / positions
                     loss = loss + LAMBDA * ((mean - self.means[layer][label]) ** 2).sum()
                     loss = loss + LAMBDA * ((variance - self.variances[layer][label]) ** 2).sum()
             losses.append(loss.detach())
@@ -183,7 +183,7 @@ def of(case: Case, repetitions: int, ways: Sequence[str] = tuple(VARIANTS)) -> l
             per_step[name],
             per_step["reference"],
             per_step["limit"],
-            "; ".join([f"losses of {case.steps} steps: {apart[name]:.0e}", *(case.said if VARIANTS[name][1] else [])]),
+            "; ".join([f"losses of {case.steps} steps: {apart[name]:.0e}", *(case.notes if VARIANTS[name][1] else [])]),
         )
         for name in ways
     ]

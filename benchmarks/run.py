@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows: list[Row] = []
     for part in options.only or PARTS:
-        found = import_module(part).measure(options.repetitions)
-        write(part, found)
-        rows += found
+        measured = import_module(part).measure(options.repetitions)
+        write(part, measured)
+        rows += measured
     print(f"all parts\n\n{table(rows)}")
 
 

@@ -139,7 +139,7 @@ def main() -> None:
             rows.append(run(root / "images", root / str(workers), workers, arguments.students))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     assert len({row["distilled_digest"] for row in rows}) == 1
-    found = {
+    content = {
         "classes": arguments.classes,
         "images": arguments.images,
         "students": arguments.students,
@@ -151,7 +151,7 @@ def main() -> None:
     path = arguments.output / f"classes-{arguments.classes}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
     parallel = ("statistics", "distill", "evaluate")
     table = [
         [

@@ -143,13 +143,13 @@ class Views:
         seen = views_module.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
         boxes, flips = seen.boxes.to(device()), seen.flips.to(device())
         mean, std = dataset.mean.to(device()), dataset.std.to(device())
-        found = []
+        drawn = []
         for part in seen.batches:
-            whole = batches.to_device(images.read(seen.order[part])[0], device()).float() / 255
-            found.append(
-                crops_module.normalise(crops_module.crop_resize(whole, boxes[part], SIZE, flips[part]), mean, std)
+            decoded = batches.to_device(images.read(seen.order[part])[0], device()).float() / 255
+            drawn.append(
+                crops_module.normalise(crops_module.crop_resize(decoded, boxes[part], SIZE, flips[part]), mean, std)
             )
-        return found
+        return drawn
 
     def reference(self) -> list[Tensor]:
         """Computes the same crops image by image through torchvision."""
@@ -157,15 +157,15 @@ class Views:
 
         images = self.dataset.train
         seen = views_module.epoch_views(len(self.part), images.sizes[self.part], 0, 0, BATCH["teacher"])
-        found = []
+        drawn = []
         for part in seen.batches:
             pixels = images.read(seen.order[part])[0]
             crops = []
             for image, box, flip in zip(pixels, seen.boxes[part].tolist(), seen.flips[part].tolist(), strict=True):
                 crop = transforms.functional.resized_crop(image.float() / 255, *box, [SIZE, SIZE], antialias=True)
                 crops.append(crop.flip(-1) if flip else crop)
-            found.append(self.dataset.normalise(torch.stack(crops).to(device())))
-        return found
+            drawn.append(self.dataset.normalise(torch.stack(crops).to(device())))
+        return drawn
 
     def step(self) -> None:
         """Runs STEPS bare training steps, forward and backward: the limit of the pipeline."""
