@@ -46,6 +46,9 @@ settings.load_profile("ddbench")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# pytest-xdist sets the width of a terminal, and what is printed would depend on it.
+os.environ.pop("COLUMNS", None)
+
 # Few, large batches of small images and no bf16: what these runs have to show does not depend on any of that.
 FAST = (
     *("--recipe", "smoke", "--device", "cpu", "--precision", "fp32"),
