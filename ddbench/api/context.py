@@ -27,7 +27,9 @@ Cached = Callable[[str, Mapping[str, Any], Callable[[], "dict[str, Tensor]"]], "
 
 
 class CheckpointIO(Protocol):
-    """The checkpoint of one unit or student. It survives a killed process and is deleted when the result is stored.
+    """The checkpoint of one unit or student.
+
+    It remains if the process is killed, and is deleted when the result is stored.
 
     Example:
         A loop that resumes and that stops cleanly on Ctrl-C::

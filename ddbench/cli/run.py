@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--strict",
     is_flag=True,
-    help="Refuse to run if accuracies may be too high, e.g. because validation images are copies of training images.",
+    help="Refuse a run with possible data leakage, e.g. validation images that are copies of training images.",
 )
 @click.option("--force", type=options.StageName(), multiple=True, help="Recompute this stage and all later ones.")
 @click.pass_obj

@@ -91,7 +91,7 @@ def table_command(
 ) -> None:
     """Prints a table of records and published numbers.
 
-    NAME is one of the tables of `ddbench list tables`. The command says how many cells are missing and how long they
+    NAME is one of the tables of `ddbench list tables`. The command states how many cells are missing and how long they
     would take. With --run, it runs the experiments that have no record. Ctrl-C keeps all finished experiments. The exit
     code is 1 if an experiment failed.
     """

@@ -1,4 +1,4 @@
-"""Equal values as equal text, and cache keys of such values."""
+"""Serialises values to canonical JSON (equal values give equal text) and computes cache keys."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def value_text(value: Any) -> str:
     """Formats a value as `--set` and recipes accept it: YAML in flow style.
 
     Args:
-        value: A text, number, truth value, None, path or model, or a collection of them.
+        value: A string, number, boolean, None, path or model, or a collection of them.
 
     Returns:
         One line.

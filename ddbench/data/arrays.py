@@ -146,7 +146,7 @@ def _cifar_split(root: Path, files: tuple[str, ...], layout: CifarLayout, count:
 def open_fashion(data_dir: Path | None, records: tuple[int, int] = (60_000, 10_000)) -> Source:
     """Opens Fashion-MNIST from its four idx files, gzipped or not.
 
-    The files lie in fashion-mnist/ or in torchvision's FashionMNIST/raw/.
+    The files are in fashion-mnist/ or in torchvision's FashionMNIST/raw/.
 
     Args:
         data_dir: The data folder; None: the default one.

@@ -26,13 +26,13 @@ _REPORT_EVERY = 500
 
 
 def read_digests(source: Source, cache: Path, report: Report) -> None:
-    """Sets the digests of the files of a large dataset from `CACHE/digests`, and computes and keeps those of new files.
+    """Reads stored digests of a large dataset's files from `CACHE/digests`; computes and stores digests of new files.
 
     A file is recognised by its path, size, inode and times (of modification, and of the last change of inode or
     content).
 
     Args:
-        source: The dataset. Splits that are not files are left alone.
+        source: The dataset. Splits without files are not changed.
         cache: The folder of the cache.
         report: Called with progress events.
 

@@ -47,7 +47,7 @@ class CorruptImage(Exception):
 
 
 class OtherFormat(CorruptImage):
-    """A file is not an image of a supported format. The message says what it is, e.g. `a GIF`."""
+    """A file is not an image of a supported format. The message states the format, e.g. `a GIF`."""
 
 
 class Header(NamedTuple):

@@ -94,7 +94,7 @@ def open_imagefolder(root: Path) -> Source:
     The folder holds `train/CLASS/...` and the validation images in the first of `VALIDATION_PARTS` that exists. Without
     that, the source has no validation images. A folder without these parts holds class folders of training images.
 
-    Image files are found by suffix, at any depth of a class folder. What is passed over becomes a note of the source.
+    Image files are found by suffix, at any depth of a class folder. What is ignored becomes a note of the source.
 
     Args:
         root: The folder.

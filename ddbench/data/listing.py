@@ -1,4 +1,4 @@
-"""Lists class folders and image files, and counts the files and folders that are passed over."""
+"""Lists class folders and image files, and counts the files and folders that are ignored."""
 
 import os
 import unicodedata
@@ -24,12 +24,12 @@ class Listing:
         root: The folder.
 
     Attributes:
-        passed_over: What was passed over so far: the number of files of each other suffix and of skipped folders.
+        ignored: What was ignored so far: the number of files of each other suffix and of skipped folders.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.passed_over: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter()
 
     def classes(self, part: str) -> list[str]:
         """Lists the class folders of a part.
@@ -53,7 +53,7 @@ class Listing:
             found = f"{images} images outside of class folders" if images else "nothing"
             raise DDBenchError(f"{folder} holds no class folders (expected {folder}/CLASS/IMAGE; found {found})")
         if images:
-            self.passed_over["images outside of class folders"] += images
+            self.ignored["images outside of class folders"] += images
         known: dict[str, str] = {}
         for name in names:
             require_utf8(folder / name, "class folder")
@@ -99,14 +99,14 @@ class Listing:
         if not files:
             found = f"; it holds {_counts(others)}" if others else ""
             raise DDBenchError(f"the folder {self.root / folder} holds no images ({', '.join(SUFFIXES)}){found}")
-        self.passed_over += others
+        self.ignored += others
         return files
 
     def note(self) -> str | None:
-        """Returns a line about what was passed over, or None."""
-        if not self.passed_over:
+        """Returns a line about what was ignored, or None."""
+        if not self.ignored:
             return None
-        return f"{path_text(self.root)}: passed over {_counts(self.passed_over)} (read: {' '.join(SUFFIXES)})"
+        return f"{path_text(self.root)}: ignored {_counts(self.ignored)} (read: {' '.join(SUFFIXES)})"
 
     def _entries(self, folder: Path) -> list[tuple[str, bool]]:
         """Returns name and type (whether it is a folder; links are followed) of the entries that are not skipped."""
@@ -118,13 +118,13 @@ class Listing:
         kept = []
         for name, is_folder in found:
             if is_folder and name in _SYSTEM_FOLDERS:
-                self.passed_over[f"folders {name}"] += 1
+                self.ignored[f"folders {name}"] += 1
             elif not name.startswith("."):
                 kept.append((name, is_folder))
             elif is_folder:
-                self.passed_over["hidden folders"] += 1
+                self.ignored["hidden folders"] += 1
             elif is_image(name):
-                self.passed_over["hidden images"] += 1
+                self.ignored["hidden images"] += 1
         return kept
 
 

@@ -29,7 +29,7 @@ class DistillContext:
     Args:
         dataset: The real data.
         ipc: Images per class; 0 for a method without an IPC.
-        seed: The run's seed.
+        seed: The seed of the distilled set.
         device: The device that the method computes on.
         precision: `fp32` or `bf16`.
         checkpoint: The checkpoint of this unit.
@@ -74,7 +74,7 @@ class DistillContext:
         return self._teacher()
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """Returns a CPU generator that is seeded by the run's seed and the names.
+        """Returns a CPU generator that is seeded by the seed of the distilled set and the names.
 
         Args:
             names: Identify the draw; use a different name for every kind of draw.
@@ -87,7 +87,7 @@ class DistillContext:
         Args:
             label: The class.
             count: The number of images. A larger count begins with the images of a smaller one.
-            names: Identify the draw, together with the run's seed and `label`.
+            names: Identify the draw, together with the seed of the distilled set and `label`.
 
         Returns:
             The indices, int64 [count]; the indices of all images of the class if it has fewer.

@@ -224,7 +224,7 @@ def _are_weights(weights: Tensor) -> bool:
 
 
 def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
-    """Checks the stored tensors of units, which may come from a damaged or foreign file.
+    """Checks the stored tensors of units, which may come from a damaged or unrelated file.
 
     Args:
         units: The tensors of each unit: `labels`, either `images` or `indices`, and optionally `weights`.

@@ -28,10 +28,10 @@ REPORT_EVERY = 25
 def slot_noise(seed: int, unit: Unit, size: int) -> Tensor:
     """Draws standard normal noise for the slots of a unit.
 
-    The noise of a slot depends on the run's seed, its class and its index only, not on the unit.
+    The noise of a slot depends only on the seed of the distilled set, the class and the index, not on the unit.
 
     Args:
-        seed: The run's seed.
+        seed: The seed of the distilled set.
         unit: The unit.
         size: Height and width in pixels.
 
@@ -66,9 +66,9 @@ def recover(
     objective, propagates its gradient to the pixels, takes an Adam step with a cosine learning rate, and clamps the
     pixels to the valid range. The last iterate is kept. Source: SRe2L and the released WMDD code.
 
-    The draws depend on the run's seed, the unit and the step only, so a resumed run ends with the same bytes. If the
-    unit does not fit into memory, it passes through the teacher in parts. This changes the result only by rounding, as
-    does compiling the teacher (`task.compile`).
+    The draws depend only on the seed of the distilled set, the unit and the step, so a resumed run ends with the same
+    bytes. If the unit does not fit into memory, it is passed through the teacher in parts. This changes the result only
+    by rounding, as does compiling the teacher (`task.compile`).
 
     Args:
         task: The task: teacher, data, device, checkpoint, progress.

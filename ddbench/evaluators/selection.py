@@ -89,8 +89,8 @@ def score_on(task: EvaluateTask, rows: Tensor, batch_size: int = 256) -> Callabl
         batch_size: The largest batch.
 
     Returns:
-        A function that returns the top-1 in percent and the negative of the mean cross-entropy, which decides between
-        students of equal top-1.
+        A function that returns the top-1 in percent and the negative of the mean cross-entropy, which breaks ties
+        between epochs of equal top-1.
     """
     images, labels = task.images[rows], task.labels[rows]
     mean, std = task.dataset.mean.to(task.device), task.dataset.std.to(task.device)

@@ -1,4 +1,4 @@
-"""Computes a grid on Ray: work items as tasks, retried if a worker dies. Only names and events pass through Ray."""
+"""Computes a grid on Ray: a unit of work is a task, which is retried if its worker is lost. Ray carries no tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ddbench.pipeline.executor import WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
 
 RETRIES = 3
-"""How often an item whose worker or node died is retried."""
+"""How often an item is retried if its worker or node is lost."""
 STARTS = 3
 """Number of attempts to start Ray on this machine. Ray allows 30 seconds, which is too short on a busy machine."""
 TICK = 0.5

@@ -1,4 +1,4 @@
-"""A work item on Ray: one task, or one task per process if several processes train together. Imports no torch."""
+"""A unit of work on Ray: one task, or one task per process if several processes train together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class RemoteFns:
 
 
 class TaskGroup:
-    """The tasks of one work item.
+    """The tasks of one unit of work.
 
     Several tasks are placed on one node if it has room for all. They connect at an address of the first task's node.
 
     Args:
-        item: The work item.
+        item: The unit of work.
         resources: The resources of each task.
         processes: The number of tasks.
         functions: The remote functions.
-        order: The work item as JSON, for the worker.
+        order: The unit of work as JSON, for the worker.
         queue: The handle of the event queue.
     """
 
@@ -84,7 +84,7 @@ class TaskGroup:
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             self._answers[rank] = {"reason": f"{self.item.name}: {line}"}
         except RayError as error:
-            self._answers[rank] = {"again": f"its worker died ({type(error).__name__})"}
+            self._answers[rank] = {"again": f"its worker was lost ({type(error).__name__})"}
         self._deadline = self._deadline or time.monotonic() + GRACE
         if self._placement is not None and not self._ranks:
             remove_placement_group(self._placement)

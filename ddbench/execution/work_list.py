@@ -12,7 +12,7 @@ from ddbench.pipeline.pipeline import Pipeline
 
 @dataclass(frozen=True, eq=False)
 class WorkItem:
-    """Parts of one stage of an experiment that one worker builds.
+    """A unit of work: the parts of one stage of an experiment that one worker builds together.
 
     Attributes:
         stage: The name of the stage.

@@ -1,4 +1,4 @@
-"""The function of a Ray worker: builds one work item into the cache and returns a short JSON answer without tensors."""
+"""The function of a Ray worker: builds one unit of work into the cache and returns short JSON without tensors."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _registry = functools.cache(PluginRegistry)
 
 
 def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_size: int = 1) -> str:
-    """Builds the artifacts of one work item.
+    """Builds the artifacts of one unit of work.
 
     Args:
-        order: The work item as JSON.
+        order: The unit of work as JSON.
         queue: The handle of an `EventQueue` actor.
         address: HOST:PORT at which several processes that train together connect.
         rank: The number of this process among them.

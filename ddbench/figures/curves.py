@@ -1,4 +1,4 @@
-"""Draws curves of top-1 over a number: one panel per set of conditions, one line per way to make a set."""
+"""Draws curves of top-1 over a number: one panel per set of conditions, one line per variant of a method."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ PUBLISHED = (
 def frame(records: Sequence[Record]) -> pd.DataFrame:
     """Returns the data of the figure: `mean_top1` over lambda, in separate panels for each method.
 
-    Methods give the setting of this name their own meaning, so they share no axis. 0 is left out because the axis is
-    logarithmic. Lines with one value are left out.
+    The meaning of the setting of this name depends on the method, so methods do not share an axis. 0 is left out
+    because the axis is logarithmic. Lines with one value are left out.
     """
     import pandas as pd
 

@@ -122,7 +122,7 @@ def _read_sets(
             stored_sets.append((record, stored))
     for record, reason in missing:
         if all(other.method != record.method for other, _ in stored_sets):
-            raise DDBenchError(f"{reason}; make it again: {command_of(record)}")
+            raise DDBenchError(f"{reason}; reproduce it: {command_of(record)}")
         warn(f"left out: {reason}")
     return stored_sets
 

@@ -24,9 +24,9 @@ class KMeans(Selection, frozen=True, extra="forbid"):
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
         """Selects one image for each centroid of `ddbench.ot.barycenter_lloyd`, in the order of the centroids.
 
-        The pair of a centroid and a row with the smallest distance is matched first, then the next among the remaining
-        ones. A row is matched once, so a centroid can get its second nearest row. The sizes of the clusters are not
-        used: the weights are uniform as for every set of real images.
+        The pair of a centroid and an image with the smallest distance is matched first, then the next among the
+        remaining ones. An image is used once, so a centroid may get its second nearest image. The sizes of the clusters
+        are not used: the weights are uniform as for every set of real images.
 
         Args:
             features: The features of the class's images, float64 [n, d] with mean 0.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Random(Distiller, frozen=True, extra="forbid"):
-    """Draws IPC real images of each class without replacement, seeded by (run seed, class)."""
+    """Draws IPC real images of each class without replacement, seeded by (seed of the set, class)."""
 
     name = "random"
     version = "1"

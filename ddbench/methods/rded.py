@@ -57,7 +57,7 @@ class RDED(Distiller, frozen=True, extra="forbid"):
         return units_of_whole_classes(num_classes, ipc, ipc)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Counts a third of a pass for each crop, because it passes the teacher forward only."""
+        """Counts a third of a pass for each crop (forward pass of the teacher only)."""
         return num_classes * self.candidates * self.crops // 3
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:

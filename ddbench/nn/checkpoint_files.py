@@ -1,4 +1,4 @@
-"""Reads the weights and the class names in a checkpoint file, and says what is wrong with a file that has none."""
+"""Reads the weights and the class names in a checkpoint file. The error describes what an invalid file contains."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DDBenchError(f"checkpoint '{path}' has none of the suffixes {' '.join(SUFFIXES)}")
     try:
         content, remarks = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    except Exception as error:  # a damaged or hostile file may raise anything
+    except Exception as error:  # a damaged or malicious file may raise anything
         raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {_reason(path, error)}") from error
     return Checkpoint(path, _state_dict(path, content), class_names(remarks))
 
@@ -152,7 +152,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Says in words why a file cannot be read. The messages of torch advise to turn weights_only off."""
+    """Returns the reason why a file cannot be read. The messages of torch advise to turn weights_only off."""
     if isinstance(error, DDBenchError):
         return str(error)
     try:
@@ -186,7 +186,7 @@ def _types_in(path: Path) -> Iterable[str]:
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     found = content
-    for _ in NESTED:  # a hostile dict may hold itself
+    for _ in NESTED:  # a malicious dict may contain itself
         if not isinstance(found, Mapping) or _is_state_dict(found):
             break
         nested = [name for name in NESTED if isinstance(found.get(name), Mapping)]
@@ -219,7 +219,7 @@ def _is_weight(value: object) -> bool:
 
 
 def _described(content: object) -> str:
-    """Says what was found in place of a state dict: the names and types of its entries that are no weights."""
+    """Describes what was found instead of a state dict: the names and types of the entries that are not weights."""
     if not isinstance(content, Mapping):
         return f"is of the type {_type_name(content)}"
     odd = [f"'{str(name)[:60]}' ({_type_name(value)})" for name, value in content.items() if not _is_weight(value)][:8]

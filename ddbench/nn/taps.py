@@ -103,7 +103,7 @@ class TappedNetwork(nn.Module):
             Logits [B, K], features [B, d], and one BatchNorm input for each of `bn_names` (empty without `bn`).
 
         Raises:
-            DDBenchError: There is no layer of this number, or its input is neither a map nor a vector.
+            DDBenchError: There is no layer of this number, or its input is neither a feature map nor a vector.
         """
         with nullcontext() if layer is None else self.tap_layer(layer):
             return self.tapped_forward(images, bn, layer, moments)
@@ -137,7 +137,7 @@ class TappedNetwork(nn.Module):
             See `forward`.
 
         Raises:
-            DDBenchError: The input of the layer is neither a map nor a vector.
+            DDBenchError: The input of the layer is neither a feature map nor a vector.
         """
         inputs: dict[str, Tensor] = {}
         bn_moments: dict[str, Moments] = {}

@@ -67,8 +67,8 @@ def nearest_shares(points: Tensor, features: Tensor) -> Tensor:
 def transport_plan(points: Tensor, weights: Tensor, features: Tensor) -> tuple[Tensor, Tensor, float]:
     """Solves the exact transport problem between weighted points and the features of one class.
 
-    Source: paper, Eq. 27-31. The paper does not normalise the dual. Here it is centred to mean 0: the weights live
-    on the simplex, so a constant in the dual has no effect on them.
+    Source: paper, Eq. 27-31. The paper does not normalise the dual. Here it is centred to mean 0: the weights
+    are on the simplex, so a constant in the dual has no effect on them.
 
     Args:
         points: Points B [m, d], finite.

@@ -67,14 +67,14 @@ def _count_layers(network: nn.Module) -> tuple[int, int]:
 
 
 def check_leaks(pipelines: Iterable[Pipeline], strict: bool) -> list[str]:
-    """Returns a note for each reason why accuracies of a grid may be too high.
+    """Returns a note for each possible data leak in a grid. Leaks can make accuracies too high.
 
     Args:
         pipelines: The cells.
-        strict: Whether such a reason is an error.
+        strict: Whether a possible leak is an error.
 
     Raises:
-        DDBenchError: There is a reason, and `strict` is set.
+        DDBenchError: A possible leak was found, and `strict` is set.
     """
     notes = list(dict.fromkeys(note for pipeline in pipelines for note in _leaks(pipeline)))
     if strict and notes:

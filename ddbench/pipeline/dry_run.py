@@ -53,7 +53,7 @@ def dry_run(
         echo: Prints a text.
         verbose: Whether to print the whole configuration of each cell too. The output is then a stream of YAML
             documents; the plan is a comment.
-        strict: Whether a grid whose accuracies may be too high is refused.
+        strict: Whether a grid with a possible data leak is refused.
 
     Raises:
         DDBenchError: A cell cannot run.

@@ -86,7 +86,7 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
 
 
 def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
-    """Converts a JSON tree, as in a record or a work item, to an experiment.
+    """Converts a JSON tree, as in a record or a unit of work, to an experiment.
 
     Raises:
         DDBenchError: Its method or its protocol is not installed here.

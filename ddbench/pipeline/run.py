@@ -44,7 +44,7 @@ def run(
         results_dir: The folder of records and pictures.
         echo: Prints a line of the result.
         warn: Prints a line about the progress.
-        strict: Whether a grid whose accuracies may be too high is refused.
+        strict: Whether a grid with a possible data leak is refused.
 
     Returns:
         The records of the cells that succeeded.

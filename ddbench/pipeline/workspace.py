@@ -36,7 +36,7 @@ class Workspace:
 
     Args:
         registry: The installed methods, protocols, datasets and stages.
-        cache: The cache. If it forces a stage, all stages that depend on this stage are also forced.
+        cache: The cache. If it recomputes a stage (`--force`), all stages that depend on it are recomputed too.
         data_dir: The folder of the datasets; None: the default one.
         download: Whether missing datasets are downloaded.
         executor: Computes the grid; default: in this process.

@@ -89,9 +89,9 @@ def figures(results_dir: Path, budget: PictureBudget) -> list[Picture]:
 def previews(
     records: Iterable[Record], results_dir: Path, budget: PictureBudget, warn: Callable[[str], None]
 ) -> list[Picture]:
-    """Embeds the previews of at most `MAX_PREVIEWS` distilled sets, reduced and as WebP.
+    """Embeds the previews of at most `MAX_PREVIEWS` distilled sets, scaled down, in WebP format.
 
-    Sets of the first repeat take precedence.
+    The first set of each run comes first.
 
     Args:
         records: The records whose sets are shown.

@@ -1,4 +1,4 @@
-"""The command that makes a record again. Imports no torch."""
+"""The command that reproduces a record. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ddbench.results.records import Record
 
 
 def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), settings: Sequence[str] = ()) -> str:
-    """Returns the command that makes a record again, with the same cache keys.
+    """Returns the command that reproduces a record, with the same cache keys.
 
     A set or student with a number above 0 is one of the grid that the command runs. A record contains no paths: the
     command needs `--data-dir` for an image folder, a teacher's checkpoint in the working directory, and the file of a

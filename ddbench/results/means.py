@@ -21,18 +21,18 @@ MEAN_COLUMNS = ("panel", *PANEL_FIELDS, "series", "method", "recipe", "x", "top1
 
 @dataclass(frozen=True)
 class Line:
-    """Records that share the conditions of their students and the way to make their sets.
+    """Records that share the conditions of their students and the variant of the method that made their sets.
 
     Attributes:
         panel: The conditions of the students, as canonical JSON.
-        way: The way to make the sets, as canonical JSON.
+        variant: The method with its settings, as canonical JSON.
         conditions: The conditions by name.
         config: The dependencies of the sets by name.
         records: The records, by value of the setting on the x-axis.
     """
 
     panel: str
-    way: str
+    variant: str
     conditions: Facts
     config: Facts
     records: dict[float, list[Record]] = field(default_factory=dict)
@@ -55,40 +55,40 @@ def lines(records: Sequence[Record], x: str) -> list[Line]:
         conditions, config = evaluation_conditions(record), distillation_config(record)
         value = conditions.pop(x, config.pop(x, None))
         if value is not None:
-            panel, way = canonical_json(conditions), canonical_json(config)
-            line = found.setdefault((panel, way), Line(panel, way, conditions, config))
+            panel, variant = canonical_json(conditions), canonical_json(config)
+            line = found.setdefault((panel, variant), Line(panel, variant, conditions, config))
             line.records.setdefault(float(value), []).append(record)
     return list(found.values())
 
 
 def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Record], list[str]]:
-    """Selects the records of the best-measured way of each method, or of the ways of a single method.
+    """Selects the records of the best-measured variant of each method, or of all variants of a single method.
 
-    Accuracies do not count in the selection. The best-measured way has a line with the most values of the setting, then
-    the most records. Conditions under which no line has two values are left out, if others have one.
+    Accuracies do not count in the selection. The best-measured variant has a line with the most values of the setting,
+    then the most records. Conditions under which no line has two values are left out, if others have one.
 
     Args:
         records: The records.
         x: The setting on the x-axis.
-        limit: The most ways.
+        limit: The largest number of variants.
 
     Returns:
-        The records of the selected ways, and the methods of which no way is selected.
+        The records of the selected variants, and the methods of which no variant is selected.
     """
     found = lines(records, x)
     curved = {line.panel for line in found if len(line.records) > 1}
-    by_way: dict[str, list[Line]] = {}
+    by_variant: dict[str, list[Line]] = {}
     for line in (line for line in found if line.panel in curved or not curved):
-        by_way.setdefault(line.way, []).append(line)
+        by_variant.setdefault(line.variant, []).append(line)
     ranked = sorted(
-        by_way.values(),
-        key=lambda way: (-max(len(line.records) for line in way), -sum(len(line.all_records) for line in way)),
+        by_variant.values(),
+        key=lambda group: (-max(len(line.records) for line in group), -sum(len(line.all_records) for line in group)),
     )
     by_method: dict[str, list[list[Line]]] = {}
-    for way in ranked:
-        by_method.setdefault(way[0].all_records[0].method, []).append(way)
-    chosen = [ways[0] for ways in by_method.values()] if len(by_method) > 1 else ranked
-    kept = [record for way in chosen[:limit] for line in way for record in line.all_records]
+    for variant in ranked:
+        by_method.setdefault(variant[0].all_records[0].method, []).append(variant)
+    chosen = [variants[0] for variants in by_method.values()] if len(by_method) > 1 else ranked
+    kept = [record for variant in chosen[:limit] for line in variant for record in line.all_records]
     return kept, sorted(by_method.keys() - {record.method for record in kept})
 
 
@@ -103,7 +103,7 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
 
     Returns:
         One row per panel, series and x. `panel` names the evaluation conditions that its students share; of these,
-        `dataset`, `classes`, `evaluator` and `student` have columns. `series` names the way to make the distilled set;
+        `dataset`, `classes`, `evaluator` and `student` have columns. `series` names the variant of the method;
         `method` and `recipe` are part of it. `top1` is the mean in percent and `deviation` the sample standard
         deviation (NaN for one value) over `sets` distilled sets with `n` students, as `results.pooling` defines them.
     """
@@ -115,20 +115,20 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     for line in lines(records, x):
         first = line.all_records[0]
         panels.setdefault(line.panel, (first, line.conditions))
-        series.setdefault(line.way, (first, line.config))
+        series.setdefault(line.variant, (first, line.config))
         for value, group in line.records.items():
-            students[line.panel, line.way, value] = {student_key(record): record for record in group}
+            students[line.panel, line.variant, value] = {student_key(record): record for record in group}
     titles = dict(zip(panels, _titles([*panels.values()], x), strict=True))
     labels = dict(zip(series, set_labels(*_unzip([*series.values()])), strict=True))
     rows: list[dict[str, Any]] = []
-    for (panel, way, value), measured in students.items():
-        shared, example = panels[panel][0], series[way][0]
+    for (panel, variant, value), measured in students.items():
+        shared, example = panels[panel][0], series[variant][0]
         pooled = pool([record.metrics.top1_last for record in measured.values()], [digest for digest, _ in measured])
         rows.append(
             {
                 "panel": titles[panel],
                 **{name: getattr(shared, name) for name in PANEL_FIELDS},
-                "series": labels[way],
+                "series": labels[variant],
                 "method": example.method,
                 "recipe": recipe_label(example, x),
                 "x": value,

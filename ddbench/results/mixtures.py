@@ -1,4 +1,4 @@
-"""Names what differs in the computation of records whose numbers are averaged."""
+"""Names the conditions in which averaged records differ."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ddbench.results.records import Record
 
 NOT_RECORDED = "not recorded"
 _TITLES = {"digest": "code", "distribution": "package"}
-"""Titles of the names in `Record.stages` that are no words of their own."""
+"""Titles of names in `Record.stages` that are unclear in a message."""
 
 
 def mixture(records: Sequence[Record]) -> str:
     """Names the conditions that differ between records whose numbers are averaged, or between the stages' artifacts.
 
-    These conditions change numbers but are no settings: real images, teacher, device, compilation, versions of the
-    core's numerical code, and of each stage its threads, processes, versions of PyTorch and POT and plugin code. How
-    the teacher was built counts only if the teachers differ.
+    These conditions change numbers but do not distinguish cells: real images, teacher, device, compilation, versions of
+    the core's numerical code; for each stage, threads, processes, versions of PyTorch and POT, and plugin code. How the
+    teacher was built counts only if the teachers differ.
 
     Args:
         records: Records of one method and protocol with equal settings.
@@ -43,7 +43,7 @@ def mixture(records: Sequence[Record]) -> str:
 
 
 def by_evaluate_key(stored: Iterable[Record]) -> dict[str, list[Record]]:
-    """Returns records by the cache key of their evaluation, which covers all dependencies of their numbers."""
+    """Returns records by the cache key of their evaluation, which covers all settings that determine their numbers."""
     found: dict[str, list[Record]] = {}
     for record in stored:
         for key in record.keys.get("evaluate", []):
@@ -52,14 +52,14 @@ def by_evaluate_key(stored: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def other_numbers(records: Sequence[Record], by_key: Mapping[str, Sequence[Record]]) -> str:
-    """Names records that have the key of one of `records`, but another number.
+    """Names records that have the `evaluate` key of one of `records`, but another top-1.
 
     Args:
         records: The records that are shown.
         by_key: All records, by the key of their evaluation.
 
     Returns:
-        For instance `not shown, another number of the same key: 40.56 (NAME)`; empty if there is none.
+        For instance `not shown: other top-1 with the same evaluate key: 40.56 (NAME)`; empty if there is none.
     """
     others = [
         f"{twin.metrics.top1_last:.2f} ({twin.name})"
@@ -68,7 +68,7 @@ def other_numbers(records: Sequence[Record], by_key: Mapping[str, Sequence[Recor
         for twin in by_key.get(key, [])
         if twin.metrics.top1_last != record.metrics.top1_last
     ]
-    return f"not shown, another number of the same key: {', '.join(others)}" if others else ""
+    return f"not shown: other top-1 with the same evaluate key: {', '.join(others)}" if others else ""
 
 
 def _facts(record: Record) -> dict[tuple[str, str], set[str]]:

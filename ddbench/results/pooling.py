@@ -11,7 +11,7 @@ from ddbench.core.text import counted
 
 @dataclass(frozen=True)
 class Pooled:
-    """A mean over distilled sets, each with the mean of its students.
+    """A mean over distilled sets. Values are first averaged over the students of each set.
 
     Attributes:
         mean: The mean over the sets.

@@ -78,11 +78,11 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
 
     Returns:
         One row per group of students that differ only in seeds and sets. `top1`, its sample standard `deviation` (NaN
-        for one value), `random`, `hard` and `full` are in percent. They are means over sets, each with the mean of its
-        students (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the distilled
-        sets. A score without reference is NaN; `missing` then names the conditions that differ in the closest record.
-        `settings` holds the settings that the user changed, and further conditions where rows would be equal without
-        them. `mixture` names what differs in the computation of the records (`results.mixtures`).
+        for one value), `random`, `hard` and `full` are in percent. They are averaged over the students of each set,
+        then over the sets (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the
+        distilled sets. A score without reference is NaN; `missing` then names the conditions that differ in the closest
+        record. `settings` holds the settings that the user changed, and further conditions where rows would be equal
+        without them. `mixture` names the conditions in which the averaged records differ (`results.mixtures`).
     """
     import pandas as pd
 

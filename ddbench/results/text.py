@@ -96,7 +96,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("device", _device(record.device)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("distilled set", record.distilled_digest),
-        ("made again by", command_of(record)),
+        ("reproduced by", command_of(record)),
     ]
     return [(name, str(value)) for name, value in rows]
 

@@ -15,7 +15,9 @@ from ddbench.storage.artifacts import Built, Tensors, quarantine, read_tensors, 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint file of one build. It survives a killed process and is deleted when the artifact is stored.
+    """The checkpoint file of one build.
+
+    It remains if the process is killed, and is deleted when the artifact is stored.
 
     Attributes:
         path: The file.

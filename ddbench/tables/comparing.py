@@ -50,7 +50,7 @@ def regimes(query: TableQuery) -> Iterable[Cell]:
 def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """Adds the scores `ior` to each cell, and `hlr` to the cells with hard labels. See `ddbench.results.scores`.
 
-    If a score is missing, `ior_note` or `hlr_note` says why.
+    If a score is missing, `ior_note` or `hlr_note` states the reason.
 
     Args:
         frame: The tidy frame.

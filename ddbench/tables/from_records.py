@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
     """Returns the rows of all records that belong to a cell, in each setting of the records.
 
-    A record belongs to a cell if method, protocol, their installed versions, student and all settings equal those of
-    the cell under the record's recipes and the options. Settings that the record lacks, because they are newer, have
-    their default.
+    A record belongs to a cell if both have the same method and protocol (in the installed versions), student and
+    settings. The settings of the cell are computed with the recipes of the record and the options. Settings that the
+    record lacks, because they are newer, have their default.
 
     A cell without a record has a row "never run": in a setting that has other records, for the IPCs of the options, the
     records and the paper; and for datasets without records.

@@ -88,8 +88,8 @@ def _header(name: str) -> str:
 def text_blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[TextBlock]:
     """Yields a block for each setting of each dataset, and one for each dataset without a setting.
 
-    Recipes that leave data and teacher as they are share a block. Its heading has the recipe with the most numbers.
-    Numbers of other recipes have rows of their own, such as `wmdd, quick+tuned`.
+    Recipes with equal settings of data and teacher share a block. Its heading has the recipe of most measured cells.
+    Cells of the other recipes are in separate rows, such as `wmdd, quick+tuned`.
 
     Args:
         spec: The table.

@@ -64,7 +64,7 @@ def plan(
 def missing_cells(
     spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace, stored: Sequence[Record]
 ) -> str:
-    """Says in one line what `--run` would compute for a table, and how long it would take; empty if nothing.
+    """Returns one line that states what `--run` would compute for a table and the time that it takes; empty if nothing.
 
     Args:
         spec: The table.

@@ -85,7 +85,7 @@ def measured_row(row: Row, record: Record) -> Row:
 
 
 def name_mixtures(spec: TableSpec, rows: list[Row], stored: Sequence[Record]) -> list[Row]:
-    """Returns the rows with the column `mixture`: what differs in the computation of the records of a cell.
+    """Returns the rows with the column `mixture`: the conditions in which the records of a cell differ.
 
     Args:
         spec: The table.

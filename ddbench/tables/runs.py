@@ -65,7 +65,7 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
 
 
 def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
-    """Returns the newest record for each cache key of an evaluation, which covers all dependencies of its numbers."""
+    """Returns the newest record for each cache key of an evaluation, which covers all settings of its numbers."""
     newest_last = sorted(stored, key=lambda record: record.created)
     return {key: record for record in newest_last for key in record.keys.get("evaluate", [])}
 

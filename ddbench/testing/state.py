@@ -20,7 +20,7 @@ def memory_in_use(device: torch.device) -> tuple[int, str]:
         device: A CPU or a CUDA device.
 
     Returns:
-        An amount and its unit: allocated "bytes" on CUDA, living "tensors" of this process on a CPU.
+        An amount and its unit: allocated "bytes" on CUDA, existing "tensors" of this process on a CPU.
     """
     gc.collect()
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Runs functions of the conformance tests in one second process, because importing torch takes seconds."""
+"""Runs functions of the conformance tests in one additional process, which is reused because torch imports slowly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks on validation images whether the outputs of a classifier stand for the classes that they are taken for."""
+"""Checks on validation images whether each output of a classifier belongs to the class that it is assigned to."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ SHOWN = 12
 def check_class_order(name: str, predicted: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
     """Refuses a classifier whose accuracy is much higher with its outputs in another order.
 
-    The best other order is the assignment of outputs to classes that maximises the sum over the confusion matrix. An
-    assignment that was chosen on the same images is better by chance, the more so the more classes there are. So the
-    assignment of one half of each class's images is measured on the other half. It is much higher where it is far above
-    chance and, on the images on which the two orders differ, right at least three times as often.
+    The best other order is the assignment of outputs to classes that maximises the sum over the confusion matrix. Its
+    accuracy on the images that determine it is too high, more so with more classes. It is therefore computed on one
+    half of each class's images and evaluated on the other half. The classifier is refused if this accuracy is far above
+    chance, and if, of the images that only one of the two orders classifies correctly, the other order classifies at
+    least three times as many as the given one.
 
-    The images only check the classifier: nothing is chosen by them.
+    The check selects nothing: the given order is used or the classifier is refused.
 
     Args:
         name: The classifier, for the message.
@@ -64,7 +65,7 @@ def check_class_order(name: str, predicted: Tensor, labels: Tensor, class_names:
 def best_outputs(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Returns the output of each class, int64 [classes], in the assignment with the highest accuracy.
 
-    Among equal assignments it prefers an output for its own class.
+    Of several assignments with the same accuracy, it returns one that moves the fewest outputs.
     """
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).numpy()
     _, order = linear_sum_assignment((classes + 1) * confusion + np.eye(classes, dtype=np.int64), maximize=True)

@@ -41,7 +41,7 @@ def train_on_real_images(
     """Trains a network in place on the whole training set with random-resized-crop, flip and cross-entropy.
 
     Every epoch has a new permutation, and keeps its last, smaller batch. Source: torchvision's reference recipe without
-    warm-up. The papers use it for the squeeze stage.
+    warm-up. The papers use it to train the teacher (the "squeeze" stage of SRe2L).
 
     Args:
         network: The network.

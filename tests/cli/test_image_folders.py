@@ -126,4 +126,4 @@ def test_notes_on_a_folder_are_printed_once_for_a_grid(shell: Shell, image_folde
     (one / "train" / "cat" / "x.gif").write_bytes(b"GIF89a")
     outcome = run(shell, one, "--dataset", f"imagefolder:{two}", "--ipc", "2", "--dry-run")
     assert outcome.code == 0, outcome.err
-    assert outcome.err.count("the validation images of") == outcome.err.count("passed over 1 .gif (read: .jpg") == 1
+    assert outcome.err.count("the validation images of") == outcome.err.count("ignored 1 .gif (read: .jpg") == 1

@@ -87,7 +87,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_plain_yaml(text: str) -> Any:
-    """Parses YAML that consists of text, numbers, truth values, null, lists and mappings.
+    """Parses YAML that consists of strings, numbers, booleans, null, lists and mappings.
 
     Args:
         text: The YAML text.
@@ -112,7 +112,7 @@ def parse_plain_yaml(text: str) -> Any:
 
 
 def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
-    """Checks that a value consists of text, numbers, truth values, null, lists and mappings.
+    """Checks that a value consists of strings, numbers, booleans, null, lists and mappings.
 
     Args:
         value: The value.
@@ -132,7 +132,7 @@ def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
         raise ValueError("an integer of more than 64 bits")
     elif isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udbff" for letter in value):
         # JSON reads a high surrogate followed by a low one as one other character, so a record would not keep the text.
-        # (Low surrogates alone are allowed: they stand for bytes of paths that are not UTF-8.)
+        # (Low surrogates alone are allowed: they represent bytes of paths that are not UTF-8.)
         raise ValueError("a high surrogate: write the character itself, YAML has no surrogate pairs")
     elif not isinstance(value, str | int | float | None):
         raise ValueError(f"a {type(value).__name__} is not allowed: put text in quotes")

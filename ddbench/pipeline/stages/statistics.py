@@ -43,7 +43,7 @@ class Statistics(Stage["Pipeline"]):
         return run.keys.statistics(*self._class_and_layer(run, part))
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """Counts a third of a pass for every image of the class, because it passes forward only."""
+        """Counts a third of a pass for every image of the class (forward pass only)."""
         return run.info.train_counts[part % run.info.num_classes] / 3
 
     def parts_per_task(self, run: Pipeline) -> int:

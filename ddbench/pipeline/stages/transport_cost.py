@@ -34,7 +34,7 @@ class TransportCost(Stage["Pipeline"]):
         return run.keys.measure(run.unit_keys)
 
     def image_passes(self, run: Pipeline, part: int) -> float:
-        """Counts a third of a pass for every distilled image, because it passes forward only."""
+        """Counts a third of a pass for every distilled image (forward pass only)."""
         return run.info.num_classes * (run.experiment.ipc or 0) / 3
 
     def label(self, run: Pipeline, part: int) -> str:

@@ -104,7 +104,7 @@ class Matching:
         return torch.cat([self.real(k, self.task.ipc, "initial") for k in range(self.task.info.num_classes)])
 
     def network(self, iteration: int) -> nn.Module:
-        """Returns a randomly initialised network in training mode, seeded by (run seed, iteration)."""
+        """Returns a randomly initialised network in training mode, seeded by (seed of the set, iteration)."""
         info, seed = self.task.info, seeds.derive("distill", self.task.seed, "network", iteration)
         network = build_network(self.method.network, info.num_classes, info.image_size, seed=seed)
         return network.to(self.task.device)
@@ -118,8 +118,8 @@ class Matching:
     def fix_batch_norm(self, network: nn.Module, iteration: int, step: int) -> None:
         """Updates the running statistics of BatchNorm layers on real images and sets the layers to evaluation mode.
 
-        As in the released code, 16 images of each class pass the network in training mode, because a synthetic batch
-        has too few images for BatchNorm statistics. A network without BatchNorm is not changed.
+        As in the released code, the network processes 16 images of each class in training mode, because a synthetic
+        batch has too few images for BatchNorm statistics. A network without BatchNorm is not changed.
 
         Args:
             network: The network, changed in place.
@@ -208,7 +208,7 @@ class Matching:
 
     @contextmanager
     def seeded_generators(self, iteration: int) -> Iterator[None]:
-        """Seeds the global generators, which dropout uses, by (run seed, iteration), and restores them at the end."""
+        """Seeds the global generators for dropout by (seed of the set, iteration), and restores them at the end."""
         device = self.task.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seeds.derive("distill", self.task.seed, "network draws", iteration))

@@ -58,7 +58,7 @@ class DM(Distiller, frozen=True, extra="forbid"):
         return (self.network,)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
-        """Counts one pass for each synthetic image, and a third for each real one, which passes forward only."""
+        """Counts one pass for each synthetic image, and a third for each real one (forward pass only)."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:

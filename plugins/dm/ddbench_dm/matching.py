@@ -61,8 +61,8 @@ def embedding(network: nn.Module) -> Embed:
     """Returns a function that computes the input of a network's final linear classifier.
 
     The network's parameters are frozen. BatchNorm uses the statistics of the batch; all other layers are in evaluation
-    mode, so that real and synthetic images pass the same network. The released code uses training mode, which is the
-    same for networks without dropout.
+    mode, so that the same network processes real and synthetic images. The released code uses training mode, which is
+    the same for networks without dropout.
 
     Args:
         network: The network, changed in place.
@@ -91,7 +91,7 @@ def memory_format(network: nn.Module) -> torch.memory_format:
 
 
 def fresh_network(method: DM, task: DistillTask, step: int) -> nn.Module:
-    """Returns the randomly initialised network of one step on the device, seeded by (run seed, step)."""
+    """Returns the randomly initialised network of one step on the device, seeded by (seed of the set, step)."""
     seed = seeds.derive("distill", task.seed, "network", step)
     network = build_network(method.network, task.info.num_classes, task.info.image_size, seed=seed)
     return network.to(task.device, memory_format=memory_format(network))  # type: ignore[call-overload,no-any-return]
@@ -100,7 +100,7 @@ def fresh_network(method: DM, task: DistillTask, step: int) -> nn.Module:
 def real_batches(method: DM, task: DistillTask, start: int) -> Iterator[Tensor]:
     """Yields the real images of every step: `real_batch` images of each class, without replacement.
 
-    The draws are seeded by (run seed, step, class).
+    The draws are seeded by (seed of the set, step, class).
 
     Args:
         method: The hyper-parameters.
@@ -121,7 +121,7 @@ def images_per_pass(task: DistillTask) -> int:
 
 
 def classes_per_pass(task: DistillTask) -> int:
-    """Returns the number of classes whose synthetic images pass a network without BatchNorm, forward and backward."""
+    """Returns the number of classes whose synthetic images share a pass of a network without BatchNorm."""
     return min(task.info.num_classes, max(1, images_per_pass(task) // task.ipc))
 
 
@@ -137,8 +137,9 @@ def match(
     """Computes the loss of one step and adds its gradient to the gradient of the synthetic images.
 
     As in DM, the real and the synthetic images of a class get the same augmentation, which is drawn for each class and
-    seeded by (run seed, step, class). Classes pass the network in groups, and the real images without gradient in
-    parts. With BatchNorm, whose statistics depend on the batch, all images pass in one batch, as in DM.
+    seeded by (seed of the set, step, class). The network processes the classes in groups, and the real images without
+    gradient in parts. With BatchNorm, whose statistics depend on the batch, it processes all images in one batch, as in
+    DM.
 
     Args:
         method: The hyper-parameters.
@@ -210,9 +211,10 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     """Optimises the images of the whole set with SGD with momentum at a constant rate.
 
     Unlike in the released code, pixels are clamped to the valid range after each step, so that the stored images are
-    the optimised ones. All draws are seeded by (run seed, step, class), so that a resumed run gives the same bytes. If
-    memory runs out, fewer classes pass the network at once, which does not change the numbers; with BatchNorm this is
-    not possible. The real images of all classes of a step are in memory at once, on the host and on the device.
+    the optimised ones. All draws are seeded by (seed of the set, step, class), so that a resumed run gives the same
+    bytes. If memory runs out, the network processes fewer classes at once, which does not change the numbers; with
+    BatchNorm this is not possible. The real images of all classes of a step are in memory at once, on the host and on
+    the device.
 
     Args:
         method: The hyper-parameters.

@@ -165,7 +165,7 @@ class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
         return ("LLOYD",) if self.solver == "lloyd" else ()
 
     def barycenter(self, task: DistillTask, label: int) -> Barycenter:
-        """Returns the barycenter by `solver`. Its cache key does not contain lambda."""
+        """Returns the barycenter by `solver`. Its cache key does not contain `bn_weight` (lambda)."""
         from ddbench_wmdd.matching import wasserstein_barycenter
 
         return wasserstein_barycenter(self, task, label)
@@ -186,7 +186,7 @@ class SlicedWMDD(BarycenterMatching, frozen=True, extra="forbid"):
     iterations: int = Field(default=100, ge=1, description="iterations of the solver (the paper gives no value)")
 
     def barycenter(self, task: DistillTask, label: int) -> Barycenter:
-        """Returns the sliced barycenter. Its cache key does not contain lambda."""
+        """Returns the sliced barycenter. Its cache key does not contain `bn_weight` (lambda)."""
         from ddbench_wmdd.matching import sliced_barycenter
 
         return sliced_barycenter(self, task, label)

@@ -21,7 +21,7 @@ Term = Callable[["Output"], Tensor]
 
 
 def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Barycenter:
-    """Returns the Wasserstein barycenter of one class's features. Its cache key does not contain lambda.
+    """Returns the Wasserstein barycenter of one class's features. Its cache key does not contain `bn_weight` (lambda).
 
     Args:
         method: The hyper-parameters.
@@ -52,7 +52,7 @@ def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Baryc
 
 
 def sliced_barycenter(method: SlicedWMDD, task: DistillTask, label: int) -> Barycenter:
-    """Returns the sliced barycenter of one class's features. Its cache key does not contain lambda.
+    """Returns the sliced barycenter of one class's features. Its cache key does not contain `bn_weight` (lambda).
 
     Args:
         method: The hyper-parameters.

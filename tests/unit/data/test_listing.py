@@ -1,4 +1,4 @@
-"""Class folders and images as they lie in a folder: what is read, what is passed over and said, and which names do."""
+"""Class folders and images as they lie in a folder: what is read, what is ignored, which names are valid."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def test_everything_else_is_counted_in_one_note(make_folder: MakeFolder) -> None
     assert (len(source.train.labels), len(source.val.labels)) == (6, 4)  # type: ignore[union-attr]
     (note,) = source.notes
     assert note == (
-        f"{root}: passed over 2 .gif, 1 .txt, 1 files without a suffix, 2 folders @eaDir, 1 folders __MACOSX, "
+        f"{root}: ignored 2 .gif, 1 .txt, 1 files without a suffix, 2 folders @eaDir, 1 folders __MACOSX, "
         f"1 hidden folders, 1 hidden images, 1 images outside of class folders (read: {' '.join(SUFFIXES)})"
     )
 

@@ -24,7 +24,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(copied: Shell) -
     lost = copied("figure", "grid", "--methods", "wmdd")
     assert lost.code == 2
     assert re.fullmatch(
-        r"ddbench: the set of wmdd-digits-ipc2-\w+ is not in the cache; make it again: ddbench run --method wmdd"
+        r"ddbench: the set of wmdd-digits-ipc2-\w+ is not in the cache; reproduce it: ddbench run --method wmdd"
         r" --dataset digits --ipc 2 --student \S+ --evaluator \w+ --recipe smoke --image-size 8"
         r" .*--set method.bn_weight=(1|50).0.*",
         lost.errors[-1],

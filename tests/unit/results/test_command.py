@@ -82,8 +82,8 @@ def test_the_printed_command_gives_the_same_keys(made: Shell) -> None:
     stored = {path.stem: records.read(path) for path in (made.results / "records").glob("*.json")}
     last = max(stored.values(), key=lambda record: (record.repeat, record.student_seed))
     shown = made("show", last.name).out
-    (line,) = [line for line in shown.splitlines() if line.startswith("made again by")]
-    program, *words = shlex.split(line.removeprefix("made again by"))
+    (line,) = [line for line in shown.splitlines() if line.startswith("reproduced by")]
+    program, *words = shlex.split(line.removeprefix("reproduced by"))
     assert program == "ddbench"
     # The original images are found in the data folder: the record has no path.
     again = made(*words, "--results-dir", "again", "--data-dir", made.root)

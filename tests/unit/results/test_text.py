@@ -47,7 +47,7 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
     own = {**made.configuration, "teacher": {**made.configuration["teacher"], "checkpoint": "teacher.pt"}}
     of_file = made.model_copy(update={"configuration": own, "teacher": {**made.teacher, "digest": "0123456789abcdef"}})
     assert dict(record_rows(of_file))["teacher"].endswith(", weights 0123456789ab")
-    assert rows["made again by"].startswith("ddbench run --method wmdd ")
+    assert rows["reproduced by"].startswith("ddbench run --method wmdd ")
     assert "best epoch" not in rows
     text = record_text(made)
     assert text.index("61.25") < text.index("evaluator_settings:")

@@ -367,7 +367,7 @@ def test_another_number_of_the_same_key_is_named(stored: Write) -> None:
     frame = stored(shown, older)
     (row,) = frame[frame["state"] == "measured"].to_dict("records")
     assert row["top1"] == 50.0
-    assert row["mixture"] == "not shown, another number of the same key: 43.00 (older)"
+    assert row["mixture"] == "not shown: other top-1 with the same evaluate key: 43.00 (older)"
 
 
 def test_a_recipe_that_leaves_data_and_teacher_is_a_row_beside_the_others(stored: Write) -> None:
