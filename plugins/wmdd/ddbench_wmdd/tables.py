@@ -64,7 +64,7 @@ def with_hours(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A new frame.
     """
-    duplicates = frame.duplicated(["row", "dataset", "ipc", "setting", "repeat", "state"])
+    duplicates = frame.duplicated(["row", "dataset", "ipc", "setting", "set", "state"])
     return frame.assign(hours=frame["distill_seconds"].astype(float).mask(duplicates) / 3600)
 
 

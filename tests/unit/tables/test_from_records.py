@@ -287,19 +287,24 @@ def test_no_difference_to_what_the_paper_quotes_from_elsewhere(stored: Write) ->
 
 
 def test_hours_are_those_of_sets_not_of_students(stored: Write) -> None:
-    actual = [
+    """Two recipes make sets of the same seeds: each set has its own hours, and a set with several students one."""
+    stored_records = [
         record(
-            experiment(ipcs=(1,)).model_copy(update={"repeat": repeat, "student_seed": student}),
+            experiment(ipcs=(1,), recipes=recipes).model_copy(update={"repeat": repeat, "student_seed": student}),
             50.0,
-            seconds={"evaluate": 1.0, "distill": 1800.0 * (repeat + 1)},
-            name=f"r{repeat}{student}",
+            seconds={"evaluate": 1.0, "distill": 1800.0 * (repeat + 1) * len(recipes)},
+            distilled_digest=f"{'+'.join(recipes)} {repeat}",
+            name=f"r{repeat}{student}{len(recipes)}",
         )
+        for recipes in (("smoke",), ("smoke", "tuned"))
         for repeat in (0, 1)
         for student in (0, 1, 2)
     ]
-    (block,) = text_blocks(REGISTRY.table("sliced"), stored(*actual, name="sliced", datasets=("digits",), ipcs=(1,)))
-    assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2 sets)", ""]
-    assert block.cells["IPC 1 top-1"].tolist() == ["50.00 ± 0.00 (6 sets)", "never run"]
+    (block,) = text_blocks(
+        REGISTRY.table("sliced"), stored(*stored_records, name="sliced", datasets=("digits",), ipcs=(1,))
+    )
+    assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2 sets)", "1.5 ± 0.707 (2 sets)", ""]
+    assert block.cells["IPC 1 top-1"].tolist() == [*2 * ["50.00 ± 0.00 (6 on 2 sets)"], "never run"]
 
 
 def test_a_broken_record_is_named_and_the_table_is_there(shell: Shell) -> None:
