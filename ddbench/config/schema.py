@@ -80,7 +80,7 @@ class TeacherConfig(TrainingSettings):
     classes: Path | None = Field(
         default=None,
         exclude_if=is_none,
-        description="class names of the checkpoint's outputs in their order: a text with a name a line, or a JSON list",
+        description="class names of the checkpoint's outputs in their order: one name per line, or a JSON list",
     )
 
     @model_validator(mode="after")

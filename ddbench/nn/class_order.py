@@ -20,7 +20,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """Reads the file of `teacher.classes`.
 
     Args:
-        path: A UTF-8 text with one class name a line, or JSON: a list of names, or an object of numbers by name.
+        path: A UTF-8 text with one class name per line, or JSON: a list of names, or an object of numbers by name.
 
     Returns:
         The class names in order.
@@ -33,17 +33,17 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise DDBenchError(f"teacher.classes {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DDBenchError(f"teacher.classes {path} is no UTF-8 text") from error
+        raise DDBenchError(f"teacher.classes {path} is not UTF-8 text") from error
     if text.lstrip().startswith(("[", "{")):
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DDBenchError(f"teacher.classes {path} is no JSON: write one class name a line") from error
+            raise DDBenchError(f"teacher.classes {path} is not JSON: write one class name per line") from error
         names = class_names({"classes": content}) or ()
     else:
         names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not names:
-        raise DDBenchError(f"teacher.classes {path} names no classes: write one class name a line, or a JSON list")
+        raise DDBenchError(f"teacher.classes {path} names no classes: write one class name per line, or a JSON list")
     if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
         raise DDBenchError(f"teacher.classes {path} names the class '{twice}' twice")
     return names

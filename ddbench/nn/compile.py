@@ -122,7 +122,7 @@ def network(
                 if has_run or memory.is_out_of_memory(error):
                     raise
                 reason = (str(error).strip().splitlines() or [""])[0]
-                callback(f"torch.compile failed, going on without it: {type(error).__name__}: {reason[:200]}")
+                callback(f"torch.compile failed, continuing without it: {type(error).__name__}: {reason[:200]}")
                 compiled = None
             else:
                 has_run = True

@@ -97,7 +97,7 @@ class OOMBatcher:
                 torch.cuda.empty_cache()
             self._fits = (size + 1) // 2
             if _callbacks:
-                _callbacks[-1](f"out of memory with {size} {self._name}: going on with {self._fits} at a time")
+                _callbacks[-1](f"out of memory with {size} {self._name}: continuing with {self._fits} at a time")
 
 
 def in_parts(forward: Callable[[Tensor], Sequence[Tensor]], name: str) -> Callable[[Tensor], list[Tensor]]:

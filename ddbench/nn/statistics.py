@@ -82,5 +82,5 @@ def collect(
     tensors = {"the teacher's features": statistics.features}
     for name, mean, spread in zip(network.bn_names, statistics.bn_means, statistics.bn_vars, strict=True):
         tensors |= {f"the mean before {name}": mean, f"the variance before {name}": spread}
-    require_finite("statistics", tensors, ": are the teacher's weights sound?")
+    require_finite("statistics", tensors, "; check the teacher's weights")
     return statistics

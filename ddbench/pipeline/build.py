@@ -216,7 +216,7 @@ class Builder:
             self.changed += changed
             lines = []
             if changed:
-                lines.append(f"changed {', '.join(changed)}: put back (task.generator draws without side effects)")
+                lines.append(f"changed {', '.join(changed)}: restored (task.generator draws without side effects)")
             if printed:
                 lines.append("printed to stdout, which is for results: shown here (use task.report for progress)")
             for line in lines:

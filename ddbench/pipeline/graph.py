@@ -41,7 +41,7 @@ class StageGraph:
             ready = (name for name in inputs if name not in order and inputs[name].keys() <= set(order))
             if (first := next(ready, None)) is None:
                 circle = ", ".join(name for name in inputs if name not in order)
-                raise DDBenchError(f"stages read each other in a circle: {circle}")
+                raise DDBenchError(f"the stages form a cycle: {circle}")
             order.append(first)
         self._stages = {name: by_name[name] for name in order}
         self._inputs = inputs

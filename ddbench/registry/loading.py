@@ -66,7 +66,7 @@ def _restored_state(plugin: str, point: metadata.EntryPoint) -> Iterator[None]:
 
     def report(changed: list[str], printed: bool) -> None:
         if changed:
-            print_warning(f"{plugin} changed {', '.join(changed)} when it was imported: put back")
+            print_warning(f"{plugin} changed {', '.join(changed)} when it was imported: restored")
 
     with restore_global_state(torch.device("cpu"), report):
         yield

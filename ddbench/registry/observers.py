@@ -18,7 +18,7 @@ class Observers:
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
-        self._silenced: set[tuple[str, str]] = set()
+        self._disabled: set[tuple[str, str]] = set()
         self._warnings: set[str] = set()
 
     def notify(self, hook: str, value: object) -> None:
@@ -32,7 +32,7 @@ class Observers:
             value: The argument of the hook.
         """
         for implementation in self._hooks.implementations(hook):
-            if (implementation.plugin, hook) in self._silenced:
+            if (implementation.plugin, hook) in self._disabled:
                 continue
             try:
                 with self._restored_state(implementation.owner):
@@ -40,9 +40,10 @@ class Observers:
             except STOP_REQUESTS:
                 raise
             except BaseException as error:
-                self._silenced.add((implementation.plugin, hook))
+                self._disabled.add((implementation.plugin, hook))
                 print_warning(
-                    f"observer of {implementation.owner} failed and is silenced: {exception_line(error)} (in {hook})"
+                    f"observer of {implementation.owner} failed and is not called again: "
+                    f"{exception_line(error)} (in {hook})"
                 )
 
     def _restored_state(self, owner: str) -> contextlib.AbstractContextManager[None]:
@@ -55,7 +56,7 @@ class Observers:
 
         def report(changed: list[str], printed: bool) -> None:
             if changed:
-                self._warn_once(f"observer of {owner} changed {', '.join(changed)}: put back")
+                self._warn_once(f"observer of {owner} changed {', '.join(changed)}: restored")
             if printed:
                 self._warn_once(f"observer of {owner} printed to stdout, which is for results: printed to stderr")
 

@@ -315,7 +315,7 @@ def find(folder: Path, name: str | None) -> Path:
     exact = [path for path in paths if path.stem == name.removesuffix(".json")]
     matching = exact or [path for path in paths if path.stem.startswith(name)]
     if len(matching) > 1:
-        raise DDBenchError(f"'{name}' begins {len(matching)} records; {_newest(matching)}")
+        raise DDBenchError(f"{len(matching)} records begin with '{name}'; {_newest(matching)}")
     if not matching:
         hint = did_you_mean(name, [path.stem for path in paths], f"; {_newest(paths)}")
         raise DDBenchError(f"no record '{name}' in {folder}{hint}")
@@ -347,7 +347,7 @@ def read_all(folder: Path, warn: Callable[[str], None] = warnings.warn) -> list[
 def no_records_error(folder: Path) -> DDBenchError:
     """Returns the error for a folder without records. It names a command that makes a record."""
     example = "ddbench run --method random --dataset digits --ipc 1"
-    return DDBenchError(f"no records in {folder}; run something first, e.g. {example}")
+    return DDBenchError(f"no records in {folder}; start a run first, e.g. {example}")
 
 
 def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     if record.feature_transport_cost is not None:
         rows.append(("W2² of features", f"{record.feature_transport_cost:.2f}"))
     if record.seconds_per_iteration is not None:
-        rows.append(("recover", f"{record.seconds_per_iteration:.4f} s a step"))
+        rows.append(("recover", f"{record.seconds_per_iteration:.4f} s per step"))
     rows += [
         ("student steps", metrics.student_steps),
         ("bytes", f"images {metrics.image_bytes:,}, labels {metrics.label_bytes:,}"),

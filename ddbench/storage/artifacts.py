@@ -241,7 +241,7 @@ def quarantine(path: Path, fault: str = "damaged") -> Path:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise DDBenchError(f"{path} is {fault} and cannot be set aside: {error.strerror}") from error
+        raise DDBenchError(f"{path} is {fault} and cannot be renamed: {error.strerror}") from error
     return target
 
 

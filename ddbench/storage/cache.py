@@ -169,7 +169,7 @@ class Cache:
         return artifact
 
     def _quarantine(self, fault: str, path: Path, reason: str = "") -> None:
-        self._warn(f"{fault} {path.parent.name} artifact set aside: {quarantine(path, fault)}{reason}")
+        self._warn(f"{fault} {path.parent.name} artifact renamed: {quarantine(path, fault)}{reason}")
 
     def _raise_not_readable(self, fault: str, path: Path, reason: str = "") -> None:
         cause = reason.strip(" ()") or reason_unreadable(path)

@@ -39,11 +39,11 @@ class Checkpoint:
         if saved is None and not self.path.exists():
             return None
         if saved is None:
-            self.warn(f"damaged checkpoint set aside: {quarantine(self.path)}; starting this part again")
+            self.warn(f"damaged checkpoint renamed: {quarantine(self.path)}; this part starts again")
             return None
         tensors, meta, _ = saved
         if meta.pop("checkpoint_of", self.path.stem) != self.path.stem:
-            self.warn(f"misnamed checkpoint set aside: {quarantine(self.path, 'misnamed')}; starting this part again")
+            self.warn(f"misnamed checkpoint renamed: {quarantine(self.path, 'misnamed')}; this part starts again")
             return None
         return tensors, meta
 

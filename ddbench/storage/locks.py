@@ -61,7 +61,7 @@ class Locks:
                 lock.acquire(timeout=0.05 if warned else 0)
             except Timeout:
                 if not warned:
-                    self._warn(f"waiting for another process that makes this {description}")
+                    self._warn(f"waiting for another process that builds this {description}")
                 warned = True
                 interruption.raise_if_requested()
             except OSError as error:

@@ -57,8 +57,9 @@ def check_class_order(name: str, predicted: Tensor, labels: Tensor, class_names:
     moved = [f"'{class_names[int(order[c])]}' is '{class_names[c]}'" for c in range(classes) if int(order[c]) != c]
     left = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
     raise DDBenchError(
-        f"{name} has its classes in another order: its top-1 is {top1:.2f} %, and {best:.2f} % where the output for "
-        f"{', '.join(moved[:SHOWN])}{left}; give the order of its outputs: --set teacher.classes=FILE (a class a line)"
+        f"{name} has its classes in another order: its top-1 is {top1:.2f} %, but {best:.2f} % if the output for "
+        f"{', '.join(moved[:SHOWN])}{left}; give the order of its outputs: "
+        "--set teacher.classes=FILE (one class per line)"
     )
 
 

@@ -117,7 +117,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("list", "method"), ("'method' is not one of",)),
     (("list",), ("Missing argument",)),
     (("list", "methods", "wmd"), ("did you mean 'wmdd'?",)),
-    (("show",), ("no records in results/records; run something first, e.g. ddbench run --method",)),
+    (("show",), ("no records in results/records; start a run first, e.g. ddbench run --method",)),
     (("export", "x"), ("Missing option '--output'",)),
     (("export", "x", "--output", "y"), ("no records in",)),
     (("cache", "prune", "--stage", "teachers"), ("unknown stage 'teachers'; did you mean 'teacher'?",)),
@@ -140,8 +140,8 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("table", "ablation", "--output", "file/table.txt"), ("cannot write to file/table.txt: Not a directory",)),
     (("figure", "barycenter", "--ipc", "1"), ("--ipc",)),
     (("figure", "barycentre"), ("unknown figure 'barycentre'; did you mean 'barycenter'?",)),
-    (("report",), ("no records in results/records; run something first",)),
-    (("records",), ("no records in results/records; run something first",)),
+    (("report",), ("no records in results/records; start a run first",)),
+    (("records",), ("no records in results/records; start a run first",)),
 ]
 """Command lines that are refused before anything is computed, and parts of the line that says why."""
 
@@ -384,7 +384,7 @@ def test_an_unknown_record(finished: "Finished") -> None:
 
 
 def test_an_ambiguous_record(finished: "Finished") -> None:
-    finished.shell("show", "wmdd").refused("'wmdd' begins 2 records")
+    finished.shell("show", "wmdd").refused("2 records begin with 'wmdd'")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"name": "x"}', "\x00"])

@@ -105,7 +105,7 @@ def result(shell: Shell) -> dict[str, Any]:
 
 def set_aside(outcome: Outcome) -> list[str]:
     """What was set aside: fault and stage, in the order in which it was said."""
-    return [" ".join(line.split()[:2]) for line in outcome.errors if " set aside: " in line]
+    return [" ".join(line.split()[:2]) for line in outcome.errors if " renamed: " in line]
 
 
 # -- damage -----------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_an_artifact_under_the_name_of_another_is_never_used(
         path.write_bytes(content)
         assert cache.find(stage, depends_on) is None
         (line,) = messages
-        assert line.startswith(f"misnamed {stage} artifact set aside: {path}.misnamed-")
+        assert line.startswith(f"misnamed {stage} artifact renamed: {path}.misnamed-")
         assert not path.exists()
         if sound is not None:
             path.write_bytes(sound)
@@ -335,7 +335,7 @@ def test_a_checkpoint_of_another_unit_is_not_gone_on_from(made: Made, tmp_path: 
     messages: list[str] = []
     path = Path(shutil.copy(made.checkpoint, tmp_path / "0123456789abcdef.safetensors"))
     assert Checkpoint(path, messages.append).load() is None
-    assert messages[0].startswith(f"misnamed checkpoint set aside: {path}.misnamed-")
+    assert messages[0].startswith(f"misnamed checkpoint renamed: {path}.misnamed-")
     assert Checkpoint(made.checkpoint).load() is not None
 
 

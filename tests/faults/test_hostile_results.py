@@ -261,7 +261,7 @@ def test_a_record_is_a_name_in_its_folder(copied: Shell, name: str) -> None:
     for words in (("show", name), ("export", name, "--output", "out")):
         outcome = copied(*words)
         outcome.refused()
-        assert "no record" in outcome.err or "begins 2 records" in outcome.err
+        assert "no record" in outcome.err or "2 records begin with" in outcome.err
     assert not (copied.root / "out").exists()
 
 

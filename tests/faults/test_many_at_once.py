@@ -86,7 +86,7 @@ def test_the_lock_of_a_killed_process_does_not_block(
     holder = small.start(first, pause=TEACHER + "started")
     holder.wait_for(TEACHER + "started")
     waiting = small.start(second)
-    waiting.wait_for("waiting for another process that makes this teacher artifact")
+    waiting.wait_for("waiting for another process that builds this teacher artifact")
     assert waiting.end(block=False) is None
     assert holder.kill() == -signal.SIGKILL
     assert waiting.end() == 0

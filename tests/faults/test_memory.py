@@ -178,7 +178,9 @@ def test_recover_goes_on_when_the_host_has_no_memory_left(
     halves = [80]
     while halves[-1] > 1:
         halves.append((halves[-1] + 1) // 2)
-    cuts = [f"out of memory with {n} images: going on with {half} at a time" for n, half in itertools.pairwise(halves)]
+    cuts = [
+        f"out of memory with {n} images: continuing with {half} at a time" for n, half in itertools.pairwise(halves)
+    ]
     assert messages
     assert messages == cuts[: len(messages)]
     close(actual, uncut)
@@ -230,7 +232,7 @@ def test_where_not_one_image_fits_it_is_one_line_and_the_checkpoint_goes_on(
     small = Device(100_000, since=device.count // 2 + 20)  # in the second step
     with pytest.raises(DDBenchError, match=message), memory.oom_errors("distill", settings, lines.append), small:
         recover(task, two, chosen, start, STEPS)
-    assert lines == ["out of memory with 2 images: going on with 1 at a time"]
+    assert lines == ["out of memory with 2 images: continuing with 1 at a time"]
     content = task.checkpoint.load()
     assert content is not None
     assert content[1]["step"] == 1
@@ -268,10 +270,10 @@ def test_passes_without_a_graph_go_on_when_the_host_has_no_memory_left(
     assert messages == []
     with room(30):
         cut = [collect(teacher, batches, variance) for variance in variances]
-        assert messages[0] == "out of memory with 80 images: going on with 40 at a time"
+        assert messages[0] == "out of memory with 80 images: continuing with 40 at a time"
         messages.clear()
         cut_logits = teacher_logits(task, batches[0])
-    assert messages[0] == "out of memory with 80 views: going on with 40 at a time"
+    assert messages[0] == "out of memory with 80 views: continuing with 40 at a time"
     torch.testing.assert_close(cut_logits, logits)
     for actual, expected in zip(cut, uncut, strict=True):
         torch.testing.assert_close(actual.features, expected.features, rtol=1e-5, atol=1e-6)
@@ -287,7 +289,7 @@ def test_accuracy_is_measured_in_parts(
     with Device(60 * 2**19):  # a layer of 60 images
         assert accuracy(teacher.network, digits_at(SIZE), "val", CPU, "fp32") == uncut
     halves = (256, 128, 64)
-    assert messages == [f"out of memory with {n} images: going on with {n // 2} at a time" for n in halves]
+    assert messages == [f"out of memory with {n} images: continuing with {n // 2} at a time" for n in halves]
 
 
 def test_crops_are_judged_in_parts(
@@ -300,7 +302,7 @@ def test_crops_are_judged_in_parts(
         for _ in range(2):
             torch.testing.assert_close(judge(crops), uncut)
     assert device.refused == 2  # what fitted is remembered
-    assert messages == [f"out of memory with {n} crops: going on with {n // 2} at a time" for n in (80, 40)]
+    assert messages == [f"out of memory with {n} crops: continuing with {n // 2} at a time" for n in (80, 40)]
 
 
 def test_an_epoch_is_chosen_by_scores_in_parts(
@@ -320,7 +322,9 @@ def test_an_epoch_is_chosen_by_scores_in_parts(
             assert top1 == uncut[0]
             assert loss == pytest.approx(uncut[1], rel=1e-6)
     assert device.refused == 2  # what fitted is remembered, from one epoch to the next
-    assert messages == [f"out of memory with {n} held-out images: going on with {n // 2} at a time" for n in (100, 50)]
+    assert messages == [
+        f"out of memory with {n} held-out images: continuing with {n // 2} at a time" for n in (100, 50)
+    ]
 
 
 @pytest.mark.parametrize("network", ["convnet-d2", "convnet-bn-d2"])
@@ -337,7 +341,7 @@ def test_dm_takes_fewer_classes_at_a_time_where_that_changes_nothing(
             assert device.refused == 1
             return
         actual = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
-    assert messages == [f"out of memory with {n} classes: going on with {-(-n // 2)} at a time" for n in (10, 5)]
+    assert messages == [f"out of memory with {n} classes: continuing with {-(-n // 2)} at a time" for n in (10, 5)]
     torch.testing.assert_close(actual, uncut, rtol=0, atol=1e-5)
 
 

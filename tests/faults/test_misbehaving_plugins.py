@@ -58,8 +58,8 @@ def test_observers_can_neither_stop_nor_change_a_run(bad_plugin: BadPlugin, shel
     assert (plain.code, outcome.code) == (0, 0), outcome.err
     assert "look at me" not in outcome.out
     for text in (
-        "observer of ddbench-exits failed and is silenced: SystemExit",
-        "observer of ddbench-meddles changed torch's global generator, torch's default dtype: put back",
+        "observer of ddbench-exits failed and is not called again: SystemExit",
+        "observer of ddbench-meddles changed torch's global generator, torch's default dtype: restored",
         "observer of ddbench-meddles printed to stdout, which is for results: printed to stderr",
     ):
         assert sum(text in line for line in outcome.errors) == 1, outcome.err
@@ -211,7 +211,7 @@ def test_what_an_import_prints_and_changes_stays_out_of_results_and_numbers(
     assert torch.get_default_dtype() is torch.float32
     assert captured.out == ""
     assert "look at me" in captured.err
-    assert "plugin 'plug' of ddfault-bad changed torch's default dtype when it was imported: put back" in captured.err
+    assert "plugin 'plug' of ddfault-bad changed torch's default dtype when it was imported: restored" in captured.err
 
 
 def test_a_recipe_that_is_none_is_named_with_who_ships_it(bad_plugin: BadPlugin, shell: Shell, tmp_path: Path) -> None:

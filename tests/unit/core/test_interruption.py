@@ -136,4 +136,4 @@ def test_who_waits_for_another_process_stops_at_once(tmp_path: Path, monkeypatch
         return {}, {}
 
     Cache(tmp_path).get("teacher", {}, hold)
-    assert messages == ["waiting for another process that makes this teacher artifact"]
+    assert messages == ["waiting for another process that builds this teacher artifact"]

@@ -68,4 +68,4 @@ def test_more_sets_than_can_be_told_apart_are_refused(made: Shell, monkeypatch: 
 def test_without_records_it_says_what_to_run(shell: Shell) -> None:
     empty = shell("figure", "grid")
     assert empty.code == 2
-    assert "run something first, e.g. ddbench run" in empty.errors[-1]
+    assert "start a run first, e.g. ddbench run" in empty.errors[-1]

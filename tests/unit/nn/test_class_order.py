@@ -38,9 +38,9 @@ def test_a_file_of_class_names_gives_the_order(tmp_path: Path, text: str) -> Non
         (b"", "names no classes"),
         (b"\n \n", "names no classes"),
         (b"[1, 2]", "names no classes"),
-        (b'["a", "b"', "is no JSON"),
+        (b'["a", "b"', "is not JSON"),
         (b"a\nb\na\n", "names the class 'a' twice"),
-        (b"caf\xe9\n", "is no UTF-8 text"),
+        (b"caf\xe9\n", "is not UTF-8 text"),
     ],
 )
 def test_a_file_without_class_names_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:

@@ -101,7 +101,7 @@ def command(folder: Path, chosen: str, **environment: str) -> tuple[list[str], d
 @pytest.mark.slow
 def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(tmp_path: Path) -> None:
     lines, compiled = command(tmp_path, "on", CXX="/bin/false")
-    assert sum("torch.compile failed, going on without it" in line for line in lines) == 1
+    assert sum("torch.compile failed, continuing without it" in line for line in lines) == 1
     assert not any("Traceback" in line for line in lines)
     _, plain = command(tmp_path, "auto")
     runtimes = [record["configuration"]["runtime"]["compile"] for record in (compiled, plain)]
@@ -186,4 +186,4 @@ def test_compiled_steps_are_those_of_the_plain_ones_up_to_rounding(make_task: Ca
     messages: list[str] = []
     with memory.oom_errors("distill", [], messages.append):
         torch.testing.assert_close(run("short", True, runs_out)[1], plain[1], rtol=0, atol=1e-4)
-    assert messages == ["out of memory with 4 images: going on with 2 at a time"]
+    assert messages == ["out of memory with 4 images: continuing with 2 at a time"]

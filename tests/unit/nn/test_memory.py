@@ -77,7 +77,7 @@ def test_the_error_names_settings_and_the_innermost_callback_is_called() -> None
         OOMBatcher("images")(attempt, 4)
     with pytest.raises(DDBenchError) as caught, oom_errors("teacher", [("teacher.batch_size", 8)], outer.append):
         raise MemoryError("2 GiB")
-    assert (outer, inner) == ([], ["out of memory with 4 images: going on with 2 at a time"])
+    assert (outer, inner) == ([], ["out of memory with 4 images: continuing with 2 at a time"])
     assert "out of memory in stage 'teacher': lower --set teacher.batch_size (now 8)" in str(caught.value)
     assert str(caught.value).endswith("(2 GiB)")
     with pytest.raises(KeyError), oom_errors("teacher", [], outer.append):

@@ -52,7 +52,7 @@ def test_on_demand_stages_are_built_within_the_stage_that_reads_them() -> None:
 
 
 def test_circles_and_unknown_stages_are_refused() -> None:
-    with pytest.raises(DDBenchError, match="in a circle: a, b"):
+    with pytest.raises(DDBenchError, match="form a cycle: a, b"):
         StageGraph([stage("a", ("b",)), stage("b", ("a",))])
     with pytest.raises(DDBenchError, match=r"stage 'a' names another stage: unknown stage 'bb'; did you mean 'b'"):
         StageGraph([stage("a", ("bb",)), stage("b")])

@@ -118,7 +118,7 @@ def test_a_damaged_artifact_is_named_and_computed_again(desk: Desk, stage: str) 
     desk.warnings.clear()
     again = desk.run()
     assert desk.computed() == {stage: 1}
-    assert any(f"damaged {stage} artifact set aside" in warning for warning in desk.warnings)
+    assert any(f"damaged {stage} artifact renamed" in warning for warning in desk.warnings)
     assert again.distilled_digest == first.distilled_digest
     assert again.metrics == first.metrics
     assert again.teacher == first.teacher

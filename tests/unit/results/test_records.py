@@ -133,7 +133,7 @@ def test_find_by_name_beginning_and_age(folder: Path) -> None:
     assert records.find(folder, "a-ipc10-01.json").stem == "a-ipc10-01"
     assert records.find(folder, "b").stem == "b-ipc1-00"
     assert records.find(folder, "a-ipc1-").stem == "a-ipc1-00"
-    with pytest.raises(DDBenchError, match="'a-ipc10' begins 2 records; the newest: a-ipc10-00, a-ipc10-01 "):
+    with pytest.raises(DDBenchError, match="2 records begin with 'a-ipc10'; the newest: a-ipc10-00, a-ipc10-01 "):
         records.find(folder, "a-ipc10")
     with pytest.raises(DDBenchError, match=r"no record 'a-ipc2-00' in .*did you mean 'a-ipc1-00'"):
         records.find(folder, "a-ipc2-00")

@@ -386,7 +386,7 @@ def test_without_a_method_to_score_there_is_a_heading(shell: Shell, form: str) -
 def test_no_record_is_one_line_and_a_damaged_one_is_named(shell: Shell) -> None:
     outcome = shell("records")
     assert (outcome.code, outcome.out, len(outcome.errors)) == (2, "", 1)
-    assert "no records in results/records; run something first" in outcome.err
+    assert "no records in results/records; start a run first" in outcome.err
     records.write(Record(**tree("wmdd", "fkd", 12.5)), shell.results / "records")
     (shell.results / "records" / "torn.json").write_text('{"name":')
     outcome = shell("records")

@@ -101,7 +101,7 @@ def test_an_artifact_that_cannot_be_read_back_names_the_cause(
     with pytest.raises(DDBenchError, match=rf"\.safetensors was written but cannot be used: {words}"):
         Cache(tmp_path, warn=warned.append).get("teacher", {}, build)
     (line,) = warned
-    assert "damaged teacher artifact set aside" in line
+    assert "damaged teacher artifact renamed" in line
     assert not list((tmp_path / "teacher").glob("*.safetensors"))
 
 

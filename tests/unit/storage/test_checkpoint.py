@@ -33,7 +33,7 @@ def test_a_damaged_or_misnamed_checkpoint_is_set_aside_with_a_warning(tmp_path: 
     other.save(STATE, {})
     other.path.rename(checkpoint.path)
     assert checkpoint.load() is None
-    assert [warning.split(" set aside: ")[0] for warning in warnings] == ["damaged checkpoint", "misnamed checkpoint"]
+    assert [warning.split(" renamed: ")[0] for warning in warnings] == ["damaged checkpoint", "misnamed checkpoint"]
     assert not checkpoint.path.exists()
 
 

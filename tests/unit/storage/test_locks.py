@@ -33,7 +33,7 @@ def test_who_waits_says_so_once_and_goes_on(tmp_path: Path) -> None:
         other.release()
 
     with Locks(tmp_path, release).hold("a", "teacher artifact"):
-        assert warnings == ["waiting for another process that makes this teacher artifact"]
+        assert warnings == ["waiting for another process that builds this teacher artifact"]
 
 
 @pytest.mark.parametrize("number", UNSUPPORTED)

@@ -107,7 +107,7 @@ def test_a_damaged_object_is_named_never_used_and_replaced(
     again = new.get("teacher", {}, made(1))
     assert again.content == one.content
     (line,) = messages_of(new)
-    assert "teacher artifact set aside" in line
+    assert "teacher artifact renamed" in line
     assert storage.url() in line
     third = host("c", storage.url())
     assert third.get("teacher", {}, refuse).digest == again.digest
@@ -131,7 +131,7 @@ def test_a_damaged_local_copy_is_fetched_again(host: Callable[..., Cache], stora
     one.path.write_bytes(FAULTS[fault](one.path.read_bytes()))
     again = host("a", storage.url())
     assert again.get("teacher", {}, refuse).digest == one.digest
-    assert [line.split(":")[0] for line in messages_of(again)] in ([], ["damaged teacher artifact set aside"])
+    assert [line.split(":")[0] for line in messages_of(again)] in ([], ["damaged teacher artifact renamed"])
 
 
 def test_what_was_removed_there_comes_back_from_a_local_copy(host: Callable[..., Cache], storage: Storage) -> None:
@@ -168,7 +168,7 @@ def test_what_is_made_anew_elsewhere_counts_not_the_old_local_copy(
     outdated = host("c", storage.url())
     assert outdated.find("distill", {}) is None
     (line,) = messages_of(outdated)
-    assert line.startswith("outdated distill artifact set aside")
+    assert line.startswith("outdated distill artifact renamed")
     assert "made from another teacher/" in line
 
 

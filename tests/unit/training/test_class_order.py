@@ -39,12 +39,12 @@ def test_twelve_classes_in_numeric_order_are_refused_with_the_permutation() -> N
     with pytest.raises(DDBenchError) as caught:
         check_class_order("mine.pth", predicted, labels, names)
     text = str(caught.value)
-    assert text.startswith("mine.pth has its classes in another order: its top-1 is 16.67 %, and 100.00 % where")
+    assert text.startswith("mine.pth has its classes in another order: its top-1 is 16.67 %, but 100.00 % if")
     # Output 2 is taken for the third sorted name, 10, and was trained as 2.
     assert dict(re.findall(r"'(\d+)' is '(\d+)'", text)) == {
         taken: str(number) for number, taken in enumerate(names) if taken != str(number)
     }
-    assert text.endswith("--set teacher.classes=FILE (a class a line)")
+    assert text.endswith("--set teacher.classes=FILE (one class per line)")
     check_class_order("mine.pth", labels, labels, names)
 
 

@@ -84,7 +84,7 @@ def test_a_step_that_is_cut_is_that_of_the_whole_batch(messages: list[str], most
     network = build_network("convnet-d2", 4, 8, seed=1)
     with Device(most):
         cut, losses_of_cut = fitted(network)
-    assert messages[-1].endswith(f"images of a training step: going on with {fits} at a time")
+    assert messages[-1].endswith(f"images of a training step: continuing with {fits} at a time")
     assert losses_of_cut == pytest.approx(losses, rel=1e-5)
     for name, tensor in unsplit.items():
         torch.testing.assert_close(cut[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
