@@ -141,7 +141,7 @@ def test_a_file_system_without_locks_is_named_once_and_does(
     place = place_at(tmp_path)
     run = small.start(place, flock=number)
     assert run.end() == 0, run.lines()
-    messages = [line for line in run.lines() if line.startswith("no locks in ")]
+    messages = [line for line in run.lines() if line.startswith("no locks: ")]
     assert len(messages) == 1
     assert os.strerror(number) in messages[0]
     assert (place.records(), place.digests()) == (small.alone.records(), small.alone.digests())
