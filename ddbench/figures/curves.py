@@ -25,6 +25,8 @@ MAX_LINES = 8
 """The most lines in a panel that is drawn without a choice of methods."""
 TEXT_HEIGHT = 0.17
 """Distance between the names of two lines in inches."""
+MAX_NOTES = 3
+"""The most mixtures that are named in messages. The others are counted."""
 GREY = "#555555"
 """Colour of published curves."""
 
@@ -46,6 +48,23 @@ def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], Non
     if single := frame.loc[count < 2, "panel"].nunique():
         warn(f"left out: {counted(single, 'panel')} with one value on the x-axis")
     return frame[count > 1]
+
+
+def name_mixtures(frame: pd.DataFrame, setting: str, warn: Callable[[str], None]) -> None:
+    """Names the points whose records differ in more than seeds and sets, `MAX_NOTES` at most.
+
+    Args:
+        frame: `mean_top1` with a column `published`.
+        setting: Name of the setting on the x-axis.
+        warn: Called with a message for each of these points, and for the number of the others.
+    """
+    mixed = frame[~frame["published"] & frame["mixture"].fillna("").ne("")]
+    points = (f"{row.series}, {setting} {row.x:g}, {row.dataset} differ: {row.mixture}" for row in mixed.itertuples())
+    notes = [f"note: the records of {point}" for point in dict.fromkeys(points)]
+    for note in notes[:MAX_NOTES]:
+        warn(note)
+    if others := len(notes[MAX_NOTES:]):
+        warn(f"note: the records of {counted(others, 'other point')} differ too")
 
 
 def draw(frame: pd.DataFrame, label: str, caption: str) -> Figure:

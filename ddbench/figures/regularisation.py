@@ -50,7 +50,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
     Args:
         records: The records; at least one.
-        warn: Called with a message for what is left out.
+        warn: Called with a message for what is left out, and for points whose records differ.
 
     Raises:
         DDBenchError: If no line has a second value of lambda.
@@ -62,6 +62,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
         raise DDBenchError(missing)
     if others := len(records) - int(data["n"].sum()):
         warn(f"left out: {counted(others, 'record')} without another value of {SETTING} in the same conditions")
+    curves.name_mixtures(data, SETTING, warn)
     return curves.draw(data, f"\u03bb ({SETTING})", caption(data))
 
 

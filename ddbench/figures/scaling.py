@@ -65,7 +65,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
     Args:
         records: The records; at least one.
-        warn: Called with a message for what is left out.
+        warn: Called with a message for what is left out, and for points whose records differ.
 
     Raises:
         DDBenchError: If no panel has a second IPC, measured or published.
@@ -79,6 +79,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
         methods = f" of {', '.join(left_out)} and" if left_out else ""
         count = counted(len(records) - len(chosen), "record")
         warn(f"left out: {count}{methods} of other settings; choose with --methods and --recipe")
+    curves.name_mixtures(data, "IPC", warn)
     return curves.draw(data, "images per class", caption(data))
 
 

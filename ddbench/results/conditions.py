@@ -105,6 +105,23 @@ def student_key(record: Record) -> tuple[str, int]:
     return record.distilled_digest, record.seed + record.student_seed
 
 
+def newest_by_student(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
+    """Returns the newest record of each student, because several records of a student are one measurement.
+
+    Args:
+        records: Records with equal conditions.
+
+    Returns:
+        The records by `student_key`, in the order in which the students occur first.
+    """
+    newest: dict[tuple[str, int], Record] = {}
+    for record in records:
+        key = student_key(record)
+        if key not in newest or record.created >= newest[key].created:
+            newest[key] = record
+    return newest
+
+
 def _prefixed(section: str, settings: Mapping[str, Any]) -> Facts:
     return {f"{section}.{name}": value for name, value in settings.items()}
 

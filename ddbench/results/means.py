@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
-from ddbench.results.conditions import Facts, distillation_config, evaluation_conditions, student_key
+from ddbench.results.conditions import Facts, distillation_config, evaluation_conditions, newest_by_student
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
+from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
 from ddbench.results.pooling import pool
 from ddbench.results.records import Record
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PANEL_FIELDS = ("dataset", "classes", "evaluator", "student")
-MEAN_COLUMNS = ("panel", *PANEL_FIELDS, "series", "method", "recipe", "x", "top1", "deviation", "n", "sets")
+MEAN_COLUMNS = ("panel", *PANEL_FIELDS, "series", "method", "recipe", "x", "top1", "deviation", "n", "sets", "mixture")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
 def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     """Averages top-1 over seeds, for each value of a setting.
 
-    A student that has several records counts once. Records without the setting are left out.
+    Of a student that has several records, the newest counts. Records without the setting are left out.
 
     Args:
         records: The records.
@@ -106,6 +107,8 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
         `dataset`, `classes`, `evaluator` and `student` have columns. `series` names the variant of the method;
         `method` and `recipe` are part of it. `top1` is the mean in percent and `deviation` the sample standard
         deviation (NaN for one value) over `sets` distilled sets with `n` students, as `results.pooling` defines them.
+        `mixture` names the conditions in which the averaged records differ, and other top-1 of the same students
+        (`results.mixtures`).
     """
     import pandas as pd
 
@@ -117,13 +120,15 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
         panels.setdefault(line.panel, (first, line.conditions))
         series.setdefault(line.variant, (first, line.config))
         for value, group in line.records.items():
-            students[line.panel, line.variant, value] = {student_key(record): record for record in group}
+            students[line.panel, line.variant, value] = newest_by_student(group)
     titles = dict(zip(panels, _titles([*panels.values()], x), strict=True))
     labels = dict(zip(series, set_labels(*_unzip([*series.values()])), strict=True))
+    by_key = by_evaluate_key(records)
     rows: list[dict[str, Any]] = []
     for (panel, variant, value), measured in students.items():
         shared, example = panels[panel][0], series[variant][0]
-        pooled = pool([record.metrics.top1_last for record in measured.values()], [digest for digest, _ in measured])
+        averaged = [*measured.values()]
+        pooled = pool([record.metrics.top1_last for record in averaged], [digest for digest, _ in measured])
         rows.append(
             {
                 "panel": titles[panel],
@@ -136,6 +141,7 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
                 "deviation": float("nan") if pooled.deviation is None else pooled.deviation,
                 "n": pooled.students,
                 "sets": pooled.sets,
+                "mixture": "; ".join(filter(None, (mixture(averaged), other_numbers(averaged, by_key)))),
             }
         )
     rows.sort(key=lambda row: (natural_order(row["panel"]), natural_order(row["series"]), row["x"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ from ddbench.results.conditions import (
     dataset_identity,
     distillation_config,
     evaluation_conditions,
+    newest_by_student,
     student_key,
     training_recipe,
 )
 from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
-from ddbench.results.mixtures import mixture
+from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 
@@ -82,7 +83,8 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
         then over the sets (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the
         distilled sets. A score without reference is NaN; `missing` then names the conditions that differ in the closest
         record. `settings` holds the settings that the user changed, and further conditions where rows would be equal
-        without them. `mixture` names the conditions in which the averaged records differ (`results.mixtures`).
+        without them. `mixture` names the conditions in which the averaged records differ, and other top-1 of the same
+        students, of which the newest record counts (`results.mixtures`).
     """
     import pandas as pd
 
@@ -91,7 +93,8 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     for student in students:
         if student.record.ipc is not None and regime in (None, student.regime):
             groups.setdefault(student.group, []).append(student)
-    rows = [_score_row(_distinct(group), students) for group in groups.values()]
+    by_key = by_evaluate_key(student.record for student in students)
+    rows = [_score_row(_distinct(group), students, by_key) for group in groups.values()]
     _distinguish(rows, [group[0].record for group in groups.values()])
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
@@ -153,13 +156,17 @@ def _student(record: Record) -> _Student:
     return _Student(record, conditions, canonical_json(group))
 
 
-def _distinct(students: Iterable[_Student]) -> list[_Student]:
-    """Keeps one record per student, because several records of a student are one measurement."""
-    return list({student.key: student for student in students}.values())
+def _distinct(students: Sequence[_Student]) -> list[_Student]:
+    """Keeps the newest record of each student."""
+    newest = newest_by_student(student.record for student in students)
+    return [student for student in students if newest[student.key] is student.record]
 
 
-def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any]:
+def _score_row(
+    group: list[_Student], students: list[_Student], by_key: Mapping[str, Sequence[Record]]
+) -> dict[str, Any]:
     record, regime = group[0].record, group[0].regime
+    averaged = [student.record for student in group]
     random, no_random = _references(
         "random", group, [s for s in students if s.record.method == Random.name], SHARED_WITH_RANDOM, lambda s: s.seed
     )
@@ -198,8 +205,8 @@ def _score_row(group: list[_Student], students: list[_Student]) -> dict[str, Any
         "hlr": hlr,
         "lrs": _label_robust((0.5 * ior - 0.5 * hlr) / 100),
         "missing": "; ".join(filter(None, (no_random, no_hard, no_full))),
-        "mixture": mixture([student.record for student in group]),
-        "records": [student.record.name for student in group],
+        "mixture": "; ".join(filter(None, (mixture(averaged), other_numbers(averaged, by_key)))),
+        "records": [one.name for one in averaged],
     }
 
 
@@ -224,7 +231,7 @@ def _references(
     if unpaired:
         seeds = ", ".join(str(seed) for seed in sorted({student.seed for student in unpaired}))
         return [], f"{name}: no record of student seed {seeds}" + (" on the same set" if name == "hard" else "")
-    references = _distinct(reference for reference in references if pairing(reference) in required)
+    references = _distinct([reference for reference in references if pairing(reference) in required])
     if len({(s.record.method_version, s.record.evaluator_version) for s in references}) > 1:
         return [], f"{name}: records of several versions"
     return references, ""

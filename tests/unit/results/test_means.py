@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
+from ddbench.figures import regularisation, scaling
 from ddbench.results.means import mean_top1
 from ddbench.results.records import Record
 
@@ -83,3 +84,57 @@ def test_a_method_is_called_by_what_tells_its_records_apart(record: Callable[...
         3.0: "wmdd, quick+released",
         4.0: "random",
     }
+
+
+def mixed(name: str, one: Record, other: Record) -> tuple[Record, Record]:
+    """The two records, which now differ in the condition of this name."""
+    for number, record in enumerate((one, other), 1):
+        match name:
+            case "teacher":
+                record.teacher["digest"] = str(number)
+            case "recover":
+                record.versions["numerics"] = f"models=1 recover={number} training=1 transport=1 views=1"
+            case "compile":
+                record.configuration["runtime"]["compile"] = ("off", "on")[number - 1]
+    return one, other
+
+
+@pytest.mark.parametrize(
+    ("name", "mixture"),
+    [("teacher", "2 teachers"), ("recover", "version of recover 1, 2"), ("compile", "compile off, on"), ("seeds", "")],
+)
+def test_figures_name_the_points_whose_records_differ(name: str, mixture: str, record: Callable[..., Record]) -> None:
+    def messages(draw: Callable[[Sequence[Record], Callable[[str], None]], object], *others: Record) -> list[str]:
+        found: list[str] = []
+        draw([*mixed(name, record(60.0), record(62.0, seed=1)), *others], found.append)
+        return found
+
+    (point,) = mean_top1(mixed(name, record(60.0), record(62.0, seed=1)), "ipc").itertuples()
+    assert (point.top1, point.n, point.mixture) == (61.0, 2, mixture)
+    by_ipc = messages(scaling.draw, record(40.0, ipc=1))
+    by_weight = messages(regularisation.draw, record(40.0, bn_weight=1.0))
+    ending = f"imagenette differ: {mixture}"
+    assert by_ipc == ([f"note: the records of wmdd, IPC 10, {ending}"] if mixture else [])
+    assert by_weight == ([f"note: the records of wmdd, method.bn_weight 10, {ending}"] if mixture else [])
+
+
+def test_figures_name_three_mixtures_and_count_the_others(record: Callable[..., Record]) -> None:
+    messages: list[str] = []
+    pairs = [mixed("teacher", record(60.0, ipc=ipc), record(62.0, ipc=ipc, seed=1)) for ipc in (1, 5, 10, 20, 50)]
+    scaling.draw([one for pair in pairs for one in pair], messages.append)
+    assert messages == [
+        *(f"note: the records of wmdd, IPC {ipc}, imagenette differ: 2 teachers" for ipc in (1, 5, 10)),
+        "note: the records of 2 other points differ too",
+    ]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_the_newest_record_of_a_student_counts_and_the_other_number_is_named(
+    newest_first: bool, record: Callable[..., Record]
+) -> None:
+    keys = {"evaluate": ["key"]}
+    older = record(43.0, name="older", keys=keys)
+    newer = record(50.0, name="newer", keys=keys, created="2026-02-01T00:00:00+00:00")
+    (point,) = mean_top1([newer, older] if newest_first else [older, newer], "ipc").itertuples()
+    assert (point.top1, point.n) == (50.0, 1)
+    assert point.mixture == "not shown: other top-1 with the same evaluate key: 43.00 (older)"

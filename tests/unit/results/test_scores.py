@@ -425,6 +425,19 @@ def test_scores_name_what_differs_in_the_computation(frame_of: Callable[[list[Tr
     assert row["mixture"] == "version of recover 1, 2; threads 1, 2 (evaluate)"
 
 
+@pytest.mark.parametrize("newest", [0, 1])
+def test_the_newest_record_of_a_student_counts_and_the_other_number_is_named(
+    newest: int, frame_of: Callable[[list[Tree]], pd.DataFrame]
+) -> None:
+    pair = [{**tree("wmdd", "fkd", top1), "keys": {"evaluate": ["key"]}} for top1 in (43.0, 50.0)]
+    pair[newest]["created"] = "2026-02-01T00:00:00+00:00"
+    pair[1]["device"] = {**pair[1]["device"], "threads": 2}
+    (row,) = scores(frame_of(pair)).to_dict("records")
+    top1, other = ((43.0, "50.00 (001)"), (50.0, "43.00 (000)"))[newest]
+    assert (row["top1"], row["n"], row["records"]) == (top1, 1, [f"{newest:03d}"])
+    assert row["mixture"] == f"not shown: other top-1 with the same evaluate key: {other}"
+
+
 def test_records_are_filtered_and_sorted(shell: Shell) -> None:
     actual = [*RANDOM, *MINE, changed(MINE[0], "recipes", ["quick", "tuned"]), changed(HARD[0], "dataset", "digits")]
     actual[4] = changed(actual[4], "configuration.method_settings", {"steps": 400})
