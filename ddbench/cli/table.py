@@ -132,7 +132,8 @@ def table_command(
     frame = launch.run_distributed(work, used)
     if frame is None:  # only rank 0 has the table
         return
-    text = layout.format_table(spec, frame, form)
+    with frames.table_errors(spec, registry, results_dir):
+        text = layout.format_table(spec, frame, form)
     if output is None:
         options.print_result(text)
     else:

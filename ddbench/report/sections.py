@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ddbench.api.table import TableSpec
-from ddbench.core.errors import PluginError
+from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request
-from ddbench.tables.frame import build_frame
+from ddbench.tables.frame import build_frame, table_errors
 from ddbench.tables.layout import DIFFERENCE, PUBLISHED, text_blocks
 from ddbench.tables.rows import SETTING_COLUMNS, Row
 
@@ -96,7 +96,7 @@ def sections(
         registry: The installed plugins, which define the tables.
         results_dir: The results folder.
         stored: Its records.
-        warn: Receives a message for each table whose plugin fails.
+        warn: Receives a message for each table that fails.
 
     Returns:
         The tables: `HEADLINE` first, then by their numbers of records.
@@ -105,12 +105,13 @@ def sections(
     request = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
         try:
-            frame = _measured_settings(build_frame(spec, request, registry, None, results_dir, stored=stored))
-        except PluginError as error:
+            frame = build_frame(spec, request, registry, None, results_dir, stored=stored)
+            with table_errors(spec, registry, results_dir):
+                frame = _measured_settings(frame)
+                if len(frame):
+                    found.append(Section(spec, [*_blocks(spec, frame)], frozenset(frame["record"].dropna())))
+        except DDBenchError as error:
             warn(f"left out: {error}")
-            continue
-        if len(frame):
-            found.append(Section(spec, [*_blocks(spec, frame)], frozenset(frame["record"].dropna())))
     return sorted(found, key=lambda section: (section.spec.name != HEADLINE, -len(section.records)))
 
 

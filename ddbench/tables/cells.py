@@ -13,6 +13,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
 from ddbench.pipeline.request import Request, expand_cell
 from ddbench.results import published
+from ddbench.tables.checks import check_spec, checked_cells
 from ddbench.tables.published_columns import published_datasets
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def cells_of(
 
     Raises:
         DDBenchError: If a name is unknown, if two cells share a position, or if there is no cell.
+        PluginError: If the code of the table fails, or gives something else than cells.
     """
     for name in request.datasets:
         registry.dataset(name)
@@ -51,13 +53,14 @@ def cells_of(
     datasets = request.datasets or _default_datasets(spec, stored)
     query = TableQuery(tuple(dict.fromkeys(datasets)), methods, tuple(dict.fromkeys(ipcs)))
     with registry.attribute_errors("table", spec.name):
-        cells = list(spec.cells(query))
+        check_spec(spec)
+        cells = checked_cells(spec.cells(query))
     by_position: dict[tuple[object, ...], Cell] = {}
     for cell in _possible(cells, methods, registry):
         position = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.columns))
         if by_position.setdefault(position, cell) != cell:
             columns = "".join(f", {name} {getattr(cell, name)}" for name in spec.columns)
-            raise DDBenchError(f"table '{spec.name}' has two cells in row '{cell.row}'{columns}")
+            raise DDBenchError(f"{registry.describe('table', spec.name)} has two cells in row '{cell.row}'{columns}")
     if not by_position:
         raise DDBenchError(f"table '{spec.name}' has no cells for method {', '.join(methods)}")
     return list(by_position.values())

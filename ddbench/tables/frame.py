@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from ddbench.results import records
 from ddbench.results.conditions import recorded_datasets
 from ddbench.results.failures import traceback_kept
 from ddbench.tables.cells import cells_of, check_cells
+from ddbench.tables.checks import checked_frame
 from ddbench.tables.context import TableContext
 from ddbench.tables.from_records import rows_from_records
 from ddbench.tables.published_columns import published_only, with_published
@@ -59,31 +61,49 @@ def build_frame(
     Raises:
         DDBenchError: If a name is unknown, if the options are wrong for every cell, or if the work takes more than an
             hour and `yes` is not set.
+        PluginError: If the code of the table fails, or returns something else than a tidy frame.
     """
     folder = results_dir / "records"
     stored = records.read_all(folder, warn) if stored is None else stored
     if workspace is None:  # records do not say where an image folder is
         request = replace(request, datasets=recorded_datasets(request.datasets, stored))
-    failure = f"table-{spec.name}"
-    with traceback_kept(failure, results_dir):
+    with table_errors(spec, registry, results_dir):
         cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     context = TableContext(request, registry, workspace, results_dir, warn, stored, yes)
     if spec.fill is not None:
-        with traceback_kept(failure, results_dir), registry.attribute_errors("table", spec.name):
-            frame = spec.fill(spec, cells, context)
+        with table_errors(spec, registry, results_dir):
+            frame = checked_frame(spec, spec.fill(spec, cells, context), "fill")
     else:
         fill = run_cells if workspace else rows_from_records
         rows = fill(spec, cells, context)
         # Filling the table may have written records. The warnings have been printed before.
         stored = stored if workspace is None else records.read_all(folder, lambda message: None)
         frame = pd.DataFrame(name_mixtures(spec, rows, stored), columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"})
-    if not request.methods:
-        frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
-    if spec.finish is not None:
-        with traceback_kept(failure, results_dir), registry.attribute_errors("table", spec.name):
-            frame = spec.finish(frame, records.to_frame(stored))
-    return with_published(spec, frame)
+    with table_errors(spec, registry, results_dir):
+        if not request.methods:
+            frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
+        if spec.finish is not None:
+            frame = checked_frame(spec, spec.finish(frame, records.to_frame(stored)), "finish")
+        return with_published(spec, frame)
+
+
+@contextlib.contextmanager
+def table_errors(spec: TableSpec, registry: PluginRegistry, results_dir: Path) -> Iterator[None]:
+    """Names the table, its package and the file with the traceback if an exception ends the block.
+
+    It is for the code of a table, and for code that reads what a table returned.
+
+    Args:
+        spec: The table.
+        registry: The registered plugins.
+        results_dir: Folder of the results.
+
+    Raises:
+        PluginError: If the block raises an exception other than a DDBenchError.
+    """
+    with traceback_kept(f"table-{spec.name}", results_dir), registry.attribute_errors("table", spec.name):
+        yield
 
 
 def with_datasets(request: Request, registry: PluginRegistry, data_dir: Path | None) -> Request:

@@ -17,11 +17,15 @@ from ddbench.results.conditions import SETTING_SECTIONS, setting_digest
 from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
 from ddbench.results.records import Record, measured_on
 
+NUMBER_COLUMNS = (
+    *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
+)
+"""The numbers of a record."""
 FRAME_COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
     *("repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
-    *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),
+    *NUMBER_COLUMNS,
     *("record", "differs", "mixture"),
 )
 SETTING_COLUMNS = (

@@ -70,7 +70,7 @@ def test_observers_can_neither_stop_nor_change_a_run(bad_plugin: BadPlugin, shel
 
 def table(name: str, **parts: Any) -> TableSpec:
     def cells(wanted: TableQuery) -> Iterable[Cell]:
-        return [Cell("random", "random", dataset, 1) for dataset in wanted.datasets]
+        return [Cell("random", "random", dataset, 1, "convnet-d2", "hard") for dataset in wanted.datasets]
 
     return TableSpec(name, "misbehaves.", **{"cells": cells, **parts})
 
@@ -93,6 +93,9 @@ TABLES = {
     "late": (table("bad-late", cells=late), "ZeroDivisionError: late"),
     "fill": (table("bad-fill", fill=filling), "Weird: x"),
     "finish": (table("bad-finish", finish=adding), "Weird: no column"),
+    "returned": (table("bad-value", finish=lambda frame, every: None), "finish returns None, not a DataFrame"),
+    "metrics": (table("bad-metric", metrics={"top1": "Top"}), "metrics has 'Top' as 'top1', not a Metric"),
+    "layout": (table("bad-size", finish=lambda frame, every: frame.assign(image_size="8 px")), "ValueError"),
 }
 
 
@@ -105,9 +108,11 @@ def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(bad_plugi
     for spec, message in TABLES.values():
         outcome = bad_plugin.run(shell, registry, "table", spec.name, "--dataset", "digits")
         outcome.refused(f"table '{spec.name}' of {bad_plugin.name}", message)
-    outcome = bad_plugin.run(shell, registry, "report")
+    twice = table("bad-twice", columns=(), cells=lambda wanted: [Cell("a", "random", "digits", n) for n in (1, 2)])
+    specs = [*(spec for spec, _ in TABLES.values()), twice]
+    outcome = bad_plugin.run(shell, bad_plugin.registry(tables=specs), "report")
     assert outcome.code == 0, outcome.err
-    for spec, _ in TABLES.values():
+    for spec in specs:
         assert sum(f"left out: table '{spec.name}' of {bad_plugin.name}" in line for line in outcome.errors) == 1
     (record,) = (shell.results / "records").iterdir()
     assert f'id="record-{record.stem}"' in (shell.results / "report.html").read_text(encoding="utf-8")
