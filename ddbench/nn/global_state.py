@@ -7,7 +7,7 @@ import io
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,17 @@ TORCH, NUMPY, RANDOM = "torch's global generator", "NumPy's global generator", "
 CUDA = "CUDA's global generator"
 DTYPE, THREADS, GRADIENTS = "torch's default dtype", "torch's number of threads", "torch's gradient mode"
 DEVICE, MATMUL = "torch's default device", "torch's float32 matmul precision"
+CONVOLUTION = "torch's float32 precision of convolutions"
 FOLDER = "the working directory"
 ONEDNN = "torch's oneDNN kernels"
 DETERMINISTIC, BENCHMARK, TF32 = "torch's deterministic algorithms", "cudnn.benchmark", "cudnn.allow_tf32"
+
+# The settings (backend, operation) of `fp32_precision` by name. A setting comes after those it inherits from.
+_FP32_SETTINGS = {
+    MATMUL: (("generic", "all"), ("mkldnn", "all"), ("cuda", "all"), ("mkldnn", "matmul"), ("cuda", "matmul")),
+    CONVOLUTION: (("mkldnn", "conv"), ("mkldnn", "rnn")),
+    TF32: (("cuda", "conv"), ("cuda", "rnn")),
+}
 
 
 def global_state(device: torch.device) -> dict[str, object]:
@@ -40,7 +48,8 @@ def global_state(device: torch.device) -> dict[str, object]:
         THREADS: torch.get_num_threads(),
         GRADIENTS: torch.is_grad_enabled(),
         DEVICE: torch.get_default_device(),
-        MATMUL: torch.get_float32_matmul_precision(),
+        MATMUL: (_matmul_precision(), _fp32_precisions(MATMUL)),
+        CONVOLUTION: _fp32_precisions(CONVOLUTION),
         FOLDER: _folder(),
         DETERMINISTIC: torch.are_deterministic_algorithms_enabled(),
         ONEDNN: torch._C._get_mkldnn_enabled(),
@@ -49,9 +58,36 @@ def global_state(device: torch.device) -> dict[str, object]:
         state |= {
             CUDA: torch.cuda.get_rng_state(device).numpy().tobytes(),
             BENCHMARK: torch.backends.cudnn.benchmark,
-            TF32: torch.backends.cudnn.allow_tf32,
+            TF32: (_allow_tf32(), _fp32_precisions(TF32)),
         }
     return state
+
+
+def _matmul_precision() -> str | None:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None  # set with `fp32_precision` to values that this function cannot express
+
+
+def _allow_tf32() -> bool | None:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None  # as above
+
+
+def _fp32_precisions(name: str) -> list[str]:
+    """Reads the settings of a name; a version of torch without `fp32_precision` has none."""
+    get = getattr(torch._C, "_get_fp32_precision_getter", None)
+    return [get(*setting) for setting in _FP32_SETTINGS[name]] if get else []
+
+
+def _set_fp32_precisions(name: str, values: Sequence[str]) -> None:
+    """Sets only those that differ: a setting that inherits its value must go on to do so."""
+    for setting, value in zip(_FP32_SETTINGS[name], values, strict=False):
+        if torch._C._get_fp32_precision_getter(*setting) != value:
+            torch._C._set_fp32_precision_setter(*setting, value)
 
 
 def _folder() -> str:
@@ -126,7 +162,14 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     onednn = torch._C._get_mkldnn_enabled()
-    default_device, matmul, folder = torch.get_default_device(), torch.get_float32_matmul_precision(), _folder()
+    default_device, matmul, folder = torch.get_default_device(), _matmul_precision(), _folder()
+    precisions = {name: _fp32_precisions(name) for name in _FP32_SETTINGS}
+
+    def restore_matmul() -> None:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        _set_fp32_precisions(MATMUL, precisions[MATMUL])
+
     restores: dict[str, Callable[[], object]] = {
         TORCH: lambda: torch.set_rng_state(generators[0]),
         NUMPY: lambda: np.random.set_state(generators[1]),
@@ -136,17 +179,24 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         GRADIENTS: lambda: torch.set_grad_enabled(gradients),
         # None, not "cpu": setting any device makes the creation of every tensor slower.
         DEVICE: lambda: torch.set_default_device(None if default_device.type == "cpu" else default_device),
-        MATMUL: lambda: torch.set_float32_matmul_precision(matmul),
+        MATMUL: restore_matmul,
+        CONVOLUTION: lambda: _set_fp32_precisions(CONVOLUTION, precisions[CONVOLUTION]),
         FOLDER: lambda: os.chdir(folder or "."),
         DETERMINISTIC: lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warns),
         ONEDNN: lambda: torch._C._set_mkldnn_enabled(onednn),
     }
     if device.type == "cuda":
         cuda_state, cudnn = torch.cuda.get_rng_state(device), torch.backends.cudnn
-        benchmark, tf32 = cudnn.benchmark, cudnn.allow_tf32
+        benchmark, tf32 = cudnn.benchmark, _allow_tf32()
+
+        def restore_tf32() -> None:
+            if tf32 is not None:
+                cudnn.allow_tf32 = tf32
+            _set_fp32_precisions(TF32, precisions[TF32])
+
         restores |= {
             CUDA: lambda: torch.cuda.set_rng_state(cuda_state, device),
             BENCHMARK: lambda: setattr(cudnn, "benchmark", benchmark),
-            TF32: lambda: setattr(cudnn, "allow_tf32", tf32),
+            TF32: restore_tf32,
         }
     return restores

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
-from pathlib import Path
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TypeVar
 
 from ddbench.core.errors import exception_line
@@ -45,7 +45,7 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
     plugin = f"plugin '{point.name}' of {owner_of(point)}"
     result = None
     try:
-        with _restored_state(plugin, point), contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _restored_state(plugin, point):
             result = inspect(point.load())
     except STOP_REQUESTS:
         raise
@@ -56,27 +56,77 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
 
 @contextlib.contextmanager
 def _restored_state(plugin: str, point: metadata.EntryPoint) -> Iterator[None]:
-    """Restores the global state after an import that can change it: one with torch."""
-    if owner_of(point) == CORE or not ("torch" in sys.modules or _imports_torch(point)):
-        yield
-        return
-    import torch
-
-    from ddbench.nn.global_state import restore_global_state
+    """Restores the global state after the import of a plugin, if torch is imported before or by the plugin."""
 
     def report(changed: list[str], printed: bool) -> None:
         if changed:
             print_warning(f"{plugin} changed {', '.join(changed)} when it was imported: restored")
 
-    with restore_global_state(torch.device("cpu"), report):
+    with contextlib.ExitStack() as stack:
+
+        def restore_at_exit() -> None:
+            import torch
+
+            from ddbench.nn.global_state import restore_global_state
+
+            stack.enter_context(restore_global_state(torch.device("cpu"), report))
+
+        if owner_of(point) != CORE:
+            if "torch" in sys.modules:
+                restore_at_exit()
+            else:
+                stack.enter_context(_after_import_of_torch(restore_at_exit))
         yield
 
 
-def _imports_torch(point: metadata.EntryPoint) -> bool:
-    """Whether the entry module imports torch at module level. The conformance kit forbids it: it slows every start."""
+@contextlib.contextmanager
+def _after_import_of_torch(callback: Callable[[], None]) -> Iterator[None]:
+    """Calls `callback` once if torch is imported inside the block, directly after that import."""
+    finder = _TorchFinder(callback)
+    sys.meta_path.insert(0, finder)
     try:
-        spec = importlib.util.find_spec(point.module)
-        code = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    except (ImportError, OSError, ValueError):
-        return False
-    return re.search(r"^(import|from) torch\b", code, re.MULTILINE) is not None
+        yield
+    finally:
+        finder.callback = None
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+
+class _TorchFinder(MetaPathFinder):
+    """Finds torch with the finders after this one, and calls `callback` when torch is imported."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "torch" or self.callback is None:
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _TorchLoader(spec.loader, self)
+                return spec
+        return None
+
+
+class _TorchLoader(Loader):
+    """Imports torch with its own loader, then calls the callback of the finder."""
+
+    def __init__(self, loader: Loader, finder: _TorchFinder) -> None:
+        self._loader, self._finder = loader, finder
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Tools that read a module's source or resources need its own loader.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        callback, self._finder.callback = self._finder.callback, None
+        if callback is not None:
+            callback()

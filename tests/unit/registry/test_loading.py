@@ -81,3 +81,64 @@ def test_numeric_state_that_an_import_changes_is_put_back(site: Path, first: boo
     for name in ("float32 matmul precision", "number of threads", "oneDNN kernels", "deterministic algorithms"):
         assert name in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def _load_in_a_new_process(site: Path, module: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Loads a plugin in a process without torch, then runs `code`."""
+    code = (
+        "import sys\nfrom importlib import metadata\nfrom ddbench.registry.loading import load\n"
+        "assert 'torch' not in sys.modules\nfinders, stdout = list(sys.meta_path), sys.stdout\n"
+        f"assert load(metadata.EntryPoint('plugin', '{module}', 'ddbench'), lambda plugin: 7) == 7\n"
+        f"assert sys.meta_path == finders and sys.stdout is stdout\n{code}"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_numeric_state_that_an_indirect_import_changes_is_put_back(site: Path) -> None:
+    package = site / "ddload_indirect"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import importlib.util\nassert importlib.util.find_spec('torch')\nfrom ddload_indirect.impl import value\n"
+    )
+    (package / "impl.py").write_text(
+        "import torch.nn\ntorch.set_float32_matmul_precision('medium')\ntorch.set_num_threads(3)\nvalue = 3\n"
+    )
+    done = _load_in_a_new_process(
+        site,
+        "ddload_indirect",
+        "import torch, inspect\nassert inspect.getsource(torch) and torch.__spec__.loader is torch.__loader__\n"
+        "assert type(torch.__loader__).__name__ == 'SourceFileLoader'\n"
+        "print(torch.get_float32_matmul_precision(), torch.get_num_threads())",
+    )
+    assert done.stdout == "highest 1\n"
+    assert done.stderr == (
+        "ddbench: warning: plugin 'plugin' of an unknown distribution changed torch's number of threads, "
+        "torch's float32 matmul precision when it was imported: restored\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has no fp32_precision")
+def test_precisions_that_an_import_sets_with_the_newer_api_are_put_back(site: Path) -> None:
+    (site / "ddload_newer.py").write_text(
+        "import torch\ntorch.backends.mkldnn.matmul.fp32_precision = 'bf16'\n"
+        "torch.backends.mkldnn.conv.fp32_precision = 'bf16'\n"
+    )
+    done = _load_in_a_new_process(
+        site,
+        "ddload_newer",
+        "import torch\nmkldnn = torch.backends.mkldnn\nprint(torch.get_float32_matmul_precision(), "
+        "mkldnn.matmul.fp32_precision, mkldnn.conv.fp32_precision)",
+    )
+    assert done.stdout == "highest none none\n"
+    assert done.stderr == (
+        "ddbench: warning: plugin 'plugin' of an unknown distribution changed torch's float32 matmul precision, "
+        "torch's float32 precision of convolutions when it was imported: restored\n"
+    )
+
+
+def test_a_plugin_without_torch_does_not_import_it(site: Path) -> None:
+    (site / "ddload_plain.py").write_text("value = 3\n")
+    assert _load_in_a_new_process(site, "ddload_plain", "print('torch' in sys.modules)").stdout == "False\n"
