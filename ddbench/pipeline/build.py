@@ -20,6 +20,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.nn import device as devices
 from ddbench.nn import memory
 from ddbench.nn.global_state import restore_global_state
+from ddbench.pipeline.shared_state import SharedState, verified
 from ddbench.results import provenance
 from ddbench.storage.artifacts import Artifact, ArtifactHeader, Built, digest_of
 from ddbench.storage.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ class Builder:
         self._made_from: list[dict[str, str]] = []
         self._nested_seconds: list[float] = []
         self._current: list[tuple[str, str]] = []
+        self._shared: list[SharedState] = []
         self._sources = _sources(workspace, experiment)
 
     def artifact(
@@ -84,6 +86,8 @@ class Builder:
             units = set(depends_on.get("units", ()))
 
             def built(checkpoint: Checkpoint) -> Built:
+                if self._shared:
+                    self._shared[-1].verify()
                 prepare()
                 return self._built(stage, unit, build, checkpoint, units)
 
@@ -202,14 +206,23 @@ class Builder:
         self.note(*self._current[-1])(text)
 
     @contextlib.contextmanager
-    def plugin(self, kind: Kind, name: str, stage: str) -> Iterator[str]:
-        """Runs a plugin's code: errors name the plugin, global state is restored. Yields the plugin's description."""
+    def plugin(self, kind: Kind, name: str, stage: str, shared: SharedState) -> Iterator[str]:
+        """Runs a plugin's code and yields the plugin's description.
+
+        Errors name the plugin, global state is restored, and shared state is verified: after the block, and before
+        each artifact that the block requests and that has to be built.
+        """
         registry = self._workspace.registry
         with (
             registry.attribute_errors(kind, name),
             restore_global_state(self._device, self._warn_of(kind, name, stage)),
+            verified(shared),
         ):
-            yield registry.describe(kind, name)
+            self._shared.append(shared)
+            try:
+                yield registry.describe(kind, name)
+            finally:
+                self._shared.pop()
 
     def _warn_of(self, kind: Kind, name: str, stage: str) -> Callable[[list[str], bool], None]:
         def warn(changed: list[str], printed: bool) -> None:

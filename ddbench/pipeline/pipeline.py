@@ -30,7 +30,8 @@ from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.shared_state import SharedState
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.collection import Kind
-from ddbench.storage.artifacts import Artifact
+from ddbench.storage.artifacts import Artifact, Built
+from ddbench.storage.checkpoint import Checkpoint
 
 
 class Pipeline:
@@ -106,10 +107,18 @@ class Pipeline:
         return self.builder.artifact(
             stage,
             self.key(stage, part),
-            lambda checkpoint: contract.build(self, part, checkpoint),
+            lambda checkpoint: self._build(contract, part, checkpoint),
             contract.label(self, part),
             build_inputs,
         )
+
+    def _build(self, stage: Stage[Any], part: int, checkpoint: Checkpoint) -> Built:
+        """Builds a part of a stage. A stage of a method is a plugin's code, as the method is."""
+        if stage.name not in self.method.stages():
+            return stage.build(self, part, checkpoint)
+        shared = self.shared_state("stage", stage.name, self.uses_teacher)
+        with self.builder.plugin("stage", stage.name, stage.name, shared):
+            return stage.build(self, part, checkpoint)
 
     def missing(self) -> list[tuple[str, int]]:
         """Returns the (stage, part) pairs that this experiment needs and the cache lacks, in order.

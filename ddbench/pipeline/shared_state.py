@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ def teacher_state(teacher: nn.Module) -> dict[str, object]:
 
     Returns:
         Values that compare by equality, by a name for error messages: a digest of parameters and buffers, and the
-        modules or parameters with hooks, in training mode, with `requires_grad` and with gradients.
+        modules or parameters with hooks, in training mode, with `requires_grad` and with gradients, and the modules
+        with their public attributes.
     """
     modules = dict(teacher.named_modules())
     return {
@@ -52,7 +54,15 @@ def teacher_state(teacher: nn.Module) -> dict[str, object]:
         "its training mode": [name for name, module in modules.items() if module.training],
         "its requires_grad": [name for name, value in teacher.named_parameters() if value.requires_grad],
         "gradients on its parameters": [name for name, value in teacher.named_parameters() if value.grad is not None],
+        "its modules": {name: (id(module), _attributes(module)) for name, module in modules.items()},
     }
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    """Returns the public attributes of a module, e.g. `eps`: plain values, and the identities of other objects."""
+    values = {name: value for name, value in vars(module).items() if name[0] != "_" and name != "training"}
+    plain = (bool, int, float, str, tuple, type(None))
+    return {name: value if isinstance(value, plain) else id(value) for name, value in values.items()}
 
 
 class SharedState:
@@ -82,6 +92,8 @@ class SharedState:
         self._tensors |= {f"the labels of {name}": split.labels for name, split in images.items()}
         self._tensors |= {f"the sizes of {name}": split.sizes for name, split in images.items()}
         self._backups = {name: tensor.clone() for name, tensor in self._tensors.items()}
+        self._objects = {"the dataset": dataset, **images}
+        self._attributes = {name: dict(vars(value)) for name, value in self._objects.items()}
         self._distilled: dict[str, Tensor] = {}
         self._discard_images: Callable[[], None] = lambda: None
         if distilled is not None:
@@ -105,7 +117,7 @@ class SharedState:
         Raises:
             SharedStateError: An object was changed.
         """
-        changed = []
+        changed = [text for name in self._objects for text in self._restore_attributes(name)]
         for name, tensor in self._tensors.items():
             if not tensor.equal(self._backups[name]):
                 tensor.copy_(self._backups[name])
@@ -121,6 +133,22 @@ class SharedState:
                 changed.append(f"the teacher ({', '.join(teacher_changes)})")
         if changed:
             raise SharedStateError(self._owner, changed)
+
+    def _restore_attributes(self, name: str) -> list[str]:
+        """Restores the attributes of an object that were replaced, and returns their names for the message."""
+        value, before = self._objects[name], self._attributes[name]
+        now = vars(value)
+        replaced = [attribute for attribute in before if now.get(attribute) is not before[attribute]]
+        # The value of a property that was computed meanwhile is no change.
+        added = [
+            attribute
+            for attribute in now.keys() - before.keys()
+            if not isinstance(getattr(type(value), attribute, None), cached_property)
+        ]
+        for attribute in added:
+            del now[attribute]
+        now.update({attribute: before[attribute] for attribute in replaced})
+        return [f"{attribute} of {name}" for attribute in sorted([*replaced, *added])]
 
 
 def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:

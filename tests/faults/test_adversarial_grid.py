@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # On import it changes how float32 is multiplied; each method and the protocol change one more thing.
 PLUGIN = """
     import torch
-    from ddbench.api import Distiller, hookimpl
+    from ddbench.api import Distiller, Stage, hookimpl
     from ddbench.evaluators.protocols import KnowledgeDistillation
 
     torch.set_float32_matmul_precision("medium")
@@ -41,6 +41,16 @@ PLUGIN = """
         with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
             task.statistics(1)
 
+    def early(task):
+        task.teacher.network.features[0].weight.data.mul_(-1)
+        task.statistics(0, layer=1)
+
+    def layer(task):
+        task.teacher.network.features[1].eps = 10.0
+
+    def answer(task):
+        task.dataset.val.labels = torch.zeros_like(task.dataset.val.labels)
+
     def generators(task):
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("medium")
@@ -58,6 +68,28 @@ PLUGIN = """
         return Adversary
 
 
+    class Flip(Stage):
+        name = "flip"
+        version = "1"
+
+        def count(self, run):
+            return 1
+
+        def depends_on(self, run):
+            return {}
+
+        def build(self, run, part, checkpoint):
+            run.teacher.network.classifier.weight.data.mul_(-1)
+            return {"x": torch.ones(1)}, {}
+
+
+    class Staged(method(generators)):
+        name = "staged"
+
+        def stages(self):
+            return ("flip",)
+
+
     class Darkening(KnowledgeDistillation, frozen=True, extra="forbid"):
         name = "darkening"
 
@@ -70,7 +102,13 @@ PLUGIN = """
 
     @hookimpl
     def ddbench_distillers():
-        return [method(change) for change in (weights, answers, mean, features, nested, generators)]
+        changes = (weights, answers, mean, early, layer, answer, features, nested, generators)
+        return [*map(method, changes), Staged]
+
+
+    @hookimpl
+    def ddbench_stages():
+        return [Flip]
 
 
     @hookimpl
@@ -81,6 +119,9 @@ CHANGES = {
     "weights": "the teacher (its parameters and buffers)",
     "answers": "the labels of the validation images",
     "mean": "the mean of the dataset",
+    "early": "the teacher (its parameters and buffers)",
+    "layer": "the teacher (its modules)",
+    "answer": "labels of the validation images",
 }
 SOUND = ("random", "kmeans")
 CELL = (
@@ -121,13 +162,19 @@ def test_a_grid_of_adversaries_leaves_every_sound_number(
 
     site = tmp_path / "site"
     install_plugin(site, "ddtest-adversaries", PLUGIN)
-    names = (*CHANGES, "features", "nested", "generators")
+    names = (*CHANGES, "staged", "features", "nested", "generators")
     outcome = run(together, *grid("random", *names, *SOUND), site=site)
     assert outcome.returncode == 1, outcome.stderr
     for name, change in CHANGES.items():
         assert f"method '{name}' of ddtest-adversaries changed {change} in place" in outcome.stderr, outcome.stderr
+    assert "stage 'flip' of ddtest-adversaries changed the teacher (its parameters and buffers)" in outcome.stderr
     assert of_sound_methods(together) == sound
-    assert {record["method"] for record in together.records().values()}.isdisjoint(CHANGES)
+    statistics = [
+        {name: digest for name, digest in place.digests().items() if name.startswith("statistics/")}
+        for place in (alone, together)
+    ]
+    assert statistics[0] == statistics[1]
+    assert {record["method"] for record in together.records().values()}.isdisjoint({*CHANGES, "staged"})
 
     darkened = run(together, *grid(*SOUND), "--evaluator", "darkening", site=site)
     assert "evaluator 'darkening' of ddtest-adversaries changed" in darkened.stderr, darkened.stderr

@@ -97,12 +97,11 @@ class Distill(Stage["Pipeline"]):
         import torch
 
         from ddbench.distillation.distilled_set import check_result, to_uint8
-        from ddbench.pipeline.shared_state import verified
 
         experiment, unit = run.experiment, run.units[part]
         shared = run.shared_state("method", experiment.method_name, run.method.needs_teacher)
         task = self.task(run, part, checkpoint, shared.verify)
-        with run.builder.plugin("method", experiment.method_name, "distill") as owner, verified(shared):
+        with run.builder.plugin("method", experiment.method_name, "distill", shared) as owner:
             result = check_result(run.method.distill(task, unit), unit, run.dataset, owner)
         tensors: dict[str, Tensor] = {}
         if result.images is not None:

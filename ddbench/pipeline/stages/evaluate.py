@@ -67,7 +67,6 @@ class Evaluate(Stage["Pipeline"]):
         from ddbench.api.evaluator import check_metrics
         from ddbench.distillation.context import EvaluateContext
         from ddbench.pipeline.build import refuse_teacher
-        from ddbench.pipeline.shared_state import verified
 
         experiment, needs_teacher = run.experiment, run.protocol.needs_teacher
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
@@ -87,6 +86,6 @@ class Evaluate(Stage["Pipeline"]):
             cached=partial(Labels().cached, run, shared.verify),
             _teacher=(lambda: run.teacher) if needs_teacher else refused,
         )
-        with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate") as owner, verified(shared):
+        with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate", shared) as owner:
             metrics = check_metrics(run.protocol.evaluate(task), run.info.num_classes, owner)
         return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}

@@ -32,6 +32,14 @@ WRITES: dict[str, tuple[Write, str]] = {
     "training labels": (lambda task: task.dataset.train.labels.numpy().fill(1), "the labels of the training images"),
     "mean": (lambda task: task.dataset.mean.add_(0.3), "the mean of the dataset"),
     "deviation": (lambda task: task.dataset.std.mul_(2), "the standard deviation of the dataset"),
+    "another mean": (lambda task: setattr(task.dataset, "mean", task.dataset.mean + 0.3), "mean of the dataset"),
+    "other labels": (
+        lambda task: setattr(task.dataset.val, "labels", torch.zeros_like(task.dataset.val.labels)),
+        "labels of the validation images",
+    ),
+    "normalise": (lambda task: setattr(task.dataset, "normalise", lambda x: x), "normalise of the dataset"),
+    "eps": (lambda task: setattr(task.teacher.network.features[1], "eps", 10.0), "its modules"),
+    "forward": (lambda task: setattr(task.teacher.network.classifier, "forward", torch.zeros_like), "its modules"),
 }
 
 
