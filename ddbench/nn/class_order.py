@@ -1,6 +1,7 @@
 """Finds which output of a checkpoint belongs to which class of the dataset."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
@@ -81,12 +82,14 @@ def outputs_of_classes(
     source = "its class names" if given is None else f"the names in {given} (teacher.classes)"
     if count not in (None, len(names)):
         raise DDBenchError(f"checkpoint '{checkpoint.path}' has {count} outputs, and {source} are {len(names)}")
-    numbers = {name: number for number, name in enumerate(names)}
-    absent = [name for name in classes if name not in numbers]
+    # The spellings of one name with composed and decomposed accents are one class, as in image folders.
+    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(names)}
+    outputs = {name: numbers.get(unicodedata.normalize("NFC", name)) for name in classes}
+    absent = [name for name, output in outputs.items() if output is None]
     if absent:
         advice = "" if given else "; give the order of its outputs: --set teacher.classes=FILE"
         raise DDBenchError(
             f"checkpoint '{checkpoint.path}': {len(absent)} of the dataset's {len(classes)} classes are not among "
             f"{source} ('{names[0]}', ...), e.g. '{absent[0]}'{advice}"
         )
-    return tuple(numbers[name] for name in classes)
+    return tuple(output for output in outputs.values() if output is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
@@ -25,20 +26,28 @@ def open_grid(experiments: Sequence[Experiment], workspace: Workspace) -> list[P
     """
     pipelines = []
     for experiment in experiments:
-        try:
+        with _named(experiment, experiments):
             pipelines.append(Pipeline(workspace, experiment))
-        except DDBenchError as error:
-            if len(experiments) == 1 or type(error) is not DDBenchError:
-                raise
-            raise DDBenchError(f"{experiment.name}: {error}") from error
     return pipelines
 
 
-def check_networks(pipelines: Iterable[Pipeline]) -> None:
+@contextlib.contextmanager
+def _named(experiment: Experiment, grid: Sequence[object]) -> Iterator[None]:
+    """Adds the name of the cell to an error about it, if the grid has several cells."""
+    try:
+        yield
+    except DDBenchError as error:
+        if len(grid) == 1 or type(error) is not DDBenchError:
+            raise
+        raise DDBenchError(f"{experiment.name}: {error}") from error
+
+
+def check_networks(pipelines: Sequence[Pipeline]) -> None:
     """Builds every network once and reads the teacher's checkpoint, so that errors show before anything is trained.
 
     Raises:
-        DDBenchError: A network is unknown or cannot take the images, or the method cannot use the teacher.
+        DDBenchError: A network is unknown or cannot take the images, or the method cannot use the teacher. In the last
+            case the cell is named, if there are several.
     """
     for pipeline in pipelines:
         experiment, teacher, info = pipeline.experiment, pipeline.experiment.teacher, pipeline.info
@@ -53,7 +62,8 @@ def check_networks(pipelines: Iterable[Pipeline]) -> None:
                 counts = _layer_counts(teacher.arch, teacher.stem, *sizes)
             else:
                 counts = _count_layers(pipeline.checkpoint_network())
-            pipeline.check_teacher(*counts)
+            with _named(experiment, pipelines):
+                pipeline.check_teacher(*counts)
 
 
 @cache

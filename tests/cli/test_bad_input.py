@@ -103,12 +103,18 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--bogus"), ("No such option '--bogus'",)),
     ((*WMDD, "--seed"), ("'--seed' requires an argument",)),
     ((*WMDD, "--ipc", "ten"), ("'ten' is not a valid integer",)),
+    ((*WMDD, "--seed", str(2**63)), ("'--seed': 9223372036854775808 is not in the range",)),
+    ((*WMDD, "--set", f"teacher.seed={2**63}"), ("teacher.seed",)),
     ((*WMDD, "--seeds", "0"), ("'--seeds': 0 is not in the range",)),
     ((*WMDD, "--precision", "fp8"), ("'fp8' is not one of",)),
     ((*WMDD, "--force", "train"), ("unknown stage 'train'; known: data, distill",)),
     (
         (*RANDOM, "--methods", "wmdd", "--ipc", "9999"),
         ("random, digits, IPC 9999, set 0, fkd, ", "seed 0: --ipc 9999 is more than the 142 training images"),
+    ),
+    (
+        (*RANDOM, "--methods", "wmdd", "--ipc", "1", "--set", "wmdd.layer=99"),
+        ("wmdd, digits, IPC 1, set 0, fkd, ", "seed 0: there is no layer 99"),
     ),
     ((*DIGITS, "--methods", " , ", "--ipc", "1"), ("--method: there is no name",)),
     (("run",), ("Missing option '--method'",)),

@@ -58,6 +58,8 @@ def test_names_in_the_checkpoint_give_the_order() -> None:
     assert outputs_of_classes(named("1", "2", "10"), 3, CLASSES, None) == (0, 2, 1)
     assert outputs_of_classes(named("0", "1", "2", "10"), 4, CLASSES, None) == (1, 3, 2)  # a subset of its classes
     assert outputs_of_classes(named(), 3, CLASSES, None) is None
+    # Composed and decomposed accents are one name.
+    assert outputs_of_classes(named("b", "cafe\u0301"), 2, ("caf\u00e9", "b"), None) == (1, 0)
 
 
 def test_names_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
