@@ -350,7 +350,7 @@ def no_records_error(folder: Path) -> DDBenchError:
     return DDBenchError(f"no records in {folder}; start a run first, e.g. {example}")
 
 
-def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
+def load(folder: Path | str, warn: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
     """Reads all records of a folder as a tidy frame: one row per record.
 
     Args:
@@ -362,7 +362,7 @@ def load(folder: Path, warn: Callable[[str], None] = warnings.warn) -> pd.DataFr
         set. `holdout` is the share of held-out training images (0: none). `configuration` holds the nested
         configuration as a dict.
     """
-    return to_frame(read_all(folder, warn))
+    return to_frame(read_all(Path(folder), warn))
 
 
 def to_frame(stored: Iterable[Record]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from ddbench.config.datasets import refers_to
 from ddbench.core.errors import DDBenchError, unknown
 from ddbench.results.command import command_of
+from ddbench.results.labels import recipe_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("method", f"{record.method} v{record.method_version}"),
         ("dataset", f"{record.dataset}, {record.classes} classes, {record.image_size} px"),
         ("IPC", "all" if record.ipc is None else record.ipc),
-        ("recipes", " + ".join(record.recipes)),
+        ("recipe", recipe_label(record)),
         ("protocol", f"{record.evaluator} v{record.evaluator_version} ({metrics.regime} labels)"),
         ("student", f"{record.student}, seed {record.seed} + {record.student_seed}, set {record.repeat}"),
         ("top-1 (last epoch)", f"{metrics.top1_last:.2f} % on {record.measured_on}"),

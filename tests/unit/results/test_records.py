@@ -154,7 +154,7 @@ def test_an_exact_name_wins_over_longer_ones(folder: Path) -> None:
 
 
 def test_all_records_as_a_frame(folder: Path) -> None:
-    frame = records.load(folder)
+    frame = records.load(str(folder))
     assert list(frame["name"]) == ["a-ipc1-00", "a-ipc10-00", "a-ipc10-01", "b-ipc1-00"]
     assert set(frame["top1_last"]) == {100 / 3}
     assert {"method", "ipc", "regime", "label_bytes", "student_seed"} <= set(frame.columns)

@@ -44,6 +44,9 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
     rows = dict(record_rows(made))
     assert rows["top-1 (last epoch)"].startswith("61.25 % on ")
     assert rows["teacher"] == "resnet18, 76.00 % on validation images"
+    own = {**made.configuration, "changed": ["method.steps"]}
+    changed = dict(record_rows(made.model_copy(update={"configuration": own})))
+    assert (rows["recipe"], changed["recipe"]) == ("quick", "quick + 1 changed")
     own = {**made.configuration, "teacher": {**made.configuration["teacher"], "checkpoint": "teacher.pt"}}
     of_file = made.model_copy(update={"configuration": own, "teacher": {**made.teacher, "digest": "0123456789abcdef"}})
     assert dict(record_rows(of_file))["teacher"].endswith(", weights 0123456789ab")
