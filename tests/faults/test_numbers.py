@@ -330,7 +330,7 @@ def test_statistics_name_where_a_network_overflows() -> None:
     with pytest.raises(DDBenchError) as caught:
         collect(TappedNetwork(teacher), [torch.randn(4, 3, SIZE, SIZE, generator=seeds.generator("x"))], "exact")
     line, last = str(caught.value), TappedNetwork(teacher).bn_names[1]
-    assert line.startswith(f"statistics: not finite (NaN or infinity): the variance before {last}: are the teacher's")
+    assert line.startswith(f"statistics: not finite (NaN or infinity): the variance before {last}; check the teacher's")
     assert json.dumps(line).count("\\n") == 0
 
 

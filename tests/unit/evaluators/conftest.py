@@ -34,7 +34,7 @@ class WatchedTask(EvaluateContext):
 
     students: list[nn.Module] = dataclasses.field(default_factory=list)
     shown: list[Tensor] = dataclasses.field(default_factory=list)
-    request: list[Tensor] = dataclasses.field(default_factory=list)
+    labelled: list[Tensor] = dataclasses.field(default_factory=list)
 
     def student(self) -> nn.Module:
         network = super().student()
@@ -60,8 +60,8 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
         labels = digits.train.labels[indices]
         raw = torch.rand(len(labels), generator=torch.Generator().manual_seed(3)) + 0.1
         network = build_network(teacher, 10, 8, seed=5)
-        request: list[Tensor] = []
-        network.register_forward_pre_hook(lambda module, inputs: request.append(inputs[0].clone()))
+        labelled: list[Tensor] = []
+        network.register_forward_pre_hook(lambda module, inputs: labelled.append(inputs[0].clone()))
         tapped = TappedNetwork(network)
         given: dict[str, Any] = {
             "dataset": digits,
@@ -77,7 +77,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
             "report": lambda step, total, **metrics: None,
             "cached": cached,
             "_teacher": lambda: tapped,
-            "asked": request,
+            "labelled": labelled,
         }
         return WatchedTask(**{**given, **changes})
 

@@ -39,8 +39,8 @@ def test_stored_labels_give_the_numbers_of_online_labels(
     for left, right in zip(online.shown, stored.shown, strict=True):
         assert torch.equal(left, right)
     assert fkd(cutmix_alpha=alpha, labels="stored").evaluate(again) == first
-    assert stored.asked
-    assert not again.asked  # replayed from the file
+    assert stored.labelled
+    assert not again.labelled  # replayed from the file
 
 
 def test_stored_and_online_students_have_the_same_weights(make_task: Callable[..., WatchedTask]) -> None:
@@ -59,8 +59,8 @@ def test_stored_and_online_students_have_the_same_weights(make_task: Callable[..
 def test_the_teacher_labels_exactly_what_the_student_sees(make_task: Callable[..., WatchedTask]) -> None:
     task = make_task()
     fkd().evaluate(task)
-    assert len(task.asked) == len(task.shown) == 12
-    for labelled, seen in zip(task.asked, task.shown, strict=True):
+    assert len(task.labelled) == len(task.shown) == 12
+    for labelled, seen in zip(task.labelled, task.shown, strict=True):
         assert torch.equal(labelled, seen)
 
 

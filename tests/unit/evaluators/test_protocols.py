@@ -84,7 +84,7 @@ def test_full_data_is_the_teacher_recipe_on_every_real_image(
     result = FullData().evaluate(task)
     assert result.student_steps == len(task.shown) == -(-len(digits.train) // 100)
     assert sum(len(images) for images in task.shown) == len(digits.train)
-    assert not task.asked
+    assert not task.labelled
     assert result.label_bytes == len(digits.train) * 8
 
 
