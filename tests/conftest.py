@@ -194,7 +194,7 @@ def storage_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage
 @pytest.fixture
 def storage(storage_server: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Storage:
     """The server with an empty bucket; this process uses it, and keeps its local copies below `tmp_path`."""
-    monkeypatch.setattr("ddbench.storage.remote_folder.LOCAL_COPIES", tmp_path / "copies")
+    monkeypatch.setattr("ddbench.storage.remote_folder.local_copies", lambda: tmp_path / "copies")
     for name, value in storage_server.environment.items():
         monkeypatch.setenv(name, value)
     storage_server.fresh()

@@ -19,8 +19,6 @@ from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.core.files import ABANDONED_AFTER, atomic_write, translate_os_errors, user_cache_dir
 
-LOCAL_COPIES = user_cache_dir() / "shared"
-"""Folder of the local copies. A copy can be deleted if nothing runs and it has no pending uploads."""
 PENDING = "unpublished"
 """Folder in a local copy with one empty file per pending upload."""
 ATOMIC_UPLOADS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"})
@@ -71,14 +69,21 @@ def is_url(location: str | Path) -> bool:
     return isinstance(location, str) and "://" in location
 
 
+def local_copies() -> Path:
+    """Returns this user's folder of the local copies of shared storage."""
+    return user_cache_dir() / "shared"
+
+
 def local_copy(url: str, content: str) -> Path:
     """Returns the folder of this machine for the local copy of a URL. It does not depend on the password in the URL.
+
+    A copy can be deleted if nothing runs and it has no pending uploads.
 
     Args:
         url: The URL.
         content: `cache` or `results`.
     """
-    return LOCAL_COPIES / hashlib.sha256(_without_user(url).encode()).hexdigest()[:16] / content
+    return local_copies() / hashlib.sha256(_without_user(url).encode()).hexdigest()[:16] / content
 
 
 def _without_user(url: str) -> str:

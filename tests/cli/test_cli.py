@@ -62,7 +62,8 @@ def test_the_summary_fits_80_columns(finished: "Finished", monkeypatch: pytest.M
     table, _, _ = outcome.out.partition("records:")
     assert max(map(len, table.splitlines())) <= 80
     heading = " ".join(table.partition("\n\n")[0].split())
-    assert heading == "dataset digits 8px, student convnet-bn-d3, protocol fkd v1, recipe smoke + 1 changed"
+    # Measured columns follow if their values happen to be equal in all rows.
+    assert heading.startswith("dataset digits 8px, student convnet-bn-d3, protocol fkd v1, recipe smoke + 1 changed")
     assert re.findall(r"^(\w+) +(\d) +\d+\.\d\d ", table, re.MULTILINE) == [
         (method, ipc) for method in ("wmdd", "random") for ipc in ("1", "2")
     ]

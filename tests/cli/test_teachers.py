@@ -89,7 +89,7 @@ def test_classes_in_numeric_order_are_refused_before_anything_is_distilled(shell
     folder, teacher = images(tmp_path / "numbers", NUMBERS), tmp_path / "numeric.pth"
     torch.save({"model": teacher_of(folder, NUMBERS), "epoch": 3}, teacher)
     outcome = shell(*command(folder, teacher))
-    outcome.refused("numeric.pth) has its classes in another order", "16.67 %, and 100.00 %", "'10' is '2'")
+    outcome.refused("numeric.pth) has its classes in another order", "16.67 %, but 100.00 %", "'10' is '2'")
     outcome.refused("--set teacher.classes=FILE")
     assert not {path.parts[0] for path in map(Path, shell.files("cache"))} & {"teacher", "distill", "evaluate"}
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cache]:
-    """Opens a cache in the local copy of the host that is named, as a process that has just begun; lines: `said`."""
+    """Opens a cache in the local copy of a host, as a new process does. Its `messages` are the warnings."""
 
     def opened(name: str, place: str, force: tuple[str, ...] = ()) -> Cache:
-        monkeypatch.setattr(remote_folder, "LOCAL_COPIES", tmp_path / name)
+        monkeypatch.setattr(remote_folder, "local_copies", lambda: tmp_path / name)
         messages: list[str] = []
         cache = remote_cache.open_cache(place, frozenset(force), messages.append)
         cache.messages = messages  # type: ignore[attr-defined]

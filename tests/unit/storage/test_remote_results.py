@@ -23,7 +23,7 @@ def test_results_are_those_of_all_hosts(shell: Shell, storage: Storage, monkeypa
     name = Path(names["records"]).stem
     other = type(shell)(shell.root / "elsewhere")
     other.root.mkdir()
-    monkeypatch.setattr(remote_folder, "LOCAL_COPIES", other.root / "copies")
+    monkeypatch.setattr(remote_folder, "local_copies", lambda: other.root / "copies")
     assert name in other("records", "--results-dir", places[-1]).out
     assert name in other("show", "--results-dir", places[-1]).out
     quick = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
