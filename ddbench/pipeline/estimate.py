@@ -93,11 +93,6 @@ class Schedule:
         return f"about {readable(scale * sum(self._seconds[done:]))} left"
 
 
-def seconds(pipelines: list[Pipeline]) -> float:
-    """Returns the estimated seconds of all missing artifacts of the pipelines."""
-    return sum(map(Estimate().add, pipelines))
-
-
 def probe(pipeline: Pipeline) -> float:
     """Measures the seconds that one image takes forward and backward through the teacher's network on this device."""
     config, info = pipeline.experiment.teacher, pipeline.info

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.core.canonical import canonical_json
 from ddbench.results.conditions import Facts, distillation_config, evaluation_conditions, newest_by_student
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
-from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
+from ddbench.results.mixtures import by_evaluate_key, describe_mixture
 from ddbench.results.pooling import pool
 from ddbench.results.records import Record
 
@@ -141,7 +141,7 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
                 "deviation": float("nan") if pooled.deviation is None else pooled.deviation,
                 "n": pooled.students,
                 "sets": pooled.sets,
-                "mixture": "; ".join(filter(None, (mixture(averaged), other_numbers(averaged, by_key)))),
+                "mixture": describe_mixture(averaged, by_key),
             }
         )
     rows.sort(key=lambda row: (natural_order(row["panel"]), natural_order(row["series"]), row["x"]))

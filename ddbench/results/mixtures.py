@@ -71,6 +71,11 @@ def other_numbers(records: Sequence[Record], by_key: Mapping[str, Sequence[Recor
     return f"not shown: other top-1 with the same evaluate key: {', '.join(others)}" if others else ""
 
 
+def describe_mixture(records: Sequence[Record], by_key: Mapping[str, Sequence[Record]]) -> str:
+    """Returns the text of `mixture` and that of `other_numbers`; empty if both are."""
+    return "; ".join(filter(None, (mixture(records), other_numbers(records, by_key))))
+
+
 def _facts(record: Record) -> dict[tuple[str, str], set[str]]:
     """Returns the values of each condition, by stage (empty: all stages) and name."""
     runtime = record.configuration["runtime"]

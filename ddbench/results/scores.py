@@ -22,7 +22,7 @@ from ddbench.results.conditions import (
     training_recipe,
 )
 from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
-from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
+from ddbench.results.mixtures import by_evaluate_key, describe_mixture
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import Record
 
@@ -205,7 +205,7 @@ def _score_row(
         "hlr": hlr,
         "lrs": _label_robust((0.5 * ior - 0.5 * hlr) / 100),
         "missing": "; ".join(filter(None, (no_random, no_hard, no_full))),
-        "mixture": "; ".join(filter(None, (mixture(averaged), other_numbers(averaged, by_key)))),
+        "mixture": describe_mixture(averaged, by_key),
         "records": [one.name for one in averaged],
     }
 

@@ -84,7 +84,7 @@ def missing_cells(
     ]
     if not any(missing):
         return ""
-    seconds = estimate.seconds([pipeline for pipelines in missing for pipeline in pipelines])
+    seconds = estimate.Schedule(pipeline for pipelines in missing for pipeline in pipelines).total
     recipes = dict.fromkeys("+".join(resolved.pipelines[0].experiment.recipes) for resolved in possible)
     count = f"{sum(map(bool, missing))} of {counted(len(possible), 'cell')}"
     about = f"about {estimate.readable(seconds)} on this device"
