@@ -75,10 +75,12 @@ def _covers(name: str, known: list[Recipe], dataset: str) -> bool:
 
 
 def matching_blocks(
-    known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
+    known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, ipc: int | None, evaluator: str
 ) -> Iterator[tuple[Recipe, Block]]:
     """Yields the blocks of the recipes `names` that apply to a cell, in order: a later one replaces an earlier one."""
     context = {"dataset": [dataset], "method": [method], "evaluator": [evaluator], "budget": list(names)}
+    if ipc is not None:
+        context["ipc"] = [str(ipc)]
     for name in names:
         for recipe in known:
             if recipe.name == name:
@@ -86,11 +88,11 @@ def matching_blocks(
 
 
 def compose(
-    known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, evaluator: str
+    known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, ipc: int | None, evaluator: str
 ) -> dict[str, dict[str, Any]]:
     """Returns the settings of the recipes `names`, by section; a later recipe replaces an earlier one."""
     settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for _, block in matching_blocks(known, names, dataset, method, evaluator):
+    for _, block in matching_blocks(known, names, dataset, method, ipc, evaluator):
         for section, values in block.settings.items():
             settings[section].update(values)
     return settings

@@ -152,7 +152,7 @@ def _values(values: Mapping[str, Iterable[str]]) -> str:
 def _changed(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
     """Yields the source, the name and the value of each setting that is not its default."""
     dataset = own_name(dataset_name(experiment.dataset))
-    names = (experiment.recipes, dataset, experiment.method_name, experiment.evaluator_name)
+    names = (experiment.recipes, dataset, experiment.method_name, experiment.ipc, experiment.evaluator_name)
     in_recipes = {
         f"{section}.{name}": (f"recipe {recipe.name}", value)
         for recipe, block in matching_blocks(known, *names)

@@ -143,7 +143,7 @@ def _expand_protocol(
         raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full")
     own = own_name(dataset_name(dataset))
     names = recipe_names(request.recipes, known, own)
-    settings = compose(known, names, own, method, evaluator)
+    settings = compose(known, names, own, method, ipc, evaluator)
     _apply_options(settings, request)
     changed = apply_assignments(settings, request.assignments, _aliases(request, registry, method, evaluator))
 

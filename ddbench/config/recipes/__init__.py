@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
@@ -16,11 +16,15 @@ from ddbench.core.text import error_text
 SectionName = Literal["data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"]
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
 """The sections of the configuration that a recipe can set."""
-FilterName = Literal["dataset", "method", "evaluator", "budget"]
+FilterName = Literal["dataset", "method", "ipc", "evaluator", "budget"]
 MAX_BYTES = 2**20
 """Limit on the size of a recipe file."""
 MAX_DEPTH = 20
 """Limit on the nesting of a YAML value."""
+
+
+def _text(value: object) -> object:
+    return str(value) if type(value) is int else value
 
 
 class Block(BaseModel, frozen=True, extra="forbid"):
@@ -28,13 +32,21 @@ class Block(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         source: Where the numbers come from.
-        applies: The runs that the block applies to, e.g. `{dataset: [imagenette]}`. Empty: all runs.
+        applies: The runs that the block applies to, e.g. `{dataset: [imagenette], ipc: [1]}`. Empty: all runs.
         settings: Values by section and name.
     """
 
     source: str = Field(min_length=1)
-    applies: dict[FilterName, list[str]] = Field(default_factory=dict)
+    applies: dict[FilterName, list[Annotated[str, BeforeValidator(_text)]]] = Field(default_factory=dict)
     settings: dict[SectionName, dict[str, Any]]
+
+    @field_validator("applies")
+    @classmethod
+    def _require_ipc(cls, applies: dict[FilterName, list[str]]) -> dict[FilterName, list[str]]:
+        for value in applies.get("ipc", []):
+            if not re.fullmatch(r"[1-9][0-9]*", value):
+                raise ValueError(f"ipc {value!r} is not a number of images per class, e.g. 10")
+        return applies
 
     def matches(self, context: dict[str, list[str]]) -> bool:
         """Tests whether the block applies to a run.

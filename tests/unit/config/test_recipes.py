@@ -40,6 +40,7 @@ def test_every_block_has_a_source_and_names_what_exists(recipe: recipes.Recipe) 
         "method": {*METHODS},
         "evaluator": {cls.name for cls in REGISTRY.evaluators()},
         "budget": {other.name for other in SHIPPED if other.kind == "budget"},
+        "ipc": {"1", "10", "50", "100"},
     }
     for block in recipe.blocks:
         assert len(block.source) > 10

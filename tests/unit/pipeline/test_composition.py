@@ -42,6 +42,19 @@ def test_later_recipes_win_over_earlier_ones_and_set_over_all(one: One, tmp_path
     assert last.teacher.epochs == 10
 
 
+def test_a_block_for_an_ipc_applies_to_its_cells_only(ask: Ask, tmp_path: Path) -> None:
+    own = write(
+        tmp_path / "own.yaml",
+        "own",
+        "- {source: x, settings: {teacher: {epochs: 7}}}\n"
+        "- {source: x, applies: {ipc: [1, '3']}, settings: {teacher: {epochs: 8}}}\n",
+    )
+    cells = ask(ipcs=(1, 2, 3, 10), recipes=("smoke", own))
+    assert [cell.teacher.epochs for cell in cells] == [8, 7, 8, 7]
+    (full,) = ask(methods=("full",), ipcs=(), recipes=("smoke", own))
+    assert full.teacher.epochs == 7
+
+
 def test_numerics_compose_with_any_budget(one: One) -> None:
     plain, released = (one(recipes=names) for names in (("smoke",), ("smoke", "released")))
     assert (plain.method.solver, released.method.solver) == ("paper", "released")  # type: ignore[attr-defined]
@@ -86,6 +99,9 @@ def test_the_budget_is_the_papers_where_there_is_one(
         ("- {settings: {teacher: {epochs: 3}}}", "source"),
         ("- {source: '', settings: {}}", "source"),
         ("- {source: x, applies: {datasets: [digits]}, settings: {}}", "applies.datasets"),
+        ("- {source: x, applies: {ipc: [ten]}, settings: {}}", "ipc 'ten' is not a number of images per class"),
+        ("- {source: x, applies: {ipc: [0]}, settings: {}}", "ipc '0' is not a number of images per class"),
+        ("- {source: x, applies: {ipc: [true]}, settings: {}}", "applies.ipc"),
         ("- just text", "blocks.0"),
         ("- {source: x, settings: {teacher: [3}}", "is not plain YAML"),
         ("- !!python/object/apply:os.system ['true']", "is not plain YAML"),
