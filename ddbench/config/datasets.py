@@ -2,11 +2,11 @@
 
 import os
 import re
-import unicodedata
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user
+from ddbench.core.text import composed
 
 FOLDER_PREFIX = "imagefolder:"
 """A dataset on the command line that starts with this is a folder of the user's images."""
@@ -27,7 +27,7 @@ def dataset_name(reference: str) -> str:
         return reference
     # Links are not followed, so that the name is one that the user knows.
     folder = os.path.normpath(expand_user(Path(reference.removeprefix(FOLDER_PREFIX))).absolute())
-    own = unicodedata.normalize("NFC", Path(folder).name)
+    own = composed(Path(folder).name)
     own = "".join(letter if letter.isprintable() else "_" for letter in own) or "images"
     return FOLDER_PREFIX + _FINGERPRINT.sub(lambda match: "_" + match.group()[1:], own)
 

@@ -1,15 +1,22 @@
 """The resolved configuration of one run. Imports no torch."""
 
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny
 
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.settings import Section
 from ddbench.config.datasets import dataset_name
-from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, Stem, TeacherConfig
+from ddbench.config.schema import (
+    DataConfig,
+    DistillConfig,
+    RuntimeConfig,
+    StatisticsConfig,
+    Stem,
+    TeacherConfig,
+    without_folders,
+)
 
 
 class Experiment(Section, serialize_by_alias=True):
@@ -39,14 +46,7 @@ class Experiment(Section, serialize_by_alias=True):
 
     def public(self) -> dict[str, Any]:
         """Returns the configuration as JSON for records and observers: files are named without their folder."""
-        tree = self.model_dump(mode="json")
-        tree["dataset"] = dataset_name(self.dataset)
-        for section in type(self).model_fields:
-            values = getattr(self, section)
-            if isinstance(values, BaseModel):
-                alias = type(self).model_fields[section].alias or section
-                tree[alias] |= {name: value.name for name, value in values if isinstance(value, Path)}
-        return tree
+        return without_folders(self).model_dump(mode="json") | {"dataset": dataset_name(self.dataset)}
 
     @property
     def name(self) -> str:

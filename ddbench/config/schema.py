@@ -2,14 +2,32 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from ddbench.api.settings import Section, TrainingSettings
 
+Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
+
+
+def without_folders(settings: Model) -> Model:
+    """Returns a copy of settings whose paths are file names, as records contain them."""
+    return settings.model_copy(update={name: _without_folders(value) for name, value in settings})
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, Path):
+        return Path(value.name)
+    if isinstance(value, BaseModel):
+        return without_folders(value)
+    if type(value) in (list, tuple):
+        return type(value)(_without_folders(part) for part in value)
+    if type(value) is dict:
+        return {name: _without_folders(part) for name, part in value.items()}
+    return value
 
 
 def is_none(value: object) -> bool:
@@ -88,11 +106,6 @@ class TeacherConfig(TrainingSettings):
         if self.classes is not None and self.checkpoint is None:
             raise ValueError("classes names the outputs of teacher.checkpoint, which is not given")
         return self
-
-    def without_folders(self) -> "TeacherConfig":
-        """Returns a copy whose paths are file names, as records contain them."""
-        paths = {"checkpoint": self.checkpoint, "classes": self.classes}
-        return self.model_copy(update={name: Path(path.name) if path else None for name, path in paths.items()})
 
 
 class StatisticsConfig(Section):

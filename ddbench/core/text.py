@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+import unicodedata
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -118,6 +119,16 @@ def path_text(path: str | Path) -> str:
         'train/caf\\\\xe9'
     """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def composed(name: str) -> str:
+    """Returns a name with composed accents (Unicode form NFC). Some systems store the accents of file names decomposed.
+
+    Example:
+        >>> composed("cafe\\u0301") == "caf\\u00e9"
+        True
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 _short = reprlib.Repr()

@@ -9,7 +9,8 @@ from ddbench.api.dataset import MissingDataError, Source, default_data_dir
 from ddbench.config.datasets import FOLDER_PREFIX, own_name
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user, require_utf8
-from ddbench.data.listing import Listing, same_name
+from ddbench.core.text import composed
+from ddbench.data.listing import Listing
 from ddbench.data.source import FileSplit
 
 VALIDATION_PARTS = ("val", "valid", "validation", "test")
@@ -129,15 +130,15 @@ def open_imagefolder(root: Path) -> Source:
 
 def _validation_split(listing: Listing, names: tuple[str, ...], part: str) -> FileSplit:
     """Returns the validation images. A class folder may have another Unicode form of the name than in train/."""
-    root, spelled = listing.root, {same_name(name): name for name in listing.classes(part)}
-    folders = {same_name(name): name for name in names}
+    root, spelled = listing.root, {composed(name): name for name in listing.classes(part)}
+    folders = {composed(name): name for name in names}
     for here, there, missing in (
         ("train", part, [name for form, name in folders.items() if form not in spelled]),
         (part, "train", [name for form, name in spelled.items() if form not in folders]),
     ):
         if missing:
             raise DDBenchError(f"{root}: {_list_names(missing, 'class', 'classes')} in {here}/ but not in {there}/")
-    return FileSplit(root, _labelled(listing, [f"{part}/{spelled[same_name(name)]}" for name in names]))
+    return FileSplit(root, _labelled(listing, [f"{part}/{spelled[composed(name)]}" for name in names]))
 
 
 def _labelled(listing: Listing, folders: Sequence[str]) -> list[tuple[int, str]]:

@@ -1,13 +1,12 @@
 """Lists class folders and image files, and counts the files and folders that are ignored."""
 
 import os
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import require_utf8
-from ddbench.core.text import path_text
+from ddbench.core.text import composed, path_text
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -57,7 +56,7 @@ class Listing:
         known: dict[str, str] = {}
         for name in names:
             require_utf8(folder / name, "class folder")
-            other = known.setdefault(same_name(name), name)
+            other = known.setdefault(composed(name), name)
             if other != name:
                 raise DDBenchError(
                     f"{folder} holds two class folders '{name}' whose names differ only in their Unicode form "
@@ -135,8 +134,3 @@ def _counts(kinds: Counter[str]) -> str:
 def is_image(name: str) -> bool:
     """Returns whether a file is read as an image, by its suffix."""
     return name.lower().endswith(SUFFIXES)
-
-
-def same_name(name: str) -> str:
-    """Returns the Unicode form (NFC) in which names of one class are equal."""
-    return unicodedata.normalize("NFC", name)

@@ -1,10 +1,10 @@
 """Finds which output of a checkpoint belongs to which class of the dataset."""
 
 import json
-import unicodedata
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.text import composed
 from ddbench.nn.checkpoint_files import Checkpoint, class_names
 
 ILSVRC_CLASSES = 1000
@@ -83,8 +83,8 @@ def outputs_of_classes(
     if count not in (None, len(names)):
         raise DDBenchError(f"checkpoint '{checkpoint.path}' has {count} outputs, and {source} are {len(names)}")
     # The spellings of one name with composed and decomposed accents are one class, as in image folders.
-    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(names)}
-    outputs = {name: numbers.get(unicodedata.normalize("NFC", name)) for name in classes}
+    numbers = {composed(name): number for number, name in enumerate(names)}
+    outputs = {name: numbers.get(composed(name)) for name in classes}
     absent = [name for name, output in outputs.items() if output is None]
     if absent:
         advice = "" if given else "; give the order of its outputs: --set teacher.classes=FILE"

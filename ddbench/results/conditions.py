@@ -13,7 +13,14 @@ from pydantic import ValidationError
 from ddbench.api.settings import Section, TrainingSettings
 from ddbench.config.datasets import FOLDER_PREFIX, refers_to
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
+from ddbench.config.schema import (
+    DataConfig,
+    DistillConfig,
+    RuntimeConfig,
+    StatisticsConfig,
+    TeacherConfig,
+    without_folders,
+)
 from ddbench.core.canonical import canonical_json, key_of
 from ddbench.results.provenance import versions
 from ddbench.results.records import Record
@@ -228,7 +235,7 @@ def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> s
         distinction: The text of `group_by_setting`.
     """
     sections = {name: getattr(experiment, name).model_dump(mode="json") for name in SETTING_SECTIONS}
-    teacher = experiment.teacher.without_folders()
+    teacher = without_folders(experiment.teacher)
     sections["teacher"] = {**teacher.model_dump(mode="json"), "checkpoint": str(teacher.checkpoint or "")}
     sections["runtime"]["device"] = _device_type(sections["runtime"]["device"])
     for rounding in ("compile", "threads"):
@@ -250,8 +257,8 @@ def is_result_of(record: Record, experiment: Experiment) -> bool:
     configuration = record.configuration
     try:
         return (
-            method == type(method)(**configuration["method_settings"])
-            and evaluator == type(evaluator)(**configuration["evaluator_settings"])
+            without_folders(method) == type(method)(**configuration["method_settings"])
+            and without_folders(evaluator) == type(evaluator)(**configuration["evaluator_settings"])
             and experiment.statistics == StatisticsConfig(**configuration["statistics"])
             and experiment.distill.jpeg_quality == DistillConfig(**configuration["distill"]).jpeg_quality
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import own_name
 from ddbench.config.experiment import Experiment
+from ddbench.config.schema import without_folders
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
 from ddbench.pipeline.request import Request
@@ -127,7 +128,7 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
     if any(requested not in (None, actual) for requested, actual in options):
         return False
     changed = [name.partition(".") for name in experiment.changed]
-    given = {"data": experiment.data, "teacher": experiment.teacher.without_folders()}
+    given = {"data": experiment.data, "teacher": without_folders(experiment.teacher)}
     found = {"data": setting.data, "teacher": setting.teacher}
     return all(
         getattr(given[section], name) == getattr(found[section], name)

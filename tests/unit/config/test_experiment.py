@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from ddbench.api.settings import Section
 from ddbench.config.experiment import Experiment
+from ddbench.methods.random import Random
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 
@@ -39,6 +41,31 @@ def test_what_is_written_for_others_has_no_path_of_a_person(tmp_path: Path) -> N
     assert (public["dataset"], public["teacher"]["checkpoint"]) == (f"imagefolder:{tmp_path.name}", "teacher.pt")
     assert str(tmp_path) not in json.dumps(public) + made.name
     assert public.keys() == made.model_dump().keys()
+
+
+class Files(Section):
+    one: Path
+    several: tuple[Path, ...]
+    by_name: dict[str, list[Path]]
+
+
+class Inpaint(Random):
+    name = "inpaint"
+    start: Path | None = None
+    files: Files | None = None
+
+
+def test_files_of_a_method_are_named_without_their_folders_wherever_they_stand(experiment: Experiment) -> None:
+    files = Files(one=Path("/me/a.pt"), several=(Path("/me/b.pt"), Path("c")), by_name={"x": [Path("/me/d.pt")]})
+    method = Inpaint(start=Path("/me/start"), files=files)
+    public = experiment.model_copy(update={"method": method}).public()
+    assert public == experiment.public() | {
+        "method_settings": {
+            "start": "start",
+            "files": {"one": "a.pt", "several": ["b.pt", "c"], "by_name": {"x": ["d.pt"]}},
+        }
+    }
+    assert method.start == Path("/me/start")
 
 
 @pytest.mark.parametrize("change", [{"seed": -1}, {"ipc": 0}, {"strange": 1}])

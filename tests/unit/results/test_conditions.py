@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from ddbench.methods.random import Random
+from ddbench.pipeline.request import Request, experiments
+from ddbench.registry.registry import PluginRegistry
 from ddbench.results.conditions import (
     dataset_names,
     distillation_config,
     evaluation_conditions,
     group_by_setting,
+    is_result_of,
     recorded_datasets,
     student_key,
 )
@@ -38,6 +43,30 @@ def test_a_student_is_its_set_and_the_sum_of_both_seeds(record: Callable[..., Re
     assert student_key(one) == student_key(record(51.0).model_copy(update={"seed": 1}))
     assert student_key(one) != student_key(record(50.0, seed=1, repeat=1))
     assert student_key(one) != student_key(record(50.0))
+
+
+class Inpaint(Random):
+    name = "inpaint"
+    start: Path | None = None
+
+
+def test_a_record_of_a_method_with_files_is_found_by_their_names(record: Callable[..., Record]) -> None:
+    (made,) = experiments(Request(("random",), ("digits",), (3,), recipes=("smoke",)), PluginRegistry())
+    experiment = made.model_copy(update={"method": Inpaint(start=Path("/me/start"))})
+    stored = record(
+        50.0,
+        method=experiment.method_name,
+        ipc=3,
+        student=experiment.student,
+        evaluator=experiment.evaluator_name,
+        evaluator_version=experiment.evaluator.version,
+        configuration=experiment.public(),
+    )
+    assert is_result_of(stored, experiment)
+    assert not is_result_of(stored, made)
+    for start, is_equal in (("/you/start", True), ("/me/end", False)):
+        other = experiment.model_copy(update={"method": Inpaint(start=Path(start))})
+        assert is_result_of(stored, other) == is_equal
 
 
 def folder(record: Callable[..., Record], name: str, fingerprint: str) -> Record:
