@@ -59,9 +59,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.name.lower().endswith(SUFFIXES):
         raise DDBenchError(f"checkpoint '{path}' has none of the suffixes {' '.join(SUFFIXES)}")
     try:
-        content, remarks = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+        if _is_safetensors(path):
+            content, remarks = _read_safetensors(path)
+        else:
+            content = remarks = read_torch_file(path)
     except Exception as error:  # a damaged or malicious file may raise anything
-        raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {_reason(path, error)}") from error
+        reason = reason_unreadable(path, error, SAVE_AGAIN)
+        raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {reason}") from error
     return Checkpoint(path, _state_dict(path, content), class_names(remarks))
 
 
@@ -128,13 +132,23 @@ _IGNORED = (
 """Types beside the weights in the files of common training scripts: their arguments and NumPy numbers."""
 
 
-def _read_torch(path: Path) -> tuple[Any, Any]:
+def read_torch_file(path: Path) -> Any:
+    """Reads a file of torch.save with torch's weights-only loader, which runs no code of the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its tensors, numbers, texts and containers. Other objects of common training scripts are left empty.
+
+    Raises:
+        Exception: The file is damaged, or holds other objects. See `reason_unreadable`.
+    """
     _check_archive(path)
     allowed = torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED])
     with warnings.catch_warnings(), allowed, path.open("rb") as handle:
         warnings.simplefilter("ignore")  # torch warns about files before it refuses them
-        content = torch.load(handle, map_location="cpu", weights_only=True)
-    return content, content
+        return torch.load(handle, map_location="cpu", weights_only=True)
 
 
 def _check_archive(path: Path) -> None:
@@ -151,8 +165,14 @@ def _check_archive(path: Path) -> None:
 # -- faults -----------------------------------------------------------------------------------------------
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Returns the reason why a file cannot be read. The messages of torch advise to turn weights_only off."""
+def reason_unreadable(path: Path, error: Exception, advice: str) -> str:
+    """Returns the reason why a file cannot be read. The messages of torch advise to turn weights_only off.
+
+    Args:
+        path: The file.
+        error: What its reader raised.
+        advice: How to save its tensors alone, for a file that holds more.
+    """
     if isinstance(error, DDBenchError):
         return str(error)
     try:
@@ -169,8 +189,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is a web page (HTML) that a download returned instead of the file: download it again"
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         if any(name.startswith(NETWORKS) for name in [found[1], *_types_in(path)]):
-            return f"it is a whole pickled network ({found[1]}), and nothing is unpickled: {SAVE_AGAIN}"
-        return f"it holds more than tensors (a {found[1]}), and nothing else is unpickled: {SAVE_AGAIN}"
+            return f"it is a whole pickled network ({found[1]}), and nothing is unpickled: {advice}"
+        return f"it holds more than tensors (a {found[1]}), and nothing else is unpickled: {advice}"
     if start.startswith((b"PK\x03\x04", b"\x80")) or start[8:9] == b"{":
         return "it is damaged, cut short, or holds more than tensors: copy or download it again"
     return "it is a file of neither torch.save nor safetensors"
