@@ -1,5 +1,6 @@
 """The images of a split, as files or as arrays in memory, with an order, names and a fingerprint."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +48,19 @@ class FileSplit:
         """Returns the path of an image, as text that can be written as UTF-8."""
         return path_text(self.root / self.names[index])
 
-    def _read(self, index: int, count: int = -1) -> bytes:
+    @contextlib.contextmanager
+    def _open(self, index: int) -> Iterator[BinaryIO]:
         try:
             with (self.root / self.names[index]).open("rb") as file:
-                if count < 0 and os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                    raise CorruptImage(f"more than {MAX_FILE_BYTES} bytes")
-                return file.read(count)
+                yield file
         except OSError as error:
             raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+
+    def _read(self, index: int, count: int = -1) -> bytes:
+        with self._open(index) as file:
+            if _is_too_large(file):
+                raise CorruptImage(f"more than {MAX_FILE_BYTES} bytes")
+            return file.read(count)
 
     def image(self, index: int) -> Image.Image:
         """Decodes an image to RGB."""
@@ -110,18 +116,19 @@ class FileSplit:
         return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
 
     def read_digest(self, index: int) -> bytes:
-        """Computes the SHA-256 of a file."""
-        try:
-            with (self.root / self.names[index]).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+        """Computes the SHA-256 of a file. A file above `MAX_FILE_BYTES` is never decoded and counts as empty."""
+        with self._open(index) as file:
+            return hashlib.sha256().digest() if _is_too_large(file) else hashlib.file_digest(file, "sha256").digest()
 
     def identity(self) -> Iterator[bytes]:
         """Yields path, label, size and SHA-256 of every file, for the fingerprint."""
         sizes = self.status[:, 0].tolist()
         for name, label, size, digest in zip(self.names, self.labels.tolist(), sizes, self.digests, strict=True):
             yield json.dumps([name, label, size, digest.tobytes().hex()]).encode()
+
+
+def _is_too_large(file: BinaryIO) -> bool:
+    return os.fstat(file.fileno()).st_size > MAX_FILE_BYTES
 
 
 class ArraySplit:

@@ -10,6 +10,8 @@ import pytest
 
 from ddbench.api.dataset import Source
 from ddbench.core.errors import DDBenchError
+from ddbench.data import source as data_source
+from ddbench.data.decode import CorruptImage
 from ddbench.data.folders import open_imagefolder
 from ddbench.data.source import ArraySplit
 
@@ -99,3 +101,25 @@ def test_a_file_that_goes_away_is_named(make_folder: MakeFolder) -> None:
     (root / "train" / "ant" / "1.jpg").unlink()
     with pytest.raises(DDBenchError, match=r"cannot read .*train/ant/1.jpg: No such file"):
         source.fingerprint()
+
+
+def test_a_file_that_is_too_large_is_refused_by_its_size_alone(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the header of an image; the fingerprint follows its size, not its content."""
+    root = make_folder()
+    large = root / "train" / "ant" / "0.jpg"
+    monkeypatch.setattr(data_source, "MAX_FILE_BYTES", 2000)
+    header = large.read_bytes()
+    before = fingerprint(root)
+    prints = []
+    for padding in (b"a" * 2000, b"b" * 2000, b"b" * 2001):
+        large.write_bytes(header + padding)
+        prints.append(fingerprint(root))
+    assert prints[0] == prints[1]
+    assert len({before, *prints}) == 3
+    train = open_imagefolder(root).train
+    for read in (train.shape, train.image):
+        with pytest.raises(CorruptImage, match="more than 2000 bytes"):
+            read(0)
+        assert read(1)
