@@ -179,6 +179,8 @@ class Shell:
             for name in ("DDBENCH_DATA", "XDG_CACHE_HOME"):
                 os.environ.pop(name, None)
             stack.enter_context(mock.patch.object(sys, "argv", ["ddbench", *map(str, arguments)]))
+            # As a console script: click names a program that `python -m` started after its package.
+            stack.enter_context(mock.patch.object(sys.modules["__main__"], "__package__", None))
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
             try:
