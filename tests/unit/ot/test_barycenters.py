@@ -40,15 +40,8 @@ def exactly(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def clusters(n: int = 150, seed: int = 0) -> Tensor:
-    """Features [n, 4] in five unequal clumps far from the origin: here weights matter."""
-    centres = 4 * normal(5, 4, seed=seed) + 30
-    label = torch.multinomial(torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]), n, True, generator=generator("label", seed))
-    return centres[label] + normal(n, 4, seed=seed + 1000)
-
-
-def cost_of(actual: Barycenter, features: Tensor) -> float:
-    return transport_cost(actual.points, actual.weights, features)
+Clusters = Callable[..., Tensor]
+Cost = Callable[[Barycenter, Tensor], float]
 
 
 STARTS: list[Start] = ["kmeans++", "real", "normal"]
@@ -56,7 +49,7 @@ STARTS: list[Start] = ["kmeans++", "real", "normal"]
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("seed", range(3))
-def test_paper_solver_lowers_the_cost(start: Start, seed: int) -> None:
+def test_paper_solver_lowers_the_cost(clusters: Clusters, cost_of: Cost, start: Start, seed: int) -> None:
     for features in (clusters(seed=seed), normal(80, 16, seed=seed)):
         costs = [
             cost_of(barycenter_paper(features, 6, generator(seed), iterations=k, start=start), features)
@@ -65,7 +58,7 @@ def test_paper_solver_lowers_the_cost(start: Start, seed: int) -> None:
         assert costs[0] > costs[1] > costs[2]
 
 
-def test_paper_solver_learns_weights_that_pay() -> None:
+def test_paper_solver_learns_weights_that_pay(clusters: Clusters, cost_of: Cost) -> None:
     features = clusters(300)
     learnt = barycenter_paper(features, 5, generator(1))
     uniform = barycenter_paper(features, 5, generator(1), eta=0.0)
@@ -74,7 +67,7 @@ def test_paper_solver_learns_weights_that_pay() -> None:
     assert cost_of(learnt, features) < 0.8 * cost_of(uniform, features)
 
 
-def test_one_round_of_the_paper_solver_is_algorithm_2() -> None:
+def test_one_round_of_the_paper_solver_is_algorithm_2(clusters: Clusters) -> None:
     features = clusters(40)
     start = barycenter_paper(features, 4, generator(3), iterations=0)
     actual = barycenter_paper(features, 4, generator(3), iterations=1, eta=0.7)
@@ -88,7 +81,7 @@ def test_one_round_of_the_paper_solver_is_algorithm_2() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_paper_solver_is_blind_to_scale_and_offset(scale: float) -> None:
+def test_paper_solver_is_blind_to_scale_and_offset(clusters: Clusters, scale: float) -> None:
     features = clusters(100)
     actual = barycenter_paper(features, 5, generator(4))
     scaled = barycenter_paper(scale * features + 7, 5, generator(4))
@@ -96,7 +89,7 @@ def test_paper_solver_is_blind_to_scale_and_offset(scale: float) -> None:
     torch.testing.assert_close((scaled.points - 7) / scale, actual.points, atol=1e-4, rtol=1e-6)
 
 
-def test_released_solver_is_the_direct_call() -> None:
+def test_released_solver_is_the_direct_call(clusters: Clusters) -> None:
     features = clusters(60).float()
     start = torch.randn(5, 4, generator=generator("same"), dtype=torch.float64).numpy()
     expected = ot.lp.free_support_barycenter(
@@ -107,7 +100,7 @@ def test_released_solver_is_the_direct_call() -> None:
     assert torch.equal(actual.weights, torch.full((5,), 0.2))
 
 
-def test_as_many_points_as_features_are_the_features() -> None:
+def test_as_many_points_as_features_are_the_features(cost_of: Cost) -> None:
     features = normal(7, 3)
     for actual in (
         barycenter_lloyd([features], 7, [generator(0)])[0],
@@ -118,7 +111,7 @@ def test_as_many_points_as_features_are_the_features() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_barycenter_has_the_type_of_its_features(dtype: torch.dtype) -> None:
+def test_a_barycenter_has_the_type_of_its_features(clusters: Clusters, dtype: torch.dtype) -> None:
     features = clusters(30).to(dtype)
     for actual in (
         barycenter_lloyd([features], 4, [generator(0)])[0],
@@ -197,7 +190,7 @@ def real_features(tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_solvers_on_real_features(real_features: list[Tensor]) -> None:
+def test_solvers_on_real_features(cost_of: Cost, real_features: list[Tensor]) -> None:
     Solve = Callable[[Tensor, int, torch.Generator], Barycenter]
 
     def mean_cost(solve: Solve) -> float:

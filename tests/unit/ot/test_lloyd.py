@@ -1,5 +1,6 @@
 """The Lloyd solver: monotone costs, fixed points, and degenerate features."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from ddbench.core.seeds import generator
 from ddbench.ot import lloyd as lloyd_module
-from ddbench.ot.exact import transport_cost
 from ddbench.ot.lloyd import barycenter_lloyd
 from ddbench.ot.points import Barycenter
 
@@ -17,15 +17,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator("test", seed), dtype=torch.float64)
 
 
-def clusters(n: int = 150, seed: int = 0) -> Tensor:
-    """Features [n, 4] in five unequal clumps far from the origin: here weights matter."""
-    centres = 4 * normal(5, 4, seed=seed) + 30
-    label = torch.multinomial(torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]), n, True, generator=generator("label", seed))
-    return centres[label] + normal(n, 4, seed=seed + 1000)
-
-
-def cost_of(actual: Barycenter, features: Tensor) -> float:
-    return transport_cost(actual.points, actual.weights, features)
+Clusters = Callable[..., Tensor]
+Cost = Callable[[Barycenter, Tensor], float]
 
 
 def all_pairs(a: Tensor, b: Tensor) -> Tensor:
@@ -33,7 +26,9 @@ def all_pairs(a: Tensor, b: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_lloyd_never_raises_the_cost_and_ends_where_a_step_changes_nothing(seed: int) -> None:
+def test_lloyd_never_raises_the_cost_and_ends_where_a_step_changes_nothing(
+    clusters: Clusters, cost_of: Cost, seed: int
+) -> None:
     features = clusters(seed=seed)
     actual = [barycenter_lloyd([features], 8, [generator(seed)], iterations=k)[0] for k in range(40)]
     costs = [cost_of(barycenter, features) for barycenter in actual]
@@ -45,7 +40,7 @@ def test_lloyd_never_raises_the_cost_and_ends_where_a_step_changes_nothing(seed:
     torch.testing.assert_close(actual[-1].weights, torch.bincount(nearest, minlength=8).double() / len(features))
 
 
-def test_lloyd_of_one_point_is_the_class_mean() -> None:
+def test_lloyd_of_one_point_is_the_class_mean(clusters: Clusters, cost_of: Cost) -> None:
     features = [clusters(n, seed=n) for n in (1, 7, 30)]
     for actual, z in zip(barycenter_lloyd(features, 1, [generator(k) for k in range(3)]), features, strict=True):
         torch.testing.assert_close(actual.points, z.mean(0, keepdim=True))
@@ -64,7 +59,7 @@ def test_lloyd_finds_clusters_that_lie_apart() -> None:
     torch.testing.assert_close(actual.points[order], expected)
 
 
-def test_lloyd_is_deterministic_and_a_class_does_not_depend_on_the_others() -> None:
+def test_lloyd_is_deterministic_and_a_class_does_not_depend_on_the_others(clusters: Clusters) -> None:
     features = [clusters(n, seed=n) for n in (40, 9, 123)]
     generators = [[generator("class", k) for k in range(3)] for _ in range(3)]
     together, again = (barycenter_lloyd(features, 6, g) for g in generators[:2])
@@ -76,7 +71,7 @@ def test_lloyd_is_deterministic_and_a_class_does_not_depend_on_the_others() -> N
         assert torch.equal(alone.weights, together[k].weights)
 
 
-def test_lloyd_in_pieces_is_lloyd_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lloyd_in_pieces_is_lloyd_at_once(clusters: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
     features = [clusters(n, seed=n) for n in (40, 9, 23)]
     batched = barycenter_lloyd(features, 3, [generator(k) for k in range(3)])
     monkeypatch.setattr("ddbench.ot.lloyd._MAX_BATCH_ELEMENTS", 500)
@@ -100,7 +95,7 @@ def test_lloyd_from_a_projection_ends_where_a_step_of_the_features_changes_nothi
 
 
 @pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
-def test_lloyd_is_blind_to_scale(scale: float) -> None:
+def test_lloyd_is_blind_to_scale(clusters: Clusters, scale: float) -> None:
     features = clusters(100).float()
     actual, scaled = (barycenter_lloyd([z], 5, [generator(4)])[0] for z in (features, scale * features))
     assert torch.equal(scaled.weights, actual.weights)
@@ -117,7 +112,7 @@ def test_lloyd_moves_an_emptied_point_to_the_farthest_feature() -> None:
 
 
 @pytest.mark.parametrize("m", [3, 6])
-def test_lloyd_with_fewer_distinct_features_than_points(m: int) -> None:
+def test_lloyd_with_fewer_distinct_features_than_points(clusters: Clusters, cost_of: Cost, m: int) -> None:
     features = torch.tensor([[0.0, 1.0]] * 3 + [[5.0, 5.0]] * 3).double()
     actual = barycenter_lloyd([features, clusters(9)[:, :2]], m, [generator(0), generator(1)])[0]
     assert cost_of(actual, features) == pytest.approx(0, abs=1e-12)
