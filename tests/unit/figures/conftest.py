@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,3 +30,15 @@ def copied(made: Shell, shell: Shell) -> Shell:
     """The same in a folder of its own."""
     shutil.copytree(made.root, shell.root, dirs_exist_ok=True)
     return shell
+
+
+@pytest.fixture(scope="session")
+def heights() -> Callable[[str, str], list[float]]:
+    """The y of the points of a line of an SVG, from above."""
+
+    def read(svg: str, line: str) -> list[float]:
+        path = re.search(rf'<g id="{line}">\s*<path d="([^"]*)"', svg)
+        assert path is not None, line
+        return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
+
+    return read

@@ -81,15 +81,10 @@ def test_one_value_makes_no_curve(draw: Callable[..., object], needed: str, reco
         draw([record(50.0, method="random")], print)
 
 
-def heights(svg: str, line: str) -> list[float]:
-    """The y of a line's points, from above, as the SVG draws them."""
-    path = re.search(rf'<g id="{line}">\s*<path d="([^"]*)"', svg)
-    assert path is not None, line
-    return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
-
-
 @pytest.mark.slow
-def test_the_command_draws_lambda_with_the_papers_claim(shell: Shell) -> None:
+def test_the_command_draws_lambda_with_the_papers_claim(
+    heights: Callable[[str, str], list[float]], shell: Shell
+) -> None:
     run = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--set", "method.steps=2")
     for value in ("0.5", "50"):
         shell.run(*run, "--set", f"method.bn_weight={value}")

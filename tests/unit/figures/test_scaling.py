@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +69,8 @@ def test_a_single_method_has_a_line_for_each_of_its_ways(record: Callable[..., R
     assert set(frame.loc[~frame["published"], "series"]) == {"wmdd, bn_weight 1", "wmdd, bn_weight 10"}
 
 
-def heights(svg: str, line: str) -> list[float]:
-    """The y of a line's points, from above, as the SVG draws them."""
-    path = re.search(rf'<g id="{line}">\s*<path d="([^"]*)"', svg)
-    assert path is not None, line
-    return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path[1])]
-
-
 @pytest.mark.slow
-def test_the_command_draws_a_line_for_each_method(shell: Shell) -> None:
+def test_the_command_draws_a_line_for_each_method(heights: Callable[[str, str], list[float]], shell: Shell) -> None:
     shell.run("--method", "random", "--method", "k-center", "--dataset", "digits", "--ipc", "1", "--ipc", "3")
     drawn = shell("figure", "scaling", "--methods", "random,k-center")
     assert drawn.code == 0, drawn.err

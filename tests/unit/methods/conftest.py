@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torchvision.transforms.functional import resized_crop
 
 from ddbench.api.context import DistillTask
 from ddbench.data.dataset import Dataset
+from ddbench.methods.selection import Selection
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
@@ -21,6 +22,30 @@ from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.cache import Cache
 
 SIZE = 9
+Cloud = Callable[[int, int, int], Tensor]
+Choose = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Cloud:
+    """Makes n points in d dimensions about 0."""
+
+    def make(seed: int, n: int, d: int) -> Tensor:
+        points = torch.randn(n, d, dtype=torch.float64, generator=Generator().manual_seed(seed))
+        return points - points.mean(0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def choose() -> Choose:
+    """The rows that a method selects."""
+
+    def rows(method: Selection, features: Tensor, count: int, seed: int = 0) -> list[int]:
+        chosen: list[int] = method.choose(features, count, Generator().manual_seed(seed)).tolist()
+        return chosen
+
+    return rows
 
 
 @pytest.fixture

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ddbench.methods.herding import Herding
 from ddbench.methods.k_center import KCenter
-from ddbench.methods.selection import Selection
 
-
-def cloud(seed: int, n: int, d: int) -> Tensor:
-    """n points in d dimensions about 0."""
-    points = torch.randn(n, d, dtype=torch.float64, generator=Generator().manual_seed(seed))
-    return points - points.mean(0)
-
-
-def choose(method: Selection, features: Tensor, count: int, seed: int = 0) -> list[int]:
-    chosen: list[int] = method.choose(features, count, Generator().manual_seed(seed)).tolist()
-    return chosen
+if TYPE_CHECKING:
+    from tests.unit.methods.conftest import Choose, Cloud
 
 
 def distance_of_means(features: Tensor, rows: list[int]) -> float:
     return float((features[rows].mean(0) - features.mean(0)).norm())
 
 
-clouds = st.builds(cloud, st.integers(0, 10**6), st.integers(2, 9), st.integers(1, 4))
+clouds = st.tuples(st.integers(0, 10**6), st.integers(2, 9), st.integers(1, 4))
 
 
-@given(features=clouds, data=st.data())
-def test_herding_is_the_greedy_approach_to_the_mean(features: Tensor, data: st.DataObject) -> None:
+@given(drawn=clouds, data=st.data())
+def test_herding_is_the_greedy_approach_to_the_mean(
+    cloud: Cloud, choose: Choose, drawn: tuple[int, int, int], data: st.DataObject
+) -> None:
+    features = cloud(*drawn)
     count = data.draw(st.integers(1, len(features)))
     chosen = choose(Herding(), features, count)
     assert len(set(chosen)) == count
@@ -43,7 +39,7 @@ def test_herding_is_the_greedy_approach_to_the_mean(features: Tensor, data: st.D
         assert distance_of_means(features, chosen[: number + 1]) == pytest.approx(least, abs=1e-9)
 
 
-def test_on_a_line() -> None:
+def test_on_a_line(choose: Choose) -> None:
     features = torch.tensor([[-10.0], [0.5], [-0.25], [9.0], [0.75]], dtype=torch.float64)
     assert float(features.sum()) == 0
     # Sums after each step: -0.25, 0.25, 1, -9, 0. Distances to what was chosen: 9.75 and 9.25, then 1.

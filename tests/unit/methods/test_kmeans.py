@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Generator, Tensor
+from torch import Generator
 
 from ddbench.methods.kmeans import KMeans
-from ddbench.methods.selection import Selection
 
-
-def choose(method: Selection, features: Tensor, count: int, seed: int = 0) -> list[int]:
-    chosen: list[int] = method.choose(features, count, Generator().manual_seed(seed)).tolist()
-    return chosen
+if TYPE_CHECKING:
+    from tests.unit.methods.conftest import Choose
 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), clusters=st.integers(1, 5))
-def test_kmeans_takes_the_medoid_of_each_cluster(seed: int, clusters: int) -> None:
+def test_kmeans_takes_the_medoid_of_each_cluster(choose: Choose, seed: int, clusters: int) -> None:
     draw = Generator().manual_seed(seed)
     centres = 100 * torch.eye(5, dtype=torch.float64)[:clusters]
     labels = torch.arange(clusters).repeat(7)[torch.randperm(7 * clusters, generator=draw)]
@@ -31,7 +30,7 @@ def test_kmeans_takes_the_medoid_of_each_cluster(seed: int, clusters: int) -> No
     assert set(choose(KMeans(), features - features.mean(0), clusters, seed)) == nearest
 
 
-def test_a_row_that_two_centroids_are_nearest_to_goes_to_the_nearer_one() -> None:
+def test_a_row_that_two_centroids_are_nearest_to_goes_to_the_nearer_one(choose: Choose) -> None:
     # A wide cluster about 0, and three rows beside it whose middle one is the nearest row to both centroids.
     axes = 3 * torch.eye(6, dtype=torch.float64)
     wide = torch.cat([axes[1:5], -axes[1:5]])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Generator, Tensor
 
 from ddbench.core import seeds
 from ddbench.methods.herding import Herding
@@ -24,25 +23,17 @@ from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.cache import Cache
 
+if TYPE_CHECKING:
+    from tests.unit.methods.conftest import Choose, Cloud
+
 SELECTIONS = (Herding(), KCenter(), KMeans())
 
 
 BY_NAME: dict[str, Selection] = {method.name: method for method in SELECTIONS}
 
 
-def cloud(seed: int, n: int, d: int) -> Tensor:
-    """n points in d dimensions about 0."""
-    points = torch.randn(n, d, dtype=torch.float64, generator=Generator().manual_seed(seed))
-    return points - points.mean(0)
-
-
-def choose(method: Selection, features: Tensor, count: int, seed: int = 0) -> list[int]:
-    chosen: list[int] = method.choose(features, count, Generator().manual_seed(seed)).tolist()
-    return chosen
-
-
 @pytest.mark.parametrize("name", ["herding", "k-center"])
-def test_a_larger_set_begins_with_the_smaller_one(name: str) -> None:
+def test_a_larger_set_begins_with_the_smaller_one(cloud: Cloud, choose: Choose, name: str) -> None:
     features = cloud(3, 40, 6)
     order = choose(BY_NAME[name], features, 40)
     assert sorted(order) == list(range(40))
@@ -52,7 +43,7 @@ def test_a_larger_set_begins_with_the_smaller_one(name: str) -> None:
 @pytest.mark.parametrize("method", SELECTIONS, ids=lambda method: method.name)
 @given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 99), data=st.data())
 def test_equal_features_are_still_different_images(
-    method: Selection, counts: list[int], seed: int, data: st.DataObject
+    cloud: Cloud, choose: Choose, method: Selection, counts: list[int], seed: int, data: st.DataObject
 ) -> None:
     features = cloud(seed, len(counts), 3).repeat_interleave(torch.tensor(counts), 0)
     count = data.draw(st.integers(1, len(features)))

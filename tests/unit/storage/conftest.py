@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from ddbench.storage import remote_cache, remote_folder
+from ddbench.storage.artifacts import digest_of
 from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from conftest import Storage
+
+Built = tuple[dict[str, torch.Tensor], dict[str, Any]]
+Build = Callable[[Checkpoint], Built]
+Made = Callable[..., Build]
+
+
+@pytest.fixture(scope="session")
+def made() -> Made:
+    """Makes a function that builds one tensor of a value."""
+
+    def make(value: float, made_from: dict[str, str] | None = None) -> Build:
+        def build(slot: Checkpoint) -> Built:
+            tensors = {"x": torch.full((500,), value)}
+            return tensors, {"content": digest_of(tensors), "made_from": made_from or {}}
+
+        return build
+
+    return make
 
 
 @pytest.fixture

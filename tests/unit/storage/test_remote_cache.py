@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,29 +15,13 @@ import torch
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
 from ddbench.storage import remote_cache, remote_folder
-from ddbench.storage.artifacts import digest_of
 from ddbench.storage.cache import Cache
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.storage.remote_folder import RemoteFolder
 
 if TYPE_CHECKING:
     from conftest import Shell, Storage
-
-
-Built = tuple[dict[str, torch.Tensor], dict[str, Any]]
-
-
-Build = Callable[[Checkpoint], Built]
-
-
-def made(value: float, made_from: dict[str, str] | None = None) -> Build:
-    """Builds one tensor of this value."""
-
-    def build(slot: Checkpoint) -> Built:
-        tensors = {"x": torch.full((500,), value)}
-        return tensors, {"content": digest_of(tensors), "made_from": made_from or {}}
-
-    return build
+    from tests.unit.storage.conftest import Build, Built, Made
 
 
 def refuse(slot: Checkpoint) -> Built:
@@ -50,7 +34,7 @@ def messages_of(cache: Cache) -> list[str]:
     return lines
 
 
-def test_what_one_host_made_another_does_not_make_again(host: Callable[..., Cache], place: str) -> None:
+def test_what_one_host_made_another_does_not_make_again(made: Made, host: Callable[..., Cache], place: str) -> None:
     first = host("a", place)
     assert not first.has("teacher", {"seed": 1})
     one = first.get("teacher", {"seed": 1}, made(1.5))
@@ -68,7 +52,7 @@ def test_what_one_host_made_another_does_not_make_again(host: Callable[..., Cach
     assert host("a", place).find("teacher", {"seed": 1}) is not None
 
 
-def test_nothing_but_whole_artifacts_is_there(host: Callable[..., Cache], place: str) -> None:
+def test_nothing_but_whole_artifacts_is_there(made: Made, host: Callable[..., Cache], place: str) -> None:
     cache = host("a", place)
     cache.get("teacher", {}, made(1))
     cache.get("distill", {}, lambda slot: (slot.save({}, {"step": 1}), made(2)(slot))[1])
@@ -92,7 +76,7 @@ FAULTS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_object_is_named_never_used_and_replaced(
-    host: Callable[..., Cache], storage: Storage, fault: str
+    made: Made, host: Callable[..., Cache], storage: Storage, fault: str
 ) -> None:
     cache = host("a", storage.url())
     one = cache.get("teacher", {}, made(1))
@@ -114,7 +98,7 @@ def test_a_damaged_object_is_named_never_used_and_replaced(
     assert messages_of(third) == []
 
 
-def test_a_sound_local_copy_replaces_a_damaged_object(host: Callable[..., Cache], storage: Storage) -> None:
+def test_a_sound_local_copy_replaces_a_damaged_object(made: Made, host: Callable[..., Cache], storage: Storage) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
     name = f"teacher/{one.key}.safetensors"
     sound = storage.objects()[name]
@@ -126,7 +110,9 @@ def test_a_sound_local_copy_replaces_a_damaged_object(host: Callable[..., Cache]
 
 
 @pytest.mark.parametrize("fault", ["header", "body", "cut", "empty"])
-def test_a_damaged_local_copy_is_fetched_again(host: Callable[..., Cache], storage: Storage, fault: str) -> None:
+def test_a_damaged_local_copy_is_fetched_again(
+    made: Made, host: Callable[..., Cache], storage: Storage, fault: str
+) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
     one.path.write_bytes(FAULTS[fault](one.path.read_bytes()))
     again = host("a", storage.url())
@@ -134,7 +120,9 @@ def test_a_damaged_local_copy_is_fetched_again(host: Callable[..., Cache], stora
     assert [line.split(":")[0] for line in messages_of(again)] in ([], ["damaged teacher artifact renamed"])
 
 
-def test_what_was_removed_there_comes_back_from_a_local_copy(host: Callable[..., Cache], storage: Storage) -> None:
+def test_what_was_removed_there_comes_back_from_a_local_copy(
+    made: Made, host: Callable[..., Cache], storage: Storage
+) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
     name = f"teacher/{one.key}.safetensors"
     before = storage.objects()
@@ -144,7 +132,7 @@ def test_what_was_removed_there_comes_back_from_a_local_copy(host: Callable[...,
 
 
 def test_what_is_made_anew_elsewhere_counts_not_the_old_local_copy(
-    host: Callable[..., Cache], storage: Storage
+    made: Made, host: Callable[..., Cache], storage: Storage
 ) -> None:
     def chain(cache: Cache, teacher: Build, value: float) -> tuple[str, str]:
         one = cache.get("teacher", {}, teacher)
@@ -173,7 +161,7 @@ def test_what_is_made_anew_elsewhere_counts_not_the_old_local_copy(
 
 
 def test_of_two_hosts_that_make_the_same_the_second_takes_what_the_first_published(
-    host: Callable[..., Cache], storage: Storage
+    made: Made, host: Callable[..., Cache], storage: Storage
 ) -> None:
     first, second = host("a", storage.url()), host("b", storage.url())
 
@@ -185,7 +173,9 @@ def test_of_two_hosts_that_make_the_same_the_second_takes_what_the_first_publish
     assert len(storage.objects()) == 1
 
 
-def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(host: Callable[..., Cache], storage: Storage) -> None:
+def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(
+    made: Made, host: Callable[..., Cache], storage: Storage
+) -> None:
     driver = host("a", storage.url(), force=("teacher",))
     driver.get("teacher", {}, made(1))
     key = host("b", storage.url(), force=("teacher",)).get("teacher", {}, made(2)).key
@@ -198,7 +188,7 @@ def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(host: Callable
 
 @pytest.mark.parametrize("force", [(), ("teacher",)])
 def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
-    host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
+    made: Made, host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(remote_folder, "RETRY_SECONDS", 0.0)
     if force:
@@ -221,7 +211,7 @@ def test_what_could_not_be_published_is_kept_and_published_by_the_next_run(
 
 
 def test_who_waits_for_the_storage_can_be_stopped_and_loses_nothing(
-    host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
+    made: Made, host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def then_fail(slot: Checkpoint) -> Built:
         storage.fails(True)
@@ -236,7 +226,7 @@ def test_who_waits_for_the_storage_can_be_stopped_and_loses_nothing(
 
 
 def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
-    host: Callable[..., Cache], storage: Storage
+    made: Made, host: Callable[..., Cache], storage: Storage
 ) -> None:
     host("a", storage.url()).get("teacher", {}, made(1))
     no = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{storage.bucket}/*"}
@@ -254,7 +244,9 @@ def test_a_bucket_that_may_only_be_read_is_read_and_says_so_in_a_line(
     assert len(storage.objects()) == 2
 
 
-def test_ls_and_prune_speak_of_what_is_there(shell: Shell, storage: Storage, host: Callable[..., Cache]) -> None:
+def test_ls_and_prune_speak_of_what_is_there(
+    made: Made, shell: Shell, storage: Storage, host: Callable[..., Cache]
+) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
     cache_again = remote_cache.open_cache(storage.url())
     two = cache_again.get("statistics", {}, made(2))
@@ -272,7 +264,9 @@ def test_ls_and_prune_speak_of_what_is_there(shell: Shell, storage: Storage, hos
     assert list(cache_again.root.rglob("*.safetensors")) == []
 
 
-def test_what_a_killed_writer_left_beside_goes_with_prune(tmp_path: Path, host: Callable[..., Cache]) -> None:
+def test_what_a_killed_writer_left_beside_goes_with_prune(
+    made: Made, tmp_path: Path, host: Callable[..., Cache]
+) -> None:
     place = f"file://{tmp_path}/there"
     cache = host("a", place)
     path = tmp_path / "there" / "teacher" / f".{cache.get('teacher', {}, made(1)).key}.safetensors.00ff00ff.partial"
@@ -283,7 +277,7 @@ def test_what_a_killed_writer_left_beside_goes_with_prune(tmp_path: Path, host: 
     assert not path.exists()
 
 
-def test_prune_deletes_artifacts_only(host: Callable[..., Cache], storage: Storage) -> None:
+def test_prune_deletes_artifacts_only(made: Made, host: Callable[..., Cache], storage: Storage) -> None:
     """Results and the marks of pending uploads stay."""
     cache = host("a", storage.url())
     cache.get("teacher", {}, made(1))

@@ -5,46 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from ddbench.core.errors import DDBenchError
 from ddbench.storage import remote_folder, remote_results
-from ddbench.storage.artifacts import digest_of, read_tensors
+from ddbench.storage.artifacts import read_tensors
 from ddbench.storage.cache import Cache
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.storage.remote_folder import RemoteFolder
 
 if TYPE_CHECKING:
     from conftest import Shell, Storage
-
-
-Built = tuple[dict[str, torch.Tensor], dict[str, Any]]
-
-
-Build = Callable[[Checkpoint], Built]
-
-
-def made(value: float, made_from: dict[str, str] | None = None) -> Build:
-    """Builds one tensor of this value."""
-
-    def build(slot: Checkpoint) -> Built:
-        tensors = {"x": torch.full((500,), value)}
-        return tensors, {"content": digest_of(tensors), "made_from": made_from or {}}
-
-    return build
-
-
-def messages_of(cache: Cache) -> list[str]:
-    """The messages of a cache."""
-    lines: list[str] = cache.messages  # type: ignore[attr-defined]
-    return lines
+    from tests.unit.storage.conftest import Built, Made
 
 
 def test_storage_that_fails_for_a_while_is_waited_for(
-    host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
+    made: Made, host: Callable[..., Cache], storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_folder, "WARN_AFTER", 0.6)
     pauses: list[float] = []
@@ -62,7 +40,7 @@ def test_storage_that_fails_for_a_while_is_waited_for(
 
     cache.get("teacher", {}, then_fail)
     assert pauses == [0.5, 1.0, 2.0]
-    first, second = messages_of(cache)
+    first, second = cache.messages  # type: ignore[attr-defined]
     assert first.startswith(f"{storage.url()} fails (")
     assert "retrying for 5 minutes" in first
     assert second == f"{storage.url()} works again"
@@ -119,7 +97,7 @@ def test_a_password_in_a_url_is_never_shown(tmp_path: Path) -> None:
     assert str(RemoteFolder(f"file://me:secret@{tmp_path}/x", tmp_path)) == f"file://{tmp_path}/x"
 
 
-def test_an_object_is_what_a_file_is(host: Callable[..., Cache], storage: Storage, tmp_path: Path) -> None:
+def test_an_object_is_what_a_file_is(made: Made, host: Callable[..., Cache], storage: Storage, tmp_path: Path) -> None:
     one = host("a", storage.url()).get("teacher", {}, made(1))
     (tmp_path / "x").write_bytes(storage.objects()[f"teacher/{one.key}.safetensors"])
     read = read_tensors(tmp_path / "x")
