@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
 import pytest
 
-from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
+from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.results.records import Record
 
-PROTOCOLS = {"fkd": KnowledgeDistillation().model_dump(), "hard": HardLabels().model_dump()}
+Tree = dict[str, Any]
+MakeTree = Callable[..., Tree]
+Change = Callable[[Tree, str, Any], Tree]
+PROTOCOLS: dict[str, Tree] = {
+    "fkd": KnowledgeDistillation().model_dump(),
+    "soft": SoftLabels().model_dump(),
+    "hard": HardLabels().model_dump(),
+    "full-data": {},
+}
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +102,68 @@ def record() -> Callable[..., Record]:
         return Record(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tree(record: Callable[..., Record]) -> MakeTree:
+    """Makes the JSON of a record that has all that scores compare; `full` is the training on the real data."""
+
+    def make(method: str, evaluator: str, top1: float, seed: int = 0, repeat: int = 0) -> Tree:
+        made: Tree = record(
+            *(top1, method),
+            **{"seed": seed, "repeat": repeat, "evaluator": evaluator, "name": f"{method}-{evaluator}-{repeat}-{seed}"},
+            distilled_digest=f"{method} {repeat}",
+            data={"fingerprint": "fingerprint", "train_images": 9469, "val_images": 3925},
+            versions={"numerics": "distilled=1 models=1 training=1 views=1"},
+            keys={},
+        ).model_dump(mode="json")
+        made["metrics"]["regime"] = "hard" if evaluator == "full-data" else evaluator
+        uses_teacher = method == "wmdd" or evaluator in ("fkd", "soft")
+        made["teacher"] = {**made["teacher"], "key": "key", "digest": "digest"} if uses_teacher else {}
+        configuration = made["configuration"]
+        if method == "full":
+            made["ipc"] = configuration["ipc"] = None
+        configuration["method_settings"] = {"steps": 500} if method == "wmdd" else {}
+        recipe = {"optimizer": "sgd", "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 1e-4}
+        configuration["teacher"] = {**recipe, "decay_vectors": True, "batch_size": 32, "epochs": 20, "arch": "resnet18"}
+        return made
+
+    return make
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Two students each of a method, and of the references of its scores."""
+
+    random: list[Tree]
+    hard: list[Tree]
+    full: list[Tree]
+    own: list[Tree]
+
+
+@pytest.fixture(scope="session")
+def scored(tree: MakeTree) -> Scored:
+    """Records of wmdd under fkd, and its references."""
+    return Scored(
+        random=[tree("random", "fkd", 50.0, 0), tree("random", "fkd", 54.0, 1)],
+        hard=[tree("wmdd", "hard", 40.0, 0), tree("wmdd", "hard", 42.0, 1)],
+        full=[tree("full", "full-data", 88.0, 0), tree("full", "full-data", 92.0, 1)],
+        own=[tree("wmdd", "fkd", 62.0, 0), tree("wmdd", "fkd", 64.0, 1)],
+    )
+
+
+@pytest.fixture(scope="session")
+def changed() -> Change:
+    """A copy of a record with another value at a dotted path."""
+
+    def change(record: Tree, path: str, value: Any) -> Tree:
+        actual = copy.deepcopy(record)
+        place = actual
+        *inner, last = path.split(".")
+        for name in inner:
+            place = place[name]
+        assert last in place
+        place[last] = value
+        return actual
+
+    return change

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -14,94 +13,19 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.results import records
 from ddbench.results.records import Record
 from ddbench.results.scores import SCORE_COLUMNS, scores
 
 if TYPE_CHECKING:
     from conftest import Shell
+    from tests.unit.conftest import Change, MakeTree, Scored, Tree
 
-Tree = dict[str, Any]
-SETTINGS = {
-    "fkd": KnowledgeDistillation().model_dump(),
-    "soft": SoftLabels().model_dump(),
-    "hard": HardLabels().model_dump(),
-    "full-data": {},
-}
-
-
-def tree(method: str, evaluator: str, top1: float, seed: int = 0, repeat: int = 0) -> Tree:
-    """The JSON of one record: a student of `seed` on set `repeat` of a method, all else the same for all."""
-    ipc = None if method == "full" else 10
-    uses_teacher = method == "wmdd" or evaluator in ("fkd", "soft")
-    recipe = {"optimizer": "sgd", "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 1e-4}
-    return {
-        "name": f"{method}-{evaluator}-{repeat}-{seed}",
-        "created": "2026-01-01T00:00:00+00:00",
-        "method": method,
-        "method_version": "1",
-        "dataset": "imagenette",
-        "classes": 10,
-        "ipc": ipc,
-        "image_size": 64,
-        "recipes": ["quick"],
-        "evaluator": evaluator,
-        "evaluator_version": "1",
-        "student": "resnet18",
-        "seed": 0,
-        "repeat": repeat,
-        "student_seed": seed,
-        "metrics": {
-            "top1_last": top1,
-            "per_class": [top1],
-            "student_steps": 300,
-            "label_bytes": 1,
-            "image_bytes": 1,
-            "regime": "hard" if evaluator == "full-data" else evaluator,
-        },
-        "teacher": {"name": "resnet18", "top1": 76.0, "key": "key", "digest": "digest"} if uses_teacher else {},
-        "feature_transport_cost": None,
-        "data": {"fingerprint": "fingerprint", "train_images": 9469, "val_images": 3925},
-        "distilled_digest": f"{method} {repeat}",
-        "distilled_images": 100,
-        "keys": {},
-        "configuration": {
-            "dataset": "imagenette",
-            "ipc": ipc,
-            "student_stem": "imagenet",
-            "changed": [],
-            "data": {"image_size": 64, "stored_size": 72, "resize": "bilinear", "skip_corrupt": False, "holdout": 0.0},
-            "teacher": {**recipe, "decay_vectors": True, "batch_size": 32, "epochs": 20, "arch": "resnet18"},
-            "statistics": {"variance": "exact", "batch_size": 100},
-            "distill": {"jpeg_quality": None, "checkpoint_every": 50},
-            "runtime": {"device": "cpu", "precision": "bf16"},
-            "method_settings": {"steps": 500} if method == "wmdd" else {},
-            "evaluator_settings": SETTINGS[evaluator],
-        },
-        "seconds": {"evaluate": 1.0},
-        "seconds_per_iteration": None,
-        "peak_memory": {"device": 0, "resident": 1},
-        "device": {"type": "cpu", "name": "a CPU", "threads": 1},
-        "versions": {"numerics": "distilled=1 models=1 training=1 views=1"},
-        "git_commit": None,
-    }
-
-
-def changed(record: Tree, path: str, value: Any) -> Tree:
-    """A copy with another value at a dotted path."""
-    actual = copy.deepcopy(record)
-    place = actual
-    *inner, last = path.split(".")
-    for name in inner:
-        place = place[name]
-    assert last in place
-    place[last] = value
-    return actual
+FrameOf = Callable[[list["Tree"]], pd.DataFrame]
 
 
 @pytest.fixture
-def frame_of(tmp_path: Path) -> Callable[[list[Tree]], pd.DataFrame]:
+def frame_of(tmp_path: Path) -> FrameOf:
     """Writes records and loads them."""
 
     def make(trees: list[Tree]) -> pd.DataFrame:
@@ -112,12 +36,6 @@ def frame_of(tmp_path: Path) -> Callable[[list[Tree]], pd.DataFrame]:
     return make
 
 
-RANDOM = [tree("random", "fkd", 50.0, 0), tree("random", "fkd", 54.0, 1)]
-HARD = [tree("wmdd", "hard", 40.0, 0), tree("wmdd", "hard", 42.0, 1)]
-FULL = [tree("full", "full-data", 88.0, 0), tree("full", "full-data", 92.0, 1)]
-MINE = [tree("wmdd", "fkd", 62.0, 0), tree("wmdd", "fkd", 64.0, 1)]
-
-
 def line(frame: pd.DataFrame, method: str = "wmdd", regime: str = "fkd") -> dict[str, Any]:
     """The one row of a method under a regime."""
     (row,) = scores(frame[frame["method"].isin([method, "random", "full"])], regime).to_dict("records")[-1:]
@@ -125,8 +43,8 @@ def line(frame: pd.DataFrame, method: str = "wmdd", regime: str = "fkd") -> dict
     return {str(name): value for name, value in row.items()}
 
 
-def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
-    row = line(frame_of([*RANDOM, *HARD, *FULL, *MINE]))
+def test_the_formulas_by_hand(scored: Scored, frame_of: FrameOf) -> None:
+    row = line(frame_of([*scored.random, *scored.hard, *scored.full, *scored.own]))
     assert list(row) == list(SCORE_COLUMNS)
     assert row["top1"] == 63.0
     assert row["deviation"] == pytest.approx(math.sqrt(2))  # of the sample (62, 64)
@@ -150,7 +68,7 @@ def test_the_formulas_by_hand(frame_of: Callable[[list[Tree]], pd.DataFrame]) ->
     ],
 )
 def test_the_scale_of_the_label_robust_score(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], own: float, random: float, hard: float, full: float, lrs: float
+    tree: MakeTree, frame_of: FrameOf, own: float, random: float, hard: float, full: float, lrs: float
 ) -> None:
     trees = [tree("random", "fkd", random), tree("wmdd", "hard", hard), tree("full", "full-data", full)]
     row = line(frame_of([*trees, tree("wmdd", "fkd", own)]))
@@ -159,24 +77,26 @@ def test_the_scale_of_the_label_robust_score(
 
 
 def test_under_hard_labels_a_method_is_its_own_hard_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame],
+    scored: Scored,
+    tree: MakeTree,
+    frame_of: FrameOf,
 ) -> None:
     """The teacher that made the images is not the random images' and need not be: hard labels come from none."""
     random = [tree("random", "hard", 30.0, 0), tree("random", "hard", 33.0, 1)]
-    row = line(frame_of([*random, *FULL, *HARD]), regime="hard")
+    row = line(frame_of([*random, *scored.full, *scored.hard]), regime="hard")
     assert (row["top1"], row["hard"], row["random"], row["ior"], row["hlr"]) == (41.0, 41.0, 31.5, 9.5, 49.0)
     assert row["missing"] == ""
 
 
-def test_random_is_no_better_than_itself(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
-    row = line(frame_of([*FULL, *RANDOM]), "random")
+def test_random_is_no_better_than_itself(scored: Scored, frame_of: FrameOf) -> None:
+    row = line(frame_of([*scored.full, *scored.random]), "random")
     assert (row["top1"], row["ior"], row["hard_n"]) == (52.0, 0.0, 0)
     assert math.isnan(row["lrs"])
     assert row["missing"] == "hard: no record"
 
 
-def test_without_references_it_says_which_are_missing(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
-    row = line(frame_of(MINE))
+def test_without_references_it_says_which_are_missing(scored: Scored, frame_of: FrameOf) -> None:
+    row = line(frame_of(scored.own))
     assert row["top1"] == 63.0
     assert all(math.isnan(row[name]) for name in ("random", "ior", "hard", "full", "hlr", "lrs"))
     assert row["missing"] == "random: no record; hard: no record; full: no record"
@@ -211,9 +131,11 @@ IPC = [("configuration.ipc", 1, "IPC")]
     ],
 )
 def test_random_images_under_other_terms_are_no_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, message: str
+    scored: Scored, changed: Change, frame_of: FrameOf, path: str, value: Any, message: str
 ) -> None:
-    row = line(frame_of([*(changed(one, path, value) for one in RANDOM), *HARD, *FULL, *MINE]))
+    row = line(
+        frame_of([*(changed(one, path, value) for one in scored.random), *scored.hard, *scored.full, *scored.own])
+    )
     assert row["missing"] == f"random: other {message}"
     assert math.isnan(row["ior"])
     assert math.isnan(row["lrs"])
@@ -225,9 +147,11 @@ def test_random_images_under_other_terms_are_no_reference(
     [*WORLD, *IPC, ("configuration.evaluator_settings.cutmix_alpha", None, "shared protocol settings")],
 )
 def test_hard_labels_under_other_terms_are_no_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, message: str
+    scored: Scored, changed: Change, frame_of: FrameOf, path: str, value: Any, message: str
 ) -> None:
-    row = line(frame_of([*RANDOM, *(changed(one, path, value) for one in HARD), *FULL, *MINE]))
+    row = line(
+        frame_of([*scored.random, *(changed(one, path, value) for one in scored.hard), *scored.full, *scored.own])
+    )
     assert row["missing"] == f"hard: other {message}"
     assert math.isnan(row["hlr"])
     assert math.isnan(row["lrs"])
@@ -238,9 +162,11 @@ def test_hard_labels_under_other_terms_are_no_reference(
     ("path", "value", "message"), [*WORLD, ("configuration.teacher.epochs", 100, "training recipe")]
 )
 def test_the_full_data_under_other_terms_are_no_reference(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any, message: str
+    scored: Scored, changed: Change, frame_of: FrameOf, path: str, value: Any, message: str
 ) -> None:
-    row = line(frame_of([*RANDOM, *HARD, *(changed(one, path, value) for one in FULL), *MINE]))
+    row = line(
+        frame_of([*scored.random, *scored.hard, *(changed(one, path, value) for one in scored.full), *scored.own])
+    )
     assert row["missing"] == f"full: other {message}"
     assert math.isnan(row["hlr"])
     assert math.isnan(row["lrs"])
@@ -248,28 +174,34 @@ def test_the_full_data_under_other_terms_are_no_reference(
 
 
 def test_every_seed_needs_its_reference_and_others_are_left_out(
-    frame_of: Callable[[list[Tree]], pd.DataFrame],
+    scored: Scored,
+    tree: MakeTree,
+    frame_of: FrameOf,
 ) -> None:
-    row = line(frame_of([RANDOM[0], tree("random", "fkd", 80.0, 7), HARD[1], *FULL[:1], *MINE]))
+    row = line(
+        frame_of([scored.random[0], tree("random", "fkd", 80.0, 7), scored.hard[1], *scored.full[:1], *scored.own])
+    )
     assert row["missing"] == (
         "random: no record of student seed 1; hard: no record of student seed 0 on the same set; "
         "full: no record of student seed 1"
     )
     more = [tree("random", "fkd", 99.0, 2), tree("wmdd", "hard", 99.0, 0, repeat=1), tree("full", "full-data", 9.0, 5)]
-    row = line(frame_of([*RANDOM, *HARD, *FULL, *more, *MINE]))
+    row = line(frame_of([*scored.random, *scored.hard, *scored.full, *more, *scored.own]))
     assert (row["random"], row["random_n"], row["hard"], row["hard_n"], row["full"]) == (52.0, 2, 41.0, 2, 90.0)
 
 
-def test_sets_and_seeds_are_counted_and_nothing_twice(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
+def test_sets_and_seeds_are_counted_and_nothing_twice(
+    scored: Scored, tree: MakeTree, changed: Change, frame_of: FrameOf
+) -> None:
     """A base seed of 1 is the student seed 1; the same student on the same set, asked for again, is one."""
-    again = {**MINE[1], "seed": 1, "student_seed": 0}
-    twice = [changed(one, "configuration.statistics.variance", "batch-mean") for one in RANDOM]
-    random = [*RANDOM, *twice, tree("random", "fkd", 58.0, 0, repeat=1)]
-    row = line(frame_of([*random, *HARD, *FULL, *MINE, again]))
+    again = {**scored.own[1], "seed": 1, "student_seed": 0}
+    twice = [changed(one, "configuration.statistics.variance", "batch-mean") for one in scored.random]
+    random = [*scored.random, *twice, tree("random", "fkd", 58.0, 0, repeat=1)]
+    row = line(frame_of([*random, *scored.hard, *scored.full, *scored.own, again]))
     assert (row["n"], row["sets"], row["top1"]) == (2, 1, 63.0)
     assert (row["random_n"], row["random"]) == (3, 55.0)  # 50 and 54 on one set, 58 on another: a set counts once
     second = [tree("wmdd", "fkd", 66.0, 0, repeat=1), tree("wmdd", "hard", 44.0, 0, repeat=1)]
-    row = line(frame_of([*random, *HARD, *FULL, *MINE, *second]))
+    row = line(frame_of([*random, *scored.hard, *scored.full, *scored.own, *second]))
     assert (row["n"], row["sets"], row["top1"], row["hard"], row["hard_n"]) == (3, 2, 64.5, 42.5, 3)
 
 
@@ -287,24 +219,72 @@ def test_sets_and_seeds_are_counted_and_nothing_twice(frame_of: Callable[[list[T
     ],
 )
 def test_students_that_differ_in_more_than_seed_and_set_share_no_mean(
-    frame_of: Callable[[list[Tree]], pd.DataFrame], path: str, value: Any
+    scored: Scored, changed: Change, frame_of: FrameOf, path: str, value: Any
 ) -> None:
-    actual = scores(frame_of([MINE[0], changed(MINE[1], path, value)]))
+    actual = scores(frame_of([scored.own[0], changed(scored.own[1], path, value)]))
     assert sorted(actual["top1"]) == [62.0, 64.0]
 
 
-def test_references_of_two_versions_are_not_mixed(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
-    row = line(frame_of([*RANDOM, tree("random", "fkd", 1.0, 1, repeat=1) | {"method_version": "2"}, *MINE]))
+def test_references_of_two_versions_are_not_mixed(scored: Scored, tree: MakeTree, frame_of: FrameOf) -> None:
+    row = line(
+        frame_of([*scored.random, tree("random", "fkd", 1.0, 1, repeat=1) | {"method_version": "2"}, *scored.own])
+    )
     assert row["missing"].startswith("random: records of several versions; ")
     assert math.isnan(row["ior"])
 
 
-def test_a_regime_is_chosen_and_the_references_stay(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
-    frame = frame_of([*RANDOM, *HARD, *FULL, *MINE])
+def test_a_regime_is_chosen_and_the_references_stay(scored: Scored, frame_of: FrameOf) -> None:
+    frame = frame_of([*scored.random, *scored.hard, *scored.full, *scored.own])
     assert list(scores(frame)["regime"]) == ["fkd", "hard", "fkd"]
     assert list(scores(frame, "hard")["method"]) == ["wmdd"]
     assert scores(frame, "soft").empty
     assert list(scores(frame, "soft").columns) == list(SCORE_COLUMNS)
+
+
+def test_rows_that_differ_in_settings_show_them_and_name_their_records(
+    tree: MakeTree,
+    changed: Change,
+    frame_of: FrameOf,
+) -> None:
+    swept = [
+        changed(
+            changed(tree("wmdd", "fkd", 50.0), "configuration.method_settings", {"bn_weight": weight}),
+            "configuration.changed",
+            ["teacher.checkpoint", "method.bn_weight"],
+        )
+        for weight in (1.0, 10.0, 100.0)
+    ]
+    actual = scores(frame_of(swept))
+    assert actual["settings"].tolist() == [f"method.bn_weight={weight}" for weight in (1.0, 10.0, 100.0)]
+    assert actual["recipe"].unique().tolist() == ["quick + 1 changed"]
+    assert actual["records"].tolist() == [["000"], ["001"], ["002"]]
+    # An edited recipe file changes settings without --set; a teacher of the same name can be another one.
+    edited = [changed(one, "configuration.changed", []) for one in swept]
+    assert scores(frame_of(edited))["settings"].tolist() == ["bn_weight 1", "bn_weight 10", "bn_weight 100"]
+
+
+def test_scores_name_what_differs_in_the_computation(scored: Scored, changed: Change, frame_of: FrameOf) -> None:
+    versions = {"numerics": "distilled=1 models=1 recover=2 training=1 views=1"}
+    pair = [changed(scored.own[0], "versions", {"numerics": f"{versions['numerics'].replace('=2', '=1')}"})]
+    pair += [
+        changed(changed(scored.own[1], "versions", versions), "device", {"type": "cpu", "name": "a CPU", "threads": 2})
+    ]
+    (row,) = scores(frame_of(pair)).to_dict("records")
+    assert row["n"] == 2
+    assert row["mixture"] == "version of recover 1, 2; threads 1, 2 (evaluate)"
+
+
+@pytest.mark.parametrize("newest", [0, 1])
+def test_the_newest_record_of_a_student_counts_and_the_other_number_is_named(
+    tree: MakeTree, newest: int, frame_of: FrameOf
+) -> None:
+    pair = [{**tree("wmdd", "fkd", top1), "keys": {"evaluate": ["key"]}} for top1 in (43.0, 50.0)]
+    pair[newest]["created"] = "2026-02-01T00:00:00+00:00"
+    pair[1]["device"] = {**pair[1]["device"], "threads": 2}
+    (row,) = scores(frame_of(pair)).to_dict("records")
+    top1, other = ((43.0, "50.00 (001)"), (50.0, "43.00 (000)"))[newest]
+    assert (row["top1"], row["n"], row["records"]) == (top1, 1, [f"{newest:03d}"])
+    assert row["mixture"] == f"not shown: other top-1 with the same evaluate key: {other}"
 
 
 # -- the command line -----------------------------------------------------------------------------------------
@@ -371,108 +351,3 @@ def test_records_of_all_regimes_state_steps_and_bytes_and_have_scores(
         assert row["hlr"] == pytest.approx(top1["full", "full-data"] - top1[method, "hard"], abs=1e-9)
         assert 0 < row["lrs"] < 1
     assert f"{rows[0]['lrs']:.4f}" in shell("records", "--scores").out
-
-
-@pytest.mark.parametrize("form", ["text", "csv"])
-def test_without_a_method_to_score_there_is_a_heading(shell: Shell, form: str) -> None:
-    records.write(Record(**FULL[0]), shell.results / "records")
-    outcome = shell("records", "--scores", "--format", form)
-    assert outcome.code == 0
-    heading = outcome.out.splitlines()[0]
-    shown = [name for name in SCORE_COLUMNS if form == "csv" or name != "records"]
-    assert heading.replace(",", " ").split() == shown
-
-
-def test_no_record_is_one_line_and_a_damaged_one_is_named(shell: Shell) -> None:
-    outcome = shell("records")
-    assert (outcome.code, outcome.out, len(outcome.errors)) == (2, "", 1)
-    assert "no records in results/records; start a run first" in outcome.err
-    records.write(Record(**tree("wmdd", "fkd", 12.5)), shell.results / "records")
-    (shell.results / "records" / "torn.json").write_text('{"name":')
-    outcome = shell("records")
-    assert outcome.code == 0
-    assert len(outcome.out.splitlines()) == 3
-    assert len(outcome.errors) == 1
-    assert "torn.json is not a record" in outcome.err
-
-
-def test_rows_that_differ_in_settings_show_them_and_name_their_records(
-    frame_of: Callable[[list[Tree]], pd.DataFrame],
-) -> None:
-    swept = [
-        changed(
-            changed(tree("wmdd", "fkd", 50.0), "configuration.method_settings", {"bn_weight": weight}),
-            "configuration.changed",
-            ["teacher.checkpoint", "method.bn_weight"],
-        )
-        for weight in (1.0, 10.0, 100.0)
-    ]
-    actual = scores(frame_of(swept))
-    assert actual["settings"].tolist() == [f"method.bn_weight={weight}" for weight in (1.0, 10.0, 100.0)]
-    assert actual["recipe"].unique().tolist() == ["quick + 1 changed"]
-    assert actual["records"].tolist() == [["000"], ["001"], ["002"]]
-    # An edited recipe file changes settings without --set; a teacher of the same name can be another one.
-    edited = [changed(one, "configuration.changed", []) for one in swept]
-    assert scores(frame_of(edited))["settings"].tolist() == ["bn_weight 1", "bn_weight 10", "bn_weight 100"]
-
-
-def test_scores_name_what_differs_in_the_computation(frame_of: Callable[[list[Tree]], pd.DataFrame]) -> None:
-    versions = {"numerics": "distilled=1 models=1 recover=2 training=1 views=1"}
-    pair = [changed(MINE[0], "versions", {"numerics": f"{versions['numerics'].replace('=2', '=1')}"})]
-    pair += [changed(changed(MINE[1], "versions", versions), "device", {"type": "cpu", "name": "a CPU", "threads": 2})]
-    (row,) = scores(frame_of(pair)).to_dict("records")
-    assert row["n"] == 2
-    assert row["mixture"] == "version of recover 1, 2; threads 1, 2 (evaluate)"
-
-
-@pytest.mark.parametrize("newest", [0, 1])
-def test_the_newest_record_of_a_student_counts_and_the_other_number_is_named(
-    newest: int, frame_of: Callable[[list[Tree]], pd.DataFrame]
-) -> None:
-    pair = [{**tree("wmdd", "fkd", top1), "keys": {"evaluate": ["key"]}} for top1 in (43.0, 50.0)]
-    pair[newest]["created"] = "2026-02-01T00:00:00+00:00"
-    pair[1]["device"] = {**pair[1]["device"], "threads": 2}
-    (row,) = scores(frame_of(pair)).to_dict("records")
-    top1, other = ((43.0, "50.00 (001)"), (50.0, "43.00 (000)"))[newest]
-    assert (row["top1"], row["n"], row["records"]) == (top1, 1, [f"{newest:03d}"])
-    assert row["mixture"] == f"not shown: other top-1 with the same evaluate key: {other}"
-
-
-def test_records_are_filtered_and_sorted(shell: Shell) -> None:
-    actual = [*RANDOM, *MINE, changed(MINE[0], "recipes", ["quick", "tuned"]), changed(HARD[0], "dataset", "digits")]
-    actual[4] = changed(actual[4], "configuration.method_settings", {"steps": 400})
-    for number, one in enumerate(actual):
-        records.write(Record(**{**one, "name": f"{number:03d}"}), shell.results / "records")
-
-    def names(*options: str) -> list[str]:
-        outcome = shell("records", "--format", "json", *options)
-        assert outcome.code == 0, outcome.err
-        return [row["name"] for row in json.loads(outcome.out)]
-
-    assert names() == ["000", "001", "002", "003", "004", "005"]
-    assert names("--method", "random,wmdd", "--dataset", "imagenette") == ["000", "001", "002", "003", "004"]
-    assert names("--method", "random") == ["000", "001"]
-    assert names("--recipe", "quick", "--recipe", "tuned") == ["004"]
-    assert names("--recipe", "quick") == ["000", "001", "002", "003", "005"]
-    assert names("--sort", "top1_last") == ["003", "002", "004", "001", "000", "005"]
-    assert names("--sort", "method") == ["000", "001", "002", "003", "004", "005"]
-    shell("records", "--method", "dm").refused("unknown method of a record 'dm'; did you mean 'random'?")
-    shell("records", "--sort", "top1").refused("unknown column 'top1'")
-    shell("records", "--method", "random", "--dataset", "digits").refused("no record has this method, dataset and")
-    # Scores use all records as references, whatever is shown.
-    (row,) = json.loads(
-        shell(
-            "records",
-            "--scores",
-            "--format",
-            "json",
-            "--method",
-            "wmdd",
-            "--recipe",
-            "quick",
-            "--dataset",
-            "imagenette",
-        ).out
-    )
-    assert row["ior"] == 63.0 - 52.0
-    assert "recipe" in shell("records").out.splitlines()[0].split()
