@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def counted() -> Callable[[int, int], int]:
 def tally(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Prints a line of counts ("killed 50 times: 50 same records") at the end of the whole test run."""
     return lambda line: record_property("counts", line)
+
+
+@pytest.fixture
+def kill_moments() -> random.Random:
+    """Draws when to kill; other moments in every test run, and the same again with the printed DDBENCH_KILL_SEED."""
+    seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"kill moments of DDBENCH_KILL_SEED={seed}")
+    return random.Random(seed)
 
 
 class Place:

@@ -322,16 +322,8 @@ def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     """The short form has one worker and loses nothing."""
     cluster.have(counted(1, 2))
     command = ["table", "ablation", "--run", "--dataset", f"imagefolder:{small_images}", *SMALL, "--ipc", "1"]
-    command += [
-        "--set",
-        f"wmdd.steps={counted(10, 60)}",
-        "--set",
-        "evaluator.epochs=3",
-        "--format",
-        "csv",
-        "--output",
-        "table.csv",
-    ]
+    command += ["--set", f"wmdd.steps={counted(10, 60)}", "--set", "evaluator.epochs=3"]
+    command += ["--format", "csv", "--output", "table.csv"]
     (tmp_path / "inline").mkdir()
     outcome = shell_in(tmp_path / "inline")(*command)
     assert outcome.code == 0, outcome.err

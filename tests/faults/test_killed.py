@@ -47,10 +47,8 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
     tmp_path: Path,
     counted: Callable[[int, int], int],
     tally: Callable[[str], None],
+    kill_moments: random.Random,
 ) -> None:
-    seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
-    print(f"kill moments of DDBENCH_KILL_SEED={seed}")
-    draw = random.Random(seed)
     begun = time.monotonic()
     assert small.start(place_at(tmp_path / "untouched")).end() == 0
     length = time.monotonic() - begun
@@ -63,7 +61,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
         number = stages.total()
         place = place_at(tmp_path / f"killed {trial}")
         begun, run = time.monotonic(), small.start(place)
-        moment = (number + draw.random()) / count * length  # uniform, one in each of `count` equal parts
+        moment = (number + kill_moments.random()) / count * length  # uniform, one in each of `count` equal parts
         while time.monotonic() < begun + moment and run.end(block=False) is None:
             time.sleep(0.002)
         if run.kill() == 0:  # it was quicker than the one that was measured

@@ -389,14 +389,14 @@ def test_a_batch_that_cannot_be_cut_is_one_line_that_names_its_setting(shell: Sh
         "run",
         "--dataset",
         "digits",
+        "--ipc",
+        "1",
         "--recipe",
         "smoke",
         "--device",
         "cpu",
         "--precision",
         "fp32",
-        "--ipc",
-        "1",
     )
     hard = ("--evaluator", "hard", "--set", "evaluator.epochs=1")
     assert shell(*command, *hard, "--method", "random").code == 0

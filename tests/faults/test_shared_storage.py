@@ -58,11 +58,8 @@ def test_killed_while_it_publishes_nothing_half_is_there_and_the_same_command_en
     tmp_path: Path,
     counted: Callable[[int, int], int],
     tally: Callable[[str], None],
+    kill_moments: random.Random,
 ) -> None:
-    seed = int(os.environ.get("DDBENCH_KILL_SEED", random.SystemRandom().randrange(10**6)))
-    print(f"kill moments of DDBENCH_KILL_SEED={seed}")
-    draw = random.Random(seed)
-
     def start(host: str) -> Forked:
         place = place_at(tmp_path / host)
         urls = ("--cache-dir", storage.url("here"), "--results-dir", storage.url("here"))
@@ -81,18 +78,18 @@ def test_killed_while_it_publishes_nothing_half_is_there_and_the_same_command_en
     for number in range(trials):
         storage.fresh()
         storage.slow(True)
-        host, last = f"killed {number}", draw.randrange(1, len(expected) + 1)
+        host, last = f"killed {number}", kill_moments.randrange(1, len(expected) + 1)
         run = start(host)
         while uploads(storage) < last and run.end(block=False) is None:
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.02))
+        time.sleep(kill_moments.uniform(0, 0.02))
         run.kill()
         hit["the last" if run.code == 0 else storage.log()[-1].split("/")[3]] += 1
         there = published(storage, tmp_path / "scratch")
         assert there.items() <= expected.items(), f"upload {last}"
         storage.slow(False)
         # The same host goes on, or another one: its local copy is gone.
-        again = start(draw.choice([host, f"{host}, elsewhere"]))
+        again = start(kill_moments.choice([host, f"{host}, elsewhere"]))
         assert again.end() == 0, again.lines()
         assert published(storage, tmp_path / "scratch") == expected, f"upload {last}"
     shown = ", ".join(f"{folder} {times}" for folder, times in hit.most_common())

@@ -114,10 +114,16 @@ def test_uniform_weights_are_the_moments_of_all_images_and_positions(seed: int, 
     torch.testing.assert_close(variance[0], pooled.var(1, correction=0), rtol=1e-6, atol=1e-6)
 
 
-def test_global_bn_is_the_sum_of_norms_over_the_whole_batch_with_the_first_layer_times_ten() -> None:
+def batch_and_targets() -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Inputs of layers of SHAPES, and a mean and a variance for each channel."""
     layers = [draw(*shape, seed=number) for number, shape in enumerate(SHAPES)]
     means = [draw(layer.shape[1], seed=10 + number) for number, layer in enumerate(layers)]
     variances = [draw(layer.shape[1], seed=20 + number) ** 2 for number, layer in enumerate(layers)]
+    return layers, means, variances
+
+
+def test_global_bn_is_the_sum_of_norms_over_the_whole_batch_with_the_first_layer_times_ten() -> None:
+    layers, means, variances = batch_and_targets()
     expected = torch.zeros((), dtype=torch.float64)
     for number, layer in enumerate(layers):
         pooled = layer.transpose(0, 1).flatten(1)
@@ -128,9 +134,7 @@ def test_global_bn_is_the_sum_of_norms_over_the_whole_batch_with_the_first_layer
 
 
 def test_global_bn_squared_is_pcbn_of_one_class_that_holds_the_batch() -> None:
-    layers = [draw(*shape, seed=number) for number, shape in enumerate(SHAPES)]
-    means = [draw(layer.shape[1], seed=10 + number) for number, layer in enumerate(layers)]
-    variances = [draw(layer.shape[1], seed=20 + number) ** 2 for number, layer in enumerate(layers)]
+    layers, means, variances = batch_and_targets()
     expected = torch.zeros((), dtype=torch.float64)
     for number, layer in enumerate(layers):
         pooled = layer.transpose(0, 1).flatten(1)
