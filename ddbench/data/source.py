@@ -7,8 +7,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class FileSplit:
         return path_text(self.root / self.names[index])
 
     @contextlib.contextmanager
-    def _open(self, index: int) -> Iterator[BinaryIO]:
+    def _open(self, index: int) -> Iterator[BufferedReader]:
         try:
             with (self.root / self.names[index]).open("rb") as file:
                 yield file
@@ -127,7 +128,7 @@ class FileSplit:
             yield json.dumps([name, label, size, digest.tobytes().hex()]).encode()
 
 
-def _is_too_large(file: BinaryIO) -> bool:
+def _is_too_large(file: BufferedReader) -> bool:
     return os.fstat(file.fileno()).st_size > MAX_FILE_BYTES
 
 
