@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from ddbench.api.table import TableSpec
-    from ddbench.pipeline.request import Request
-    from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
     from ddbench.results.records import Record
 
@@ -91,9 +89,9 @@ def table_command(
 ) -> None:
     """Prints a table of records and published numbers.
 
-    NAME is one of the tables of `ddbench list tables`. The command states how many cells are missing and how long they
-    would take. With --run, it runs the experiments that have no record. Ctrl-C keeps all finished experiments. The exit
-    code is 1 if an experiment failed.
+    NAME is one of the tables of `ddbench list tables`. The command opens no dataset and states how many cells are
+    missing; --dry-run estimates how long they take. With --run, it runs the experiments that have no record. Ctrl-C
+    keeps all finished experiments. The exit code is 1 if an experiment failed.
     """
     spec = registry.table(name)
 
@@ -105,9 +103,10 @@ def table_command(
 
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(**request_fields, assignments=assignments)
-    runnable = frames.with_datasets(request, registry, data_dir)
     workspace = None
-    if runnable.datasets:
+    if runs or dry_run:  # reading opens no dataset
+        request = frames.with_datasets(request, registry, data_dir)
+    if (runs or dry_run) and request.datasets:
         from ddbench.pipeline.workspace import Workspace
 
         cache = options.open_cache(cache_dir)
@@ -115,21 +114,20 @@ def table_command(
     if dry_run:
         from ddbench.tables import plan
 
-        click.echo(plan.plan(spec, runnable, registry, workspace, results_dir))
+        click.echo(plan.plan(spec, request, registry, workspace, results_dir))
         return
     if runs and workspace is None:
         raise DDBenchError("--run needs data: there is no --dataset, and no dataset in the data folder (--data-dir)")
     if output is not None:
         _require_writable(output)
-    chosen, used = (runnable, workspace) if runs else (request, None)
     stored = records.read_all(results_dir / "records", options.print_error)
 
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
             shown = stored if runs else _first_students(stored)
-            return frames.build_frame(spec, chosen, registry, used, results_dir, options.print_error, yes, shown)
+            return frames.build_frame(spec, request, registry, workspace, results_dir, options.print_error, yes, shown)
 
-    frame = launch.run_distributed(work, used)
+    frame = launch.run_distributed(work, workspace)
     if frame is None:  # only rank 0 has the table
         return
     with frames.table_errors(spec, registry, results_dir):
@@ -142,7 +140,8 @@ def table_command(
         options.print_result(f"written: {output}")
     if runs:
         sys.exit(1 if (frame["state"] == "failed").any() else 0)
-    _print_missing(spec, frame, runnable, registry, workspace, stored)
+    if line := _missing_line(spec, frame, has_data=bool(data_dir or request.datasets)):
+        options.print_error(line)
 
 
 def _first_students(stored: list[Record]) -> list[Record]:
@@ -157,22 +156,15 @@ def _first_students(stored: list[Record]) -> list[Record]:
     return [record for record in stored if record.student_seed < seeds and record.repeat < repeats]
 
 
-def _print_missing(
-    spec: TableSpec,
-    frame: DataFrame,
-    request: Request,
-    registry: PluginRegistry,
-    workspace: Workspace | None,
-    stored: list[Record],
-) -> None:
-    """Prints what `--run` would compute."""
-    if workspace is not None and spec.fill is None:
-        from ddbench.tables import plan
+def _missing_line(spec: TableSpec, frame: DataFrame, has_data: bool) -> str:
+    """Returns one line that counts the cells without a number; empty if there are none.
 
-        line = plan.missing_cells(spec, request, registry, workspace, stored)
-    else:
-        empty = int((frame["state"] == "never run").sum())
-        how = "--run measures them" if workspace else "--run needs data: --dataset NAME, --data-dir FOLDER"
-        line = f"{counted(empty, 'cell')} without a number; {how}" if empty else ""
-    if line:
-        options.print_error(line)
+    The line does not state how long they take: an estimate opens the datasets and measures the speed of the device.
+    """
+    missing = int((frame["state"] == "never run").sum())
+    if not missing:
+        return ""
+    how = "--run needs data: --dataset NAME, --data-dir FOLDER"
+    if has_data:
+        how = "--run computes them" + (", --dry-run estimates the time" if spec.fill is None else "")
+    return f"{counted(missing, 'cell')} without a number; {how}"

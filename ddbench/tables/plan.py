@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,10 @@ from tabulate import tabulate
 
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import dataset_name
-from ddbench.core.text import counted
 from ddbench.pipeline import estimate
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
-from ddbench.results.records import Record
 from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.runs import ResolvedCell, records_by_key, resolve_cells
 
@@ -59,36 +56,6 @@ def plan(
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
     text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)
     return f"{text}\n\nin all about {estimate.readable(total.total)} on this device"
-
-
-def missing_cells(
-    spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace, stored: Sequence[Record]
-) -> str:
-    """Returns one line that states what `--run` would compute for a table and the time that it takes; empty if nothing.
-
-    Args:
-        spec: The table.
-        request: The options.
-        registry: The registered plugins.
-        workspace: The cache and the datasets.
-        stored: All records.
-    """
-    measured = records_by_key(stored)
-    cells = resolve_cells(cells_of(spec, request, registry, stored), request, workspace)
-    possible = [resolved for resolved in cells if resolved.pipelines]
-    if not possible:
-        return f"--run can compute nothing: {cells[0].reason}"
-    missing = [
-        [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in measured]
-        for resolved in possible
-    ]
-    if not any(missing):
-        return ""
-    seconds = estimate.Schedule(pipeline for pipelines in missing for pipeline in pipelines).total
-    recipes = dict.fromkeys("+".join(resolved.pipelines[0].experiment.recipes) for resolved in possible)
-    count = f"{sum(map(bool, missing))} of {counted(len(possible), 'cell')}"
-    about = f"about {estimate.readable(seconds)} on this device"
-    return f"--run computes {count} (recipe {', '.join(recipes)}): {about}"
 
 
 def _labels(cell: Cell, resolved: ResolvedCell | None = None) -> tuple[str, ...]:
