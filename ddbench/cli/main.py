@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 
 import click
@@ -17,7 +19,7 @@ from ddbench.cli.report import report_command
 from ddbench.cli.run import run_command
 from ddbench.cli.table import table_command
 from ddbench.core import interruption, processes
-from ddbench.core.errors import DDBenchError, message_line
+from ddbench.core.errors import DDBenchError, escape, message_line
 from ddbench.registry.registry import PluginRegistry
 
 ABORTED = 130
@@ -60,6 +62,7 @@ def main() -> None:
     Raises:
         SystemExit: If the command fails or is stopped.
     """
+    _escape_unencodable()
     processes.silence_nonzero_ranks()
     try:
         registry = PluginRegistry()
@@ -81,6 +84,20 @@ def main() -> None:
         fail(f"stopped by {stopped.reason}; run the same command again to resume", code)
     except OSError as error:  # a fault of the machine, e.g. a full disk for redirected stdout or a lost mount
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
+
+
+def _escape_unencodable() -> None:
+    """Makes stdout and stderr write escapes for characters that their encoding lacks, and for bytes of file names."""
+
+    def handle(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return escape(error.object[error.start : error.end]), error.end
+
+    codecs.register_error("ddbench", handle)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ddbench")
 
 
 def fail(message: str, code: int) -> None:

@@ -34,10 +34,15 @@ class DDBenchError(Exception):
 
     Args:
         text: The message. It is shown as `message_line` formats it.
+        cause: What several errors with different messages have in common, e.g. a full disk.
+
+    Attributes:
+        cause: Errors of a grid with the same cause are shown once. Default: the message.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, cause: str = "") -> None:
         super().__init__(message_line(text))
+        self.cause = cause or str(self)
 
 
 class PluginError(DDBenchError):
@@ -65,13 +70,23 @@ def message_line(text: str) -> str:
     line = " ".join((text if len(text) <= 6000 else f"{text[:4000]} ... {text[-2000:]}").splitlines())
     for pattern, replacement in _INTERNAL:
         line = re.sub(pattern, replacement, line, flags=re.IGNORECASE)
-    printable = "".join(letter if letter.isprintable() else _escape(letter) for letter in line)
+    printable = "".join(letter if letter.isprintable() else escape(letter) for letter in line)
     return printable if len(printable) <= 1000 else f"{printable[:600]} ... {printable[-300:]}"
 
 
-def _escape(letter: str) -> str:
-    """Returns the escape of a letter; of a byte of a file name that is not UTF-8, which Python reads as U+DC80 on."""
-    return f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else ascii(letter)[1:-1]
+def escape(text: str) -> str:
+    """Returns the escapes of characters. U+DC80 to U+DCFF stand for bytes of a file name that are not UTF-8.
+
+    Args:
+        text: The characters.
+
+    Example:
+        >>> print(escape("\\x1b\\udce9²"))
+        \\x1b\\xe9\\xb2
+    """
+    return "".join(
+        f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else ascii(letter)[1:-1] for letter in text
+    )
 
 
 def exception_line(error: BaseException) -> str:

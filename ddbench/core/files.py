@@ -25,6 +25,8 @@ from ddbench.core.text import path_text
 ABANDONED_AFTER = 86400.0
 """Seconds without a change after which a partial file counts as abandoned, whichever host wrote it."""
 
+DISK_FAULTS = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ESTALE)
+"""Error numbers that concern a disk or a folder rather than one file."""
 
 write_hooks: dict[Path, Callable[[Path], contextlib.AbstractContextManager[None]]] = {}
 """Context managers by folder. `atomic_write(path)` enters those of all parent folders of `path` and leaves them after
@@ -48,11 +50,12 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         os_error = re.search(r"os error (\d+)", text)  # safetensors gives the error number only in the text
         number = getattr(error, "errno", None) or (int(os_error[1]) if os_error else None)
         if number in (errno.ENOSPC, errno.EDQUOT):
-            raise DDBenchError(
-                f"the disk is full: {path} could not be written; free some space, then run again"
-            ) from error
+            text = f"the disk is full: {path} could not be written; free some space, then run again"
+            raise DDBenchError(text, cause="the disk is full") from error
         if number is not None:
-            raise DDBenchError(f"cannot write to {path}: {os.strerror(number)}") from error
+            reason = os.strerror(number)
+            cause = reason if number in DISK_FAULTS else ""
+            raise DDBenchError(f"cannot write to {path}: {reason}", cause) from error
         if isinstance(error, OSError):
             raise DDBenchError(f"cannot write to {path}: {text}") from error
         raise

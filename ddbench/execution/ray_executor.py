@@ -127,7 +127,7 @@ def _check_address(address: str) -> None:
         raise DDBenchError(f"--ray-address {address}: write HOST:PORT, of the cluster's first node")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise DDBenchError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
 
 
@@ -215,8 +215,8 @@ class _Session:
         elif answer:
             self._work.mark_failed(item, Failure(**answer))
         elif lost := [name for name in item.outputs if not self._is_visible(name)]:
-            reason = f"{lost[0]} was built but is not visible here: --cache-dir must be on shared storage"
-            self._work.mark_failed(item, Failure(reason))
+            reason = f"{lost[0]} was built but is not visible here: {worker.NOT_SHARED}"
+            self._work.mark_failed(item, Failure(reason, cause=worker.NOT_SHARED))
         else:
             self._work.mark_done(item)
 

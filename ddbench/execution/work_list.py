@@ -42,15 +42,17 @@ class Failure:
     Attributes:
         reason: One line.
         traceback: The traceback if a plugin's code raised the exception, else empty.
+        cause: The cause of the error (`DDBenchError.cause`). Empty: the reason.
     """
 
     reason: str
     traceback: str = ""
+    cause: str = ""
 
     def error(self) -> DDBenchError:
         """Returns the error to raise when the result of the cell is requested."""
         if not self.traceback:
-            return DDBenchError(self.reason)
+            return DDBenchError(self.reason, self.cause)
         error = PluginError(self.reason)
         error.__cause__ = RemoteTraceback(f"in a worker:\n{self.traceback}")
         return error

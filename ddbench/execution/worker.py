@@ -27,6 +27,8 @@ from ddbench.storage.remote_cache import open_cache
 
 VISIBLE_SECONDS = 60.0
 """Seconds until a file of another node appears here. NFS may cache for this time that the file did not exist."""
+NOT_SHARED = "--cache-dir must be on shared storage"
+"""What to do if a file of another node does not appear."""
 
 _send = EventSender()
 _registry = functools.cache(PluginRegistry)
@@ -44,7 +46,7 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
 
     Returns:
         JSON: {} for success; {"again": reason} if a stop was requested and the work ended at a checkpoint, or if the
-        other processes were lost; else {"reason": one line, "traceback": text or ""}. No exception is raised.
+        other processes were lost; else the fields of `ddbench.execution.work_list.Failure`. No exception is raised.
     """
     request = json.loads(order)
     if world_size > 1:
@@ -75,7 +77,7 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
     except PluginError as error:
         return _failure(str(error), error.__cause__)
     except DDBenchError as error:
-        return _failure(str(error))
+        return _failure(str(error), cause=error.cause)
     except OSError as error:
         return _failure(f"{error.filename or 'the cache'}: {error.strerror or error}")
     except Exception as error:
@@ -110,10 +112,10 @@ def _wait_for(cache: Cache, names: list[str]) -> None:
     deadline = time.monotonic() + VISIBLE_SECONDS
     while lost := [name for name in names if not cache.adopt(name)]:
         if time.monotonic() > deadline:
-            raise DDBenchError(f"{lost[0]} is not visible on every node: --cache-dir must be on shared storage")
+            raise DDBenchError(f"{lost[0]} is not visible on every node: {NOT_SHARED}", cause=NOT_SHARED)
         time.sleep(0.5)
 
 
-def _failure(reason: str, cause: BaseException | None = None) -> str:
-    text = "".join(traceback.format_exception(cause)) if cause else ""
-    return json.dumps({"reason": reason, "traceback": text})
+def _failure(reason: str, exception: BaseException | None = None, cause: str = "") -> str:
+    text = "".join(traceback.format_exception(exception)) if exception else ""
+    return json.dumps({"reason": reason, "traceback": text, "cause": cause})

@@ -76,6 +76,8 @@ def apply_assignments(
         try:
             parsed = recipes.parse_plain_yaml(value)
         except ValueError as error:
+            if any("\udc80" <= letter <= "\udcff" for letter in value):  # bytes of the command line
+                raise DDBenchError(f"--set {text}: '{value}' is not UTF-8; rename the file") from error
             raise DDBenchError(f"--set {text}: '{value}' is not a plain value") from error
         settings[resolved][name.strip()] = parsed
         changed.append(f"{resolved}.{name.strip()}")

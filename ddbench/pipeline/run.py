@@ -65,6 +65,7 @@ def run(
     cells: list[tuple[Pipeline, Record]] = []
     previews: dict[Path, None] = {}
     failures: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
     with workspace.executor.computing(pipelines) as wait_for_artifacts:
         for number, pipeline in enumerate(pipelines, 1):
             if len(pipelines) > 1 and pipeline.missing():
@@ -75,9 +76,10 @@ def run(
             except DDBenchError as error:
                 if len(pipelines) == 1:
                     raise
-                if str(error) not in failures:
+                if error.cause not in failures:
                     warn(f"failed: {pipeline.experiment.name}: {error}")
-                failures.setdefault(str(error), []).append(pipeline.experiment.name)
+                    reasons[error.cause] = str(error)
+                failures.setdefault(error.cause, []).append(pipeline.experiment.name)
                 continue
             cells.append((pipeline, record))
             if preview is not None:
@@ -90,8 +92,8 @@ def run(
     echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {cells[-1][1].name})")
     for preview in previews:
         echo(f"preview:  {preview}")
-    for reason, names in failures.items():
-        echo(f"failed:   {names[0]}: {reason}")
+    for cause, names in failures.items():
+        echo(f"failed:   {names[0]}: {reasons[cause]}")
         if len(names) > 1:
             echo(f"          for the same reason: {_listed(names[1:])}")
     return [record for _, record in cells]

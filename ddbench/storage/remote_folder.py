@@ -197,9 +197,8 @@ class RemoteFolder:
         try:
             yield
         except StorageError as error:
-            raise DDBenchError(
-                f"{error}; the file is kept in {self.copy}: run the same command again to upload it"
-            ) from error
+            text = f"{error}; the file is kept in {self.copy}: run the same command again to upload it"
+            raise DDBenchError(text, error.cause) from error
         mark.unlink(missing_ok=True)
 
     def pending_uploads(self) -> list[str]:
@@ -304,7 +303,9 @@ class RemoteFolder:
                 waited = time.monotonic() - start
                 if self._failed or waited + pause > RETRY_SECONDS:
                     self._failed = True
-                    raise StorageError(f"{self} fails for {waited:.0f} s: {exception_line(error)}") from error
+                    reason = exception_line(error)
+                    text = f"{self} fails for {waited:.0f} s: {reason}"
+                    raise StorageError(text, cause=f"{self} fails: {reason}") from error
                 if not warned and waited + pause > WARN_AFTER:
                     self._warn(f"{self} fails ({exception_line(error)}); retrying for {RETRY_SECONDS / 60:.0f} minutes")
                     warned = True

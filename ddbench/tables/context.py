@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench.core.errors import DDBenchError
+from ddbench.core.errors import DDBenchError, exception_line
 
 if TYPE_CHECKING:
     from ddbench.pipeline.request import Request
@@ -37,7 +37,7 @@ class TableContext:
     warn: Callable[[str], None]
     stored: Sequence[Record]
     yes: bool = False
-    _said: set[str] = field(default_factory=set)
+    _reasons: dict[str, str] = field(default_factory=dict)
 
     def check_duration(self, seconds: float) -> None:
         """Prints the estimated duration of long work, and refuses it without `yes`.
@@ -57,13 +57,19 @@ class TableContext:
             raise DDBenchError(f"the missing cells take {about}: --yes starts them, --dry-run lists them")
         self.warn(f"this will take {about}")
 
-    def warn_of_failure(self, where: str, reason: str) -> None:
-        """Reports why a cell failed. A reason that several cells share is reported once; the table marks every cell.
+    def report_failure(self, where: str, error: Exception) -> str:
+        """Reports why a cell failed. A cause that several cells share is reported once; the table marks every cell.
 
         Args:
             where: The table and the cell.
-            reason: One line.
+            error: The exception.
+
+        Returns:
+            The reason, in one line. It is the same for all cells with this cause.
         """
-        if reason not in self._said:
-            self._said.add(reason)
+        reason = exception_line(error)
+        cause = error.cause if isinstance(error, DDBenchError) else reason
+        if cause not in self._reasons:
+            self._reasons[cause] = reason
             self.warn(f"{where}: failed: {reason}")
+        return self._reasons[cause]

@@ -129,8 +129,8 @@ def _cost_row(spec: TableSpec, resolved: ResolvedCell, context: TableContext) ->
     try:
         numbers = _stored_or_measured(pipeline, cell, row, device_facts, context)
     except Exception as error:  # after any exception, the other methods are still measured
-        context.warn_of_failure(f"{spec.name}: {cell_name(cell)}", exception_line(error))
-        return {**row, "state": "failed", "reason": exception_line(error)}
+        reason = context.report_failure(f"{spec.name}: {cell_name(cell)}", error)
+        return {**row, "state": "failed", "reason": reason}
     return {**_with_state(row, numbers), **numbers}
 
 

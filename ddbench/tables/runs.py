@@ -132,7 +132,6 @@ def _run_pipeline(
     try:
         record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
     except Exception as error:  # after any exception, the other cells are still run
-        context.warn_of_failure(title, exception_line(error))
-        return None, "failed", exception_line(error)
+        return None, "failed", context.report_failure(title, error)
     context.warn(f"{title}: record {context.results_dir / 'records' / record.name}.json")
     return record, "", ""

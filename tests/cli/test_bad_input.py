@@ -117,6 +117,16 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("wmdd, digits, IPC 1, set 0, fkd, ", "seed 0: there is no layer 99"),
     ),
     ((*DIGITS, "--methods", " , ", "--ipc", "1"), ("--method: there is no name",)),
+    ((*WMDD, "--set", "teacher.checkpoint=caf\udce9/x.pt"), ("'caf\\xe9/x.pt' is not UTF-8; rename the file",)),
+    ((*WMDD, "--set", "teacher.classes=caf\udce9.txt"), ("'caf\\xe9.txt' is not UTF-8; rename the file",)),
+    (
+        (*WMDD, "--cache-dir", "caf\udce9"),
+        (
+            "the cache folder",
+            "caf\\xe9 has a name that is not UTF-8; rename it",
+        ),
+    ),
+    ((*WMDD, "--recipe", "caf\udce9/x.yaml"), ("no recipe file caf\\xe9/x.yaml",)),
     (("run",), ("Missing option '--method'",)),
     (("run", "--method", "wmdd"), ("Missing option '--dataset'",)),
     (("rum",), ("No such command 'rum'",)),
@@ -320,6 +330,28 @@ def test_a_cache_that_cannot_be_written(shell: "Shell", below: str) -> None:
 def test_a_read_only_cache(shell: "Shell") -> None:
     shell.cache.mkdir(mode=0o500)
     shell(*WMDD).refused(f"cannot write to {shell.cache}", "Permission denied")
+
+
+GRID = (*DIGITS, "--method", "random,kmeans", "--ipc", "1", "--ipc", "2", "--image-size", "8")
+
+
+@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_fault_of_the_cache_is_reported_once_for_all_cells(shell: "Shell", executor: str) -> None:
+    """Each cell needs another file of the same folder, which cannot be written."""
+    if executor == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
+    shell.cache.mkdir()
+    (shell.cache / "distill").write_text("a file")
+    grid = (*GRID, "--set", "teacher.batch_size=256")
+    outcome = shell(*grid, "--executor", executor)
+    outcome.refused("every cell failed: random, digits, IPC 1, ", "; kmeans, digits, IPC 2, ")
+    (line,) = [line for line in outcome.errors if f"cannot write to {shell.cache / 'distill'}" in line]
+    assert line.startswith("failed: random, digits, IPC 1, ")
+    # In a table, all cells have the same note.
+    outcome = shell("table", "comparison", *grid[1:], "--run", "--executor", executor)
+    assert outcome.code == 1
+    assert outcome.out.count(" failed [1]") == 4
+    assert outcome.out.count("Not a directory") == outcome.err.count("Not a directory") == 1
 
 
 @pytest.mark.parametrize("place", ["results", "results/records"])

@@ -56,6 +56,22 @@ def test_the_module_runs_as_a_program() -> None:
     assert done.stderr == "ddbench: unknown method 'wmd'; did you mean 'wmdd'?\n"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "folder", "printed"),
+    [("utf-8", b"caf\xe9", r"caf\xe9"), ("latin-1", "数据".encode(), r"\u6570\u636e"), ("utf-8", "é".encode(), "é")],
+)
+def test_what_the_terminal_cannot_show_is_printed_as_escapes(
+    tmp_path: Path, encoding: str, folder: bytes, printed: str
+) -> None:
+    """Bytes of a path that are not UTF-8, and letters that the encoding of the terminal lacks."""
+    command = [sys.executable, "-m", "ddbench", "new-plugin", "blur", "--output", folder]
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{printed}/" in done.stdout.decode()
+    assert Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + folder)).is_dir()
+
+
 def test_a_closed_pipe_is_silent() -> None:
     command = [sys.executable, "-m", "ddbench", "list", "recipes", "paper"]
     reader, writer = os.pipe()
