@@ -212,7 +212,8 @@ class DistillTask(Protocol):
         Args:
             unit: The unit.
             objective: Returns the weighted loss terms.
-            initial: Initial images in normalised space, [n, 3, S, S]. See `noise`.
+            initial: Initial images in normalised space, [n, 3, S, S]. See `noise`. If `settings.initial` names a
+                distilled set, its images replace them.
             settings: Hyper-parameters of the loop.
             layer: Number of the layer whose features are passed to the objective. None: the input of the last linear
                 layer.

@@ -133,6 +133,10 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """Returns the steps of the recover loop, or None without it. `RecoverSettings` overrides it."""
         return None
 
+    def given_set(self) -> str | None:
+        """Returns the distilled set that the method starts from: a file, a folder, or `set:DIGEST`. Default: None."""
+        return None
+
     def image_passes(self, num_classes: int, ipc: int) -> int:
         """Counts forward-and-backward passes of the teacher, for the time estimate only.
 

@@ -69,6 +69,18 @@ class RecoverSettings(BaseModel, frozen=True):
         description="roll by 0..jitter pixels down and right, once per batch (released code: 32 at 224 px)",
     )
 
+    initial: str = Field(
+        default="noise",
+        # Added later. The default is excluded, so that existing keys and records do not change.
+        exclude_if=lambda initial: initial == "noise",
+        description="initial images; noise: standard normal; a file, a folder or set:DIGEST: those of a distilled set, "
+        "by class and number",
+    )
+
+    def given_set(self) -> str | None:
+        """Returns the distilled set that `initial` names; None if it is `noise` or `real`."""
+        return None if self.initial in ("noise", "real") else self.initial
+
     def recover_steps(self) -> int:
         """Returns the number of optimisation steps per unit."""
         return self.steps

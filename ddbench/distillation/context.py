@@ -114,14 +114,23 @@ class DistillContext:
         Args:
             unit: The unit.
             objective: Computes the weighted loss terms from the teacher's output.
-            initial: The initial images, normalised, [n, 3, S, S].
+            initial: The initial images, normalised, [n, 3, S, S]. The images of a set in `settings.initial` replace
+                them.
             settings: Hyper-parameters.
             layer: The layer whose features are passed to the objective, a number as in `statistics`.
 
         Returns:
             The images, float32 [n, 3, S, S], pixel values in [0, 1].
         """
+        if settings.given_set() is not None:
+            initial = self._given_images(unit)
         return recover(self, unit, objective, initial, settings, layer)
+
+    def _given_images(self, unit: Unit) -> Tensor:
+        """Returns the images of the given set: for the slot (class, j) the image j of the class. Normalised."""
+        given = self.tensors("given")
+        rows = [(given["labels"] == slot.label).nonzero().flatten()[slot.index] for slot in unit.slots]
+        return self.dataset.normalise(given["images"][torch.stack(rows)])
 
 
 @dataclass(frozen=True)

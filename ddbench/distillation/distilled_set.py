@@ -316,3 +316,33 @@ def class_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
     if bool((sums[labels] <= 0).any()):
         raise DDBenchError("the weights of a class sum to zero; every class needs an image with a positive weight")
     return (raw / sums[labels]).float()
+
+
+def exact_weights(labels: Tensor, weights: Tensor) -> Tensor:
+    """Returns weights that `class_weights` scales to exactly these, if those of each class sum to 1 up to rounding.
+
+    A set that was exported keeps its digest: float32 weights do not sum to exactly 1, and scaling them again would
+    change some by one rounding. The difference is distributed over the weights of a class in proportion to their
+    distance to the next float32 number, which changes none of them after rounding.
+
+    Args:
+        labels: int64 [m].
+        weights: Float [m], at least 0.
+
+    Returns:
+        float64 [m].
+
+    Example:
+        >>> labels, weights = torch.zeros(2, dtype=torch.int64), torch.tensor([0.53, 0.47])
+        >>> torch.equal(class_weights(labels, exact_weights(labels, weights)), weights)
+        True
+    """
+    exact = weights.double()
+    spacing = torch.nextafter(weights.float(), torch.tensor(torch.inf)).double() - weights.float().double()
+    spacing = torch.where(exact > 0, spacing, 0.0)
+    for label in torch.unique(labels):
+        rows = labels == label
+        excess, slack = exact[rows].sum() - 1, spacing[rows].sum()
+        if 0 < abs(excess) <= slack / 2:
+            exact[rows] -= excess * spacing[rows] / slack
+    return exact

@@ -71,6 +71,7 @@ def build_record(pipeline: Pipeline) -> Record:
         },
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
+        origin=pipeline.artifact("given").meta["origin"] if pipeline.parts_of("given") else {},
         keys={stage: [part.key for part in parts] for stage, parts in used.items()},
         configuration=experiment.public(),
         seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},

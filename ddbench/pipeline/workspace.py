@@ -7,16 +7,21 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.config.given_sets import SET_PREFIX, digest_in
 from ddbench.config.schema import DataConfig
+from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
+from ddbench.core.files import expand_user
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.executor import Executor, Inline
+from ddbench.pipeline.given_sets import GivenSet, open_set
 from ddbench.pipeline.graph import stage_graph
 from ddbench.storage.cache import Cache
 from ddbench.training.strategy import Strategy, current_strategy
 
 if TYPE_CHECKING:
+    from ddbench.api.distiller import Distiller
     from ddbench.config.experiment import Experiment
     from ddbench.registry.registry import PluginRegistry
 
@@ -45,6 +50,7 @@ class Workspace:
         graph: The stages.
         emit: Emits an event to the observers.
         strategy_for: Yields the strategy that trains a stage.
+        given_sets: The distilled sets that the user gives, by digest.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Workspace:
         self.executor = executor or Inline()
         self.emit: Callable[[Event], None] = registry.emit
         self.strategy_for: StrategyFor = _one_process
+        self.given_sets: dict[str, GivenSet] = {}
+        self._opened_sets: dict[tuple[str, str, DataConfig], str] = {}
         self._notes: set[str] = set()
         self._download = download
         self._datasets: dict[tuple[str, DataConfig], Dataset] = {}
@@ -104,6 +112,35 @@ class Workspace:
         An experiment in a pipeline has the name in records. Other processes need the path of an image folder.
         """
         return self._references.get(name, name)
+
+    def add_given_set(self, given: GivenSet) -> None:
+        """Adds a set that the user gives, and prints what was converted or left out when it was read."""
+        self.given_sets[given.digest] = given
+        for note in given.notes:
+            self.note_once(f"{given.origin['name']}: {note}")
+
+    def with_digest(self, method: Distiller, dataset: Dataset) -> Distiller:
+        """Returns a method with the digest of the set in `initial`, which keys and records contain, instead of a path.
+
+        Args:
+            method: The method of an experiment.
+            dataset: Its dataset.
+
+        Raises:
+            DDBenchError: There is no such set.
+        """
+        reference = method.given_set()
+        if reference is None or digest_in(reference):
+            return method
+        key = (reference, dataset.name, dataset.config)
+        if key not in self._opened_sets:
+            try:
+                given = open_set(expand_user(Path(reference)), dataset)
+            except DDBenchError as error:
+                raise DDBenchError(f"method.initial: {error}") from error
+            self.add_given_set(given)
+            self._opened_sets[key] = given.digest
+        return method.model_copy(update={"initial": f"{SET_PREFIX}{self._opened_sets[key]}"})
 
     def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
         """Returns the teacher with this key on its device. Calls `load` unless it is the teacher of the last call."""

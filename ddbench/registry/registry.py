@@ -16,8 +16,10 @@ from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import PROJECT
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
+from ddbench.config.given_sets import METHOD_PREFIX
 from ddbench.config.recipes import Recipe, load_file
 from ddbench.core.errors import DDBenchError, exception_line
+from ddbench.distillation.given import given_method
 from ddbench.registry import attribution
 from ddbench.registry.attribution import STOP_REQUESTS, print_warning
 from ddbench.registry.collection import Collection, Kind
@@ -94,8 +96,8 @@ class PluginRegistry:
         self._num_registered += 1
 
     def distiller(self, name: str) -> type[Distiller]:
-        """Returns the method class called `name`. Raises DDBenchError for an unknown name."""
-        return self._distillers.find(name)
+        """Returns the method class called `name` or `given:NAME@DIGEST`. Raises DDBenchError for an unknown name."""
+        return given_method(name) if name.startswith(METHOD_PREFIX) else self._distillers.find(name)
 
     def evaluator(self, name: str) -> type[Evaluator]:
         """Returns the evaluator class called `name`. Raises DDBenchError for an unknown name."""
@@ -157,7 +159,7 @@ class PluginRegistry:
     def distribution_of(self, kind: Kind, name: str) -> str:
         """Returns the distribution that provides an item, e.g. `ddbench-wmdd`.
 
-        A dataset `imagefolder:PATH`, which no plugin lists, belongs to the core.
+        A dataset `imagefolder:PATH` and a method `given:NAME@DIGEST`, which no plugin lists, belong to the core.
 
         Args:
             kind: The kind of the item.
@@ -170,6 +172,8 @@ class PluginRegistry:
         if kind == "dataset" and name not in collection.owners:
             self.dataset(name)
             return CORE
+        if kind == "method" and name.startswith(METHOD_PREFIX):
+            return CORE
         collection.find(name)
         return collection.owners[name]
 
@@ -180,7 +184,8 @@ class PluginRegistry:
             kind: The kind of the item.
             name: The name of the item.
         """
-        return source_of(self._collections[kind].find(name), self.distribution_of(kind, name))
+        item = self.distiller(name) if kind == "method" else self._collections[kind].find(name)
+        return source_of(item, self.distribution_of(kind, name))
 
     def describe(self, kind: Kind, name: str) -> str:
         """Returns the description of an item for messages, e.g. `method 'blur' of ddbench-blur`.

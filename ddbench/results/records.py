@@ -107,6 +107,12 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     )
     distilled_digest: str
     distilled_images: int
+    origin: Tree = Field(
+        default_factory=dict,
+        exclude_if=lambda origin: not origin,
+        description="of a set that was given, or that the method started from: name, number and SHA-256 of its files, "
+        "or the record that it is from",
+    )
     keys: dict[str, list[str]]
     configuration: Annotated[
         Tree,

@@ -97,6 +97,11 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("device", _device(record.device)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("distilled set", record.distilled_digest),
+        *(
+            [("given set", ", ".join(f"{name} {value}" for name, value in record.origin.items()))]
+            if record.origin
+            else []
+        ),
         ("reproduced by", command_of(record)),
     ]
     return [(name, str(value)) for name, value in rows]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddbench.api.stage import Stage
+from ddbench.distillation.given import Given
 from ddbench.pipeline.stages.on_demand import OnDemand
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ class Distill(Stage["Pipeline"]):
 
         from ddbench.distillation.distilled_set import check_result, to_uint8
 
+        facts = {"classes": list(run.info.class_names), "data": run.dataset.depends_on}
+        if isinstance(run.method, Given):
+            return run.tensors("given"), facts
         experiment, unit = run.experiment, run.units[part]
         shared = run.shared_state("method", experiment.method_name, run.method.needs_teacher)
         task = self.task(run, part, checkpoint, shared.verify)
@@ -112,4 +116,4 @@ class Distill(Stage["Pipeline"]):
             tensors["labels"] = run.dataset.train.labels[result.indices].clone()
         if result.weights is not None:
             tensors["weights"] = result.weights
-        return tensors, {"classes": list(run.info.class_names), "data": run.dataset.depends_on, **task.timing}
+        return tensors, {**facts, **task.timing}

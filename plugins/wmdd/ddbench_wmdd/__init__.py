@@ -71,10 +71,11 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         default="squared",
         description="squared: Eq. 13; norm: unsquared norms, averaged over classes (released)",
     )
-    initial: Literal["noise", "real"] = Field(
+    initial: str = Field(
         default="noise",
         description="initial images; noise: standard normal (paper, released); real: the real images nearest to the "
-        "barycenter's points, or random ones if feature_loss has no barycenter (ddbench)",
+        "barycenter's points, or random ones if feature_loss has no barycenter (ddbench); a file, a folder or "
+        "set:DIGEST: those of a distilled set, by class and number (ddbench)",
     )
 
     @property

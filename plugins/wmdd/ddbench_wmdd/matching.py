@@ -129,7 +129,7 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     def objective(output: Output) -> dict[str, Tensor]:
         return {name: term(output) for name, term in terms.items()}
 
-    initial = task.noise(unit) if method.initial == "noise" else real_images(method, task, classes, targets)
+    initial = real_images(method, task, classes, targets) if method.initial == "real" else task.noise(unit)
     images = task.recover(unit, objective, initial, method, layer=method.layer)
     return UnitResult(images=images, weights=weights)
 

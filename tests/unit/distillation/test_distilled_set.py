@@ -14,7 +14,7 @@ from PIL import Image
 
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.distilled_set import DistilledSet, assemble, class_weights, to_uint8
+from ddbench.distillation.distilled_set import DistilledSet, assemble, class_weights, exact_weights, to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,12 @@ def test_the_head_of_a_set_in_any_order(digits: Dataset) -> None:
     pictures, shown = DistilledSet(digits, labels, torch.ones(5), ("k",), stored=images).head(2)
     assert shown.tolist() == [1, 0, 1, 0]
     assert pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 4]
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.integers(1, 5))
+def test_weights_of_a_set_that_was_exported_stay_as_they_are(values: list[float], classes: int) -> None:
+    labels = torch.arange(len(values) + classes) % classes
+    weights = class_weights(labels, torch.tensor([*values, *[0.5] * classes]))
+    exact = exact_weights(labels, weights)
+    assert torch.equal(class_weights(labels, exact), weights)
+    assert bool((exact >= 0).all())

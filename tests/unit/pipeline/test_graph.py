@@ -22,7 +22,7 @@ def stage(
 
 def test_the_built_in_stages_are_in_the_order_of_the_method() -> None:
     names = stage_graph(PluginRegistry()).names
-    assert names == ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
+    assert names == ("data", "given", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 
 
 def test_every_stage_stands_after_the_stages_that_it_reads_however_they_are_registered() -> None:
@@ -36,7 +36,7 @@ def test_every_stage_stands_after_the_stages_that_it_reads_however_they_are_regi
 
 def test_a_forced_stage_forces_those_that_depend_on_it_and_no_others() -> None:
     graph = stage_graph(PluginRegistry())
-    assert graph.downstream(["teacher"]) == set(graph.names) - {"data"}
+    assert graph.downstream(["teacher"]) == set(graph.names) - {"data", "given"}
     assert graph.downstream(["distill"]) == {"distill", "labels", "evaluate", "measure"}
     assert graph.downstream(["labels"]) == {"labels", "evaluate"}
     assert graph.downstream([]) == frozenset()

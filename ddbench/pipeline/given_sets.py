@@ -1,0 +1,135 @@
+"""Distilled sets that the user gives: from files and from records to the digests that experiments name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddbench.config.given_sets import DIGITS, method_name
+from ddbench.core.canonical import canonical_json
+from ddbench.core.errors import DDBenchError
+from ddbench.data.dataset import Dataset
+from ddbench.distillation.distilled_set import exact_weights
+from ddbench.distillation.set_classes import match_classes, read_mapping
+from ddbench.distillation.set_files import Form, Pixels, SetFile, fit, read_set
+from ddbench.results.export import stored_set
+from ddbench.storage.artifacts import digest_of
+
+if TYPE_CHECKING:
+    from ddbench.results.export import OpenDataset
+    from ddbench.results.records import Record
+    from ddbench.storage.cache import Cache
+
+
+@dataclass(frozen=True)
+class GivenSet:
+    """A distilled set with the classes of a dataset.
+
+    Attributes:
+        tensors: `images` (uint8 [m, 3, S, S]), `labels` (int64 [m]) and optionally `weights` (float64 [m]).
+        class_names: The classes of the dataset, by label.
+        origin: Where it is from: name, SHA-256 and number of its files; or the name of a record and its digest.
+        set_classes: The name of each class in the files, by label.
+        notes: What was converted or left out, in sentences.
+    """
+
+    tensors: dict[str, Tensor]
+    class_names: tuple[str, ...]
+    origin: dict[str, Any]
+    set_classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A digest of images, labels, weights, classes and files, which does not depend on names and places."""
+        source = {name: value for name, value in self.origin.items() if name != "name"}
+        meta = canonical_json({"classes": list(self.class_names), "source": source})
+        return digest_of(self.tensors, meta)[:DIGITS]
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+        return method_name(str(self.origin["name"]), self.digest)
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of images of each class."""
+        return class_counts(self.tensors["labels"], len(self.class_names))
+
+
+def class_counts(labels: Tensor, classes: int) -> list[int]:
+    """Returns the number of images of each class."""
+    counts: list[int] = torch.bincount(labels, minlength=classes).tolist()
+    return counts
+
+
+def open_set(path: Path, dataset: Dataset, pixels: Pixels | None = None, classes: Path | None = None) -> GivenSet:
+    """Reads a set from files.
+
+    Args:
+        path: The file or folder; see `ddbench.distillation.set_files.read_set`.
+        dataset: The dataset whose classes it has.
+        pixels: The space of float images.
+        classes: The file that names the dataset's class of each class of the set; None: they are found by name.
+
+    Raises:
+        DDBenchError: The files are no distilled set of this dataset. The message is one line.
+    """
+    form = Form(dataset.config.image_size, dataset.config.resize, pixels)
+    read = read_set(path, form)
+    own = path.absolute()
+    name = own.name if own.is_dir() else own.stem
+    return _with_classes(read, {"name": name, "files": read.files, "sha256": read.digest}, dataset, classes)
+
+
+def set_of_record(
+    record: Record, cache: Cache, open_dataset: OpenDataset, dataset: Dataset, classes: Path | None = None
+) -> GivenSet:
+    """Reads the set of a record from the cache.
+
+    Args:
+        record: The record.
+        cache: The cache.
+        open_dataset: Opens the dataset of the record, for a set of real images.
+        dataset: The dataset that it is evaluated on.
+        classes: As in `open_set`.
+
+    Raises:
+        DDBenchError: The set is not in the cache, or does not have the classes of the dataset.
+    """
+    stored = stored_set(record, cache, open_dataset)
+    if stored is None:
+        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
+    images, labels, weights, names = stored
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    form = Form(dataset.config.image_size, dataset.config.resize)
+    fitted, notes = fit(map(Image.fromarray, arrays), len(arrays), form)
+    read = SetFile(fitted, labels, tuple(names), weights, record.distilled_digest, 0, notes)
+    origin = {"name": record.name, "record": record.name, "distilled_digest": record.distilled_digest}
+    return _with_classes(read, origin, dataset, classes)
+
+
+def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, classes: Path | None) -> GivenSet:
+    info = dataset.info
+    try:
+        if classes is None:
+            found = match_classes(read.names, info.class_names, info.class_titles)
+        else:
+            found = read_mapping(classes, read.names, info.class_names)
+        labels = torch.tensor(found)[read.labels]
+        empty = next((label for label, count in enumerate(class_counts(labels, len(found))) if not count), None)
+        if empty is not None:
+            raise DDBenchError(f"the set has no image of class {empty} ('{info.class_names[empty]}')")
+        tensors = {"images": read.images, "labels": labels}
+        if read.weights is not None:
+            tensors["weights"] = exact_weights(labels, read.weights)
+    except DDBenchError as error:
+        raise DDBenchError(f"{origin['name']}: {error}") from error
+    by_label: Sequence[str] = [read.names[found.index(label)] for label in range(len(found))]
+    return GivenSet(tensors, tuple(info.class_names), origin, tuple(by_label), read.notes)
