@@ -1,4 +1,6 @@
-"""The base class of the protocols fkd, soft and hard: their common parameters. Imports no torch."""
+"""The base classes of the protocols fkd, soft and hard: their common parameters. Imports no torch."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,26 +10,43 @@ from ddbench.api.evaluator import Evaluator
 class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     """A student trained from scratch on a distilled set. Views and optimiser steps do not depend on the labels.
 
-    Every epoch visits the images in a new random order and applies a random-resized-crop, a flip and CutMix (one box
-    per batch). In the loss, a sample has the weight of the image that CutMix pastes onto. Weights are scaled to mean 1
-    over the set. The optimiser is AdamW without weight decay on biases and norm scales; its learning rate decays to 0
-    on a cosine schedule, updated once per epoch. The result is the top-1 after the last epoch. With `select_share`, the
-    epoch with the best score on held-out distilled images is measured too.
+    Every epoch visits the images in a new random order and applies a random-resized-crop, a flip and CutMix (one
+    box per batch). In the loss, a sample has the weight of the image that CutMix pastes onto. Weights are scaled to
+    mean 1 over the set. The optimiser is AdamW without weight decay on biases and norm scales, or SGD; its learning
+    rate decays to 0 on a cosine schedule, updated once per epoch, after an optional warm-up. The result is the
+    top-1 after the last epoch. With `select_share`, the epoch with the best score on held-out distilled images is
+    measured too.
     """
 
     batch_settings = ("batch_size",)
+
+    # Settings with `exclude_if` were added after version 1. Their default is excluded from keys and records, so that
+    # existing ones remain valid.
 
     epochs: int = Field(default=300, ge=1, description="epochs over the distilled set (SRe2L/FKD: 300)")
     batch_size: int = Field(
         default=100,
         ge=1,
-        description="images per step, at most the whole set; a smaller last batch is kept (FKD: 100)",
+        description="images per step, at most the whole set; a smaller last batch is kept (SRe2L: 1024; WMDD: 100)",
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="initial learning rate of AdamW, with cosine decay to 0 (FKD: 0.001)"
     )
     weight_decay: float = Field(
         default=0.01, ge=0, description="weight decay of AdamW, on parameters of two or more dimensions (FKD: 0.01)"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(
+        default="adamw",
+        exclude_if=lambda optimizer: optimizer == "adamw",
+        description="adamw (SRe2L on ImageNet-1K), or sgd with momentum 0.9 and weight decay on all parameters "
+        "(SRe2L on Tiny ImageNet)",
+    )
+    warmup_epochs: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda epochs: epochs == 0,
+        description="first epochs, in which the learning rate rises linearly from a hundredth of its value; the cosine "
+        "schedule takes the other epochs (SRe2L on Tiny ImageNet: 5)",
     )
     min_crop: float = Field(
         default=0.08,
@@ -48,11 +67,15 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         default=None,
         gt=0,
         lt=1,
-        # Added after version 1. The default is excluded, so that existing keys and records do not change.
         exclude_if=lambda share: share is None,
         description="fraction of each class's distilled images that is held out from training to select the epoch of "
         "top1_selected (WMDD, Table 2: 0.2); null = none, the last epoch only",
     )
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor of the loss."""
+        return 1.0
 
     def skip(self, ipc: int | None) -> str | None:
         """Refuses IPC 1 if images are held out."""
@@ -65,3 +88,19 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     def image_passes(self, images: int) -> int:
         """Counts every image once per epoch."""
         return images * self.epochs
+
+
+class SoftTargetProtocol(DistilledSetProtocol, frozen=True, extra="forbid"):
+    """A student that matches soft labels by their KL divergence at a temperature."""
+
+    temperature: float = Field(default=20.0, gt=0, description="temperature of both softmaxes (SRe2L: 20)")
+    squared_temperature: bool = Field(
+        default=False,
+        exclude_if=lambda squared: not squared,
+        description="multiply the loss by the temperature squared (SRe2L on Tiny ImageNet)",
+    )
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor of the loss: 1, or the temperature squared."""
+        return self.temperature**2 if self.squared_temperature else 1.0

@@ -8,24 +8,23 @@ from pydantic import Field
 
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.settings import DSA_STRATEGY, Strategy, TrainingSettings
-from ddbench.evaluators.base import DistilledSetProtocol
+from ddbench.evaluators.base import DistilledSetProtocol, SoftTargetProtocol
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
 
 
-class KnowledgeDistillation(DistilledSetProtocol, frozen=True, extra="forbid"):
+class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
     """FKD: the student matches the teacher's logits of every view, after CutMix.
 
-    The loss is KL(teacher || student) of softmax(logits / temperature) without the factor T^2. The teacher's logits are
-    rounded to fp16, so that online and stored labels give the same numbers.
+    The loss is KL(teacher || student) of softmax(logits / temperature), by default without the factor T^2. The
+    teacher's logits are rounded to fp16, so that online and stored labels give the same numbers.
     """
 
     name = "fkd"
     version = "1"
     paper = "Shen and Xing, A Fast Knowledge Distillation Framework (ECCV 2022), as SRe2L and WMDD evaluate"
 
-    temperature: float = Field(default=20.0, gt=0, description="temperature of both softmaxes (SRe2L: 20)")
     labels: Literal["online", "stored"] = Field(
         default="online",
         description="online: the teacher's logits are computed at every step; stored: they are read from one file",
@@ -40,7 +39,7 @@ class KnowledgeDistillation(DistilledSetProtocol, frozen=True, extra="forbid"):
         return evaluate_student(task, self, source(task, self, self.temperature))
 
 
-class SoftLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
+class SoftLabels(SoftTargetProtocol, frozen=True, extra="forbid"):
     """One fixed soft label per image: the teacher's logits (fp16) of the stored image without augmentation.
 
     The loss is the KL divergence as in fkd. The label of a CutMix image is the mean of two soft labels by area.
@@ -48,8 +47,6 @@ class SoftLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
 
     name = "soft"
     version = "1"
-
-    temperature: float = Field(default=20.0, gt=0, description="temperature of both softmaxes (as in fkd)")
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on one soft label per image and measures it."""

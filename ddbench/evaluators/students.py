@@ -23,7 +23,7 @@ from ddbench.training import strategy
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.best_epoch import BestEpoch
 from ddbench.training.loop import fit
-from ddbench.training.schedules import Schedule, cosine, step_at_half
+from ddbench.training.schedules import Schedule, cosine, step_at_half, with_warmup
 from ddbench.training.teacher import accuracy, train_on_real_images
 
 if TYPE_CHECKING:
@@ -131,12 +131,12 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     Returns:
         The metrics of the last epoch and, with `select_share`, of the selected epoch.
     """
-    weights = sample_weights(source.task)
+    weights = sample_weights(source.task) * settings.loss_scale
     training = TrainingSettings(
-        optimizer="adamw",
+        optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        decay_vectors=False,
+        decay_vectors=settings.optimizer == "sgd",
         batch_size=source.batch_size,
         epochs=settings.epochs,
     )
@@ -154,6 +154,7 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
         source.label_bytes,
         source.regime,
         settings.validate_every,
+        with_warmup(settings.warmup_epochs) if settings.warmup_epochs else cosine,
         best_epoch=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
     )
 

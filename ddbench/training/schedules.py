@@ -24,6 +24,28 @@ def cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def with_warmup(warmup_steps: int) -> Schedule:
+    """Returns a cosine schedule after a linear warm-up from 0.01 to 1, as in torchvision's reference scripts.
+
+    Args:
+        warmup_steps: The number of steps or epochs of the warm-up.
+
+    Returns:
+        The schedule. If it is not longer than the warm-up, it does not reach the cosine.
+
+    Example:
+        >>> [round(with_warmup(2)(step, 5), 3) for step in range(5)]
+        [0.01, 0.505, 1.0, 0.75, 0.25]
+    """
+
+    def schedule(step: int, steps: int) -> float:
+        if step < warmup_steps:
+            return 0.01 + 0.99 * step / warmup_steps
+        return cosine(step - warmup_steps, steps - warmup_steps)
+
+    return schedule
+
+
 def step_at_half(step: int, steps: int) -> float:
     """Computes the factor of a step schedule: 1 in the first half, then 0.1.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, OnlineLabels, divergences
@@ -37,6 +38,42 @@ def test_unequal_weights_reach_the_loss() -> None:
     even = weighted(lambda logits: divergences(logits, targets, temperature), torch.ones(3))(student)
     released = functional.kl_div(functional.log_softmax(student / temperature, 1), targets, reduction="batchmean")
     torch.testing.assert_close(even, released)
+
+
+@pytest.mark.parametrize("protocol", [KnowledgeDistillation, SoftLabels, HardLabels])
+def test_sgd_after_a_warmup_is_sre2ls_recipe_on_tiny_imagenet(
+    make_task: Callable[..., WatchedTask], protocol: type[DistilledSetProtocol]
+) -> None:
+    """The weights of a student after two epochs, against a plain loop of PyTorch's SGD."""
+    options = {"epochs": 2, "optimizer": "sgd", "learning_rate": 0.05, "warmup_epochs": 1, "weight_decay": 0.1}
+    soft = protocol is not HardLabels
+    settings = protocol.model_validate({**options, "batch_size": 8, **({"squared_temperature": True} if soft else {})})
+    task = make_task()
+    students: list[nn.Module] = []
+    object.__setattr__(task, "student", lambda build=task.student: students.append(build()) or students[0])
+    settings.evaluate(task)
+
+    task = make_task()
+    sources = {KnowledgeDistillation: OnlineLabels, SoftLabels: FixedSoftLabels, HardLabels: ClassLabels}
+    source = sources[protocol](task, settings, *((20.0,) if soft else ()))
+    plain = task.student().train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1, momentum=0.9, weight_decay=0.1)
+    weights = task.weights * 20 / task.weights.sum()
+    for epoch, rate in enumerate((0.05 * 0.01, 0.05)):
+        optimizer.param_groups[0]["lr"] = rate
+        for batch in view_batches(task, source.views(epoch)):
+            losses = source.losses(epoch, batch)(plain(batch.images))
+            optimizer.zero_grad()
+            ((400 if soft else 1) * losses * weights[batch.rows]).mean().backward()
+            optimizer.step()
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(students[0].state_dict()[name], tensor, rtol=2e-3, atol=2e-4)
+
+
+def test_defaults_that_were_added_later_are_in_no_key() -> None:
+    for protocol in (KnowledgeDistillation, SoftLabels, HardLabels):
+        stored = protocol.model_validate({}).model_dump(mode="json")
+        assert not {"optimizer", "warmup_epochs", "squared_temperature", "select_share"} & set(stored)
 
 
 @pytest.mark.parametrize("labels", [OnlineLabels, FixedSoftLabels, ClassLabels])

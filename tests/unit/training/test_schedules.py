@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.training.schedules import cosine, step_at_half
+from ddbench.training.schedules import cosine, step_at_half, with_warmup
 
 
 @given(st.integers(1, 1000), st.data())
@@ -15,6 +16,18 @@ def test_cosine(steps: int, data: st.DataObject) -> None:
     assert cosine(step, steps) == pytest.approx(math.cos(math.pi * step / (2 * steps)) ** 2, abs=1e-12)
     assert cosine(0, steps) == 1
     assert cosine(step, steps) + cosine(steps - step, steps) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("warmup", "epochs"), [(5, 100), (1, 3), (4, 5), (5, 3)])
+def test_warmup_is_that_of_pytorchs_schedulers(warmup: int, epochs: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+    cosine_decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, epochs - warmup))
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine_decay], milestones=[warmup])
+    for epoch in range(epochs):
+        assert 0.2 * with_warmup(warmup)(epoch, epochs) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize(("steps", "full_steps"), [(1, 1), (2, 1), (5, 3), (1000, 500)])
