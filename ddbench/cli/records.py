@@ -67,6 +67,12 @@ def records_command(form: str, with_scores: bool, results_dir: Path, **selection
     show_default=True,
     help="PNG files in one folder per class, or one file of tensors.",
 )
+@click.option(
+    "--labels",
+    "with_labels",
+    is_flag=True,
+    help="Also export the stored labels of fkd: labels.safetensors, described in labels.json.",
+)
 @click.option("--output", type=options.LocalPath(path_type=Path), required=True, help="Folder to create.")
 @options.data
 @options.results
@@ -76,6 +82,7 @@ def export_command(
     registry: PluginRegistry,
     run: str,
     form: str,
+    with_labels: bool,
     output: Path,
     data_dir: Path | None,
     results_dir: Path,
@@ -92,4 +99,5 @@ def export_command(
 
     record = records.read(records.find(results_dir / "records", run))
     workspace = Workspace(registry, options.open_cache(cache_dir), data_dir)
-    click.echo(f"written: {export_run(record, workspace.cache, workspace.dataset, output, form)}")
+    written = export_run(record, workspace.cache, workspace.dataset, output, form, with_labels)
+    click.echo(f"written: {written}")

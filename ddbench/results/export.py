@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ddbench.core.errors import DDBenchError, unknown
+from ddbench.results.label_files import StoredLabels, stored_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ def export_set(
     card: Mapping[str, Any],
     target: Path,
     format: str,
+    stored: StoredLabels | None = None,
 ) -> None:
     """Writes a distilled set into a new folder, atomically.
 
@@ -48,6 +50,7 @@ def export_set(
             with the card. Folders sort in class order, so a reader that numbers them alphabetically finds the same
             labels. "safetensors": `distilled.safetensors` with the three tensors and the class names as metadata, and
             `card.json`.
+        stored: Labels to write beside the set; None: none.
 
     Raises:
         DDBenchError: If the format is unknown, shapes or types do not match, or the folder is not empty or cannot be
@@ -67,6 +70,8 @@ def export_set(
     with atomic_write(target) as partial:
         partial.mkdir()
         write(partial, images, labels, weights, class_names, plain_card)
+        if stored is not None:
+            stored.write(partial)
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
@@ -156,7 +161,9 @@ def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any]) ->
     )
 
 
-def export_run(record: Record, cache: Cache, open_dataset: OpenDataset, target: Path, format: str) -> Path:
+def export_run(
+    record: Record, cache: Cache, open_dataset: OpenDataset, target: Path, format: str, with_labels: bool = False
+) -> Path:
     """Exports the distilled set of a record from the cache.
 
     Args:
@@ -165,17 +172,20 @@ def export_run(record: Record, cache: Cache, open_dataset: OpenDataset, target: 
         open_dataset: Opens a dataset by name and configuration.
         target: Folder to write: absent or empty.
         format: See `export_set`.
+        with_labels: Whether the stored labels of the record's student are exported too.
 
     Returns:
         `target`.
 
     Raises:
-        DDBenchError: If the set is no longer in the cache, or as in `stored_set` and `export_set`.
+        DDBenchError: If the set is no longer in the cache, or as in `stored_set`, `stored_labels` and
+            `export_set`.
     """
     stored = stored_set(record, cache, open_dataset)
     if stored is None:
         raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
-    export_set(*stored, record.model_dump(mode="json"), target, format)
+    labels = stored_labels(record, cache) if with_labels else None
+    export_set(*stored, record.model_dump(mode="json"), target, format, labels)
     return target
 
 

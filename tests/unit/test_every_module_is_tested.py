@@ -53,6 +53,7 @@ COVERED = {
     "pipeline/stages/statistics.py": GRAPH,
     "pipeline/stages/teacher.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
+    "results/label_files.py": "tests/unit/pipeline/test_label_files.py",
     # Sets that the user gives.
     "config/given_sets.py": GIVEN,
     "distillation/given.py": GIVEN,
