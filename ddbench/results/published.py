@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 TABLES = ("comparison", "cross-arch", "efficiency", "ablation", "sliced", "layers", "hyperparameters")
 """Names of the published tables, in the paper's order (Tables 1 to 7). Each is a CSV file of that name."""
-PAPER_SIZES = {"imagenette": 224, "tiny-imagenet": 64, "imagenet-1k": 224}
-"""Image size of each dataset of the paper, in pixels. The paper gives none for Tiny ImageNet: 64 is its native size."""
+PAPER_SIZES = {"imagenette": 224, "tiny-imagenet": 224, "imagenet-1k": 224}
+"""Image size of each dataset of the paper, in pixels: those of its released code. The paper gives none."""
+PAPER_PRECISION = "fp32"
+"""Precision of the paper's released code."""
+TINY_SIZE = 64
+"""Image size of Tiny ImageNet in the recipe `paper`: its native size."""
 PAPER_CLASSES = {"imagenette": 10, "tiny-imagenet": 200, "imagenet-1k": 1000}
 
 _PACKAGE = Path(__file__).parent
@@ -96,8 +100,9 @@ def lambda_setting() -> tuple[str, str]:
 def difference_from_paper(experiment: Experiment, classes: int | None = None) -> str | None:
     """Returns the first condition of an experiment that differs from the paper's, in a few words, or None.
 
-    The conditions are dataset, image size, recipe (`paper` only), settings (changes of `runtime` do not count) and the
-    network of the teacher. Method, protocol and student are not compared: they are rows and columns of tables.
+    The conditions are dataset, image size, recipe (`paper` or `paper` + `released`), settings (changes of `runtime` do
+    not count) and the network of the teacher. The size of the recipe `paper` is accepted too, see `departures`. Method,
+    protocol and student are not compared: they are rows and columns of tables.
 
     Args:
         experiment: The experiment.
@@ -108,9 +113,9 @@ def difference_from_paper(experiment: Experiment, classes: int | None = None) ->
         return f"dataset {dataset} is not in the paper"
     if classes not in (None, PAPER_CLASSES[dataset]):
         return f"{classes} classes instead of {PAPER_CLASSES[dataset]}"
-    if size != PAPER_SIZES[dataset]:
+    if size != PAPER_SIZES[dataset] and (dataset, size) != ("tiny-imagenet", TINY_SIZE):
         return f"{size} px instead of {PAPER_SIZES[dataset]}"
-    if experiment.recipes != ("paper",):
+    if experiment.recipes not in (("paper",), ("paper", "released")):
         return f"recipe {'+'.join(experiment.recipes)}"
     if changed := [name for name in experiment.changed if not name.startswith("runtime.")]:
         return f"settings changed: {', '.join(changed)}"
@@ -119,8 +124,26 @@ def difference_from_paper(experiment: Experiment, classes: int | None = None) ->
     return None
 
 
+def departures(experiment: Experiment) -> str:
+    """Returns what differs from the paper's conditions in a comparable experiment: image size and precision.
+
+    Args:
+        experiment: An experiment without a `difference_from_paper`.
+
+    Returns:
+        The departures, e.g. `64 px instead of 224, bf16 instead of fp32`. Empty if there are none.
+    """
+    size, precision = experiment.data.image_size, experiment.runtime.precision
+    texts = []
+    if size != PAPER_SIZES[experiment.dataset]:
+        texts.append(f"{size} px instead of {PAPER_SIZES[experiment.dataset]}")
+    if precision not in ("auto", PAPER_PRECISION):
+        texts.append(f"{precision} instead of {PAPER_PRECISION}")
+    return ", ".join(texts)
+
+
 def published_text(experiment: Experiment, classes: int | None = None) -> str:
-    """Returns the number of the paper's Table 1 for an experiment, e.g. "64.8 ± 0.4".
+    """Returns the number of the paper's Table 1 for an experiment, e.g. "64.8 ± 0.4", with the `departures`.
 
     Args:
         experiment: The experiment.
@@ -134,5 +157,7 @@ def published_text(experiment: Experiment, classes: int | None = None) -> str:
     cell = (experiment.method_name, experiment.dataset, str(experiment.ipc or ""), experiment.student)
     for row in _printed_rows("comparison"):
         if (row["ours"], row["dataset"], row["ipc"], row["architecture"]) == cell and not is_quoted(row["note"]):
-            return f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
+            number = f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
+            departure = departures(experiment)
+            return f"{number} ({departure})" if departure else number
     return ""

@@ -217,6 +217,8 @@ class _CellFormatter:
             comparable = self.spec.metrics[metric].show_difference and not published.is_quoted(note)
             if comparable and measured and all(row["differs"] == "" for row in measured):
                 difference = f"{_pool(measured, metric).mean - row[column]:+.2f}"
+                if departures := "; ".join(dict.fromkeys(filter(None, (row["departures"] for row in measured)))):
+                    difference += f" [{self._note_number(f'measured with {departures}')}]"
         return {"": self._measured(rows, metric), PUBLISHED: published_text, DIFFERENCE: difference}
 
     def sources(self, rows: list[Row], metric: str) -> list[tuple[Row, str]]:

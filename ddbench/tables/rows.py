@@ -26,7 +26,7 @@ FRAME_COLUMNS = (
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
     *("repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
     *NUMBER_COLUMNS,
-    *("record", "differs", "mixture"),
+    *("record", "differs", "departures", "mixture"),
 )
 SETTING_COLUMNS = (
     *("dataset", "classes", "image_size", "recipe", "teacher"),
@@ -114,6 +114,7 @@ def name_mixtures(spec: TableSpec, rows: list[Row], stored: Sequence[Record]) ->
 def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, classes: int | None) -> Row:
     changed = tuple(name for name in experiment.changed if name not in cell.settings)
     runtime = experiment.runtime
+    differs = published.difference_from_paper(experiment.model_copy(update={"changed": changed}), classes)
     return {
         "student": experiment.student,
         "evaluator": experiment.evaluator_name,
@@ -125,7 +126,8 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
         "measured_on": measured_on(experiment.data.holdout, experiment.data.split),
         "repeat": experiment.repeat,
         "student_seed": experiment.student_seed,
-        "differs": published.difference_from_paper(experiment.model_copy(update={"changed": changed}), classes) or "",
+        "differs": differs or "",
+        "departures": "" if differs else published.departures(experiment),
     }
 
 

@@ -327,7 +327,12 @@ def cell(registry: PluginRegistry, dataset: str = "imagenette", ipc: int = 10, *
         ({"dataset": "imagenet-1k", "methods": ("random",), "evaluators": ("hard",), "students": ("resnet50",)}, None),
         ({"dataset": "digits"}, "dataset digits is not in the paper"),
         ({"image_size": 64}, "64 px instead of 224"),
-        ({"dataset": "tiny-imagenet", "image_size": 224}, "224 px instead of 64"),
+        ({"dataset": "tiny-imagenet", "image_size": 224}, None),
+        ({"dataset": "tiny-imagenet", "image_size": 128}, "128 px instead of 224"),
+        ({"recipes": ("paper", "released")}, None),
+        ({"dataset": "tiny-imagenet", "recipes": ("paper", "released")}, None),
+        ({"recipes": ("released", "paper")}, "recipe released+paper"),
+        ({"recipes": ("paper", "released", "lloyd")}, "recipe paper+released+lloyd"),
         ({"recipes": ("quick",), "image_size": 224}, "recipe quick"),
         ({"recipes": ("paper", "lloyd")}, "recipe paper+lloyd"),
         ({"assignments": ("method.steps=2000", "data.holdout=0.1")}, "settings changed: method.steps, data.holdout"),
@@ -344,14 +349,18 @@ def test_a_part_of_the_classes_is_not_the_papers_dataset(registry: PluginRegistr
             actual = cell(registry, spec.name)
             assert published.difference_from_paper(actual, spec.classes) is None
             assert published.difference_from_paper(actual, 9) == f"9 classes instead of {spec.classes}"
-    assert published.published_text(cell(registry, "tiny-imagenet"), 200) == "41.8 ± 0.1"
+    assert published.published_text(cell(registry, "tiny-imagenet"), 200) == "41.8 ± 0.1 (64 px instead of 224)"
     assert published.published_text(cell(registry, "tiny-imagenet"), 20) == ""
 
 
 def test_the_papers_cells_have_the_papers_numbers(registry: PluginRegistry) -> None:
     assert published.published_text(cell(registry)) == "64.8 ± 0.4"
     assert published.published_text(cell(registry, ipc=1)) == "40.2 ± 0.6"
-    assert published.published_text(cell(registry, "tiny-imagenet", 50)) == "59.4 ± 0.5"
+    released = cell(registry, "tiny-imagenet", 50, recipes=("paper", "released"), precision="fp32")
+    assert published.published_text(released) == "59.4 ± 0.5"
+    assert published.published_text(cell(registry, precision="bf16")) == "64.8 ± 0.4 (bf16 instead of fp32)"
+    both = cell(registry, "tiny-imagenet", precision="bf16")
+    assert published.departures(both) == "64 px instead of 224, bf16 instead of fp32"
     assert published.published_text(cell(registry, "imagenet-1k", 100)) == "60.7 ± 0.2"
     assert published.published_text(cell(registry, methods=("full",))) == "89.9"
 
@@ -360,7 +369,6 @@ def test_the_papers_cells_have_the_papers_numbers(registry: PluginRegistry) -> N
     "options",
     [
         {"recipes": ("quick",)},
-        {"recipes": ("paper", "released")},
         {"recipes": ("paper", "lloyd")},
         {"image_size": 64},
         {"assignments": ("data.holdout=0.1",)},

@@ -51,7 +51,7 @@ def build(tmp_path: Path, methods: tuple[str, ...] = (), **parts: Any) -> pd.Dat
         ),
         (
             finished(lambda frame: frame[["row", "dataset", "top1"]]),
-            "ValueError: finish returns a frame without 22 columns: table, method, classes, ...",
+            "ValueError: finish returns a frame without 23 columns: table, method, classes, ...",
         ),
         (
             finished(lambda frame: frame.assign(top1="high")),

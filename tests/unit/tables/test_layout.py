@@ -76,6 +76,14 @@ def test_a_block_as_text() -> None:
     assert "\n".join(line.rstrip() for line in format_table(SPEC, hand_made(), "text").splitlines()) == TEXT
 
 
+def test_a_difference_names_the_departures_of_its_records() -> None:
+    frame = hand_made()
+    frame["departures"] = [None, "bf16 instead of fp32", *[None] * (len(frame) - 2)]
+    lines = format_table(SPEC, frame, "text").splitlines()
+    assert lines[3].endswith("-2.70 [1]")
+    assert "[1] measured with bf16 instead of fp32" in lines
+
+
 def of_markdown(text: str) -> list[list[str]]:
     lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
     return [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in line] for line in lines if "--" not in line[0]]
