@@ -378,7 +378,9 @@ def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for record in stored:
         row = record.model_dump(mode="json", exclude={"metrics"})
-        rows.append({**row, "holdout": record.holdout, **record.metrics.model_dump(mode="json")})
+        # Fields that are not written are columns too, so that all frames have the same columns.
+        more = {"origin": record.origin, "holdout": record.holdout}
+        rows.append({**row, **more, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame
 
