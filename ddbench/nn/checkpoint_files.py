@@ -18,10 +18,14 @@ from ddbench.core.errors import DDBenchError
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors")
 NESTED = ("model", "state_dict", "net", "model_state_dict", "teacher", "model_ema", "state_dict_ema")
 """Names under which training scripts store a state dict. A moving average counts only if no other name is there."""
+DEPTH = 4
+"""The largest number of dicts around a state dict."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What data-parallel, compiled and Lightning modules put before the name of every tensor."""
+"""What data-parallel, compiled and Lightning modules put before the names of a network's tensors."""
 NETWORKS = ("torch.nn.", "torchvision.models.", "timm.models.")
 """Modules of the classes in a pickled network."""
+_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"
+"""In the first bytes of torch's old format, which are a pickle of this number."""
 SAVE_AGAIN = "save the weights alone: torch.save(network.state_dict(), PATH)"
 
 
@@ -54,10 +58,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DDBenchError: The file has no weights, several state dicts, or more than data. The message is one line.
     """
-    if not path.is_file():
-        raise DDBenchError(f"checkpoint '{path}' is not a file")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise DDBenchError(f"checkpoint '{path}' has none of the suffixes {' '.join(SUFFIXES)}")
+    check_path(path)
     try:
         if _is_safetensors(path):
             content, remarks = _read_safetensors(path)
@@ -67,6 +68,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
         reason = reason_unreadable(path, error, SAVE_AGAIN)
         raise DDBenchError(f"checkpoint '{path}' cannot be read as weights: {reason}") from error
     return Checkpoint(path, _state_dict(path, content), class_names(remarks))
+
+
+def check_path(path: Path) -> None:
+    """Checks that a path names a file with one of `SUFFIXES`, before the file is opened.
+
+    Raises:
+        DDBenchError: It does not. The message is one line.
+    """
+    reason = None
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        reason = "is a URL: download it, and give the path of the file"
+    elif path.is_dir():
+        reason = "is a folder: give the file of the weights in it"
+    elif path.is_symlink() and not path.exists():
+        reason = "is a link that leads to no file"
+    elif not path.exists():
+        reason = "does not exist"
+    elif not path.is_file():
+        reason = "is not a file"
+    elif not path.name.lower().endswith(SUFFIXES):
+        reason = f"has none of the suffixes {' '.join(SUFFIXES)}"
+    if reason:
+        raise DDBenchError(f"checkpoint '{path}' {reason}")
 
 
 def class_names(remarks: object) -> tuple[str, ...] | None:
@@ -152,17 +176,47 @@ def read_torch_file(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses programs, and compressed archives, which may unpack to any size. torch stores weights uncompressed."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            parts = file.infolist()
-        if any(part.filename.endswith("/constants.pkl") for part in parts):
-            raise DDBenchError(f"it is a TorchScript program, not weights: {SAVE_AGAIN}")
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise DDBenchError("its parts are compressed, which torch does not do")
+    """Refuses other archives, and compressed ones, which may unpack to any size. torch stores weights uncompressed."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+    names = [part.filename for part in parts]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise DDBenchError(f"it is a TorchScript program, not weights: {SAVE_AGAIN}")
+    if any(name.endswith("/archive_format") for name in names):
+        raise DDBenchError(f"it is a program of torch.export, not weights: {SAVE_AGAIN}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise DDBenchError(f"it is a file of NumPy arrays (.npz): {SAVE_AGAIN}")
+    if not any(name.endswith("data.pkl") for name in names):
+        raise DDBenchError("it is a zip archive that torch.save did not write: unpack it")
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise DDBenchError("its parts are compressed, which torch does not do")
 
 
 # -- faults -----------------------------------------------------------------------------------------------
+
+
+_OTHER_FILES = (
+    (rb"$", "it is empty (0 bytes): copy or download it again"),
+    (
+        rb"version https://git-lfs",
+        "it is a Git LFS pointer, not the file itself: run 'git lfs pull' where it was cloned",
+    ),
+    (
+        rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|\?xml)",
+        "it is a web page (HTML) that a download returned instead of the file: download it again",
+    ),
+    (rb"\s*\{\s*\"", "it is JSON (an index of files, or the answer of a server): give the file of the weights"),
+    (rb"GGUF", "it is a GGUF file, which holds a language model"),
+    (rb"\x93NUMPY", "it is a NumPy array (.npy): {advice}"),
+    (rb"\x89HDF", "it is an HDF5 file, as Keras writes: {advice}"),
+    (rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x3a\x42]", "it is an ONNX model: {advice}"),
+    (rb".{257}ustar", "it is a tar archive: unpack it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!", "it is a compressed file: unpack it"),
+    (rb"\x80(?!.{0,24}" + re.escape(_MAGIC) + rb")", "it was written by pickle.dump, not by torch.save: {advice}"),
+)
+"""The beginnings of common files without weights, and the sentence about each."""
 
 
 def reason_unreadable(path: Path, error: Exception, advice: str) -> str:
@@ -180,13 +234,9 @@ def reason_unreadable(path: Path, error: Exception, advice: str) -> str:
             start = handle.read(512)
     except OSError as unreadable:
         return unreadable.strerror or str(unreadable)
-    text = start.lstrip().lower()
-    if not start:
-        return "it is empty (0 bytes): copy or download it again"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the file itself: run 'git lfs pull' where it was cloned"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "it is a web page (HTML) that a download returned instead of the file: download it again"
+    for pattern, sentence in _OTHER_FILES:
+        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
+            return sentence.format(advice=advice)
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         if any(name.startswith(NETWORKS) for name in [found[1], *_types_in(path)]):
             return f"it is a whole pickled network ({found[1]}), and nothing is unpickled: {advice}"
@@ -205,25 +255,59 @@ def _types_in(path: Path) -> Iterable[str]:
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    found = content
-    for _ in NESTED:  # a malicious dict may contain itself
-        if not isinstance(found, Mapping) or _is_state_dict(found):
+    """Finds the one state dict in the content of a file."""
+    content = _with_text_names(content)
+    for _ in range(DEPTH):  # a malicious dict may contain itself
+        if not isinstance(content, Mapping) or _is_state_dict(content):
             break
-        nested = [name for name in NESTED if isinstance(found.get(name), Mapping)]
-        nested = [name for name in nested if not name.endswith("_ema")] or nested[:1]
-        if len(nested) > 1:
-            names = " and ".join(f"'{name}'" for name in nested)
-            raise DDBenchError(f"checkpoint '{path}' holds several state dicts, {names}: save one of them alone")
+        nested = _networks(path, "state dicts", [name for name in NESTED if _holds_tensors(content.get(name))])
         if not nested:
             break
-        found = found[nested[0]]
-    if not (isinstance(found, Mapping) and found and _is_state_dict(found)):
-        raise DDBenchError(f"checkpoint '{path}' holds no state dict of tensors; it {_described(found)}: {SAVE_AGAIN}")
-    weights = dict(found)
-    weights.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
-    while weights and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)):
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+        content = _with_text_names(content[nested])
+    if not (isinstance(content, Mapping) and content and _is_state_dict(content)):
+        raise DDBenchError(
+            f"checkpoint '{path}' holds no state dict of tensors; it {_described(content)}: {SAVE_AGAIN}"
+        )
+    weights = dict(content)
+    while prefix := next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in weights)), None):
+        # Beside the network are the numbers of its wrapper, such as the class weights of a loss.
+        others = {
+            name.partition(".")[0] for name, value in weights.items() if value.ndim > 1 or name.startswith(prefix)
+        }
+        _networks(path, "modules", sorted(others))
+        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     return weights
+
+
+def _networks(path: Path, kind: str, names: list[str]) -> str | None:
+    """Returns the one name of a network. A moving average counts only if no other name is there.
+
+    Raises:
+        DDBenchError: There are several.
+    """
+    names = [name for name in names if "ema" not in name.split("_")] or names[:1]
+    if len(names) > 1:
+        listed = "{} and {}".format(", ".join(map(repr, names[:-1])), repr(names[-1]))
+        raise DDBenchError(f"checkpoint '{path}' holds several {kind}, {listed}: save one of them alone")
+    return names[0] if names else None
+
+
+def _with_text_names(content: object) -> object:
+    """Returns a dict whose names that are bytes, as those of Python 2, are texts."""
+    if not isinstance(content, Mapping):
+        return content
+    return {
+        name.decode(errors="replace") if isinstance(name, bytes) else name: value for name, value in content.items()
+    }
+
+
+def _holds_tensors(content: object, depth: int = DEPTH) -> bool:
+    """Tests whether a dict holds tensors, itself or under the names in `NESTED`."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return False
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return True
+    return any(_holds_tensors(value, depth - 1) for name, value in content.items() if name in NESTED)
 
 
 def _is_state_dict(content: Mapping[Any, Any]) -> bool:
@@ -242,6 +326,8 @@ def _described(content: object) -> str:
     """Describes what was found instead of a state dict: the names and types of the entries that are not weights."""
     if not isinstance(content, Mapping):
         return f"is of the type {_type_name(content)}"
+    if kinds := {_type_name(name) for name in content if not isinstance(name, str)}:
+        return f"has names of the type {', '.join(sorted(kinds))}"
     odd = [f"'{str(name)[:60]}' ({_type_name(value)})" for name, value in content.items() if not _is_weight(value)][:8]
     left = f" and {len(content) - len(odd)} more" if len(content) > len(odd) else ""
     return f"holds {', '.join(odd)}{left}" if content else "is empty"
@@ -249,5 +335,8 @@ def _described(content: object) -> str:
 
 def _type_name(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"{value.dtype} on {value.device}".removeprefix("torch.")
+        kind = "" if value.layout == torch.strided else f", {value.layout}"
+        return f"{value.dtype} on {value.device}{kind}".replace("torch.", "")
+    if isinstance(value, Mapping) and not value:
+        return "empty dict"
     return "object" if isinstance(value, _Ignored) else type(value).__name__

@@ -50,8 +50,13 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, outputs: Sequenc
         "has unexpected": list(weights.keys() - expected),
         "has another shape of": reshaped,
     }
-    if not any(faults.values()):  # without this check a tensor could have any size
-        faults["has NaN or infinity in"] = [n for n, tensor in weights.items() if not tensor.isfinite().all()]
+    if not any(faults.values()):
+        # Quantised weights are integers without their scales.
+        faults["has integers instead of weights in"] = [
+            name for name, tensor in weights.items() if expected[name].is_floating_point() > tensor.is_floating_point()
+        ]
+        # Without the check of the shapes a tensor could have any size. Some dtypes have no test of their own.
+        faults["has NaN or infinity in"] = [n for n, tensor in weights.items() if not tensor.float().isfinite().all()]
     if any(faults.values()):
         text = "; ".join(f"{fault} {_first_names(names)}" for fault, names in faults.items() if names)
         hint = _stem_hint(weights[stem]) if stem and stem in reshaped else ""

@@ -59,8 +59,13 @@ class Keys:
 
     @cached_property
     def _checkpoint_digest(self) -> str | None:
+        from ddbench.nn.checkpoint_files import check_path
+
         checkpoint = self.experiment.teacher.checkpoint
-        return None if checkpoint is None else file_digest(checkpoint)
+        if checkpoint is None:
+            return None
+        check_path(checkpoint)
+        return file_digest(checkpoint)
 
     @cached_property
     def _named_outputs(self) -> Depends:
