@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import fmean
 
 import pandas as pd
 
@@ -10,8 +11,9 @@ from ddbench.core.text import counted
 from ddbench.core.text_layout import format_rows
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
+from ddbench.results.conditions import pools
 from ddbench.results.labels import recipe_label
-from ddbench.results.pooling import Pooled, pool
+from ddbench.results.pooling import Pooled, pool_top1
 from ddbench.results.records import Record
 
 SUMMARY_COLUMNS = ("method", "ipc", "top-1 (last epoch)", "n")
@@ -31,14 +33,15 @@ def summary_text(cells: Iterable[tuple[Pipeline, Record]], width: int | None = N
 
 
 def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
-    """Returns one row for each method, dataset, IPC, student and protocol: mean and standard deviation.
-
-    Accuracies on held-out training images and on validation images never share a row.
-    """
-    rows = []
-    for pipeline, record in cells:
-        experiment = pipeline.experiment
-        rows.append(
+    """Returns one row for each pool of records (`results.conditions`): mean and standard deviation."""
+    cells = list(cells)
+    experiments = {id(record): pipeline.experiment for pipeline, record in cells}
+    summary = []
+    for pool in pools(record for _, record in cells):
+        record, students = pool.example, pool.students
+        top1 = pool_top1(students)
+        costs = [student.feature_transport_cost for student in students if student.feature_transport_cost is not None]
+        summary.append(
             {
                 "method": record.method,
                 "dataset": f"{record.dataset} {record.image_size}px",
@@ -47,46 +50,24 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
                 "recipe": recipe_label(record),
                 "measured on": record.measured_on,
-                "top1": record.metrics.top1_last,
-                "set": record.distilled_digest,
-                "seed": record.student_seed,
-                "W2": record.feature_transport_cost,
-                "distill": record.seconds.get("distill", 0.0),
-                "evaluate": record.seconds["evaluate"],
-                "memory": max(record.peak_memory.values()),
-                "published": published.published_text(experiment, record.classes),
+                "top-1 (last epoch)": spread(top1),
+                "n": f"{counted(top1.students, 'student')} on {counted(top1.sets, 'set')}",
+                "W2² of features": f"{fmean(costs):.2f}" if costs else "",
+                "distill s": f"{fmean(student.seconds.get('distill', 0.0) for student in students):.1f}",
+                "student s": f"{fmean(student.seconds['evaluate'] for student in students):.1f}",
+                "process peak MB": f"{max(max(s.peak_memory.values()) for s in students) / 2**20:.0f}",
+                "published (Table 1)": published.published_text(experiments[id(record)], record.classes),
             }
         )
-    frame = pd.DataFrame(rows)
-    # A student on a set is one measurement, even if the grid names it twice.
-    frame = frame.drop_duplicates(["method", "dataset", "student", "protocol", "recipe", "measured on", "set", "seed"])
-    columns = ["method", "dataset", "ipc", "student", "protocol", "recipe", "measured on", "published"]
-    summary = []
-    for names, part in frame.groupby(columns, sort=False):
-        values = dict(zip(columns, names, strict=True))
-        published_value, split = values.pop("published"), values.pop("measured on")
-        sets = part["set"].nunique()
-        costs = part["W2"].dropna()
-        summary.append(
-            {
-                **values,
-                **({"measured on": split} if (frame["measured on"] != "validation images").any() else {}),
-                "top-1 (last epoch)": spread(pool(list(part["top1"]), list(part["set"]))),
-                "n": f"{counted(len(part), 'student')} on {counted(sets, 'set')}",
-                "W2² of features": f"{costs.mean():.2f}" if len(costs) else "",
-                "distill s": f"{part['distill'].mean():.1f}",
-                "student s": f"{part['evaluate'].mean():.1f}",
-                "process peak MB": f"{part['memory'].max() / 2**20:.0f}",
-                **({"published (Table 1)": published_value} if (frame["published"] != "").any() else {}),
-            }
-        )
-    return pd.DataFrame(summary)
+    frame = pd.DataFrame(summary)
+    unused = {"measured on": "validation images", "published (Table 1)": ""}
+    return frame.drop(columns=[name for name, value in unused.items() if (frame[name] == value).all()])
 
 
 def spread(pooled: Pooled) -> str:
     """Returns mean and standard deviation as text, or only the mean if there is one value.
 
-    >>> spread(pool([62.0, 62.6], ["a", "b"]))
+    >>> spread(Pooled(62.3, 0.424, sets=2, students=2))
     '62.30 ± 0.42'
     """
     deviation = "" if pooled.deviation is None else f" ± {pooled.deviation:.2f}"

@@ -1,11 +1,11 @@
-"""Decides which records are comparable, by the settings of the set, its evaluation, and the block of a table."""
+"""Decides which records are comparable. Tables, figures, scores and summaries average the records of a `Pool`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -27,6 +27,8 @@ from ddbench.results.records import Record
 
 Facts = dict[str, Any]
 """Settings and other properties of a record by dotted name."""
+INSTALLED = "installed"
+"""Value of the facts `numerics` and `distill numerics` if no recorded version differs from the installed one."""
 STUDENT_NUMERICS = ("models", "training", "views")
 """Parts of the core in `ddbench.core.versions` on which the top-1 of every student depends."""
 SETTING_SECTIONS = ("data", "teacher", "runtime")
@@ -39,20 +41,19 @@ def distillation_config(record: Record) -> Facts:
     The teacher and its statistics are included only if the method uses them.
     """
     configuration = record.configuration
-    facts = {"method": record.method, "method version": record.method_version}
+    facts: Facts = {"method": record.method, "method version": record.method_version}
     facts |= _prefixed("method", configuration["method_settings"])
     facts["distill.jpeg_quality"] = configuration["distill"]["jpeg_quality"]
     if "statistics" in record.keys:
         facts |= _prefixed("statistics", configuration["statistics"])
-        facts["teacher"] = record.keys["teacher"][0]
-    return facts
+        facts["teacher"] = teacher_identity(record)
+    return facts | {"distill numerics": _other_numerics(record, lambda part: part not in STUDENT_NUMERICS) or INSTALLED}
 
 
 def evaluation_conditions(record: Record) -> Facts:
     """Returns the conditions that comparable students share, without their distilled sets and seeds."""
     configuration = record.configuration
     runtime = configuration["runtime"]
-    numerics = [part for part in record.versions["numerics"].split() if part.partition("=")[0] in STUDENT_NUMERICS]
     return {
         "dataset": dataset_identity(record),
         "classes": record.classes,
@@ -63,10 +64,28 @@ def evaluation_conditions(record: Record) -> Facts:
         "student": record.student,
         "student_stem": configuration["student_stem"],
         # Hard labels do not depend on a teacher, although the images may.
-        "teacher": None if record.metrics.regime == "hard" else record.teacher.get("key"),
+        "teacher": None if record.metrics.regime == "hard" else teacher_identity(record),
+        # On the whole training set, a student is trained as a teacher is.
+        **(training_recipe(record) if record.ipc is None else {}),
         "device": f"{_device_type(runtime['device'])} {runtime['precision']}",
-        "numerics": " ".join(numerics),
+        "numerics": _other_numerics(record, lambda part: part in STUDENT_NUMERICS) or INSTALLED,
     }
+
+
+def teacher_identity(record: Record) -> str | None:
+    """Returns what identifies the teacher: the digest of its weights, or its cache key in a record without it.
+
+    The same weights can have several keys (trained here, or loaded from a file), and one key can have several weights
+    (trained with other numbers of threads).
+    """
+    return record.teacher.get("digest") or record.teacher.get("key")
+
+
+def _other_numerics(record: Record, selects: Callable[[str], bool] = lambda part: True) -> str:
+    """Returns the selected versions in `ddbench.core.versions` that differ from the installed ones."""
+    installed = set(versions()["numerics"].split())
+    recorded = record.versions.get("numerics", "").split()
+    return " ".join(part for part in recorded if part not in installed and selects(part.partition("=")[0]))
 
 
 def dataset_identity(record: Record) -> str:
@@ -104,7 +123,7 @@ def training_recipe(record: Record) -> Facts:
     """Returns how the teacher was trained, without its network, seed and checkpoint."""
     teacher = record.configuration["teacher"]
     own = TeacherConfig.model_fields.keys() - TrainingSettings.model_fields.keys()
-    return {name: value for name, value in teacher.items() if name not in own}
+    return _prefixed("teacher", {name: value for name, value in teacher.items() if name not in own})
 
 
 def student_key(record: Record) -> tuple[str, int]:
@@ -112,21 +131,79 @@ def student_key(record: Record) -> tuple[str, int]:
     return record.distilled_digest, record.seed + record.student_seed
 
 
-def newest_by_student(records: Iterable[Record]) -> dict[tuple[str, int], Record]:
+def seeds(record: Record) -> tuple[int, int]:
+    """Returns the seeds of the distilled set and of the student."""
+    return record.seed + record.repeat, record.seed + record.student_seed
+
+
+STUDENT_KEYS = (student_key, seeds)
+"""Records of one pool with an equal value of either key are one student."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Records that may be averaged: they differ only in seeds, and in conditions that `results.mixtures` names.
+
+    Two records belong to one pool if their sets have equal dependencies (`distillation_config`) and their students
+    equal conditions (`evaluation_conditions`). So a pool has one set of real images, one teacher, and one version of
+    each part of the core's numerical code. Compilation, threads, processes, packages and the model of the device change
+    numbers by rounding: they do not separate pools, because all runs of a grid on two machines would then be apart.
+
+    Attributes:
+        config: The dependencies of the sets.
+        conditions: The conditions of the students.
+        records: The records.
+    """
+
+    config: Facts
+    conditions: Facts
+    records: list[Record]
+
+    @property
+    def facts(self) -> Facts:
+        """The conditions and the dependencies by name."""
+        return {**self.conditions, **self.config}
+
+    @property
+    def example(self) -> Record:
+        """The first record with the fewest recipes and changed settings. Recipes can have equal settings."""
+        changed = {id(record): record.configuration.get("changed", ()) for record in self.records}
+        return min(self.records, key=lambda record: (len(record.recipes), len(changed[id(record)])))
+
+    @cached_property
+    def students(self) -> list[Record]:
+        """The records that count in a mean: `distinct_students` of all records."""
+        return distinct_students(self.records)
+
+
+def pools(records: Iterable[Record]) -> list[Pool]:
+    """Groups records into pools. This is the one definition of records that have the same setting."""
+    found: dict[str, Pool] = {}
+    for record in records:
+        config, conditions = distillation_config(record), evaluation_conditions(record)
+        pool = found.setdefault(canonical_json([config, conditions]), Pool(config, conditions, []))
+        pool.records.append(record)
+    return list(found.values())
+
+
+def distinct_students(records: Iterable[Record]) -> list[Record]:
     """Returns the newest record of each student, because several records of a student are one measurement.
 
+    Two records are one student if student seed and images are equal, whatever the seeds of their sets, or if both
+    seeds are equal, although rounding made other images.
+
     Args:
-        records: Records with equal conditions.
+        records: Records of one pool.
 
     Returns:
-        The records by `student_key`, in the order in which the students occur first.
+        The records, in the given order.
     """
-    newest: dict[tuple[str, int], Record] = {}
-    for record in records:
-        key = student_key(record)
-        if key not in newest or record.created >= newest[key].created:
-            newest[key] = record
-    return newest
+    records = list(records)
+    newest = sorted(records, key=lambda record: record.created)
+    for key in STUDENT_KEYS:
+        newest = list({key(record): record for record in newest}.values())
+    kept = set(map(id, newest))
+    return [record for record in records if id(record) in kept]
 
 
 def _prefixed(section: str, settings: Mapping[str, Any]) -> Facts:
@@ -166,7 +243,6 @@ class Setting:
         Raises:
             ValidationError: If this version of ddbench cannot have the record's settings.
         """
-        installed = set(versions()["numerics"].split())
         configuration = record.configuration
         runtime = configuration["runtime"]
         return cls(
@@ -177,7 +253,7 @@ class Setting:
             teacher=_section(TeacherConfig, canonical_json(configuration["teacher"])),
             # `compile` and `threads` are left out: they change numbers by rounding only.
             runtime=RuntimeConfig(device=_device_type(runtime["device"]), precision=runtime["precision"]),
-            numerics=" ".join(part for part in record.versions.get("numerics", "").split() if part not in installed),
+            numerics=_other_numerics(record),
         )
 
 
@@ -190,40 +266,43 @@ def _section(model: type[S], text: str) -> S:
     return model(**json.loads(text))
 
 
-def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Record]]]:
-    """Groups records by their settings, real images and given teachers.
+def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Pool]]]:
+    """Groups the pools of records by their settings, real images and teachers.
 
-    Records whose settings are invalid in this version of ddbench are left out.
+    A pool without a teacher belongs to every group whose other conditions it shares. Pools whose settings are invalid
+    in this version of ddbench are left out.
 
     Yields:
-        The setting; a text that distinguishes groups with an equal setting (fingerprint of the images, key of a
-        teacher that was loaded from a file), often empty; the records.
+        The setting; a text that distinguishes groups with an equal setting (fingerprint of the images, digest of the
+        teacher), often empty; the pools.
     """
-    groups: dict[Setting, list[Record]] = {}
     records = list(records)
     names = dataset_names(records)
-    for record in records:
+    groups: dict[tuple[Setting, str, str], list[Pool]] = {}
+    without_teacher: list[tuple[Setting, str, Pool]] = []
+    for pool in pools(records):
         try:
-            setting = replace(Setting.of(record), dataset=names[dataset_identity(record)])
-            groups.setdefault(setting, []).append(record)
+            images = dataset_identity(pool.example)
+            setting = replace(Setting.of(pool.example), dataset=names[images])
         except (ValidationError, KeyError):
             continue
-    for setting, group in groups.items():
-        for fingerprint, same_images in _split(group, lambda record: record.data.get("fingerprint")):
-            for teacher, same_teacher in _split(same_images, _loaded_teacher):
-                yield setting, f"{fingerprint} {teacher}".strip(), same_teacher
-
-
-def _split(group: list[Record], value_of: Callable[[Record], str | None]) -> list[tuple[str, list[Record]]]:
-    """Splits records by a value. A record without the value belongs to each part."""
-    values = dict.fromkeys(filter(None, map(value_of, group)))
-    if len(values) < 2:
-        return [("", group)]
-    return [(value, [record for record in group if value_of(record) in (None, value)]) for value in values]
-
-
-def _loaded_teacher(record: Record) -> str | None:
-    return record.teacher.get("key") if record.configuration["teacher"].get("checkpoint") else None
+        if teacher := pool.facts["teacher"]:
+            groups.setdefault((setting, images, teacher), []).append(pool)
+        else:
+            without_teacher.append((setting, images, pool))
+    for setting, images, pool in without_teacher:
+        any_training = pool.example.ipc is not None
+        shared = [
+            group
+            for (other, *identities), group in groups.items()
+            if identities[0] == images
+            and (replace(other, teacher=setting.teacher) if any_training else other) == setting
+        ]
+        for group in shared or [groups.setdefault((setting, images, ""), [])]:
+            group.append(pool)
+    settings = [setting for setting, *_ in groups]
+    for (setting, images, teacher), group in groups.items():
+        yield setting, f"{images} {teacher}".strip() if settings.count(setting) > 1 else "", group
 
 
 def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> str:

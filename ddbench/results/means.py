@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
-from ddbench.results.conditions import Facts, distillation_config, evaluation_conditions, newest_by_student
+from ddbench.results.conditions import Facts, Pool, pools
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
-from ddbench.results.mixtures import by_evaluate_key, describe_mixture
-from ddbench.results.pooling import pool
+from ddbench.results.mixtures import describe_mixture
+from ddbench.results.pooling import pool_top1
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ class Line:
         variant: The method with its settings, as canonical JSON.
         conditions: The conditions by name.
         config: The dependencies of the sets by name.
-        records: The records, by value of the setting on the x-axis.
+        pools: The pools, by value of the setting on the x-axis.
     """
 
     panel: str
     variant: str
     conditions: Facts
     config: Facts
-    records: dict[float, list[Record]] = field(default_factory=dict)
+    pools: dict[float, Pool] = field(default_factory=dict)
 
     @property
     def all_records(self) -> list[Record]:
         """The records of all values."""
-        return [record for group in self.records.values() for record in group]
+        return [record for pool in self.pools.values() for record in pool.records]
 
 
 def lines(records: Sequence[Record], x: str) -> list[Line]:
@@ -52,13 +52,12 @@ def lines(records: Sequence[Record], x: str) -> list[Line]:
         x: The setting on the x-axis: a name in `distillation_config` or `evaluation_conditions`, e.g. "ipc".
     """
     found: dict[tuple[str, str], Line] = {}
-    for record in records:
-        conditions, config = evaluation_conditions(record), distillation_config(record)
+    for pool in pools(records):
+        conditions, config = dict(pool.conditions), dict(pool.config)
         value = conditions.pop(x, config.pop(x, None))
         if value is not None:
             panel, variant = canonical_json(conditions), canonical_json(config)
-            line = found.setdefault((panel, variant), Line(panel, variant, conditions, config))
-            line.records.setdefault(float(value), []).append(record)
+            found.setdefault((panel, variant), Line(panel, variant, conditions, config)).pools[float(value)] = pool
     return list(found.values())
 
 
@@ -77,13 +76,13 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
         The records of the selected variants, and the methods of which no variant is selected.
     """
     found = lines(records, x)
-    curved = {line.panel for line in found if len(line.records) > 1}
+    curved = {line.panel for line in found if len(line.pools) > 1}
     by_variant: dict[str, list[Line]] = {}
     for line in (line for line in found if line.panel in curved or not curved):
         by_variant.setdefault(line.variant, []).append(line)
     ranked = sorted(
         by_variant.values(),
-        key=lambda group: (-max(len(line.records) for line in group), -sum(len(line.all_records) for line in group)),
+        key=lambda group: (-max(len(line.pools) for line in group), -sum(len(line.all_records) for line in group)),
     )
     by_method: dict[str, list[list[Line]]] = {}
     for variant in ranked:
@@ -112,28 +111,25 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    students: dict[tuple[str, str, float], dict[tuple[str, int], Record]] = {}
     panels: dict[str, tuple[Record, Facts]] = {}
     series: dict[str, tuple[Record, Facts]] = {}
+    points: list[tuple[Line, float, Pool]] = []
     for line in lines(records, x):
         first = line.all_records[0]
         panels.setdefault(line.panel, (first, line.conditions))
         series.setdefault(line.variant, (first, line.config))
-        for value, group in line.records.items():
-            students[line.panel, line.variant, value] = newest_by_student(group)
+        points += [(line, value, point) for value, point in line.pools.items()]
     titles = dict(zip(panels, _titles([*panels.values()], x), strict=True))
     labels = dict(zip(series, set_labels(*_unzip([*series.values()])), strict=True))
-    by_key = by_evaluate_key(records)
     rows: list[dict[str, Any]] = []
-    for (panel, variant, value), measured in students.items():
-        shared, example = panels[panel][0], series[variant][0]
-        averaged = [*measured.values()]
-        pooled = pool([record.metrics.top1_last for record in averaged], [digest for digest, _ in measured])
+    for line, value, point in points:
+        shared, example = panels[line.panel][0], series[line.variant][0]
+        pooled = pool_top1(point.students)
         rows.append(
             {
-                "panel": titles[panel],
+                "panel": titles[line.panel],
                 **{name: getattr(shared, name) for name in PANEL_FIELDS},
-                "series": labels[variant],
+                "series": labels[line.variant],
                 "method": example.method,
                 "recipe": recipe_label(example, x),
                 "x": value,
@@ -141,7 +137,7 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
                 "deviation": float("nan") if pooled.deviation is None else pooled.deviation,
                 "n": pooled.students,
                 "sets": pooled.sets,
-                "mixture": describe_mixture(averaged, by_key),
+                "mixture": describe_mixture(point.students, [point]),
             }
         )
     rows.sort(key=lambda row: (natural_order(row["panel"]), natural_order(row["series"]), row["x"]))

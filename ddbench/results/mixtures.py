@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from ddbench.core.text import counted
+from ddbench.results.conditions import STUDENT_KEYS, Pool, distillation_config, evaluation_conditions, pools
 from ddbench.results.records import Record
 
 NOT_RECORDED = "not recorded"
@@ -16,8 +17,8 @@ _TITLES = {"digest": "code", "distribution": "package"}
 def mixture(records: Sequence[Record]) -> str:
     """Names the conditions that differ between records whose numbers are averaged, or between the stages' artifacts.
 
-    These conditions change numbers but do not distinguish cells: real images, teacher, device, compilation, versions of
-    the core's numerical code; for each stage, threads, processes, versions of PyTorch and POT, and plugin code. How the
+    Within a pool, these are device, compilation and, for each stage, threads, processes, versions of PyTorch and POT,
+    and plugin code. Records of several pools also differ in conditions that separate pools, e.g. the teacher. How the
     teacher was built counts only if the teachers differ.
 
     Args:
@@ -42,53 +43,44 @@ def mixture(records: Sequence[Record]) -> str:
     return "; ".join(texts)
 
 
-def by_evaluate_key(stored: Iterable[Record]) -> dict[str, list[Record]]:
-    """Returns records by the cache key of their evaluation, which covers all settings that determine their numbers."""
-    found: dict[str, list[Record]] = {}
-    for record in stored:
-        for key in record.keys.get("evaluate", []):
-            found.setdefault(key, []).append(record)
-    return found
+def pool_by_record(records: Iterable[Record]) -> dict[str, Pool]:
+    """Returns the pool of each record, by the name of the record."""
+    return {record.name: pool for pool in pools(records) for record in pool.records}
 
 
-def other_numbers(records: Sequence[Record], by_key: Mapping[str, Sequence[Record]]) -> str:
-    """Names records that have the `evaluate` key of one of `records`, but another top-1.
+def other_numbers(records: Sequence[Record], of_pools: Iterable[Pool]) -> str:
+    """Names records that count as one of `records` in a mean (`conditions.distinct_students`), but have another top-1.
 
     Args:
-        records: The records that are shown.
-        by_key: All records, by the key of their evaluation.
+        records: The records that are averaged.
+        of_pools: Their pools.
 
     Returns:
-        For instance `not shown: other top-1 with the same evaluate key: 40.56 (NAME)`; empty if there is none.
+        For instance `not shown: 40.56 (NAME), with the same seeds or images`; empty if there is none.
     """
+    shown = {key(record): record.metrics.top1_last for record in records for key in STUDENT_KEYS}
+    averaged = set(map(id, records))
     others = [
-        f"{twin.metrics.top1_last:.2f} ({twin.name})"
-        for record in records
-        for key in record.keys.get("evaluate", [])
-        for twin in by_key.get(key, [])
-        if twin.metrics.top1_last != record.metrics.top1_last
+        f"{record.metrics.top1_last:.2f} ({record.name})"
+        for pool in of_pools
+        for record in pool.records
+        if id(record) not in averaged
+        and any(shown.get(key(record), record.metrics.top1_last) != record.metrics.top1_last for key in STUDENT_KEYS)
     ]
-    return f"not shown: other top-1 with the same evaluate key: {', '.join(others)}" if others else ""
+    return f"not shown: {', '.join(others)}, with the same seeds or images" if others else ""
 
 
-def describe_mixture(records: Sequence[Record], by_key: Mapping[str, Sequence[Record]]) -> str:
+def describe_mixture(records: Sequence[Record], of_pools: Iterable[Pool]) -> str:
     """Returns the text of `mixture` and that of `other_numbers`; empty if both are."""
-    return "; ".join(filter(None, (mixture(records), other_numbers(records, by_key))))
+    return "; ".join(filter(None, (mixture(records), other_numbers(records, of_pools))))
 
 
 def _facts(record: Record) -> dict[tuple[str, str], set[str]]:
     """Returns the values of each condition, by stage (empty: all stages) and name."""
-    runtime = record.configuration["runtime"]
-    facts: dict[tuple[str, str], set[str]] = {
-        ("", "real images"): {str(record.data.get("fingerprint", NOT_RECORDED))},
-        ("", "device"): {record.device["name"]},
-        ("", "compile"): {str(runtime.get("compile", "off"))},
-    }
-    if record.teacher:
-        facts["", "teacher"] = {str(record.teacher.get("digest", NOT_RECORDED))}
-    for part in record.versions.get("numerics", "").split():
-        name, _, version = part.partition("=")
-        facts["", f"version of {name}"] = {version}
+    separating = {**evaluation_conditions(record), **distillation_config(record)}
+    facts = {("", name): {str(value)} for name, value in separating.items()}
+    facts["", "device"] = {record.device["name"]}
+    facts["", "compile"] = {str(record.configuration["runtime"].get("compile", "off"))}
     versions, device = record.versions, record.device
     # Records of older versions describe the evaluation only.
     evaluation = {
@@ -105,7 +97,7 @@ def _facts(record: Record) -> dict[tuple[str, str], set[str]]:
 
 
 def _text(name: str, values: tuple[str, ...], stages: list[str]) -> str:
-    if name in ("teacher", "real images"):
+    if name in ("teacher", "dataset"):
         return counted(len(values), "teacher") if name == "teacher" else f"{len(values)} versions of the real images"
     where = f" ({', '.join(stages)})" if stages != [""] else ""
     return f"{_TITLES.get(name, name)} {', '.join(value[:40] for value in values)}{where}"

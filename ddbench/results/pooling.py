@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from ddbench.core.text import counted
+from ddbench.results.records import Record
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,12 @@ def pool(values: Sequence[float], sets: Sequence[Hashable]) -> Pooled:
     spread = means if len(means) > 1 else list(values)
     deviation = stdev(spread) if len(spread) > 1 else None
     return Pooled(fmean(means), deviation, len(means), len(values))
+
+
+def pool_top1(students: Sequence[Record]) -> Pooled:
+    """Averages the top-1 of students, set by set.
+
+    Args:
+        students: A record of each student, e.g. `conditions.Pool.students`; at least one.
+    """
+    return pool([record.metrics.top1_last for record in students], [record.distilled_digest for record in students])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
@@ -13,29 +12,19 @@ from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
 from ddbench.results import records
-from ddbench.results.conditions import (
-    dataset_identity,
-    distillation_config,
-    evaluation_conditions,
-    newest_by_student,
-    student_key,
-    training_recipe,
-)
+from ddbench.results.conditions import Facts, Pool, distinct_students, pools, student_key, training_recipe
 from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
-from ddbench.results.mixtures import by_evaluate_key, describe_mixture
-from ddbench.results.pooling import Pooled, pool
+from ddbench.results.mixtures import describe_mixture
+from ddbench.results.pooling import pool_top1
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Conditions that a student and its reference must share: names in `_Student.conditions`.
-DATA_AND_STUDENT = ("fingerprint", "image size", "stored images", "holdout", "student", "device", "numerics")
-SHARED_WITH_RANDOM = (*DATA_AND_STUDENT, "IPC", "protocol", "protocol settings", "teacher")
-SHARED_WITH_HARD = (*DATA_AND_STUDENT, "IPC", "shared protocol settings")
-SHARED_WITH_FULL = (*DATA_AND_STUDENT, "training recipe")
-
-_SHARED_SETTINGS = tuple(DistilledSetProtocol.model_fields)
+DATA_AND_STUDENT = ("dataset", "classes", "student", "student_stem", "device", "numerics")
+"""Conditions that a student shares with every reference, with those of the section `data`."""
+SHARED_SETTINGS = tuple(f"evaluator.{name}" for name in DistilledSetProtocol.model_fields)
+"""Settings that all protocols for distilled sets have."""
 
 SCORE_COLUMNS = (
     *(
@@ -88,96 +77,59 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    students = [_student(record) for record in records.from_frame(frame)]
-    groups: dict[str, list[_Student]] = {}
-    for student in students:
-        if student.record.ipc is not None and regime in (None, student.regime):
-            groups.setdefault(student.group, []).append(student)
-    by_key = by_evaluate_key(student.record for student in students)
-    rows = [_score_row(_distinct(group), students, by_key) for group in groups.values()]
-    _distinguish(rows, [group[0].record for group in groups.values()])
+    every = pools(records.from_frame(frame))
+    groups = [pool for pool in every if pool.example.ipc is not None and regime in (None, pool.example.metrics.regime)]
+    rows = [_score_row(pool, every) for pool in groups]
+    _distinguish(rows, groups)
     return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
-def _distinguish(rows: list[dict[str, Any]], examples: list[Record]) -> None:
+def _distinguish(rows: list[dict[str, Any]], groups: list[Pool]) -> None:
     """Adds to the settings of rows that look equal what distinguishes them."""
     visible = SCORE_COLUMNS[: SCORE_COLUMNS.index("top1")]
     labels = [canonical_json([row[name] for name in visible]) for row in rows]
-    facts = [{**distillation_config(record), **evaluation_conditions(record)} for record in examples]
+    examples, facts = [pool.example for pool in groups], [pool.facts for pool in groups]
     for row, label, distinct in zip(rows, labels, disambiguate_labels(labels, facts, examples), strict=True):
         row["settings"] = ", ".join(filter(None, (row["settings"], distinct[len(label) :].removeprefix(", ").strip())))
 
 
-@dataclass(frozen=True)
-class _Student:
-    """One record with its conditions. Students with an equal `group` differ only in seeds and sets."""
-
-    record: Record
-    conditions: Mapping[str, str | None]
-    group: str
-
-    @property
-    def regime(self) -> str:
-        return self.record.metrics.regime
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return student_key(self.record)
-
-    @property
-    def seed(self) -> int:
-        return self.key[1]
+def _student_seed(record: Record) -> int:
+    return student_key(record)[1]
 
 
-def _student(record: Record) -> _Student:
-    configuration, facts = record.configuration, evaluation_conditions(record)
-    stored = {"split": 0.0, **configuration["data"]}
-    data = {name: value for name, value in stored.items() if name not in ("image_size", "holdout")}
-    settings = configuration["evaluator_settings"]
-    conditions = {
-        "fingerprint": record.data.get("fingerprint"),
-        "image size": str(record.image_size),
-        "stored images": canonical_json(data),
-        "holdout": str(record.holdout),
-        "student": f"{record.student} {facts['student_stem']}",
-        "device": facts["device"],
-        "numerics": facts["numerics"],
-        "IPC": str(configuration["ipc"]),
-        "protocol": facts["evaluator"],
-        "protocol settings": canonical_json(settings),
-        "shared protocol settings": canonical_json({name: settings.get(name) for name in _SHARED_SETTINGS}),
-        # Use the digest of the weights, because the same teacher can have several cache keys.
-        "teacher": "none" if record.metrics.regime == "hard" else record.teacher.get("digest"),
-        "training recipe": canonical_json(training_recipe(record)),
-    }
-    method = {name: configuration[name] for name in ("method_settings", "statistics", "distill")}
-    made_by = [record.method, record.method_version, method, record.teacher.get("key")]
-    group = [dataset_identity(record), *made_by, conditions]
-    return _Student(record, conditions, canonical_json(group))
+def _shared_with_random(pool: Pool) -> Facts:
+    return pool.conditions
 
 
-def _distinct(students: Sequence[_Student]) -> list[_Student]:
-    """Keeps the newest record of each student."""
-    newest = newest_by_student(student.record for student in students)
-    return [student for student in students if newest[student.key] is student.record]
+def _shared_with_all(pool: Pool) -> Facts:
+    names = [name for name in pool.conditions if name in DATA_AND_STUDENT or name.startswith("data.")]
+    return {name: pool.conditions[name] for name in names}
 
 
-def _score_row(
-    group: list[_Student], students: list[_Student], by_key: Mapping[str, Sequence[Record]]
-) -> dict[str, Any]:
-    record, regime = group[0].record, group[0].regime
-    averaged = [student.record for student in group]
+def _shared_with_hard(pool: Pool) -> Facts:
+    settings = {name: pool.conditions.get(name) for name in SHARED_SETTINGS}
+    return {**_shared_with_all(pool), "ipc": pool.conditions["ipc"], **settings}
+
+
+def _shared_with_full(pool: Pool) -> Facts:
+    return {**_shared_with_all(pool), **training_recipe(pool.example)}
+
+
+def _score_row(pool: Pool, every: list[Pool]) -> dict[str, Any]:
+    record, group = pool.example, pool.students
+    regime = record.metrics.regime
     random, no_random = _references(
-        "random", group, [s for s in students if s.record.method == Random.name], SHARED_WITH_RANDOM, lambda s: s.seed
+        "random", pool, [p for p in every if p.example.method == Random.name], _shared_with_random, _student_seed
     )
     hard, no_hard = group, ""
     if regime != "hard":
-        candidates = [s for s in students if (s.record.method, s.record.evaluator) == (record.method, HardLabels.name)]
-        hard, no_hard = _references("hard", group, candidates, SHARED_WITH_HARD, lambda s: s.key)
+        own = (record.method, HardLabels.name)
+        candidates = [p for p in every if (p.example.method, p.example.evaluator) == own]
+        hard, no_hard = _references("hard", pool, candidates, _shared_with_hard, student_key)
     full, no_full = _references(
-        "full", group, [s for s in students if s.record.evaluator == FullData.name], SHARED_WITH_FULL, lambda s: s.seed
+        "full", pool, [p for p in every if p.example.evaluator == FullData.name], _shared_with_full, _student_seed
     )
-    pooled = _pool(group)
+    pooled = pool_top1(group)
     top1, ior, hlr = pooled.mean, pooled.mean - _mean(random), _mean(full) - _mean(hard)
     return {
         "method": record.method,
@@ -188,7 +140,7 @@ def _score_row(
         "holdout": record.holdout,
         "ipc": record.ipc,
         "student": record.student,
-        "protocol": group[0].conditions["protocol"],
+        "protocol": pool.conditions["evaluator"],
         "regime": regime,
         "teacher": record.teacher.get("name", ""),
         "top1": top1,
@@ -205,52 +157,48 @@ def _score_row(
         "hlr": hlr,
         "lrs": _label_robust((0.5 * ior - 0.5 * hlr) / 100),
         "missing": "; ".join(filter(None, (no_random, no_hard, no_full))),
-        "mixture": describe_mixture(averaged, by_key),
-        "records": [one.name for one in averaged],
+        "mixture": describe_mixture(group, [pool]),
+        "records": [one.name for one in group],
     }
 
 
 def _references(
     name: str,
-    group: list[_Student],
-    candidates: list[_Student],
-    shared: tuple[str, ...],
-    pairing: Callable[[_Student], Hashable],
-) -> tuple[list[_Student], str]:
-    """Returns the candidates that share conditions and a pair with `group`; or none, and the reason."""
+    pool: Pool,
+    candidates: list[Pool],
+    shared: Callable[[Pool], Facts],
+    pairing: Callable[[Record], Hashable],
+) -> tuple[list[Record], str]:
+    """Returns the students of the candidates that share conditions and a pair with `pool`; or none, and the reason."""
     if not candidates:
         return [], f"{name}: no record"
-    differences = [_differences(group[0], candidate, shared) for candidate in candidates]
-    references = [candidate for candidate, names in zip(candidates, differences, strict=True) if not names]
-    if not references:
+    conditions = shared(pool)
+    differences = [_differences(conditions, shared(candidate)) for candidate in candidates]
+    matching = [candidate for candidate, names in zip(candidates, differences, strict=True) if not names]
+    if not matching:
         closest: list[str] = min(differences, key=len)
         return [], f"{name}: other {', '.join(closest)}"
-    required = {pairing(student): student for student in group}
+    references = [record for candidate in matching for record in candidate.records]
+    required = {pairing(student): student for student in pool.students}
     available = {pairing(reference) for reference in references}
     unpaired = [student for pair, student in required.items() if pair not in available]
     if unpaired:
-        seeds = ", ".join(str(seed) for seed in sorted({student.seed for student in unpaired}))
+        seeds = ", ".join(str(seed) for seed in sorted({_student_seed(student) for student in unpaired}))
         return [], f"{name}: no record of student seed {seeds}" + (" on the same set" if name == "hard" else "")
-    references = _distinct([reference for reference in references if pairing(reference) in required])
-    if len({(s.record.method_version, s.record.evaluator_version) for s in references}) > 1:
+    references = distinct_students(reference for reference in references if pairing(reference) in required)
+    if len({(record.method_version, record.evaluator_version) for record in references}) > 1:
         return [], f"{name}: records of several versions"
     return references, ""
 
 
-def _differences(one: _Student, other: _Student, names: tuple[str, ...]) -> list[str]:
-    """Returns the conditions that one of the records lacks, then the conditions that differ."""
-    pairs = {name: (one.conditions[name], other.conditions[name]) for name in names}
-    unknown = [f"{name} (not recorded)" for name, pair in pairs.items() if None in pair]
-    return unknown + [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]
+def _differences(one: Facts, other: Facts) -> list[str]:
+    """Returns the names of the facts that differ. The settings of another protocol are not named."""
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return [name for name in names if "evaluator" not in names or not name.startswith("evaluator.")]
 
 
-def _pool(students: list[_Student]) -> Pooled:
-    values = [student.record.metrics.top1_last for student in students]
-    return pool(values, [student.record.distilled_digest for student in students])
-
-
-def _mean(students: list[_Student]) -> float:
-    return _pool(students).mean if students else math.nan
+def _mean(students: list[Record]) -> float:
+    return pool_top1(students).mean if students else math.nan
 
 
 def _label_robust(alpha: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -15,7 +14,15 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
 from ddbench.pipeline.request import Request
 from ddbench.results import published
-from ddbench.results.conditions import SETTING_SECTIONS, Setting, group_by_setting, is_result_of
+from ddbench.results.conditions import (
+    SETTING_SECTIONS,
+    Pool,
+    Setting,
+    distinct_students,
+    group_by_setting,
+    is_result_of,
+    seeds,
+)
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments
 from ddbench.tables.context import TableContext
@@ -58,15 +65,16 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
 
     for setting, distinction, group in group_by_setting(context.stored):
         rows = []
-        by_names: dict[tuple[object, ...], list[Record]] = {}
-        for record in group:
+        by_names: dict[tuple[object, ...], list[Pool]] = {}
+        for pool in group:
+            record = pool.example
             names = (record.method, record.evaluator, record.student, record.ipc)
-            by_names.setdefault(names, []).append(record)
+            by_names.setdefault(names, []).append(pool)
         for number, cell in enumerate(cells):
             possible = _is_possible(cell, setting, context.request, known)
             experiment = experiment_of(number, setting.recipes, setting.teacher.arch) if possible else None
             if experiment is not None and _matches_options(setting, context.request, experiment):
-                experiment = _in_setting(experiment, setting, group[0])
+                experiment = _in_setting(experiment, setting, group[0].example)
                 row = frame_row(
                     *(spec, cell, context.request, experiment),
                     classes=setting.classes,
@@ -74,8 +82,10 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
                     distinction=distinction,
                 )
                 names = (experiment.method_name, experiment.evaluator_name, experiment.student, experiment.ipc)
-                matching = _newest(r for r in by_names.get(names, ()) if is_result_of(r, experiment))
-                rows += [measured_row(row, record) for record in matching] or [row]
+                # A record from before a setting existed is in another pool than those that have its default.
+                matching = [pool for pool in by_names.get(names, ()) if is_result_of(pool.example, experiment)]
+                students = distinct_students(record for pool in matching for record in pool.records)
+                rows += [measured_row(row, record) for record in sorted(students, key=seeds)] or [row]
         by_dataset.setdefault(setting.dataset, []).extend(_drop_unused_ipcs(rows, context.request, table))
     measured = [dataset for dataset, rows in by_dataset.items() if rows]
     default = context.request.datasets or published_datasets(spec)
@@ -135,9 +145,3 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
         for section, _, name in changed
         if section in given
     )
-
-
-def _newest(candidates: Iterable[Record]) -> list[Record]:
-    """Returns the newest record per set and student. There can be several, e.g. with different numbers of threads."""
-    ordered = sorted(candidates, key=lambda record: record.created)
-    return list({(r.seed + r.repeat, r.seed + r.student_seed): r for r in ordered}.values())

@@ -14,7 +14,7 @@ from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.request import Request
 from ddbench.results import published
 from ddbench.results.conditions import SETTING_SECTIONS, setting_digest
-from ddbench.results.mixtures import by_evaluate_key, mixture, other_numbers
+from ddbench.results.mixtures import mixture, other_numbers, pool_by_record
 from ddbench.results.records import Record, measured_on
 
 NUMBER_COLUMNS = (
@@ -102,11 +102,12 @@ def name_mixtures(spec: TableSpec, rows: list[Row], stored: Sequence[Record]) ->
     for row in rows:
         if record := by_name.get(row.get("record", "")):
             cells[tuple(row.get(name) for name in names)].append(record)
-    by_key = by_evaluate_key(stored)
+    pool_of = pool_by_record(stored)
     texts = {}
     for position, records in cells.items():
         differing = mixture(records)
-        notes = (differing and f"its records differ: {differing}", other_numbers(records, by_key))
+        of_pools = {id(pool_of[record.name]): pool_of[record.name] for record in records}.values()
+        notes = (differing and f"its records differ: {differing}", other_numbers(records, of_pools))
         texts[position] = "; ".join(filter(None, notes))
     return [{**row, "mixture": texts.get(tuple(row.get(name) for name in names), "")} for row in rows]
 

@@ -11,7 +11,6 @@ from ddbench.config.datasets import dataset_name
 from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
-from ddbench.results.mixtures import by_evaluate_key
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments, cell_name
 from ddbench.tables.context import TableContext
@@ -68,7 +67,7 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
 def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
     """Returns the newest record for each cache key of an evaluation, which covers all settings of its numbers."""
     newest_last = sorted(stored, key=lambda record: record.created)
-    return {key: records[-1] for key, records in by_evaluate_key(newest_last).items()}
+    return {key: record for record in newest_last for key in record.keys.get("evaluate", [])}
 
 
 def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:

@@ -115,7 +115,7 @@ def tree(record: Callable[..., Record]) -> MakeTree:
             distilled_digest=f"{method} {repeat}",
             data={"fingerprint": "fingerprint", "train_images": 9469, "val_images": 3925},
             versions={"numerics": "distilled=1 models=1 training=1 views=1"},
-            keys={},
+            keys={"statistics": ["all"]} if method == "wmdd" else {},
         ).model_dump(mode="json")
         made["metrics"]["regime"] = "hard" if evaluator == "full-data" else evaluator
         uses_teacher = method == "wmdd" or evaluator in ("fkd", "soft")

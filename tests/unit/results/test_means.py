@@ -90,10 +90,8 @@ def mixed(name: str, one: Record, other: Record) -> tuple[Record, Record]:
     """The two records, which now differ in the condition of this name."""
     for number, record in enumerate((one, other), 1):
         match name:
-            case "teacher":
-                record.teacher["digest"] = str(number)
-            case "recover":
-                record.versions["numerics"] = f"models=1 recover={number} training=1 transport=1 views=1"
+            case "threads":
+                record.device["threads"] = number
             case "compile":
                 record.configuration["runtime"]["compile"] = ("off", "on")[number - 1]
     return one, other
@@ -101,7 +99,7 @@ def mixed(name: str, one: Record, other: Record) -> tuple[Record, Record]:
 
 @pytest.mark.parametrize(
     ("name", "mixture"),
-    [("teacher", "2 teachers"), ("recover", "version of recover 1, 2"), ("compile", "compile off, on"), ("seeds", "")],
+    [("threads", "threads 1, 2 (evaluate)"), ("compile", "compile off, on"), ("seeds", "")],
 )
 def test_figures_name_the_points_whose_records_differ(name: str, mixture: str, record: Callable[..., Record]) -> None:
     def messages(draw: Callable[[Sequence[Record], Callable[[str], None]], object], *others: Record) -> list[str]:
@@ -120,10 +118,10 @@ def test_figures_name_the_points_whose_records_differ(name: str, mixture: str, r
 
 def test_figures_name_three_mixtures_and_count_the_others(record: Callable[..., Record]) -> None:
     messages: list[str] = []
-    pairs = [mixed("teacher", record(60.0, ipc=ipc), record(62.0, ipc=ipc, seed=1)) for ipc in (1, 5, 10, 20, 50)]
+    pairs = [mixed("threads", record(60.0, ipc=ipc), record(62.0, ipc=ipc, seed=1)) for ipc in (1, 5, 10, 20, 50)]
     scaling.draw([one for pair in pairs for one in pair], messages.append)
     assert messages == [
-        *(f"note: the records of wmdd, IPC {ipc}, imagenette differ: 2 teachers" for ipc in (1, 5, 10)),
+        *(f"note: the records of wmdd, IPC {ipc}, imagenette differ: threads 1, 2 (evaluate)" for ipc in (1, 5, 10)),
         "note: the records of 2 other points differ too",
     ]
 
@@ -132,9 +130,9 @@ def test_figures_name_three_mixtures_and_count_the_others(record: Callable[..., 
 def test_the_newest_record_of_a_student_counts_and_the_other_number_is_named(
     newest_first: bool, record: Callable[..., Record]
 ) -> None:
-    keys = {"evaluate": ["key"]}
+    keys = {"evaluate": ["key"], "statistics": ["all"]}
     older = record(43.0, name="older", keys=keys)
     newer = record(50.0, name="newer", keys=keys, created="2026-02-01T00:00:00+00:00")
     (point,) = mean_top1([newer, older] if newest_first else [older, newer], "ipc").itertuples()
     assert (point.top1, point.n) == (50.0, 1)
-    assert point.mixture == "not shown: other top-1 with the same evaluate key: 43.00 (older)"
+    assert point.mixture == "not shown: 43.00 (older), with the same seeds or images"

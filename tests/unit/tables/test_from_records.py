@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 REGISTRY = PluginRegistry()
 
 
+OTHER = {"name": "convnet-bn-d3", "top1": 91.0, "key": "t", "digest": "another"}
+"""Weights of the same recipe, trained with another number of threads."""
+
+
 def request_of(**fields: Any) -> Request:
     return Request(**{"methods": (), "datasets": (), "ipcs": (), **fields})
 
@@ -71,7 +75,7 @@ def record(made: Experiment, top1: float, **changes: Any) -> Record:
         "data": {"fingerprint": "f"},
         "distilled_digest": evaluation,
         "distilled_images": 100,
-        "keys": {"evaluate": [evaluation]},
+        "keys": {"evaluate": [evaluation], **({"statistics": ["s"]} if made.method.needs_teacher else {})},
         "configuration": json.loads(made.model_dump_json()),
         "seconds": {"evaluate": 1.0, "distill": 3600.0},
         "seconds_per_iteration": None,
@@ -155,11 +159,12 @@ def test_what_differs_in_method_or_protocol_is_in_no_cell(
     [
         ({"image_size": 8}, {}, ", 8 px, "),
         ({"assignments": ("data.holdout=0.1",)}, {}, "measured on held-out training images (0.1)"),
-        ({"assignments": ("teacher.epochs=5",)}, {}, "recipe quick --set teacher.epochs=5, "),
+        ({"assignments": ("teacher.epochs=5",)}, {"teacher": OTHER}, "recipe quick --set teacher.epochs=5, "),
         ({"assignments": ("data.resize=bicubic",)}, {}, "recipe quick --set data.resize=bicubic, "),
         ({"precision": "bf16"}, {}, ", cpu bf16"),
-        ({"assignments": ("teacher.checkpoint=other.pt",)}, {}, "(checkpoint other.pt)"),
+        ({"assignments": ("teacher.checkpoint=other.pt",)}, {"teacher": OTHER}, "(checkpoint other.pt)"),
         ({}, {"data": {"fingerprint": "another"}}, "(setting "),
+        ({}, {"teacher": OTHER}, "(setting "),
         ({}, {"classes": 9}, ", 9 classes, "),
         ({}, {"versions": {"numerics": "views=0 models=1"}}, "other numerics: views=0"),
     ],
@@ -227,7 +232,11 @@ def test_records_alone_are_what_was_asked_for(stored: Write) -> None:
     five = experiment(assignments=("teacher.epochs=5",))
     steps = experiment(assignments=("method.steps=299",))
     made = (experiment(), five, steps, experiment(image_size=8))
-    actual = [record(each, top1) for each, top1 in zip(made, (50.0, 60.0, 70.0, 80.0), strict=True)]
+    teachers = ({}, {"teacher": OTHER}, {}, {})
+    actual = [
+        record(each, top1, **teacher)
+        for each, top1, teacher in zip(made, (50.0, 60.0, 70.0, 80.0), teachers, strict=True)
+    ]
     assert sorted(measured(stored(*actual))) == [[50.0], [60.0], [80.0]]
     assert measured(stored(assignments=("teacher.epochs=5",))) == [[60.0]]
     assert measured(stored(assignments=("wmdd.steps=299",))) == [[70.0]]
@@ -261,7 +270,7 @@ def test_the_difference_to_the_paper_is_under_the_papers_conditions_alone(stored
     actual = [
         record(experiment(**of_paper), 60.0),
         record(experiment(**of_paper, image_size=64), 61.0),
-        record(experiment(**of_paper, assignments=("teacher.epochs=5",)), 62.0),
+        record(experiment(**of_paper, assignments=("teacher.epochs=5",)), 62.0, teacher=OTHER),
     ]
     frame = stored(*actual, datasets=("imagenette",))
     shown = [block.cells.iloc[0].to_dict() for block in text_blocks(spec, frame)]
@@ -334,11 +343,6 @@ def test_each_mixture_in_a_cell_is_named(stored: Write) -> None:
             "stages": {**stages, "distill": [{**built, "distribution": "ddbench-mine"}]}
         },
         "device a CPU, a GPU": {"device": {**device, "name": "a GPU"}},
-        "2 teachers": {"teacher": {**first.teacher, "digest": "u"}},
-        "threads 1, 8 (teacher)": {
-            "teacher": {**first.teacher, "digest": "u"},
-            "stages": {**stages, "teacher": [{**built, "threads": 8}]},
-        },
         "compile off, on": {
             "configuration": {
                 **first.configuration,
@@ -372,7 +376,7 @@ def test_another_number_of_the_same_key_is_named(stored: Write) -> None:
     frame = stored(shown, older)
     (row,) = frame[frame["state"] == "measured"].to_dict("records")
     assert row["top1"] == 50.0
-    assert row["mixture"] == "not shown: other top-1 with the same evaluate key: 43.00 (older)"
+    assert row["mixture"] == "not shown: 43.00 (older), with the same seeds or images"
 
 
 def test_a_recipe_that_leaves_data_and_teacher_is_a_row_beside_the_others(stored: Write) -> None:
