@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import partial
 
 import torch
@@ -14,7 +13,7 @@ from ddbench.api.settings import RecoverSettings
 from ddbench.api.teacher import Objective
 from ddbench.api.units import Unit
 from ddbench.augment import crops
-from ddbench.core import interruption, seeds
+from ddbench.core import clock, interruption, seeds
 from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.objective import Terms, teacher_objective
@@ -102,7 +101,7 @@ def recover(
         view = _draw_view(images, settings, step, seeds.generator("recover", task.seed, unit.index, step), size)
         return objective_of_view.backward(view, images_at_once)
 
-    started = time.perf_counter()
+    started = clock.now()
     with teacher_objective(task, objective, layer, images.shape) as objective_of_view:
         for step in range(first_step, settings.steps):
             optimizer.param_groups[0]["lr"] = cosine(step, settings.steps) * settings.learning_rate
@@ -121,11 +120,11 @@ def recover(
             if reports:
                 task.report(done, settings.steps, loss=sum(terms.values()), **terms)
             if saves:
-                seconds = earlier_seconds + time.perf_counter() - started
+                seconds = earlier_seconds + clock.now() - started
                 task.checkpoint.save(_finite_state(unit, images, optimizer, done), {"step": done, "seconds": seconds})
                 interruption.raise_if_requested()
     _finite_state(unit, images, optimizer, settings.steps)
-    task.timing.update(steps=settings.steps, seconds=earlier_seconds + time.perf_counter() - started)
+    task.timing.update(steps=settings.steps, seconds=earlier_seconds + clock.now() - started)
     return ((images.detach() * std) + mean).clamp(0, 1)
 
 

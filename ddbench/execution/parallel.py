@@ -29,7 +29,7 @@ from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import experiment_of
 from ddbench.pipeline.workspace import Workspace
 from ddbench.storage.artifacts import Artifact, Built
-from ddbench.storage.cache import Cache
+from ddbench.storage.cache import Accept, Cache, accept_all
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import strategy
 from ddbench.training.ddp import translate_collective_errors
@@ -160,13 +160,19 @@ class _FollowerCache:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
 
-    def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
+    def get(
+        self,
+        stage: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[Checkpoint], Built],
+        accept: Accept = accept_all,
+    ) -> Artifact:
         path = self._cache.path(stage, depends_on)
         if stage == self._stage:
             tensors, meta = build(_NoCheckpoint(Path(os.devnull) / "none"))
             return Artifact(stage, path.stem, path, tensors, meta, "")
         if stage == "data":  # each node may have its own copy of the data
-            return self._cache.get(stage, depends_on, build)
+            return self._cache.get(stage, depends_on, build, accept)
         artifact = self._cache.read(stage, path.stem)
         while artifact is None and stage == "labels" and not self._is_finished():  # rank 0 is building the artifact
             time.sleep(1)

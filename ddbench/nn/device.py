@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from ddbench.config.schema import RuntimeConfig
+from ddbench.core import clock
 from ddbench.core.errors import DDBenchError
 
 
@@ -181,7 +181,7 @@ class Cost:
     """The cost of a stage.
 
     Attributes:
-        seconds: Wall-clock time.
+        seconds: Wall-clock time without imports (`ddbench.core.clock`).
         peak_resident: Peak resident memory of the process so far, in bytes.
         peak_device: Peak memory on the CUDA device, in bytes; 0 on a CPU.
     """
@@ -208,12 +208,13 @@ def measured(device: torch.device) -> Iterator[Cost]:
     cost = Cost()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    start = time.perf_counter()
-    yield cost
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        cost.peak_device = int(torch.cuda.max_memory_allocated(device))
-    cost.seconds = time.perf_counter() - start
+    with clock.running():
+        start = clock.now()
+        yield cost
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            cost.peak_device = int(torch.cuda.max_memory_allocated(device))
+        cost.seconds = clock.now() - start
     cost.peak_resident = _peak_resident()
 
 

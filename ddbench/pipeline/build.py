@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ddbench.api.context import Progress
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.config.experiment import Experiment
+from ddbench.core import clock
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.dataset import Dataset
@@ -22,7 +23,7 @@ from ddbench.nn import memory
 from ddbench.nn.global_state import restore_global_state
 from ddbench.pipeline.shared_state import SharedState, verified
 from ddbench.results import provenance
-from ddbench.storage.artifacts import Artifact, ArtifactHeader, Built, digest_of
+from ddbench.storage.artifacts import Artifact, Built, digest_of
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import strategy
 
@@ -54,10 +55,11 @@ class Builder:
         self._configuration = experiment.public()
         self._artifacts: dict[Path, Artifact] = {}
         self._made_from: list[dict[str, str]] = []
+        self._on_demand: list[dict[str, dict[str, Any]]] = []
         self._nested_seconds: list[float] = []
         self._current: list[tuple[str, str]] = []
         self._shared: list[SharedState] = []
-        self._sources = _sources(workspace, experiment)
+        self._codes = _codes(workspace, experiment)
 
     def artifact(
         self,
@@ -80,22 +82,52 @@ class Builder:
         cache = self._workspace.cache
         path = cache.path(stage, depends_on)
         if path not in self._artifacts:
-            cache.refuse(stage, depends_on, lambda header: self._compare(stage, header))
-            if cache.has(stage, depends_on):
-                self._emit(Event("cached", stage, unit))
+            is_cached = True
             units = set(depends_on.get("units", ()))
 
             def built(checkpoint: Checkpoint) -> Built:
+                nonlocal is_cached
+                is_cached = False
                 if self._shared:
                     self._shared[-1].verify()
                 prepare()
                 return self._built(stage, unit, build, checkpoint, units)
 
-            self._artifacts[path] = cache.get(stage, depends_on, built)
+            with self._paused_clock():
+                artifact = cache.get(stage, depends_on, built, lambda meta: self._accepts(stage, meta.get("source")))
+            self._artifacts[path] = artifact
+            if is_cached:
+                self._emit(Event("cached", stage, unit))
+                self._compare_versions(artifact)
         artifact = self._artifacts[path]
         if self._made_from:
             self._made_from[-1].update({**artifact.meta.get("made_from", {}), artifact.name: artifact.content})
+            if self._workspace.graph[stage].on_demand:
+                nested = artifact.meta.get("on_demand", {})
+                self._on_demand[-1].update({**nested, artifact.name: provenance.build_facts(artifact.meta)})
         return artifact
+
+    def holds(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
+        """Returns whether the cache holds an artifact that this run uses. Prints once why it does not use one.
+
+        An artifact whose inputs this run rebuilds counts as missing. It is used if they turn out the same.
+        The content of the artifact is not verified.
+
+        Args:
+            stage: The name of the stage.
+            depends_on: Its key, as a JSON tree.
+        """
+        cache = self._workspace.cache
+        if not cache.has(stage, depends_on):
+            return False
+        header = cache.header(f"{stage}/{cache.path(stage, depends_on).stem}")
+        if not self._accepts(stage, header.source):
+            return False
+        inputs = {name: (content, cache.header(name)) for name, content in (header.made_from or {}).items()}
+        return all(
+            found.content in (None, content) and self._accepts(name.partition("/")[0], found.source)
+            for name, (content, found) in inputs.items()
+        )
 
     def _built(
         self, stage: str, unit: str, build: Callable[[Checkpoint], Built], checkpoint: Checkpoint, units: set[str]
@@ -116,7 +148,7 @@ class Builder:
                 devices.use_threads(self._threads),
                 devices.measured(self._device) as cost,
                 devices.nondeterministic() as operations,
-                self._tracing() as made_from,
+                self._tracing() as (made_from, on_demand),
                 memory.oom_errors(stage, batch_settings(stage, self._experiment), note),
                 self._workspace.strategy_for(stage, self._experiment) as trainers,
                 strategy.strategy_context(trainers),
@@ -126,8 +158,6 @@ class Builder:
         finally:
             self._current.pop()
             nested = self._nested_seconds.pop()
-        if self._nested_seconds:
-            self._nested_seconds[-1] += cost.seconds
         seconds = max(0.0, cost.seconds - nested)
         if operations:
             names = ", ".join(sorted(operations))
@@ -139,42 +169,65 @@ class Builder:
         self._emit(Event("finished", stage, unit, metrics={"seconds": seconds, **accuracy}))
         if trainers.size > 1:
             device["processes"] = trainers.size
-        source = self._sources.get(stage)
-        made: dict[str, Any] = {"source": asdict(source)} if source else {}
+        code = self._codes.get(stage)
+        made: dict[str, Any] = {"source": asdict(code.source)} if code else {}
+        made |= {"on_demand": on_demand} if on_demand else {}
         made |= {"cost": {**cost.as_dict(), "seconds": seconds}, "device": device, "made": provenance.provenance()}
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
-    def _compare(self, stage: str, header: ArtifactHeader) -> str | None:
-        """Returns the reason not to use a cached artifact: another plugin built it. Prints other differences once."""
-        source = self._sources.get(stage)
-        if source is not None and header.source is not None:
-            if header.source["distribution"] != source.distribution:
-                return f"{header.source['distribution']} built it, and this run uses {source.distribution}"
-            if header.source["digest"] != source.digest:
+    def _accepts(self, stage: str, source: Mapping[str, str] | None) -> bool:
+        """Returns whether this run uses artifacts of a stage that the code `source` built. Prints once why not.
+
+        Artifacts of older versions do not record their source and are used, as are those of code without a digest.
+        """
+        current = self._codes.get(stage)
+        if current is None or source is None:
+            return True
+        if source.get("distribution") != current.source.distribution:
+            reason = f"its cached artifacts were made by {source.get('distribution')}"
+        elif current.source.digest and source.get("digest") not in ("", current.source.digest):
+            reason = "its source has changed since its cached artifacts were made, but not its version"
+        else:
+            return True
+        self._workspace.note_once(
+            f"{current.owner}, version {current.version}: {reason}; they are computed again (to keep both, raise "
+            "`version`)"
+        )
+        return False
+
+    def _compare_versions(self, artifact: Artifact) -> None:
+        """Prints once that an artifact of the cache was built with another version of a numerical package."""
+        built_with, current = artifact.meta.get("made", {}).get("versions", {}), provenance.versions()
+        for package, title in provenance.NUMERICAL_PACKAGES.items():
+            if built_with.get(package) not in (None, current.get(package)):
                 self._workspace.note_once(
-                    f"the code of {source.distribution} has changed under the same version since it built artifacts "
-                    f"of stage '{stage}', which are used unchanged: --force {stage} rebuilds them; increase "
-                    "`version` when results change"
+                    f"cached artifacts were built with {title} {built_with[package]}, and this is "
+                    f"{current.get(package)}: numbers may differ in the last digits"
                 )
-        built_with, current = (header.versions or {}).get("torch"), provenance.versions()["torch"]
-        if built_with not in (None, current):
-            self._workspace.note_once(
-                f"cached artifacts were built with PyTorch {built_with}, and this is {current}: numbers may differ "
-                "in the last digits"
-            )
-        return None
 
     @contextlib.contextmanager
-    def _tracing(self) -> Iterator[dict[str, str]]:
-        """Collects the names and content digests of the artifacts that are requested in this block.
+    def _tracing(self) -> Iterator[tuple[dict[str, str], dict[str, dict[str, Any]]]]:
+        """Collects facts about the artifacts that are requested in this block, by name.
 
-        A content digest changes if an input is rebuilt with a different result. A key does not.
+        Yields:
+            Their content digests, which change if an input is rebuilt with a different result, while a key does not;
+            and the conditions and seconds of the builds of on-demand stages, whose names no other artifact has.
         """
         self._made_from.append({})
+        self._on_demand.append({})
         try:
-            yield self._made_from[-1]
+            yield self._made_from[-1], self._on_demand[-1]
         finally:
             self._made_from.pop()
+            self._on_demand.pop()
+
+    @contextlib.contextmanager
+    def _paused_clock(self) -> Iterator[None]:
+        """Does not count the time of the block, in which an artifact is read or built, as time of the running build."""
+        start, nested = clock.now(), self._nested_seconds[-1] if self._nested_seconds else 0.0
+        yield
+        if self._nested_seconds:
+            self._nested_seconds[-1] = nested + clock.now() - start
 
     def _emit(self, event: Event) -> None:
         self._workspace.emit(replace(event, cell=self._cell, configuration=self._configuration))
@@ -258,20 +311,26 @@ def batch_settings(stage: str, experiment: Experiment) -> list[tuple[str, object
     return teacher if stage == "evaluate" and not settings else settings
 
 
-def _sources(workspace: Workspace, experiment: Experiment) -> dict[str, Source]:
-    """Returns, for each stage whose artifacts a plugin's code builds, the source of that code."""
-    kinds: dict[str, tuple[Kind, str]] = {
-        "method": ("method", experiment.method_name),
-        "distill": ("method", experiment.method_name),
-        "labels": ("evaluator", experiment.evaluator_name),
-        "evaluate": ("evaluator", experiment.evaluator_name),
-        **{stage: ("stage", stage) for stage in experiment.method.stages()},
-    }
-    sources = {}
-    for stage, (kind, name) in kinds.items():
+@dataclass(frozen=True)
+class _Code:
+    """The code that builds a stage's artifacts: the description of its owner, its version, and its source."""
+
+    owner: str
+    version: str
+    source: Source
+
+
+def _codes(workspace: Workspace, experiment: Experiment) -> dict[str, _Code]:
+    """Returns, for each stage whose artifacts the code of a method, protocol or plugin stage builds, that code."""
+    method: tuple[Kind, str, str] = ("method", experiment.method_name, experiment.method.version)
+    protocol: tuple[Kind, str, str] = ("evaluator", experiment.evaluator_name, experiment.evaluator.version)
+    kinds = {"method": method, "distill": method, "labels": protocol, "evaluate": protocol}
+    kinds |= {stage: ("stage", stage, workspace.graph[stage].version) for stage in experiment.method.stages()}
+    registry, codes = workspace.registry, {}
+    for stage, (kind, name, version) in kinds.items():
         with contextlib.suppress(DDBenchError):  # a method that is passed in as an object need not be registered
-            sources[stage] = workspace.registry.source_of(kind, name)
-    return sources
+            codes[stage] = _Code(registry.describe(kind, name), version, registry.source_of(kind, name))
+    return codes
 
 
 def refuse_teacher(kind: str, name: str) -> Callable[..., Any]:

@@ -226,8 +226,8 @@ class Pipeline:
         return {**self.keys.inputs(stage.inputs, stage.numerics), "inputs": artifacts}
 
     def is_cached(self, stage: str, part: int) -> bool:
-        """Returns whether the cache holds a part of a stage."""
-        return self.workspace.cache.has(stage, self.key(stage, part))
+        """Returns whether the cache holds a part of a stage that this run uses; see `Builder.holds`."""
+        return self.builder.holds(stage, self.key(stage, part))
 
     def _stage_keys(self) -> dict[str, list[str]]:
         """Returns the keys of the artifacts of the stages in `Distiller.stages`."""

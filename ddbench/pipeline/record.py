@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ddbench.api.evaluator import Metrics
@@ -10,6 +11,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
+from ddbench.results.provenance import build_facts
 from ddbench.results.records import Record
 from ddbench.storage.artifacts import Artifact, digest_of
 
@@ -21,20 +23,15 @@ def build_record(pipeline: Pipeline) -> Record:
     record.
     """
     experiment, info = pipeline.experiment, pipeline.dataset.info
-    evaluation = pipeline.artifact("evaluate")
-    used = {
-        "evaluate": [evaluation],
-        "distill": [pipeline.artifact("distill", n) for n in pipeline.parts_of("distill")],
-    }
-    if pipeline.uses_teacher:
-        used["teacher"] = [pipeline.artifact("teacher")]
-    if pipeline.method.needs_teacher:
-        used["statistics"] = [pipeline.artifact("statistics", label) for label in range(info.num_classes)]
-    transport_cost = pipeline.artifact("measure").meta["transport_cost"] if pipeline.measures_transport else None
-    costs = {stage: [part.meta["cost"] for part in parts] for stage, parts in used.items()}
-    flat = [cost for parts in costs.values() for cost in parts]
+    names = [stage.name for stage in pipeline.graph if stage.name != "data" and stage.parts(pipeline)]
+    used = {name: [pipeline.artifact(name, part) for part in pipeline.parts_of(name)] for name in names}
+    artifacts = [part for parts in used.values() for part in parts]
+    (evaluation,) = used["evaluate"]
+    transport_cost = used["measure"][0].meta["transport_cost"] if "measure" in used else None
+    costs = [part.meta["cost"] for part in artifacts]
     steps = [part.meta for part in used["distill"] if part.meta.get("steps")]
     teacher = used.get("teacher")
+    builds = _builds(pipeline, used)
     return Record(
         name=records.run_name(experiment.method_name, info.name, experiment.ipc, evaluation.key),
         created=evaluation.meta["made"]["created"],
@@ -71,20 +68,44 @@ def build_record(pipeline: Pipeline) -> Record:
         },
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
-        origin=pipeline.artifact("given").meta["origin"] if pipeline.parts_of("given") else {},
-        keys={stage: [part.key for part in parts] for stage, parts in used.items()},
+        origin=used["given"][0].meta["origin"] if "given" in used else {},
+        keys=_keys(pipeline, used),
         configuration=experiment.public(),
-        seconds={stage: sum(cost["seconds"] for cost in parts) for stage, parts in costs.items()},
+        seconds={stage: sum(facts["seconds"] for facts in each.values()) for stage, each in builds.items()},
         seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
         peak_memory={
-            "device": max(cost["peak_device"] for cost in flat),
-            "resident": max(cost["peak_resident"] for cost in flat),
+            "device": max(cost["peak_device"] for cost in costs),
+            "resident": max(cost["peak_resident"] for cost in costs),
         },
-        device=device_of(evaluation, [part for parts in used.values() for part in parts]),
+        device=device_of(evaluation, artifacts),
         versions=evaluation.meta["made"]["versions"],
         git_commit=evaluation.meta["made"]["git_commit"],
-        stages={stage: _build_conditions(parts) for stage, parts in used.items()},
+        stages={stage: _distinct_conditions(each.values()) for stage, each in builds.items()},
+        built={stage: sum(map(pipeline.workspace.cache.is_new, each)) for stage, each in builds.items()},
     )
+
+
+def _keys(pipeline: Pipeline, used: Mapping[str, list[Artifact]]) -> dict[str, list[str]]:
+    """Returns the keys of evaluation, set and teacher, and of the statistics if the method uses them."""
+    stages = ("evaluate", "distill", "teacher", *(["statistics"] if pipeline.method.needs_teacher else []))
+    keys = {stage: [part.key for part in used[stage]] for stage in stages if stage in used}
+    if "statistics" in keys:  # those of other layers follow from the method
+        keys["statistics"] = keys["statistics"][: pipeline.info.num_classes]
+    return keys
+
+
+def _builds(pipeline: Pipeline, used: Mapping[str, list[Artifact]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns conditions and seconds of the builds of all artifacts that a record depends on, by stage and name.
+
+    The artifacts of on-demand stages are known from those that requested them. Artifacts of older versions do not
+    record them.
+    """
+    builds: dict[str, dict[str, dict[str, Any]]] = {stage.name: {} for stage in pipeline.graph}
+    for artifact in (part for parts in used.values() for part in parts):
+        builds[artifact.stage][artifact.name] = build_facts(artifact.meta)
+        for name, facts in artifact.meta.get("on_demand", {}).items():
+            builds[name.partition("/")[0]][name] = facts
+    return {stage: each for stage, each in builds.items() if each}
 
 
 def _data_faults(dataset: Dataset) -> dict[str, Any]:
@@ -96,20 +117,10 @@ def _data_faults(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _build_conditions(artifacts: list[Artifact]) -> list[dict[str, Any]]:
-    """Returns the distinct conditions under which artifacts were built, in the order of the artifacts."""
-    conditions: dict[str, dict[str, Any]] = {}
-    for artifact in artifacts:
-        versions, device = artifact.meta["made"]["versions"], artifact.meta["device"]
-        condition = {
-            "torch": versions.get("torch"),
-            "POT": versions.get("POT"),
-            "threads": device.get("threads"),
-            "processes": device.get("processes", 1),
-            **artifact.meta.get("source", {}),
-        }
-        conditions.setdefault(canonical_json(condition), condition)
-    return list(conditions.values())
+def _distinct_conditions(builds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the distinct conditions of builds, in the order of the builds."""
+    conditions = [{name: value for name, value in facts.items() if name != "seconds"} for facts in builds]
+    return list({canonical_json(each): each for each in conditions}.values())
 
 
 def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]:

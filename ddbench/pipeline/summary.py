@@ -53,7 +53,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "top-1 (last epoch)": spread(top1),
                 "n": f"{counted(top1.students, 'student')} on {counted(top1.sets, 'set')}",
                 "W2² of features": f"{fmean(costs):.2f}" if costs else "",
-                "distill s": f"{fmean(student.seconds.get('distill', 0.0) for student in students):.1f}",
+                "distill s": f"{fmean(student.distill_seconds or 0.0 for student in students):.1f}",
                 "student s": f"{fmean(student.seconds['evaluate'] for student in students):.1f}",
                 "process peak MB": f"{max(max(s.peak_memory.values()) for s in students) / 2**20:.0f}",
                 "published (Table 1)": published.published_text(experiments[id(record)], record.classes),

@@ -55,8 +55,12 @@ COLUMNS = (
         lambda record: "" if record.feature_transport_cost is None else f"{record.feature_transport_cost:.2f}",
         lambda record: record.feature_transport_cost,
     ),
-    Column("distil, s", lambda record: _seconds(record, "distill"), lambda record: record.seconds.get("distill")),
-    Column("student, s", lambda record: _seconds(record, "evaluate"), lambda record: record.seconds.get("evaluate")),
+    Column("distil, s", lambda record: _seconds(record.distill_seconds), lambda record: record.distill_seconds),
+    Column(
+        "student, s",
+        lambda record: _seconds(record.seconds.get("evaluate")),
+        lambda record: record.seconds.get("evaluate"),
+    ),
     Column("measured on", lambda record: record.measured_on),
     Column("device", lambda record: f"{record.device.get('name')} ({record.device.get('type')})"),
     Column("created", lambda record: record.created),
@@ -145,8 +149,8 @@ def _other_fields(record: Record) -> str:
     return json.dumps(record.model_dump(mode="json", exclude={"configuration"}), indent=1, ensure_ascii=False)
 
 
-def _seconds(record: Record, stage: str) -> str:
-    return f"{record.seconds[stage]:.0f}" if stage in record.seconds else ""
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f}"
 
 
 def _read(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from ddbench.core import versions as core_versions
 
 PACKAGES = ("ddbench", "torch", "torchvision", "timm", "POT", "numpy", "pydantic", "safetensors", "pillow")
 """Packages whose versions are recorded."""
+NUMERICAL_PACKAGES = {"torch": "PyTorch", "POT": "POT"}
+"""Packages whose versions change numbers and are in no key, with their titles."""
 
 
 def provenance() -> dict[str, Any]:
@@ -26,6 +29,26 @@ def provenance() -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "git_commit": git_commit(),
+    }
+
+
+def build_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how an artifact was built: conditions that change its numbers but are not in its key, and the time.
+
+    Args:
+        meta: The metadata of the artifact.
+
+    Returns:
+        Versions of PyTorch and POT, threads, processes, distribution and digest of the code (`registry.source`), and
+        the `seconds` of the build.
+    """
+    built_with, device = meta["made"]["versions"], meta["device"]
+    return {
+        **{package: built_with.get(package) for package in NUMERICAL_PACKAGES},
+        "threads": device.get("threads"),
+        "processes": device.get("processes", 1),
+        **meta.get("source", {}),
+        "seconds": meta["cost"]["seconds"],
     }
 
 

@@ -120,7 +120,10 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         _require_values(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
         AfterValidator(_check_sections),
     ]
-    seconds: dict[str, float] = Field(description="seconds of each stage when it was computed")
+    seconds: dict[str, float] = Field(
+        description="of each stage, the sum over its artifacts of their own seconds when they were built: without the "
+        "artifacts that they requested and without imports"
+    )
     seconds_per_iteration: float | None = Field(description="of the method's optimisation loop, if it has one")
     peak_memory: dict[str, int] = Field(description="bytes: on the device, and resident in the process")
     device: Annotated[Tree, Field(min_length=1), _require_values(type=str, name=str, threads=int)]
@@ -130,6 +133,11 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         default_factory=dict,
         description="of each stage, every distinct way in which its artifacts were built: versions of PyTorch and POT, "
         "threads, processes, and the plugin's distribution with the digest of its code",
+    )
+    built: dict[str, int] = Field(
+        default_factory=dict,
+        description="of each stage, how many of its artifacts the run that wrote this record built; it read the others "
+        "from the cache",
     )
 
     @model_validator(mode="before")
@@ -148,6 +156,12 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         if isinstance(configuration, dict) and "dataset" in configuration:
             content = {**content, "configuration": {**configuration, "dataset": name}}
         return {**content, "dataset": name}
+
+    @property
+    def distill_seconds(self) -> float | None:
+        """Seconds of the distilled set: of its units, and of the intermediate results of the method."""
+        own = self.seconds.get("distill")
+        return None if own is None else own + self.seconds.get("method", 0.0)
 
     @property
     def holdout(self) -> float:

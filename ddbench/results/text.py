@@ -89,7 +89,10 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     rows += [
         ("student steps", metrics.student_steps),
         ("bytes", f"images {metrics.image_bytes:,}, labels {metrics.label_bytes:,}"),
-        ("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in record.seconds.items())),
+        (
+            "seconds",
+            ", ".join(f"{stage} {value:.1f}{_cached(record, stage)}" for stage, value in record.seconds.items()),
+        ),
         (
             "peak memory",
             ", ".join(f"{kind} {value / 2**20:.0f} MB" for kind, value in record.peak_memory.items()),
@@ -105,6 +108,11 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("reproduced by", command_of(record)),
     ]
     return [(name, str(value)) for name, value in rows]
+
+
+def _cached(record: Record, stage: str) -> str:
+    """Returns ` (cached)` if the run that wrote the record built no artifact of the stage."""
+    return " (cached)" if record.built.get(stage) == 0 else ""
 
 
 def _by_class(names: list[str], values: list[float]) -> str:

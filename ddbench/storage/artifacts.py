@@ -169,16 +169,14 @@ class ArtifactHeader(NamedTuple):
     Attributes:
         digest: Digest of tensors and metadata.
         content: Digest of the tensors. Also None for artifacts of older versions.
-        made_from: The artifacts that it was computed from, as canonical JSON.
-        source: The distribution and the digest of the plugin code that computed it. Also None for older artifacts.
-        versions: The versions of the packages that computed it.
+        made_from: The contents of the artifacts that it was computed from, by name.
+        source: The distribution and the digest of the code that computed it. Also None for older artifacts.
     """
 
     digest: str | None = None
     content: str | None = None
-    made_from: str | None = None
+    made_from: Mapping[str, str] | None = None
     source: Mapping[str, str] | None = None
-    versions: Mapping[str, str] | None = None
 
 
 def read_header(path: Path) -> ArtifactHeader:
@@ -209,14 +207,12 @@ def parse_header(start: bytes) -> ArtifactHeader:
     try:
         header = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
         meta = json.loads(header["meta"])["meta"]
-        content, made_from = meta.get("content"), canonical_json(meta.get("made_from", {}))
-        source, versions = meta.get("source"), meta.get("made", {}).get("versions")
+        content, made_from, source = meta.get("content"), meta.get("made_from", {}), meta.get("source")
         return ArtifactHeader(
             digest=str(header["digest"]),
             content=None if content is None else str(content),
-            made_from=made_from,
+            made_from=made_from if isinstance(made_from, dict) else None,
             source=source if isinstance(source, dict) else None,
-            versions=versions if isinstance(versions, dict) else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ArtifactHeader()
@@ -254,9 +250,9 @@ class Artifact:
         key: The cache key.
         path: The file.
         tensors: Memory-mapped tensors by name.
-        meta: JSON metadata. Stages store two entries: `content`, the digest of the tensors, and `made_from`, a mapping
-            from the names of the artifacts that this one was computed from to their contents. Artifacts of older
-            versions have neither.
+        meta: JSON metadata. Stages store `content`, the digest of the tensors; `made_from`, a mapping from the names of
+            the artifacts that this one was computed from to their contents; and `source`, see `ArtifactHeader`.
+            Artifacts of older versions have none of them.
         digest: Digest of tensors and metadata.
     """
 

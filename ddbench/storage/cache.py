@@ -31,13 +31,22 @@ CACHE_FILE = re.compile(r"[0-9a-z]{32}\.safetensors(\..*)?")
 
 
 class _FaultHandler(Protocol):
-    """Handles an unusable artifact file; `reason` continues the message."""
+    """Handles an unusable artifact file; `reason` continues the message. None: the caller prints a message."""
 
-    def __call__(self, fault: str, path: Path, reason: str = "") -> None: ...
+    def __call__(self, fault: str, path: Path, reason: str | None = "") -> None: ...
 
 
-def _ignore_fault(fault: str, path: Path, reason: str = "") -> None:
+def _ignore_fault(fault: str, path: Path, reason: str | None = "") -> None:
     pass
+
+
+Accept = Callable[[Mapping[str, Any]], bool]
+"""Returns whether an artifact with these metadata may be used, and tells the user if not."""
+
+
+def accept_all(meta: Mapping[str, Any]) -> bool:
+    """Accepts every artifact."""
+    return True
 
 
 class Cache:
@@ -65,7 +74,8 @@ class Cache:
         self.root = root
         self._warn = warn or (lambda text: None)
         self._force = force
-        self._fresh: set[Path] = set()  # artifacts of forced stages that this process has built
+        self._fresh: set[Path] = set()  # artifacts that this process or a worker of it has built
+        self._headers: dict[str, tuple[tuple[int, int, int], ArtifactHeader]] = {}
         self._locks = Locks(root, self._warn)
 
     @property
@@ -109,6 +119,14 @@ class Cache:
             self._fresh.add(path)
         return path in self._fresh
 
+    def is_new(self, name: str) -> bool:
+        """Returns whether this process, or a worker for it, built an artifact.
+
+        Args:
+            name: `STAGE/KEY`.
+        """
+        return self.root / f"{name}.safetensors" in self._fresh
+
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
         """Tests whether an artifact exists and need not be built. Its content is not verified.
 
@@ -119,23 +137,42 @@ class Cache:
         path = self.path(stage, depends_on)
         return path.exists() and (stage not in self._force or path in self._fresh)
 
-    def find(self, stage: str, depends_on: Mapping[str, Any]) -> Artifact | None:
+    def header(self, name: str) -> ArtifactHeader:
+        """Reads the header of an artifact. It is empty if there is no artifact. Its content is not verified.
+
+        Args:
+            name: `STAGE/KEY`.
+        """
+        path = self.root / f"{name}.safetensors"
+        try:
+            stat = path.stat()
+        except OSError:
+            return ArtifactHeader()
+        identity = stat.st_ino, stat.st_mtime_ns, stat.st_size
+        if name not in self._headers or self._headers[name][0] != identity:
+            self._headers[name] = identity, read_header(path)
+        return self._headers[name][1]
+
+    def find(self, stage: str, depends_on: Mapping[str, Any], accept: Accept = accept_all) -> Artifact | None:
         """Reads and verifies an artifact.
 
-        An artifact is unusable if it is damaged, if its name does not match its settings, or if an artifact that it
-        was computed from (`made_from`) has been rebuilt with another content. An unusable artifact is renamed, with a
-        warning.
+        An artifact is unusable if it is damaged, if its name does not match its settings, if an artifact that it was
+        computed from (`made_from`) has been rebuilt with another content, or if `accept` refuses it. An unusable
+        artifact is renamed, with a warning.
 
         Args:
             stage: The stage.
             depends_on: Everything that the artifact depends on.
+            accept: Returns whether the artifact may be used.
 
         Returns:
             The artifact, or None if there is no usable one.
         """
-        return self._find(stage, depends_on, self._quarantine)
+        return self._find(stage, depends_on, self._quarantine, accept)
 
-    def _find(self, stage: str, depends_on: Mapping[str, Any], on_fault: _FaultHandler) -> Artifact | None:
+    def _find(
+        self, stage: str, depends_on: Mapping[str, Any], on_fault: _FaultHandler, accept: Accept = accept_all
+    ) -> Artifact | None:
         if not self.has(stage, depends_on):
             return None
         path = self.path(stage, depends_on)
@@ -146,6 +183,9 @@ class Cache:
         changed = self._first_changed(artifact.meta.get("made_from", {}))
         if changed:
             on_fault("outdated", path, f" (it was made from another {changed})")
+            return None
+        if not accept(artifact.meta):
+            on_fault("outdated", path, None)
             return None
         return artifact
 
@@ -168,11 +208,13 @@ class Cache:
             return None
         return artifact
 
-    def _quarantine(self, fault: str, path: Path, reason: str = "") -> None:
-        self._warn(f"{fault} {path.parent.name} artifact renamed: {quarantine(path, fault)}{reason}")
+    def _quarantine(self, fault: str, path: Path, reason: str | None = "") -> None:
+        renamed = quarantine(path, fault)
+        if reason is not None:
+            self._warn(f"{fault} {path.parent.name} artifact renamed: {renamed}{reason}")
 
-    def _raise_not_readable(self, fault: str, path: Path, reason: str = "") -> None:
-        cause = reason.strip(" ()") or reason_unreadable(path)
+    def _raise_not_readable(self, fault: str, path: Path, reason: str | None = "") -> None:
+        cause = (reason or "").strip(" ()") or reason_unreadable(path)
         self._quarantine(fault, path, reason)
         raise DDBenchError(f"{path} was written but cannot be used: {cause}")
 
@@ -187,25 +229,13 @@ class Cache:
                 return name
         return None
 
-    def refuse(
-        self, stage: str, depends_on: Mapping[str, Any], reason_of: Callable[[ArtifactHeader], str | None]
-    ) -> None:
-        """Prevents the use of an artifact if there is a reason against it.
-
-        Args:
-            stage: The stage.
-            depends_on: Everything that the artifact depends on.
-            reason_of: Returns the reason, or None if the artifact may be used.
-        """
-        if not self.has(stage, depends_on):
-            return
-        path = self.path(stage, depends_on)
-        self._synchronise(path)
-        reason = reason_of(read_header(path))
-        if reason:
-            self._quarantine("outdated", path, f" ({reason})")
-
-    def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
+    def get(
+        self,
+        stage: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[Checkpoint], Built],
+        accept: Accept = accept_all,
+    ) -> Artifact:
         """Returns an artifact, and builds it if there is no usable one.
 
         If a stop is requested during the build, it takes effect after the artifact is stored.
@@ -215,6 +245,7 @@ class Cache:
             depends_on: Everything that the artifact depends on, as JSON values.
             build: Computes tensors and metadata. Its argument is the checkpoint of this build, which may hold the state
                 of a killed run.
+            accept: Returns whether the artifact in the cache may be used. If not, it is renamed.
 
         Returns:
             The artifact.
@@ -229,16 +260,16 @@ class Cache:
         if self._is_synchronised(path):
             # Only the holder of the lock renames an unusable file. Without the lock, another process could replace the
             # file first, and the new file would be renamed.
-            artifact = self._find(stage, depends_on, _ignore_fault)
+            artifact = self._find(stage, depends_on, _ignore_fault, accept)
         if artifact is not None:
             checkpoint.clear_if_older(path)
             remove_abandoned(path)  # a killed writer may leave its empty folder
             return artifact
         with self._locks.hold(f"{stage}-{path.stem}", f"{stage} artifact"):
-            artifact = self.find(stage, depends_on)  # another process may have built it while this one waited
+            artifact = self.find(stage, depends_on, accept)  # another process may have built it while this one waited
             if artifact is not None:
                 return artifact
-            artifact = self._build(stage, depends_on, build, checkpoint)
+            artifact = self._build(stage, depends_on, build, checkpoint, accept)
         interruption.raise_if_requested()
         return artifact
 
@@ -248,6 +279,7 @@ class Cache:
         depends_on: Mapping[str, Any],
         build: Callable[[Checkpoint], Built],
         checkpoint: Checkpoint,
+        accept: Accept,
     ) -> Artifact:
         path = self.path(stage, depends_on)
         remove_abandoned(path)
@@ -257,7 +289,7 @@ class Cache:
         with self._local_only(path):
             # The lock has no effect between hosts. If another host stored its artifact first, both hosts use that
             # artifact.
-            artifact = self.find(stage, depends_on)
+            artifact = self.find(stage, depends_on, accept)
             if artifact is None:
                 interruption.cancel_deadline()
                 write_tensors(path, tensors, {"depends_on": dict(depends_on), "meta": meta})

@@ -20,7 +20,7 @@ from ddbench.storage.artifacts import (
     parse_header,
     read_header,
 )
-from ddbench.storage.cache import CACHE_FILE, Cache
+from ddbench.storage.cache import CACHE_FILE, Accept, Cache, accept_all
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.storage.remote_folder import (
     PENDING,
@@ -105,23 +105,41 @@ class RemoteCache(Cache):
         path = self.path(stage, depends_on)
         return (stage not in self._force or path in self._fresh) and self._remote_header(_name(path)) is not None
 
-    def find(self, stage: str, depends_on: Mapping[str, Any]) -> Artifact | None:
+    def header(self, name: str) -> ArtifactHeader:
+        """Reads the header of an artifact: of the local file if there is one, else of the remote one.
+
+        Args:
+            name: `STAGE/KEY`.
+        """
+        file = f"{name}.safetensors"
+        if (self.root / file).exists() or not _ARTIFACT.fullmatch(file):
+            return super().header(name)
+        return self._remote_header(file) or ArtifactHeader()
+
+    def find(self, stage: str, depends_on: Mapping[str, Any], accept: Accept = accept_all) -> Artifact | None:
         """Reads and verifies an artifact. A damaged local copy is downloaded again. See Cache.find.
 
         Args:
             stage: The stage.
             depends_on: Everything that the artifact depends on.
+            accept: Returns whether the artifact may be used.
 
         Returns:
             The artifact, or None if there is no usable one.
         """
-        artifact, path = super().find(stage, depends_on), self.path(stage, depends_on)
+        artifact, path = super().find(stage, depends_on, accept), self.path(stage, depends_on)
         if artifact is None and path in self._damaged_copies:
             self._damaged_copies.remove(path)
-            artifact = super().find(stage, depends_on)
+            artifact = super().find(stage, depends_on, accept)
         return artifact
 
-    def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Artifact:
+    def get(
+        self,
+        stage: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[Checkpoint], Built],
+        accept: Accept = accept_all,
+    ) -> Artifact:
         """Returns an artifact, and builds it if there is no usable one. See Cache.get.
 
         The first call uploads the artifacts whose upload is pending since an earlier run.
@@ -130,6 +148,7 @@ class RemoteCache(Cache):
             stage: The stage.
             depends_on: Everything that the artifact depends on.
             build: Computes tensors and metadata.
+            accept: Returns whether the artifact in the cache may be used.
 
         Returns:
             The artifact.
@@ -137,7 +156,7 @@ class RemoteCache(Cache):
         if not self._retried_uploads:
             self._retried_uploads = True
             self._retry_pending_uploads()
-        return super().get(stage, depends_on, build)
+        return super().get(stage, depends_on, build, accept)
 
     def entries(self) -> list[dict[str, Any]]:
         """Lists the remote artifacts and all files that exist only locally, for `ddbench cache ls`.
@@ -224,8 +243,11 @@ class RemoteCache(Cache):
             # Another host was first if the remote artifact has changed since its last download. (An unchanged one is
             # damaged or outdated, and the new artifact replaces it.)
             is_new = remote is not None and remote != self._downloaded.get(path) and artifact.stage not in self._force
-            # The artifact of the other host is used only if it was made from the same artifacts.
-            fits = is_new and remote is not None and remote.made_from == read_header(path).made_from
+            # The artifact of the other host is used only if it was made from the same artifacts, by the same code.
+            local = read_header(path)
+            fits = (
+                is_new and remote is not None and (remote.made_from, remote.source) == (local.made_from, local.source)
+            )
             if fits and self.remote.download(name, is_intact):
                 return self._read_verified(path, self._quarantine) or artifact
             self._upload(path)
@@ -247,10 +269,10 @@ class RemoteCache(Cache):
                         self._warn(f"an upload of an earlier run is still pending: {error}")
                         return
 
-    def _quarantine(self, fault: str, path: Path, reason: str = "") -> None:
+    def _quarantine(self, fault: str, path: Path, reason: str | None = "") -> None:
         self._synchronised.discard(path)
         if path in self._downloaded:
-            reason += f" (it came from {self.remote})"
+            reason = None if reason is None else f"{reason} (it came from {self.remote})"
         elif fault == "damaged":
             self._damaged_copies.add(path)
         super()._quarantine(fault, path, reason)

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import refers_to
-from ddbench.core import interruption
+from ddbench.core import clock, interruption
 from ddbench.core.errors import DDBenchError, exception_line
 from ddbench.tables.context import TableContext
 
@@ -242,7 +241,7 @@ def measure(pipeline: Pipeline) -> Numbers:
     def tick() -> None:
         if pipeline.device.type == "cuda":
             torch.cuda.synchronize(pipeline.device)
-        times.append(time.perf_counter())
+        times.append(clock.now())
         if len(times) > last:
             raise _EnoughIterations
 
@@ -257,7 +256,7 @@ def measure(pipeline: Pipeline) -> Numbers:
     ):
         task = distill.task(pipeline, 0, Checkpoint(Path(folder) / "checkpoint.safetensors"))
         task = replace(task, tick=tick, cached=lambda name, depends_on, build: build(), checkpoint_every=10**9)
-        times = [time.perf_counter()]
+        times = [clock.now()]
         with contextlib.suppress(_EnoughIterations):
             pipeline.method.distill(task, unit)
     iterations = len(times) - 1

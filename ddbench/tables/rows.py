@@ -152,7 +152,7 @@ def _record_columns(record: Record) -> Row:
         "top1": metrics.top1_last,
         "top1_selected": metrics.top1_selected,
         "transport_cost": record.feature_transport_cost,
-        "distill_seconds": record.seconds.get("distill"),
+        "distill_seconds": record.distill_seconds,
         "student_seconds": record.seconds["evaluate"],
         "seconds_per_iteration": record.seconds_per_iteration,
         "record": record.name,

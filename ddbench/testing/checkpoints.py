@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddbench.core.interruption import RunInterrupt
 from ddbench.storage.artifacts import Built
-from ddbench.storage.cache import Cache
+from ddbench.storage.cache import Accept, Cache, accept_all
 from ddbench.storage.checkpoint import Checkpoint
 
 Moment = Literal["save", "report"]
@@ -79,10 +79,16 @@ class InterruptingCache(Cache):
         self._stage = stage
         self._interrupter = interrupter
 
-    def get(self, stage: str, depends_on: Mapping[str, Any], build: Callable[[Checkpoint], Built]) -> Any:
+    def get(
+        self,
+        stage: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[Checkpoint], Built],
+        accept: Accept = accept_all,
+    ) -> Any:
         """Returns or builds an artifact. See Cache.get."""
 
         def observed_build(checkpoint: Checkpoint) -> Built:
             return build(ObservedCheckpoint(checkpoint.path, checkpoint.warn, self._interrupter))
 
-        return super().get(stage, depends_on, observed_build if stage == self._stage else build)
+        return super().get(stage, depends_on, observed_build if stage == self._stage else build, accept)

@@ -182,7 +182,7 @@ def test_the_record_holds_costs_and_digests_of_content(desk: Desk) -> None:
     pipeline = desk.pipeline(desk.cell())
     assert record.teacher["digest"] == digest_of(pipeline.artifact("teacher").tensors)
     assert record.distilled_digest == pipeline.distilled.digest
-    assert set(record.seconds) == {"teacher", "statistics", "distill", "evaluate"}
+    assert set(record.seconds) == {"teacher", "statistics", "method", "distill", "evaluate", "measure"}
     assert all(value > 0 for value in record.seconds.values())
     assert record.seconds_per_iteration is not None
     assert 0 < record.seconds_per_iteration * 4 <= record.seconds["distill"]
