@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -32,8 +35,10 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
     """Imports the plugin of an entry point and inspects it.
 
     If the plugin raises an exception, even SystemExit, a warning on stderr names its distribution. Output to stdout is
-    redirected to stderr. If the import changes global state of torch, NumPy or Python (default types, threads, kernels,
-    random generators, the working directory), the state is restored and a warning is printed.
+    redirected to stderr. If the import changes global state, the state is restored and a warning is printed: the
+    working directory, and once torch is imported, state of torch and NumPy (default types, threads, kernels). Random
+    generators of Python, and once torch is imported those of torch and NumPy, are restored without a warning, because
+    libraries also use them when they are imported.
 
     Args:
         point: The entry point.
@@ -56,7 +61,7 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
 
 @contextlib.contextmanager
 def _restored_state(plugin: str, point: metadata.EntryPoint) -> Iterator[None]:
-    """Restores the global state after the import of a plugin, if torch is imported before or by the plugin."""
+    """Restores the global state after the import of a plugin: that of torch if torch is imported by then."""
 
     def report(changed: list[str], printed: bool) -> None:
         if changed:
@@ -75,8 +80,28 @@ def _restored_state(plugin: str, point: metadata.EntryPoint) -> Iterator[None]:
             if "torch" in sys.modules:
                 restore_at_exit()
             else:
+                stack.enter_context(_restored_python_state(report))
                 stack.enter_context(_after_import_of_torch(restore_at_exit))
         yield
+
+
+@contextlib.contextmanager
+def _restored_python_state(report: Callable[[list[str], bool], None]) -> Iterator[None]:
+    """Restores what a plugin can change before torch is imported: the working directory and the module random."""
+    folder, generator = _folder(), random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(generator)
+        if folder is not None and _folder() != folder:
+            os.chdir(folder)
+            report(["the working directory"], False)
+
+
+def _folder() -> Path | None:
+    with contextlib.suppress(OSError):  # the working directory was removed
+        return Path.cwd()
+    return None
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ class Source:
     Attributes:
         distribution: The distribution that provides it.
         digest: A digest of the Python files of its package. Comments, docstrings and layout do not affect it. Empty for
-            the core, whose numerics have versions, and for code without a file.
+            the core and for code without a file.
     """
 
     distribution: str
@@ -35,6 +35,7 @@ def source_of(item: type, distribution: str) -> Source:
     """
     module = sys.modules.get(item.__module__)
     file = getattr(module, "__file__", None)
+    # The core has no digest: most edits of it change no number, and tests pin the results of its versions.
     if distribution == CORE or file is None:
         return Source(distribution, "")
     package = sys.modules.get(item.__module__.partition(".")[0])

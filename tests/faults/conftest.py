@@ -32,7 +32,7 @@ IN_EVERY_RUN = (
 )
 FULL = os.environ.get("DDBENCH_FAULTS") == "full"
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
-MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_commit", "digest"}
+MEASURED = {"created", "seconds", "seconds_per_iteration", "built", "peak_memory", "git_commit", "digest"}
 """What a record says of times, memory and the checkout, and the digest of all that it says."""
 
 

@@ -33,7 +33,7 @@ STAGES = ("data", "teacher", "statistics", "method", "distill", "labels", "measu
 CELL = ("--method", "wmdd", "--dataset", "digits", "--ipc", "1")
 QUICK = ("evaluator.labels=stored", "method.steps=4", "evaluator.epochs=1", "distill.checkpoint_every=1")
 RUN = (*CELL, *(word for setting in QUICK for word in ("--set", setting)))
-MADE_WHEN = {"created", "seconds", "seconds_per_iteration", "peak_memory", "digest", "git_commit"}
+MADE_WHEN = {"created", "seconds", "seconds_per_iteration", "built", "peak_memory", "digest", "git_commit"}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGE = os.sysconf("SC_PAGE_SIZE")
-MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "digest", "git_commit", "configuration"}
+MEASURED = {
+    "created",
+    "seconds",
+    "seconds_per_iteration",
+    "built",
+    "peak_memory",
+    "digest",
+    "git_commit",
+    "configuration",
+}
 """What may differ in records: times, memory, what is committed meanwhile, and how often a checkpoint was saved."""
 ORDER = ("data", "teacher", "statistics", "method", "distill", "labels", "evaluate", "measure")
 BEFORE = {stage: ORDER[:number] for number, stage in enumerate(ORDER)} | {

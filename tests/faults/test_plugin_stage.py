@@ -151,6 +151,10 @@ def test_a_stage_is_built_once_for_two_methods_two_ipcs_and_two_repeats_though_i
     assert probe.steps() == Counter((part, step) for part in range(PARTS) for step in range(STEPS))
     assert len(list((inline.cache / "walks").glob("*.safetensors"))) == PARTS
     assert len(inline.records()) == 8
+    for record in inline.records().values():
+        (conditions,) = record["stages"]["walks"]
+        assert conditions["distribution"] == "walks-plugin"
+        assert len(conditions["digest"]) == 32
     plan = probe(inline, "--dry-run")
     assert states(plan.stdout, "walks") == {"cached": 8}
 
@@ -162,6 +166,27 @@ def test_another_setting_is_another_artifact_and_force_builds_what_depends_on_it
     assert states(forced.stdout, "data") == {"cached": 8}
     assert states(forced.stdout, "walks") == {"to do": 1, "shared": 7}
     assert states(forced.stdout, "distill") == states(forced.stdout, "evaluate") == {"to do": 8}
+
+
+def test_edited_code_is_planned_again_and_an_edited_comment_is_not(inline: Place, probe: Probe) -> None:
+    (file,) = [path for path in probe.site.rglob("*.py") if "class Walks" in path.read_text()]
+    code = file.read_text()
+    try:
+        file.write_text(f"# A comment.\n{code}".replace('"""Random walks;', '"""Walks;'))
+        plan = probe(inline, "--dry-run")
+        assert states(plan.stdout, "walks") == states(plan.stdout, "evaluate") == {"cached": 8}
+        file.write_text(code.replace("position += ", "position += 2 * "))
+        plan = probe(inline, "--dry-run")
+        assert states(plan.stdout, "walks") == {"to do": 1, "shared": 7}
+        assert states(plan.stdout, "distill") == states(plan.stdout, "evaluate") == {"to do": 8}
+    finally:
+        file.write_text(code)
+    lines = [line for line in plan.stderr.splitlines() if "its source has changed" in line]
+    assert [line.partition(" of walks-plugin, version 1: ")[0] for line in sorted(lines)] == [
+        "method 'other-walk'",
+        "method 'walk'",
+        "stage 'walks'",
+    ]
 
 
 @pytest.mark.slow

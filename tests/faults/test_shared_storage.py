@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conftest import Forked, Place, Small
     from tests.conftest import Storage
 
-MEASURED = {"created", "seconds", "seconds_per_iteration", "peak_memory", "git_commit", "digest"}
+MEASURED = {"created", "seconds", "seconds_per_iteration", "built", "peak_memory", "git_commit", "digest"}
 
 
 def published(storage: Storage, scratch: Path) -> dict[str, Any]:

@@ -36,7 +36,12 @@ def test_the_same_run_again_computes_nothing_and_says_the_same(desk: Desk) -> No
     again = desk.run()
     assert desk.computed() == {}
     assert again == before
-    assert again.metrics == desk.first.metrics  # type: ignore[attr-defined]
+    first: Record = desk.first  # type: ignore[attr-defined]
+    assert again.model_copy(update={"built": first.built}) == first
+    stages = ("teacher", "statistics", "method", "distill", "evaluate", "measure")
+    assert tuple(first.stages) == tuple(first.seconds) == stages
+    assert first.built == {stage: 10 if stage in ("statistics", "method") else 1 for stage in stages}
+    assert again.built == dict.fromkeys(stages, 0)
 
 
 def test_the_same_run_in_another_folder_gives_the_same_numbers(desk_in: type[Desk], desk: Desk, tmp_path: Path) -> None:
@@ -71,7 +76,11 @@ def test_lambda_keeps_the_barycenters(desk: Desk) -> None:
     record = desk.run("method.bn_weight=3")
     assert desk.times("method") == before
     assert desk.computed() == {"distill": 1, "evaluate": 1, "measure": 1}
-    assert record.distilled_digest != desk.first.distilled_digest  # type: ignore[attr-defined]
+    first: Record = desk.first  # type: ignore[attr-defined]
+    assert record.distilled_digest != first.distilled_digest
+    assert record.seconds["method"] == first.seconds["method"]
+    assert record.distill_seconds == pytest.approx(record.seconds["method"] + record.seconds["distill"])
+    assert (record.built["method"], record.built["distill"]) == (0, 1)
 
 
 @pytest.mark.parametrize("change", ["evaluator.epochs=1", "evaluator.temperature=5"])
@@ -84,8 +93,14 @@ def test_the_protocol_keeps_the_distilled_set(desk: Desk, change: str) -> None:
 def test_another_student_or_protocol_keeps_the_distilled_set(desk: Desk) -> None:
     desk.run(students=("convnet-d1",))
     assert desk.computed() == {"evaluate": 1}
-    desk.run("evaluator.labels=stored")
+    record = desk.run("evaluator.labels=stored")
     assert desk.computed() == {"evaluate": 1, "labels": 1}
+    assert record.seconds["labels"] > 0
+    again = desk.run("evaluator.labels=stored")
+    assert desk.computed() == {}
+    assert again.model_copy(update={"built": record.built}) == record
+    assert again.stages["labels"] == again.stages["evaluate"]
+    assert (record.built["labels"], again.built["labels"]) == (1, 0)
     desk.run(evaluators=("hard",))
     assert desk.computed() == {"evaluate": 1}
 

@@ -87,12 +87,36 @@ def _load_in_a_new_process(site: Path, module: str, code: str) -> subprocess.Com
     """Loads a plugin in a process without torch, then runs `code`."""
     code = (
         "import sys\nfrom importlib import metadata\nfrom ddbench.registry.loading import load\n"
+        "import random\ngenerator = random.getstate()\n"
         "assert 'torch' not in sys.modules\nfinders, stdout = list(sys.meta_path), sys.stdout\n"
         f"assert load(metadata.EntryPoint('plugin', '{module}', 'ddbench'), lambda plugin: 7) == 7\n"
         f"assert sys.meta_path == finders and sys.stdout is stdout\n{code}"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path]), "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+
+
+def test_the_folder_and_the_generator_are_restored_without_torch(site: Path) -> None:
+    """Before any import of torch, so that `ddbench list` stays fast."""
+    (site / "ddload_plain.py").write_text("import os, random\nos.chdir('/')\nrandom.seed(0)\n")
+    done = _load_in_a_new_process(
+        site,
+        "ddload_plain",
+        "import os, random\nassert random.getstate() == generator and 'torch' not in sys.modules\nprint(os.getcwd())",
+    )
+    assert done.stdout == f"{Path.cwd()}\n"
+    assert done.stderr == (
+        "ddbench: warning: plugin 'plugin' of an unknown distribution changed the working directory when it was "
+        "imported: restored\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_folder_is_restored_if_it_is_changed_before_the_import_of_torch(site: Path) -> None:
+    (site / "ddload_moves.py").write_text("import os\nos.chdir('/')\nimport torch\nos.chdir('/tmp')\n")
+    done = _load_in_a_new_process(site, "ddload_moves", "import os\nprint(os.getcwd())")
+    assert done.stdout == f"{Path.cwd()}\n"
+    assert "changed the working directory when it was imported: restored" in done.stderr
 
 
 @pytest.mark.slow
