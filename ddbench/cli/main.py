@@ -11,6 +11,7 @@ import click
 from ddbench import __version__
 from ddbench.cli import options
 from ddbench.cli.cache import cache_group
+from ddbench.cli.evaluate import evaluate_command
 from ddbench.cli.figure import figure_command
 from ddbench.cli.list import list_command
 from ddbench.cli.new_plugin import new_plugin_command
@@ -41,6 +42,7 @@ def cli(context: click.Context) -> None:
 
 for command in (
     run_command,
+    evaluate_command,
     table_command,
     figure_command,
     report_command,

@@ -1,11 +1,23 @@
-"""Names of distilled sets that are given. They contain a digest, never a path. Imports no torch."""
+"""Names and formats of distilled sets that are given. A name contains a digest, never a path. Imports no torch."""
 
 import re
+from collections.abc import Mapping
+
+from ddbench.api.dataset import IMAGENET_MEAN, IMAGENET_STD, RGB
 
 METHOD_PREFIX = "given:"
 """The method of a given set is named `given:NAME@DIGEST`."""
 SET_PREFIX = "set:"
 """The setting `initial` of a method names a given set `set:DIGEST`."""
+SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
+"""Files that can hold a set."""
+SPACES: Mapping[str, tuple[RGB, RGB]] = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+"""Mean and standard deviation of normalised float images. Those of CIFAR are in the code of DC, DM and MTT."""
 DIGITS = 16
 """Hexadecimal digits of the digest in these names."""
 _NAME = re.compile(rf"{METHOD_PREFIX}[\w.-]+@([0-9a-f]{{{DIGITS}}})", re.ASCII)

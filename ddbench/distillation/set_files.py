@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from ddbench.api.dataset import IMAGENET_MEAN, IMAGENET_STD
+from ddbench.config.given_sets import SPACES, SUFFIXES
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import counted
 from ddbench.data.decode import CorruptImage, Resize, decode, to_stored
@@ -25,15 +25,6 @@ from ddbench.data.listing import Listing
 from ddbench.distillation.distilled_set import to_uint8
 from ddbench.nn.checkpoint_files import read_torch_file, reason_unreadable
 
-Pixels = Literal["unit", "imagenet", "cifar10", "cifar100"]
-SPACES: dict[Pixels, tuple[Sequence[float], Sequence[float]]] = {
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-"""Mean and standard deviation of normalised float images. Those of CIFAR are in the code of DC, DM and MTT."""
-SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
 IMAGES = ("images", "data", "x")
 LABELS = ("labels", "targets", "y")
 LARGEST_NORMALISED = 20.0
@@ -75,7 +66,7 @@ class Form:
 
     size: int
     resize: Resize = "bilinear"
-    pixels: Pixels | None = None
+    pixels: str | None = None
 
 
 def read_set(path: Path, form: Form) -> SetFile:
@@ -288,7 +279,7 @@ def _with_three_channels(path: Path, images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def _to_bytes(path: Path, images: Tensor, pixels: Pixels | None) -> tuple[Tensor, tuple[str, ...]]:
+def _to_bytes(path: Path, images: Tensor, pixels: str | None) -> tuple[Tensor, tuple[str, ...]]:
     """Converts images to uint8. Values of normalised images beyond black and white are clamped, with a note."""
     low, high = float(images.min()), float(images.max())
     ranges = f"{path}: the values of the images are from {low:.4g} to {high:.4g}"

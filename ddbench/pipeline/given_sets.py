@@ -17,7 +17,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.distilled_set import exact_weights
 from ddbench.distillation.set_classes import match_classes, read_mapping
-from ddbench.distillation.set_files import Form, Pixels, SetFile, fit, read_set
+from ddbench.distillation.set_files import Form, SetFile, fit, read_set
 from ddbench.results.export import stored_set
 from ddbench.storage.artifacts import digest_of
 
@@ -69,7 +69,7 @@ def class_counts(labels: Tensor, classes: int) -> list[int]:
     return counts
 
 
-def open_set(path: Path, dataset: Dataset, pixels: Pixels | None = None, classes: Path | None = None) -> GivenSet:
+def open_set(path: Path, dataset: Dataset, pixels: str | None = None, classes: Path | None = None) -> GivenSet:
     """Reads a set from files.
 
     Args:

@@ -21,6 +21,7 @@ COVERED = {
     "api/stage.py": "tests/unit/pipeline/test_graph.py",
     "api/teacher.py": "tests/unit/nn/test_taps.py",
     # Command lines.
+    "cli/evaluate.py": "tests/cli/test_evaluate.py",
     "cli/figure.py": "tests/unit/figures/test_scaling.py",
     "cli/listing_settings.py": "tests/unit/cli/test_listing.py",
     "cli/new_plugin.py": "tests/unit/registry/test_scaffold.py",

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddbench.config.given_sets import SPACES
 from ddbench.core.errors import DDBenchError
-from ddbench.distillation.set_files import SPACES, Form, SetFile, read_set
+from ddbench.distillation.set_files import Form, SetFile, read_set
 from ddbench.results.export import export_set
 
 SIZE = 16
@@ -30,7 +31,7 @@ def image_bytes(count: int = 6, size: int = SIZE) -> Tensor:
 
 
 def normalised(images: Tensor, space: str) -> Tensor:
-    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in SPACES[space])  # type: ignore[index]
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in SPACES[space])
     return (images.float() / 255 - mean) / std
 
 
