@@ -12,7 +12,7 @@ from ddbench.core.errors import DDBenchError
 DAY = 86400
 
 
-@click.group("cache")
+@click.group("cache", cls=options.Group)
 def cache_group() -> None:
     """Lists and removes artifacts in the cache."""
 
@@ -27,12 +27,8 @@ def cache_ls(cache_dir: Path) -> None:
 
 
 @cache_group.command("prune")
-@click.option(
-    "--stage",
-    type=options.StageName("checkpoints"),
-    multiple=True,
-    metavar="STAGE",
-    help="Remove only artifacts of this stage, or checkpoints. Can be repeated.",
+@options.names(
+    "--stage", type=options.StageName("checkpoints"), help="Remove only artifacts of this stage, or checkpoints."
 )
 @click.option(
     "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Remove only artifacts older than this."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddbench.results.records import Record
 
 
-class _FigureGroup(click.Group):
+class _FigureGroup(options.Group):
     """A group that suggests a figure for a misspelt name."""
 
     def resolve_command(

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ddbench.cli import options
 from ddbench.cli.listing import KINDS, listing_text
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
 
-@click.command("list")
+@options.command("list")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name", required=False)
 @click.pass_obj

@@ -27,7 +27,7 @@ ABORTED = 130
 """Exit code of a program that is stopped by Ctrl-C."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ddbench")
 @click.pass_context
 def cli(context: click.Context) -> None:

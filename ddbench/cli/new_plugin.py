@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
 
-@click.command("new-plugin")
+@options.command("new-plugin")
 @click.argument("name")
 @click.option("--evaluator", is_flag=True, help="Create a protocol instead of a method.")
 @click.option(

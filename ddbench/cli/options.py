@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +18,28 @@ from ddbench.execution import choose
 if TYPE_CHECKING:
     from ddbench.storage.cache import Cache
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that refuses a second value of an option that takes one. (click would ignore the first value.)"""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter, count in Counter(given).items():
+            if isinstance(parameter, click.Option) and count > 1 and not (parameter.multiple or parameter.is_flag):
+                raise DDBenchError(f"{parameter.opts[0]} takes one value, and is given {count} times")
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+command = partial(click.command, cls=Command)
+"""Declares such a command."""
 
 
 class StageName(click.ParamType):  # type: ignore[type-arg]
@@ -96,6 +119,11 @@ data = click.option(
     envvar="DDBENCH_DATA",
     help="Folder of the datasets. Environment variable: DDBENCH_DATA.",
 )
+strict = click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse a run with possible data leakage, e.g. validation images that are copies of training images.",
+)
 time_limit = click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
@@ -104,7 +132,7 @@ time_limit = click.option(
 )
 
 
-def all_of(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     """Combines decorators into one.
 
     Args:
@@ -114,12 +142,22 @@ def all_of(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
         A decorator that applies all of them.
     """
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Decorated) -> Decorated:
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
 
     return decorate
+
+
+def _refuse_repetition(_: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses two values of one setting, and the same recipe twice."""
+    is_setting = parameter.name == "assignments"
+    names = Counter(text.partition("=")[0].strip() if is_setting else text for text in texts)
+    for name, count in names.items():
+        if count > 1:
+            raise DDBenchError(f"{parameter.opts[0]} {name} is given {count} times")
+    return texts
 
 
 executor = all_of(
@@ -143,6 +181,7 @@ experiment = all_of(
         "--recipe",
         "recipes",
         multiple=True,
+        callback=_refuse_repetition,
         help="Recipe name or YAML file. Can be repeated; later recipes override earlier ones.",
     ),
     click.option("--image-size", type=int, help="Side of the images in pixels (default: the recipe's)."),
@@ -177,30 +216,60 @@ experiment = all_of(
         "--set",
         "assignments",
         multiple=True,
+        callback=_refuse_repetition,
         metavar="A.B=VALUE",
-        help="Override a setting of the recipe. Can be repeated.",
+        help="Override a setting of the recipe. Can be repeated for other settings.",
     ),
 )
 """The options of all commands that run experiments: fields of `ddbench.pipeline.request.Request`."""
 
 
-def _split_names(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(name.strip() for value in values for name in value.split(",") if name.strip())
-    if values and not names:
-        raise DDBenchError(f"{parameter.opts[0]}: there is no name")
-    return names
-
-
-def names(*declarations: str, required: bool = False, help: str) -> Callable[[Command], Command]:
-    """Declares an option that takes several names, separated by commas or in several options.
+def names(
+    *declarations: str,
+    required: bool = False,
+    help: str,
+    type: click.ParamType[Any] = click.STRING,
+    pattern: str = r"[^,\s][^,]*?(?=\s*(?:,|$))",
+) -> Callable[[Decorated], Decorated]:
+    """Declares an option that takes several values, separated by commas or in several options.
 
     Args:
         declarations: The spellings of the option, and the name of the argument if it is another one.
+        required: Whether at least one value is needed.
+        help: The help text, in a sentence.
+        type: The type of a value.
+        pattern: The pattern of a value in the text of an option.
+    """
+
+    def split(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Any, ...]:
+        values = [value for text in texts for value in re.findall(pattern, text, re.DOTALL)]
+        if texts and not values:
+            raise DDBenchError(f"{parameter.opts[0]}: there is no value")
+        return tuple(type.convert(value, parameter, context) for value in values)
+
+    more = f"{help} Several: with commas, or repeat the option."
+    metavar = type.name.upper()
+    return click.option(*declarations, multiple=True, required=required, callback=split, help=more, metavar=metavar)
+
+
+def datasets(help: str, required: bool = False) -> Callable[[Decorated], Decorated]:
+    """Declares `--dataset`. The path of an image folder may contain commas.
+
+    Args:
+        help: The help text, in a sentence.
         required: Whether at least one name is needed.
+    """
+    pattern = r"imagefolder:.*?(?=\s*,\s*imagefolder:|$)|[^,\s][^,]*?(?=\s*(?:,|$))"
+    return names("--dataset", "datasets", required=required, help=help, pattern=pattern)
+
+
+def ipcs(help: str) -> Callable[[Decorated], Decorated]:
+    """Declares `--ipc`.
+
+    Args:
         help: The help text, in a sentence.
     """
-    more = f"{help} Several: with commas, or repeat the option."
-    return click.option(*declarations, multiple=True, required=required, callback=_split_names, help=more)
+    return names("--ipc", "ipcs", type=click.INT, help=help)
 
 
 methods = names("--method", "--methods", "methods", help="Only these methods.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
 
-@click.command("show")
+@options.command("show")
 @click.argument("run", required=False)
 @options.results
 def show_command(run: str | None, results_dir: Path) -> None:
@@ -27,7 +27,7 @@ def show_command(run: str | None, results_dir: Path) -> None:
     click.echo(results_text.record_text(records.read(records.find(results_dir / "records", run))))
 
 
-@click.command("records")
+@options.command("records")
 @click.option(
     "--format",
     "form",
@@ -43,7 +43,7 @@ def show_command(run: str | None, results_dir: Path) -> None:
     help="Print scores: improvement over random, recovery with hard labels, label-robust score.",
 )
 @options.methods
-@click.option("--dataset", "datasets", multiple=True, help="Only records of this dataset. Can be repeated.")
+@options.datasets("Only records of these datasets.")
 @click.option(
     "--recipe", "recipes", multiple=True, help="Only records of this recipe. Repeated: of these recipes, in order."
 )
@@ -57,7 +57,7 @@ def records_command(form: str, with_scores: bool, results_dir: Path, **selection
     click.echo(results_text.records_text(folder, form, with_scores, options.print_error, selected))
 
 
-@click.command("export")
+@options.command("export")
 @click.argument("run")
 @click.option(
     "--format",

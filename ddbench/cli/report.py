@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
 
-@click.command("report")
+@options.command("report")
 @options.results
 @click.option(
     "--output",

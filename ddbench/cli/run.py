@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
 
 
-@click.command("run")
+@options.command("run")
 @options.names("--method", "--methods", "methods", required=True, help="Methods of the grid.")
-@click.option("--dataset", "datasets", multiple=True, required=True, help="Dataset. Can be repeated for a grid.")
-@click.option("--ipc", "ipcs", type=int, multiple=True, help="Images per class. Can be repeated for a grid.")
+@options.datasets("Datasets of the grid.", required=True)
+@options.ipcs("Images per class.")
 @options.names("--student", "students", help="Networks of the students (default: the teacher's).")
 @options.names("--evaluator", "evaluators", help="Protocols (default: fkd; full-data for the method full).")
 @options.experiment
@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 @options.cache
 @click.option("--dry-run", is_flag=True, help="Print cells, states of stages, time and settings. Compute nothing.")
 @click.option("--verbose", is_flag=True, help="With --dry-run: print the whole configuration of each cell too.")
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Refuse a run with possible data leakage, e.g. validation images that are copies of training images.",
-)
-@click.option("--force", type=options.StageName(), multiple=True, help="Recompute this stage and all later ones.")
+@options.strict
+@options.names("--force", type=options.StageName(), help="Recompute this stage and all later ones.")
 @click.pass_obj
 def run_command(
     registry: PluginRegistry,

@@ -36,17 +36,10 @@ def _require_writable(output: Path) -> None:
         pass
 
 
-@click.command("table")
+@options.command("table")
 @click.argument("name")
-@click.option(
-    "--dataset",
-    "datasets",
-    multiple=True,
-    help="Dataset. Can be repeated (default: those of the records and of the paper; with --run, of the data folder).",
-)
-@click.option(
-    "--ipc", "ipcs", type=int, multiple=True, help="Images per class. Can be repeated (default: the table's)."
-)
+@options.datasets("Datasets (default: those of the records and of the paper; with --run, of the data folder).")
+@options.ipcs("Images per class (default: the table's).")
 @options.methods
 @options.experiment
 @options.executor
@@ -60,6 +53,7 @@ def _require_writable(output: Path) -> None:
     default=False,
     help="Run the experiments that have no record (default: show the records only).",
 )
+@options.strict
 @click.option("--yes", is_flag=True, help="With --run: also start work that is estimated at more than an hour.")
 @click.option("--dry-run", is_flag=True, help="Print the state of each cell and the estimated time. Compute nothing.")
 @click.option(
@@ -79,6 +73,7 @@ def table_command(
     time_limit: float | None,
     runs: bool,
     yes: bool,
+    strict: bool,
     dry_run: bool,
     form: str,
     output: Path | None,
@@ -94,6 +89,8 @@ def table_command(
     keeps all finished experiments. The exit code is 1 if an experiment failed.
     """
     spec = registry.table(name)
+    if strict and not (runs or dry_run):
+        raise DDBenchError("--strict: give --run or --dry-run too")
 
     from ddbench.core.files import atomic_write
     from ddbench.pipeline.request import Request
@@ -114,7 +111,7 @@ def table_command(
     if dry_run:
         from ddbench.tables import plan
 
-        click.echo(plan.plan(spec, request, registry, workspace, results_dir))
+        click.echo(plan.plan(spec, request, registry, workspace, results_dir, strict))
         return
     if runs and workspace is None:
         raise DDBenchError("--run needs data: there is no --dataset, and no dataset in the data folder (--data-dir)")
@@ -125,7 +122,8 @@ def table_command(
     def work() -> DataFrame:
         with interruption.handle_signals(time_limit and time_limit * 60):
             shown = stored if runs else _first_students(stored)
-            return frames.build_frame(spec, request, registry, workspace, results_dir, options.print_error, yes, shown)
+            warn = options.print_error
+            return frames.build_frame(spec, request, registry, workspace, results_dir, warn, yes, strict, shown)
 
     frame = launch.run_distributed(work, workspace)
     if frame is None:  # only rank 0 has the table

@@ -23,7 +23,7 @@ from ddbench.data.folders import VALIDATION_PARTS
 from ddbench.data.holdout import HOLDOUT_VERSION, ImageSubset, hold_out
 from ddbench.data.images import Images, is_cached, load_images
 from ddbench.data.registry import open_source
-from ddbench.data.source import FileSplit
+from ddbench.data.source import ArraySplit, FileSplit
 from ddbench.storage.cache import Cache
 
 __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
@@ -112,8 +112,8 @@ class Dataset:
         """How many of the images that accuracy is measured on have the content of a training image. None: unknown."""
         kept, measured, positions = self._chosen
         train = self._source.train
-        if not (isinstance(train, FileSplit) and isinstance(measured, FileSplit)):
-            return None
+        if not (isinstance(train, FileSplit | ArraySplit) and isinstance(measured, FileSplit | ArraySplit)):
+            return None  # images of a plugin's own kind
         known = {digest.tobytes() for digest in train.digests[kept]}
         return sum(digest.tobytes() in known for digest in measured.digests[positions])
 

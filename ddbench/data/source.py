@@ -173,6 +173,12 @@ class ArraySplit:
         """Returns height and width."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
+    @cached_property
+    def digests(self) -> NDArray[np.uint8]:
+        """The SHA-256 of the pixels of every image, [n, 32]."""
+        digests = b"".join(hashlib.sha256(image.data).digest() for image in self.pixels)
+        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+
     def identity(self) -> Iterator[bytes]:
         """Yields the shape, the labels and the SHA-256 of the pixels, for the fingerprint."""
         yield json.dumps([list(self.pixels.shape), self.labels.tolist()]).encode()

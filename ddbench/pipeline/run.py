@@ -11,7 +11,7 @@ from ddbench.core.events import Event
 from ddbench.core.files import atomic_write, remove_abandoned, translate_os_errors
 from ddbench.pipeline import estimate
 from ddbench.pipeline.checks import check_leaks, check_networks, open_grid
-from ddbench.pipeline.executor import Inline, WaitForArtifacts
+from ddbench.pipeline.executor import WaitForArtifacts
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
 from ddbench.pipeline.summary import summary_text
@@ -69,7 +69,7 @@ def run(
     with workspace.executor.computing(pipelines) as wait_for_artifacts:
         for number, pipeline in enumerate(pipelines, 1):
             if len(pipelines) > 1 and pipeline.missing():
-                left = f"; {schedule.left(number - 1)}" if schedule else ""
+                left = f"; {left}" if schedule and (left := schedule.left(number - 1)) else ""
                 warn(f"cell {number} of {len(pipelines)}: {pipeline.experiment.name}{left}")
             try:
                 record, preview = finish_cell(pipeline, results_dir, wait_for_artifacts)
@@ -161,21 +161,16 @@ def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Pat
     return path
 
 
-def announce_duration(pipelines: list[Pipeline], warn: Print) -> estimate.Schedule | None:
-    """Returns the schedule of a grid in this process, and prints its estimated duration if it is long.
+def announce_duration(pipelines: list[Pipeline], warn: Print) -> estimate.Schedule:
+    """Returns the schedule of a grid, and prints its estimated duration if it is more than a minute.
 
     Args:
         pipelines: The cells.
         warn: Prints a line about the progress.
-
-    Returns:
-        The schedule. None if another process computes the grid.
     """
-    if not (pipelines and isinstance(pipelines[0].workspace.executor, Inline)):
-        return None
     schedule = estimate.Schedule(pipelines)
-    if schedule.total > estimate.LONG_SECONDS:
-        warn(f"this will take about {estimate.readable(schedule.total)} on this device")
-        if "paper" in pipelines[0].experiment.recipes:
-            warn("a smaller budget, but not the paper's protocol: the same command with --recipe quick")
+    if schedule.total > estimate.ANNOUNCED_SECONDS:
+        warn(f"this will take about {estimate.readable(schedule.total)} {schedule.where}")
+    if schedule.total > estimate.LONG_SECONDS and "paper" in pipelines[0].experiment.recipes:
+        warn("a smaller budget, but not the paper's protocol: the same command with --recipe quick")
     return schedule

@@ -28,6 +28,7 @@ class TableContext:
         warn: Called with each message for the user.
         stored: The records of the folder, read before the table is filled.
         yes: Whether more than an hour of work may start.
+        strict: Whether runs with a possible data leak are refused.
     """
 
     request: Request
@@ -37,13 +38,15 @@ class TableContext:
     warn: Callable[[str], None]
     stored: Sequence[Record]
     yes: bool = False
+    strict: bool = False
     _reasons: dict[str, str] = field(default_factory=dict)
 
-    def check_duration(self, seconds: float) -> None:
+    def check_duration(self, seconds: float, where: str = "on this device") -> None:
         """Prints the estimated duration of long work, and refuses it without `yes`.
 
         Args:
             seconds: The estimate.
+            where: What computes in the estimate.
 
         Raises:
             DDBenchError: If it is above an hour and `yes` is not set.
@@ -52,7 +55,7 @@ class TableContext:
 
         if seconds <= LONG_SECONDS:
             return
-        about = f"about {readable(seconds)} on this device"
+        about = f"about {readable(seconds)} {where}"
         if not self.yes:
             raise DDBenchError(f"the missing cells take {about}: --yes starts them, --dry-run lists them")
         self.warn(f"this will take {about}")

@@ -26,6 +26,7 @@ from ddbench.tables.context import TableContext
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ddbench.pipeline.estimate import Estimate
     from ddbench.pipeline.pipeline import Pipeline
     from ddbench.pipeline.request import Request
     from ddbench.tables.rows import Row
@@ -63,8 +64,8 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         context: The objects that are needed to fill the table.
 
     Raises:
-        DDBenchError: If no method makes images, or if the missing teachers and statistics take more than an hour and
-            `context.yes` is not set.
+        DDBenchError: If no method makes images, or if the missing teachers, statistics and iterations take more than
+            an hour and `context.yes` is not set.
     """
     import pandas as pd
 
@@ -85,12 +86,13 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         from ddbench.pipeline.estimate import Estimate
 
         resolved = [_resolve(cell, context) for cell in cells]
+        measurements = [_Measurement(each, context) if each.pipelines else None for each in resolved]
         estimate = Estimate()
-        for pipeline in (each.pipelines[0] for each in resolved if each.pipelines):
-            if pipeline.method.needs_teacher:
-                estimate.add(pipeline, ("data", "teacher", "statistics"))
+        for measurement in measurements:
+            if measurement and measurement.stored is None:
+                _add_to(estimate, measurement.pipeline)
         context.check_duration(estimate.total)
-        rows = [_cost_row(spec, each, context) for each in resolved]
+        rows = [_cost_row(spec, *each, context) for each in zip(resolved, measurements, strict=True)]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*FRAME_COLUMNS, *COST_COLUMNS]))).astype({"ipc": "Int64"})
 
 
@@ -112,24 +114,76 @@ def _resolve(cell: Cell, context: TableContext) -> ResolvedCell:
     return resolved
 
 
-def _cost_row(spec: TableSpec, resolved: ResolvedCell, context: TableContext) -> Row:
-    from ddbench.nn import device
+def _add_to(estimate: Estimate, pipeline: Pipeline) -> None:
+    """Adds the teacher, the statistics and the iterations of a measurement to an estimate."""
+    if pipeline.method.needs_teacher:
+        estimate.add(pipeline, ("data", "teacher", "statistics"))
+    steps = getattr(pipeline.method, "steps", None)
+    share = _num_iterations(pipeline) / (steps if isinstance(steps, int) and steps > 0 else TOTAL)
+    estimate.add_images(pipeline, min(1.0, share) * pipeline.graph["distill"].image_passes(pipeline, 0))
+
+
+def _num_iterations(pipeline: Pipeline) -> int:
+    """The number of iterations after which a measurement ends."""
+    return TOTAL if pipeline.device.type == "cuda" else WARMUP + MEASURED
+
+
+class _Measurement:
+    """The measurement of one method on this device, and its file.
+
+    Attributes:
+        pipeline: The pipeline of the method.
+        device: The device, as `ddbench.nn.device.describe` returns it.
+        stored: The stored numbers; None if there are none.
+    """
+
+    def __init__(self, resolved: ResolvedCell, context: TableContext) -> None:
+        from ddbench.core.canonical import key_of
+        from ddbench.nn import device
+        from ddbench.results import records
+
+        self.pipeline = pipeline = resolved.pipelines[0]
+        with device.use_threads(pipeline.threads):
+            self.device = device.describe(pipeline.device)
+        iterations = [WARMUP, MEASURED, TOTAL]
+        self._key = key_of({"unit": pipeline.unit_keys[0], "device": self.device, "iterations": iterations})
+        name = records.run_name(resolved.cell.method, pipeline.dataset.name, resolved.cell.ipc, self._key)
+        self._path = context.results_dir / "efficiency" / f"{name}.json"
+        content = _read(self._path, context)
+        self.stored: Numbers | None = None
+        if content is not None and content["key"] == self._key:
+            self.stored = dict(content["numbers"])
+
+    def store(self, numbers: Numbers, row: Row) -> None:
+        """Writes new numbers."""
+        from ddbench.core.files import atomic_write
+        from ddbench.results import provenance, records
+
+        version = self.pipeline.method.version
+        about = {"key": self._key, "method_version": version, **provenance.provenance()}
+        text = records.dump_with_digest({**about, "line": _with_state(row, numbers), "numbers": numbers})
+        with atomic_write(self._path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _cost_row(spec: TableSpec, resolved: ResolvedCell, measurement: _Measurement | None, context: TableContext) -> Row:
     from ddbench.tables.cells import cell_name
     from ddbench.tables.rows import frame_row
 
     cell = resolved.cell
-    if resolved.reason:
+    if measurement is None:
         return frame_row(spec, cell, context.request, state="failed", reason=resolved.reason)
-    pipeline = resolved.pipelines[0]
-    with device.use_threads(pipeline.threads):
-        device_facts = device.describe(pipeline.device)
+    pipeline = measurement.pipeline
     row = frame_row(spec, cell, context.request, pipeline.experiment, classes=pipeline.info.num_classes)
-    row["device"] = f"{device_facts['name']}, {device_facts['threads']} threads, {pipeline.precision}"
-    try:
-        numbers = _stored_or_measured(pipeline, cell, row, device_facts, context)
-    except Exception as error:  # after any exception, the other methods are still measured
-        reason = context.report_failure(f"{spec.name}: {cell_name(cell)}", error)
-        return {**row, "state": "failed", "reason": reason}
+    row["device"] = f"{measurement.device['name']}, {measurement.device['threads']} threads, {pipeline.precision}"
+    numbers = measurement.stored
+    if numbers is None:
+        try:
+            numbers = _measure(pipeline, cell, row, context)
+            measurement.store(numbers, row)
+        except Exception as error:  # after any exception, the other methods are still measured
+            reason = context.report_failure(f"{spec.name}: {cell_name(cell)}", error)
+            return {**row, "state": "failed", "reason": reason}
     return {**_with_state(row, numbers), **numbers}
 
 
@@ -137,31 +191,15 @@ def _with_state(row: Row, numbers: Numbers) -> Row:
     return {**row, "state": "measured" if numbers else "no iterations"}
 
 
-def _stored_or_measured(
-    pipeline: Pipeline, cell: Cell, row: Row, device_facts: dict[str, Any], context: TableContext
-) -> Numbers:
-    """Returns the stored numbers of this device, or new ones."""
-    from ddbench.core.canonical import key_of
-    from ddbench.core.files import atomic_write
-    from ddbench.results import provenance, records
+def _measure(pipeline: Pipeline, cell: Cell, row: Row, context: TableContext) -> Numbers:
+    """Computes the teacher and the statistics, then measures the method in a separate process."""
     from ddbench.tables.cells import cell_name
 
-    key = key_of({"unit": pipeline.unit_keys[0], "device": device_facts, "iterations": [WARMUP, MEASURED, TOTAL]})
-    name = records.run_name(cell.method, pipeline.dataset.name, cell.ipc, key)
-    path = context.results_dir / "efficiency" / f"{name}.json"
-    stored = _read(path, context)
-    if stored is not None and stored["key"] == key:
-        return dict(stored["numbers"])
     if pipeline.method.needs_teacher:
         for label in range(pipeline.info.num_classes):
             pipeline.statistics(label)
     context.warn(f"{row['table']}: {cell_name(cell)}: measuring in a separate process")
-    numbers = _measure_in_process(cell, context)
-    with atomic_write(path) as partial:
-        about = {"key": key, "method_version": pipeline.method.version, **provenance.provenance()}
-        text = records.dump_with_digest({**about, "line": _with_state(row, numbers), "numbers": numbers})
-        partial.write_text(text, encoding="utf-8")
-    return numbers
+    return _measure_in_process(cell, context)
 
 
 def _stored_rows(context: TableContext) -> list[Row]:
@@ -245,7 +283,7 @@ def measure(pipeline: Pipeline) -> Numbers:
         if len(times) > last:
             raise _EnoughIterations
 
-    last = TOTAL if pipeline.device.type == "cuda" else WARMUP + MEASURED
+    last = _num_iterations(pipeline)
     unit, distill = pipeline.units[0], pipeline.graph["distill"]
     assert isinstance(distill, Distill)
     device.prepare(pipeline.device)  # configure the same kernels as a run

@@ -40,6 +40,7 @@ def build_frame(
     results_dir: Path,
     warn: Callable[[str], None] = lambda message: None,
     yes: bool = False,
+    strict: bool = False,
     stored: Sequence[Record] | None = None,
 ) -> pd.DataFrame:
     """Builds the tidy frame of a table. With a workspace, runs the experiments that have no record.
@@ -52,6 +53,7 @@ def build_frame(
         results_dir: Folder of the results.
         warn: Called with messages for the user.
         yes: Whether more than an hour of work may start.
+        strict: Whether runs with a possible data leak are refused.
         stored: The records of the folder, if they have been read.
 
     Returns:
@@ -70,7 +72,7 @@ def build_frame(
     with table_errors(spec, registry, results_dir):
         cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
-    context = TableContext(request, registry, workspace, results_dir, warn, stored, yes)
+    context = TableContext(request, registry, workspace, results_dir, warn, stored, yes, strict)
     if spec.fill is not None:
         with table_errors(spec, registry, results_dir):
             frame = checked_frame(spec, spec.fill(spec, cells, context), "fill")

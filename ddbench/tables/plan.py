@@ -10,6 +10,7 @@ from tabulate import tabulate
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import dataset_name
 from ddbench.pipeline import estimate
+from ddbench.pipeline.checks import check_leaks
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
@@ -24,7 +25,12 @@ HEADINGS = ("cell", "dataset", "IPC", "student", "protocol", "state", "takes abo
 
 
 def plan(
-    spec: TableSpec, request: Request, registry: PluginRegistry, workspace: Workspace | None, results_dir: Path
+    spec: TableSpec,
+    request: Request,
+    registry: PluginRegistry,
+    workspace: Workspace | None,
+    results_dir: Path,
+    strict: bool = False,
 ) -> str:
     """Formats the plan of a table: for each cell its state and the time that it takes. Computes nothing.
 
@@ -36,9 +42,11 @@ def plan(
         registry: The registered plugins.
         workspace: The cache, the datasets and the executor. None: a plan without states and times.
         results_dir: Folder of the results.
+        strict: Whether runs with a possible data leak are refused.
 
     Raises:
-        DDBenchError: If a name is unknown, or if the options are wrong for every cell.
+        DDBenchError: If a name is unknown, if the options are wrong for every cell, or if `strict` is set and there is
+            a possible data leak.
     """
     stored = records.read_all(results_dir / "records", lambda message: None)
     cells = cells_of(spec, request, registry, stored)
@@ -48,14 +56,16 @@ def plan(
         return tabulate(rows, headers=HEADINGS[:5], tablefmt="simple", disable_numparse=True)
     measured = records_by_key(stored)
     total = estimate.Estimate()
-    rows = []
+    rows, leaks = [], []
     for resolved in resolve_cells(cells, request, workspace):
+        leaks += check_leaks(resolved.pipelines, strict)
         missing = [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in measured]
         seconds = sum(total.add(pipeline) for pipeline in missing)
         time = estimate.readable(seconds) if seconds else ""
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
     text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)
-    return f"{text}\n\nin all about {estimate.readable(total.total)} on this device"
+    notes = "".join(f"\n{note}" for note in dict.fromkeys(leaks))
+    return f"{text}\n{notes}\nin all about {estimate.readable(total.total)} on this device"
 
 
 def _labels(cell: Cell, resolved: ResolvedCell | None = None) -> tuple[str, ...]:

@@ -84,12 +84,11 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
         One row per cell and student. The row of a failed cell contains the reason.
 
     Raises:
-        DDBenchError: If all cells are impossible for the same reason, or if the work takes more than an hour and
-            `context.yes` is not set.
+        DDBenchError: If all cells are impossible for the same reason, if the work takes more than an hour and
+            `context.yes` is not set, or if there is a possible data leak and `context.strict` is set.
     """
     from ddbench.pipeline import estimate
     from ddbench.pipeline.checks import check_leaks
-    from ddbench.pipeline.executor import Inline
 
     assert context.workspace is not None
     stored = records_by_key(context.stored)
@@ -98,11 +97,9 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
         raise DDBenchError(reason)
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
     missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
-    schedule = None
-    if isinstance(context.workspace.executor, Inline):  # the estimate is that of one process on this device
-        schedule = estimate.Schedule(missing)
-        context.check_duration(schedule.total)
-    for note in check_leaks(missing, strict=False):
+    schedule = estimate.Schedule(missing)
+    context.check_duration(schedule.total, schedule.where)
+    for note in check_leaks(missing, context.strict):
         context.warn(note)
     rows, number = [], 0
     with context.workspace.executor.computing(missing) as wait_for_artifacts:
@@ -113,7 +110,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
                 record, state, reason = stored.get(pipeline.cache_key("evaluate")), "", ""
                 if record is None:
                     number += 1
-                    left = f"; {schedule.left(number - 1)}" if schedule else ""
+                    left = f"; {left}" if (left := schedule.left(number - 1)) else ""
                     context.warn(f"cell {number} of {len(missing)}: {pipeline.experiment.name}{left}")
                     title = f"{spec.name} {number}/{len(missing)}: {cell_name(resolved.cell)}"
                     record, state, reason = _run_pipeline(pipeline, title, context, wait_for_artifacts)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FAST = ("--recipe", "smoke", "--device", "cpu", "--precision", "fp32")
 DIGITS = ("run", "--dataset", "digits", *FAST)
 WMDD = (*DIGITS, "--method", "wmdd", "--ipc", "1")
+PLAIN = ("run", "--dataset", "digits", "--recipe", "smoke", "--method", "wmdd", "--ipc", "1")
 RANDOM = (*DIGITS, "--method", "random", "--ipc", "1")
 ABLATION = ("ablation", "--dataset", "digits")
 DC = (*DIGITS, "--method", "dc", "--ipc", "1")
@@ -81,8 +82,8 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*DIGITS, "--method", "wmdd", "--ipc", "-3"), ("--ipc -3", "at least 1")),
     ((*DIGITS, "--method", "wmdd"), ("method 'wmdd' needs", "--ipc")),
     ((*WMDD, "--image-size", "2"), ("data.image_size",)),
-    ((*WMDD, "--device", "gpu"), ("runtime.device: write auto, cpu, cuda or cuda:N (got 'gpu')",)),
-    ((*WMDD, "--device", "cuda:99"), ("--device cuda:99", "use --device cpu")),
+    ((*PLAIN, "--device", "gpu"), ("runtime.device: write auto, cpu, cuda or cuda:N (got 'gpu')",)),
+    ((*PLAIN, "--device", "cuda:99"), ("--device cuda:99", "use --device cpu")),
     ((*WMDD, "--set", "teacher.checkpoint=absent.pt"), ("absent.pt", "No such file")),
     ((*RANDOM, "--set", "data.holdout=1.0"), ("ddbench: data.holdout: Input should be less than 1 (got 1.0)",)),
     ((*RANDOM, "--set", "data.holdout=-0.1"), ("data.holdout: Input should be greater than or equal to 0 (got -0.1)",)),
@@ -106,7 +107,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--seed", str(2**63)), ("'--seed': 9223372036854775808 is not in the range",)),
     ((*WMDD, "--set", f"teacher.seed={2**63}"), ("teacher.seed",)),
     ((*WMDD, "--seeds", "0"), ("'--seeds': 0 is not in the range",)),
-    ((*WMDD, "--precision", "fp8"), ("'fp8' is not one of",)),
+    ((*PLAIN, "--precision", "fp8"), ("'fp8' is not one of",)),
     ((*WMDD, "--force", "train"), ("unknown stage 'train'; known: data, distill",)),
     (
         (*RANDOM, "--methods", "wmdd", "--ipc", "9999"),
@@ -116,7 +117,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         (*RANDOM, "--methods", "wmdd", "--ipc", "1", "--set", "wmdd.layer=99"),
         ("wmdd, digits, IPC 1, set 0, fkd, ", "seed 0: there is no layer 99"),
     ),
-    ((*DIGITS, "--methods", " , ", "--ipc", "1"), ("--method: there is no name",)),
+    ((*DIGITS, "--methods", " , ", "--ipc", "1"), ("--method: there is no value",)),
     ((*WMDD, "--set", "teacher.checkpoint=caf\udce9/x.pt"), ("'caf\\xe9/x.pt' is not UTF-8; rename the file",)),
     ((*WMDD, "--set", "teacher.classes=caf\udce9.txt"), ("'caf\\xe9.txt' is not UTF-8; rename the file",)),
     (
@@ -127,6 +128,14 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
     ),
     ((*WMDD, "--recipe", "caf\udce9/x.yaml"), ("no recipe file caf\\xe9/x.yaml",)),
+    ((*RANDOM, "--seed", "1", "--seed", "2"), ("--seed takes one value, and is given 2 times",)),
+    ((*RANDOM, "--arch", "resnet18", "--arch", "resnet18"), ("--arch takes one value, and is given 2 times",)),
+    ((*RANDOM, "--set", "teacher.epochs=1", "--set", " teacher.epochs =2"), ("--set teacher.epochs is given 2 times",)),
+    ((*RANDOM, "--recipe", "smoke"), ("--recipe smoke is given 2 times",)),
+    ((*RANDOM, "--ipc", "2,many"), ("'--ipc': 'many' is not a valid integer",)),
+    ((*DIGITS, "--method", "random", "--ipc", ","), ("--ipc: there is no value",)),
+    ((*RANDOM, "--force", "distill,train"), ("unknown stage 'train'",)),
+    (("figure", "grid", "--dataset", "a", "--dataset", "b"), ("--dataset takes one value, and is given 2 times",)),
     (("run",), ("Missing option '--method'",)),
     (("run", "--method", "wmdd"), ("Missing option '--dataset'",)),
     (("rum",), ("No such command 'rum'",)),
@@ -174,7 +183,7 @@ def test_a_bad_command_is_refused_at_once(shell: "Shell", arguments: tuple[str, 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_asked_for_and_absent(shell: "Shell") -> None:
-    refused_at_once(shell, shell(*WMDD, "--device", "cuda"), "--device cuda: this machine has 0 usable CUDA devices")
+    refused_at_once(shell, shell(*PLAIN, "--device", "cuda"), "--device cuda: this machine has 0 usable CUDA devices")
 
 
 @pytest.mark.parametrize("method", ["wmdd", "random"])

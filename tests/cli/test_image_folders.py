@@ -52,6 +52,12 @@ def test_copies_are_one_note_a_number_in_the_record_and_refused_by_strict(
     for dry in ((), ("--dry-run",)):
         run(shell, folder, "--strict", *dry).refused(*message)
     assert all(run(shell, folder, "--dry-run").out.count(words) == 1 for words in message)
+    fast = ("--recipe", "smoke", "--device", "cpu", "--image-size", "8", "--arch", "convnet-bn-d1")
+    table = ("table", "comparison", "--methods", "random", "--ipc", "1", "--dataset", f"imagefolder:{folder}", *fast)
+    for dry in ((), ("--dry-run",)):
+        shell(*table, "--run", "--strict", *dry).refused(*message)
+    shell(*table, "--strict").refused("--strict: give --run or --dry-run too")
+    assert all(shell(*table, "--dry-run").out.count(words) == 1 for words in message)
     assert not shell.results.exists()
     outcome = run(shell, folder, "--seeds", "2")
     assert outcome.code == 0, outcome.err

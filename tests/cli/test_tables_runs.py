@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from textwrap import dedent
@@ -174,9 +175,20 @@ def test_more_than_an_hour_of_work_does_not_start_without_yes(shell: Shell) -> N
         outcome.errors[-1],
     )
     assert not list(shell.files("cache/teacher"))
+    if find_spec("ray"):  # the limit holds for every executor
+        outcome = shell(*long, "--run", "--executor", "ray")
+        outcome.refused("the missing cells take about ", " h in one process on this machine: --yes starts them")
     started = shell(*long, "--run", "--yes", "--time-limit", "0.02")
     assert any(re.fullmatch(r"this will take about \d+\.\d h on this device", line) for line in started.errors)
     assert started.code == 124
+
+
+def test_iterations_of_more_than_an_hour_are_not_measured_without_yes(shell: Shell) -> None:
+    """The estimate counts so many images, and does not look how many a class has."""
+    long = ("table", "efficiency", *OPTIONS, "--methods", "random,dm", "--ipc", "1", "--set", "dm.real_batch=100000000")
+    shell(*long, "--run").refused("the missing cells take about ", " h on this device: --yes starts them")
+    assert not shell.results.exists()
+    assert not shell.files("cache/teacher")
 
 
 def test_dry_run_lists_every_cell_and_leaves_no_file(regimes: tuple[Shell, Outcome], tmp_path: Path) -> None:

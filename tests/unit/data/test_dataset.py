@@ -2,20 +2,23 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ddbench.api.dataset import Report
+from ddbench.api.dataset import Report, Source
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.decode import READABLE_VERSION
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
+from ddbench.data.source import ArraySplit
 from ddbench.storage.artifacts import canonical_json
 from ddbench.storage.cache import Cache
 
@@ -86,8 +89,22 @@ def test_images_in_both_splits_are_counted(make_folder: MakeFolder, cache: Cache
     shutil.copy(root / "val" / "ant" / "0.jpg", root / "train" / "bee" / "copy.jpg")
     shutil.copy(root / "val" / "ant" / "0.jpg", root / "val" / "ant" / "again.jpg")
     assert load(root, cache).measured_in_train == 2
-    digits = load_dataset(resolve_dataset("digits", SPECS), DataConfig(image_size=8, stored_size=8), None, cache)
-    assert digits.measured_in_train is None
+
+
+def test_images_of_arrays_in_both_splits_are_counted(cache: Cache) -> None:
+    digits = resolve_dataset("digits", SPECS)
+    config = DataConfig(image_size=8, stored_size=8)
+    assert load_dataset(digits, config, None, cache).measured_in_train == 0
+
+    def leaking(*arguments: Any) -> Source:
+        source = digits.open(*arguments)
+        train, val = source.train, source.val
+        assert isinstance(train, ArraySplit)
+        assert isinstance(val, ArraySplit)
+        val.pixels[[5, 9]] = train.pixels[[1400, 7]]  # copies count also in another class
+        return source
+
+    assert load_dataset(replace(digits, open=leaking), config, None, cache).measured_in_train == 2
 
 
 @pytest.mark.parametrize("setting", ["split", "holdout"])
