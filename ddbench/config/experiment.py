@@ -35,6 +35,7 @@ class Experiment(Section, serialize_by_alias=True):
     repeat: int = Field(default=0, ge=0, description="number of the distilled set: its seed is seed + repeat")
     student_seed: int = Field(default=0, ge=0, description="number of the student: its seed is seed + student_seed")
     recipes: tuple[str, ...]
+    recipe_files: dict[str, str] = Field(default={}, description="files of the recipes that are not installed, by name")
     changed: tuple[str, ...] = Field(default=(), description="settings given by --set, which override the recipes")
     data: DataConfig
     teacher: TeacherConfig

@@ -58,6 +58,16 @@ def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> 
     return names
 
 
+def recipe_files(chosen: tuple[str, ...], known: list[Recipe]) -> dict[str, str]:
+    """Returns the names of the recipe files that the user gave, without folders, by the name of the recipe.
+
+    Args:
+        chosen: The names or files given by the user.
+        known: All recipes, from `load_recipes`.
+    """
+    return {_recipe_name(name, known): Path(name).name for name in chosen if name.endswith((".yaml", ".yml"))}
+
+
 def _recipe_name(name: str, known: list[Recipe]) -> str:
     if not name.endswith((".yaml", ".yml")):
         return name

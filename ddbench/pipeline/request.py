@@ -14,7 +14,7 @@ from ddbench.config.recipes import Recipe
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
-from ddbench.pipeline.composition import compose, load_recipes, recipe_names
+from ddbench.pipeline.composition import compose, load_recipes, recipe_files, recipe_names
 from ddbench.pipeline.overrides import SectionAlias, Settings, apply_assignments, set_image_size, validated
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _expand_protocol(
                 repeat=repeat,
                 student_seed=number,
                 recipes=names,
+                recipe_files=recipe_files(request.recipes, known),
                 changed=changed,
                 teacher=teacher,
                 runtime=runtime,

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ddbench.config.datasets import FOLDER_PREFIX
 from ddbench.config.recipes import parse_plain_yaml
 from ddbench.core.canonical import canonical_json
 from ddbench.results.records import Record
@@ -14,9 +15,8 @@ from ddbench.results.records import Record
 def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), settings: Sequence[str] = ()) -> str:
     """Returns the command that reproduces a record, with the same cache keys.
 
-    A set or student with a number above 0 is one of the grid that the command runs. A record contains no paths: the
-    command needs `--data-dir` for an image folder, a teacher's checkpoint in the working directory, and the file of a
-    recipe that is not installed.
+    A set or student with a number above 0 is one of the grid that the command runs. A record contains no paths: see
+    `inputs_of`.
 
     Args:
         record: The record.
@@ -33,7 +33,8 @@ def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), se
     options: list[tuple[str, object]] = [("method", method or record.method), ("dataset", record.dataset)]
     options += [("ipc", ipc) for ipc in ipcs]
     options += [("student", record.student), ("evaluator", record.evaluator)]
-    options += [("recipe", name) for name in record.recipes]
+    files = configuration.get("recipe_files", {})
+    options += [("recipe", files.get(name, name)) for name in record.recipes]
     if "data.image_size" not in configuration.get("changed", ()):
         options.append(("image-size", record.image_size))
     options.append(("arch", configuration["teacher"].get("arch")))
@@ -45,6 +46,22 @@ def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), se
     options += [("set", f"{path}={value}") for path, value in assignments.items()]
     words = [word for name, value in options if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["ddbench", "run", *words])
+
+
+def inputs_of(record: Record) -> str:
+    """Returns what the command of a record needs besides the installed datasets; empty if it needs nothing.
+
+    Args:
+        record: The record.
+    """
+    teacher = record.configuration["teacher"]
+    files = [*record.configuration.get("recipe_files", {}).values(), teacher.get("checkpoint"), teacher.get("classes")]
+    names = [name for name in files if name]
+    needs = [f"{', '.join(names)} in the working directory"] if names else []
+    if record.dataset.startswith(FOLDER_PREFIX):
+        folder = record.dataset.removeprefix(FOLDER_PREFIX).partition("@")[0]
+        needs.append(f"--data-dir: the folder that contains the image folder {folder}")
+    return "; ".join(needs)
 
 
 def _changed(configuration: dict[str, Any], with_method: bool) -> Iterator[tuple[str, str]]:

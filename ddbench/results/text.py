@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from ddbench.config.datasets import refers_to
 from ddbench.core.errors import DDBenchError, unknown
-from ddbench.results.command import command_of
+from ddbench.results.command import command_of, inputs_of
 from ddbench.results.labels import recipe_label
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
             else []
         ),
         ("reproduced by", command_of(record)),
+        *([("inputs", needs)] if (needs := inputs_of(record)) else []),
     ]
     return [(name, str(value)) for name, value in rows]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.torch import save_file
 
+from ddbench.nn.build import build_network
 from ddbench.results import records
 from ddbench.results.command import command_of
 from ddbench.results.records import Record
@@ -66,15 +68,42 @@ RUNS = {
         *("--method", "random", "--dataset", "digits", "--ipc", "1", "--image-size", "12"),
         *("--set", "data.image_size=10", *SHORT),
     ),
+    "a recipe file with another name": (
+        *("--method", "random", "--dataset", "digits", "--ipc", "1", "--recipe", "deeper/own.yaml"),
+        *("--set", "teacher.epochs=1"),
+    ),
+    "a teacher's checkpoint": (
+        *("--method", "random", "--dataset", "digits", "--ipc", "1", "--arch", "convnet-bn-d1"),
+        *("--set", "teacher.checkpoint=own.safetensors", "--set", "evaluator.epochs=1"),
+    ),
+    "a part of the training images": (
+        *("--method", "random", "--dataset", "digits", "--ipc", "1", "--set", "data.holdout=0.1"),
+        *("--precision", "bf16", "--compile", "off", "--set", "statistics.variance=batch-mean", *SHORT),
+    ),
     "an image folder": ("--method", "full", "--dataset", "imagefolder:pictures", "--set", "teacher.epochs=1"),
 }
+
+
+RECIPE = """
+name: mild
+kind: numerics
+about: A temperature of one's own.
+blocks:
+  - source: made up
+    settings: {evaluator: {epochs: 1, temperature: 5}}
+"""
 
 
 @pytest.fixture(params=RUNS)
 def made(request: pytest.FixtureRequest, shell: Shell, image_folder: Callable[..., Path]) -> Shell:
     """A shell in which one of RUNS was run."""
     image_folder("pictures")
-    shell.run("--image-size", "8", *RUNS[request.param])
+    save_file(build_network("convnet-bn-d1", 10, 8).state_dict(), shell.root / "own.safetensors")
+    (shell.root / "deeper").mkdir()
+    (shell.root / "deeper" / "own.yaml").write_text(RECIPE)
+    shell.run(*RUNS[request.param])
+    for path in (shell.root / "deeper").iterdir():  # a record does not name the folder
+        path.rename(shell.root / path.name)
     return shell
 
 
@@ -85,6 +114,12 @@ def test_the_printed_command_gives_the_same_keys(made: Shell) -> None:
     (line,) = [line for line in shown.splitlines() if line.startswith("reproduced by")]
     program, *words = shlex.split(line.removeprefix("reproduced by"))
     assert program == "ddbench"
+    inputs = [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("inputs")]
+    assert inputs == [
+        f"{text} in the working directory"
+        for name, text in (("mild", "own.yaml"), ("own.safetensors", "own.safetensors"))
+        if name in shown
+    ] + ["--data-dir: the folder that contains the image folder pictures"] * ("imagefolder:" in shown)
     # The original images are found in the data folder: the record has no path.
     again = made(*words, "--results-dir", "again", "--data-dir", made.root)
     assert again.code == 0, again.err
