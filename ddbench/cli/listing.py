@@ -17,6 +17,7 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import unknown
 from ddbench.core.text import value_text
 from ddbench.core.text_layout import format_facts, format_table, join_sections
+from ddbench.registry.collection import unknown_item
 from ddbench.registry.registry import PluginRegistry
 
 DEFAULT_WIDTH = 100
@@ -111,7 +112,7 @@ def _list_recipes(registry: PluginRegistry, name: str | None, width: int) -> str
             rows.append((each, parts[0].kind, "\n".join(dict.fromkeys(recipe.about for recipe in parts))))
         return format_table(("name", "kind", "about"), rows, width)
     if name not in names:
-        raise unknown("recipe", name, names)
+        raise unknown_item("recipe", name, names)
     return join_sections(*(recipe_page(recipe, width) for recipe in recipes if recipe.name == name))
 
 

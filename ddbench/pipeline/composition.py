@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.config.recipes import SECTIONS, Block, Recipe, load_file
-from ddbench.core.errors import DDBenchError, unknown
+from ddbench.core.errors import DDBenchError
+from ddbench.registry.collection import unknown_item
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
@@ -27,7 +28,7 @@ def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]
                 raise DDBenchError(f"recipe {name} is called '{recipe.name}', like an installed one: rename it")
             known.append(recipe)
         elif name not in {recipe.name for recipe in known}:
-            raise unknown("recipe", name, {recipe.name for recipe in known})
+            raise unknown_item("recipe", name, {recipe.name for recipe in known})
     return known
 
 

@@ -14,6 +14,7 @@ from ddbench.config.recipes import SECTIONS
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.text import error_text
+from ddbench.registry.collection import known_packages, unknown_item
 
 Model = TypeVar("Model", bound=BaseModel)
 Settings = dict[str, dict[str, Any]]
@@ -96,6 +97,9 @@ def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -
     if known and not used:
         raise DDBenchError(f"--set {text}: this run has no --{known[0].section} {section}")
     if not used:
+        for alias in aliases:
+            if (alias.section, section) in known_packages():
+                raise DDBenchError(f"--set {text}: {unknown_item(alias.section, section, ())}")
         names = {*SECTIONS, *(name for alias in aliases for name in alias.in_run)}
         raise DDBenchError(f"--set {text}: unknown section '{section}'{did_you_mean(section, names)}")
     return used[0].section if section == used[0].in_cell else None

@@ -24,6 +24,22 @@ def known_packages() -> dict[tuple[str, str], str]:
     return {(row["kind"], row["name"]): row["package"] for row in csv.DictReader(io.StringIO(text))}
 
 
+def unknown_item(kind: str, name: str, known: Iterable[str]) -> DDBenchError:
+    """Returns the error for a name that is not registered. The message names its package, or the closest name.
+
+    Args:
+        kind: The kind of the item, e.g. `method` or `recipe`.
+        name: The name that the user gave.
+        known: The valid names.
+
+    Returns:
+        The error; the caller raises it.
+    """
+    if package := known_packages().get((kind, name)):
+        return DDBenchError(f"{kind} '{name}' is in the package {package}, which is not installed here")
+    return unknown(kind, name, known)
+
+
 @dataclass(frozen=True)
 class Collection(Generic[T]):
     """The registered items of one kind. Names are unique in a collection.
@@ -74,9 +90,7 @@ class Collection(Generic[T]):
             DDBenchError: If there is no such item. The message names the package that has it, or the closest name.
         """
         if name not in self.items:
-            if package := known_packages().get((self.kind, name)):
-                raise DDBenchError(f"{self.kind} '{name}' is in the package {package}, which is not installed here")
-            raise unknown(self.kind, name, self.items)
+            raise unknown_item(self.kind, name, self.items)
         return self.items[name]
 
     def all(self) -> tuple[T, ...]:

@@ -1,0 +1,45 @@
+"""The command line of a machine on which the packages of methods are not installed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from importlib import metadata
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+
+from ddbench.registry.registry import GROUP, PluginRegistry
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+RANDOM = ("run", "--method", "random", "--dataset", "digits", "--ipc", "1")
+IN_WMDD = "is in the package ddbench-wmdd, which is not installed here"
+
+
+@pytest.fixture
+def bare(shell: Shell) -> Iterator[Shell]:
+    """A shell whose program has the core alone."""
+    points = [point for point in metadata.entry_points(group=GROUP) if point.dist and point.dist.name == "ddbench"]
+    with mock.patch("ddbench.cli.main.PluginRegistry", side_effect=functools.partial(PluginRegistry, points)):
+        yield shell
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--method", "wmdd", "--dataset", "digits", "--ipc", "1"), f"method 'wmdd' {IN_WMDD}"),
+        ((*RANDOM, "--recipe", "tuned"), f"recipe 'tuned' {IN_WMDD}"),
+        ((*RANDOM, "--recipe", "smoke", "--set", "wmdd.steps=3"), f"--set wmdd.steps=3: method 'wmdd' {IN_WMDD}"),
+        (("table", "comparison", "--recipe", "tuned", "--dry-run", "--dataset", "digits"), f"recipe 'tuned' {IN_WMDD}"),
+        (("table", "comparison", "--methods", "wmdd"), f"method 'wmdd' {IN_WMDD}"),
+        (("table", "ablation"), f"table 'ablation' {IN_WMDD}"),
+        (("list", "methods", "wmdd"), f"method 'wmdd' {IN_WMDD}"),
+        (("list", "recipes", "tuned"), f"recipe 'tuned' {IN_WMDD}"),
+    ],
+)
+def test_the_package_to_install_is_named(bare: Shell, arguments: tuple[str, ...], message: str) -> None:
+    bare(*arguments).refused(f"ddbench: {message}")
+    assert bare.files() == {}
