@@ -71,6 +71,9 @@ def build_frame(
         request = replace(request, datasets=recorded_datasets(request.datasets, stored))
     with table_errors(spec, registry, results_dir):
         cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
+    installed = {method.name for method in registry.distillers()}
+    if absent := {record.method for record in stored} - installed:
+        warn(f"not shown: records of {', '.join(sorted(absent))}: not installed here")
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     context = TableContext(request, registry, workspace, results_dir, warn, stored, yes, strict)
     if spec.fill is not None:

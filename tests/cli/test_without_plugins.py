@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -15,6 +17,7 @@ from ddbench.registry.registry import GROUP, PluginRegistry
 if TYPE_CHECKING:
     from conftest import Shell
 
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px"
 RANDOM = ("run", "--method", "random", "--dataset", "digits", "--ipc", "1")
 IN_WMDD = "is in the package ddbench-wmdd, which is not installed here"
 
@@ -43,3 +46,11 @@ def bare(shell: Shell) -> Iterator[Shell]:
 def test_the_package_to_install_is_named(bare: Shell, arguments: tuple[str, ...], message: str) -> None:
     bare(*arguments).refused(f"ddbench: {message}")
     assert bare.files() == {}
+
+
+def test_tables_keep_published_rows_and_name_the_methods_whose_records_they_do_not_show(bare: Shell) -> None:
+    outcome = bare("table", "comparison", "--dataset", "imagenette", "--results-dir", REFERENCE)
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"^wmdd +40\.2 ± 0\.6 +64\.8 ± 0\.4", outcome.out, re.MULTILINE)
+    (line,) = [line for line in outcome.errors if line.startswith("not shown: ")]
+    assert line == "not shown: records of cda, dc, dm, dm-rbf, dsa, sre2l, wmdd, wmdd-sliced: not installed here"
