@@ -55,6 +55,7 @@ def _list_methods(registry: PluginRegistry, name: str | None, width: int) -> str
         ("needs a teacher", _yes_no(cls.needs_teacher)),
         ("needs an IPC", _yes_no(cls.needs_ipc)),
         ("default evaluator", cls.default_evaluator),
+        *([("caveat", cls.caveat)] if cls.caveat else []),
     ]
     return _model_page("method", cls, Distiller, facts, registry, width)
 

@@ -246,8 +246,8 @@ class _CellFormatter:
             words.append(
                 _cell_number(first, name, metric) if metric.per_cell else _mean_number(with_value, name, metric)
             )
-            if not metric.per_cell and (mixture := first.get("mixture")):
-                words[0] += f" [{self._note_number(mixture)}]"
+            notes = [] if metric.per_cell else [first.get("mixture"), first.get("caveat")]
+            words[0] += "".join(f" [{self._note_number(note)}]" for note in notes if note)
             if self.default_protocol and protocol != self.default_protocol and "evaluator" not in self.spec.columns:
                 words[0] += f" {protocol}"
         elif any(row["state"] == "measured" for row in rows) and (note := rows[0].get(f"{name}_note")):

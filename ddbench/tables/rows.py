@@ -26,7 +26,7 @@ FRAME_COLUMNS = (
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
     *("repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
     *NUMBER_COLUMNS,
-    *("record", "differs", "departures", "mixture"),
+    *("record", "differs", "departures", "mixture", "caveat"),
 )
 SETTING_COLUMNS = (
     *("dataset", "classes", "image_size", "recipe", "teacher"),
@@ -127,6 +127,7 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
         "measured_on": measured_on(experiment.data.holdout, experiment.data.split),
         "repeat": experiment.repeat,
         "student_seed": experiment.student_seed,
+        "caveat": f"{experiment.method_name}: {caveat}" if (caveat := experiment.method.caveat) else "",
         "differs": differs or "",
         "departures": "" if differs else published.departures(experiment),
     }

@@ -204,9 +204,10 @@ def test_every_mixture_in_one_results_folder_is_named(
     assert len(place.records()) == 6
 
     table = ddbench(place, "table", "comparison", "--methods", "random", *CELL, "--seeds", "2")
-    assert (
-        "its records differ: 2 teachers; threads 1, 2 (teacher, statistics, distill, evaluate, measure)" in table.stdout
-    ), table.stdout
+    # A block for each teacher: its weights differ between the caches, because the threads do.
+    counts = [line.partition("(")[2] for line in table.stdout.splitlines() if line.startswith("random ")]
+    assert sorted(counts) == ["1 set)", "2 on 1 set)"], table.stdout
+    assert "its records differ" not in table.stdout
     scores = ddbench(place, "records", "--scores", "--format", "json")
     rows = json.loads(scores.stdout)
     # One row for each teacher of digits (two students on one set share the first), one for each folder.

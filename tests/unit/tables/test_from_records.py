@@ -398,6 +398,15 @@ def test_a_recipe_that_leaves_data_and_teacher_is_a_row_beside_the_others(stored
     assert set(frame.loc[frame["top1"] >= 60, "recipe"]) == {"quick+tuned"}
 
 
+def test_the_caveat_of_a_method_stands_beside_its_numbers(stored: Write) -> None:
+    frame = stored(*(record(experiment(methods=(name,)), 30.0) for name in ("random", "rded")), name="comparison")
+    (block,) = text_blocks(REGISTRY.table("comparison"), frame[frame["dataset"] == "digits"])
+    shown = block.cells.set_index("method")["IPC 10"]
+    assert (shown["random"], shown["rded"]) == ("30.00 (1 set)", "30.00 (1 set) [1]")
+    assert block.notes == [f"[1] rded: {REGISTRY.distiller('rded').caveat}"]
+    assert "the protocol of its paper" in block.notes[0]
+
+
 def test_a_score_that_is_missing_says_why(stored: Write) -> None:
     students = [experiment().model_copy(update={"student_seed": seed}) for seed in (0, 1)]
     random = record(experiment(methods=("random",)), 30.0)
