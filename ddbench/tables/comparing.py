@@ -28,7 +28,7 @@ def comparison(query: TableQuery) -> Iterable[Cell]:
 def cross_arch(query: TableQuery) -> Iterable[Cell]:
     """Returns a cell for each method, dataset, IPC and student of Table 2.
 
-    A fifth of the distilled images is held out to select the epoch (section 5.4).
+    A fifth of the distilled images is held out to select the epoch (section 5.3).
     """
     for dataset in query.datasets:
         for method in query.methods:
