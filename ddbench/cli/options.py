@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ from ddbench.core.files import user_cache_dir
 from ddbench.execution import choose
 
 if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
     from ddbench.storage.cache import Cache
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -273,6 +275,21 @@ def ipcs(help: str) -> Callable[[Decorated], Decorated]:
 
 
 methods = names("--method", "--methods", "methods", help="Only these methods.")
+
+
+@contextlib.contextmanager
+def kept_tracebacks(registry: PluginRegistry, results_dir: Path) -> Iterator[None]:
+    """Stores the tracebacks of plugin code that fails in the block in the results folder, also those of observers.
+
+    Args:
+        registry: The registered plugins.
+        results_dir: Folder of the results.
+    """
+    from ddbench.results.failures import traceback_kept, write_traceback
+
+    registry.keep_tracebacks(partial(write_traceback, results_dir=results_dir))
+    with traceback_kept("plugin", results_dir):
+        yield
 
 
 def print_result(text: str) -> None:

@@ -61,23 +61,26 @@ def run_command(
 
     if verbose and not dry_run:
         raise DDBenchError("--verbose: give --dry-run too")
-    executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
-    request = Request(**request_fields, assignments=assignments)
-    cells = experiments(request, registry)
+    with options.kept_tracebacks(registry, results_dir):
+        executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
+        request = Request(**request_fields, assignments=assignments)
+        cells = experiments(request, registry)
 
-    from ddbench.pipeline import dry_run as planning
-    from ddbench.pipeline import run as running
-    from ddbench.pipeline.workspace import Workspace
+        from ddbench.pipeline import dry_run as planning
+        from ddbench.pipeline import run as running
+        from ddbench.pipeline.workspace import Workspace
 
-    cache = options.open_cache(cache_dir, force)
-    workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
-    if dry_run:
-        planning.dry_run(cells, workspace, load_recipes(request.recipes, registry), click.echo, verbose, strict)
-        return
+        cache = options.open_cache(cache_dir, force)
+        workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
+        if dry_run:
+            planning.dry_run(cells, workspace, load_recipes(request.recipes, registry), click.echo, verbose, strict)
+            return
 
-    def work() -> int:
-        with interruption.handle_signals(time_limit and time_limit * 60):
-            return len(running.run(cells, workspace, results_dir, options.print_result, options.print_error, strict))
+        def work() -> int:
+            with interruption.handle_signals(time_limit and time_limit * 60):
+                return len(
+                    running.run(cells, workspace, results_dir, options.print_result, options.print_error, strict)
+                )
 
-    if launch.run_distributed(work, workspace) not in (None, len(cells)):
-        sys.exit(1)
+        if launch.run_distributed(work, workspace) not in (None, len(cells)):
+            sys.exit(1)

@@ -120,7 +120,10 @@ def table_command(
     stored = records.read_all(results_dir / "records", options.print_error)
 
     def work() -> DataFrame:
-        with interruption.handle_signals(time_limit and time_limit * 60):
+        with (
+            options.kept_tracebacks(registry, results_dir),
+            interruption.handle_signals(time_limit and time_limit * 60),
+        ):
             shown = stored if runs else _first_students(stored)
             warn = options.print_error
             return frames.build_frame(spec, request, registry, workspace, results_dir, warn, yes, strict, shown)

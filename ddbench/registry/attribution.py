@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ddbench.core.errors import DDBenchError, PluginError, exception_line, message_line
 from ddbench.core.interruption import RunInterrupt
@@ -45,6 +47,17 @@ def attribute_errors(describe: Callable[[], str]) -> Iterator[None]:
 def print_warning(text: str) -> None:
     """Prints a warning in one line to stderr."""
     print(message_line(f"ddbench: warning: {text}"), file=sys.stderr)
+
+
+def place_of(name: str, error: BaseException) -> str:
+    """Returns the position in the code at which an exception was raised: `blur.py, line 12`.
+
+    Args:
+        name: What failed. It is not used.
+        error: The exception.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "no position"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from ddbench.core.errors import exception_line
-from ddbench.registry.attribution import STOP_REQUESTS, print_warning
+from ddbench.registry.attribution import STOP_REQUESTS, place_of, print_warning
 from ddbench.registry.hooks import CORE
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
     except STOP_REQUESTS:
         raise
     except BaseException as error:
-        print_warning(f"{plugin} is left out: {exception_line(error)}")
+        print_warning(f"{plugin} is left out: {exception_line(error)} ({place_of(plugin, error)})")
     return result
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from ddbench.core.errors import exception_line
-from ddbench.registry.attribution import STOP_REQUESTS, print_warning
+from ddbench.registry.attribution import STOP_REQUESTS, place_of, print_warning
 from ddbench.registry.hooks import CORE, Hooks
 
 
@@ -14,9 +15,14 @@ class Observers:
 
     Args:
         hooks: The registered plugins.
+
+    Attributes:
+        keep_traceback: Stores the traceback of an observer. Returns text for the message. The default stores nothing
+            and returns the position in the code.
     """
 
     def __init__(self, hooks: Hooks) -> None:
+        self.keep_traceback: Callable[[str, BaseException], str] = place_of
         self._hooks = hooks
         self._disabled: set[tuple[str, str]] = set()
         self._warnings: set[str] = set()
@@ -41,9 +47,10 @@ class Observers:
                 raise
             except BaseException as error:
                 self._disabled.add((implementation.plugin, hook))
+                where = self.keep_traceback(f"observer-{implementation.owner}", error)
                 print_warning(
                     f"observer of {implementation.owner} failed and is not called again: "
-                    f"{exception_line(error)} (in {hook})"
+                    f"{exception_line(error)} (in {hook}; {where})"
                 )
 
     def _restored_state(self, owner: str) -> contextlib.AbstractContextManager[None]:

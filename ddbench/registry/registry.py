@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,6 +208,14 @@ class PluginRegistry:
         """
         return attribution.attribute_errors(lambda: self.describe(kind, name))
 
+    def keep_tracebacks(self, write: Callable[[str, BaseException], str]) -> None:
+        """Sets how the traceback of an observer is stored.
+
+        Args:
+            write: Called with a name for the file and the exception. Returns text for the message.
+        """
+        self._observers.keep_traceback = write
+
     def emit(self, event: Event) -> None:
         """Calls all implementations of `ddbench_event`. After an exception, an implementation is not called again."""
         self._observers.notify("ddbench_event", event)
@@ -234,7 +242,8 @@ class PluginRegistry:
             except STOP_REQUESTS:
                 raise
             except BaseException as error:
-                print_warning(f"plugin of {owner} could not add its commands: {exception_line(error)}")
+                where = attribution.place_of(owner, error)
+                print_warning(f"plugin of {owner} could not add its commands: {exception_line(error)} ({where})")
             replaced = [name for name, command in commands.items() if cli.commands.get(name) is not command]
             if replaced:
                 cli.commands.update(commands)

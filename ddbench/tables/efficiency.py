@@ -110,7 +110,8 @@ def _resolve(cell: Cell, context: TableContext) -> ResolvedCell:
         return ResolvedCell(cell, [], exception_line(error))
     networks = experiment.method.networks()
     settings = {f"method.{name}": experiment.teacher.arch for name, value in experiment.method if value in networks}
-    (resolved,) = resolve_cells([replace(cell, settings=settings)], context.request, context.workspace)
+    cells = [replace(cell, settings=settings)]
+    (resolved,) = resolve_cells(cells, context.request, context.workspace, context.results_dir)
     return resolved
 
 
@@ -239,6 +240,7 @@ def _read(path: Path, context: TableContext) -> dict[str, Any] | None:
 def _measure_in_process(cell: Cell, context: TableContext) -> Numbers:
     assert context.workspace is not None
     folders = {"cache": str(context.workspace.cache.root), "data": str(context.workspace.data_dir or "")}
+    folders |= {"results": str(context.results_dir)}
     cell = replace(cell, dataset=context.workspace.dataset_reference(cell.dataset))
     request = json.dumps({"request": asdict(context.request), "cell": asdict(cell), **folders})
     command = [sys.executable, "-m", "ddbench.tables.efficiency"]
@@ -322,6 +324,7 @@ def main() -> None:
     from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.failures import write_traceback
     from ddbench.storage.cache import Cache
     from ddbench.tables.runs import resolve_cells
 
@@ -332,11 +335,15 @@ def main() -> None:
     }
     registry = PluginRegistry()
     workspace = Workspace(registry, Cache(Path(content["cache"])), Path(content["data"]) if content["data"] else None)
-    (resolved,) = resolve_cells([Cell(**content["cell"])], Request(**fields), workspace)
+    cell, results_dir = Cell(**content["cell"]), Path(content["results"])
+    (resolved,) = resolve_cells([cell], Request(**fields), workspace, results_dir)
     try:
         numbers = {"reason": resolved.reason} if resolved.reason else measure(resolved.pipelines[0])
+    except DDBenchError as error:
+        numbers = {"reason": str(error)}
     except Exception as error:  # report any exception to the parent process
-        numbers = {"reason": exception_line(error)}
+        method = registry.describe("method", cell.method)
+        numbers = {"reason": f"{method}: {exception_line(error)} ({write_traceback(cell.method, error, results_dir)})"}
     print(json.dumps(numbers))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from ddbench.api.table import TableSpec
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
+from ddbench.registry.attribution import print_warning
+from ddbench.registry.hooks import CORE
 from ddbench.results import records
 from ddbench.results.conditions import recorded_datasets
 from ddbench.results.failures import traceback_kept
@@ -107,8 +110,29 @@ def table_errors(spec: TableSpec, registry: PluginRegistry, results_dir: Path) -
     Raises:
         PluginError: If the block raises an exception other than a DDBenchError.
     """
-    with traceback_kept(f"table-{spec.name}", results_dir), registry.attribute_errors("table", spec.name):
+    with (
+        traceback_kept(f"table-{spec.name}", results_dir),
+        registry.attribute_errors("table", spec.name),
+        _isolated(registry.describe("table", spec.name)),
+    ):
         yield
+
+
+def _isolated(table: str) -> contextlib.AbstractContextManager[object]:
+    """Redirects the stdout of a plugin's table to stderr, and restores the global state that it changes."""
+    if table.endswith(f" of {CORE}"):
+        return contextlib.nullcontext()
+    if "torch" not in sys.modules:  # reading needs no torch
+        return contextlib.redirect_stdout(sys.stderr)
+    import torch
+
+    from ddbench.nn.global_state import restore_global_state
+
+    def report(changed: list[str], printed: bool) -> None:
+        if changed:
+            print_warning(f"{table} changed {', '.join(changed)}: restored")
+
+    return restore_global_state(torch.device("cuda" if torch.cuda.is_available() else "cpu"), report)
 
 
 def with_datasets(request: Request, registry: PluginRegistry, data_dir: Path | None) -> Request:

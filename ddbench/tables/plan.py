@@ -57,7 +57,7 @@ def plan(
     measured = records_by_key(stored)
     total = estimate.Estimate()
     rows, leaks = [], []
-    for resolved in resolve_cells(cells, request, workspace):
+    for resolved in resolve_cells(cells, request, workspace, results_dir):
         leaks += check_leaks(resolved.pipelines, strict)
         missing = [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in measured]
         seconds = sum(total.add(pipeline) for pipeline in missing)

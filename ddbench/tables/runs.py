@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import dataset_name
-from ddbench.core.errors import DDBenchError, exception_line
+from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
+from ddbench.results.failures import write_traceback
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments, cell_name
 from ddbench.tables.context import TableContext
@@ -37,7 +39,7 @@ class ResolvedCell:
     reason: str = ""
 
 
-def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> list[ResolvedCell]:
+def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace, results_dir: Path) -> list[ResolvedCell]:
     """Returns the cells with their pipelines, checked against the dataset and the networks, grouped by dataset.
 
     The cells name their dataset as records do, if any cell of it is possible; else without a fingerprint.
@@ -55,6 +57,9 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace) -> 
             pipelines = [Pipeline(workspace, experiment) for experiment in experiments]
             check_networks(pipelines)
             resolved.append(ResolvedCell(cell, pipelines))
+        except PluginError as error:
+            where = write_traceback(f"{cell.method}-{dataset_name(cell.dataset)}", error.__cause__, results_dir)
+            resolved.append(ResolvedCell(cell, [], f"{error} ({where})"))
         except DDBenchError as error:
             resolved.append(ResolvedCell(cell, [], exception_line(error)))
     names = {part.cell.dataset: part.pipelines[0].dataset.name for part in resolved if part.pipelines}
@@ -92,7 +97,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
 
     assert context.workspace is not None
     stored = records_by_key(context.stored)
-    resolved_cells = resolve_cells(cells, context.request, context.workspace)
+    resolved_cells = resolve_cells(cells, context.request, context.workspace, context.results_dir)
     if len(reasons := {resolved.reason for resolved in resolved_cells}) == 1 and (reason := reasons.pop()):
         raise DDBenchError(reason)
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]

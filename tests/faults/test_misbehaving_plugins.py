@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from ddbench.api.dataset import DatasetSpec, Source
+from ddbench.api.context import DistillTask
+from ddbench.api.dataset import DatasetInfo, DatasetSpec, Source
+from ddbench.api.distiller import Distiller
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import Cell, TableQuery, TableSpec
+from ddbench.api.units import Unit
 from ddbench.core.events import Event
 from ddbench.data.source import ArraySplit
 from ddbench.registry.registry import PluginRegistry
@@ -63,6 +66,9 @@ def test_observers_can_neither_stop_nor_change_a_run(bad_plugin: BadPlugin, shel
         "observer of ddbench-meddles printed to stdout, which is for results: printed to stderr",
     ):
         assert sum(text in line for line in outcome.errors) == 1, outcome.err
+    text = (shell.root / "watched" / "failures" / "observer-ddbench-exits.txt").read_text()
+    assert "in ddbench_event\n    sys.exit()" in text
+    assert "traceback: watched/failures/observer-ddbench-exits.txt)" in outcome.err
     records = [json.loads(next((shell.root / name / "records").iterdir()).read_text()) for name in ("plain", "watched")]
     for name in ("metrics", "distilled_digest"):
         assert records[0][name] == records[1][name]
@@ -97,6 +103,46 @@ TABLES = {
     "metrics": (table("bad-metric", metrics={"top1": "Top"}), "metrics has 'Top' as 'top1', not a Metric"),
     "layout": (table("bad-size", finish=lambda frame, every: frame.assign(image_size="8 px")), "ValueError"),
 }
+
+
+def test_a_table_can_neither_write_to_stdout_nor_change_the_global_state(bad_plugin: BadPlugin, shell: Shell) -> None:
+    def finish(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
+        print("look at me")
+        torch.manual_seed(1)
+        return frame
+
+    registry = bad_plugin.registry(tables=[table("loud", finish=finish)])
+    before = torch.get_rng_state()
+    outcome = bad_plugin.run(shell, registry, "table", "loud", "--dataset", "digits", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert [row["state"] for row in json.loads(outcome.out)] == ["never run"]
+    assert "look at me" in outcome.err
+    assert f"table 'loud' of {bad_plugin.name} changed torch's global generator: restored" in outcome.err
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_fails_before_the_first_cell_leaves_a_traceback_too(bad_plugin: BadPlugin, shell: Shell) -> None:
+    class Unsure(Distiller, frozen=True):
+        name, version, needs_teacher, default_evaluator = "unsure", "1", False, "hard"
+
+        def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
+            raise ZeroDivisionError("cannot say")
+
+        def distill(self, task: DistillTask, unit: Unit) -> torch.Tensor:
+            raise NotImplementedError
+
+    registry = bad_plugin.registry(distillers=[Unsure])
+    options = ("--method", "unsure", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke")
+    outcome = bad_plugin.run(shell, registry, "run", *options)
+    outcome.refused(
+        f"method 'unsure' of {bad_plugin.name}: ZeroDivisionError: cannot say (traceback: results/failures/"
+    )
+    (path,) = (shell.results / "failures").iterdir()
+    assert 'raise ZeroDivisionError("cannot say")' in path.read_text()
+    path.unlink()
+    outcome = bad_plugin.run(shell, registry, "table", "comparison", *options, "--run")
+    outcome.refused("ZeroDivisionError: cannot say (traceback: results/failures/unsure-digits.txt)")
+    assert 'raise ZeroDivisionError("cannot say")' in (shell.results / "failures" / "unsure-digits.txt").read_text()
 
 
 def test_a_table_that_fails_is_named_and_the_report_goes_on_without_it(bad_plugin: BadPlugin, shell: Shell) -> None:

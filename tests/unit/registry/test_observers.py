@@ -1,5 +1,6 @@
 """Observers cannot change or end a run."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,8 @@ def test_an_observer_that_raises_is_reported_once_and_silenced(capsys: pytest.Ca
         watching.notify("ddbench_event", number)
     assert calls == [0]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "observer of ddbench-watch failed and is not called again: SystemExit: enough (in ddbench_event)" in line
+    assert "observer of ddbench-watch failed and is not called again: SystemExit: enough (in ddbench_event; " in line
+    assert re.search(r"test_observers\.py, line \d+\)$", line)
 
 
 def test_a_stop_request_passes() -> None:
