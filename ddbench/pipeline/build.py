@@ -134,6 +134,11 @@ class Builder:
     ) -> Built:
         """Returns the result of `build`, with cost, device and the inputs (`made_from`) added to the metadata."""
         note = self.note(stage, unit)
+        code = self._codes.get(stage)
+        if code is not None:
+            checkpoint = replace(checkpoint, source=asdict(code.source))
+            if not self._accepts(stage, checkpoint.saved_by()):
+                checkpoint.set_aside()
         devices.prepare(self._device)
         self._emit(Event("resumed" if checkpoint.path.exists() else "started", stage, unit))
         self._nested_seconds.append(0.0)
@@ -169,7 +174,6 @@ class Builder:
         self._emit(Event("finished", stage, unit, metrics={"seconds": seconds, **accuracy}))
         if trainers.size > 1:
             device["processes"] = trainers.size
-        code = self._codes.get(stage)
         made: dict[str, Any] = {"source": asdict(code.source)} if code else {}
         made |= {"on_demand": on_demand} if on_demand else {}
         made |= {"cost": {**cost.as_dict(), "seconds": seconds}, "device": device, "made": provenance.provenance()}

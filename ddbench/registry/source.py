@@ -8,6 +8,7 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ddbench.registry.hooks import CORE
 
@@ -59,6 +60,8 @@ def _digest(paths: tuple[Path, ...]) -> str:
 def normalised(code: str) -> str:
     """Returns Python code without comments, docstrings and layout, as a text that can be compared.
 
+    The text is the same for all versions of Python.
+
     >>> normalised("x = 1  # one") == normalised("x  =  1")
     True
     >>> normalised("x = 1") == normalised("x = 2")
@@ -70,4 +73,7 @@ def normalised(code: str) -> str:
             ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+        if not getattr(node, "type_params", True):
+            del node.type_params  # type: ignore[attr-defined]  # Python 3.12 and later
+    options: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **options)

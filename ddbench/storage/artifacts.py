@@ -188,11 +188,38 @@ def read_header(path: Path) -> ArtifactHeader:
     Returns:
         The header.
     """
+    return parse_header(_read_start(path))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Reads the metadata that `write_tensors` wrote. They are not verified.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The metadata; empty if the file is missing or its header is damaged.
+    """
+    try:
+        meta = json.loads(_header_fields(_read_start(path))["meta"])
+        return meta if isinstance(meta, dict) else {}
+    except _NOT_PARSED:
+        return {}
+
+
+def _read_start(path: Path) -> bytes:
     start = b""
     with contextlib.suppress(OSError), path.open("rb") as file:
         start = file.read(8)
         start += file.read(min(int.from_bytes(start, "little"), MAX_HEADER_BYTES))
-    return parse_header(start)
+    return start
+
+
+def _header_fields(start: bytes) -> Any:
+    return json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
+
+
+_NOT_PARSED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def parse_header(start: bytes) -> ArtifactHeader:
@@ -205,7 +232,7 @@ def parse_header(start: bytes) -> ArtifactHeader:
         The header.
     """
     try:
-        header = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])["__metadata__"]
+        header = _header_fields(start)
         meta = json.loads(header["meta"])["meta"]
         content, made_from, source = meta.get("content"), meta.get("made_from", {}), meta.get("source")
         return ArtifactHeader(
@@ -214,7 +241,7 @@ def parse_header(start: bytes) -> ArtifactHeader:
             made_from=made_from if isinstance(made_from, dict) else None,
             source=source if isinstance(source, dict) else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except _NOT_PARSED:
         return ArtifactHeader()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ddbench.core import interruption
 from ddbench.core.files import remove_abandoned
-from ddbench.storage.artifacts import Built, Tensors, quarantine, read_tensors, write_tensors
+from ddbench.storage.artifacts import Built, Tensors, quarantine, read_meta, read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,21 @@ class Checkpoint:
     Attributes:
         path: The file.
         warn: Called with a message if the checkpoint is unusable.
+        source: The distribution and the digest of the code that builds, which are saved with the state.
     """
 
     path: Path
     warn: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    source: Mapping[str, str] | None = field(default=None, compare=False)
+
+    def saved_by(self) -> Mapping[str, str] | None:
+        """Returns the `source` of the code that saved the last state; None if it is not known."""
+        source = read_meta(self.path).get("saved_by")
+        return source if isinstance(source, dict) else None
+
+    def set_aside(self) -> None:
+        """Renames the checkpoint, so that the build starts again."""
+        quarantine(self.path, "outdated")
 
     def load(self) -> Built | None:
         """Loads the last state.
@@ -42,6 +53,7 @@ class Checkpoint:
             self.warn(f"damaged checkpoint renamed: {quarantine(self.path)}; this part starts again")
             return None
         tensors, meta, _ = saved
+        meta.pop("saved_by", None)
         if meta.pop("checkpoint_of", self.path.stem) != self.path.stem:
             self.warn(f"misnamed checkpoint renamed: {quarantine(self.path, 'misnamed')}; this part starts again")
             return None
@@ -58,7 +70,8 @@ class Checkpoint:
             DDBenchError: The disk is full or the file cannot be written.
         """
         interruption.cancel_deadline()
-        write_tensors(self.path, tensors, {**meta, "checkpoint_of": self.path.stem})
+        saved_by = {"saved_by": dict(self.source)} if self.source else {}
+        write_tensors(self.path, tensors, {**meta, "checkpoint_of": self.path.stem, **saved_by})
 
     def clear(self) -> None:
         """Deletes the checkpoint and the leftovers of interrupted saves."""

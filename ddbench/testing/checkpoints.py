@@ -89,6 +89,6 @@ class InterruptingCache(Cache):
         """Returns or builds an artifact. See Cache.get."""
 
         def observed_build(checkpoint: Checkpoint) -> Built:
-            return build(ObservedCheckpoint(checkpoint.path, checkpoint.warn, self._interrupter))
+            return build(ObservedCheckpoint(checkpoint.path, checkpoint.warn, interrupter=self._interrupter))
 
         return super().get(stage, depends_on, observed_build if stage == self._stage else build, accept)

@@ -183,9 +183,9 @@ def test_edited_code_is_planned_again_and_an_edited_comment_is_not(inline: Place
         file.write_text(code)
     lines = [line for line in plan.stderr.splitlines() if "its source has changed" in line]
     assert [line.partition(" of walks-plugin, version 1: ")[0] for line in sorted(lines)] == [
-        "method 'other-walk'",
-        "method 'walk'",
-        "stage 'walks'",
+        "cache: method 'other-walk'",
+        "cache: method 'walk'",
+        "cache: stage 'walks'",
     ]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Distiller, DistillTask, Unit, hookimpl
+from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
@@ -119,6 +120,29 @@ def test_what_an_edited_method_made_is_made_again_and_one_line_says_so(tmp_path:
     events.clear()
     assert level(pipeline(tmp_path, method(0.5), digest="after", events=events)) == pytest.approx(0.75, abs=0.01)
     assert [notes(events), built(events)] == [[], []]
+
+
+@pytest.mark.parametrize(("digest", "resumes"), [("before", True), ("after", False)])
+def test_a_checkpoint_of_other_code_is_not_continued(tmp_path: Path, digest: str, resumes: bool) -> None:
+    def interrupted(task: DistillTask) -> None:
+        task.checkpoint.save({"x": torch.zeros(1)}, {"step": 3})
+        raise DDBenchError("interrupted")
+
+    loaded: list[object] = []
+    with pytest.raises(DDBenchError, match="interrupted"):
+        level(pipeline(tmp_path, gray(0.2, interrupted), digest="before"))
+    events: list[Event] = []
+    run = pipeline(
+        tmp_path, gray(0.8, lambda task: loaded.append(task.checkpoint.load())), digest=digest, events=events
+    )
+    assert level(run) == pytest.approx(0.8)
+    (state,) = loaded
+    assert (state is not None) == resumes == (not notes(events))
+    if isinstance(state, tuple):
+        assert state[1] == {"step": 3}
+    assert [event.kind for event in events if event.stage == "distill" and event.kind != "finished"] == [
+        "resumed" if resumes else "started"
+    ]
 
 
 @pytest.mark.parametrize(("stored", "current"), [("", "after"), ("before", "")])

@@ -56,6 +56,17 @@ def test_every_module_of_a_package_counts_but_not_its_tests(
     assert digest(tmp_path, package.name) != first
 
 
+def test_the_text_is_that_of_python_3_11_on_every_version() -> None:
+    function = (
+        "FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='self')], kwonlyargs=[], kw_defaults=[], "
+        "defaults=[]), body=[Pass()], decorator_list=[])"
+    )
+    assert source.normalised("class A:\n    def f(self): pass") == (
+        f"Module(body=[ClassDef(name='A', bases=[], keywords=[], body=[{function}], decorator_list=[])], "
+        "type_ignores=[])"
+    )
+
+
 def test_the_core_and_code_without_a_file_have_no_digest() -> None:
     assert source_of(Random, "ddbench") == Source("ddbench", "")
     typed = type("Method", (), {"__module__": "no_such_module"})

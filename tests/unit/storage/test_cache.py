@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,24 @@ def test_second_get_reads_what_the_first_built(tmp_path: Path) -> None:
     assert torch.equal(second.tensors["x"], torch.arange(1000, dtype=torch.float32))
     assert Cache(tmp_path).find("teacher", {**DEPENDS, "seed": 2}) is None
     assert Cache(tmp_path).find("distill", DEPENDS) is None
+
+
+def test_an_artifact_that_is_not_accepted_is_renamed_and_built_again(tmp_path: Path) -> None:
+    def version(number: int) -> Callable[[Checkpoint], tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+        return lambda checkpoint: ({"x": torch.tensor(number)}, {"source": {"digest": str(number)}})
+
+    messages: list[str] = []
+    for number in (1, 2):
+        cache = Cache(tmp_path, warn=messages.append)
+        artifact = cache.get("distill", DEPENDS, version(number), lambda meta: meta["source"]["digest"] == "2")
+        assert cache.is_new(artifact.name)
+        assert cache.header(artifact.name).source == {"digest": str(number)}
+    again = Cache(tmp_path, warn=messages.append)
+    assert int(again.get("distill", DEPENDS, refuse, lambda meta: True).tensors["x"]) == 2
+    assert not again.is_new(artifact.name)
+    assert again.header("distill/absent").digest is None
+    assert messages == []
+    assert len(list(tmp_path.glob("distill/*.outdated-*"))) == 1
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.02, 0.3, 0.7, 0.999])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -171,6 +171,34 @@ def test_of_two_hosts_that_make_the_same_the_second_takes_what_the_first_publish
 
     assert float(second.get("teacher", {}, overtaken).tensors["x"][0]) == 1
     assert len(storage.objects()) == 1
+
+
+def test_of_two_hosts_with_different_code_each_uses_its_own_artifact(
+    made: Made, host: Callable[..., Cache], storage: Storage
+) -> None:
+    def by(digest: str, value: float) -> Build:
+        def build(slot: Checkpoint) -> Built:
+            tensors, meta = made(value)(slot)
+            return tensors, {**meta, "source": {"digest": digest}}
+
+        return build
+
+    def accept(digest: str) -> Callable[[Mapping[str, Any]], bool]:
+        return lambda meta: meta["source"]["digest"] == digest
+
+    first, second = host("a", storage.url()), host("b", storage.url())
+
+    def overtaken(slot: Checkpoint) -> Built:
+        first.get("distill", {}, by("old", 1), accept("old"))
+        return by("new", 2)(slot)
+
+    artifact = second.get("distill", {}, overtaken, accept("new"))
+    assert float(artifact.tensors["x"][0]) == 2
+    third = host("c", storage.url())
+    assert third.header(artifact.name).source == {"digest": "new"}
+    assert float(third.get("distill", {}, refuse, accept("new")).tensors["x"][0]) == 2
+    again = host("a", storage.url()).get("distill", {}, by("old", 1), accept("old"))
+    assert float(again.tensors["x"][0]) == 1
 
 
 def test_what_a_worker_made_is_taken_also_where_a_stage_is_forced(
