@@ -1,0 +1,256 @@
+"""Every table of measured numbers in README.md, results/README.md and docs/ is that of the committed records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from ddbench.pipeline.request import Request
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import records
+from ddbench.results.conditions import Pool, pools
+from ddbench.results.pooling import Pooled, pool_top1
+from ddbench.results.records import Record
+from ddbench.tables.frame import build_frame
+
+ROOT = Path(__file__).parents[2]
+COLLECTIONS = ROOT / "results" / "reference"
+REFERENCE = COLLECTIONS / "imagenette-64px"
+PAGE, README = ROOT / "results" / "README.md", ROOT / "README.md"
+
+COMPARED = {
+    "| set | `fkd` | `soft` | `hard` |",  # test_readme
+    "| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |",  # test_readme; W_2^2 here
+    "| set | `fkd` | `hard` | W_2^2 | n |",
+    "| set | lambda | learning rate | cross-entropy | smallest crop | `fkd` | `hard` | W_2^2 |",
+    "| | Wasserstein + PCBN | cross-entropy + PCBN | Wasserstein + BN | cross-entropy + BN |",
+    "| layer | 5 | 10 | 15 | 16 | 17 | 18 |",
+    "| lambda | 0.1 | 1 | 10 | 100 | 1000 |",
+    "| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |",
+    "| images per class | WMDD | wmdd-sliced |",
+    "| | WMDD | random | SRe2L | RDED | CDA | DC |",
+    "| | ResNet-18 | ResNet-50 | ViT-Tiny |",
+    "| | DC | DM | SRe2L | WMDD |",
+}
+"""Headings of the tables that a test compares with records."""
+NOT_RECORDED = {
+    "| points and weights | W_2^2 |",
+    "| points and weights | W_2^2 | d times sliced W_2^2 |",
+    "| set | learning rate | top-1 |",
+}
+"""Headings of measured tables that state that their records are not committed."""
+
+
+def tables(path: Path) -> dict[str, list[list[str]]]:
+    """The tables of a page: the cells of their rows, by heading."""
+    found: dict[str, list[list[str]]] = {}
+    for text in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
+        heading, _, *lines = text.splitlines()
+        found[heading] = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return found
+
+
+def printed(name: str) -> dict[str, dict[str, str]]:
+    """The cells of a printed table without counts and notes, by row and column; `COLUMN published` beside a column."""
+    (table,) = tables(REFERENCE / "tables" / f"{name}.md").items()
+    columns = [cell.strip() for cell in table[0].split("|")[1:-1]]
+    for number, column in enumerate(columns):
+        if column == "published":
+            columns[number] = f"{columns[number - 1]} published"
+    return {
+        row[0]: {column: re.sub(r" [\[(].*", "", cell) for column, cell in zip(columns, row, strict=True)}
+        for row in table[1]
+    }
+
+
+def rows_of(heading: str, page: Path = PAGE) -> dict[str, list[str]]:
+    """The rows of a table of the page, by their first cell."""
+    return {cells[0]: cells[1:] for cells in tables(page)[heading]}
+
+
+def value(text: str) -> str:
+    """The number without its error."""
+    return text.partition(" ± ")[0]
+
+
+def number(pooled: Pooled) -> str:
+    return f"{pooled.mean:.2f}" + ("" if pooled.deviation is None else f" ± {pooled.deviation:.2f}")
+
+
+def collection(name: str) -> list[Record]:
+    return records.read_all(COLLECTIONS / name / "records")
+
+
+def cost(members: Iterable[Pool], digits: int = 2) -> str:
+    """The mean transport cost over distilled sets."""
+    students = [student for pool in members for student in pool.students]
+    costs = {r.distilled_digest: r.feature_transport_cost for r in students if r.feature_transport_cost is not None}
+    return f"{fmean(costs.values()):.{digits}f}" if costs else ""
+
+
+def test_every_table_of_measured_numbers_is_compared() -> None:
+    """Measured: a heading of accuracies, costs or times, in a page that reports results."""
+    pages = (README, PAGE, ROOT / "docs" / "numerics.md")
+    measured = {
+        heading
+        for page in pages
+        for heading, rows in tables(page).items()
+        if any(re.fullmatch(r"[-+]?\d+\.\d+( ± .*)?", cell) for row in rows for cell in row[1:])
+    }
+    assert measured == COMPARED | NOT_RECORDED
+    text = " ".join((ROOT / "docs" / "numerics.md").read_text(encoding="utf-8").split())
+    assert text.count("are not committed") == len(NOT_RECORDED)
+
+
+def test_the_first_table_is_that_of_its_records() -> None:
+    rows = rows_of("| set | `fkd` | `hard` | W_2^2 | n |")
+    names = {
+        "ten random real images per class": ("random", ["quick"]),
+        "wmdd, `quick` + `released`": ("wmdd", ["quick", "released"]),
+        "wmdd, `quick` (the paper's formulas)": ("wmdd", ["quick"]),
+        "wmdd, `quick` + `lloyd`": ("wmdd", ["quick", "lloyd"]),
+    }
+    assert rows.keys() == names.keys()
+    every = pools(collection("imagenette-64px-earlier"))
+    for label, (method, recipes) in names.items():
+        own = {p.example.evaluator: p for p in every if (p.example.method, p.example.recipes) == (method, recipes)}
+        fkd, hard, transport, n = rows[label]
+        for text, evaluator in ((fkd, "fkd"), (hard, "hard")):
+            assert text == (number(pool_top1(own[evaluator].students)) if evaluator in own else "no record"), label
+        assert transport == cost(own.values()), label
+        counts = {f"{c.sets} set{'s' * (c.sets > 1)}" + f", {c.students} students" * (c.students > c.sets)
+                  for c in (pool_top1(p.students) for p in own.values())}  # fmt: skip
+        assert counts == {n}, label
+
+
+def test_the_costs_of_the_methods_are_those_of_their_records() -> None:
+    rows = rows_of("| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |")
+    request = Request(
+        *((), ("imagenette",), (10,)),
+        assignments=("dm.steps=60", "dm-rbf.steps=60", "teacher.checkpoint=teacher-resnet18-imagenette64.safetensors"),
+    )
+    stored = [record for record in records.read_all(REFERENCE / "records") if record.student_seed == 0]
+    frame = build_frame(PluginRegistry().table("comparison"), request, PluginRegistry(), None, REFERENCE, stored=stored)
+    measured = frame[(frame["state"] == "measured") & (frame["evaluator"] == "fkd") & (frame["ipc"] == 10)]
+    quick = measured[measured["recipe"].str.startswith("quick --set")]
+    tuned = measured[measured["recipe"].str.startswith("quick+tuned")]
+    costs = {row: f"{part['transport_cost'].mean():.2f}" for row, part in quick.groupby("row")}
+    costs["wmdd, `tuned`"] = f"{tuned[tuned['row'] == 'wmdd']['transport_cost'].mean():.2f}"
+    assert {label.removesuffix(" [1]"): cells[-1] for label, cells in rows.items()} == costs
+
+
+def test_the_search_is_that_of_its_records() -> None:
+    names = ("bn_weight", "learning_rate", "cross_entropy_weight", "crop_scale_min")
+    every: dict[tuple[str, ...], dict[str, Pool]] = {}
+    for pool in pools(collection("imagenette-64px-search")):
+        settings = pool.example.configuration["method_settings"]
+        method = pool.example.method
+        title = f"{settings.get('solver', 'sliced')} barycenter" if settings else method
+        key = (title, *(f"{settings[name]:g}" if settings else "" for name in names))
+        every.setdefault(key, {})[pool.example.evaluator] = pool
+    expected = [
+        [
+            *key,
+            *(f"{pool_top1(own[name].students).mean:.2f}" if name in own else "not run" for name in ("fkd", "hard")),
+            cost(own.values(), 1),
+        ]
+        for key, own in every.items()
+    ]
+    shown = tables(PAGE)["| set | lambda | learning rate | cross-entropy | smallest crop | `fkd` | `hard` | W_2^2 |"]
+    assert sorted(shown) == sorted(expected)
+
+
+def test_the_sentence_on_32_px_is_that_of_its_records() -> None:
+    own = {pool.example.method: pool_top1(pool.students) for pool in pools(collection("imagenette-32px"))}
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    dm, random = own["dm"], own["random"]
+    assert (dm.count_text, random.count_text) == ("3 on 1 set", "3 on 2 sets")
+    assert f"reaches {number(dm)} over three students on one set, against {number(random)} for ten random" in text
+    assert "(three students on two sets)" in text
+
+
+def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> None:
+    before = printed("ablation")["wasserstein + pcbn"]["IPC 10"]
+    runs = collection("imagenette-64px-benchmarks")
+    after, compiled = (
+        number(pool_top1([run for run in runs if run.configuration["runtime"]["compile"] == value]))
+        for value in ("off", "on")
+    )
+    line = f"{before} before the optimisations, {after} after, {compiled} with `--compile on`"
+    assert line in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("layers", "| layer | 5 | 10 | 15 | 16 | 17 | 18 |"),
+        ("lambda", "| lambda | 0.1 | 1 | 10 | 100 | 1000 |"),
+    ],
+)
+def test_the_tables_of_one_setting_are_those_printed(name: str, heading: str) -> None:
+    cells = printed(name)
+    assert heading.split(" | ")[1:] == [*list(cells)[:-1], f"{list(cells)[-1]} |"]
+    assert rows_of(heading)["here (one student each)"] == [row["IPC 10"] for row in cells.values()]
+
+
+def test_ablation_and_metric_are_those_printed() -> None:
+    rows = rows_of("| | Wasserstein + PCBN | cross-entropy + PCBN | Wasserstein + BN | cross-entropy + BN |")
+    order = ("wasserstein + pcbn", "cross-entropy + pcbn", "wasserstein + bn", "cross-entropy + bn")
+    cells = [printed("ablation")[name] for name in order]
+    assert rows == {
+        "here (three students on one set each)": [row["IPC 10"] for row in cells],
+        "paper": [value(row["IPC 10 published"]) for row in cells],
+    }
+    rows = rows_of("| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |")
+    cells = [printed("metric")[name] for name in ("wasserstein (wmdd)", "mmd in WMDD", "mmd (dm)")]
+    assert rows == {
+        "class labels, no CutMix": [row["IPC 10 hard"] for row in cells],
+        "FKD": [row["IPC 10 fkd"] for row in cells],
+    }
+
+
+def test_sliced_and_comparison_are_those_printed() -> None:
+    sliced, comparison = printed("sliced"), printed("comparison")
+    methods = ("wmdd", "wmdd-sliced")
+    three = printed("regimes")
+    assert rows_of("| images per class | WMDD | wmdd-sliced |") == {
+        "1 (both are the class mean)": [sliced[name]["IPC 1 top-1"] for name in methods],
+        "10, one set": [sliced[name]["IPC 10 top-1"] for name in methods],
+        "10, three sets": [three[name]["IPC 10 fkd top-1"] for name in methods],
+        "50 (one student each)": [sliced[name]["IPC 50 top-1"] for name in methods],
+    }
+    order = ("wmdd", "random", "sre2l", "rded", "cda", "dc")
+    assert rows_of("| | WMDD | random | SRe2L | RDED | CDA | DC |") == {
+        "here (three students on one set)": [comparison[name]["IPC 1"] for name in order],
+        "paper": [value(comparison[name]["IPC 1 published"]) for name in order],
+    }
+
+
+def test_students_of_other_networks_are_those_of_the_records() -> None:
+    checkpoint = "teacher.checkpoint=teacher-resnet18-imagenette64.safetensors"
+    methods = {"random": "random", "WMDD": "wmdd", "SRe2L": "sre2l"}
+    request = Request(tuple(methods.values()), ("imagenette",), (10,), assignments=(checkpoint,))
+    frame = build_frame(PluginRegistry().table("cross-arch"), request, PluginRegistry(), None, REFERENCE)
+    measured = frame[frame["state"] == "measured"].set_index(["row", "student"])
+    students = ("resnet18", "resnet50", "vit_tiny_patch16_224")
+    expected = {
+        f"{title}, {epoch}": [f"{measured.loc[(method, student), column]:.2f}" for student in students]
+        for epoch, column in (("selected epoch", "top1_selected"), ("last epoch", "top1"))
+        for title, method in methods.items()
+    }
+    assert rows_of("| | ResNet-18 | ResNet-50 | ViT-Tiny |") == expected
+
+
+def test_efficiency_is_as_printed() -> None:
+    cells = [printed("efficiency")[name] for name in ("dc", "dm", "sre2l", "wmdd")]
+    rows = rows_of("| | DC | DM | SRe2L | WMDD |")
+    assert rows["seconds per iteration"] == [row["IPC 1 s / iteration"] for row in cells]
+    assert rows["peak memory, GB"] == [row["IPC 1 peak GB"] for row in cells]
+    extrapolated = [float(text.replace(",", "")) for text in rows["seconds of 2,000 iterations, extrapolated"]]
+    assert extrapolated == [float(row["IPC 1 s for 2,000 iterations"]) for row in cells]
+    paper = rows["paper, seconds per iteration (RTX-3090, 224 px)"]
+    assert paper == [value(row["IPC 1 s / iteration published"]) for row in cells]
