@@ -1,7 +1,9 @@
-"""Checks tensors for NaN and infinity before they are saved or returned."""
+"""Checks tensors for NaN and infinity before they are saved or returned, and the types of arguments."""
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,10 @@ from ddbench.core.errors import DDBenchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["require_finite"]
+__all__ = ["require_finite", "require_type"]
+
+FOLDER = (str, os.PathLike)
+"""Types of an argument that is a folder."""
 
 
 def require_finite(where: str, tensors: Mapping[str, Tensor], hint: str = "") -> None:
@@ -40,3 +45,27 @@ def require_finite(where: str, tensors: Mapping[str, Tensor], hint: str = "") ->
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise DDBenchError(f"{where}: not finite (NaN or infinity): {', '.join(wrong[:3])}{more}{hint}")
+
+
+def require_type(function: str, name: str, value: object, types: type | tuple[type, ...], expected: str) -> None:
+    """Raises an error if an argument of a public function has another type. True and False are no numbers.
+
+    Args:
+        function: Name of the function.
+        name: Name of the argument.
+        value: Its value.
+        types: The types that it may have.
+        expected: What the user should pass, in words.
+
+    Raises:
+        TypeError: The type is another one.
+
+    Example:
+        >>> require_type("load", "ipcs", (1, 10), tuple, "a tuple of numbers, e.g. (1, 10)")
+        >>> require_type("load", "ipcs", 1, tuple, "a tuple of numbers, e.g. (1, 10)")
+        Traceback (most recent call last):
+            ...
+        TypeError: load: ipcs is 1 (int); pass a tuple of numbers, e.g. (1, 10)
+    """
+    if not isinstance(value, types) or (isinstance(value, bool) and types is int):
+        raise TypeError(f"{function}: {name} is {reprlib.repr(value)} ({type(value).__name__}); pass {expected}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.config.experiment import Experiment
+from ddbench.core.checks import require_type
 from ddbench.core.errors import unknown
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def load(table: str | None = None) -> pd.DataFrame:
 
     Raises:
         DDBenchError: If the table is unknown.
+        TypeError: If the table is neither text nor None.
 
     Example:
         >>> frame = load("comparison")
@@ -58,6 +60,7 @@ def load(table: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
+    require_type("published.load", "table", table, (str, type(None)), f"one of {', '.join(TABLES)}, or None")
     if table is None:
         return pd.concat([load(name).astype({"value": object}) for name in TABLES], ignore_index=True)
     return _frame(table).copy()

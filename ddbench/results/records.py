@@ -18,6 +18,7 @@ from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, recorded_name
 from ddbench.config.recipes import require_plain
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.canonical import canonical_json
+from ddbench.core.checks import FOLDER, require_type
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
 from ddbench.core.text import error_text
@@ -381,7 +382,12 @@ def load(folder: Path | str, warn: Callable[[str], None] = warnings.warn) -> pd.
         The fields of `Record`, with the metrics as columns. `ipc` is a nullable integer, missing for the whole training
         set. `holdout` is the share of held-out training images (0: none). `configuration` holds the nested
         configuration as a dict.
+
+    Raises:
+        TypeError: If an argument has another type.
     """
+    require_type("records.load", "folder", folder, FOLDER, "the folder of the records as text or Path")
+    require_type("records.load", "warn", warn, Callable, "a function of a message, e.g. print")  # type: ignore[arg-type]
     return to_frame(read_all(Path(folder), warn))
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ddbench.core.checks import require_finite
+from ddbench.core.checks import require_finite, require_type
 from ddbench.core.errors import DDBenchError
 
 
@@ -26,3 +26,10 @@ def test_three_names_are_shown() -> None:
     wrong = {f"t{number}": torch.tensor(float("nan")) for number in range(5)}
     with pytest.raises(DDBenchError, match=r"t0, t1, t2 and 2 more$"):
         require_finite("here", wrong)
+
+
+@pytest.mark.parametrize(("value", "kind"), [("10", "str"), (None, "NoneType"), (True, "bool"), (1.0, "float")])
+def test_a_wrong_type_is_one_sentence(value: object, kind: str) -> None:
+    require_type("load", "ipc", 10, int, "a number")
+    with pytest.raises(TypeError, match=re.escape(f"load: ipc is {value!r} ({kind}); pass a number")):
+        require_type("load", "ipc", value, int, "a number")

@@ -21,7 +21,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.results import provenance, records
+from ddbench.results import provenance, published, records
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
@@ -447,3 +447,27 @@ def test_the_fault_of_a_table_is_named_with_its_traceback(tmp_path: Path) -> Non
 def test_a_folder_can_be_given_as_text(stored: Write, tmp_path: Path) -> None:
     stored(record(experiment(), 50.0))
     assert load("comparison", str(tmp_path), ipcs=(10,))["top1"].dropna().tolist() == [50.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: load("comparison", ipcs=1), TypeError, r"tables.load: ipcs is 1 \(int\); pass a sequence of images"),
+        (lambda: load("comparison", ipcs="10"), TypeError, r"tables.load: ipcs is '10' \(str\); pass"),
+        (lambda: load("comparison", ipcs=("10",)), TypeError, r"an element of ipcs is '10' \(str\); pass"),
+        (lambda: load("comparison", ipcs=(0,)), ValueError, "tables.load: ipcs has 0; pass numbers of at least 1"),
+        (lambda: load("comparison", None), TypeError, r"results_dir is None \(NoneType\); pass the folder"),
+        (lambda: load(7), TypeError, r"tables.load: name is 7 \(int\); pass the name of a table"),
+        (lambda: load("comparisn"), DDBenchError, "unknown table 'comparisn'; did you mean 'comparison'"),
+        (lambda: records.load(7), TypeError, r"records.load: folder is 7 \(int\); pass the folder of the records"),
+        (lambda: records.load("results", warn="yes"), TypeError, r"warn is 'yes' \(str\); pass a function"),
+        (lambda: published.load(1), TypeError, r"published.load: table is 1 \(int\); pass one of comparison"),
+        (lambda: published.load("comparisn"), DDBenchError, "unknown published table 'comparisn'"),
+    ],
+)
+def test_a_wrong_argument_of_a_loader_is_one_sentence(
+    call: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
