@@ -79,6 +79,7 @@ def evaluate_command(
     the difference is printed. --repeats is the number of sets of random images.
     """
     from ddbench.pipeline import run as running
+    from ddbench.pipeline.given_sets import mean_count
     from ddbench.pipeline.request import Request, experiments
     from ddbench.pipeline.workspace import Workspace
 
@@ -91,7 +92,7 @@ def evaluate_command(
         with interruption.handle_signals(time_limit and time_limit * 60):
             given = _open(source, workspace, workspace.dataset(dataset, data), results_dir, pixels, classes)
             workspace.add_given_set(given)
-            ipc = max(1, round(sum(given.counts) / len(given.counts)))
+            ipc = mean_count(given.counts)
             for line in _described(given, workspace.dataset(dataset, data), ipc):
                 options.print_error(line)
             cells = experiments(replace(request, methods=(given.method,), ipcs=(ipc,)), registry)

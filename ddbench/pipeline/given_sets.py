@@ -22,8 +22,11 @@ from ddbench.results.export import stored_set
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
+    from ddbench.api.dataset import DatasetInfo
+    from ddbench.api.distiller import Distiller
     from ddbench.results.export import OpenDataset
     from ddbench.results.records import Record
+    from ddbench.storage.artifacts import Artifact
     from ddbench.storage.cache import Cache
 
 
@@ -133,3 +136,35 @@ def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, class
         raise DDBenchError(f"{origin['name']}: {error}") from error
     by_label: Sequence[str] = [read.names[found.index(label)] for label in range(len(found))]
     return GivenSet(tensors, tuple(info.class_names), origin, tuple(by_label), read.notes)
+
+
+def check_given_set(method: Distiller, artifact: Artifact, info: DatasetInfo, ipc: int) -> None:
+    """Checks that a set in the cache fits an experiment.
+
+    Args:
+        method: The method, which names the set.
+        artifact: The artifact of stage `given`.
+        info: The dataset.
+        ipc: Images per class.
+
+    Raises:
+        DDBenchError: Its classes, its image size or its number of images are others.
+    """
+    name, images, labels = method.given_set(), artifact.tensors["images"], artifact.tensors["labels"]
+    if artifact.meta["classes"] != list(info.class_names):
+        raise DDBenchError(f"{name} has other classes than {info.name}: give its file or folder again")
+    size = images.shape[-1]
+    if size != info.image_size:
+        sizes = f"{name} was read at {size} px, and this run has {info.image_size} px"
+        raise DDBenchError(f"{sizes}: give its file or folder again")
+    counts = class_counts(labels, info.num_classes)
+    if method.recover_steps() is not None:
+        if min(counts) < ipc:
+            raise DDBenchError(f"method.initial: a class of the set has {min(counts)} images, fewer than --ipc {ipc}")
+    elif ipc != mean_count(counts):
+        raise DDBenchError(f"--ipc {ipc}: {name} has {mean_count(counts)} images per class")
+
+
+def mean_count(counts: Sequence[int]) -> int:
+    """Returns the IPC of a set: the rounded mean of the numbers of images of its classes, at least 1."""
+    return max(1, round(sum(counts) / len(counts)))

@@ -25,7 +25,7 @@ from ddbench.nn.class_order import outputs_of_classes
 from ddbench.nn.layers import check_layer
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.build import Builder
-from ddbench.pipeline.given_sets import class_counts
+from ddbench.pipeline.given_sets import check_given_set
 from ddbench.pipeline.graph import StageGraph
 from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.shared_state import SharedState
@@ -68,8 +68,8 @@ class Pipeline:
         self.builder = Builder(workspace, self.experiment, self.dataset, self.device, self.threads)
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version, self._stage_keys)
         self._known_keys: dict[tuple[str, int], Mapping[str, Any]] = {}
-        self.build("given")  # workers and later runs find the set in the cache
-        self._refuse_small_set()
+        if self.parts_of("given"):  # read it now: workers and later runs find it in the cache
+            check_given_set(self.method, self.artifact("given"), self.info, self.experiment.ipc or 0)
 
     def run(self) -> None:
         """Builds every stage, in the order of the paper's method."""
@@ -277,15 +277,6 @@ class Pipeline:
             reason = reason or self.protocol.skip(experiment.ipc)
         if reason:
             raise DDBenchError(reason)
-
-    def _refuse_small_set(self) -> None:
-        """Refuses to start from a given set that has fewer images of a class than the IPC."""
-        ipc = self.experiment.ipc or 0
-        if self.method.given_set() is None or self.method.recover_steps() is None:
-            return
-        fewest = min(class_counts(self.tensors("given")["labels"], self.info.num_classes))
-        if fewest < ipc:
-            raise DDBenchError(f"method.initial: a class of the set has {fewest} images, fewer than --ipc {ipc}")
 
     def _checked_units(self) -> list[Any]:
         registry, experiment = self.workspace.registry, self.experiment

@@ -129,6 +129,13 @@ def rded_folder(root: Path) -> Path:
     return folder
 
 
+def uneven_folder(root: Path) -> Path:
+    """A folder of RDED without one image."""
+    folder = rded_folder(root)
+    next(folder.rglob("*.jpg")).unlink()
+    return folder
+
+
 def normalised() -> torch.Tensor:
     return (BYTES.float() / 255 - 0.45) / 0.2
 
@@ -151,10 +158,15 @@ def mtt_folder(root: Path) -> Path:
     [
         (sre2l_folder, (), "classes: new000 = 0, new001 = 1,"),
         (rded_folder, (), "classes: 00000 = 0, 00001 = 1,"),
+        (
+            uneven_folder,
+            (),
+            "note: the classes differ in the number of images; records and random images have the mean, IPC 2",
+        ),
         (dc_file, ("--pixels", "cifar10"), "classes: by their names"),
         (mtt_folder, ("--pixels", "cifar10"), "the learning rate in lr.pt is left out"),
     ],
-    ids=["SRe2L", "RDED", "DC", "MTT"],
+    ids=["SRe2L", "RDED", "uneven", "DC", "MTT"],
 )
 def test_sets_of_other_projects_are_evaluated_beside_random(
     write: Callable[[Path], Path], options: tuple[str, ...], line: str, made: Made, tmp_path: Path
@@ -174,7 +186,9 @@ def test_sets_of_other_projects_are_evaluated_beside_random(
         top1["given:"] - top1["random"], abs=0.006
     )
     (origin,) = {json.dumps(one["origin"]) for one in records if one["method"].startswith("given:")}
-    assert json.loads(origin)["files"] in (1, 2, 20)
+    assert json.loads(origin)["files"] in (1, 2, 19, 20)
+    stored = {one["distilled_images"] for one in records if one["method"].startswith("given:")}
+    assert stored == {19 if write is uneven_folder else 20}
     assert str(tmp_path) not in json.dumps(records)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from ddbench.config.given_sets import digest_in
 from ddbench.core.errors import DDBenchError
-from ddbench.pipeline.given_sets import open_set
+from ddbench.pipeline.given_sets import check_given_set, open_set
 from ddbench.pipeline.record import build_record
 from ddbench.results.export import export_set
+from ddbench.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from tests.unit.pipeline.conftest import Desk
@@ -144,3 +146,39 @@ def test_a_given_set_keeps_its_order_and_its_digest(desk: Desk, write_set: Calla
     folder = open_set(write_set("folder", "imagefolder"), plain.dataset)
     assert folder.digest != given.digest  # other files
     assert all(torch.equal(value, given.tensors[name]) for name, value in folder.tensors.items())
+
+    for changed, message in (
+        (desk.cell(method=given.method, ipcs=(3,)), f"--ipc 3: {given.method} has 2 images per class"),
+        (
+            desk.cell("data.image_size=16", "data.stored_size=16", method=given.method),
+            "was read at 8 px, and this run has",
+        ),
+    ):
+        with pytest.raises(DDBenchError, match=message):
+            desk.pipeline(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["other"]}, "set:0123456789abcdef has other classes than digits"),
+        ({"size": 9}, "set:0123456789abcdef was read at 9 px, and this run has 8 px"),
+        ({"ipc": 3}, "a class of the set has 2 images, fewer than --ipc 3"),
+        ({}, None),
+    ],
+)
+def test_a_set_in_the_cache_must_fit_the_run(
+    change: dict[str, Any], message: str | None, desk: Desk, tmp_path: Path
+) -> None:
+    info, size = desk.pipeline(desk.cell(method="random")).info, change.get("size", 8)
+    tensors = {"images": torch.zeros(20, 3, size, size, dtype=torch.uint8), "labels": INTERLEAVED}
+    meta = {"classes": change.get("classes", list(info.class_names))}
+    artifact = Artifact("given", "key", tmp_path, tensors, meta, "")
+    method = desk.cell("method.initial=set:0123456789abcdef", method="sre2l").method
+    with nullcontext() if message is None else pytest.raises(DDBenchError, match=message):
+        check_given_set(method, artifact, info, change.get("ipc", 2))
+
+
+def test_an_unknown_name_of_a_given_set_is_refused(desk: Desk) -> None:
+    with pytest.raises(DDBenchError, match="a given set is named given:NAME@DIGEST"):
+        desk.cell(method="given:mtt")
