@@ -117,14 +117,14 @@ def validated(model: type[Model], section: str, settings: Mapping[str, Mapping[s
     Raises:
         DDBenchError: A name is unknown, or a value is impossible.
     """
-    values = settings[section]
+    values, of_owner = settings[section], f" ({owner})" if owner else ""
     for name in values:
         if name not in model.model_fields:
-            place = f"{section} ({owner})" if owner else section
-            raise DDBenchError(f"{place} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
+            raise DDBenchError(f"{section}{of_owner} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
         if isinstance(values[name], bool) and "bool" not in str(model.model_fields[name].annotation):
-            raise DDBenchError(f"{section}.{name}: a number is needed (got {values[name]})")
+            raise DDBenchError(f"{section}.{name}{of_owner}: a number is needed (got {values[name]})")
     try:
         return model(**values)
     except ValidationError as error:
-        raise DDBenchError(f"{section}.{error_text(error)}".replace("..", ".")) from error
+        name, separator, message = error_text(error).partition(": ")
+        raise DDBenchError(f"{section}.{name}{of_owner}{separator}{message}".replace("..", ".")) from error

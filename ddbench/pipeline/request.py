@@ -140,7 +140,7 @@ def _expand_protocol(
 ) -> list[Experiment]:
     distiller, protocol = registry.distiller(method), registry.evaluator(evaluator)
     if protocol.on_real_data and distiller.needs_ipc:
-        raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full")
+        raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full, not {method}")
     own = own_name(dataset_name(dataset))
     names = recipe_names(request.recipes, known, own)
     settings = compose(known, names, own, method, ipc, evaluator)

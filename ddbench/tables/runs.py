@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import dataset_name
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
+from ddbench.core.text import counted
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results.failures import write_traceback
@@ -99,7 +100,9 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     stored = records_by_key(context.stored)
     resolved_cells = resolve_cells(cells, context.request, context.workspace, context.results_dir)
     if len(reasons := {resolved.reason for resolved in resolved_cells}) == 1 and (reason := reasons.pop()):
-        raise DDBenchError(reason)
+        names = list(dict.fromkeys(cell_name(resolved.cell) for resolved in resolved_cells))
+        others = f" (the same for {counted(len(names) - 1, 'other cell')})" if len(names) > 1 else ""
+        raise DDBenchError(f"{names[0]}: {reason}{others}")
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
     missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
     schedule = estimate.Schedule(missing)
