@@ -140,7 +140,8 @@ def _expand_protocol(
 ) -> list[Experiment]:
     distiller, protocol = registry.distiller(method), registry.evaluator(evaluator)
     if protocol.on_real_data and distiller.needs_ipc:
-        raise DDBenchError(f"evaluator '{evaluator}' trains on the whole real training set: use it with --method full, not {method}")
+        problem = f"evaluator '{evaluator}' trains on the whole real training set, not on that of '{method}'"
+        raise DDBenchError(f"{problem}: use it with --method full")
     own = own_name(dataset_name(dataset))
     names = recipe_names(request.recipes, known, own)
     settings = compose(known, names, own, method, ipc, evaluator)
