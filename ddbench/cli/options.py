@@ -126,6 +126,9 @@ strict = click.option(
     is_flag=True,
     help="Refuse a run with possible data leakage, e.g. validation images that are copies of training images.",
 )
+wide = click.option(
+    "--wide", is_flag=True, help="Print all columns, each row in one line (default: the width of the terminal)."
+)
 time_limit = click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),

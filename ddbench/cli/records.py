@@ -48,13 +48,14 @@ def show_command(run: str | None, results_dir: Path) -> None:
     "--recipe", "recipes", multiple=True, help="Only records of this recipe. Repeated: of these recipes, in order."
 )
 @click.option("--sort", metavar="COLUMN", help="Sort by this column, numbers from the largest.")
+@options.wide
 @options.results
-def records_command(form: str, with_scores: bool, results_dir: Path, **selection: Any) -> None:
+def records_command(form: str, with_scores: bool, wide: bool, results_dir: Path, **selection: Any) -> None:
     """Lists the records in one table."""
     from ddbench.results import text as results_text
 
     folder, selected = results_dir / "records", results_text.Selection(**selection)
-    click.echo(results_text.records_text(folder, form, with_scores, options.print_error, selected))
+    click.echo(results_text.records_text(folder, form, with_scores, options.print_error, selected, wide))
 
 
 @options.command("export")

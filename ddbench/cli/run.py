@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print cells, states of stages, time and settings. Compute nothing.")
 @click.option("--verbose", is_flag=True, help="With --dry-run: print the whole configuration of each cell too.")
 @options.strict
+@options.wide
 @options.names("--force", type=options.StageName(), help="Recompute this stage and all later ones.")
 @click.pass_obj
 def run_command(
@@ -43,6 +44,7 @@ def run_command(
     dry_run: bool,
     verbose: bool,
     strict: bool,
+    wide: bool,
     force: tuple[str, ...],
     time_limit: float | None,
     executor: str,
@@ -78,9 +80,8 @@ def run_command(
 
         def work() -> int:
             with interruption.handle_signals(time_limit and time_limit * 60):
-                return len(
-                    running.run(cells, workspace, results_dir, options.print_result, options.print_error, strict)
-                )
+                echo, warn = options.print_result, options.print_error
+                return len(running.run(cells, workspace, results_dir, echo, warn, strict, wide))
 
         if launch.run_distributed(work, workspace) not in (None, len(cells)):
             sys.exit(1)

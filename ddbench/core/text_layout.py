@@ -12,13 +12,20 @@ MIN_COLUMN = 12
 GAP = "  "
 UNLIMITED = 10_000
 """Characters per line where there is no terminal."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def terminal_width() -> int:
+    """Returns the characters per line of the terminal, or of `COLUMNS`; without a terminal, `UNLIMITED`."""
+    return shutil.get_terminal_size(fallback=(UNLIMITED, 24)).columns
 
 
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> str:
     """Formats a table with wrapped cells.
 
-    The widest columns are narrowed first. Words are broken only if the table does not fit otherwise. tabulate and
-    rich.table would break words, such as `teacher.learning_rate=0.025`, in tables that fit without it.
+    The widest columns are narrowed first. Words are broken only if the table does not fit otherwise, and there is no
+    line break beside `±`. tabulate and rich.table would break words, such as `teacher.learning_rate=0.025`, in tables
+    that fit without it.
 
     Args:
         headers: Titles of the columns.
@@ -35,24 +42,57 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: i
         cifar10  ten classes of
                  photographs
     """
-    cells = [list(headers), *(list(row) for row in rows)]
-    columns = ["\n".join(column) for column in zip(*cells, strict=True)]
-    widths = _column_widths(
-        [max(len(line) for line in column.split("\n")) for column in columns],
-        [max(len(word) for word in column.split()) for column in columns],
-        width - len(GAP) * (len(columns) - 1),
-    )
-    header, *body = (_format_row(row, widths) for row in cells)
+    cells = [[cell.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for cell in row] for row in (headers, *rows)]
+    columns = list(zip(*cells, strict=True))
+    available = width - len(GAP) * (len(columns) - 1)
+    widths = _column_widths([_longest(column) for column in columns], list(map(_longest_word, columns)), available)
+    header, *body = (_format_row(row, widths).replace(NO_BREAK, " ") for row in cells)
     return "\n".join([header, GAP.join("-" * column for column in widths), *body])
 
 
+def _longest(column: Iterable[str]) -> int:
+    return max(len(line) for cell in column for line in cell.split("\n"))
+
+
+def _longest_word(column: Iterable[str]) -> int:
+    return max(len(word) for cell in column for word in cell.replace("\n", " ").split(" "))
+
+
+def divide_columns(widths: Sequence[int], available: int) -> list[list[int]]:
+    """Divides the columns of a table that is too wide into parts that fit.
+
+    Args:
+        widths: Characters of each column.
+        available: Characters per line. A column that is wider has a part of its own.
+
+    Returns:
+        The numbers of the columns in each part, in order.
+
+    Example:
+        >>> divide_columns([10, 10, 10], 24)
+        [[0, 1], [2]]
+    """
+    parts: list[list[int]] = []
+    used = 0
+    for number, width in enumerate(widths):
+        used += len(GAP) + width
+        if not parts or used > available:
+            parts.append([])
+            used = width
+        parts[-1].append(number)
+    return parts
+
+
 def format_rows(rows: Sequence[Mapping[str, str]], always: Iterable[str], width: int | None = None) -> str:
-    """Formats rows as a table. If it is too wide, columns with one value are written above it, as `name value`.
+    """Formats rows as a table that fits.
+
+    If it is too wide, columns with one value are written above it, as `name value`. If it is still too wide, the table
+    is divided into several, each with the first column, or with numbers of the rows if the first column repeats values.
 
     Args:
         rows: Cells by the title of the column. All rows have the same columns.
         always: Titles of columns that stay in the table.
-        width: Characters per line; default: the width of the terminal, and no limit without a terminal.
+        width: Characters per line; default: `terminal_width`.
 
     Returns:
         The lines.
@@ -67,15 +107,22 @@ def format_rows(rows: Sequence[Mapping[str, str]], always: Iterable[str], width:
         1
         10
     """
-    width = width or shutil.get_terminal_size(fallback=(UNLIMITED, 24)).columns
+    width = width or terminal_width()
     names = list(rows[0])
     text = _format_columns(rows, names, UNLIMITED)
     if max(map(len, text.splitlines())) <= width:
         return text
     constant = [name for name in names if name not in always and len({row[name] for row in rows}) == 1]
     facts = ", ".join(f"{name} {rows[0][name]}" for name in constant if rows[0][name])
-    shown = [name for name in names if name not in constant]
-    return join_sections(textwrap.fill(facts, width), _format_columns(rows, shown, width))
+    first, *others = [name for name in names if name not in constant]
+    minima = [_longest_word([name, *(row[name] for row in rows)]) for name in (first, *others)]
+    parts = divide_columns(minima[1:], width - minima[0] - len(GAP)) or [[]]
+    if len(parts) > 1 and len({row[first] for row in rows}) < len(rows):
+        rows = [{"row": str(number), **row} for number, row in enumerate(rows, 1)]
+        parts = divide_columns(minima, width - len("row") - len(GAP))
+        first, others = "row", [first, *others]
+    tables = [_format_columns(rows, [first, *(others[number] for number in part)], width) for part in parts]
+    return join_sections(textwrap.fill(facts, width, break_on_hyphens=False), *tables)
 
 
 def _format_columns(rows: Sequence[Mapping[str, str]], names: Sequence[str], width: int) -> str:
@@ -96,7 +143,7 @@ def _column_widths(natural: list[int], longest_words: list[int], available: int)
 
 def _format_row(cells: Sequence[str], widths: Sequence[int]) -> str:
     wrapped = [
-        [part for line in cell.split("\n") for part in textwrap.wrap(line, column, break_on_hyphens=False) or [""]]
+        [part for line in cell.split("\n") for part in _wrap(line, column)]
         for cell, column in zip(cells, widths, strict=True)
     ]
     lines = (
@@ -104,6 +151,10 @@ def _format_row(cells: Sequence[str], widths: Sequence[int]) -> str:
         for parts in zip_longest(*wrapped, fillvalue="")
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    return [line] if len(line) <= width else textwrap.wrap(line, width, break_on_hyphens=False)
 
 
 def format_facts(facts: Iterable[tuple[str, str]], width: int) -> str:

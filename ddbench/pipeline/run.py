@@ -32,6 +32,7 @@ def run(
     echo: Print,
     warn: Print,
     strict: bool = False,
+    wide: bool = False,
 ) -> list[Record]:
     """Runs every cell of a grid, in order. Each record is on disk before the next cell starts.
 
@@ -45,6 +46,7 @@ def run(
         echo: Prints a line of the result.
         warn: Prints a line about the progress.
         strict: Whether a grid with a possible data leak is refused.
+        wide: Whether the summary has all columns.
 
     Returns:
         The records of the cells that succeeded.
@@ -87,7 +89,7 @@ def run(
             warn(f"record: {results_dir / 'records' / record.name}.json")
     if not cells:
         raise DDBenchError(f"every cell failed: {_listed([name for names in failures.values() for name in names])}")
-    echo(summary_text(cells))
+    echo(summary_text(cells, wide))
     echo("")
     echo(f"records:  {results_dir / 'records'} (read one with: ddbench show {cells[-1][1].name})")
     for preview in previews:

@@ -8,7 +8,7 @@ from statistics import fmean
 import pandas as pd
 
 from ddbench.core.text import counted
-from ddbench.core.text_layout import format_rows
+from ddbench.core.text_layout import UNLIMITED, format_rows
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
 from ddbench.results.conditions import pools
@@ -18,18 +18,22 @@ from ddbench.results.records import Record
 
 SUMMARY_COLUMNS = ("method", "ipc", "top-1 (last epoch)", "n")
 """Columns that are shown even if they have one value and the terminal is narrow."""
+WIDE_COLUMNS = ("W2² of features", "distill s", "student s", "process peak MB")
+"""Columns that are shown only with `--wide`."""
 
 
-def summary_text(cells: Iterable[tuple[Pipeline, Record]], width: int | None = None) -> str:
+def summary_text(cells: Iterable[tuple[Pipeline, Record]], wide: bool = False) -> str:
     """Formats the summary of a grid.
 
     Args:
         cells: The cells and their records.
-        width: Characters per line; default: those of the terminal.
+        wide: Whether to show all columns, each row in one line, instead of the width of the terminal.
     """
     frame = summarise(cells)
+    if not wide:
+        frame = frame.drop(columns=list(WIDE_COLUMNS))
     rows = [dict(zip(frame.columns, map(str, row), strict=True)) for row in frame.to_numpy()]
-    return format_rows(rows, SUMMARY_COLUMNS, width)
+    return format_rows(rows, SUMMARY_COLUMNS, UNLIMITED if wide else None)
 
 
 def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:

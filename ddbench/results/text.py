@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,8 @@ from tabulate import tabulate
 
 from ddbench.config.datasets import refers_to
 from ddbench.core.errors import DDBenchError, unknown
+from ddbench.core.text import counted
+from ddbench.core.text_layout import UNLIMITED, format_facts, format_rows, format_table, join_sections, terminal_width
 from ddbench.results.command import command_of, inputs_of
 from ddbench.results.labels import recipe_label
 
@@ -22,11 +27,17 @@ if TYPE_CHECKING:
 
     from ddbench.results.records import Record
 
-ESSENTIAL = (
+RECORD_COLUMNS = ("name", "image_size", "recipe", "evaluator", "holdout", "top1_last")
+"""Columns of the text overview of records."""
+WIDE_RECORD_COLUMNS = (
     *("name", "method", "dataset", "image_size", "ipc", "recipe", "evaluator", "student", "repeat", "student_seed"),
     *("regime", "holdout", "top1_last"),
 )
-"""Columns of the text overview of records."""
+"""Columns of the overview with `--wide`."""
+SCORE_CONDITIONS = ("recipe", "settings", "dataset", "image_size", "holdout", "student")
+"""Columns of the scores that the text overview joins to one label of each row."""
+SCORE_COLUMNS = ("ipc", "protocol", "top1", "ior", "hlr", "lrs")
+"""Further columns of the text overview of scores."""
 OPTIONAL = ("settings", "holdout", "missing", "mixture")
 """Columns of the scores that are left out of a text if they are empty."""
 SHOWN_CLASSES = 20
@@ -36,9 +47,23 @@ FORMATS = {"holdout": "g", "lrs": ".4f"}
 
 
 def record_text(record: Record) -> str:
-    """Formats one record: its results, its conditions, its cost and its configuration."""
-    table = tabulate(record_rows(record), tablefmt="plain", disable_numparse=True)
-    return f"{table}\n\n{tree_text(record.configuration).rstrip()}"
+    """Formats one record in the width of the terminal: its results, conditions, cost and configuration."""
+    rows, width = record_rows(record), terminal_width()
+    facts, command = format_facts(rows, width), dict(rows)["reproduced by"]
+    if command not in facts:  # it was wrapped, but a shell must read the copied lines as one command
+        facts = format_facts((row for row in rows if row[0] != "reproduced by"), width)
+        facts += f"\nreproduced by\n{_wrapped_command(command, width)}"
+    return f"{facts}\n\n{tree_text(record.configuration).rstrip()}"
+
+
+def _wrapped_command(command: str, width: int) -> str:
+    """Wraps a command after its words, with a backslash at the end of each line but the last."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1] and len(f"  {lines[-1]} {word} \\") > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(f"  {line}" for line in lines)
 
 
 def tree_text(tree: Mapping[str, Any]) -> str:
@@ -181,7 +206,12 @@ class Selection:
 
 
 def records_text(
-    folder: Path, form: str, scored: bool, warn: Callable[[str], None], selection: Selection = Selection()
+    folder: Path,
+    form: str,
+    scored: bool,
+    warn: Callable[[str], None],
+    selection: Selection = Selection(),
+    wide: bool = False,
 ) -> str:
     """Formats all records of a folder, or their scores.
 
@@ -192,6 +222,7 @@ def records_text(
         scored: Whether to show `ddbench.results.scores` instead.
         warn: Called with a message for each JSON file that is not a record.
         selection: The rows and their order.
+        wide: Whether a text has one line per row and more columns, instead of the width of the terminal.
 
     Raises:
         DDBenchError: If there is no such record.
@@ -204,15 +235,56 @@ def records_text(
     if not stored:
         raise records.no_records_error(folder)
     frame = records.to_frame(stored)
+    short = form == "text" and not wide
     if scored:
         frame = selection.of(scores(frame))
         if form == "text":  # columns that say nothing would make the table wider
             frame = frame.drop(
                 columns=["records", *(name for name in OPTIONAL if len(frame) and not frame[name].any())]
             )
-        return frame_text(frame, form)
-    frame = selection.of(frame.assign(recipe=list(map(recipe_label, stored))))
-    return frame_text(frame[list(ESSENTIAL)] if form == "text" else frame.drop(columns=["keys", "stages"]), form)
+        if short and len(frame):
+            _warn_of_hidden_notes(frame, warn)
+            return _scores_text(_text_rows(frame))
+    else:
+        frame = selection.of(frame.assign(recipe=list(map(recipe_label, stored)))).drop(columns=["keys", "stages"])
+        if short:
+            return format_rows(_text_rows(frame[list(RECORD_COLUMNS)]), ("name", "top1_last"))
+        if form == "text":
+            frame = frame[list(WIDE_RECORD_COLUMNS)]
+    return frame_text(frame, form)
+
+
+def _scores_text(rows: list[dict[str, str]]) -> str:
+    """Formats scores in the width of the terminal. The label of a row has the conditions in which the rows differ."""
+    width, conditions = terminal_width(), [name for name in SCORE_CONDITIONS if name in rows[0]]
+    shared = [name for name in conditions if len({row[name] for row in rows}) == 1]
+    labels = []
+    for row in rows:
+        recipe = row["recipe"].partition(" + ")[0] if row.get("settings") else row["recipe"]
+        values = {**row, "recipe": recipe}
+        labels.append([row["method"], *(values[name] for name in conditions if name not in shared)])
+    positions = Counter((*label, row["ipc"], row["protocol"]) for label, row in zip(labels, rows, strict=True))
+    lines = []
+    for label, row in zip(labels, rows, strict=True):
+        teacher = f"teacher {row['teacher']}" if positions[*label, row["ipc"], row["protocol"]] > 1 else ""
+        lines.append([", ".join(filter(None, (*label, teacher))), *(row[name] for name in SCORE_COLUMNS)])
+    facts = textwrap.fill(", ".join(f"{name} {rows[0][name]}" for name in shared), width)
+    return join_sections(facts, format_table(("row", *SCORE_COLUMNS), lines, width))
+
+
+def _warn_of_hidden_notes(frame: pd.DataFrame, warn: Callable[[str], None]) -> None:
+    """Names the notes of the scores that only the wide overview shows."""
+    missing, mixed = (int((frame[name] != "").sum()) if name in frame else 0 for name in ("missing", "mixture"))
+    texts = [f"{counted(missing, 'row')} without a score"] * bool(missing)
+    texts += [f"{counted(mixed, 'row')} with records of different conditions"] * bool(mixed)
+    if texts:
+        warn(f"{', '.join(texts)}: --wide names them")
+
+
+def _text_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
+    from ddbench.results.records import rows_of
+
+    return [{name: _cell_text(name, value) for name, value in row.items()} for row in rows_of(frame)]
 
 
 def frame_text(frame: pd.DataFrame, form: str) -> str:
@@ -239,7 +311,7 @@ def frame_text(frame: pd.DataFrame, form: str) -> str:
         flat = pd.DataFrame([_flat(row) for row in rows], columns=None if rows else frame.columns, dtype=object)
         return flat.to_csv(index=False).rstrip("\n")
     cells = [[_cell_text(name, value) for name, value in row.items()] for row in rows]
-    return tabulate(cells, headers=list(frame.columns), tablefmt="simple", disable_numparse=True)
+    return format_table([str(name) for name in frame], cells, UNLIMITED)
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -12,6 +13,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from ddbench.api.table import Metric, TableSpec
+from ddbench.core.text_layout import GAP, divide_columns, terminal_width
+from ddbench.core.text_layout import format_table as format_columns
 from ddbench.results import published
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import rows_of
@@ -19,7 +22,7 @@ from ddbench.results.text import frame_text
 from ddbench.tables.published_columns import published_rows
 from ddbench.tables.rows import BLOCK_COLUMNS, Row
 
-STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "html": "html"}
+STYLES = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
 PUBLISHED, DIFFERENCE = " published", " difference"
 """Ends of the names of columns with published numbers and with differences."""
 
@@ -63,16 +66,38 @@ def _format_block(form: str, block: TextBlock) -> str:
     # The name of a folder can hold line ends, which would end a comment of LaTeX.
     heading, *notes = (" ".join(line.splitlines()) for line in (block.heading, *block.notes))
     headers = [_header(str(name)) for name in cells]
+    if form == "text":
+        width = terminal_width()
+        wrapped = [textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False) for line in notes]
+        title = textwrap.fill(heading, width, break_on_hyphens=False, break_long_words=False)
+        return "\n".join([title, "\n\n".join(_text_tables(headers, cells, width)), *wrapped])
     body = tabulate(cells.to_numpy().tolist(), headers=headers, tablefmt=STYLES[form], disable_numparse=True)
     if form == "latex":
         comments = [f"% {line}" for line in (heading, *notes)]
         return "\n".join([*comments, body.replace("±", r"$\pm$")])
-    if form == "html":
-        paragraphs = [f"<p>{escape(note)}</p>" for note in notes]
-        return "\n".join([f"<h3>{escape(heading)}</h3>", body, *paragraphs])
     if form == "markdown":
         return "\n\n".join([f"**{_markdown(heading)}**", body, *map(_markdown, notes)])
-    return "\n".join([heading, body, *notes])
+    paragraphs = [f"<p>{escape(note)}</p>" for note in notes]
+    return "\n".join([f"<h3>{escape(heading)}</h3>", body, *paragraphs])
+
+
+def _text_tables(headers: Sequence[str], cells: pd.DataFrame, width: int) -> Iterator[str]:
+    """Yields the table of a block. If it is too wide, its columns are divided into tables that repeat the row names.
+
+    A measured number, the published one and their difference stay together.
+    """
+    lines = cells.to_numpy().tolist()
+    sizes = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
+    groups: list[list[int]] = []
+    for number, name in enumerate(map(str, cells)):
+        if number and name.endswith((PUBLISHED, DIFFERENCE)):
+            groups[-1].append(number)
+        elif number:
+            groups.append([number])
+    widths = [sum(sizes[number] + len(GAP) for number in group) - len(GAP) for group in groups]
+    for part in divide_columns(widths, width - sizes[0] - len(GAP)) or [[]]:
+        shown = [0, *(number for group in part for number in groups[group])]
+        yield format_columns([headers[n] for n in shown], [[line[n] for n in shown] for line in lines], width)
 
 
 def _markdown(text: str) -> str:

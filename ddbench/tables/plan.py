@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import dataset_name
+from ddbench.core.text_layout import format_table, terminal_width
 from ddbench.pipeline import estimate
 from ddbench.pipeline.checks import check_leaks
 from ddbench.pipeline.composition import load_recipes
@@ -53,7 +52,7 @@ def plan(
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     if workspace is None or spec.fill is not None:
         rows = [_labels(cell) for cell in cells]
-        return tabulate(rows, headers=HEADINGS[:5], tablefmt="simple", disable_numparse=True)
+        return format_table(HEADINGS[:5], rows, terminal_width())
     measured = records_by_key(stored)
     total = estimate.Estimate()
     rows, leaks = [], []
@@ -63,7 +62,7 @@ def plan(
         seconds = sum(total.add(pipeline) for pipeline in missing)
         time = estimate.readable(seconds) if seconds else ""
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
-    text = tabulate(rows, headers=HEADINGS, tablefmt="simple", disable_numparse=True)
+    text = format_table(HEADINGS, rows, terminal_width())
     notes = "".join(f"\n{note}" for note in dict.fromkeys(leaks))
     return f"{text}\n{notes}\nin all about {estimate.readable(total.total)} on this device"
 

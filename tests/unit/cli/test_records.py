@@ -67,6 +67,8 @@ def test_the_table_of_records(shell: Shell) -> None:
     shell.run(*grid, "--ipc", "1", "--set", "data.image_size=8")
     actual = {path.stem: records.read(path) for path in (shell.results / "records").glob("*.json")}
     text = shell("records").out
+    assert text.split()[:6] == ["name", "image_size", "recipe", "evaluator", "holdout", "top1_last"]
+    assert shell("records", "--wide").out.split()[:2] == ["name", "method"]
     assert len(text.splitlines()) == 2 + len(actual) == 4
     for name, record in actual.items():
         (shown,) = (row for row in text.splitlines() if row.startswith(name))
@@ -125,7 +127,7 @@ def test_records_are_filtered_and_sorted(scored: Scored, changed: Change, shell:
 @pytest.mark.parametrize("form", ["text", "csv"])
 def test_without_a_method_to_score_there_is_a_heading(scored: Scored, shell: Shell, form: str) -> None:
     records.write(Record(**scored.full[0]), shell.results / "records")
-    outcome = shell("records", "--scores", "--format", form)
+    outcome = shell("records", "--scores", "--format", form, "--wide")
     assert outcome.code == 0
     heading = outcome.out.splitlines()[0]
     shown = [name for name in SCORE_COLUMNS if form == "csv" or name != "records"]

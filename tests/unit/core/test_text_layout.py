@@ -51,3 +51,19 @@ def test_columns_with_one_value_leave_a_table_that_is_too_wide() -> None:
 def test_columns_that_are_always_shown_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "27")
     assert format_rows(ROWS, ["method", "top-1"]).splitlines()[2].split() == ["method", "top-1"]
+
+
+def test_a_number_is_not_divided() -> None:
+    lines = format_table(("method", "top-1"), [("random images", "62.80 ± 1.23")], 22).splitlines()
+    assert any(line.endswith("62.80 ± 1.23") for line in lines)
+    assert max(map(len, lines)) <= 22
+
+
+def test_rows_that_are_too_wide_are_divided_into_tables_that_repeat_the_first_column() -> None:
+    rows = [{"name": f"n{number}", **{c: f"{number}{c}" * 3 for c in "abc"}} for number in range(2)]
+    tables = format_rows(rows, [], width=20).split("\n\n")
+    assert [table.split()[:3] for table in tables] == [["name", "a", "b"], ["name", "c", "----"]]
+    assert all("n1" in table and max(map(len, table.splitlines())) <= 20 for table in tables)
+    # Equal names are told apart by the number of the row.
+    tables = format_rows([{**row, "name": "n"} for row in rows], ["name"], width=20).split("\n\n")
+    assert [line.split()[0] for line in tables[1].splitlines()] == ["row", "---", "1", "2"]

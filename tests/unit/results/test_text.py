@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
     assert "best epoch" not in rows
     text = record_text(made)
     assert text.index("61.25") < text.index("evaluator_settings:")
+
+
+def test_in_a_narrow_terminal_the_command_is_wrapped_for_a_shell(
+    record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = record(61.25)
+    command = dict(record_rows(made))["reproduced by"]
+    monkeypatch.setenv("COLUMNS", "50")
+    head = record_text(made).partition("\n\n")[0]
+    assert all(len(line) <= 50 or len(line.split()) == 1 for line in head.splitlines())
+    _, _, wrapped = head.partition("reproduced by\n")
+    assert len(wrapped.splitlines()) > 1
+    assert shlex.split(wrapped.replace("\\\n", "")) == shlex.split(command)
 
 
 def test_the_classes_of_a_teacher_are_named_and_of_many_the_lowest_are_shown(record: Callable[..., Record]) -> None:

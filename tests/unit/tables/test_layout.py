@@ -59,12 +59,12 @@ NOTES = [
 ]
 TEXT = """\
 imagenette, 10 classes, 224 px, recipe paper, teacher resnet18, cpu fp32
-loss + regulariser    IPC 10                     published    difference
---------------------  -------------------------  -----------  ------------
-wasserstein + pcbn    62.00 ± 2.00 (3 sets)      64.7 ± 0.2   -2.70
+loss + regulariser    IPC 10                     published   difference
+--------------------  -------------------------  ----------  ----------
+wasserstein + pcbn    62.00 ± 2.00 (3 sets)      64.7 ± 0.2  -2.70
 cross-entropy + pcbn  61.50 (1 set) hard v2      63.5 ± 0.1
 wasserstein + bn      failed [1]                 60.7 ± 0.2
-cross-entropy + bn    40.00 (1 set), failed [2]  54.2 ± 0.1   -14.20
+cross-entropy + bn    40.00 (1 set), failed [2]  54.2 ± 0.1  -14.20
 an_other | <row>      never run
 refused               failed [1]
 [1] RuntimeError: 5 < 6 & all that
@@ -73,7 +73,22 @@ published: WMDD paper, Table 4 (± standard error over 5)"""
 
 
 def test_a_block_as_text() -> None:
-    assert "\n".join(line.rstrip() for line in format_table(SPEC, hand_made(), "text").splitlines()) == TEXT
+    assert format_table(SPEC, hand_made(), "text") == TEXT
+
+
+def test_a_wide_block_repeats_its_row_names_and_keeps_numbers_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = hand_made()
+    both = pd.concat([frame, frame.assign(ipc=50).astype({"ipc": "Int64"})], ignore_index=True)
+    monkeypatch.setenv("COLUMNS", "75")
+    text = format_table(SPEC, both, "text")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 75
+    assert [line.split() for line in lines if line.startswith("loss + regulariser")] == [
+        ["loss", "+", "regulariser", *title.split(), "published", "difference"] for title in ("IPC 10", "IPC 50")
+    ]
+    assert [line for line in lines if line.startswith("wasserstein + pcbn")] == 2 * [
+        "wasserstein + pcbn    62.00 ± 2.00 (3 sets)      64.7 ± 0.2  -2.70"
+    ]
 
 
 def test_a_difference_names_the_departures_of_its_records() -> None:
