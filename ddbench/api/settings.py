@@ -44,7 +44,12 @@ class RecoverSettings(BaseModel, frozen=True):
                 def distill(self, task, unit):
                     ...
                     return task.recover(unit, objective, task.noise(unit), self)
+
+    Attributes:
+        starts: The values of `initial` that name no set.
     """
+
+    starts: ClassVar[tuple[str, ...]] = ("noise",)
 
     batch_settings: ClassVar[tuple[str, ...]] = ("batch_size",)
 
@@ -78,8 +83,8 @@ class RecoverSettings(BaseModel, frozen=True):
     )
 
     def given_set(self) -> str | None:
-        """Returns the distilled set that `initial` names; None if it is `noise` or `real`."""
-        return None if self.initial in ("noise", "real") else self.initial
+        """Returns the distilled set that `initial` names; None if it is one of `starts`."""
+        return None if self.initial in self.starts else self.initial
 
     def recover_steps(self) -> int:
         """Returns the number of optimisation steps per unit."""

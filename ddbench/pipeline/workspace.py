@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.api.settings import RecoverSettings
 from ddbench.config.given_sets import SET_PREFIX, digest_in
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
@@ -134,8 +135,11 @@ class Workspace:
             return method
         key = (reference, dataset.name, dataset.config)
         if key not in self._opened_sets:
+            path = expand_user(Path(reference))
+            if isinstance(method, RecoverSettings) and not path.exists():
+                raise DDBenchError(f"method.initial: {reference} is not {', '.join(method.starts)}, a file or a folder")
             try:
-                given = open_set(expand_user(Path(reference)), dataset)
+                given = open_set(path, dataset)
             except DDBenchError as error:
                 raise DDBenchError(f"method.initial: {error}") from error
             self.add_given_set(given)

@@ -32,6 +32,8 @@ PAPER = "Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025 
 class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"):
     """The base class of WMDD and sliced WMDD: everything except the barycenter (Eq. 12 to 15; ablation of Table 4)."""
 
+    starts = ("noise", "real")
+
     feature_loss: Literal["wasserstein", "cross-entropy", "mmd"] = Field(
         default="wasserstein",
         description="wasserstein: features match the barycenter (Eq. 12); cross-entropy: the teacher's cross-entropy "

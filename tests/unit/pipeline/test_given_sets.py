@@ -100,7 +100,8 @@ def test_noise_is_the_default_and_in_no_key_of_a_method_that_had_no_other_start(
 @pytest.mark.parametrize(
     ("initial", "options", "message"),
     [
-        ("absent.pt", {}, "method.initial: absent.pt is neither a file nor a folder"),
+        ("absent.pt", {}, "method.initial: absent.pt is not noise, a file or a folder"),
+        ("real", {}, "method.initial: real is not noise, a file or a folder"),
         ("set:0123456789abcdef", {}, "set:0123456789abcdef is not in this cache: give its file or folder again"),
         ("SET", {"ipcs": (3,)}, "method.initial: a class of the set has 2 images, fewer than --ipc 3"),
     ],
