@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -263,12 +263,26 @@ def _find_tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[str, 
     if isinstance(content, Mapping):
         images = next((content[name] for name in IMAGES if name in content), None)
         labels = next((content[name] for name in LABELS if name in content), None)
-        if isinstance(images, Tensor) and isinstance(labels, Tensor) and images.ndim == 4 and len(images):
-            return images.detach(), labels.detach(), notes
+        if _is_plain(images) and _is_plain(labels) and images.ndim == 4 and len(images):
+            return _widened(images), _widened(labels), notes
     raise DDBenchError(
         f"{path} does not hold images [n, 3, H, W] and labels [n]: a dict with the entries "
         f"{' or '.join(IMAGES[:2])} and {LABELS[0]}, or a list of both tensors, is needed"
     )
+
+
+def _is_plain(value: Any) -> TypeGuard[Tensor]:
+    """Tells whether a value is a tensor of real numbers in memory. Files may hold sparse, quantised or meta tensors."""
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_complex():
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Returns floats as float32 and other numbers than uint8 as int64: few operations exist for the other types."""
+    if tensor.is_floating_point():
+        return tensor.detach().float()
+    return tensor.detach() if tensor.dtype == torch.uint8 else tensor.detach().long()
 
 
 def _with_three_channels(path: Path, images: Tensor) -> Tensor:
@@ -288,7 +302,7 @@ def _to_bytes(path: Path, images: Tensor, pixels: str | None) -> tuple[Tensor, t
             raise DDBenchError(f"--pixels {pixels}: the images of {path} are bytes, not normalised floats")
         return images, ()
     if not images.is_floating_point():
-        raise DDBenchError(f"{path}: the images are {str(images.dtype).removeprefix('torch.')}; uint8 or floats needed")
+        raise DDBenchError(f"{path}: the images are integers of another type than uint8; uint8 or floats are needed")
     if pixels is None:
         raise DDBenchError(f"{ranges}: name their space with --pixels {'|'.join(SPACES)}")
     if pixels == "unit":
@@ -320,6 +334,6 @@ def _hard_labels(path: Path, labels: Tensor, count: int) -> tuple[Tensor, tuple[
 
 
 def _check_weights(path: Path, weights: Any, count: int) -> None:
-    valid = isinstance(weights, Tensor) and weights.is_floating_point() and weights.shape == (count,)
+    valid = _is_plain(weights) and weights.is_floating_point() and weights.shape == (count,)
     if not (valid and bool((weights.isfinite() & (weights >= 0)).all())):
         raise DDBenchError(f"{path}: the weights are not one number >= 0 per image")

@@ -121,6 +121,7 @@ LOGITS = torch.nn.functional.one_hot(LABELS, 3) * 4.0 - 1.5
     [
         (torch_file({"images": BYTES, "labels": LABELS}), FORM, None),
         (torch_file({"data": BYTES.float() / 255, "labels": LABELS}), UNIT, None),
+        (torch_file({"data": BYTES.half() / 255, "labels": LABELS.to(torch.uint16)}), UNIT, None),
         (torch_file([NORMALISED, LABELS]), CIFAR, None),
         (torch_file(DC), CIFAR, None),
         (
@@ -134,7 +135,7 @@ LOGITS = torch.nn.functional.one_hot(LABELS, 3) * 4.0 - 1.5
         (arrays(x=BYTES.permute(0, 2, 3, 1).numpy(), y=LABELS.view(-1, 1).numpy()), FORM, None),
         (torch_file({"images": normalised(BYTES, "imagenet"), "labels": LABELS.float()}), IMAGENET, None),
     ],
-    ids=["dict", "unit", "list", "DC", "DC-2", "MTT", "DATM", "npz", "npz-hwc", "imagenet"],
+    ids=["dict", "unit", "half", "list", "DC", "DC-2", "MTT", "DATM", "npz", "npz-hwc", "imagenet"],
 )
 def test_tensor_files(write: Callable[[Path], Path], form: Form, note: str | None, tmp_path: Path) -> None:
     read = read_set(write(tmp_path), form)
@@ -202,7 +203,18 @@ NAN = torch.where(torch.arange(6).view(6, 1, 1, 1) == 3, torch.nan, BYTES.float(
         ),
         (torch_file({"images": BYTES * 1.0 - 9, "labels": LABELS}), CIFAR, "they look like another space"),
         (torch_file({"images": BYTES, "labels": LABELS}), CIFAR, "are bytes, not normalised floats"),
-        (torch_file({"images": BYTES.long(), "labels": LABELS}), FORM, "the images are int64; uint8 or floats"),
+        (
+            torch_file({"images": BYTES.long(), "labels": LABELS}),
+            FORM,
+            "the images are integers of another type than uint8",
+        ),
+        (torch_file({"images": BYTES.to(torch.uint16), "labels": LABELS}), FORM, "integers of another type than uint8"),
+        (torch_file({"images": BYTES.to(torch.cfloat), "labels": LABELS}), FORM, "does not hold images [n, 3, H, W]"),
+        (torch_file({"images": BYTES.to_sparse(), "labels": LABELS}), FORM, "does not hold images [n, 3, H, W]"),
+        (torch_file({"images": BYTES.to("meta"), "labels": LABELS}), FORM, "does not hold images [n, 3, H, W]"),
+        (torch_file({"images": BYTES[:0], "labels": LABELS[:0]}), FORM, "does not hold images [n, 3, H, W]"),
+        (torch_file({"images": BYTES, "labels": LABELS * float("inf")}), FORM, "the labels are not whole numbers"),
+        (torch_file([BYTES, LABELS, LABELS]), FORM, "does not hold images [n, 3, H, W] and labels [n]"),
         (torch_file({"weights": BYTES}), FORM, "does not hold images [n, 3, H, W] and labels [n]"),
         (torch_file({"images": BYTES[:, :2], "labels": LABELS}), FORM, "the images have the shape [6, 2, 16, 16]"),
         (arrays(images=np.array([{}], dtype=object), labels=[0]), FORM, "it holds Python objects"),
