@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Any, TypeVar
+from functools import cache, cached_property, lru_cache
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from ddbench.config.schema import (
     without_folders,
 )
 from ddbench.core.canonical import canonical_json, key_of
+from ddbench.core.errors import DDBenchError
 from ddbench.results.provenance import versions
 from ddbench.results.records import Record
 
@@ -177,13 +178,48 @@ class Pool:
 
 
 def pools(records: Iterable[Record]) -> list[Pool]:
-    """Groups records into pools. This is the one definition of records that have the same setting."""
+    """Groups records into pools. This is the one definition of records that have the same setting.
+
+    Settings that a record lacks, because they are newer, have their default.
+    """
+    records = list(records)
+    configs = _with_defaults("method", records, map(distillation_config, records))
+    every = _with_defaults("evaluator", records, map(evaluation_conditions, records))
     found: dict[str, Pool] = {}
-    for record in records:
-        config, conditions = distillation_config(record), evaluation_conditions(record)
+    for record, config, conditions in zip(records, configs, every, strict=True):
         pool = found.setdefault(canonical_json([config, conditions]), Pool(config, conditions, []))
         pool.records.append(record)
     return list(found.values())
+
+
+def _with_defaults(kind: Literal["method", "evaluator"], records: list[Record], facts: Iterable[Facts]) -> list[Facts]:
+    """Adds the defaults of the settings that some records of a method or protocol lack.
+
+    They are known if it is installed in the version of the records.
+    """
+    facts = list(facts)
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for number, record in enumerate(records):
+        item = (getattr(record, kind), getattr(record, f"{kind}_version"))
+        numbers.setdefault(item, []).append(number)
+    for item, members in numbers.items():
+        if len({tuple(sorted(facts[number])) for number in members}) > 1:
+            defaults = _defaults(kind, *item)
+            for number in members:
+                facts[number] = {**defaults, **facts[number]}
+    return facts
+
+
+@cache
+def _defaults(kind: Literal["method", "evaluator"], name: str, version: str) -> Facts:
+    from ddbench.registry.registry import PluginRegistry
+
+    registry = PluginRegistry()
+    try:
+        model = registry.distiller(name) if kind == "method" else registry.evaluator(name)
+        return _prefixed(kind, model().model_dump(mode="json")) if model.version == version else {}
+    except (DDBenchError, ValidationError):
+        return {}
 
 
 def distinct_students(records: Iterable[Record]) -> list[Record]:

@@ -127,6 +127,8 @@ def made(record: Callable[..., Record]) -> Callable[..., Record]:
         repeat, runtime = changes.get("repeat", 0), changes.pop("runtime", {})
         configuration = {**json.loads(experiment.model_dump_json()), "dataset": dataset, "repeat": repeat}
         configuration["runtime"] = {**configuration["runtime"], "compile": "off", **runtime}
+        for section, name in changes.pop("lacks", ()):
+            del configuration[section][name]
         values = {
             "student": experiment.student,
             "image_size": experiment.data.image_size,
@@ -178,6 +180,11 @@ def averages(pair: list[Record], folder: Path) -> dict[str, list[tuple[float, in
         pytest.param({"teacher": OTHER_TEACHER}, True, id="another teacher"),
         pytest.param({"device": {"type": "cpu", "name": "a CPU", "threads": 8}}, False, id="threads"),
         pytest.param({"runtime": {"precision": "bf16"}}, True, id="precision"),
+        pytest.param(
+            {"lacks": (("method_settings", "feature_loss"), ("evaluator_settings", "labels"), ("data", "holdout"))},
+            False,
+            id="from before settings existed",
+        ),
         pytest.param({"recipes": ["quick", "tuned"]}, False, id="another name of the settings"),
     ],
 )
