@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,3 +123,27 @@ def test_notes_on_a_folder_are_printed_once_for_a_grid(shell: Shell, image_folde
     outcome = run(shell, one, "--dataset", f"imagefolder:{two}", "--ipc", "2", "--dry-run")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("the validation images of") == outcome.err.count("ignored 1 .gif (read: .jpg") == 1
+
+
+@pytest.mark.slow
+def test_a_method_is_not_blamed_for_what_the_first_import_of_a_library_draws(
+    shell: Shell, image_folder: MakeFolder
+) -> None:
+    places = ("--cache-dir", shell.cache, "--results-dir", shell.results)
+    given = ("--dataset", f"imagefolder:{image_folder()}", "--method", "wmdd", "--ipc", "1", "--arch", "convnet-bn-d1")
+    command = (
+        sys.executable,
+        "-m",
+        "ddbench",
+        "run",
+        *given,
+        "--recipe",
+        "smoke",
+        "--image-size",
+        "8",
+        *places,
+    )  # no library is imported yet
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "changed" not in done.stderr
+    assert len(records(shell)) == 1
