@@ -73,7 +73,7 @@ def main() -> None:
     except DDBenchError as error:
         fail(str(error), 2)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        fail("stopped; run the same command again to resume from the last checkpoint", ABORTED)
+        fail("stopped by Ctrl-C", ABORTED)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

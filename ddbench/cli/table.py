@@ -89,8 +89,11 @@ def table_command(
     keeps all finished experiments. The exit code is 1 if an experiment failed.
     """
     spec = registry.table(name)
-    if strict and not (runs or dry_run):
-        raise DDBenchError("--strict: give --run or --dry-run too")
+    for option, given in {"--strict": strict, "--yes": yes}.items():
+        if given and not (runs or dry_run):
+            raise DDBenchError(f"{option}: give --run or --dry-run too")
+    if dry_run and output is not None:
+        raise DDBenchError("--output: --dry-run prints the plan, and makes no table")
 
     from ddbench.core.files import atomic_write
     from ddbench.pipeline.request import Request
