@@ -94,7 +94,7 @@ class Builder:
                 return self._built(stage, unit, build, checkpoint, units)
 
             with self._paused_clock():
-                artifact = cache.get(stage, depends_on, built, lambda meta: self._accepts(stage, meta.get("source")))
+                artifact = cache.get(stage, depends_on, built, lambda meta: self.accepts(stage, meta.get("source")))
             self._artifacts[path] = artifact
             if is_cached:
                 self._emit(Event("cached", stage, unit))
@@ -121,11 +121,11 @@ class Builder:
         if not cache.has(stage, depends_on):
             return False
         header = cache.header(f"{stage}/{cache.path(stage, depends_on).stem}")
-        if not self._accepts(stage, header.source):
+        if not self.accepts(stage, header.source):
             return False
         inputs = {name: (content, cache.header(name)) for name, content in (header.made_from or {}).items()}
         return all(
-            found.content in (None, content) and self._accepts(name.partition("/")[0], found.source)
+            found.content in (None, content) and self.accepts(name.partition("/")[0], found.source)
             for name, (content, found) in inputs.items()
         )
 
@@ -137,7 +137,7 @@ class Builder:
         code = self._codes.get(stage)
         if code is not None:
             checkpoint = replace(checkpoint, source=asdict(code.source))
-            if not self._accepts(stage, checkpoint.saved_by()):
+            if not self.accepts(stage, checkpoint.saved_by()):
                 checkpoint.set_aside()
         devices.prepare(self._device)
         self._emit(Event("resumed" if checkpoint.path.exists() else "started", stage, unit))
@@ -179,10 +179,14 @@ class Builder:
         made |= {"cost": {**cost.as_dict(), "seconds": seconds}, "device": device, "made": provenance.provenance()}
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
-    def _accepts(self, stage: str, source: Mapping[str, str] | None) -> bool:
+    def accepts(self, stage: str, source: Mapping[str, str] | None) -> bool:
         """Returns whether this run uses artifacts of a stage that the code `source` built. Prints once why not.
 
         Artifacts of older versions do not record their source and are used, as are those of code without a digest.
+
+        Args:
+            stage: The name of the stage.
+            source: `distribution` and `digest` of the code. None: not recorded.
         """
         current = self._codes.get(stage)
         if current is None or source is None:

@@ -14,7 +14,7 @@ from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.results import records
 from ddbench.tables.cells import cells_of, check_cells
-from ddbench.tables.runs import ResolvedCell, records_by_key, resolve_cells
+from ddbench.tables.runs import ResolvedCell, records_by_key, resolve_cells, stored_record
 
 if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace
@@ -58,7 +58,7 @@ def plan(
     rows, leaks = [], []
     for resolved in resolve_cells(cells, request, workspace, results_dir):
         leaks += check_leaks(resolved.pipelines, strict)
-        missing = [pipeline for pipeline in resolved.pipelines if pipeline.cache_key("evaluate") not in measured]
+        missing = [pipeline for pipeline in resolved.pipelines if stored_record(pipeline, measured) is None]
         seconds = sum(total.add(pipeline) for pipeline in missing)
         time = estimate.readable(seconds) if seconds else ""
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))

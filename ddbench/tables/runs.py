@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,19 @@ def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
     return {key: record for record in newest_last for key in record.keys.get("evaluate", [])}
 
 
+def stored_record(pipeline: Pipeline, stored: Mapping[str, Record]) -> Record | None:
+    """Returns the record of an experiment, unless code that has since been edited made it.
+
+    Args:
+        pipeline: The pipeline of the experiment.
+        stored: Records by key.
+    """
+    record = stored.get(pipeline.cache_key("evaluate"))
+    builds = [(stage, build) for stage, builds in record.stages.items() for build in builds] if record else []
+    current = all(pipeline.builder.accepts(stage, build) for stage, build in builds if "distribution" in build)
+    return record if current else None
+
+
 def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
     """Runs the experiments of all cells that have no record, and writes each record immediately.
 
@@ -104,7 +117,8 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
         others = f" (the same for {counted(len(names) - 1, 'other cell')})" if len(names) > 1 else ""
         raise DDBenchError(f"{names[0]}: {reason}{others}")
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
-    missing = [pipeline for pipeline in pipelines if pipeline.cache_key("evaluate") not in stored]
+    records = {id(pipeline): stored_record(pipeline, stored) for pipeline in pipelines}
+    missing = [pipeline for pipeline in pipelines if records[id(pipeline)] is None]
     schedule = estimate.Schedule(missing)
     context.check_duration(schedule.total, schedule.where)
     for note in check_leaks(missing, context.strict):
@@ -115,7 +129,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
             if resolved.reason:
                 rows.append(frame_row(spec, resolved.cell, context.request, state="failed", reason=resolved.reason))
             for pipeline in resolved.pipelines:
-                record, state, reason = stored.get(pipeline.cache_key("evaluate")), "", ""
+                record, state, reason = records[id(pipeline)], "", ""
                 if record is None:
                     number += 1
                     left = f"; {left}" if (left := schedule.left(number - 1)) else ""
