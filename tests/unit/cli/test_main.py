@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -92,6 +93,15 @@ def test_stdout_on_a_full_disk_is_one_line() -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupt_of_a_reading_command_promises_no_checkpoint_and_keeps_its_file(shell: "Shell") -> None:
+    (shell.root / "report.html").write_text("old")
+    with mock.patch("ddbench.report.page.page", side_effect=KeyboardInterrupt):
+        outcome = shell("report", "--output", "report.html")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "ddbench: stopped by Ctrl-C\n")
+    assert shell.files().keys() == {"report.html"}
+    assert (shell.root / "report.html").read_text() == "old"
+
+
 def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
     arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
     command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]
