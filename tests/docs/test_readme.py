@@ -57,6 +57,13 @@ LONG = [command for command in COMMANDS if command.startswith("ddbench ") and no
 REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"
 
 
+def output(command: str, shell: Shell) -> str:
+    """What a command prints in this process, where all that it imports is there already."""
+    outcome = shell(*shlex.split(command)[1:])
+    assert outcome.code == 0, f"{command}\n{outcome.out}\n{outcome.err}"
+    return outcome.out
+
+
 def ddbench(command: str, folder: Path, **environment: str) -> str:
     """Runs one command as a person would, in `folder`, with nothing of this person's own; returns its output."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("DDBENCH_")}
@@ -88,17 +95,18 @@ def test_make_targets(command: str, shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_quick_commands_run(tmp_path: Path) -> None:
+def test_quick_commands_run(shell: Shell) -> None:
     """Runs the commands in the order of the pages in one folder, because later ones use earlier results."""
-    shutil.copytree(REFERENCE, tmp_path / REFERENCE.relative_to(ROOT))
+    shutil.copytree(REFERENCE, shell.root / REFERENCE.relative_to(ROOT))
     assert QUICK[0].startswith("ddbench run")
-    outputs = [ddbench(command, tmp_path) for command in QUICK]
+    outputs = [ddbench(QUICK[0], shell.root, DDBENCH_CACHE=str(shell.cache))]
+    outputs += [output(command, shell) for command in QUICK[1:]]
     assert all(text.strip() for text in outputs)
     (shown,) = blocks(README, "text")
     assert shown.splitlines()[0].split() == outputs[0].splitlines()[0].split()
-    assert list((tmp_path / "results" / "records").glob("*.json"))
-    assert list((tmp_path / "results" / "runs").glob("*/preview.png"))
-    targets = [tmp_path / match[1] for command in QUICK if (match := re.search(r"--output (\S+)", command))]
+    assert list((shell.results / "records").glob("*.json"))
+    assert list((shell.results / "runs").glob("*/preview.png"))
+    targets = [shell.root / match[1] for command in QUICK if (match := re.search(r"--output (\S+)", command))]
     assert all(list(path.parent.glob(f"{path.name}*")) for path in targets)
 
 
@@ -242,14 +250,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
+def test_the_plugin_page_runs(installed: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [command for command in commands(PAGE) if command.startswith("ddbench ")]
-    # A new plugin is written where its name is not taken yet.
-    site = {command: {} if " new-plugin " in command else {"PYTHONPATH": str(installed)} for command in shown}
-    told = {command: ddbench(command, tmp_path, **site[command]) for command in shown}
+    told = {}
+    for command in shown:
+        with monkeypatch.context() as patch:
+            if " new-plugin " not in command:  # a new plugin is written where its name is not taken yet
+                patch.syspath_prepend(installed)
+            told[command] = output(command, shell)
+    for name in [name for name in sys.modules if name.startswith("ddbench_blur")]:
+        del sys.modules[name]
     assert any("list methods blur" in command and "real images in one" in text for command, text in told.items())
-    assert {path.name for path in tmp_path.glob("ddbench-*")} == {"ddbench-blur", "ddbench-quiet"}
-    actual = [json.loads(path.read_text()) for path in (tmp_path / "results" / "records").glob("*.json")]
+    assert {path.name for path in shell.root.glob("ddbench-*")} == {"ddbench-blur", "ddbench-quiet"}
+    actual = [json.loads(path.read_text()) for path in (shell.root / "results" / "records").glob("*.json")]
     made = {(record["method"], record["dataset"], record["evaluator"], record["distilled_images"]) for record in actual}
     assert made == {
         ("blur", "digits", "fkd", 20),
@@ -265,7 +278,7 @@ def test_the_plugin_page_runs(installed: Path, tmp_path: Path) -> None:
     blends = sorted((evaluator, tree["blend"]) for method, evaluator, tree in settings if method == "blur")
     assert blends == [("fkd", 2), ("hard", 4), ("plain", 1), ("plain", 4)]
     assert [tree["steps"] for method, _, tree in settings if method == "invert"] == [20]
-    logged = (tmp_path / "top1.log").read_text(encoding="utf-8").splitlines()
+    logged = (shell.root / "top1.log").read_text(encoding="utf-8").splitlines()
     assert len(logged) == len(actual)
     assert all(re.fullmatch(r"(blur|first|invert) \S+ \S+ \d+\.\d", line) for line in logged)
 
