@@ -183,24 +183,29 @@ class Small:
     def __init__(self, images: Path, alone: Place, ask: Callable[..., Any]) -> None:
         self.arguments, self.alone, self.ask = small_run(images), alone, ask
 
-    def start(
+    def start(self, place: Place, *more: str, **how: Any) -> Forked:
+        """Begins a run of the experiment; `more` are arguments, `how` as in `command`."""
+        return self.command(place, *self.arguments, *place.options, *more, **how)
+
+    def command(
         self,
         place: Place,
-        *more: str,
+        *arguments: str,
         threads: int = 1,
         flock: int | None = None,
         pause: str | None = None,
         environment: dict[str, str] | None = None,
     ) -> Forked:
-        """Begins `ddbench run`; `more` are arguments, `flock` what the kernel answers to who asks for a lock.
+        """Begins `ddbench ARGUMENTS`; `flock` is what the kernel answers to who asks for a lock.
 
         With `pause`, the process stops itself at the first message that contains this text, until `resume`.
 
         Of several processes that are started together (RANK in `environment`) each has a log of its own.
         """
-        arguments, environment = [*self.arguments, *place.options, *more], environment or {}
+        environment = environment or {}
         log = place.root / ("log" if environment.get("RANK", "0") == "0" else f"log {environment['RANK']}")
-        return Forked(self.ask, log, run=arguments, threads=threads, flock=flock, pause=pause, environment=environment)
+        how = {"threads": threads, "flock": flock, "pause": pause, "environment": environment}
+        return Forked(self.ask, log, run=[*arguments], **how)
 
 
 def small_run(images: Path) -> list[str]:

@@ -7,7 +7,8 @@ line each, and answers with a line: {"run": [...], "log": path, "threads": 1, "f
 
 The runs print every event and save their training after every epoch. With `flock`, an error number, the kernel
 answers so whenever a lock is asked for; with 0 it says that the lock is held, to everybody. With `pause`, a text, the
-process stops itself (SIGSTOP) at the first message that contains the text.
+process stops itself (SIGSTOP) at the first message that contains the text. PYTHONPATH of the environment holds plugins
+of this process alone.
 """
 
 import ctypes
@@ -82,6 +83,7 @@ def child(
         os.dup2(1, 2)
         torch.set_num_threads(threads)
         os.environ |= environment
+        sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
         if flock is not None:
             answer_flock_with(flock)
         if pause is not None:

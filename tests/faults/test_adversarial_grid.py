@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Place, Shell, Small
 
 # On import it changes how float32 is multiplied; each method and the protocol change one more thing.
 PLUGIN = """
@@ -131,18 +128,6 @@ CELL = (
 )
 
 
-def ddbench(place: Place, *words: str, site: Path | None = None, threads: int = 1) -> subprocess.CompletedProcess[str]:
-    paths = [str(site)] if site else []
-    paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "ddbench", *words, "--results-dir", str(place.results)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place.root, check=False)
-
-
-def run(place: Place, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    return ddbench(place, "run", *CELL, "--cache-dir", str(place.cache), *options, **how)
-
-
 def grid(*methods: str) -> list[str]:
     return [part for name in methods for part in ("--method", name)]
 
@@ -152,22 +137,31 @@ def of_sound_methods(place: Place) -> dict[str, Any]:
 
 
 def test_a_grid_of_adversaries_leaves_every_sound_number(
-    tmp_path: Path, place_at: Callable[[Path], Place], install_plugin: Callable[[Path, str, str], None]
+    tmp_path: Path,
+    small: Small,
+    place_at: Callable[[Path], Place],
+    install_plugin: Callable[[Path, str, str], None],
 ) -> None:
+    """Each run is a process: the plugin changes the state of its own."""
     alone, together = place_at(tmp_path / "alone"), place_at(tmp_path / "together")
-    outcome = run(alone, *grid(*SOUND))
-    assert outcome.returncode == 0, outcome.stderr
+    site = tmp_path / "site"
+    install_plugin(site, "ddtest-adversaries", PLUGIN)
+
+    def run(place: Place, *options: str, code: int = 0, **environment: str) -> str:
+        """The messages of a run that ends with this code."""
+        process = small.command(place, "run", *CELL, *place.options, *options, environment=environment)
+        assert process.end() == code, process.lines()
+        return "\n".join(process.lines())
+
+    run(alone, *grid(*SOUND))
     sound = of_sound_methods(alone)
     assert len(sound) == len(SOUND)
 
-    site = tmp_path / "site"
-    install_plugin(site, "ddtest-adversaries", PLUGIN)
     names = (*CHANGES, "staged", "features", "nested", "generators")
-    outcome = run(together, *grid("random", *names, *SOUND), site=site)
-    assert outcome.returncode == 1, outcome.stderr
+    messages = run(together, *grid("random", *names, *SOUND), code=1, PYTHONPATH=str(site))
     for name, change in CHANGES.items():
-        assert f"method '{name}' of ddtest-adversaries changed {change} in place" in outcome.stderr, outcome.stderr
-    assert "stage 'flip' of ddtest-adversaries changed the teacher (its parameters and buffers)" in outcome.stderr
+        assert f"method '{name}' of ddtest-adversaries changed {change} in place" in messages, messages
+    assert "stage 'flip' of ddtest-adversaries changed the teacher (its parameters and buffers)" in messages
     assert of_sound_methods(together) == sound
     statistics = [
         {name: digest for name, digest in place.digests().items() if name.startswith("statistics/")}
@@ -176,48 +170,56 @@ def test_a_grid_of_adversaries_leaves_every_sound_number(
     assert statistics[0] == statistics[1]
     assert {record["method"] for record in together.records().values()}.isdisjoint({*CHANGES, "staged"})
 
-    darkened = run(together, *grid(*SOUND), "--evaluator", "darkening", site=site)
-    assert "evaluator 'darkening' of ddtest-adversaries changed" in darkened.stderr, darkened.stderr
+    darkened = run(together, *grid(*SOUND), "--evaluator", "darkening", code=2, PYTHONPATH=str(site))
+    assert "evaluator 'darkening' of ddtest-adversaries changed" in darkened, darkened
     # A new process on this cache, without the plugin, finds and repeats the same numbers.
-    again = run(together, *grid(*SOUND), "--force", "evaluate")
-    assert again.returncode == 0, again.stderr
+    run(together, *grid(*SOUND), "--force", "evaluate")
     assert of_sound_methods(together) == sound
 
 
 def test_every_mixture_in_one_results_folder_is_named(
-    tmp_path: Path, place_at: Callable[..., Place], small_images: Path
+    tmp_path: Path,
+    small: Small,
+    place_at: Callable[..., Place],
+    small_images: Path,
+    shell_in: Callable[[Path], Shell],
 ) -> None:
     """One cell of two caches, threads and teachers; two image folders of one name; the means keep them apart."""
     place = place_at(tmp_path / "one")
     elsewhere = place_at(tmp_path / "one", tmp_path / "other cache")
-    for cache, options in ((place, ("--seeds", "2")), (elsewhere, ()), (elsewhere, ("--set", "teacher.epochs=2"))):
-        outcome = run(cache, *grid("random"), *options, threads=1 if cache is place else 2)
-        assert outcome.returncode == 0, outcome.stderr
+    shell = shell_in(place.root)
+
+    def run(cache: Place, *options: str, threads: int = 1) -> None:
+        process = small.command(cache, "run", *CELL, *cache.options, *grid("random"), *options, threads=threads)
+        assert process.end() == 0, process.lines()
+
+    run(place, "--seeds", "2")
+    for options in ((), ("--set", "teacher.epochs=2")):
+        run(elsewhere, *options, threads=2)
     folders = [tmp_path / name / "pets" for name in ("first", "second")]
     for folder in folders:
         shutil.copytree(small_images, folder)
     for image in (folders[1] / "train" / "cat").iterdir():
         shutil.copy(folders[1] / "train" / "dog" / image.name, image)
     for folder in folders:
-        outcome = run(elsewhere, *grid("random"), "--dataset", f"imagefolder:{folder}")
-        assert outcome.returncode == 0, outcome.stderr
+        run(elsewhere, "--dataset", f"imagefolder:{folder}")
     assert len(place.records()) == 6
 
-    table = ddbench(place, "table", "comparison", "--methods", "random", *CELL, "--seeds", "2")
+    table = shell("table", "comparison", "--methods", "random", *CELL, "--seeds", "2")
     # A block for each teacher: its weights differ between the caches, because the threads do.
-    counts = [line.partition("(")[2] for line in table.stdout.splitlines() if line.startswith("random ")]
-    assert sorted(counts) == ["1 set)", "2 on 1 set)"], table.stdout
-    assert "its records differ" not in table.stdout
-    scores = ddbench(place, "records", "--scores", "--format", "json")
-    rows = json.loads(scores.stdout)
+    counts = [line.partition("(")[2] for line in table.out.splitlines() if line.startswith("random ")]
+    assert sorted(counts) == ["1 set)", "2 on 1 set)"], table.out
+    assert "its records differ" not in table.out
+    scores = shell("records", "--scores", "--format", "json")
+    rows = json.loads(scores.out)
     # One row for each teacher of digits (two students on one set share the first), one for each folder.
     assert sorted(row["n"] for row in rows if row["dataset"] == "digits") == [1, 1, 2]
     pets = [row for row in rows if row["dataset"].startswith("imagefolder:pets@")]
     assert [row["n"] for row in pets] == [1, 1]
-    assert len({(row["dataset"], row["settings"]) for row in rows}) == len(rows) == 5, scores.stdout
-    own = ddbench(
-        *(place, "table", "comparison", "--methods", "random", *CELL[2:], "--dataset", f"imagefolder:{folders[0]}"),
+    assert len({(row["dataset"], row["settings"]) for row in rows}) == len(rows) == 5, scores.out
+    own = shell(
+        *("table", "comparison", "--methods", "random", *CELL[2:], "--dataset", f"imagefolder:{folders[0]}"),
         *("--format", "json"),
     )
-    measured = [(row["dataset"], row["top1"], row["mixture"]) for row in json.loads(own.stdout)]
-    assert sorted(measured) == sorted((row["dataset"], row["top1"], "") for row in pets), own.stdout
+    measured = [(row["dataset"], row["top1"], row["mixture"]) for row in json.loads(own.out)]
+    assert sorted(measured) == sorted((row["dataset"], row["top1"], "") for row in pets), own.out

@@ -1,86 +1,71 @@
-"""Killed for real and run again: the record is that of a run that nobody touched."""
+"""Killed in every stage and run again: the record is that of a run that nobody touched."""
 
-import json
-import os
+from __future__ import annotations
+
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING
 
 from ddbench.storage.artifacts import read_tensors
 
-STEPS = 100
-COMMAND = [
-    *(sys.executable, "-m", "ddbench", "run", "--method", "wmdd", "--dataset", "digits", "--ipc", "2"),
-    *("--recipe", "smoke", "--arch", "convnet-bn-d3", "--device", "cpu", "--precision", "fp32"),
-    *("--set", f"method.steps={STEPS}", "--set", "distill.checkpoint_every=5", "--set", "evaluator.epochs=20"),
-]
+if TYPE_CHECKING:
+    from conftest import Place, Small
+
+STEPS = ("--set", "method.steps=100")  # steps are reported, and a process killed there, at every 25th
+RESUMED = "distill wmdd IPC 2 1/1: resumed"
 
 
-class Run:
-    """One `ddbench run` of the experiment above in a process of its own, from start to end."""
-
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
-        self.cache, self.results = folder / "cache", folder / "results"
-        command = [*COMMAND, "--cache-dir", str(self.cache), "--results-dir", str(self.results)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        self.code, self.log = done.returncode, done.stderr
-
-    def step(self) -> int:
-        """The step of the recover checkpoint; 0 without one."""
-        steps = [0]
-        for path in (self.cache / "checkpoints" / "distill").glob("[!.]*"):
-            content = read_tensors(path)
-            steps.append(0 if content is None else int(content[1]["step"]))
-        return max(steps)
-
-    def distilled(self) -> bool:
-        return any((self.cache / "distill").glob("[!.]*"))
-
-    def record(self) -> dict[str, Any]:
-        """Of a run that ended by itself."""
-        assert self.code == 0, self.log
-        (path,) = (self.results / "records").glob("*.json")
-        record: dict[str, Any] = json.loads(path.read_text())
-        return record
+def step_of(place: Place) -> int:
+    """The step of the recover checkpoint; 0 without one."""
+    steps = [0]
+    for path in (place.cache / "checkpoints" / "distill").glob("[!.]*"):
+        content = read_tensors(path)
+        steps.append(0 if content is None else int(content[1]["step"]))
+    return max(steps)
 
 
-@pytest.mark.slow
+def is_distilled(place: Place) -> bool:
+    return any((place.cache / "distill").glob("[!.]*"))
+
+
 def test_killed_in_every_stage_a_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    tmp_path: Path, stop_at: Callable[[str, str, int, str], dict[str, str]]
+    small: Small,
+    place_at: Callable[[Path], Place],
+    tmp_path: Path,
+    stop_at: Callable[[str, str, int, str], dict[str, str]],
 ) -> None:
-    for stage in ("teacher", "statistics"):
-        run = Run(tmp_path / "killed", stop_at(stage, "started", 1 if stage == "teacher" else 4, "SIGKILL"))
-        assert run.code == -signal.SIGKILL, run.log
-        assert not run.step()
+    place = place_at(tmp_path / "killed")
+
+    def code_of(stage: str, kind: str, number: int, name: str) -> int | None:
+        return small.start(place, *STEPS, environment=stop_at(stage, kind, number, name)).end()
+
+    for stage, number in (("teacher", 1), ("statistics", 2)):
+        assert code_of(stage, "started", number, "SIGKILL") == -signal.SIGKILL, place.lines()
+        assert place.lines()[-1].startswith(stage)
+        assert not step_of(place)
 
     reached = 0
     kills = ((25, "SIGKILL", -signal.SIGKILL), (50, "SIGINT", 130), (75, "SIGKILL", -signal.SIGKILL))
-    for step, name, status in kills:
-        run = Run(tmp_path / "killed", stop_at("distill", "step", step, name))
-        assert run.code == status, run.log
-        assert not run.distilled()
-        assert ("distill wmdd IPC 2 1/1: resumed" in run.log) == (reached > 0)
-        assert reached < run.step() <= step + 1
-        reached = run.step()
+    for step, name, code in kills:
+        assert code_of("distill", "step", step, name) == code, place.lines()
+        assert not is_distilled(place)
+        assert any(RESUMED in line for line in place.lines()) == (reached > 0)
+        assert reached < step_of(place) <= step + 1
+        reached = step_of(place)
         if name == "SIGINT":
-            lines = run.log.rstrip().splitlines()
-            assert lines[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
-            assert "Traceback" not in run.log
+            assert place.lines()[-1] == "ddbench: stopped by Ctrl-C; run the same command again to resume"
+            assert not any("Traceback" in line for line in place.lines())
 
-    run = Run(tmp_path / "killed", stop_at("evaluate", "step", 10, "SIGKILL"))
-    assert run.code == -signal.SIGKILL, run.log
-    assert "distill wmdd IPC 2 1/1: resumed" in run.log
-    assert run.distilled()
-    assert run.step() == 0, "the checkpoint outlived what it was for"
+    assert code_of("evaluate", "step", 10, "SIGKILL") == -signal.SIGKILL, place.lines()
+    assert any(RESUMED in line for line in place.lines())
+    assert is_distilled(place)
+    assert step_of(place) == 0, "the checkpoint outlived what it was for"
 
-    untouched = Run(tmp_path / "untouched")
-    assert "resumed" not in untouched.log
-    ended, expected = Run(tmp_path / "killed").record(), untouched.record()
-    for part in ("distilled_digest", "keys", "metrics", "teacher", "feature_transport_cost", "name"):
-        assert ended[part] == expected[part], part
+    untouched = place_at(tmp_path / "untouched")
+    for one in (place, untouched):
+        assert small.start(one, *STEPS).end() == 0, one.lines()
+    assert not any("resumed" in line for line in untouched.lines())
+    assert len(place.records()) == 1
+    assert (place.records(), place.digests()) == (untouched.records(), untouched.digests())
+    assert place.left_over() == []
