@@ -120,6 +120,27 @@ def stop_at(tmp_path: Path) -> Callable[[str, str, int, str], dict[str, str]]:
     return environment
 
 
+SEVERAL = """
+import shlex
+import sys
+from ddbench.cli.main import main
+
+for command in sys.argv[1:]:
+    sys.argv = shlex.split(command)
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+@pytest.fixture(scope="session")
+def in_one_process() -> Callable[..., list[str]]:
+    """Arguments of Python that run several `ddbench` commands in one process, up to the first that fails."""
+    return lambda *commands: ["-c", SEVERAL, *commands]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended: exit code, and the text on stdout and stderr."""

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +33,25 @@ def test_an_address_where_nobody_listens_is_one_line(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_command_gives_the_same_numbers_inline_and_on_ray(tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_numbers_inline_and_on_ray(
+    tmp_path: Path, in_one_process: Callable[..., list[str]]
+) -> None:
     """Neither sets a number of threads: several cores would otherwise add up in another order than one."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
-    command = "run --method wmdd --dataset digits --ipc 2 --recipe smoke --device cpu --precision fp32"
+    command = "ddbench run --method wmdd --dataset digits --ipc 2 --recipe smoke --device cpu --precision fp32"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment["OMP_WAIT_POLICY"] = "passive"  # threads that wait leave the cores to others
+    folders = {executor: tmp_path / executor for executor in ("inline", "ray")}
+    runs = [
+        f"{command} --executor {executor} --cache-dir {folder / 'cache'} --results-dir {folder}"
+        for executor, folder in folders.items()
+    ]
+    words = [sys.executable, *in_one_process(*runs)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     actual: dict[str, dict[str, Any]] = {}
-    for executor in ("inline", "ray"):
-        folders = ("--cache-dir", str(tmp_path / executor / "cache"), "--results-dir", str(tmp_path / executor))
-        words = [sys.executable, "-m", "ddbench", *command.split(), "--executor", executor, *folders]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        (path,) = (tmp_path / executor / "records").glob("*.json")
+    for executor, folder in folders.items():
+        (path,) = (folder / "records").glob("*.json")
         actual[executor] = json.loads(path.read_text())
     for name in ("distilled_digest", "metrics", "feature_transport_cost", "teacher", "keys", "configuration"):
         assert actual["inline"][name] == actual["ray"][name]

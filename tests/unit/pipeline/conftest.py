@@ -76,6 +76,21 @@ def desk_in() -> type[Desk]:
     return Desk
 
 
+class FinishedDesk(Desk):
+    """A desk on which the plain experiment was run: its record, and what it built."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.first = self.run()
+        self.built = self.computed()
+
+
+@pytest.fixture(scope="session")
+def finished_desk(tmp_path_factory: pytest.TempPathFactory) -> FinishedDesk:
+    """One for all tests, which only add to it."""
+    return FinishedDesk(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def ask() -> Callable[..., list[Experiment]]:
     """Makes the cells of a request: WMDD on digits at IPC 1 with `smoke`, but for the options."""

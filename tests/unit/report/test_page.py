@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
-from ddbench.report import page, pictures, sections
+from ddbench.report import page, sections
 from ddbench.results import published
 from ddbench.results import records as records_module
 from ddbench.results.pooling import pool
@@ -345,42 +344,3 @@ def test_the_same_records_give_the_same_bytes(report: Report) -> None:
     command = [sys.executable, "-m", "ddbench", "report", "--output", "again/again.html"]
     subprocess.run(command, cwd=report.shell.root, env=environment, check=True, capture_output=True)
     assert (report.shell.root / "again" / "again.html").read_bytes() == report.page.encode()
-
-
-def test_a_picture_too_many_is_left_out_and_named(report: Report, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    actual = []
-    for number, record in enumerate(list(report.records.values())[:3]):
-        own = record.model_copy(update={"repeat": 2 - number, "distilled_digest": f"{number:08d}"})
-        run = records_module.run_name(own.method, own.dataset, own.ipc, own.distilled_digest)
-        path = tmp_path / "runs" / run / "preview.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(random.integers(0, 256, (500, 1000, 3), dtype=np.uint8)).save(path)
-        actual.append((own, path))
-    actual[0][1].write_bytes(b"no picture")
-    messages: list[str] = []
-    ample = pictures.PictureBudget()
-    (one, other) = pictures.previews([own for own, _ in actual], tmp_path, ample, messages.append)
-    assert len(messages) == 1
-    assert str(actual[0][1]) in messages[0]
-    content = base64.b64decode(one.uri.partition(",")[2])
-    (tmp_path / "one.webp").write_bytes(content)
-    with Image.open(tmp_path / "one.webp") as picture:
-        assert picture.size == one.size == (640, 320)
-    assert ample.left_out == []
-    # Room for one: the first set (repeat 0) is taken, the next is named.
-    tight = pictures.PictureBudget(max(len(content), pictures.MAX_BYTES - ample.remaining - len(content)))
-    (kept,) = pictures.previews([own for own, _ in actual], tmp_path, tight, messages.append)
-    assert kept in (one, other)
-    assert kept.records == [actual[2][0].name]
-    assert tight.left_out == [f"runs/{actual[1][1].parent.name}/preview.png"]
-
-
-def test_help_loads_no_heavy_library() -> None:
-    code = (
-        "import sys\nfrom ddbench.cli.main import cli\ncli.main(['report', '--help'], standalone_mode=False)\n"
-        "print(sorted({'torch', 'pandas', 'itables', 'jinja2', 'PIL'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--output" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,50 @@
+"""The paper's numbers beside those of a frame, and the cells that the paper alone has."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import pandas as pd
+
+from ddbench.api.table import Cell, TableSpec
+from ddbench.registry.registry import PluginRegistry
+from ddbench.tables.published_columns import published_datasets, published_only, published_rows, with_published
+
+CORE = PluginRegistry([point for point in entry_points(group="ddbench") if point.dist.name == "ddbench"])
+COMPARISON = CORE.table("comparison")
+OWN = TableSpec("of ones own", "", lambda query: [Cell("a", "random", "digits", 1)])
+
+
+def frame(*rows: str, dataset: str = "imagenette", ipc: int = 10) -> pd.DataFrame:
+    """The columns that published numbers are found by."""
+    return pd.DataFrame([{"row": row, "dataset": dataset, "ipc": ipc, "student": "resnet18"} for row in rows])
+
+
+def test_numbers_stand_beside_the_row_of_their_method() -> None:
+    shown = with_published(COMPARISON, frame("random", "wmdd", "no such method"))
+    assert shown["published_top1"].tolist()[:2] == [47.7, 64.8]
+    assert shown["published_top1_error"].tolist()[:2] == [2.4, 0.4]
+    assert shown["published_top1"].isna().tolist() == [False, False, True]
+    assert shown["row"].tolist() == ["random", "wmdd", "no such method"]
+
+
+def test_a_cell_that_the_paper_has_not_stays_empty() -> None:
+    for other in (frame("random", ipc=7), frame("random", dataset="digits")):
+        assert with_published(COMPARISON, other)["published_top1"].isna().all()
+
+
+def test_cells_of_the_paper_alone_are_those_of_the_datasets_and_ipcs_that_are_shown() -> None:
+    only = published_only(COMPARISON, frame("random"))
+    assert {"MTT", "wmdd"} <= set(only["row"])
+    assert "random" not in set(only["row"])
+    assert set(only["dataset"]) == {"imagenette"}
+    assert set(only["ipc"]) == {10}
+    assert set(only["state"]) == {"published only"}
+    assert published_only(COMPARISON, frame("random", ipc=7)).empty
+
+
+def test_a_table_that_is_not_the_papers_has_no_published_numbers() -> None:
+    assert published_datasets(OWN) == ()
+    assert published_rows(OWN).empty
+    pd.testing.assert_frame_equal(with_published(OWN, frame("random")), frame("random"))
+    assert "imagenette" in published_datasets(COMPARISON)
