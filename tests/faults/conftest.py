@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -182,6 +183,12 @@ class Small:
 
     def __init__(self, images: Path, alone: Place, ask: Callable[..., Any]) -> None:
         self.arguments, self.alone, self.ask = small_run(images), alone, ask
+
+    def variant(self, instead: dict[str, str]) -> Small:
+        """The same, with other words in its arguments."""
+        other = copy.copy(self)
+        other.arguments = [instead.get(word, word) for word in self.arguments]
+        return other
 
     def start(self, place: Place, *more: str, **how: Any) -> Forked:
         """Begins a run of the experiment; `more` are arguments, `how` as in `command`."""

@@ -12,7 +12,6 @@ from ddbench.storage.artifacts import read_tensors
 if TYPE_CHECKING:
     from conftest import Place, Small
 
-STEPS = ("--set", "method.steps=100")  # steps are reported, and a process killed there, at every 25th
 RESUMED = "distill wmdd IPC 2 1/1: resumed"
 
 
@@ -35,10 +34,11 @@ def test_killed_in_every_stage_a_run_ends_with_the_bytes_of_an_uninterrupted_one
     tmp_path: Path,
     stop_at: Callable[[str, str, int, str], dict[str, str]],
 ) -> None:
+    small = small.variant({"method.steps=30": "method.steps=100"})  # every 25th step is reported: there it is killed
     place = place_at(tmp_path / "killed")
 
     def code_of(stage: str, kind: str, number: int, name: str) -> int | None:
-        return small.start(place, *STEPS, environment=stop_at(stage, kind, number, name)).end()
+        return small.start(place, environment=stop_at(stage, kind, number, name)).end()
 
     for stage, number in (("teacher", 1), ("statistics", 2)):
         assert code_of(stage, "started", number, "SIGKILL") == -signal.SIGKILL, place.lines()
@@ -64,7 +64,7 @@ def test_killed_in_every_stage_a_run_ends_with_the_bytes_of_an_uninterrupted_one
 
     untouched = place_at(tmp_path / "untouched")
     for one in (place, untouched):
-        assert small.start(one, *STEPS).end() == 0, one.lines()
+        assert small.start(one).end() == 0, one.lines()
     assert not any("resumed" in line for line in untouched.lines())
     assert len(place.records()) == 1
     assert (place.records(), place.digests()) == (untouched.records(), untouched.digests())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import signal
@@ -64,8 +63,7 @@ def weights(place: Place) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def ours(small: Small) -> Small:
     """A run that trains a teacher and a student, and little else."""
-    variant, instead = copy.copy(small), {"wmdd": "random", "method.steps=30": "teacher.learning_rate=0.002"}
-    variant.arguments = [instead.get(part, part) for part in small.arguments]
+    variant = small.variant({"wmdd": "random", "method.steps=30": "teacher.learning_rate=0.002"})
     variant.ask(**{"import": "ddbench.execution.parallel"})
     return variant
 
@@ -75,11 +73,12 @@ def test_a_network_is_trained_by_several_as_by_one(
     ours: Small, place_at: PlaceAt, tmp_path: Path, arch: str, batch: int, count: int
 ) -> None:
     """Shares of 5 and 6 images, of a last batch 1 and 2; with BatchNorm a last batch that is too small for three."""
-    more = ("--arch", arch, "--set", f"teacher.batch_size={batch}")
-    more += ("--set", "teacher.epochs=4", "--set", "evaluator.epochs=4")
+    instead = {"convnet-bn-d2": arch, "teacher.batch_size=16": f"teacher.batch_size={batch}"}
+    short = {"teacher.epochs=8": "teacher.epochs=4", "evaluator.epochs=15": "evaluator.epochs=4"}
+    ours = ours.variant({**instead, **short})
     one, several = place_at(tmp_path / "one"), place_at(tmp_path / "several")
-    assert ours.start(one, *more).end() == 0, one.lines()
-    processes = start(ours, several, count, *more)
+    assert ours.start(one).end() == 0, one.lines()
+    processes = start(ours, several, count)
     assert end(processes) == [0] * count, messages_of(processes)
     assert not any(process.lines() for process in processes[1:])
 
@@ -136,8 +135,8 @@ def test_numbers_gone_bad_end_a_cell_in_all_processes_and_they_go_on_together(
     ours: Small, place_at: PlaceAt, tmp_path: Path
 ) -> None:
     place = place_at(tmp_path / "grid")
-    more = ("--set", "evaluator.learning_rate=1e30", "--set", "teacher.epochs=1", "--ipc", "1")
-    processes = start(ours, place, 2, *more)
+    ours = ours.variant({"teacher.epochs=8": "teacher.epochs=1"})
+    processes = start(ours, place, 2, "--set", "evaluator.learning_rate=1e30", "--ipc", "1")
     assert end(processes) == [2, 0], messages_of(processes)
     lines = place.lines()
     assert sum("the loss is" in line for line in lines) == 1

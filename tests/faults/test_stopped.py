@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 RUN = (
     *("run", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu", "--precision", "fp32"),
-    *("--image-size", "8", "--student", "convnet-d2"),
-    *("--set", "evaluator.epochs=2", "--set", "distill.checkpoint_every=100000"),
+    *("--image-size", "8", "--student", "convnet-d2", "--set", "distill.checkpoint_every=100000"),
 )
 ENDLESS = ("--method", "random", "--set", "evaluator.epochs=100000")
 AT_LIMIT = "ddbench: stopped by the time limit; run the same command again to resume"
@@ -41,7 +40,8 @@ def test_a_method_stopped_in_its_loop_goes_on_from_there(
     stopped, untouched = place_at(tmp_path / "stopped"), place_at(tmp_path / "untouched")
 
     def end(place: Place, environment: dict[str, str] | None = None) -> int | None:
-        return small.command(place, *RUN, *method, *place.options, environment=environment).end()
+        words = (*RUN, *method, "--set", "evaluator.epochs=2", *place.options)
+        return small.command(place, *words, environment=environment).end()
 
     assert end(stopped, stop_at("distill", "step", 7, "SIGTERM")) == 143, stopped.lines()
     assert stopped.lines()[-1] == "ddbench: stopped by SIGTERM; run the same command again to resume"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ddbench.results.mixtures import by_evaluate_key, describe_mixture, mixture, other_numbers
+from ddbench.results.conditions import pools
+from ddbench.results.mixtures import describe_mixture, mixture, other_numbers, pool_by_record
 from ddbench.results.records import Record
 
 Make = Callable[..., Record]
@@ -22,7 +23,7 @@ STAGES = {"teacher": [BUILT], "distill": [BUILT], "evaluate": [BUILT]}
         ({"repeat": 1, "seed": 1}, ""),
         ({"device": {"type": "cuda", "name": "a GPU", "threads": 1}}, "device a CPU, a GPU"),
         ({"data": {"fingerprint": "f"}}, "2 versions of the real images"),
-        ({"versions": {"numerics": "models=2"}}, "version of models 1, 2"),
+        ({"versions": {"numerics": "models=0"}}, "numerics installed, models=0"),
         ({"stages": {**STAGES, "distill": [{**BUILT, "threads": 2}]}}, "threads 1, 2 (distill)"),
         (
             {"stages": {**STAGES, "distill": [{**BUILT, "threads": 2}], "evaluate": [{**BUILT, "threads": 2}]}},
@@ -33,8 +34,8 @@ STAGES = {"teacher": [BUILT], "distill": [BUILT], "evaluate": [BUILT]}
     ],
 )
 def test_what_differs_is_named(record: Make, changes: dict[str, Any], text: str) -> None:
-    first = record(50.0, stages=STAGES, versions={"numerics": "models=1"})
-    other = record(60.0, **{"stages": STAGES, "versions": {"numerics": "models=1"}, **changes})
+    first = record(50.0, stages=STAGES)
+    other = record(60.0, **{"stages": STAGES, **changes})
     assert mixture([first, other]) == mixture([other, first]) == text
 
 
@@ -57,13 +58,15 @@ def test_records_that_do_not_say_how_they_were_built_are_counted(record: Make) -
     assert text.endswith("2 of 3 do not record how their stages were built")
 
 
-def test_other_numbers_of_a_key_are_named(record: Make) -> None:
-    shown, same, other, elsewhere = (
-        record(top1, name=name, keys={"evaluate": [key]})
-        for top1, name, key in ((50.0, "a", "k"), (50.0, "b", "k"), (43.0, "c", "k"), (10.0, "d", "l"))
-    )
-    by_key = by_evaluate_key([shown, same, other, elsewhere])
-    assert {key: [one.name for one in found] for key, found in by_key.items()} == {"k": ["a", "b", "c"], "l": ["d"]}
-    text = "not shown: other top-1 with the same evaluate key: 43.00 (c)"
-    assert other_numbers([shown], by_key) == describe_mixture([shown], by_key) == text
-    assert other_numbers([elsewhere], by_key) == describe_mixture([elsewhere], by_key) == ""
+def test_other_numbers_of_the_same_student_are_named(record: Make) -> None:
+    shown, twin, other_seed = record(50.0, name="a"), record(43.0, name="b"), record(10.0, name="c", seed=1)
+    stored = [shown, twin, other_seed]
+    of_pools = pools(stored)
+    text = "not shown: 43.00 (b), with the same seeds or images"
+    assert other_numbers([shown, other_seed], of_pools) == describe_mixture([shown, other_seed], of_pools) == text
+    assert other_numbers([shown], pools([shown, record(50.0, name="d")])) == ""
+    pool = pool_by_record(stored)
+    assert pool.keys() == {"a", "b", "c"}
+    assert pool["a"] is pool["b"] is pool["c"]
+    apart = pool_by_record([shown, record(60.0, name="e", method="random")])
+    assert apart["a"] is not apart["e"]
