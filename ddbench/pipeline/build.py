@@ -238,7 +238,9 @@ class Builder:
             self._nested_seconds[-1] = nested + clock.now() - start
 
     def _emit(self, event: Event) -> None:
-        self._workspace.emit(replace(event, cell=self._cell, configuration=self._configuration))
+        several = self._workspace.has_several_datasets
+        unit = f"{self._configuration['dataset']} {event.unit}".strip() if several else event.unit
+        self._workspace.emit(replace(event, unit=unit, cell=self._cell, configuration=self._configuration))
 
     def report(self, stage: str, unit: str) -> Progress:
         """Returns a function that reports the progress of a build."""

@@ -107,6 +107,11 @@ class Workspace:
             self._references[dataset.name] = reference
         return self._datasets[reference, config]
 
+    @property
+    def has_several_datasets(self) -> bool:
+        """Whether the cells use several datasets, so that progress lines name them."""
+        return len(self._references) > 1
+
     def dataset_reference(self, name: str) -> str:
         """Returns how the command line gave a dataset, from its name in records. Other names are returned unchanged.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,9 @@ def test_cells_that_fail_for_one_reason_are_listed(shell: Shell, image_folder: C
     outcome = shell("run", "--method", "random", "--method", "herding", *datasets, *SHORT, "--recipe", "smoke")
     assert outcome.code == 1
     assert (outcome.err.count("cannot be decoded"), outcome.out.count("cannot be decoded")) == (1, 1)
+    # Progress lines of a grid with several datasets name the dataset.
+    for name in ("random", "herding"):
+        assert re.search(rf"^evaluate imagefolder:others@\w+ {name} IPC 1 hard .* seed 0: ", outcome.err, re.MULTILINE)
     reason, others = outcome.out.splitlines()[-2:]
     assert reason.startswith("failed:   random, imagefolder:pictures@")
     assert others.strip().startswith("for the same reason: herding, imagefolder:pictures@")
