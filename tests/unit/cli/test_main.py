@@ -97,7 +97,7 @@ def test_an_interrupt_of_a_reading_command_promises_no_checkpoint_and_keeps_its_
     (shell.root / "report.html").write_text("old")
     with mock.patch("ddbench.report.page.page", side_effect=KeyboardInterrupt):
         outcome = shell("report", "--output", "report.html")
-    assert (outcome.code, outcome.out, outcome.err) == (130, "", "ddbench: stopped by Ctrl-C\n")
+    assert (outcome.code, outcome.out, outcome.err.strip()) == (130, "", "ddbench: stopped by Ctrl-C")
     assert shell.files().keys() == {"report.html"}
     assert (shell.root / "report.html").read_text() == "old"
 
