@@ -258,3 +258,20 @@ def test_a_wrong_set_is_refused_in_one_line(
     outcome.refused(message)
     assert not (shell.root / "attacked").exists()
     assert not list(shell.root.rglob("records/*"))
+
+
+@pytest.mark.slow
+def test_stored_labels_leave_with_an_export(made: Made, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    stored = ("--set", "evaluator.labels=stored", "--results-dir", results)
+    made.shell.run("--method", "random", "--ipc", "2", *CELL, *stored)
+    (record,) = records_in(results)
+    target = tmp_path / "set"
+    outcome = made.shell("export", record["name"], "--labels", "--output", target, "--results-dir", results)
+    assert outcome.code == 0, outcome.err
+    about = json.loads((target / "labels.json").read_text())
+    assert about["tensors"]["logits"]["shape"] == [15, 20, 10]
+    assert (target / "labels.safetensors").is_file()
+    online = made.records["random"][0]["name"]
+    made.shell("export", online, "--labels", "--output", tmp_path / "none").refused("has no stored labels")
+    assert not (tmp_path / "none").exists()
