@@ -68,6 +68,12 @@ class RecoverSettings(BaseModel, frozen=True):
     crop_per_image: bool = Field(
         default=True, description="draw crop and flip for each image; false: once per batch (released code)"
     )
+    flip: bool = Field(
+        default=True,
+        # Added later. The default is excluded, so that existing keys and records do not change.
+        exclude_if=lambda flip: flip,
+        description="flip the views left-right with probability 1/2; false: for classes that a flip changes, as digits",
+    )
     jitter: int = Field(
         default=32,
         ge=0,

@@ -134,7 +134,7 @@ def _draw_view(images: Tensor, settings: RecoverSettings, step: int, generator: 
     draws = count if settings.crop_per_image else 1
     sizes = torch.tensor([[size, size]]).expand(draws, 2)
     boxes = crops.random_boxes(sizes, generator=generator, scale=settings.crop_scale(step))
-    flips = torch.rand(draws, generator=generator) < 0.5
+    flips = (torch.rand(draws, generator=generator) < 0.5) & settings.flip
     view = crops.crop_resize(images, boxes if draws > 1 else boxes[0], size, flips.expand(count))
     if settings.jitter:
         down, right = torch.randint(0, settings.jitter + 1, (2,), generator=generator).tolist()

@@ -88,7 +88,7 @@ def plain_loop(
             view = torch.nn.functional.interpolate(
                 cut, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
             )
-            seen.append(view.flip(3) if flips[number % drawn] else view)
+            seen.append(view.flip(3) if chosen.flip and flips[number % drawn] else view)
         batch = torch.cat(seen)
         if chosen.jitter:
             down, right = (int(n) for n in torch.randint(0, chosen.jitter + 1, (2,), generator=draw))
@@ -104,7 +104,9 @@ def plain_loop(
     return images.data * std + mean
 
 
-@pytest.mark.parametrize("change", [{}, {"crop_per_image": False}, {"jitter": 0, "crop_scale_min": 1.0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"crop_per_image": False}, {"flip": False}, {"jitter": 0, "crop_scale_min": 1.0}]
+)
 def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillContext], change: dict[str, Any]) -> None:
     chosen = TEN.model_copy(update=change)
     task = make_task()
