@@ -136,6 +136,12 @@ def test_quick_on_imagenette_is_what_the_published_code_was_measured_with() -> N
     assert (method.steps, method.jitter, method.learning_rate, method.bn_weight) == (500, 8, 0.25, 10)
 
 
+def test_views_of_digits_are_digits_in_quick() -> None:
+    method = settings(resolved("digits", "quick"))
+    assert (method.flip, method.crop_scale_min, method.jitter) == (False, 0.8, 1)
+    assert settings(resolved("imagenette", "quick")).flip
+
+
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", *DATASETS])
 @pytest.mark.parametrize("budget", ["quick", "smoke"])
 def test_quick_and_smoke_have_sizes_for_every_dataset(dataset: str, budget: str) -> None:
