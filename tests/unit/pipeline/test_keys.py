@@ -32,6 +32,7 @@ SETTINGS = {
     "batch_size": 50,
     "crop_scale_min": 0.1,
     "crop_per_image": False,
+    "flip": False,
     "jitter": 1,
     "solver": "released",
     "iterations": 3,
