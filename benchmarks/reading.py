@@ -21,7 +21,8 @@ COMMANDS = (
     "show",
     "records",
     "records --scores",
-    "table comparison --data-dir .",
+    "table comparison",
+    "table regimes",
     "report",
     "figure scaling",
 )

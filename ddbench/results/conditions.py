@@ -160,16 +160,15 @@ class Pool:
     conditions: Facts
     records: list[Record]
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         """The conditions and the dependencies by name."""
         return {**self.conditions, **self.config}
 
-    @property
+    @cached_property
     def example(self) -> Record:
         """The first record with the fewest recipes and changed settings. Recipes can have equal settings."""
-        changed = {id(record): record.configuration.get("changed", ()) for record in self.records}
-        return min(self.records, key=lambda record: (len(record.recipes), len(changed[id(record)])))
+        return min(self.records, key=lambda record: (len(record.recipes), len(record.configuration.get("changed", ()))))
 
     @cached_property
     def students(self) -> list[Record]:
