@@ -1,6 +1,7 @@
 """The sections of the configuration, as frozen pydantic models. Imports no torch."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,18 +16,23 @@ Deviation = Annotated[float, Field(gt=0, le=1)]
 
 def without_folders(settings: Model) -> Model:
     """Returns a copy of settings whose paths are file names, as records contain them."""
-    return settings.model_copy(update={name: _without_folders(value) for name, value in settings})
+    return replace_paths(settings, lambda path: Path(path.name))
 
 
-def _without_folders(value: Any) -> Any:
+def replace_paths(settings: Model, replace: Callable[[Path], Path]) -> Model:
+    """Returns a copy of settings with another path for each path, also in lists, dicts and nested settings."""
+    return settings.model_copy(update={name: _replace_paths(value, replace) for name, value in settings})
+
+
+def _replace_paths(value: Any, replace: Callable[[Path], Path]) -> Any:
     if isinstance(value, Path):
-        return Path(value.name)
+        return replace(value)
     if isinstance(value, BaseModel):
-        return without_folders(value)
+        return replace_paths(value, replace)
     if type(value) in (list, tuple):
-        return type(value)(_without_folders(part) for part in value)
+        return type(value)(_replace_paths(part, replace) for part in value)
     if type(value) is dict:
-        return {name: _without_folders(part) for name, part in value.items()}
+        return {name: _replace_paths(part, replace) for name, part in value.items()}
     return value
 
 

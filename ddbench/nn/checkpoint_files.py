@@ -76,9 +76,10 @@ def check_path(path: Path) -> None:
     Raises:
         DDBenchError: It does not. The message is one line.
     """
-    reason = None
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-        reason = "is a URL: download it, and give the path of the file"
+    reason, name = None, str(path)
+    if url := re.match(r"([a-z][a-z0-9+.-]+):/+", name, re.IGNORECASE):  # a Path has one of the two slashes
+        name = f"{url[1]}://{name[url.end() :]}"
+        reason = "is a URL, not a file: download it first, and give the path of the file"
     elif path.is_dir():
         reason = "is a folder: give the file of the weights in it"
     elif path.is_symlink() and not path.exists():
@@ -90,7 +91,7 @@ def check_path(path: Path) -> None:
     elif not path.name.lower().endswith(SUFFIXES):
         reason = f"has none of the suffixes {' '.join(SUFFIXES)}"
     if reason:
-        raise DDBenchError(f"checkpoint '{path}' {reason}")
+        raise DDBenchError(f"checkpoint '{name}' {reason}")
 
 
 def class_names(remarks: object) -> tuple[str, ...] | None:

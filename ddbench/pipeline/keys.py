@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import TeacherConfig
+from ddbench.config.schema import TeacherConfig, replace_paths
 from ddbench.core import versions
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
@@ -109,6 +109,14 @@ class Keys:
             **({} if layer is None else {"layer": layer}),
         }
 
+    @cached_property
+    def _method_settings(self) -> Depends:
+        return replace_paths(self.experiment.method, _content_of).model_dump(mode="json")
+
+    @cached_property
+    def _evaluator_settings(self) -> Depends:
+        return replace_paths(self.experiment.evaluator, _content_of).model_dump(mode="json")
+
     @property
     def _method(self) -> Depends:
         experiment = self.experiment
@@ -167,7 +175,7 @@ class Keys:
         return {
             **self._method,
             "unit": index,
-            "settings": self.experiment.method.model_dump(mode="json"),
+            "settings": self._method_settings,
             "jpeg_quality": self.experiment.distill.jpeg_quality,
             "device": self._device,
             "versions": core,
@@ -211,7 +219,7 @@ class Keys:
             "recipe": recipe if settings.on_real_data else None,
             "evaluator": experiment.evaluator_name,
             "evaluator_version": self.evaluator_version,
-            "settings": settings.model_dump(mode="json"),
+            "settings": self._evaluator_settings,
             "device": self._device,
             "versions": core,
         }
@@ -223,7 +231,17 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise DDBenchError(f"teacher.checkpoint {path} cannot be read: {error.strerror}") from error
+        raise DDBenchError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _content_of(path: Path) -> Path:
+    """Returns what keys contain for a path: a digest of the content of a file or folder, else its name."""
+    if path.is_file():
+        return Path(file_digest(path))
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file())
+        return Path(key_of({str(file.relative_to(path)): file_digest(file) for file in files}))
+    return Path(path.name)
 
 
 def teacher_label(config: TeacherConfig) -> str:

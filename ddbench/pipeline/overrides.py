@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from ddbench.config import recipes
 from ddbench.config.recipes import SECTIONS
-from ddbench.config.schema import DataConfig
+from ddbench.config.schema import DataConfig, replace_paths
 from ddbench.core.errors import DDBenchError, did_you_mean
+from ddbench.core.files import expand_user
 from ddbench.core.text import error_text
 from ddbench.registry.collection import known_packages, unknown_item
 
@@ -106,7 +107,7 @@ def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -
 
 
 def validated(model: type[Model], section: str, settings: Mapping[str, Mapping[str, Any]], owner: str = "") -> Model:
-    """Returns the validated settings of a section.
+    """Returns the validated settings of a section. `~` at the beginning of a path is replaced by the home directory.
 
     Args:
         model: The pydantic model of the section.
@@ -124,7 +125,7 @@ def validated(model: type[Model], section: str, settings: Mapping[str, Mapping[s
         if isinstance(values[name], bool) and "bool" not in str(model.model_fields[name].annotation):
             raise DDBenchError(f"{section}.{name}{of_owner}: a number is needed (got {values[name]})")
     try:
-        return model(**values)
+        return replace_paths(model(**values), expand_user)
     except ValidationError as error:
         name, separator, message = error_text(error).partition(": ")
         raise DDBenchError(f"{section}.{name}{of_owner}{separator}{message}".replace("..", ".")) from error

@@ -47,6 +47,10 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--cache-dir", "s3:/bucket/here"), ("--cache-dir s3:/bucket/here", "write the URL as s3://bucket/here")),
     ((*WMDD, "--results-dir", "gs:/b"), ("--results-dir gs:/b", "write the URL as gs://b")),
     ((*WMDD, "--data-dir", "s3://bucket/data"), ("--data-dir s3://bucket/data", "a path of this machine is needed")),
+    (
+        (*WMDD, "--set", "teacher.checkpoint=https://a.b/c.pth"),
+        ("checkpoint 'https://a.b/c.pth' is a URL, not a file: download it first",),
+    ),
     ((*WMDD, "--evaluator", "fdk"), ("unknown evaluator 'fdk'", "did you mean 'fkd'?")),
     ((*WMDD, "--arch", "resnet19"), ("resnet19", "did you mean")),
     ((*WMDD, "--student", "convnet-bn-d9"), ("convnet-bn-d9", "did you mean 'convnet-bn-d")),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
+from ddbench.api.hookspecs import hookimpl
 from ddbench.config.experiment import Experiment
 from ddbench.core import versions
 from ddbench.core.canonical import key_of
@@ -262,6 +266,54 @@ def test_a_checkpoint_counts_by_its_content_not_by_its_path_or_a_training_recipe
     assert moved(given, keys_of(None, one, device="cuda")) == FROM_STATISTICS
     with pytest.raises(DDBenchError, match=r"checkpoint .*four\.safetensors' does not exist"):
         keys_of(None, f"teacher.checkpoint={tmp_path / 'four.safetensors'}")
+
+
+class Copied(Distiller):
+    """A method with paths among its settings."""
+
+    name = "copied"
+    version = "1"
+    needs_teacher = False
+
+    images: Path
+    more: tuple[Path, ...] = ()
+
+
+class Reading(Evaluator):
+    """A protocol with a path among its settings."""
+
+    name = "reading"
+    version = "1"
+    needs_teacher = False
+
+    labels_file: Path
+
+
+def test_a_path_among_the_settings_counts_by_its_content_not_by_its_place(
+    keys_of: Callable[..., dict[str, str]], registry: PluginRegistry, tmp_path: Path
+) -> None:
+    registry.register(
+        SimpleNamespace(ddbench_distillers=hookimpl(lambda: [Copied]), ddbench_evaluators=hookimpl(lambda: [Reading]))
+    )
+    for name, content in (("one", "a"), ("two", "a"), ("other", "b")):
+        (tmp_path / name / "images" / "deep").mkdir(parents=True)
+        (tmp_path / name / "images" / "deep" / "0.png").write_text(content)
+        (tmp_path / name / "labels.txt").write_text(content)
+
+    def keys(images: str, more: str = "one/labels.txt", labels: str = "one/labels.txt") -> dict[str, str]:
+        paths = (f"method.images={tmp_path / images}", f"method.more=[{tmp_path / more}]")
+        labels_file = f"evaluator.labels_file={tmp_path / labels}"
+        return keys_of(None, *paths, labels_file, methods=("copied",), evaluators=("reading",))
+
+    folder = keys("one/images")
+    assert folder == keys("two/images") == keys("two/images", "two/labels.txt", "two/labels.txt")
+    for changed in (keys("other/images"), keys("one/images", "other/labels.txt")):
+        assert moved(folder, changed) == FROM_DISTILL
+    assert moved(folder, keys("one/images", labels="other/labels.txt")) == STUDENT
+    (tmp_path / "two" / "images" / "deep" / "0.png").rename(tmp_path / "two" / "images" / "0.png")
+    assert moved(folder, keys("two/images")) == FROM_DISTILL
+    # A file that does not exist yet counts by its name.
+    assert keys("one/absent") == keys("two/absent") != keys("one/later")
 
 
 def test_class_names_of_outputs_count_where_they_are_not_the_classes_in_their_order(

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddbench.api.settings import Section
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.overrides import validated
 
 Ask = Callable[..., list[Experiment]]
 One = Callable[..., Experiment]
@@ -73,6 +75,23 @@ def test_values_have_the_types_of_their_settings(one: One) -> None:
     assert cell.evaluator.cutmix_alpha is None  # type: ignore[attr-defined]
     assert (cell.distill.jpeg_quality, cell.teacher.checkpoint) == (75, Path("weights.pt"))
     assert cell.data.skip_corrupt is True
+
+
+class Paths(Section):
+    """Settings of a plugin."""
+
+    images: Path
+    more: tuple[Path, ...] = ()
+
+
+def test_the_home_directory_is_filled_in_in_every_path(
+    one: One, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    teacher = one(assignments=("teacher.checkpoint=~/a.pth", "teacher.classes=~/b.txt")).teacher
+    assert (teacher.checkpoint, teacher.classes) == (tmp_path / "a.pth", tmp_path / "b.txt")
+    own = validated(Paths, "method", {"method": {"images": "~", "more": ["~/c", "d/~", "~nobody-of-this-name/e"]}})
+    assert own == Paths(images=tmp_path, more=(tmp_path / "c", Path("d/~"), Path("~nobody-of-this-name/e")))
 
 
 def test_a_method_may_be_set_by_its_name_in_a_grid(ask: Ask) -> None:
