@@ -51,11 +51,8 @@ os.environ.pop("COLUMNS", None)
 
 # Few, large batches of small images and no bf16: what these runs have to show does not depend on any of that.
 FAST = (
-    ("--recipe", "smoke"),
-    ("--device", "cpu"),
-    ("--precision", "fp32"),
-    ("--image-size", "8"),
-    ("--set", "teacher.batch_size=256"),
+    *("--recipe", "smoke", "--device", "cpu", "--precision", "fp32"),
+    *("--image-size", "8", "--set", "teacher.batch_size=256"),
 )
 
 
@@ -218,7 +215,12 @@ class Shell:
     def quick_run(self, *arguments: str | Path) -> Outcome:
         """`ddbench run` with the quickest settings, except for those that the arguments give."""
         given = {*map(str, arguments)} - {"--recipe", "--set"}
-        fast = [word for option, value in FAST if option not in given for word in (option, value)]
+        fast = [
+            word
+            for option, value in zip(FAST[::2], FAST[1::2], strict=True)
+            if option not in given
+            for word in (option, value)
+        ]
         return self("run", *fast, *arguments)
 
     def run(self, *arguments: str | Path) -> Outcome:

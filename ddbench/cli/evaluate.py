@@ -29,7 +29,7 @@ SHOWN_CLASSES = 10
 """Largest number of classes that are listed with their names in the set."""
 
 
-@click.command("evaluate")
+@options.command("evaluate")
 @click.argument("source", metavar="SET")
 @click.option("--dataset", required=True, help="Dataset that the set was distilled from.")
 @options.names("--student", "students", help="Networks of the students (default: the teacher's).")
@@ -89,7 +89,10 @@ def evaluate_command(
     workspace = Workspace(registry, options.open_cache(cache_dir), data_dir, executor=executor_used)
 
     def work() -> bool:
-        with interruption.handle_signals(time_limit and time_limit * 60):
+        with (
+            options.kept_tracebacks(registry, results_dir),
+            interruption.handle_signals(time_limit and time_limit * 60),
+        ):
             given = _open(source, workspace, workspace.dataset(dataset, data), results_dir, pixels, classes)
             workspace.add_given_set(given)
             ipc = mean_count(given.counts)
