@@ -187,3 +187,24 @@ def require_utf8(path: Path, kind: str) -> None:
                 f"$'{old}' {shlex.quote(raw.decode('latin-1'))}), or all at once: convmv -r -f latin1 -t utf8 "
                 f"--notest {parent}"
             ) from error
+
+
+def refuse_url(path: Path, kind: str) -> None:
+    """Refuses a URL that was given where a file or folder of this machine is needed.
+
+    Args:
+        path: The text of a user as a path, in which a URL has one of its slashes.
+        kind: What it is, for the message.
+
+    Raises:
+        DDBenchError: There is no such path, and it is a URL.
+
+    Example:
+        >>> refuse_url(Path("https://a.b/c.pth"), "checkpoint")
+        Traceback (most recent call last):
+            ...
+        ddbench.core.errors.DDBenchError: checkpoint 'https://a.b/c.pth' is a URL, not a path: download it first
+    """
+    url = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path))
+    if url is not None and not path.exists():
+        raise DDBenchError(f"{kind} '{url[1]}://{url[2]}' is a URL, not a path: download it first")

@@ -8,7 +8,7 @@ from pathlib import Path
 from ddbench.api.dataset import MissingDataError, Source, default_data_dir
 from ddbench.config.datasets import FOLDER_PREFIX, own_name
 from ddbench.core.errors import DDBenchError
-from ddbench.core.files import expand_user, require_utf8
+from ddbench.core.files import expand_user, refuse_url, require_utf8
 from ddbench.core.text import composed
 from ddbench.data.listing import Listing
 from ddbench.data.source import FileSplit
@@ -108,6 +108,7 @@ def open_imagefolder(root: Path) -> Source:
     """
     root = expand_user(root)
     require_utf8(root, "image folder")
+    refuse_url(root, "the image folder")
     if not root.is_dir():
         raise MissingDataError(f"the image folder {root} does not exist (it should hold train/CLASS/ and val/CLASS/)")
     listing, notes = Listing(root), []

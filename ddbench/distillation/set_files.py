@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ddbench.config.given_sets import SPACES, SUFFIXES
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import refuse_url
 from ddbench.core.text import counted
 from ddbench.data.decode import CorruptImage, Resize, decode, to_stored
 from ddbench.data.listing import Listing
@@ -90,6 +91,7 @@ def read_set(path: Path, form: Form) -> SetFile:
         parts = sorted(path.glob("images_*.pt"))
         return _read_parts(path, parts, form) if parts else _read_folder(path, form)
     if not path.is_file():
+        refuse_url(path, "the set")
         raise DDBenchError(f"{path} is neither a file nor a folder")
     if path.suffix.lower() not in SUFFIXES:
         raise DDBenchError(f"{path} is no distilled set: a folder of class folders or {' '.join(SUFFIXES)} is needed")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import refuse_url
 
 SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors")
 NESTED = ("model", "state_dict", "net", "model_state_dict", "teacher", "model_ema", "state_dict_ema")
@@ -76,11 +77,9 @@ def check_path(path: Path) -> None:
     Raises:
         DDBenchError: It does not. The message is one line.
     """
-    reason, name = None, str(path)
-    if url := re.match(r"([a-z][a-z0-9+.-]+):/+", name, re.IGNORECASE):  # a Path has one of the two slashes
-        name = f"{url[1]}://{name[url.end() :]}"
-        reason = "is a URL, not a file: download it first, and give the path of the file"
-    elif path.is_dir():
+    refuse_url(path, "checkpoint")
+    reason = None
+    if path.is_dir():
         reason = "is a folder: give the file of the weights in it"
     elif path.is_symlink() and not path.exists():
         reason = "is a link that leads to no file"
@@ -91,7 +90,7 @@ def check_path(path: Path) -> None:
     elif not path.name.lower().endswith(SUFFIXES):
         reason = f"has none of the suffixes {' '.join(SUFFIXES)}"
     if reason:
-        raise DDBenchError(f"checkpoint '{name}' {reason}")
+        raise DDBenchError(f"checkpoint '{path}' {reason}")
 
 
 def class_names(remarks: object) -> tuple[str, ...] | None:

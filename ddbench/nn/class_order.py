@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import refuse_url
 from ddbench.core.text import composed
 from ddbench.nn.checkpoint_files import Checkpoint, class_names
 
@@ -29,6 +30,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises:
         DDBenchError: The file cannot be read, or a name is missing or there twice. The message is one line.
     """
+    refuse_url(path, "teacher.classes")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -304,7 +304,10 @@ def measure(pipeline: Pipeline) -> Numbers:
         return {}
     durations = [after - before for before, after in itertools.pairwise(times[1:])][WARMUP - 1 :]
     if len(durations) < 2:
-        raise DDBenchError(f"{iterations} iterations are too few: the first {WARMUP} are not measured")
+        raise DDBenchError(
+            f"{iterations} iterations are too few: the first {WARMUP} are not measured; "
+            "give a --recipe or --set with more"
+        )
     durations = durations[:MEASURED]
     complete = iterations >= TOTAL
     return {

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import refuse_url
 from ddbench.core.text import error_text
 
 SectionName = Literal["data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"]
@@ -166,6 +167,7 @@ def load_file(path: Path) -> Recipe:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
+        refuse_url(path, "recipe")
         raise DDBenchError(f"no recipe file {path}") from error
     except (OSError, ValueError) as error:
         raise DDBenchError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
