@@ -64,8 +64,8 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         context: The objects that are needed to fill the table.
 
     Raises:
-        DDBenchError: If no method makes images, or if the missing teachers, statistics and iterations take more than
-            an hour and `context.yes` is not set.
+        DDBenchError: If no method makes images, if all cells are impossible for the same reason, or if the missing
+            teachers, statistics and iterations take more than an hour and `context.yes` is not set.
     """
     import pandas as pd
 
@@ -84,8 +84,10 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         rows.sort(key=lambda row: row["row"])
     else:
         from ddbench.pipeline.estimate import Estimate
+        from ddbench.tables.runs import check_possible
 
         resolved = [_resolve(cell, context) for cell in cells]
+        check_possible(resolved)
         measurements = [_Measurement(each, context) if each.pipelines else None for each in resolved]
         estimate = Estimate()
         for measurement in measurements:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +70,19 @@ def resolve_cells(cells: list[Cell], request: Request, workspace: Workspace, res
     return resolved
 
 
+def check_possible(resolved_cells: Sequence[ResolvedCell]) -> None:
+    """Refuses cells that are all impossible for the same reason, such as a folder that does not exist.
+
+    Raises:
+        DDBenchError: They are.
+    """
+    reasons = {resolved.reason for resolved in resolved_cells}
+    if len(reasons) == 1 and (reason := reasons.pop()):
+        names = list(dict.fromkeys(cell_name(resolved.cell) for resolved in resolved_cells))
+        others = f" (the same for {counted(len(names) - 1, 'other cell')})" if len(names) > 1 else ""
+        raise DDBenchError(f"{names[0]}: {reason}{others}")
+
+
 def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
     """Returns the newest record for each cache key of an evaluation, which covers all settings of its numbers."""
     newest_last = sorted(stored, key=lambda record: record.created)
@@ -112,10 +125,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     assert context.workspace is not None
     stored = records_by_key(context.stored)
     resolved_cells = resolve_cells(cells, context.request, context.workspace, context.results_dir)
-    if len(reasons := {resolved.reason for resolved in resolved_cells}) == 1 and (reason := reasons.pop()):
-        names = list(dict.fromkeys(cell_name(resolved.cell) for resolved in resolved_cells))
-        others = f" (the same for {counted(len(names) - 1, 'other cell')})" if len(names) > 1 else ""
-        raise DDBenchError(f"{names[0]}: {reason}{others}")
+    check_possible(resolved_cells)
     pipelines = [pipeline for resolved in resolved_cells for pipeline in resolved.pipelines]
     records = {id(pipeline): stored_record(pipeline, stored) for pipeline in pipelines}
     missing = [pipeline for pipeline in pipelines if records[id(pipeline)] is None]

@@ -167,6 +167,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("ddbench: wmdd, digits, IPC 9999: --ipc 9999 is more than the 142", "(the same for 1 other cell)"),
     ),
     (("table", "ablation", "--run", "--dataset", "imagefolder:/no/such", "--recipe", "smoke"), ("/no/such",)),
+    (("table", "efficiency", "--run", "--dataset", "imagefolder:/no/such", "--recipe", "smoke"), ("/no/such", "same")),
     (("table", "ablation", "--run"), ("--run needs data: there is no --dataset, and no dataset in the data folder",)),
     (("table", "ablation", "--format", "yaml"), ("'yaml' is not one of 'text', 'markdown'",)),
     (("table", "ablation", "--output", "file/table.txt"), ("cannot write to file/table.txt: Not a directory",)),
