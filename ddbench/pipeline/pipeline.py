@@ -312,7 +312,7 @@ class Pipeline:
         if outputs is not None:
             name = config.checkpoint.name
             self.workspace.note_once(
-                f"{name}: its outputs are put in the order of the dataset's classes by their names"
+                f"{name}: its outputs are put in the order of the dataset's classes by their names", "teacher"
             )
         return network
 

@@ -78,9 +78,9 @@ class Workspace:
         self._references: dict[str, str] = {}
         self._teachers: dict[str, TappedNetwork] = {}
 
-    def note_once(self, text: str) -> None:
-        """Prints a line for the user, once for the whole grid."""
-        self.relay(Event("note", "cache", message=text))
+    def note_once(self, text: str, stage: str = "cache") -> None:
+        """Prints a line for the user about a stage, once for the whole grid."""
+        self.relay(Event("note", stage, message=text))
 
     def relay(self, event: Event) -> None:
         """Emits an event. A note is emitted once for the whole grid, however often a dataset is opened."""
@@ -123,7 +123,7 @@ class Workspace:
         """Adds a set that the user gives, and prints what was converted or left out when it was read."""
         self.given_sets[given.digest] = given
         for note in given.notes:
-            self.note_once(f"{given.origin['name']}: {note}")
+            self.note_once(f"{given.origin['name']}: {note}", "given")
 
     def with_digest(self, method: Distiller, dataset: Dataset) -> Distiller:
         """Returns a method with the digest of the set in `initial`, which keys and records contain, instead of a path.

@@ -108,7 +108,7 @@ def test_an_order_by_names_is_followed_and_the_record_names_the_classes(
     settings = [f"teacher.classes={tmp_path / 'order.txt'}"] if given == "a file" else []
     outcome = shell(*command(folder, teacher, *settings))
     assert outcome.code == 0, outcome.err
-    assert "numeric.pth: its outputs are put in the order of the dataset's classes" in outcome.err
+    assert "teacher: numeric.pth: its outputs are put in the order of the dataset's classes" in outcome.err
     record = record_of(shell)
     assert record["teacher"]["top1"] == 100
     assert dict(zip(record["data"]["class_names"], record["teacher"]["per_class"], strict=True)) == dict.fromkeys(
