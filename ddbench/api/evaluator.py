@@ -56,7 +56,7 @@ def check_metrics(metrics: object, classes: int, owner: str) -> Metrics:
         The validated metrics.
 
     Raises:
-        DDBenchError: It is not Metrics, a value is out of range, or the number of classes is wrong.
+        DDBenchError: `metrics` is not Metrics, a value is out of range, or the number of classes is wrong.
     """
     if not isinstance(metrics, Metrics):
         raise DDBenchError(f"{owner} returned {type(metrics).__name__}, not Metrics")

@@ -72,7 +72,8 @@ class RecoverSettings(BaseModel, frozen=True):
         default=True,
         # Added later. The default is excluded, so that existing keys and records do not change.
         exclude_if=lambda flip: flip,
-        description="flip the views left-right with probability 1/2; false: for classes that a flip changes, as digits",
+        description="flip the views left-right with probability 1/2; false: for data whose class a flip changes, "
+        "such as digits",
     )
     jitter: int = Field(
         default=32,

@@ -42,7 +42,8 @@ SHOWN_CLASSES = 10
 @click.option(
     "--classes",
     type=options.LocalPath(path_type=Path),
-    help="File with the dataset's class of each class of the set: one per line in their order, or JSON.",
+    help="File that maps the set's classes to the dataset's: one dataset class per line, in the order of the set's "
+    "classes, or JSON.",
 )
 @click.option(
     "--random/--no-random", "with_random", default=True, help="Also evaluate random real images at this IPC (default)."

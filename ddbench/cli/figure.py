@@ -34,7 +34,12 @@ class _FigureGroup(options.Group):
 _dataset = click.option("--dataset", help="Only records of this dataset.")
 _ipc = click.option("--ipc", type=int, help="Only records of this number of images per class.")
 _size = click.option("--image-size", type=int, help="Only records of this image size, in pixels.")
-_recipes = click.option("--recipe", "recipes", multiple=True, help="Only records of this recipe. Can be repeated.")
+_recipes = click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    help="Only records of this recipe. Repeat it for records of several recipes, in their order.",
+)
 _output = click.option(
     "--output",
     type=options.LocalPath(path_type=Path, dir_okay=False),

@@ -222,7 +222,7 @@ experiment = all_of(
         "assignments",
         multiple=True,
         callback=_refuse_repetition,
-        metavar="A.B=VALUE",
+        metavar="SECTION.NAME=VALUE",
         help="Override a setting of the recipe. Can be repeated for other settings.",
     ),
 )

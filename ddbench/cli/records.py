@@ -40,12 +40,15 @@ def show_command(run: str | None, results_dir: Path) -> None:
     "--scores",
     "with_scores",
     is_flag=True,
-    help="Print scores: improvement over random, recovery with hard labels, label-robust score.",
+    help="Print scores: improvement over random, hard-label recovery, label-robust score.",
 )
 @options.methods
 @options.datasets("Only records of these datasets.")
 @click.option(
-    "--recipe", "recipes", multiple=True, help="Only records of this recipe. Repeated: of these recipes, in order."
+    "--recipe",
+    "recipes",
+    multiple=True,
+    help="Only records of this recipe. Repeat it for records of several recipes, in their order.",
 )
 @click.option("--sort", metavar="COLUMN", help="Sort by this column, numbers from the largest.")
 @options.wide

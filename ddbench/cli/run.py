@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--verbose", is_flag=True, help="With --dry-run: print the whole configuration of each cell too.")
 @options.strict
 @options.wide
-@options.names("--force", type=options.StageName(), help="Recompute this stage and all later ones.")
+@options.names("--force", type=options.StageName(), help="Recompute this stage and the stages that depend on it.")
 @click.pass_obj
 def run_command(
     registry: PluginRegistry,
@@ -55,8 +55,8 @@ def run_command(
     """Distils datasets, trains students and prints their top-1.
 
     Top-1 is measured on the real validation set. Each student gives a record in the results folder. Stages that are in
-    the cache are not computed again, and an interrupted run resumes. With --set data.holdout=0.1, top-1 is measured on
-    a tenth of the training images, which teacher and method do not use.
+    the cache are not computed again, and an interrupted run resumes. With --set data.holdout=0.1, a tenth of the
+    training images is held out from teacher and method, and top-1 is measured on these images.
     """
     from ddbench.pipeline.composition import load_recipes
     from ddbench.pipeline.request import Request, experiments

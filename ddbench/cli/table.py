@@ -86,7 +86,8 @@ def table_command(
 
     NAME is one of the tables of `ddbench list tables`. The command opens no dataset and states how many cells are
     missing; --dry-run estimates how long they take. With --run, it runs the experiments that have no record. Ctrl-C
-    keeps all finished experiments. The exit code is 1 if an experiment failed.
+    keeps all finished experiments. The exit code is 1 if an experiment failed. Without --run, --seeds and --repeats
+    select the records of the first students and sets; the default is all records.
     """
     spec = registry.table(name)
     for option, given in {"--strict": strict, "--yes": yes}.items():

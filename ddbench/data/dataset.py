@@ -32,9 +32,9 @@ __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
 class Dataset:
     """The real data. Implements `ddbench.api.context.RealData`.
 
-    The first access to an image decodes both splits, or finds them in the cache. So a corrupt validation image is
-    reported before anything is trained. With `holdout`, `train` holds the remaining training images and `val` the
-    held-out ones, and the validation images are not used.
+    The first access to an image decodes both splits, or finds them in the cache. A corrupt validation image is
+    therefore reported before anything is trained. With `holdout`, `train` holds the remaining training images and `val`
+    the held-out ones, and the validation images are not used.
 
     Args:
         spec: The dataset's specification.
@@ -234,8 +234,8 @@ def load_dataset(
         The dataset.
 
     Raises:
-        DDBenchError: Files are missing, unreadable, not in the expected layout, or others than those of the record
-            whose image folder `spec` is.
+        DDBenchError: Files are missing, unreadable or not in the expected layout. Or `spec` is the image folder of a
+            record, and the files differ from those of the record.
         ValueError: The dataset of a plugin has invalid labels or class names.
     """
     report = report or _ignore

@@ -183,8 +183,8 @@ def read_header(data: bytes) -> Header:
 def decode(data: bytes) -> Image.Image:
     """Decodes an image file to RGB.
 
-    As in torchvision's loader, alpha is dropped and EXIF rotation is not applied. Above 8 bits per channel, 0 to the
-    largest value of the file's bit depth becomes 0 to 255.
+    As in torchvision's loader, alpha is dropped and EXIF rotation is not applied. Images with more than 8 bits per
+    channel are scaled: the largest value of the file's bit depth becomes 255.
 
     Args:
         data: The content of the file.

@@ -72,7 +72,7 @@ def find_imagefolder(name: str, data_dir: Path | None) -> Path:
         data_dir: The data folder; None: the default one.
 
     Returns:
-        The folder. Its images may be others than those of the record.
+        The folder. Its images may differ from those of the record.
 
     Raises:
         MissingDataError: There is no such folder in the data folder or in the working directory.
@@ -92,10 +92,11 @@ def find_imagefolder(name: str, data_dir: Path | None) -> Path:
 def open_imagefolder(root: Path) -> Source:
     """Opens a folder of class folders; classes are sorted by folder name.
 
-    The folder holds `train/CLASS/...` and the validation images in the first of `VALIDATION_PARTS` that exists. Without
-    that, the source has no validation images. A folder without these parts holds class folders of training images.
+    The folder holds `train/CLASS/...` and the validation images in the first of `VALIDATION_PARTS` that exists. If none
+    exists, the source has no validation images. If there is no `train` either, the class folders are directly in `root`
+    and hold training images.
 
-    Image files are found by suffix, at any depth of a class folder. What is ignored becomes a note of the source.
+    Image files are found by suffix, at any depth of a class folder. A note of the source states what is ignored.
 
     Args:
         root: The folder.

@@ -67,8 +67,8 @@ class Images:
             indices: int64 [B].
 
         Returns:
-            The images, uint8 [B, 3, H, W], zero-padded at the bottom and the right to the largest one, and their sizes,
-            int64 [B, 2] (height, width).
+            The images, uint8 [B, 3, H, W], and their sizes, int64 [B, 2] (height, width). H and W are the largest
+            height and width; smaller images are padded with 0 at the bottom and the right.
 
         Raises:
             DDBenchError: A file cannot be decoded.
@@ -215,7 +215,7 @@ def load_images(
         The images.
 
     Raises:
-        DDBenchError: An image is corrupt, without `skip_corrupt`; the message names it.
+        DDBenchError: An image is corrupt, and `skip_corrupt` is false. The message names the image.
     """
     sizes_depend_on = {**depends_on, "split": name, "part": "sizes"}
     listed = cache.get("data", sizes_depend_on, lambda _: _list_images(name, split, config, report))

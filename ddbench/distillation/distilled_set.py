@@ -319,11 +319,11 @@ def class_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def exact_weights(labels: Tensor, weights: Tensor) -> Tensor:
-    """Returns weights that `class_weights` scales to exactly these, if those of each class sum to 1 up to rounding.
+    """Returns weights that `class_weights` scales to exactly `weights`, if these sum to 1 in each class up to rounding.
 
-    A set that was exported keeps its digest: float32 weights do not sum to exactly 1, and scaling them again would
-    change some by one rounding. The difference is distributed over the weights of a class in proportion to their
-    distance to the next float32 number, which changes none of them after rounding.
+    An exported set that is read again therefore keeps its digest. Float32 weights do not sum to exactly 1, and scaling
+    them again would change some weights by a rounding error. The difference is distributed over the weights of a class
+    in proportion to their distance to the next float32 number, which changes none of them after rounding.
 
     Args:
         labels: int64 [m].

@@ -66,8 +66,8 @@ def recover(
     pixels to the valid range. The last iterate is kept. Source: SRe2L and the released WMDD code.
 
     The draws depend only on the seed of the distilled set, the unit and the step, so a resumed run ends with the same
-    bytes. If the unit does not fit into memory, it is passed through the teacher in parts. This changes the result only
-    by rounding, as does compiling the teacher (`task.compile`).
+    bytes. If the unit does not fit into memory, it is passed through the teacher in parts. The parts, and a compiled
+    teacher (`task.compile`), change the result only by rounding.
 
     Args:
         task: The task: teacher, data, device, checkpoint, progress.

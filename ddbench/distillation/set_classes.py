@@ -67,8 +67,9 @@ def read_mapping(path: Path, names: Sequence[str], classes: Sequence[str]) -> tu
     """Reads the file of `--classes`: the dataset's class of each class of a set.
 
     Args:
-        path: A UTF-8 text with the name of a dataset's class in each line, in the order of the set's classes; or JSON:
-            a list of these names, or an object of them by the names of the set's classes.
+        path: A UTF-8 text file. It has one class name of the dataset per line, in the order of the set's classes; or a
+            JSON list of these names in this order; or a JSON object whose keys are the names of the set's classes and
+            whose values are the names of the dataset's classes.
         names: The names of the set's classes, in their order.
         classes: The names of the dataset's classes.
 

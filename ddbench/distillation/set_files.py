@@ -76,7 +76,8 @@ def read_set(path: Path, form: Form) -> SetFile:
     Args:
         path: A folder of class folders with images; a file with one of `SUFFIXES`; or a folder with such a file of
             `ddbench export`, or with the files `images_*.pt` and `labels_*.pt` of MTT.
-        form: Size and space of the images. Of images of another size the short side is resized, and the centre is used.
+        form: Size and space of the images. An image of another size is resized by its short side, and its centre is
+            used.
 
     Returns:
         The set.

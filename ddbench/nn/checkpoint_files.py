@@ -49,15 +49,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint file. No code in it is run: torch's weights-only loader reads it, or safetensors.
 
     Args:
-        path: A file with one of `SUFFIXES`. It holds a state dict, alone or under one of the names in `NESTED`. Its
-            class names are `classes` (a list) or `class_to_idx` (numbers by name): entries of the outermost dict, in a
-            safetensors file JSON texts in the header.
+        path: A file with one of `SUFFIXES`. It holds a state dict, alone or under one of the names in `NESTED`. It can
+            name its classes as `classes` (a list) or `class_to_idx` (numbers by name). These are entries of the
+            outermost dict, or JSON texts in the header of a safetensors file.
 
     Returns:
         Weights and class names.
 
     Raises:
-        DDBenchError: The file has no weights, several state dicts, or more than data. The message is one line.
+        DDBenchError: The file has no weights, has several state dicts, or holds objects other than data. The message is
+            one line.
     """
     check_path(path)
     try:
@@ -75,7 +76,7 @@ def check_path(path: Path) -> None:
     """Checks that a path names a file with one of `SUFFIXES`, before the file is opened.
 
     Raises:
-        DDBenchError: It does not. The message is one line.
+        DDBenchError: The path names no such file. The message is one line.
     """
     refuse_url(path, "checkpoint")
     reason = None

@@ -19,7 +19,8 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, outputs: Sequenc
     Args:
         network: The network to fill.
         checkpoint: The content of the file.
-        outputs: For each class of the network, the output of the checkpoint that is its logit. None: the same.
+        outputs: For each class of the network, the number of the checkpoint's output for this class. None: the order of
+            the outputs is that of the classes.
 
     Raises:
         DDBenchError: The checkpoint has another number of outputs, or its tensors are missing, unexpected, misshapen or
@@ -67,7 +68,7 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, outputs: Sequenc
 
 
 def output_count(network: nn.Module, checkpoint: Checkpoint) -> int | None:
-    """Returns the number of outputs of a checkpoint of this network; None if it has no classifier of the name."""
+    """Returns the number of outputs of a checkpoint of this network; None if it lacks the classifier of the network."""
     weight = checkpoint.weights.get(f"{final_classifier(network)[0]}.weight")
     return len(weight) if weight is not None and weight.ndim == 2 else None
 

@@ -82,7 +82,8 @@ def default_threads(device: torch.device) -> int:
         device: The device of the run.
 
     Returns:
-        All threads of PyTorch, which are by default the cores of this machine. On CUDA a GPU's share of them.
+        The number of PyTorch's threads, by default the number of cores of this machine. On CUDA, this number divided by
+        the number of GPUs.
     """
     gpus = torch.cuda.device_count() if device.type == "cuda" else 1
     return max(1, torch.get_num_threads() // max(1, gpus))

@@ -180,9 +180,9 @@ def kmeans_plus_plus(z: Tensor, valid: Tensor, times: Tensor) -> Tensor:
     """Chooses greedy k-means++ centres (Arthur and Vassilvitskii 2007) for a batch of classes.
 
     Draws 2 + ln m candidates per centre and keeps the one that lowers the cost most. A candidate is drawn with
-    probability proportional to its squared distance to the nearest chosen centre, as the smallest of the exponential
-    times divided by these distances. (A search in the cumulative sum would also work, but that sum is not deterministic
-    on CUDA.)
+    probability proportional to its squared distance to the nearest chosen centre: each exponential time is divided by
+    the squared distance of its feature, and the feature with the smallest quotient is the candidate. (A search in the
+    cumulative sum would also work, but that sum is not deterministic on CUDA.)
 
     Args:
         z: Features [k, n, d], padded to one length and centred.

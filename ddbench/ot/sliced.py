@@ -15,8 +15,8 @@ def random_directions(d: int, count: int, generator: Generator) -> Tensor:
     """Draws random unit vectors that are orthogonal in groups of d.
 
     Each vector is uniform on the sphere. The vectors of a group form a basis, so one step along all of them reaches a
-    target exactly. With independent directions the step adds d-dimensional noise. Rowland et al. 2019 use the same
-    coupling to estimate sliced distances.
+    target exactly. Independent directions are not orthogonal, so their step adds a random error in all d dimensions.
+    Rowland et al. 2019 use the same coupling to estimate sliced distances.
 
     Args:
         d: Dimension of the vectors.

@@ -287,7 +287,7 @@ def successful_run(harness: Harness) -> Run:
 
 
 def finished_run(harness: Harness) -> Run:
-    """Returns the run that other runs are compared with; the current test fails if it ends in an error."""
+    """Returns the run that other runs are compared with. If this run ends in an error, the current test fails."""
     try:
         return harness.first
     except DDBenchError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddbench.core.errors import DDBenchError
 
 FAR_ABOVE_CHANCE = 0.3
-"""Share of the way from chance to 100 % that the accuracy in another order must reach."""
+"""The accuracy in another order must be at least chance + 0.3 (1 - chance)."""
 SHOWN = 12
 """Largest number of classes that the message lists."""
 
@@ -22,9 +22,10 @@ def check_class_order(name: str, predicted: Tensor, labels: Tensor, class_names:
 
     The best other order is the assignment of outputs to classes that maximises the sum over the confusion matrix. Its
     accuracy on the images that determine it is too high, more so with more classes. It is therefore computed on one
-    half of each class's images and evaluated on the other half. The classifier is refused if this accuracy is far above
-    chance, and if, of the images that only one of the two orders classifies correctly, the other order classifies at
-    least three times as many as the given one.
+    half of each class's images and evaluated on the other half. Let a be the number of images that only the best order
+    classifies correctly, and b the number that only the given order classifies correctly. The classifier is refused if
+    the accuracy in the best order is far above chance, a is at least 3 b, and a - b is more than three standard
+    deviations, 3 sqrt(a + b).
 
     The check selects nothing: the given order is used or the classifier is refused.
 
