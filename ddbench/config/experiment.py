@@ -15,6 +15,7 @@ from ddbench.config.schema import (
     StatisticsConfig,
     Stem,
     TeacherConfig,
+    with_digests,
     without_folders,
 )
 
@@ -46,8 +47,14 @@ class Experiment(Section, serialize_by_alias=True):
     evaluator: SerializeAsAny[Evaluator] = Field(alias="evaluator_settings")
 
     def public(self) -> dict[str, Any]:
-        """Returns the configuration as JSON for records and observers: files are named without their folder."""
-        return without_folders(self).model_dump(mode="json") | {"dataset": dataset_name(self.dataset)}
+        """Returns the configuration as JSON for records and observers: files are named without their folder.
+
+        Those of the method and the protocol are named with a digest.
+        """
+        plugins = {"method": with_digests(self.method), "evaluator": with_digests(self.evaluator)}
+        return without_folders(self.model_copy(update=plugins)).model_dump(mode="json") | {
+            "dataset": dataset_name(self.dataset)
+        }
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from ddbench.api.settings import Section, TrainingSettings
+from ddbench.core.files import content_digest
 
 Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -17,6 +18,19 @@ Deviation = Annotated[float, Field(gt=0, le=1)]
 def without_folders(settings: Model) -> Model:
     """Returns a copy of settings whose paths are file names, as records contain them."""
     return replace_paths(settings, lambda path: Path(path.name))
+
+
+def with_digests(settings: Model) -> Model:
+    """Returns a copy of settings whose paths are `NAME@DIGEST`, with the content's first digits, as records need them.
+
+    Files of the same name and different content are different settings.
+    """
+
+    def recorded(path: Path) -> Path:
+        digest = content_digest(path)
+        return Path(f"{path.name}@{digest[:8]}" if digest else path.name)
+
+    return replace_paths(settings, recorded)
 
 
 def replace_paths(settings: Model, replace: Callable[[Path], Path]) -> Model:

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 from safetensors import SafetensorError
 
+from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import path_text
 
@@ -208,3 +209,28 @@ def refuse_url(path: Path, kind: str) -> None:
     url = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path))
     if url is not None and not path.exists():
         raise DDBenchError(f"{kind} '{url[1]}://{url[2]}' is a URL, not a path: download it first")
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file's content. Raises DDBenchError if it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise DDBenchError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def content_digest(path: Path) -> str | None:
+    """Returns a digest of the content of a file, or of the names and contents of the files in a folder.
+
+    It does not depend on the place of the file or folder. None: there is neither.
+
+    Raises:
+        DDBenchError: A file cannot be read.
+    """
+    if path.is_file():
+        return file_digest(path)
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file())
+        return key_of({str(file.relative_to(path)): file_digest(file) for file in files})
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.config.schema import TeacherConfig, replace_paths
 from ddbench.core import versions
 from ddbench.core.canonical import key_of
-from ddbench.core.errors import DDBenchError
+from ddbench.core.files import content_digest, file_digest
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -111,11 +110,11 @@ class Keys:
 
     @cached_property
     def _method_settings(self) -> Depends:
-        return replace_paths(self.experiment.method, _content_of).model_dump(mode="json")
+        return replace_paths(self.experiment.method, _content).model_dump(mode="json")
 
     @cached_property
     def _evaluator_settings(self) -> Depends:
-        return replace_paths(self.experiment.evaluator, _content_of).model_dump(mode="json")
+        return replace_paths(self.experiment.evaluator, _content).model_dump(mode="json")
 
     @property
     def _method(self) -> Depends:
@@ -225,25 +224,11 @@ class Keys:
         }
 
 
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file's content. Raises DDBenchError if it cannot be read."""
-    try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise DDBenchError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _content_of(path: Path) -> Path:
-    """Returns what keys contain for a path: a digest of the content of a file or folder, else its name."""
-    if path.is_file():
-        return Path(file_digest(path))
-    if path.is_dir():
-        files = (file for file in path.rglob("*") if file.is_file())
-        return Path(key_of({str(file.relative_to(path)): file_digest(file) for file in files}))
-    return Path(path.name)
-
-
 def teacher_label(config: TeacherConfig) -> str:
     """Returns the name of a teacher in progress lines and records."""
     return f"{config.arch} (checkpoint {config.checkpoint.name})" if config.checkpoint else config.arch
+
+
+def _content(path: Path) -> Path:
+    """Returns what keys contain for a path among the settings: the digest of its content, else its name."""
+    return Path(content_digest(path) or path.name)

@@ -19,6 +19,7 @@ from ddbench.config.schema import (
     RuntimeConfig,
     StatisticsConfig,
     TeacherConfig,
+    with_digests,
     without_folders,
 )
 from ddbench.core.canonical import canonical_json, key_of
@@ -371,8 +372,8 @@ def is_result_of(record: Record, experiment: Experiment) -> bool:
     configuration = record.configuration
     try:
         return (
-            without_folders(method) == type(method)(**configuration["method_settings"])
-            and without_folders(evaluator) == type(evaluator)(**configuration["evaluator_settings"])
+            with_digests(method) == type(method)(**configuration["method_settings"])
+            and with_digests(evaluator) == type(evaluator)(**configuration["evaluator_settings"])
             and experiment.statistics == StatisticsConfig(**configuration["statistics"])
             and experiment.distill.jpeg_quality == DistillConfig(**configuration["distill"]).jpeg_quality
         )

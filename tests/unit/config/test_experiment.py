@@ -68,6 +68,16 @@ def test_files_of_a_method_are_named_without_their_folders_wherever_they_stand(e
     assert method.start == Path("/me/start")
 
 
+def test_files_of_one_name_and_other_content_are_other_settings(experiment: Experiment, tmp_path: Path) -> None:
+    recorded = []
+    for place, content in (("one", "a"), ("two", "a"), ("three", "b")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.pt").write_text(content)
+        method = Inpaint(start=tmp_path / place / "a.pt")
+        recorded.append(experiment.model_copy(update={"method": method}).public()["method_settings"]["start"])
+    assert recorded == ["a.pt@ca978112", "a.pt@ca978112", "a.pt@3e23e816"]  # the beginnings of SHA-256
+
+
 @pytest.mark.parametrize("change", [{"seed": -1}, {"ipc": 0}, {"strange": 1}])
 def test_values_that_cannot_be_are_refused(experiment: Experiment, change: dict[str, int]) -> None:
     values = {**{field.alias or name: getattr(experiment, name) for name, field in Experiment.model_fields.items()}}
