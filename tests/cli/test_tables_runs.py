@@ -252,7 +252,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(shell: Shell, plugin: C
     # Refused throughout, for one reason, it is bad input.
     outcome = shell("table", "comparison", *OPTIONS, "--methods", "random,herding", "--ipc", "2000", "--run")
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.errors[-1] == f"ddbench: {notes['2']}"
+    assert outcome.errors[-1] == f"ddbench: random, digits, IPC 2000: {notes['2']} (the same for 1 other cell)"
 
 
 PLAIN = """
