@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +11,9 @@ from ddbench.config.datasets import FOLDER_PREFIX
 from ddbench.config.recipes import parse_plain_yaml
 from ddbench.core.canonical import canonical_json
 from ddbench.results.records import Record
+
+_DIGEST = re.compile(r"@[0-9a-f]{8}$")
+"""The end of a path among the settings of a method or protocol, as records contain it."""
 
 
 def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), settings: Sequence[str] = ()) -> str:
@@ -57,6 +61,8 @@ def inputs_of(record: Record) -> str:
     teacher = record.configuration["teacher"]
     files = [*record.configuration.get("recipe_files", {}).values(), teacher.get("checkpoint"), teacher.get("classes")]
     names = [name for name in files if name]
+    for section in ("method_settings", "evaluator_settings"):
+        names += _paths_in(record.configuration.get(section))
     needs = [f"{', '.join(names)} in the working directory"] if names else []
     if record.dataset.startswith(FOLDER_PREFIX):
         folder = record.dataset.removeprefix(FOLDER_PREFIX).partition("@")[0]
@@ -72,7 +78,24 @@ def _changed(configuration: dict[str, Any], with_method: bool) -> Iterator[tuple
         section, _, name = path.partition(".")
         values = configuration.get(f"{section}_settings") or configuration.get(section) or {}
         if name in values and (with_method or section != "method"):
-            yield path, _value(values[name])
+            is_plugins = f"{section}_settings" in configuration
+            yield path, _value(_without_digests(values[name]) if is_plugins else values[name])
+
+
+def _paths_in(value: object) -> list[str]:
+    """Returns the names of the files and folders among settings."""
+    if isinstance(value, str):
+        return [_DIGEST.sub("", value)] if _DIGEST.search(value) else []
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [name for part in parts for name in _paths_in(part)]
+
+
+def _without_digests(value: object) -> object:
+    if isinstance(value, str):
+        return _DIGEST.sub("", value)
+    if isinstance(value, dict):
+        return {name: _without_digests(part) for name, part in value.items()}
+    return [_without_digests(part) for part in value] if isinstance(value, list) else value
 
 
 def _value(value: object) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ddbench.nn.build import build_network
 from ddbench.results import records
-from ddbench.results.command import command_of
+from ddbench.results.command import command_of, inputs_of
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
@@ -39,6 +39,20 @@ def test_it_can_be_changed_for_another_method_or_other_sizes(record: Callable[..
     assert "bn_weight" not in other
     assert "--set evaluator.epochs=300" in other
     assert command_of(one, settings=("method.bn_weight=1",)).count("method.bn_weight") == 1
+
+
+def test_files_of_a_method_are_inputs_without_their_digests(record: Callable[..., Record]) -> None:
+    stored = record(50.0)
+    settings = {"start": "a.pt@ca978112", "more": [{"x": "b@3e23e816"}], "initial": "given:set@0123456789abcdef"}
+    changed = ["method.start", "method.more", "method.initial", "teacher.checkpoint"]
+    teacher = {"arch": "resnet18", "checkpoint": "c.pt@ca978112"}
+    configuration = {**stored.configuration, "method_settings": settings, "changed": changed, "teacher": teacher}
+    own = stored.model_copy(update={"configuration": configuration})
+    words = shlex.split(command_of(own))
+    assignments = ["method.start=a.pt", 'method.more=[{"x":"b"}]', "method.initial=given:set@0123456789abcdef"]
+    for text in (*assignments, "teacher.checkpoint=c.pt@ca978112"):
+        assert words[words.index(text) - 1] == "--set"
+    assert inputs_of(own) == "c.pt@ca978112, a.pt, b in the working directory"
 
 
 def test_text_that_looks_like_another_value_is_quoted(record: Callable[..., Record]) -> None:

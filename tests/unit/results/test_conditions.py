@@ -115,6 +115,23 @@ def test_a_record_of_a_method_with_files_is_found_by_their_names(record: Callabl
         assert is_result_of(stored, other) == is_equal
 
 
+def test_a_record_of_a_method_with_a_file_of_other_content_is_not_found(
+    record: Callable[..., Record], tmp_path: Path
+) -> None:
+    (made,) = experiments(Request(("random",), ("digits",), (3,), recipes=("smoke",)), PluginRegistry())
+    for place, content in (("one", "a"), ("same", "a"), ("other", "b")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "start").write_text(content)
+    one, same, other = (
+        made.model_copy(update={"method": Inpaint(start=tmp_path / place / "start")})
+        for place in ("one", "same", "other")
+    )
+    run = {"ipc": 3, "student": made.student, "evaluator": made.evaluator_name}
+    version = {"evaluator_version": made.evaluator.version, "configuration": one.public()}
+    stored = record(50.0, method=made.method_name, **run, **version)
+    assert [is_result_of(stored, each) for each in (one, same, other)] == [True, True, False]
+
+
 @pytest.fixture
 def made(record: Callable[..., Record]) -> Callable[..., Record]:
     """Makes a record of WMDD on a folder of images, with the configuration that its cell of a table has."""
