@@ -97,9 +97,13 @@ class FileSplit:
         statuses = np.empty((len(self.names), 5), dtype=np.uint64)
 
         def fill(index: int) -> None:
+            path = self.root / self.names[index]
             try:
-                found = (self.root / self.names[index]).stat()
+                found = path.stat()
             except OSError as error:
+                if path.is_symlink() and isinstance(error, FileNotFoundError):
+                    target = path_text(path.readlink())
+                    raise DDBenchError(f"{self.name(index)} is a link to {target}, which does not exist") from error
                 raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
             if not stat.S_ISREG(found.st_mode):  # a read from a pipe or a device may never end
                 raise DDBenchError(f"{self.name(index)} is not a regular file")

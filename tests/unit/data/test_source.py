@@ -103,6 +103,13 @@ def test_a_file_that_goes_away_is_named(make_folder: MakeFolder) -> None:
         source.fingerprint()
 
 
+def test_a_link_that_leads_nowhere_is_named_with_its_target(make_folder: MakeFolder) -> None:
+    root = make_folder()
+    (root / "train" / "ant" / "9.jpg").symlink_to("../annex/a.jpg")
+    with pytest.raises(DDBenchError, match=r"ant/9.jpg is a link to \.\./annex/a.jpg, which does not exist$"):
+        open_imagefolder(root).fingerprint()
+
+
 def test_a_file_that_is_too_large_is_refused_by_its_size_alone(
     make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
