@@ -207,7 +207,7 @@ class DatasetSpec:
         name: Name on the command line.
         about: One line about the dataset.
         source: Citation.
-        native_size: Side in pixels at which the field uses the dataset.
+        native_size: Side in pixels of the images in most papers on the dataset.
         open: Opens the dataset in a data folder (None: `default_data_dir()`), without network access.
         mean: Mean of the RGB values in [0, 1].
         std: Standard deviation of the RGB values in [0, 1].

@@ -40,7 +40,8 @@ class Images(Protocol):
             indices: int64 [B].
 
         Returns:
-            The images, uint8 [B, 3, H, W], zero-padded to the largest, and their sizes, int64 [B, 2] (height, width).
+            The images, uint8 [B, 3, H, W], and their sizes, int64 [B, 2] (height, width). H and W are the largest
+            height and width; smaller images are padded with 0 at the bottom and the right.
         """
 
     def centre(self, indices: Tensor, size: int) -> Tensor:

@@ -21,15 +21,15 @@ def hold_out(
 ) -> tuple[Tensor, Tensor]:
     """Divides the training images into remaining and held-out ones.
 
-    The draw of each class is seeded by the setting and the class name only. So it is the same for every run and does
-    not depend on the other classes. A larger `share` holds out the same images and further ones.
+    The draw of each class is seeded by the setting and the class name only. It is therefore the same for every run and
+    does not depend on the other classes. A larger `share` holds out the same images and further ones.
 
     Args:
         labels: int64 [n].
         class_names: The names of the classes, in label order.
         share: The fraction to hold out, between 0 and 1. Of c images of a class, round(share * c) are held out, and at
             least 1.
-        setting: The setting of `data` that asks for the draw. The two draw different images.
+        setting: The setting of `data` that determines the share: "holdout" or "split". Their draws differ.
 
     Returns:
         The indices of the remaining and of the held-out images, int64, ascending.

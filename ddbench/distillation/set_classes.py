@@ -14,14 +14,14 @@ HINT = "name the dataset's class of each class of the set with --classes FILE"
 def match_classes(names: Sequence[str], classes: Sequence[str], titles: Sequence[str] = ()) -> tuple[int, ...]:
     """Returns the class of a dataset for each class of a set.
 
-    The names of the set are, in this order: the names of the classes (identifiers such as wnids), their titles, the
-    numbers 0 to K - 1 of the classes, or the numbers of the classes among the 1,000 of ILSVRC. A number may follow
-    `new`, as in the folders of SRe2L, and have leading zeros.
+    The names of the set are compared with these lists, in this order, and the first that matches is used: the names of
+    the dataset's classes (identifiers such as wnids), their titles, their numbers 0 to K - 1, and their numbers among
+    the 1,000 classes of ILSVRC. A number may follow `new`, as in the folders of SRe2L, and have leading zeros.
 
     Args:
         names: The names of the set's classes.
         classes: The names of the dataset's classes.
-        titles: The titles of the dataset's classes; empty: the names.
+        titles: The titles of the dataset's classes. Empty: there are none.
 
     Returns:
         The label of each name: each class once.

@@ -39,9 +39,9 @@ class SetFile:
     Attributes:
         images: uint8 [m, 3, S, S], in the order of the set.
         labels: Numbers of classes in `names`, int64 [m].
-        names: The names of the set's classes. Without names in the file: its numbers.
+        names: The names of the set's classes. If the file has no names, these are the class numbers.
         weights: Float [m]; None: equal weights.
-        digest: SHA-256 of the file; of several files, of the lines `SHA-256  PATH` in order.
+        digest: SHA-256 of the file. If there are several files, SHA-256 of the lines `SHA-256  PATH` in order.
         files: The number of files.
         notes: What was converted or left out, in sentences for the user.
     """
@@ -74,8 +74,9 @@ def read_set(path: Path, form: Form) -> SetFile:
     """Reads a distilled set. Nothing in its files is unpickled.
 
     Args:
-        path: A folder of class folders with images; a file with one of `SUFFIXES`; or a folder with such a file of
-            `ddbench export`, or with the files `images_*.pt` and `labels_*.pt` of MTT.
+        path: A folder of class folders with images; a file with one of `SUFFIXES`; a folder with the file
+            `distilled.safetensors` of `ddbench export`; or a folder with the files `images_*.pt` and `labels_*.pt` of
+            MTT.
         form: Size and space of the images. An image of another size is resized by its short side, and its centre is
             used.
 

@@ -97,7 +97,7 @@ def median_bandwidths(y: Tensor, multiples: Sequence[float] = (0.5, 0.5**0.5, 1.
     The median is over the distances of all pairs of different rows (the lower of the middle two), in float64 (Gretton
     et al. 2012). By default it is multiplied by five factors, so that squared bandwidths double from one kernel to the
     next, as in M3D (Zhang et al., AAAI 2024). M3D scales them by the mean squared distance of real and synthetic
-    samples; here they depend only on the real samples, so that they do not change while the synthetic samples move.
+    samples; here they depend only on the real samples, so that they stay the same when the synthetic samples change.
 
     Args:
         y: Real samples [n, d], two or more.

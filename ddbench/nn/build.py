@@ -65,7 +65,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def build_network(arch: str, num_classes: int, image_size: int, stem: Stem = "auto", seed: int = 0) -> nn.Module:
-    """Builds a classifier with fresh weights. The global random generator is left unchanged.
+    """Builds a classifier with random initial weights. The global random generator is left unchanged.
 
     Args:
         arch: "resnet18" (torchvision's, else timm's), "torchvision/NAME", "timm/NAME", "convnet-d1" to "-d6" or

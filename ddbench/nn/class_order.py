@@ -22,13 +22,14 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """Reads the file of `teacher.classes`.
 
     Args:
-        path: A UTF-8 text with one class name per line, or JSON: a list of names, or an object of numbers by name.
+        path: A UTF-8 text file. It has one class name per line, or a JSON list of names, or a JSON object whose keys
+            are the names and whose values are their numbers.
 
     Returns:
         The class names in order.
 
     Raises:
-        DDBenchError: The file cannot be read, or a name is missing or there twice. The message is one line.
+        DDBenchError: The file cannot be read, or a name is missing or occurs twice. The message is one line.
     """
     refuse_url(path, "teacher.classes")
     try:
@@ -57,9 +58,9 @@ def outputs_of_classes(
 ) -> tuple[int, ...] | None:
     """Finds the output of each class of the dataset.
 
-    The names of the outputs are, in this order: those of `teacher.classes`; those in the checkpoint; the classes of the
-    dataset, if it has as many as the checkpoint; the wnids of ILSVRC, if the checkpoint has 1,000 outputs and the
-    classes of the dataset are among them.
+    The names of the outputs are the first of these that exist: those of `teacher.classes`; those in the checkpoint; the
+    classes of the dataset, if their number is that of the outputs; the wnids of ILSVRC, if the checkpoint has 1,000
+    outputs and the classes of the dataset are among them.
 
     Args:
         checkpoint: The content of the checkpoint.
@@ -72,8 +73,8 @@ def outputs_of_classes(
         checkpoint has too many or too few of them.
 
     Raises:
-        DDBenchError: There are names, but a class of the dataset is not among them, or they are not as many as the
-            outputs.
+        DDBenchError: There are names, but a class of the dataset is not among them, or the number of names is not that
+            of the outputs.
     """
     names = checkpoint.classes if given is None else read_class_names(given)
     if names is None and count == ILSVRC_CLASSES != len(classes) and set(classes) <= set(ilsvrc_wnids()):

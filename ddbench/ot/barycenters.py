@@ -21,9 +21,9 @@ Start = Literal["kmeans++", "real", "normal"]
 def project_simplex(v: Tensor) -> Tensor:
     """Projects vectors onto the probability simplex (Euclidean projection, by sorting).
 
-    `ot.utils.proj_simplex` of POT computes the same projection along axis 0. Its results differ in the last bits, and
-    it returns zeros for large equal entries, because subtracting 1 from them is lost in rounding. So it is not used
-    here.
+    `ot.utils.proj_simplex` of POT computes the same projection along axis 0. It is not used here: its results differ in
+    the last bits, and it returns zeros for large equal entries, because the difference of such an entry and 1 is
+    rounded to the entry.
 
     Args:
         v: Vectors [..., m], projected along the last dimension.
@@ -86,8 +86,8 @@ def barycenter_paper(
     Alternates projected subgradient steps on the weights with Newton steps on the points (`newton_step`). The paper
     gives no step size, no initial points and no normalisation of the dual. Here beta is centred to mean 0
     (`transport_plan`) and the step is Polyak's, eta (cost - best) / ||beta||^2, where `best` is the cost under the
-    optimal weights for the current points, known in closed form (`nearest_shares`). So `eta` does not depend on the
-    scale of the features, and the step shrinks as the weights become optimal.
+    optimal weights for the current points, known in closed form (`nearest_shares`). A suitable `eta` therefore does not
+    depend on the scale of the features, and the step shrinks as the weights become optimal.
 
     Args:
         features: Features Z [n, d] of one class, finite.

@@ -89,9 +89,9 @@ def barycenter_sliced(
 ) -> Barycenter:
     """Computes the barycenter of one class under the sliced W_2^2, with uniform weights.
 
-    Each round draws L = `projections` fresh directions (`random_directions`). Along each direction the optimal map
-    sends the j-th point in sorted order to the mean of the j-th of m equal blocks of the sorted features. A point moves
-    by the sum over directions of displacement times direction, times min(1, d / L) and 1 / sqrt(round). For L = d the
+    Each round draws L = `projections` new directions (`random_directions`). Along each direction the optimal map sends
+    the j-th point in sorted order to the mean of the j-th of m equal blocks of the sorted features. A point moves by
+    the sum over directions of displacement times direction, times min(1, d / L) and 1 / sqrt(round). For L = d the
     first round is the fixed-point step of Bonneel et al. 2015 (d times the mean displacement) and reaches all targets
     at once on an orthonormal basis. The decreasing steps average out the noise of the directions (stochastic
     approximation, Robbins and Monro).
