@@ -12,7 +12,7 @@ from pathlib import Path
 
 from measuring import RESULTS, Row, write
 
-from ddbench.results.records import dump_with_digest, load_verified
+from ddbench.results import verified_json
 
 COMMITTED = RESULTS.parent / "reference"
 COUNTS = (200, 5000)
@@ -39,14 +39,16 @@ print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, us
 
 def copies(folder: Path, count: int) -> None:
     """Writes `count` records: the committed ones, then copies with other names, seeds and distilled sets."""
-    sources = [load_verified(path.read_text()) for path in sorted(COMMITTED.glob("imagenette-64px*/records/*.json"))]
+    sources = [
+        verified_json.load(path.read_text()) for path in sorted(COMMITTED.glob("imagenette-64px*/records/*.json"))
+    ]
     folder.mkdir(parents=True)
     for number in range(count):
         record, turn = sources[number % len(sources)], number // len(sources)
         name = f"{record['name'].rpartition('-')[0]}-{number:08x}"
         digest = f"{turn:08x}{record['distilled_digest'][8:]}" if turn else record["distilled_digest"]
         changed = {"name": name, "seed": record["seed"] + 1000 * turn, "distilled_digest": digest}
-        (folder / f"{name}.json").write_text(dump_with_digest({**record, **changed}))
+        (folder / f"{name}.json").write_text(verified_json.dump({**record, **changed}))
 
 
 def run(command: str, root: Path) -> tuple[float, float, int]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,13 +13,13 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from ddbench.api.evaluator import Metrics
 from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, recorded_name
-from ddbench.config.recipes import require_plain
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.canonical import canonical_json
 from ddbench.core.checks import FOLDER, require_type
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
 from ddbench.core.text import error_text
+from ddbench.results import verified_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,7 +218,7 @@ def write(record: Record, folder: Path) -> Path:
     """
     path = folder / f"{record.name}.json"
     with atomic_write(path) as partial:
-        partial.write_text(dump_with_digest(record.model_dump(mode="json")), encoding="utf-8")
+        partial.write_text(verified_json.dump(record.model_dump(mode="json")), encoding="utf-8")
     return path
 
 
@@ -241,7 +239,7 @@ def store(record: Record, folder: Path) -> Record:
     name = record.name
     try:
         if _identity(read(folder / f"{name}.json")) != identity:
-            name += f"-{_digest(identity)[:8]}"
+            name += f"-{verified_json.digest(identity)[:8]}"
     except DDBenchError:  # there is none, or it is damaged
         pass
     stored = record.model_copy(update={"name": name})
@@ -266,56 +264,13 @@ def read(path: Path) -> Record:
         DDBenchError: If the file is missing, damaged, edited by hand or not a record.
     """
     try:
-        return Record(**load_verified(path.read_text(encoding="utf-8")))
+        return Record(**verified_json.load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise DDBenchError(f"no record {path}") from error
     except OSError as error:
         raise DDBenchError(f"record {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, ValidationError) as error:
         raise DDBenchError(f"{path} is not a record: {error_text(error)}") from error
-
-
-def dump_with_digest(content: Mapping[str, Any]) -> str:
-    """Returns `content` as JSON text with a digest of it. Reformatting the text does not invalidate the digest.
-
-    Args:
-        content: A JSON object without the name "digest".
-    """
-    return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
-
-
-def load_verified(text: str) -> dict[str, Any]:
-    """Parses the text of `dump_with_digest` and verifies its digest.
-
-    Text without a digest (written by older versions) is accepted.
-
-    Raises:
-        ValueError: If the text is not JSON, holds NaN or infinity, or does not match its digest.
-
-    Example:
-        >>> load_verified(dump_with_digest({"top1": 62.5}))
-        {'top1': 62.5}
-    """
-    try:
-        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    require_plain(content)
-    content = dict(content)
-    if "digest" in content and content.pop("digest") != _digest(content):
-        raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
-    return content
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is not a finite number")
-    return value
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def find(folder: Path, name: str | None) -> Path:

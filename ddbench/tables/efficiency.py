@@ -160,11 +160,11 @@ class _Measurement:
     def store(self, numbers: Numbers, row: Row) -> None:
         """Writes new numbers."""
         from ddbench.core.files import atomic_write
-        from ddbench.results import provenance, records
+        from ddbench.results import provenance, verified_json
 
         version = self.pipeline.method.version
         about = {"key": self._key, "method_version": version, **provenance.provenance()}
-        text = records.dump_with_digest({**about, "line": _with_state(row, numbers), "numbers": numbers})
+        text = verified_json.dump({**about, "line": _with_state(row, numbers), "numbers": numbers})
         with atomic_write(self._path) as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -225,12 +225,12 @@ def _is_requested(row: Row, request: Request) -> bool:
 
 def _read(path: Path, context: TableContext) -> dict[str, Any] | None:
     """Returns the content of a file of numbers. None if the file is missing or damaged."""
-    from ddbench.results import records
+    from ddbench.results import verified_json
 
     if not path.is_file():
         return None
     try:
-        content = records.load_verified(path.read_text(encoding="utf-8"))
+        content = verified_json.load(path.read_text(encoding="utf-8"))
         if content.keys() >= {"key", "method_version", "line", "numbers"}:
             return content
     except (OSError, ValueError, TypeError):

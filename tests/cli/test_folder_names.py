@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ddbench.report.pictures import PictureBudget, previews
-from ddbench.results import records
+from ddbench.results import records, verified_json
 
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
@@ -133,7 +133,7 @@ def test_an_older_record_with_a_path_is_read_under_the_name(people: dict[str, Sh
     old |= {"dataset": "imagefolder:pets", "configuration": {**new["configuration"], "dataset": "imagefolder:/me/pets"}}
     path = tmp_path / "records" / "old.json"
     path.parent.mkdir()
-    path.write_text(records.dump_with_digest(old))
+    path.write_text(verified_json.dump(old))
     record = records.read(path)
     assert record.dataset == record.configuration["dataset"] == new["dataset"]
     assert "/me/" not in people["bob"]("show", "old", "--results-dir", tmp_path).out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddbench.results import records
+from ddbench.results import verified_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], 
     for path in actual:
         shutil.copy(path, folder)
     bad = {"name": HOSTILE, "method": HOSTILE, "dataset": HOSTILE}
-    (folder / "bad.json").write_text(records.dump_with_digest({**records.load_verified(actual[0].read_text()), **bad}))
+    (folder / "bad.json").write_text(verified_json.dump({**verified_json.load(actual[0].read_text()), **bad}))
     outcome = shell("report")
     assert outcome.code == 0, outcome.err
     return shell.results / "report.html"

@@ -28,7 +28,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.results import records
+from ddbench.results import records, verified_json
 from ddbench.results.records import Record
 from ddbench.storage.artifacts import read_tensors, write_tensors
 
@@ -193,7 +193,7 @@ def comes_back(experiment: Experiment, digits: Dataset) -> bool:
         versions={},
         git_commit=None,
     )
-    again = Record(**records.load_verified(records.dump_with_digest(record.model_dump(mode="json"))))
+    again = Record(**verified_json.load(verified_json.dump(record.model_dump(mode="json"))))
     assert again == record
     back = of_record(again.configuration)
     assert back == experiment
@@ -361,7 +361,7 @@ def test_any_record_is_the_same_or_one_line(tmp_path: Path, digits: Dataset, tal
     (experiment,) = resolved(request_of("random", "hard"))
     assert comes_back(experiment, digits)
     path = tmp_path / "x.json"
-    undamaged = records.dump_with_digest(example_record(experiment))
+    undamaged = verified_json.dump(example_record(experiment))
     path.write_text(undamaged)
     sound, counts = records.read(path), {"seen": 0, "the same": 0}
 

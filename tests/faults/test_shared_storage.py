@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ddbench.results import records
+from ddbench.results import verified_json
 from ddbench.storage import remote_cache
 from ddbench.storage.artifacts import digest_of, read_tensors
 from ddbench.storage.remote_folder import RemoteFolder
@@ -37,7 +37,7 @@ def published(storage: Storage, scratch: Path) -> dict[str, Any]:
             assert read is not None, name
             objects[name] = digest_of(read[0])
         elif name.endswith(".json"):
-            message = records.load_verified(content.decode())
+            message = verified_json.load(content.decode())
             objects[name] = {key: value for key, value in message.items() if key not in MEASURED}
         else:
             with Image.open(io.BytesIO(content)) as picture:

@@ -23,7 +23,7 @@ from PIL import Image
 from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
 from ddbench.report import page, sections
-from ddbench.results import published
+from ddbench.results import published, verified_json
 from ddbench.results import records as records_module
 from ddbench.results.pooling import pool
 from ddbench.results.records import Record
@@ -111,9 +111,7 @@ class Report:
 
 def copied(source: Path, folder: Path, stem: str, **changes: Any) -> None:
     """A record of `source` with other values, as `stem`.json."""
-    (folder / f"{stem}.json").write_text(
-        records_module.dump_with_digest({**records_module.load_verified(source.read_text()), **changes})
-    )
+    (folder / f"{stem}.json").write_text(verified_json.dump({**verified_json.load(source.read_text()), **changes}))
 
 
 @pytest.fixture(scope="module")

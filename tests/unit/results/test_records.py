@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddbench.api.evaluator import Metrics
 from ddbench.core.errors import DDBenchError
-from ddbench.results import provenance, records
+from ddbench.results import provenance, records, verified_json
 from ddbench.results.records import Record
 
 SECTIONS: dict[str, Any] = {
@@ -103,7 +103,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_unknown_and_missing_fields_are_refused(tmp_path: Path) -> None:
-    tree = records.load_verified(records.write(record(), tmp_path).read_text())
+    tree = verified_json.load(records.write(record(), tmp_path).read_text())
     for changed, message in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
         path = tmp_path / "changed.json"
         path.write_text(json.dumps(changed))
