@@ -54,6 +54,7 @@ SHOWN_CLASSES = 10
 @options.data
 @options.results
 @options.cache
+@options.wide
 @click.pass_obj
 def evaluate_command(
     registry: PluginRegistry,
@@ -66,6 +67,7 @@ def evaluate_command(
     results_dir: Path,
     cache_dir: Path,
     data_dir: Path | None,
+    wide: bool,
     time_limit: float | None,
     executor: str,
     ray_address: str | None,
@@ -102,7 +104,7 @@ def evaluate_command(
             cells = experiments(replace(request, methods=(given.method,), ipcs=(ipc,)), registry)
             if with_random:
                 cells += experiments(replace(request, methods=("random",), ipcs=(ipc,), repeats=repeats), registry)
-            records = running.run(cells, workspace, results_dir, options.print_result, options.print_error)
+            records = running.run(cells, workspace, results_dir, options.print_result, options.print_error, wide=wide)
             for line in differences(records, given.method):
                 options.print_result(line)
             return len(records) == len(cells)

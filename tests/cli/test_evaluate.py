@@ -172,8 +172,9 @@ def test_sets_of_other_projects_are_evaluated_beside_random(
     write: Callable[[Path], Path], options: tuple[str, ...], line: str, made: Made, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    outcome = made.evaluate(write(tmp_path), *options, "--evaluator", "hard", "--results-dir", results)
+    outcome = made.evaluate(write(tmp_path), *options, "--evaluator", "hard", "--wide", "--results-dir", results)
     assert outcome.code == 0, outcome.err
+    assert {"distill s", "student s"} <= outcome.rows[0].keys()
     assert line in outcome.err
     assert [row["method"].partition(":")[0] for row in outcome.rows] == ["given", "random"]
     records = list(records_in(results))
