@@ -20,7 +20,7 @@ from ddbench.cli.report import report_command
 from ddbench.cli.run import run_command
 from ddbench.cli.table import table_command
 from ddbench.core import interruption, processes
-from ddbench.core.errors import DDBenchError, escape, message_line
+from ddbench.core.errors import DDBenchError, escape, message_line, os_error_line
 from ddbench.registry.registry import PluginRegistry
 
 ABORTED = 130
@@ -85,7 +85,7 @@ def main() -> None:
         code = interruption.EXIT_CODES[stopped.reason]
         fail(f"stopped by {stopped.reason}; run the same command again to resume", code)
     except OSError as error:  # a fault of the machine, e.g. a full disk for redirected stdout or a lost mount
-        fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
+        fail(os_error_line(error, "output"), 2)
 
 
 def _escape_unencodable() -> None:

@@ -111,6 +111,20 @@ def exception_line(error: BaseException) -> str:
     return message_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
+def os_error_line(error: OSError, otherwise: str) -> str:
+    """Returns the file of an OSError and the reason in one line.
+
+    Args:
+        error: The exception.
+        otherwise: What is named if the exception has no file.
+
+    Example:
+        >>> os_error_line(OSError(5, "Input/output error", "pixels.bin"), "the cache")
+        'pixels.bin: Input/output error'
+    """
+    return message_line(f"{error.filename or otherwise}: {error.strerror or error}")
+
+
 MANY_NAMES = 30
 """The longest list of names that a message prints in full."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ddbench.config.schema import RuntimeConfig
 from ddbench.core import interruption, processes
-from ddbench.core.errors import DDBenchError, PluginError
+from ddbench.core.errors import DDBenchError, PluginError, os_error_line
 from ddbench.core.events import Event
 from ddbench.execution import launch
 from ddbench.execution.event_queue import EventSender
@@ -79,7 +79,7 @@ def run_work(order: str, queue: Any, address: str = "", rank: int = 0, world_siz
     except DDBenchError as error:
         return _failure(str(error), cause=error.cause)
     except OSError as error:
-        return _failure(f"{error.filename or 'the cache'}: {error.strerror or error}")
+        return _failure(os_error_line(error, "the cache"))
     except Exception as error:
         return _failure(str(pipeline.attribute(error) if pipeline else error), error)
     if lost:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddbench.config.experiment import Experiment
-from ddbench.core.errors import DDBenchError, PluginError, exception_line
+from ddbench.core.errors import DDBenchError, PluginError, exception_line, os_error_line
 from ddbench.core.events import Event
 from ddbench.core.files import atomic_write, remove_abandoned, translate_os_errors
 from ddbench.pipeline import estimate
@@ -129,8 +129,10 @@ def finish_cell(
         record = build_record(pipeline)
     except PluginError as error:
         raise DDBenchError(f"{error} ({_write_traceback(pipeline, error.__cause__, results_dir)})") from error
-    except (DDBenchError, OSError):  # an OSError is a fault of the machine, which the command line reports
+    except DDBenchError:
         raise
+    except OSError as error:  # a fault of the machine; errors in a plugin's code are PluginErrors
+        raise DDBenchError(os_error_line(error, "the cache")) from error
     except Exception as error:
         where = _write_traceback(pipeline, error, results_dir)
         raise DDBenchError(f"{pipeline.attribute(error)} ({where})") from error

@@ -31,7 +31,6 @@ COVERED = {
     "testing/harness.py": BROKEN,
     "training/ddp.py": PROCESSES,
     # The stage graph and its runs.
-    "pipeline/run.py": GRAPH,
     "pipeline/stages/data.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
     "results/label_files.py": "tests/unit/pipeline/test_label_files.py",
