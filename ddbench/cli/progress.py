@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WIDTH_WITH_BAR = 100
 """Characters from which a line has room for a bar."""
+WIDTH_OF_COUNTS = 33
+"""Characters of a line without title, bar and metrics: spinner, up to four-digit counts, elapsed time and ETA."""
 
 
 class _Display(Protocol):
@@ -231,7 +233,9 @@ class RichDisplay:
     def _task(self, event: Event) -> TaskID:
         key = (event.stage, event.unit)
         if key not in self._tasks:
-            self._tasks[key] = self._open().add_task(_title(event), total=event.total or None, text="")
+            display = self._open()
+            title = _cut_middle(_title(event), display.console.width - WIDTH_OF_COUNTS)
+            self._tasks[key] = display.add_task(title, total=event.total or None, text="")
         return self._tasks[key]
 
     def _print(self, line: str) -> None:
@@ -243,6 +247,16 @@ class RichDisplay:
 
 def _title(event: Event) -> str:
     return f"{event.stage} {event.unit}".strip()
+
+
+def _cut_middle(text: str, longest: int) -> str:
+    """Shortens a text to a length of at least 3.
+
+    >>> _cut_middle("evaluate random IPC 10 seed 0", 20)
+    'evaluate r…10 seed 0'
+    """
+    half = max(longest - 1, 2) // 2
+    return text if len(text) <= longest else f"{text[: longest - 1 - half]}…{text[-half:]}"
 
 
 def _steps(event: Event) -> str:

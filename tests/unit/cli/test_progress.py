@@ -208,14 +208,26 @@ def test_on_a_terminal_bars_live_while_something_runs_and_give_the_terminal_back
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
-def test_at_80_columns_only_the_metrics_are_cut() -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("unit", "title"),
+    [
+        ("wmdd IPC 10 fkd convnet-bn-d3 seed 0", "evaluate wmdd IPC 10 fkd convnet-bn-d3 seed 0"),
+        (
+            "wmdd-sliced, imagefolder:pictures@0123456789abcdef, IPC 10 set 1 fkd convnet-bn-d3 seed 0",
+            "evaluate wmdd-sliced, i…kd convnet-bn-d3 seed 0",
+        ),
+    ],
+    ids=["short", "long"],
+)
+def test_at_80_columns_counts_and_times_are_complete(unit: str, title: str) -> None:
+    """The metrics are cut first, then the middle of the title."""
+    code = f"""
         from ddbench.core.events import Event
         from ddbench.cli.progress import ddbench_event as show
-        metrics = {"loss": 0.1234, "feature": 866.7, "pcbn": 3262.0, "learning_rate": 0.025}
-        show(Event("started", "evaluate", "wmdd IPC 10 fkd convnet-bn-d3 seed 0"))
+        metrics = {{"loss": 0.1234, "feature": 866.7, "pcbn": 3262.0, "learning_rate": 0.025}}
+        show(Event("started", "evaluate", {unit!r}))
         for step in range(1, 4):
-            show(Event("step", "evaluate", "wmdd IPC 10 fkd convnet-bn-d3 seed 0", step, 300, metrics, counted="epoch"))
+            show(Event("step", "evaluate", {unit!r}, step, 300, metrics, counted="epoch"))
     """
     leader, follower = os.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
@@ -226,5 +238,5 @@ def test_at_80_columns_only_the_metrics_are_cut() -> None:
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written).replace("\r", "\n").splitlines()
     (line,) = {line.rstrip() for line in lines if "3/300" in line}
     assert len(line) <= 80
-    assert re.match(r". evaluate wmdd IPC 10 fkd convnet-bn-d3 seed 0 +3/300 0:00:0\d ETA (-+:)?[\d:-]+ ", line)
+    assert re.match(rf". {title} +3/300 0:00:0\d ETA (-+:)?[\d:-]+ ", line)
     assert line.endswith("…")
