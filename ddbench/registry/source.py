@@ -51,16 +51,20 @@ def _digest(paths: tuple[Path, ...]) -> str:
     sha = hashlib.sha256()
     for path in paths:
         try:
-            sha.update(normalised(path.read_text(encoding="utf-8")).encode())
-        except (OSError, ValueError, SyntaxError):
-            sha.update(str(path.name).encode())
+            code = path.read_bytes()
+        except OSError:
+            code = path.name.encode()
+        try:
+            sha.update(normalised(code).encode())
+        except (ValueError, SyntaxError):
+            sha.update(code)
     return sha.hexdigest()[:32]
 
 
-def normalised(code: str) -> str:
+def normalised(code: str | bytes) -> str:
     """Returns Python code without comments, docstrings and layout, as a text that can be compared.
 
-    The text is the same for all versions of Python.
+    The text is the same for all versions of Python. Bytes are decoded as Python decodes a source file.
 
     >>> normalised("x = 1  # one") == normalised("x  =  1")
     True

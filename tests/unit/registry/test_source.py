@@ -56,6 +56,22 @@ def test_every_module_of_a_package_counts_but_not_its_tests(
     assert digest(tmp_path, package.name) != first
 
 
+@pytest.mark.parametrize(
+    "head",
+    [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n# caf\xe9\n"],
+    ids=["byte order mark", "latin-1"],
+)
+def test_an_edit_counts_in_every_encoding(head: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "plugin_in_an_encoding.py"
+    digests = []
+    for value in (1, 2):
+        file.write_bytes(head + CODE.format(value=value).encode())
+        digests.append(digest(tmp_path, file.stem))
+    assert digests[0] != digests[1]
+
+
 def test_the_text_is_that_of_python_3_11_on_every_version() -> None:
     function = (
         "FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='self')], kwonlyargs=[], kw_defaults=[], "
