@@ -206,7 +206,8 @@ class Pipeline:
     ) -> SharedState:
         """Returns the present state of the shared objects that a method or a protocol can access."""
         owner, teacher = self.workspace.registry.describe(kind, name), self.teacher if uses_teacher else None
-        return SharedState(owner, self.dataset, teacher, distilled, self.workspace.discard_teacher)
+        settings = {"the settings of the method": self.method, "the settings of the protocol": self.protocol}
+        return SharedState(owner, self.dataset, teacher, distilled, settings, self.workspace.discard_teacher)
 
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Reports the progress of the part that is being built."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from ddbench.core.errors import PluginError
@@ -75,6 +77,7 @@ class SharedState:
         dataset: The real data.
         teacher: The teacher, if the plugin can access it.
         distilled: The distilled set, if the plugin can access it.
+        settings: The settings that the plugin can access, by a name for messages.
         discard_teacher: Makes the workspace load the teacher again.
     """
 
@@ -84,6 +87,7 @@ class SharedState:
         dataset: Dataset,
         teacher: TappedNetwork | None,
         distilled: DistilledSet | None,
+        settings: Mapping[str, BaseModel],
         discard_teacher: Callable[[], None],
     ) -> None:
         self._owner, self._teacher, self._discard_teacher = owner, teacher, discard_teacher
@@ -93,6 +97,8 @@ class SharedState:
         self._tensors |= {f"the sizes of {name}": split.sizes for name, split in images.items()}
         self._backups = {name: tensor.clone() for name, tensor in self._tensors.items()}
         self._objects = {"the dataset": dataset, **images}
+        # Settings are frozen, but lists and dicts among them are not.
+        self._settings = {name: (model, copy.deepcopy(_values(model))) for name, model in settings.items()}
         self._attributes = {name: dict(vars(value)) for name, value in self._objects.items()}
         self._distilled: dict[str, Tensor] = {}
         self._discard_images: Callable[[], None] = lambda: None
@@ -122,6 +128,10 @@ class SharedState:
             if not tensor.equal(self._backups[name]):
                 tensor.copy_(self._backups[name])
                 changed.append(name)
+        for name, (model, backup) in self._settings.items():
+            if _values(model) != backup:
+                vars(model).update(copy.deepcopy(backup))
+                changed.append(name)
         self._discard_images()
         digests = _digests(self._distilled)
         changed += [name for name in digests if digests[name] != self._distilled_digests[name]]
@@ -149,6 +159,10 @@ class SharedState:
             del now[attribute]
         now.update({attribute: before[attribute] for attribute in replaced})
         return [f"{attribute} of {name}" for attribute in sorted([*replaced, *added])]
+
+
+def _values(settings: BaseModel) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in type(settings).model_fields}
 
 
 def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:

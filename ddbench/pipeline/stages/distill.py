@@ -28,6 +28,21 @@ class Intermediate(OnDemand):
         """Returns the dependencies of an intermediate result."""
         return run.keys.intermediate(name, dict(depends_on))
 
+    def cached(
+        self,
+        run: Pipeline,
+        verify: Callable[[], None],
+        name: str,
+        depends_on: Mapping[str, Any],
+        build: Callable[[], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Returns copies of the tensors, so that a method can write into them without affecting its other units."""
+        return _copies(super().cached(run, verify, name, depends_on, build))
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
 
 class Distill(Stage["Pipeline"]):
     """Runs the method. Each part is one unit of slots."""
@@ -90,7 +105,7 @@ class Distill(Stage["Pipeline"]):
             _teacher=(lambda: run.teacher) if run.method.needs_teacher else refused,
             compile=experiment.runtime.compile == "on",
             note=run.builder.note("distill", self.label(run, part)),
-            tensors=run.tensors,
+            tensors=lambda stage, part=0: _copies(run.tensors(stage, part)),
         )
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:

@@ -9,9 +9,19 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ddbench.api import Distiller, DistillTask, EvaluateTask, Evaluator, Metrics, Unit, hookimpl
+from ddbench.api import (
+    Distiller,
+    DistillTask,
+    EvaluateTask,
+    Evaluator,
+    Metrics,
+    Unit,
+    hookimpl,
+    units_of_whole_classes,
+)
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
@@ -196,6 +206,43 @@ def test_real_images_are_read_again_after_a_protocol_wrote_into_them(
     pipeline = cell(workspace_in(tmp_path, Writer, Darkening), "random", "writing")
     pipeline.run()
     assert build_record(pipeline).feature_transport_cost == sound[1]
+
+
+class Grading(Distiller, frozen=True, extra="forbid"):
+    """Makes images of one grey level, a sum of its settings and a stored number. It has one unit per image."""
+
+    name = "grading"
+    version = "1"
+    needs_teacher = False
+    levels: list[float] = Field(default=[0.25])
+    writes: ClassVar[Callable[[list[float], Tensor], None]]
+
+    def units(self, num_classes: int, ipc: int) -> list[Unit]:
+        return units_of_whole_classes(num_classes, ipc, 1)
+
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+        offset = task.cached("offset", {}, lambda: {"x": torch.full((1,), 0.25)})["x"]
+        level = sum(self.levels) + float(offset)
+        type(self).writes(self.levels, offset)
+        return torch.full((len(unit.slots), 3, task.info.image_size, task.info.image_size), level)
+
+
+def test_results_of_cached_are_copies_for_each_unit(tmp_path: Path) -> None:
+    Grading.writes = lambda levels, offset: offset.add_(0.25)
+    pipeline = cell(workspace_in(tmp_path, Grading), "grading", "hard")
+    body = pipeline.distilled.stored
+    assert body is not None
+    assert body.unique().tolist() == [128]
+
+
+def test_a_method_that_writes_into_its_settings(tmp_path: Path) -> None:
+    """The key is that of the first settings, so other settings may not make a set of it."""
+    Grading.writes = lambda levels, offset: levels.append(0.1)
+    pipeline = cell(workspace_in(tmp_path, Grading), "grading", "hard")
+    with pytest.raises(SharedStateError, match="method 'grading' of ddbench-writer changed the settings of the method"):
+        pipeline.run()
+    assert not list(tmp_path.glob("distill/*.safetensors"))
+    assert getattr(pipeline.method, "levels") == [0.25]  # noqa: B009 (a field of the subclass)
 
 
 def test_statistics_are_copies(tmp_path: Path) -> None:
