@@ -127,6 +127,10 @@ class TeacherConfig(TrainingSettings):
             raise ValueError("classes names the outputs of teacher.checkpoint, which is not given")
         return self
 
+    def stem_of(self, student: str) -> Stem:
+        """Returns the first layers of a student: those of the teacher if both have the same network."""
+        return self.stem if student == self.arch else "auto"
+
 
 class StatisticsConfig(Section):
     """Statistics of the real data at the input of every BatchNorm layer, per class."""

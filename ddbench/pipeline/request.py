@@ -175,7 +175,7 @@ def _expand_protocol(
                 ipc=ipc,
                 evaluator=evaluator,
                 student=student,
-                student_stem=teacher.stem if student == teacher.arch else "auto",
+                student_stem=teacher.stem_of(student),
                 seed=request.seed,
                 repeat=repeat,
                 student_seed=number,

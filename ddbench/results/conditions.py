@@ -305,8 +305,8 @@ def _section(model: type[S], text: str) -> S:
 def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Pool]]]:
     """Groups the pools of records by their settings, real images and teachers.
 
-    A pool without a teacher belongs to every group whose other conditions it shares. Pools whose settings are invalid
-    in this version of ddbench are left out.
+    A pool without a teacher belongs to every group whose other conditions, and first layers of students, it shares.
+    Pools whose settings are invalid in this version of ddbench are left out.
 
     Yields:
         The setting; a text that distinguishes groups with an equal setting (fingerprint of the images, digest of the
@@ -327,11 +327,12 @@ def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, 
         else:
             without_teacher.append((setting, images, pool))
     for setting, images, pool in without_teacher:
-        any_training = pool.example.ipc is not None
+        any_training, student = pool.example.ipc is not None, pool.example.student
         shared = [
             group
             for (other, *identities), group in groups.items()
             if identities[0] == images
+            and other.teacher.stem_of(student) == pool.conditions["student_stem"]
             and (replace(other, teacher=setting.teacher) if any_training else other) == setting
         ]
         for group in shared or [groups.setdefault((setting, images, ""), [])]:

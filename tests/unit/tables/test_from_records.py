@@ -132,6 +132,23 @@ def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
     assert block.cells["IPC 10"].tolist() == ["50.75 ± 0.65 (4 sets)", "40.00 (1 set)", "never run", "never run"]
 
 
+def test_students_of_other_first_layers_are_in_blocks_of_their_own(tmp_path: Path) -> None:
+    """Without a teacher in its labels, a student's first layers are still those of its recipe's teacher."""
+    hard = {"methods": ("random",), "evaluators": ("hard",)}
+    made = [experiment(**hard, assignments=(f"teacher.stem={stem}",)) for stem in ("auto", "imagenet")]
+    actual = [record(experiment(assignments=("teacher.stem=auto",)), 40.0)]
+    for number, each in enumerate(made):
+        of_labels = record(each.model_copy(update={"student_seed": number}), 50.0 + 10 * number, teacher={})
+        actual.append(of_labels.model_copy(update={"metrics": of_labels.metrics.model_copy(update={"regime": "hard"})}))
+    for each in actual:
+        records.write(each, tmp_path / "records")
+    cells = [Cell("random", "random", "digits", 10, evaluator="hard"), Cell("wmdd", "wmdd", "digits", 10)]
+    spec = TableSpec("stems", "", lambda query: cells)
+    frame = build_frame(spec, request_of(), REGISTRY, None, tmp_path)
+    texts = [block.cells["IPC 10"].tolist() for block in text_blocks(spec, frame)]
+    assert texts == [["50.00 (1 set) hard v1", "40.00 (1 set)"], ["60.00 (1 set)", "never run"]]
+
+
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
