@@ -20,7 +20,7 @@ DTYPE, THREADS, GRADIENTS = "torch's default dtype", "torch's number of threads"
 DEVICE, MATMUL = "torch's default device", "torch's float32 matmul precision"
 CONVOLUTION = "torch's float32 precision of convolutions"
 FOLDER = "the working directory"
-ONEDNN = "torch's oneDNN kernels"
+ONEDNN, DENORMAL = "torch's oneDNN kernels", "torch's flushing of denormal numbers"
 DETERMINISTIC, BENCHMARK, TF32 = "torch's deterministic algorithms", "cudnn.benchmark", "cudnn.allow_tf32"
 
 # The settings (backend, operation) of `fp32_precision` by name. A setting comes after those it inherits from.
@@ -53,6 +53,7 @@ def global_state(device: torch.device) -> dict[str, object]:
         FOLDER: _folder(),
         DETERMINISTIC: torch.are_deterministic_algorithms_enabled(),
         ONEDNN: torch._C._get_mkldnn_enabled(),
+        DENORMAL: _flushes_denormal(),
     }
     if device.type == "cuda":
         state |= {
@@ -68,6 +69,11 @@ def _matmul_precision() -> str | None:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
         return None  # set with `fp32_precision` to values that this function cannot express
+
+
+def _flushes_denormal() -> bool:
+    """Tries it, because torch can only set it. The smallest denormal number of float32 is 1.4e-45."""
+    return not torch.full((1,), 1e-40, dtype=torch.float32, device="cpu").mul(1).item()
 
 
 def _allow_tf32() -> bool | None:
@@ -161,7 +167,7 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    onednn = torch._C._get_mkldnn_enabled()
+    onednn, flushes = torch._C._get_mkldnn_enabled(), _flushes_denormal()
     default_device, matmul, folder = torch.get_default_device(), _matmul_precision(), _folder()
     precisions = {name: _fp32_precisions(name) for name in _FP32_SETTINGS}
 
@@ -184,6 +190,7 @@ def _restores(device: torch.device) -> dict[str, Callable[[], object]]:
         FOLDER: lambda: os.chdir(folder or "."),
         DETERMINISTIC: lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warns),
         ONEDNN: lambda: torch._C._set_mkldnn_enabled(onednn),
+        DENORMAL: lambda: torch.set_flush_denormal(flushes),
     }
     if device.type == "cuda":
         cuda_state, cudnn = torch.cuda.get_rng_state(device), torch.backends.cudnn

@@ -59,6 +59,7 @@ DEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "drawer": (lambda: random.random() + float(np.random.rand()), "NumPy's global generator, the generator of the"),
     "threader": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), "torch's number of threads"),
     "gradient": (lambda: torch.set_grad_enabled(False), "torch's gradient mode"),
+    "flusher": (lambda: torch.set_flush_denormal(True), "torch's flushing of denormal numbers"),
 }
 
 
