@@ -69,8 +69,8 @@ def _read(files: list[tuple[FileSplit, int, int]], report: Report) -> Iterator[b
         return split.read_digest(index)
 
     report(Event("started", "data", "reading content", total=len(files)))
-    for done, found in enumerate(parallel_map(digest, len(files)), 1):
-        yield found
+    for done, content in enumerate(parallel_map(digest, len(files)), 1):
+        yield content
         if done % _REPORT_EVERY == 0:
             report(Event("step", "data", "reading content", done, len(files)))
     report(Event("finished", "data", "reading content", len(files), len(files)))

@@ -49,8 +49,8 @@ class Listing:
         names = sorted(name for name, is_folder in entries if is_folder)
         images = sum(is_image(name) for name, is_folder in entries if not is_folder)
         if not names:
-            found = f"{images} images outside of class folders" if images else "nothing"
-            raise DDBenchError(f"{folder} holds no class folders (expected {folder}/CLASS/IMAGE; found {found})")
+            contents = f"{images} images outside of class folders" if images else "nothing"
+            raise DDBenchError(f"{folder} holds no class folders (expected {folder}/CLASS/IMAGE; found {contents})")
         if images:
             self.ignored["images outside of class folders"] += images
         known: dict[str, str] = {}
@@ -96,8 +96,8 @@ class Listing:
                 else:
                     others[path_text(Path(name).suffix.lower()) or "files without a suffix"] += 1
         if not files:
-            found = f"; it holds {_counts(others)}" if others else ""
-            raise DDBenchError(f"the folder {self.root / folder} holds no images ({', '.join(SUFFIXES)}){found}")
+            contents = f"; it holds {_counts(others)}" if others else ""
+            raise DDBenchError(f"the folder {self.root / folder} holds no images ({', '.join(SUFFIXES)}){contents}")
         self.ignored += others
         return files
 
@@ -110,12 +110,12 @@ class Listing:
     def _entries(self, folder: Path) -> list[tuple[str, bool]]:
         """Returns name and type (whether it is a folder; links are followed) of the entries that are not skipped."""
         try:
-            with os.scandir(folder) as entries:
-                found = [(entry.name, entry.is_dir()) for entry in entries]
+            with os.scandir(folder) as scanned:
+                entries = [(entry.name, entry.is_dir()) for entry in scanned]
         except OSError as error:
             raise DDBenchError(f"cannot list {folder}: {error.strerror or error}") from error
         kept = []
-        for name, is_folder in found:
+        for name, is_folder in entries:
             if is_folder and name in _SYSTEM_FOLDERS:
                 self.ignored[f"folders {name}"] += 1
             elif not name.startswith("."):

@@ -99,15 +99,15 @@ class FileSplit:
         def fill(index: int) -> None:
             path = self.root / self.names[index]
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError as error:
                 if path.is_symlink() and isinstance(error, FileNotFoundError):
                     target = path_text(path.readlink())
                     raise DDBenchError(f"{self.name(index)} is a link to {target}, which does not exist") from error
                 raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
-            if not stat.S_ISREG(found.st_mode):  # a read from a pipe or a device may never end
+            if not stat.S_ISREG(status.st_mode):  # a read from a pipe or a device may never end
                 raise DDBenchError(f"{self.name(index)} is not a regular file")
-            values = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+            values = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
             statuses[index] = [value % 2**64 for value in values]  # times before 1970 are negative
 
         for _ in parallel_map(fill, len(self.names)):

@@ -37,9 +37,9 @@ def match_classes(names: Sequence[str], classes: Sequence[str], titles: Sequence
         labels = _positions(names, known)
         if labels is not None:
             return labels
-    found = [re.fullmatch(r"(?:new)?(-?\d{1,9})", name) for name in names]
-    if all(found):
-        return _by_number([int(match[1]) for match in found if match], classes)
+    matches = [re.fullmatch(r"(?:new)?(-?\d{1,9})", name) for name in names]
+    if all(matches):
+        return _by_number([int(match[1]) for match in matches if match], classes)
     if len(names) != len(classes):
         present = {_same(name) for name in names}
         absent = next((f", e.g. not '{name}'" for name in classes if _same(name) not in present), "")

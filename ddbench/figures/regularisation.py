@@ -37,8 +37,8 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
     parts = []
     for method in dict.fromkeys(record.method for record in records):
-        found = lines([record for record in records if record.method == method], SETTING)
-        swept = [line for line in found if len(line.pools.keys() - {0.0}) > 1]
+        of_method = lines([record for record in records if record.method == method], SETTING)
+        swept = [line for line in of_method if len(line.pools.keys() - {0.0}) > 1]
         means = mean_top1([record for line in swept for record in line.all_records], SETTING)
         parts.append(means.assign(published=False, panel=f"{method}, " + means["panel"].astype(str)))
     joined = pd.concat(parts, ignore_index=True)

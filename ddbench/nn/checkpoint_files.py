@@ -238,10 +238,10 @@ def reason_unreadable(path: Path, error: Exception, advice: str) -> str:
     for pattern, sentence in _OTHER_FILES:
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
             return sentence.format(advice=advice)
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        if any(name.startswith(NETWORKS) for name in [found[1], *_types_in(path)]):
-            return f"it is a whole pickled network ({found[1]}), and nothing is unpickled: {advice}"
-        return f"it holds more than tensors (a {found[1]}), and nothing else is unpickled: {advice}"
+    if match := re.search(r"GLOBAL (\S+)", str(error)):
+        if any(name.startswith(NETWORKS) for name in [match[1], *_types_in(path)]):
+            return f"it is a whole pickled network ({match[1]}), and nothing is unpickled: {advice}"
+        return f"it holds more than tensors (a {match[1]}), and nothing else is unpickled: {advice}"
     if start.startswith((b"PK\x03\x04", b"\x80")) or start[8:9] == b"{":
         return "it is damaged, cut short, or holds more than tensors: copy or download it again"
     return "it is a file of neither torch.save nor safetensors"

@@ -125,8 +125,8 @@ class Builder:
             return False
         inputs = {name: (content, cache.header(name)) for name, content in (header.made_from or {}).items()}
         return all(
-            found.content in (None, content) and self.accepts(name.partition("/")[0], found.source)
-            for name, (content, found) in inputs.items()
+            stored.content in (None, content) and self.accepts(name.partition("/")[0], stored.source)
+            for name, (content, stored) in inputs.items()
         )
 
     def _built(

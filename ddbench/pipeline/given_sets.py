@@ -122,11 +122,11 @@ def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, class
     info = dataset.info
     try:
         if classes is None:
-            found = match_classes(read.names, info.class_names, info.class_titles)
+            numbers = match_classes(read.names, info.class_names, info.class_titles)
         else:
-            found = read_mapping(classes, read.names, info.class_names)
-        labels = torch.tensor(found)[read.labels]
-        empty = next((label for label, count in enumerate(class_counts(labels, len(found))) if not count), None)
+            numbers = read_mapping(classes, read.names, info.class_names)
+        labels = torch.tensor(numbers)[read.labels]
+        empty = next((label for label, count in enumerate(class_counts(labels, len(numbers))) if not count), None)
         if empty is not None:
             raise DDBenchError(f"the set has no image of class {empty} ('{info.class_names[empty]}')")
         tensors = {"images": read.images, "labels": labels}
@@ -134,7 +134,7 @@ def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, class
             tensors["weights"] = exact_weights(labels, read.weights)
     except DDBenchError as error:
         raise DDBenchError(f"{origin['name']}: {error}") from error
-    by_label: Sequence[str] = [read.names[found.index(label)] for label in range(len(found))]
+    by_label: Sequence[str] = [read.names[numbers.index(label)] for label in range(len(numbers))]
     return GivenSet(tensors, tuple(info.class_names), origin, tuple(by_label), read.notes)
 
 

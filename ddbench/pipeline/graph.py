@@ -68,11 +68,11 @@ class StageGraph:
 
         Keys cover settings, not file contents, so they do not change if an input is rebuilt.
         """
-        found = {self[name].name for name in names}
+        stages = {self[name].name for name in names}
         for name in self._stages:
-            if not found.isdisjoint(self._inputs[name]):
-                found.add(name)
-        return frozenset(found)
+            if not stages.isdisjoint(self._inputs[name]):
+                stages.add(name)
+        return frozenset(stages)
 
     def built_within(self, name: str) -> frozenset[str]:
         """Returns the stage and the on-demand stages that it reads, which are built during its build."""

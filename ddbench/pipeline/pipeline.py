@@ -130,9 +130,9 @@ class Pipeline:
         The decoded data count only if another stage is missing, because otherwise nothing reads them.
         """
         pairs = [(stage.name, part) for stage in self.graph for part in stage.parts(self)]
-        found = [(name, part) for name, part in pairs if name != "data" and not self.graph[name].is_built(self, part)]
+        missing = [(name, part) for name, part in pairs if name != "data" and not self.graph[name].is_built(self, part)]
         data = [(name, part) for name, part in pairs if name == "data" and not self.graph[name].is_built(self, part)]
-        return [*data, *found] if found else []
+        return [*data, *missing] if missing else []
 
     def plan(self) -> list[tuple[str, str]]:
         """Returns (stage, "cached", "to do" or "3 of 10 cached") in order, for `--dry-run`. It computes nothing."""
@@ -326,8 +326,8 @@ class Pipeline:
         if not self.method.needs_teacher:
             return
         with self.workspace.registry.attribute_errors("method", self.experiment.method_name):
-            reason, wanted = self.method.skip_teacher(batch_norms), tuple(self.method.layers())
+            reason, required = self.method.skip_teacher(batch_norms), tuple(self.method.layers())
         if reason:
             raise DDBenchError(reason)
-        for layer in wanted:
+        for layer in required:
             check_layer(layer, layers, self.experiment.teacher.arch)

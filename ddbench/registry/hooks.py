@@ -72,7 +72,12 @@ class Hooks:
             plugin: The name of one plugin; None selects all plugins.
         """
         return [
-            HookImplementation(found.plugin_name, self._owners[found.plugin_name], found.function, len(found.argnames))
-            for found in getattr(self._manager.hook, hook).get_hookimpls()
-            if plugin in (None, found.plugin_name)
+            HookImplementation(
+                implementation.plugin_name,
+                self._owners[implementation.plugin_name],
+                implementation.function,
+                len(implementation.argnames),
+            )
+            for implementation in getattr(self._manager.hook, hook).get_hookimpls()
+            if plugin in (None, implementation.plugin_name)
         ]

@@ -41,8 +41,8 @@ def source_of(item: type, distribution: str) -> Source:
         return Source(distribution, "")
     package = sys.modules.get(item.__module__.partition(".")[0])
     folders = tuple(getattr(package, "__path__", ()))
-    found = ((path, path.relative_to(folder)) for folder in folders for path in Path(folder).rglob("*.py"))
-    paths = sorted(path for path, inside in found if "tests" not in inside.parts) or [Path(file)]
+    files = ((path, path.relative_to(folder)) for folder in folders for path in Path(folder).rglob("*.py"))
+    paths = sorted(path for path, inside in files if "tests" not in inside.parts) or [Path(file)]
     return Source(distribution, _digest(tuple(paths)))
 
 

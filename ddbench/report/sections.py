@@ -101,7 +101,7 @@ def sections(
     Returns:
         The tables: `HEADLINE` first, then by their numbers of records.
     """
-    found = []
+    sections = []
     request = Request(methods=(), datasets=(), ipcs=())
     for spec in registry.tables():
         try:
@@ -109,10 +109,10 @@ def sections(
             with table_errors(spec, registry, results_dir):
                 frame = _measured_settings(frame)
                 if len(frame):
-                    found.append(Section(spec, [*_blocks(spec, frame)], frozenset(frame["record"].dropna())))
+                    sections.append(Section(spec, [*_blocks(spec, frame)], frozenset(frame["record"].dropna())))
         except DDBenchError as error:
             warn(f"left out: {error}")
-    return sorted(found, key=lambda section: (section.spec.name != HEADLINE, -len(section.records)))
+    return sorted(sections, key=lambda section: (section.spec.name != HEADLINE, -len(section.records)))
 
 
 def headline(tables: Iterable[Section]) -> Block | None:

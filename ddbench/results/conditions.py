@@ -109,11 +109,11 @@ def dataset_names(records: Iterable[Record]) -> dict[str, str]:
 def recorded_datasets(references: Iterable[str], records: Sequence[Record]) -> tuple[str, ...]:
     """Returns the names in `dataset_names` of the datasets on a command line. Those without records are unchanged."""
     names = dataset_names(records)
-    found: dict[str, None] = {}
+    resolved: dict[str, None] = {}
     for reference in references:
         matching = {names[dataset_identity(record)] for record in records if refers_to(reference, record.dataset)}
-        found |= dict.fromkeys(sorted(matching) or [reference])
-    return tuple(found)
+        resolved |= dict.fromkeys(sorted(matching) or [reference])
+    return tuple(resolved)
 
 
 def data_settings(record: Record) -> Facts:
@@ -185,11 +185,11 @@ def pools(records: Iterable[Record]) -> list[Pool]:
     records = list(records)
     configs = _with_defaults("method", records, map(distillation_config, records))
     every = _with_defaults("evaluator", records, map(evaluation_conditions, records))
-    found: dict[str, Pool] = {}
+    by_facts: dict[str, Pool] = {}
     for record, config, conditions in zip(records, configs, every, strict=True):
-        pool = found.setdefault(canonical_json([config, conditions]), Pool(config, conditions, []))
+        pool = by_facts.setdefault(canonical_json([config, conditions]), Pool(config, conditions, []))
         pool.records.append(record)
-    return list(found.values())
+    return list(by_facts.values())
 
 
 def _with_defaults(kind: Literal["method", "evaluator"], records: list[Record], facts: Iterable[Facts]) -> list[Facts]:

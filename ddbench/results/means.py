@@ -51,14 +51,14 @@ def lines(records: Sequence[Record], x: str) -> list[Line]:
         records: The records.
         x: The setting on the x-axis: a name in `distillation_config` or `evaluation_conditions`, e.g. "ipc".
     """
-    found: dict[tuple[str, str], Line] = {}
+    by_series: dict[tuple[str, str], Line] = {}
     for pool in pools(records):
         conditions, config = dict(pool.conditions), dict(pool.config)
         value = conditions.pop(x, config.pop(x, None))
         if value is not None:
             panel, variant = canonical_json(conditions), canonical_json(config)
-            found.setdefault((panel, variant), Line(panel, variant, conditions, config)).pools[float(value)] = pool
-    return list(found.values())
+            by_series.setdefault((panel, variant), Line(panel, variant, conditions, config)).pools[float(value)] = pool
+    return list(by_series.values())
 
 
 def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Record], list[str]]:
@@ -75,10 +75,10 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
     Returns:
         The records of the selected variants, and the methods of which no variant is selected.
     """
-    found = lines(records, x)
-    curved = {line.panel for line in found if len(line.pools) > 1}
+    every = lines(records, x)
+    curved = {line.panel for line in every if len(line.pools) > 1}
     by_variant: dict[str, list[Line]] = {}
-    for line in (line for line in found if line.panel in curved or not curved):
+    for line in (line for line in every if line.panel in curved or not curved):
         by_variant.setdefault(line.variant, []).append(line)
     ranked = sorted(
         by_variant.values(),

@@ -55,15 +55,15 @@ def build_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Returns the versions of Python, PACKAGES and `ddbench.core.versions`, by name."""
-    found = {"python": platform.python_version()}
+    versions_of = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     names = sorted(name for name in vars(core_versions) if name.isupper())
-    found["numerics"] = " ".join(f"{name.lower()}={getattr(core_versions, name)}" for name in names)
-    return found
+    versions_of["numerics"] = " ".join(f"{name.lower()}={getattr(core_versions, name)}" for name in names)
+    return versions_of
 
 
 @lru_cache(maxsize=1)

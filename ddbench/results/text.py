@@ -186,14 +186,14 @@ class Selection:
         datasets: set[str] = set()
         for reference in self.datasets:
             datasets |= {name for name in frame["dataset"] if refers_to(reference, name)} or {reference}
-        for values, wanted in (
+        for values, selected in (
             (frame["method"], self.methods),
             (frame["dataset"], datasets),
             (recipes, ("+".join(self.recipes),) if self.recipes else ()),
         ):
-            if wanted and (missing := set(wanted) - set(values)):
+            if selected and (missing := set(selected) - set(values)):
                 raise unknown(f"{values.name or 'recipe'} of a record", min(missing), sorted(set(values)))
-            frame = frame[values[frame.index].isin(wanted)] if wanted else frame
+            frame = frame[values[frame.index].isin(selected)] if selected else frame
         if frame.empty and (self.methods or self.datasets or self.recipes):
             raise DDBenchError("no record has this method, dataset and recipe")
         if self.sort is None:

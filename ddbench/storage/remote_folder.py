@@ -248,11 +248,11 @@ class RemoteFolder:
             The files, sorted by name.
         """
         try:
-            found = self._request(lambda: self._fs.find(self._remote_path(folder).rstrip("/"), detail=True))
+            entries = self._request(lambda: self._fs.find(self._remote_path(folder).rstrip("/"), detail=True))
         except FileNotFoundError:
             return []
         files = []
-        for path, info in sorted(found.items()):
+        for path, info in sorted(entries.items()):
             name = str(path).removeprefix(f"{self._root}/")
             if _SAFE_NAME.fullmatch(name) and name.startswith(f"{folder}/" if folder else ""):
                 files.append(ListedFile(name, int(info.get("size") or 0), _modified(info)))

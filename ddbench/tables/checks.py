@@ -55,9 +55,9 @@ def checked_cells(cells: Iterable[Any]) -> list[Cell]:
     for cell in cells:
         if not isinstance(cell, Cell):
             raise TypeError(f"cells gives {reprlib.repr(cell)}, not a Cell")
-        for name, (types, wanted) in CELL_TYPES.items():
+        for name, (types, expected) in CELL_TYPES.items():
             if not isinstance(value := getattr(cell, name), types):
-                raise TypeError(f"cells gives a Cell whose {name} is {reprlib.repr(value)}, not {wanted}")
+                raise TypeError(f"cells gives a Cell whose {name} is {reprlib.repr(value)}, not {expected}")
     return cells
 
 
@@ -80,8 +80,8 @@ def checked_frame(spec: TableSpec, frame: Any, source: str) -> pd.DataFrame:
         names = ", ".join(missing[:3]) + (", ..." if missing[3:] else "")
         raise ValueError(f"{source} returns a frame without {counted(len(missing), 'column')}: {names}")
     for name, metric in spec.metrics.items():
-        types, wanted = ((Real, str), "a number or text") if metric.per_cell else (Real, "a number")
+        types, expected = ((Real, str), "a number or text") if metric.per_cell else (Real, "a number")
         for value in frame[name].dropna() if name in frame else ():
             if not isinstance(value, types):
-                raise TypeError(f"{source} returns {reprlib.repr(value)} in the column '{name}', not {wanted}")
+                raise TypeError(f"{source} returns {reprlib.repr(value)} in the column '{name}', not {expected}")
     return frame

@@ -66,8 +66,8 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     if records.empty:
         return frame
     for _, part in frame[frame["state"] == "measured"].groupby(list(BLOCK_COLUMNS), dropna=False):
-        found = scores(records[records["name"].isin(part["record"])]).to_dict("records")
-        of_record = {name: score for score in found for name in score["records"]}
+        rows = scores(records[records["name"].isin(part["record"])]).to_dict("records")
+        of_record = {name: score for score in rows for name in score["records"]}
         for _, cell in part.groupby(["row", "recipe", "ipc", "evaluator"]):
             of_cell = [of_record.get(name) for name in cell["record"]]
             score = of_cell[0]

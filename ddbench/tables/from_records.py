@@ -139,9 +139,9 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
         return False
     changed = [name.partition(".") for name in experiment.changed]
     given = {"data": experiment.data, "teacher": without_folders(experiment.teacher)}
-    found = {"data": setting.data, "teacher": setting.teacher}
+    actual = {"data": setting.data, "teacher": setting.teacher}
     return all(
-        getattr(given[section], name) == getattr(found[section], name)
+        getattr(given[section], name) == getattr(actual[section], name)
         for section, _, name in changed
         if section in given
     )
