@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
@@ -99,10 +100,14 @@ def dataset_identity(record: Record) -> str:
 
 
 def dataset_names(records: Iterable[Record]) -> dict[str, str]:
-    """Returns the name of each dataset by its identity. Of several names, a registered one comes before a folder's."""
+    """Returns the name of each dataset by its identity.
+
+    Of several names, a registered one comes before a folder's, and then that of the most records.
+    """
+    counts = Counter((dataset_identity(record), record.dataset) for record in records)
     names: dict[str, str] = {}
-    for record in sorted(records, key=lambda record: (record.dataset.startswith(FOLDER_PREFIX), record.dataset)):
-        names.setdefault(dataset_identity(record), record.dataset)
+    for identity, name in sorted(counts, key=lambda pair: (pair[1].startswith(FOLDER_PREFIX), -counts[pair], pair[1])):
+        names.setdefault(identity, name)
     return names
 
 

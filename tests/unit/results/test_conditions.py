@@ -83,6 +83,14 @@ def test_copies_under_two_names_are_one_dataset(record: Callable[..., Record]) -
         assert recorded_datasets([reference], [one, copy]) == (copy.dataset,)
 
 
+def test_a_name_that_one_record_alone_has_is_not_that_of_the_dataset(record: Callable[..., Record]) -> None:
+    """Otherwise one record would change the title of the table and leave out the published numbers."""
+    made = [record(50.0, dataset=name, data={"fingerprint": "1" * 32}) for name in ("copy", "imagenette", "imagenette")]
+    (group,) = group_by_setting(made)
+    assert group[0].dataset == "imagenette"
+    assert recorded_datasets(["copy"], made) == ("imagenette",)
+
+
 def test_folders_of_one_name_are_two_datasets(record: Callable[..., Record]) -> None:
     one, other = (folder(record, "pets", digit * 32) for digit in "12")
     assert evaluation_conditions(one) != evaluation_conditions(other)
