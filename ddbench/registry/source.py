@@ -19,8 +19,8 @@ class Source:
 
     Attributes:
         distribution: The distribution that provides it.
-        digest: A digest of the Python files of its package. Comments, docstrings and layout do not affect it. Empty for
-            the core and for code without a file.
+        digest: A digest of the Python files of its package, and of the modules of its base classes in other packages.
+            Comments, docstrings and layout do not affect it. Empty for the core and for code without a file.
     """
 
     distribution: str
@@ -43,7 +43,16 @@ def source_of(item: type, distribution: str) -> Source:
     folders = tuple(getattr(package, "__path__", ()))
     files = ((path, path.relative_to(folder)) for folder in folders for path in Path(folder).rglob("*.py"))
     paths = sorted(path for path, inside in files if "tests" not in inside.parts) or [Path(file)]
-    return Source(distribution, _digest(tuple(paths)))
+    return Source(distribution, _digest((*paths, *_files_of_bases(item))))
+
+
+def _files_of_bases(item: type) -> list[Path]:
+    """Returns the files of base classes in other packages than that of the class, without those of the core."""
+    packages = {CORE, "pydantic", item.__module__.partition(".")[0], *sys.stdlib_module_names}
+    modules = dict.fromkeys(base.__module__ for base in item.__mro__)
+    names = (name for name in modules if name.partition(".")[0] not in packages)
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    return [Path(file) for file in files if file is not None]
 
 
 @functools.cache

@@ -56,6 +56,18 @@ def test_every_module_of_a_package_counts_but_not_its_tests(
     assert digest(tmp_path, package.name) != first
 
 
+def test_an_edited_base_class_of_another_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "plugin_that_inherits.py").write_text("import base_package\nclass Method(base_package.Method): pass\n")
+    digests = []
+    for value in (1, 2):
+        (tmp_path / "base_package.py").write_text(CODE.format(value=value))
+        sys.modules.pop("base_package", None)
+        digests.append(digest(tmp_path, "plugin_that_inherits"))
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize(
     "head",
     [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n# caf\xe9\n"],
