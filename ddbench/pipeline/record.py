@@ -81,7 +81,7 @@ def build_record(pipeline: Pipeline) -> Record:
         versions=evaluation.meta["made"]["versions"],
         git_commit=evaluation.meta["made"]["git_commit"],
         stages={stage: _distinct_conditions(each.values()) for stage, each in builds.items()},
-        built={stage: sum(map(pipeline.workspace.cache.is_new, each)) for stage, each in builds.items()},
+        built={stage: max(facts.get("created", "") for facts in each.values()) for stage, each in builds.items()},
     )
 
 
@@ -119,7 +119,9 @@ def _data_faults(dataset: Dataset) -> dict[str, Any]:
 
 def _distinct_conditions(builds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the distinct conditions of builds, in the order of the builds."""
-    conditions = [{name: value for name, value in facts.items() if name != "seconds"} for facts in builds]
+    conditions = [
+        {name: value for name, value in facts.items() if name not in ("seconds", "created")} for facts in builds
+    ]
     return list({canonical_json(each): each for each in conditions}.values())
 
 

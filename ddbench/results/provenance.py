@@ -40,7 +40,7 @@ def build_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Versions of PyTorch and POT, threads, processes, distribution and digest of the code (`registry.source`), and
-        the `seconds` of the build.
+        the `seconds` of the build, and when it was `created`.
     """
     built_with, device = meta["made"]["versions"], meta["device"]
     return {
@@ -49,6 +49,7 @@ def build_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
         "processes": device.get("processes", 1),
         **meta.get("source", {}),
         "seconds": meta["cost"]["seconds"],
+        "created": meta["made"]["created"],
     }
 
 

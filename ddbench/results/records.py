@@ -133,10 +133,9 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         description="of each stage, every distinct way in which its artifacts were built: versions of PyTorch and POT, "
         "threads, processes, and the plugin's distribution with the digest of its code",
     )
-    built: dict[str, int] = Field(
+    built: dict[str, str] = Field(
         default_factory=dict,
-        description="of each stage, how many of its artifacts the run that wrote this record built; it read the others "
-        "from the cache",
+        description="of each stage, when its newest artifact was built; a later run reads it from the cache",
     )
 
     @model_validator(mode="before")

@@ -114,10 +114,8 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     rows += [
         ("student steps", metrics.student_steps),
         ("bytes", f"images {metrics.image_bytes:,}, labels {metrics.label_bytes:,}"),
-        (
-            "seconds",
-            ", ".join(f"{stage} {value:.1f}{_cached(record, stage)}" for stage, value in record.seconds.items()),
-        ),
+        ("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in record.seconds.items())),
+        *([("built", ", ".join(f"{stage} {time}" for stage, time in record.built.items()))] if record.built else []),
         (
             "peak memory",
             ", ".join(f"{kind} {value / 2**20:.0f} MB" for kind, value in record.peak_memory.items()),
@@ -134,11 +132,6 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         *([("inputs", needs)] if (needs := inputs_of(record)) else []),
     ]
     return [(name, str(value)) for name, value in rows]
-
-
-def _cached(record: Record, stage: str) -> str:
-    """Returns ` (cached)` if the run that wrote the record built no artifact of the stage."""
-    return " (cached)" if record.built.get(stage) == 0 else ""
 
 
 def _by_class(names: list[str], values: list[float]) -> str:

@@ -119,14 +119,6 @@ class Cache:
             self._fresh.add(path)
         return path in self._fresh
 
-    def is_new(self, name: str) -> bool:
-        """Returns whether this process, or a worker for it, built an artifact.
-
-        Args:
-            name: `STAGE/KEY`.
-        """
-        return self.root / f"{name}.safetensors" in self._fresh
-
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
         """Tests whether an artifact exists and need not be built. Its content is not verified.
 

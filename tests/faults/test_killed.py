@@ -54,7 +54,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
     length = time.monotonic() - begun
     expected = small.alone.records(), small.alone.digests()
     assert len(expected[0]) == 1
-    assert {name.partition("/")[0] for name in expected[1]} == set(STAGES)
+    assert {name.partition("/")[0] for name in expected[1]} == set(STAGES) - {"given"}
 
     count, stages = counted(5, 50), Counter[str]()
     for trial in range(20 * count):

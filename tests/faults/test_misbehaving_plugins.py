@@ -113,7 +113,7 @@ def test_a_table_can_neither_write_to_stdout_nor_change_the_global_state(bad_plu
 
     registry = bad_plugin.registry(tables=[table("loud", finish=finish)])
     before = torch.get_rng_state()
-    outcome = bad_plugin.run(shell, registry, "table", "loud", "--dataset", "digits", "--format", "json")
+    outcome = bad_plugin.run(shell, registry, "table", "loud", "--dataset", "digits", "--ipc", "1", "--format", "json")
     assert outcome.code == 0, outcome.err
     assert [row["state"] for row in json.loads(outcome.out)] == ["never run"]
     assert "look at me" in outcome.err

@@ -63,7 +63,8 @@ def test_killed_while_it_publishes_nothing_half_is_there_and_the_same_command_en
     def start(host: str) -> Forked:
         place = place_at(tmp_path / host)
         urls = ("--cache-dir", storage.url("here"), "--results-dir", storage.url("here"))
-        return small.start(place, *urls, environment={**storage.environment, "XDG_CACHE_HOME": str(place.root)})
+        environment = {**storage.environment, "XDG_CACHE_HOME": str(place.root)}
+        return small.command(place, *small.arguments, *urls, environment=environment)
 
     at_once = [start("one host"), start("another")]
     assert [run.end() for run in at_once] == [0, 0]
