@@ -206,7 +206,10 @@ class Pipeline:
     ) -> SharedState:
         """Returns the present state of the shared objects that a method or a protocol can access."""
         owner, teacher = self.workspace.registry.describe(kind, name), self.teacher if uses_teacher else None
-        settings = {"the settings of the method": self.method, "the settings of the protocol": self.protocol}
+        settings = {
+            "the settings of the method": self.experiment.method,
+            "the settings of the protocol": self.experiment.evaluator,
+        }
         return SharedState(owner, self.dataset, teacher, distilled, settings, self.workspace.discard_teacher)
 
     def report(self, step: int, total: int, **metrics: float) -> None:
