@@ -39,18 +39,32 @@ def source_of(item: type, distribution: str) -> Source:
     # The core has no digest: most edits of it change no number, and tests pin the results of its versions.
     if distribution == CORE or file is None:
         return Source(distribution, "")
-    package = sys.modules.get(item.__module__.partition(".")[0])
-    folders = tuple(getattr(package, "__path__", ()))
+    package = _regular_package(item.__module__)
+    folders = () if package is None else tuple(sys.modules[package].__path__)
     files = ((path, path.relative_to(folder)) for folder in folders for path in Path(folder).rglob("*.py"))
     paths = sorted(path for path, inside in files if "tests" not in inside.parts) or [Path(file)]
-    return Source(distribution, _digest((*paths, *_files_of_bases(item))))
+    return Source(distribution, _digest((*paths, *_files_of_bases(item, package or item.__module__))))
 
 
-def _files_of_bases(item: type) -> list[Path]:
-    """Returns the files of base classes in other packages than that of the class, without those of the core."""
-    packages = {CORE, "pydantic", item.__module__.partition(".")[0], *sys.stdlib_module_names}
+def _regular_package(module: str) -> str | None:
+    """Returns the outermost package of a module that is no namespace package.
+
+    The folders of a namespace package depend on `sys.path` and can belong to several distributions.
+    """
+    names = module.split(".")
+    for depth in range(1, len(names) + 1):
+        package = sys.modules.get(name := ".".join(names[:depth]))
+        if getattr(package, "__file__", None) is not None and hasattr(package, "__path__"):
+            return name
+    return None
+
+
+def _files_of_bases(item: type, own: str) -> list[Path]:
+    """Returns the files of base classes outside of the package or module `own`, without those of the core."""
     modules = dict.fromkeys(base.__module__ for base in item.__mro__)
-    names = (name for name in modules if name.partition(".")[0] not in packages)
+    skipped = {CORE, "pydantic", *sys.stdlib_module_names}
+    others = (name for name in modules if not f"{name}.".startswith(f"{own}."))
+    names = (name for name in others if name.partition(".")[0] not in skipped)
     files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     return [Path(file) for file in files if file is not None]
 

@@ -56,6 +56,23 @@ def test_every_module_of_a_package_counts_but_not_its_tests(
     assert digest(tmp_path, package.name) != first
 
 
+def test_other_folders_of_a_namespace_package_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They depend on the order and content of `sys.path`."""
+    module = tmp_path / "first" / "namespace_of_many" / "method.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(CODE.format(value=1))
+    monkeypatch.syspath_prepend(str(tmp_path / "first"))
+    first = digest(tmp_path, "namespace_of_many.method")
+    other = tmp_path / "second" / "namespace_of_many" / "other.py"
+    other.parent.mkdir(parents=True)
+    other.write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "second"))
+    sys.modules.pop("namespace_of_many")
+    assert digest(tmp_path, "namespace_of_many.method") == first
+    module.write_text(CODE.format(value=2))
+    assert digest(tmp_path, "namespace_of_many.method") != first
+
+
 def test_an_edited_base_class_of_another_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
