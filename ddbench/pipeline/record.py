@@ -81,7 +81,7 @@ def build_record(pipeline: Pipeline) -> Record:
         versions=evaluation.meta["made"]["versions"],
         git_commit=evaluation.meta["made"]["git_commit"],
         stages={stage: _distinct_conditions(each.values()) for stage, each in builds.items()},
-        built={stage: max(facts.get("created", "") for facts in each.values()) for stage, each in builds.items()},
+        built={stage: max(facts["created"] for facts in each.values()) for stage, each in builds.items()},
     )
 
 
@@ -119,10 +119,7 @@ def _data_faults(dataset: Dataset) -> dict[str, Any]:
 
 def _distinct_conditions(builds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the distinct conditions of builds, in the order of the builds."""
-    conditions = [
-        {name: value for name, value in facts.items() if name not in ("seconds", "created")} for facts in builds
-    ]
-    return list({canonical_json(each): each for each in conditions}.values())
+    return list({canonical_json(facts["conditions"]): facts["conditions"] for facts in builds}.values())
 
 
 def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]:

@@ -33,21 +33,24 @@ def provenance() -> dict[str, Any]:
 
 
 def build_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how an artifact was built: conditions that change its numbers but are not in its key, and the time.
+    """Returns how and when an artifact was built.
 
     Args:
         meta: The metadata of the artifact.
 
     Returns:
-        Versions of PyTorch and POT, threads, processes, distribution and digest of the code (`registry.source`), and
-        the `seconds` of the build, and when it was `created`.
+        `conditions` that change its numbers but are not in its key: versions of PyTorch and POT, threads, processes,
+        distribution and digest of the code (`registry.source`); the `seconds` of the build; and when it was `created`.
     """
     built_with, device = meta["made"]["versions"], meta["device"]
-    return {
+    conditions = {
         **{package: built_with.get(package) for package in NUMERICAL_PACKAGES},
         "threads": device.get("threads"),
         "processes": device.get("processes", 1),
         **meta.get("source", {}),
+    }
+    return {
+        "conditions": conditions,
         "seconds": meta["cost"]["seconds"],
         "created": meta["made"]["created"],
     }

@@ -28,19 +28,9 @@ class Intermediate(OnDemand):
         """Returns the dependencies of an intermediate result."""
         return run.keys.intermediate(name, dict(depends_on))
 
-    def cached(
-        self,
-        run: Pipeline,
-        verify: Callable[[], None],
-        name: str,
-        depends_on: Mapping[str, Any],
-        build: Callable[[], dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        """Returns copies of the tensors, so that a method can write into them without affecting its other units."""
-        return _copies(super().cached(run, verify, name, depends_on, build))
-
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A method can write into the copies without affecting its other units."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
@@ -83,10 +73,13 @@ class Distill(Stage["Pipeline"]):
         self, run: Pipeline, part: int, checkpoint: CheckpointIO, verify: Callable[[], None] = lambda: None
     ) -> DistillContext:
         """Returns the task that is passed to the method. `verify` runs before an intermediate result is stored."""
-        from functools import partial
-
         from ddbench.distillation.context import DistillContext
         from ddbench.pipeline.build import refuse_teacher
+
+        def cached(
+            name: str, depends_on: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+        ) -> dict[str, Tensor]:
+            return _copies(Intermediate().cached(run, verify, name, depends_on, build))
 
         experiment = run.experiment
         refused = refuse_teacher("method", experiment.method_name)
@@ -99,7 +92,7 @@ class Distill(Stage["Pipeline"]):
             checkpoint=checkpoint,
             checkpoint_every=experiment.distill.checkpoint_every,
             report=run.builder.report("distill", self.label(run, part)),
-            cached=partial(Intermediate().cached, run, verify),
+            cached=cached,
             statistics=run.statistics if run.method.needs_teacher else refused,
             timing={},
             _teacher=(lambda: run.teacher) if run.method.needs_teacher else refused,
