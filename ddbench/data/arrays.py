@@ -1,4 +1,4 @@
-"""Opens datasets of raw pixels: digits, the binary version of CIFAR, and Fashion-MNIST."""
+"""Opens datasets of raw pixels: digits, the binary version of CIFAR, Fashion-MNIST, and SVHN."""
 
 import gzip
 import struct
@@ -188,6 +188,50 @@ def _gunzip(path: Path, length: int) -> bytes:
             return file.read(length + 1)  # read one byte more than expected, to detect a longer file
     except (OSError, EOFError, zlib.error) as error:
         raise DDBenchError(f"{path} cannot be unpacked: {error}") from error
+
+
+def open_svhn(data_dir: Path | None, records: tuple[int, int] = (73_257, 26_032)) -> Source:
+    """Opens the cropped digits of SVHN from its two MATLAB files. The additional training images are not used.
+
+    The files are in svhn/, or in the data folder itself. In the files, the label of digit 0 is 10.
+
+    Args:
+        data_dir: The data folder; None: the default one.
+        records: The number of training and of validation images.
+
+    Returns:
+        The source.
+
+    Raises:
+        DDBenchError: A file is missing or damaged, holds other arrays, or has labels out of range.
+    """
+    files = ("train_32x32.mat", "test_32x32.mat")
+    root = find_folder("svhn", data_dir, ("svhn", "SVHN"), files)
+    train, val = (_svhn_split(root / file, count) for file, count in zip(files, records, strict=True))
+    names = tuple(str(k) for k in range(10))
+    return Source(names, train, val, names)
+
+
+def _svhn_split(path: Path, count: int) -> ArraySplit:
+    from scipy.io import loadmat, whosmat  # type: ignore[import-untyped]
+
+    expected = {"X": (32, 32, 3, count), "y": (count, 1)}
+    try:
+        with path.open("rb") as file:
+            stated = {name: shape for name, shape, kind in whosmat(file) if kind == "uint8"}
+            # The headers are checked first, because the arrays may unpack to any size.
+            arrays = loadmat(file, variable_names=list(expected)) if expected.items() <= stated.items() else {}
+    except OSError as error:
+        raise DDBenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # the reader raises many types of exceptions for invalid bytes
+        raise DDBenchError(f"{path} is damaged, or is no MATLAB file of version 5: {error}") from error
+    if any(name not in arrays or arrays[name].dtype != np.uint8 for name in expected):
+        shapes = " and ".join(f"{name} {list(shape)}" for name, shape in expected.items())
+        raise DDBenchError(f"{path} does not hold the uint8 arrays {shapes}; it is no file of SVHN, or is damaged")
+    labels = arrays["y"][:, 0]
+    labels[labels == 10] = 0
+    _check_labels(labels, 10, path)
+    return ArraySplit(arrays["X"].transpose(3, 0, 1, 2), labels)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

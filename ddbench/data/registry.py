@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,12 @@ def _fashion(data_dir: Path | None) -> Source:
     return open_fashion(data_dir)
 
 
+def _svhn(data_dir: Path | None) -> Source:
+    from ddbench.data.arrays import open_svhn
+
+    return open_svhn(data_dir)
+
+
 def _imagefolder(reference: str) -> DatasetSpec:
     folder = reference.removeprefix(FOLDER_PREFIX)
 
@@ -88,6 +94,11 @@ def _fetch(download: Download) -> Callable[[Path, Report], None]:
     return fetch
 
 
+def _files(folder: str, url: str, md5s: Mapping[str, str], max_bytes: int) -> Callable[[Path, Report], None]:
+    files = tuple(RemoteFile(f"{url}/{name}", f"md5:{md5}") for name, md5 in md5s.items())
+    return _fetch(Download(folder, files, max_bytes, unpack=False))
+
+
 def _archive(folder: str, url: str, digest: str, max_bytes: int) -> Callable[[Path, Report], None]:
     return _fetch(Download(folder, (RemoteFile(url, digest),), max_bytes))
 
@@ -102,6 +113,11 @@ _FASHION_FILES = {
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+_SVHN_URL = "http://ufldl.stanford.edu/housenumbers"
+_SVHN_FILES = {
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
 
 _SPECS = (
@@ -197,14 +213,22 @@ _SPECS = (
         val_size=10_000,
         layout="fashion-mnist/ or FashionMNIST/raw/ with the four idx files, gzipped or not",
         download=_FASHION_URL,
-        fetch=_fetch(
-            Download(
-                "fashion-mnist",
-                tuple(RemoteFile(f"{_FASHION_URL}/{name}", f"md5:{md5}") for name, md5 in _FASHION_FILES.items()),
-                _GIB // 8,
-                unpack=False,
-            )
-        ),
+        fetch=_files("fashion-mnist", _FASHION_URL, _FASHION_FILES, _GIB // 8),
+    ),
+    DatasetSpec(
+        name="svhn",
+        about="ten classes of 32x32 photographs of house numbers (cropped digits, without the additional images)",
+        source="Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, NIPS workshop 2011",
+        native_size=32,
+        open=_svhn,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        classes=10,
+        train_size=73_257,
+        val_size=26_032,
+        layout="svhn/ with train_32x32.mat and test_32x32.mat",
+        download=_SVHN_URL,
+        fetch=_files("svhn", _SVHN_URL, _SVHN_FILES, _GIB // 4),
     ),
     _imagefolder("imagefolder:PATH"),
 )

@@ -41,7 +41,7 @@ def test_paper_is_the_released_code(method: str, dataset: str, network: str) -> 
 
 @pytest.mark.parametrize("method", ["dc", "dsa"])
 @pytest.mark.parametrize(
-    "dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "imagenette", "tiny-imagenet", "imagenet-1k"]
+    "dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "imagenette", "tiny-imagenet", "imagenet-1k"]
 )
 def test_quick_is_far_below_the_paper_and_its_network_fits_the_images(method: str, dataset: str) -> None:
     _, settings, size = resolved(method, dataset, "quick")
@@ -53,7 +53,8 @@ def test_quick_is_far_below_the_paper_and_its_network_fits_the_images(method: st
 
 
 def test_digits_are_not_flipped_in_quick() -> None:
-    assert "flip" not in resolved("dsa", "digits", "quick")[0]["strategy"].split("_")
+    for dataset in ("digits", "svhn"):
+        assert "flip" not in resolved("dsa", dataset, "quick")[0]["strategy"].split("_")
     assert "flip" in resolved("dsa", "cifar10", "quick")[0]["strategy"].split("_")
 
 

@@ -107,7 +107,7 @@ def test_paper_is_the_papers_method(method: str, kind: type[DM], dataset: str, n
 @pytest.mark.parametrize(
     ("dataset", "networks"),
     [("imagenette", ("d4", "d3")), ("imagefolder:/x", ("d4", "d3")), ("tiny-imagenet", ("d4", "d4"))]
-    + [(name, ("d3", "d3")) for name in ("digits", "cifar10", "cifar100", "fashion-mnist")],
+    + [(name, ("d3", "d3")) for name in ("digits", "cifar10", "cifar100", "fashion-mnist", "svhn")],
 )
 def test_quick_takes_smaller_steps_at_ipc_1(method: str, dataset: str, networks: tuple[str, str]) -> None:
     request = Request(methods=(method,), datasets=(dataset,), ipcs=(1, 10), recipes=("quick",))
@@ -116,7 +116,9 @@ def test_quick_takes_smaller_steps_at_ipc_1(method: str, dataset: str, networks:
     assert tuple(one["network"].removeprefix("convnet-") for one in settings) == networks
 
 
-@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "imagenette", "tiny-imagenet"])
+@pytest.mark.parametrize(
+    "dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "imagenette", "tiny-imagenet"]
+)
 @pytest.mark.parametrize("budget", ["quick", "smoke"])
 def test_quick_is_far_below_the_paper_and_says_so(dataset: str, budget: str) -> None:
     settings = resolved("dm", dataset, budget).method.model_dump()

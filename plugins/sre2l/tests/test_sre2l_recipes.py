@@ -54,6 +54,7 @@ QUICK: list[tuple[str, str, dict[str, Any]]] = [
 for name in ("sre2l", "cda"):
     QUICK += [(name, dataset, {}) for dataset in ("imagenette", "imagenet-1k")]
     QUICK += [(name, dataset, {"jitter": 4}) for dataset in ("cifar10", "cifar100", "fashion-mnist")]
+    QUICK += [(name, "svhn", {"jitter": 4, "flip": False})]
     QUICK += [(name, "digits", {"jitter": 2, "steps": 300, "flip": False})]
 
 

@@ -139,10 +139,11 @@ def test_quick_on_imagenette_is_what_the_published_code_was_measured_with() -> N
 def test_views_of_digits_are_digits_in_quick() -> None:
     method = settings(resolved("digits", "quick"))
     assert (method.flip, method.crop_scale_min, method.jitter) == (False, 0.8, 1)
+    assert not settings(resolved("svhn", "quick")).flip
     assert settings(resolved("imagenette", "quick")).flip
 
 
-@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", *DATASETS])
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", *DATASETS])
 @pytest.mark.parametrize("budget", ["quick", "smoke"])
 def test_quick_and_smoke_have_sizes_for_every_dataset(dataset: str, budget: str) -> None:
     cell = resolved(dataset, budget)

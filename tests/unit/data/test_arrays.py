@@ -1,17 +1,36 @@
 """Datasets of raw pixels: the fixed split of digits, and the binary formats against files made by hand."""
 
+from __future__ import annotations
+
 import gzip
+import hashlib
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
+from ddbench.api.dataset import Download, RemoteFile
 from ddbench.core.errors import DDBenchError
-from ddbench.data.arrays import CIFAR10, CIFAR100, FASHION_CLASSES, CifarLayout, open_cifar, open_digits, open_fashion
-from ddbench.data.registry import ddbench_datasets
+from ddbench.data.arrays import (
+    CIFAR10,
+    CIFAR100,
+    FASHION_CLASSES,
+    CifarLayout,
+    open_cifar,
+    open_digits,
+    open_fashion,
+    open_svhn,
+)
+from ddbench.data.download import install
+from ddbench.data.registry import _SVHN_FILES, _SVHN_URL, ddbench_datasets
 from ddbench.data.source import ArraySplit
+
+if TYPE_CHECKING:
+    from conftest import Server
 
 RNG = np.random.default_rng(0)
 
@@ -146,3 +165,88 @@ def test_fashion_mnist_refuses_what_is_broken(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DDBenchError, match=r"neither .*train-images-idx3-ubyte nor .*\.gz exists"):
         open_fashion(tmp_path, (30, 20))
+
+
+SVHN = ("train_32x32.mat", "test_32x32.mat")
+
+
+def write_svhn(folder: Path, records: tuple[int, int] = (30, 20)) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Files as MATLAB writes them: X [32, 32, 3, n] and y [n, 1] with labels 1 to 10, compressed."""
+    folder.mkdir(parents=True)
+    written = {}
+    for name, count in zip(SVHN, records, strict=True):
+        pixels = RNG.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1).astype(np.uint8)
+        savemat(folder / name, {"X": pixels, "y": labels[:, None]}, do_compression=True)
+        written[name] = (labels, pixels)
+    return written
+
+
+def test_svhn_label_10_is_the_digit_0(tmp_path: Path) -> None:
+    written = write_svhn(tmp_path / "svhn")
+    for data_dir in (tmp_path, tmp_path / "svhn"):
+        source = open_svhn(data_dir, (30, 20))
+        assert source.class_names == tuple("0123456789")
+        for name, split in zip(SVHN, (arrays(source.train), arrays(source.val)), strict=True):
+            labels, pixels = written[name]
+            order = np.argsort(labels % 10, kind="stable")
+            np.testing.assert_array_equal(split.labels, labels[order] % 10)
+            for image, position in zip(split.pixels, order, strict=True):
+                np.testing.assert_array_equal(image, pixels[..., position])
+
+
+def test_svhn_is_what_torchvision_downloads_and_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import SVHN as Theirs
+
+    published = {url: md5 for url, _, md5 in (Theirs.split_list[name] for name in ("train", "test"))}
+    assert {f"{_SVHN_URL}/{name}": md5 for name, md5 in _SVHN_FILES.items()} == published
+    write_svhn(tmp_path / "svhn")
+    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
+    source = open_svhn(tmp_path, (30, 20))
+    for name, split in (("train", arrays(source.train)), ("test", arrays(source.val))):
+        theirs = Theirs(str(tmp_path / "svhn"), split=name)
+        order = np.argsort(theirs.labels, kind="stable")
+        np.testing.assert_array_equal(split.labels, theirs.labels[order])
+        np.testing.assert_array_equal(split.pixels, theirs.data.transpose(0, 2, 3, 1)[order])
+
+
+def test_svhn_is_downloaded_as_two_checked_files(server: Server, tmp_path: Path) -> None:
+    written = write_svhn(tmp_path / "there")
+    server.files = {name: (tmp_path / "there" / name).read_bytes() for name in SVHN}
+    files = tuple(RemoteFile(server.url(name), f"md5:{hashlib.md5(server.files[name]).hexdigest()}") for name in SVHN)
+    download = Download("svhn", files, 10**6, unpack=False)
+    good = server.files[SVHN[1]]
+    server.files[SVHN[1]] = good[:-1] + b"!"
+    with pytest.raises(DDBenchError, match=r"test_32x32.mat is not the published file"):
+        install(download, tmp_path / "data", lambda event: None)
+    assert not (tmp_path / "data" / "svhn").exists()
+    server.files[SVHN[1]] = good
+    install(download, tmp_path / "data", lambda event: None)
+    assert len(open_svhn(tmp_path / "data", (30, 20)).train.labels) == len(written[SVHN[0]][0])
+
+
+def test_svhn_refuses_what_is_broken_or_has_other_arrays(tmp_path: Path) -> None:
+    write_svhn(tmp_path / "svhn")
+    path = tmp_path / "svhn" / "train_32x32.mat"
+    complete = path.read_bytes()
+    pixels, labels = np.zeros((32, 32, 3, 30), np.uint8), np.ones((30, 1), np.uint8)
+    for data in (b"", b"no MATLAB file", complete[: len(complete) // 2], complete[:3000] + b"!!" + complete[3002:]):
+        path.write_bytes(data)
+        with pytest.raises(DDBenchError, match=r"train_32x32.mat .*damaged"):
+            open_svhn(tmp_path, (30, 20))
+    for arrays in (
+        {"X": pixels[..., :29], "y": labels[:29]},
+        {"X": pixels},
+        {"X": pixels.astype(np.float64), "y": labels},
+        {"X": np.array([[1, "a"]], dtype=object), "y": labels},
+    ):
+        savemat(path, arrays)
+        with pytest.raises(DDBenchError, match=r"does not hold the uint8 arrays X \[32, 32, 3, 30\] and y \[30, 1\]"):
+            open_svhn(tmp_path, (30, 20))
+    for label, message in ((11, r"label 11 is out of range 0\.\.9"), (1, "class 0 has no image")):
+        savemat(path, {"X": pixels, "y": labels * np.uint8(label)})
+        with pytest.raises(DDBenchError, match=message):
+            open_svhn(tmp_path, (30, 20))
+    path.unlink()
+    with pytest.raises(DDBenchError, match=r"cannot read .*train_32x32.mat: No such file"):
+        open_svhn(tmp_path, (30, 20))

@@ -35,6 +35,7 @@ def test_names() -> None:
         "cifar10",
         "cifar100",
         "fashion-mnist",
+        "svhn",
         "imagefolder:PATH",
     ]
     assert resolve_dataset("digits", SPECS.values()) is SPECS["digits"]
