@@ -1,8 +1,6 @@
 """Opens datasets of image files: class folders, and the layout of Tiny ImageNet."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ddbench.api.dataset import MissingDataError, Source, default_data_dir
@@ -16,19 +14,6 @@ from ddbench.data.source import FileSplit
 VALIDATION_PARTS = ("val", "valid", "validation", "test")
 """The names of the folder of the validation images, in order of preference."""
 _OTHER_PARTS = {"train", "training", "testing", "eval", "dev", *VALIDATION_PARTS}
-_WNID = re.compile(r"n\d{8}")
-IMAGENETTE = {
-    "n01440764": "tench",
-    "n02102040": "English springer",
-    "n02979186": "cassette player",
-    "n03000684": "chain saw",
-    "n03028079": "church",
-    "n03394916": "French horn",
-    "n03417042": "garbage truck",
-    "n03425413": "gas pump",
-    "n03445777": "golf ball",
-    "n03888257": "parachute",
-}
 
 
 def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], marks: Sequence[str]) -> Path:
@@ -120,7 +105,7 @@ def open_imagefolder(root: Path) -> Source:
         _refuse_parts_as_classes(root, classes)
         notes.append(f"{root} has no train/: its {len(classes)} class folders are read as training images")
     names = tuple(classes)
-    split = FileSplit(root, _labelled(listing, [f"{train}/{name}".lstrip("/") for name in names]))
+    split = FileSplit(root, labelled_images(listing, [f"{train}/{name}".lstrip("/") for name in names]))
     val = None
     if parts:
         val = _validation_split(listing, names, parts[0])
@@ -139,11 +124,12 @@ def _validation_split(listing: Listing, names: tuple[str, ...], part: str) -> Fi
         (part, "train", [name for form, name in spelled.items() if form not in folders]),
     ):
         if missing:
-            raise DDBenchError(f"{root}: {_list_names(missing, 'class', 'classes')} in {here}/ but not in {there}/")
-    return FileSplit(root, _labelled(listing, [f"{part}/{spelled[composed(name)]}" for name in names]))
+            raise DDBenchError(f"{root}: {list_names(missing, 'class', 'classes')} in {here}/ but not in {there}/")
+    return FileSplit(root, labelled_images(listing, [f"{part}/{spelled[composed(name)]}" for name in names]))
 
 
-def _labelled(listing: Listing, folders: Sequence[str]) -> list[tuple[int, str]]:
+def labelled_images(listing: Listing, folders: Sequence[str]) -> list[tuple[int, str]]:
+    """Lists the images of class folders with their labels, which are the positions of the folders."""
     return [(label, file) for label, folder in enumerate(folders) for file in listing.images(folder)]
 
 
@@ -153,53 +139,6 @@ def _refuse_parts_as_classes(root: Path, classes: Sequence[str]) -> None:
             f"no folder {root / 'train'}, but {', '.join(f'{name}/' for name in parts)}: rename the folder of the "
             f"training images to train/ and that of the validation images to one of {', '.join(VALIDATION_PARTS)}"
         )
-
-
-def open_imagenette(data_dir: Path | None) -> Source:
-    """Opens ImageNette in the largest of its three published sizes that exists.
-
-    Args:
-        data_dir: The data folder; None: the default one.
-
-    Returns:
-        The source.
-
-    Raises:
-        DDBenchError: The folder is missing, or is not ImageNette.
-    """
-    folders = ("imagenette2", "imagenette2-320", "imagenette2-160")
-    root = find_folder("imagenette", data_dir, folders, ("train", "val"))
-    source = open_imagefolder(root)
-    if set(source.class_names) != set(IMAGENETTE):
-        odd = sorted(set(source.class_names) ^ set(IMAGENETTE))
-        raise DDBenchError(
-            f"{root} is not ImageNette ({_list_names(odd, 'class', 'classes')} too many or missing); "
-            f"for a set of your own use --dataset imagefolder:{root}"
-        )
-    return replace(source, class_titles=tuple(IMAGENETTE[name] for name in source.class_names))
-
-
-def open_imagenet(data_dir: Path | None) -> Source:
-    """Opens ImageNet-1K as train/WNID/*.JPEG and val/WNID/*.JPEG.
-
-    Args:
-        data_dir: The data folder; None: the default one.
-
-    Returns:
-        The source.
-
-    Raises:
-        DDBenchError: The folder is missing, or is not ImageNet-1K.
-    """
-    folders = ("imagenet-1k", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
-    root = find_folder("imagenet-1k", data_dir, folders, ("train", "val"))
-    classes = Listing(root).classes("train")
-    if len(classes) != 1000 or not all(_WNID.fullmatch(name) for name in classes):
-        raise DDBenchError(
-            f"{root} is not ImageNet-1K (train/ should hold 1000 wnid folders, it holds {len(classes)}); "
-            f"for a set of your own use --dataset imagefolder:{root}"
-        )
-    return open_imagefolder(root)
 
 
 def open_tiny_imagenet(data_dir: Path | None) -> Source:
@@ -226,7 +165,7 @@ def open_tiny_imagenet(data_dir: Path | None) -> Source:
     for name in names:
         if not (root / "train" / name).is_dir():
             raise DDBenchError(f"{root}: class {name} of wnids.txt has no folder in train/")
-    train = _labelled(Listing(root), [f"train/{name}" for name in names])
+    train = labelled_images(Listing(root), [f"train/{name}" for name in names])
     val = _annotated(root, names)
     for k in sorted(set(range(len(names))) - {label for label, _ in val}):
         raise DDBenchError(f"{root}: class {names[k]} has no image in val/ (see val/val_annotations.txt)")
@@ -260,7 +199,7 @@ def _lines(path: Path) -> list[str]:
         raise DDBenchError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _list_names(names: list[str], one: str, many: str) -> str:
+def list_names(names: list[str], one: str, many: str) -> str:
     """Lists up to three names: "class 'a' is", "classes 'a', 'b', 'c' and 4 more are"."""
     shown = ", ".join(f"'{name}'" for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -23,12 +23,6 @@ def _digits(data_dir: Path | None) -> Source:
     return open_digits()
 
 
-def _imagenette(data_dir: Path | None) -> Source:
-    from ddbench.data.folders import open_imagenette
-
-    return open_imagenette(data_dir)
-
-
 def _tiny_imagenet(data_dir: Path | None) -> Source:
     from ddbench.data.folders import open_tiny_imagenet
 
@@ -36,7 +30,7 @@ def _tiny_imagenet(data_dir: Path | None) -> Source:
 
 
 def _imagenet(data_dir: Path | None) -> Source:
-    from ddbench.data.folders import open_imagenet
+    from ddbench.data.imagenet import open_imagenet
 
     return open_imagenet(data_dir)
 
@@ -103,7 +97,10 @@ def _archive(folder: str, url: str, digest: str, max_bytes: int) -> Callable[[Pa
     return _fetch(Download(folder, (RemoteFile(url, digest),), max_bytes))
 
 
-_IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
+_MTT = "Cazenavette et al., Dataset Distillation by Matching Training Trajectories, CVPR 2022 (its utils.py)"
+_CMC = "Tian, Krishnan and Isola, Contrastive Multiview Coding, ECCV 2020 (its imagenet100.txt)"
+_FASTAI_URL = "https://s3.amazonaws.com/fast-ai-imageclas"
+_NETTE_MD5, _WOOF_MD5 = "fe2fc210e6bb7c5664d602c3cd71e612", "9aafe18bcdb1632c4249a76c458465ba"
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
@@ -120,6 +117,49 @@ _SVHN_FILES = {
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
 
+
+def _fastai(name: str, about: str, train_size: int, val_size: int, md5: str) -> DatasetSpec:
+    folder, url = f"{name}2", f"{_FASTAI_URL}/{name}2.tgz"
+
+    def open_folder(data_dir: Path | None) -> Source:
+        from ddbench.data.imagenet import open_fastai
+
+        return open_fastai(name, data_dir)
+
+    return DatasetSpec(
+        name=name,
+        about=about,
+        source="Howard, https://github.com/fastai/imagenette",
+        native_size=224,
+        open=open_folder,
+        classes=10,
+        train_size=train_size,
+        val_size=val_size,
+        layout=f"{folder}/, {folder}-320/ or {folder}-160/, each with train/WNID/ and val/WNID/",
+        download=url,
+        fetch=_archive(folder, url, f"md5:{md5}", 3 * _GIB),
+    )
+
+
+def _subset(name: str, about: str, source: str, classes: int, train_size: int | None = None) -> DatasetSpec:
+    def open_classes(data_dir: Path | None) -> Source:
+        from ddbench.data.imagenet import open_subset
+
+        return open_subset(name, data_dir)
+
+    return DatasetSpec(
+        name=name,
+        about=about,
+        source=source,
+        native_size=224,
+        open=open_classes,
+        classes=classes,
+        train_size=train_size,
+        val_size=50 * classes,
+        layout=f"the folder of imagenet-1k, or {name}/, with train/WNID/ and val/WNID/",
+    )
+
+
 _SPECS = (
     DatasetSpec(
         name="digits",
@@ -133,19 +173,10 @@ _SPECS = (
         train_size=1437,
         val_size=360,
     ),
-    DatasetSpec(
-        name="imagenette",
-        about="ten easily distinguished classes of ImageNet",
-        source="Howard, https://github.com/fastai/imagenette",
-        native_size=224,
-        open=_imagenette,
-        classes=10,
-        train_size=9469,
-        val_size=3925,
-        layout="imagenette2/, imagenette2-320/ or imagenette2-160/, each with train/WNID/ and val/WNID/",
-        download=_IMAGENETTE_URL,
-        fetch=_archive("imagenette2", _IMAGENETTE_URL, "md5:fe2fc210e6bb7c5664d602c3cd71e612", 3 * _GIB),
+    _fastai(
+        "imagenette", "ten easily distinguished classes of ImageNet", 9_469, 3_925, "fe2fc210e6bb7c5664d602c3cd71e612"
     ),
+    _fastai("imagewoof", "ten breeds of dogs of ImageNet", 9_025, 3_929, _WOOF_MD5),
     DatasetSpec(
         name="tiny-imagenet",
         about="200 classes of ImageNet at 64x64",
@@ -170,6 +201,13 @@ _SPECS = (
         val_size=50_000,
         layout="imagenet-1k/, imagenet/, ILSVRC2012/ or ILSVRC/Data/CLS-LOC/, with train/WNID/ and val/WNID/",
     ),
+    _subset("imagenette-ilsvrc", "the classes of imagenette; the 500 validation images of ILSVRC", _MTT, 10, 12_894),
+    _subset("imagewoof-ilsvrc", "the classes of imagewoof; the 500 validation images of ILSVRC", _MTT, 10, 12_454),
+    _subset("imagefruit", "ten kinds of fruit of ImageNet", _MTT, 10),
+    _subset("imagemeow", "ten kinds of cats of ImageNet", _MTT, 10),
+    _subset("imagesquawk", "ten kinds of birds of ImageNet", _MTT, 10),
+    _subset("imageyellow", "ten yellowish classes of ImageNet", _MTT, 10),
+    _subset("imagenet-100", "100 classes of ImageNet", _CMC, 100),
     DatasetSpec(
         name="cifar10",
         about="ten classes of 32x32 photographs (binary version)",

@@ -17,6 +17,8 @@ SHIPPED = REGISTRY.recipes()
 METHODS = [cls.name for cls in REGISTRY.distillers()]
 DATASETS = [spec.name for spec in REGISTRY.datasets()]
 PAPER_DATASETS = ("imagenette", "tiny-imagenet", "imagenet-1k")
+SUBSETS = [spec.name for spec in REGISTRY.datasets() if spec.native_size == 224 and spec.classes in (10, 100)]
+"""ImageNette and the other subsets of ImageNet, which have its settings."""
 CORE = {
     "data": DataConfig,
     "teacher": TeacherConfig,
@@ -81,11 +83,22 @@ def test_every_protocol_can_be_asked_for(dataset: str, evaluator: str) -> None:
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_paper_stands_only_for_the_papers_datasets(dataset: str) -> None:
-    if dataset in PAPER_DATASETS:
+    if dataset in (*PAPER_DATASETS, *SUBSETS):
         assert cell("wmdd", dataset, "paper").recipes == ("paper",)
     else:
         with pytest.raises(DDBenchError, match="it has: quick, smoke"):
             cell("wmdd", dataset, "paper")
+
+
+@pytest.mark.parametrize("budget", ["paper", "quick", "smoke"])
+def test_other_subsets_of_imagenet_have_the_settings_of_imagenette(budget: str) -> None:
+    assert len(SUBSETS) == 9
+    request = Request(tuple(METHODS), tuple(SUBSETS), (10,), (budget,), evaluators=("fkd", "dsa"))
+    cells = experiments(request, REGISTRY)
+    expected = [own for own in cells if own.dataset == "imagenette"]
+    assert len(cells) == len(SUBSETS) * len(expected)
+    for dataset in SUBSETS:
+        assert [own.model_copy(update={"dataset": "imagenette"}) for own in cells if own.dataset == dataset] == expected
 
 
 WMDD_TABLE_7 = {

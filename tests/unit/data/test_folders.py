@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ddbench.core.errors import DDBenchError
-from ddbench.data.folders import IMAGENETTE, open_imagefolder, open_imagenet, open_imagenette, open_tiny_imagenet
+from ddbench.data.folders import open_imagefolder, open_tiny_imagenet
 
 MakeFolder = Callable[..., Path]
 Damage = Callable[[Path], None]
@@ -144,39 +144,6 @@ def test_a_flat_folder_holds_training_images(make_folder: MakeFolder) -> None:
     assert (source.class_names, source.val) == (("ant", "bee"), None)
     assert source.train.name(0) == f"{root}/ant/0.jpg"
     assert source.notes == (f"{root} has no train/: its 2 class folders are read as training images",)
-
-
-@pytest.mark.parametrize("size", ["imagenette2", "imagenette2-320", "imagenette2-160"])
-def test_imagenette_in_the_data_folder_or_being_it(make_folder: MakeFolder, tmp_path: Path, size: str) -> None:
-    root = make_folder(tmp_path / "data" / size, classes=tuple(IMAGENETTE), train=1, val=1)
-    for data_dir in (root.parent, root):
-        source = open_imagenette(data_dir)
-        assert source.class_names == tuple(sorted(IMAGENETTE))
-        assert source.class_titles[:2] == ("tench", "English springer")
-        assert source.train.name(0) == str(root / "train" / "n01440764" / "0.jpg")
-
-
-def test_imagenette_prefers_the_largest_and_refuses_another_set(make_folder: MakeFolder, tmp_path: Path) -> None:
-    for size in ("imagenette2-160", "imagenette2"):
-        make_folder(tmp_path / size, classes=tuple(IMAGENETTE), train=1, val=1)
-    assert "/imagenette2/" in open_imagenette(tmp_path).train.name(0)
-    for split in ("train", "val"):
-        shutil.rmtree(tmp_path / "imagenette2" / split / "n01440764")
-    with pytest.raises(DDBenchError, match=r"is not ImageNette \(class 'n01440764' is .*imagefolder:"):
-        open_imagenette(tmp_path)
-
-
-def test_imagenet_needs_a_thousand_wnids(make_folder: MakeFolder, tmp_path: Path) -> None:
-    root = make_folder(tmp_path / "imagenet", classes=tuple(IMAGENETTE), train=1, val=1)
-    with pytest.raises(DDBenchError, match=r"should hold 1000 wnid folders, it holds 10\).*imagefolder:"):
-        open_imagenet(tmp_path)
-    for k in range(990):
-        for split in ("train", "val"):
-            (root / split / f"n{k:08d}").mkdir()
-            (root / split / f"n{k:08d}" / "0.JPEG").touch()
-    source = open_imagenet(root)
-    assert len(source.class_names) == 1000
-    assert source.train.labels.tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize("below", ["tiny-imagenet-200", "tiny-imagenet-mini/tiny-imagenet-200"])

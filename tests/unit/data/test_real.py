@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddbench.config.schema import DataConfig
 from ddbench.data.dataset import Dataset, load_dataset
-from ddbench.data.folders import IMAGENETTE
+from ddbench.data.imagenet import subset_classes
 from ddbench.data.registry import ddbench_datasets, resolve_dataset
 from ddbench.storage.cache import Cache
 
@@ -31,7 +31,7 @@ def test_imagenette_is_complete_and_its_pixels_are_torchvisions(cache: Cache) ->
     data, data_dir = load("imagenette", "imagenette2", DataConfig(image_size=64, stored_size=72), cache)
     assert (len(data.train), len(data.val)) == (9469, 3925)
     assert sum(data.info.train_counts) == 9469
-    assert data.info.class_names == tuple(sorted(IMAGENETTE))
+    assert data.info.class_names == tuple(sorted(subset_classes("imagenette")))
     folder = ImageFolder(str(data_dir / "imagenette2" / "val"), Compose([Resize(72), CenterCrop(64), PILToTensor()]))
     assert data.val.labels.tolist() == folder.targets
     chosen = torch.randperm(3925, generator=torch.Generator().manual_seed(0))[:100]
