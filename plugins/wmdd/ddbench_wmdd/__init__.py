@@ -19,6 +19,7 @@ from ddbench.api import (
     hookimpl,
     no_batch_norm,
     too_few_images,
+    units_across_classes,
     units_of_whole_classes,
 )
 
@@ -29,9 +30,20 @@ if TYPE_CHECKING:
 PAPER = "Liu et al., Dataset Distillation via the Wasserstein Metric, ICCV 2025 (arXiv 2311.18531)"
 
 
+class _VersionOfUnits:
+    """The version of a method: "1", or "2" for units across classes.
+
+    With `regulariser=bn`, version 1 optimised whole classes together.
+    """
+
+    def __get__(self, method: BarycenterMatching | None, owner: type) -> str:
+        return "2" if method is not None and method.across_classes else "1"
+
+
 class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"):
     """The base class of WMDD and sliced WMDD: everything except the barycenter (Eq. 12 to 15; ablation of Table 4)."""
 
+    version = _VersionOfUnits()
     starts = ("noise", "real")
 
     feature_loss: Literal["wasserstein", "cross-entropy", "mmd"] = Field(
@@ -42,7 +54,8 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
     regulariser: Literal["pcbn", "bn", "none"] = Field(
         default="pcbn",
         description="pcbn: match BatchNorm statistics per class (Eq. 13, 14); bn: match the teacher's running "
-        "statistics over the whole batch, first layer x10 (Table 4; released script without PCBN); none: no term",
+        "statistics over the batch, which holds one image of each class, first layer x10 (Table 4; released script "
+        "without PCBN); none: no term",
     )
     feature_form: Literal["squared", "norm"] = Field(
         default="squared",
@@ -110,9 +123,15 @@ class BarycenterMatching(RecoverSettings, Distiller, frozen=True, extra="forbid"
         """Returns `layer` if it is set."""
         return () if self.layer is None else (self.layer,)
 
+    @property
+    def across_classes(self) -> bool:
+        """Whether a unit holds one image of each class. The MMD always needs all images of a class in one batch."""
+        return self.regulariser == "bn" and self.feature_loss != "mmd"
+
     def units(self, num_classes: int, ipc: int) -> list[Unit]:
-        """Returns units of whole classes, because PCBN needs all images of a class in one batch."""
-        return units_of_whole_classes(num_classes, ipc, self.batch_size)
+        """Returns units of whole classes for PCBN, and units across classes for `regulariser=bn` (released code)."""
+        divide = units_across_classes if self.across_classes else units_of_whole_classes
+        return divide(num_classes, ipc, self.batch_size)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
         """Counts every image once per step."""
@@ -141,7 +160,6 @@ class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
     """Optimises images to match the Wasserstein barycenter of the features of each class (Algorithm 1)."""
 
     name = "wmdd"
-    version = "1"
     paper = PAPER
 
     solver: Literal["paper", "released", "lloyd"] = Field(
@@ -178,7 +196,6 @@ class SlicedWMDD(BarycenterMatching, frozen=True, extra="forbid"):
     """WMDD with the barycenter under the sliced Wasserstein distance, uniform weights (section 5.6, Table 5)."""
 
     name = "wmdd-sliced"
-    version = "1"
     paper = PAPER
 
     projections: int = Field(

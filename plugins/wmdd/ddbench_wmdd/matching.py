@@ -102,7 +102,7 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     Args:
         method: The hyper-parameters.
         task: The task.
-        unit: A unit of whole classes.
+        unit: The unit.
 
     Returns:
         The images and their weights.
@@ -114,8 +114,8 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     weights = torch.full((len(labels),), 1 / task.ipc)
     if method.feature_loss == "wasserstein":
         targets = {label: method.barycenter(task, label) for label in classes}
-        weights = torch.cat([target.weights for target in targets.values()])
-        points = torch.cat([target.points for target in targets.values()]).to(task.device)
+        weights = _of_slots(unit, {label: target.weights for label, target in targets.items()})
+        points = _of_slots(unit, {label: target.points for label, target in targets.items()}).to(task.device)
         terms["feature"] = lambda output: losses.feature_match(output.features, points, method.feature_form)
     elif method.feature_loss == "mmd":
         terms["mmd"] = _mmd(method, task, classes)
@@ -129,41 +129,44 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     def objective(output: Output) -> dict[str, Tensor]:
         return {name: term(output) for name, term in terms.items()}
 
-    initial = real_images(method, task, classes, targets) if method.initial == "real" else task.noise(unit)
+    initial = real_images(method, task, unit, targets) if method.initial == "real" else task.noise(unit)
     images = task.recover(unit, objective, initial, method, layer=method.layer)
     return UnitResult(images=images, weights=weights)
 
 
-def real_images(
-    method: BarycenterMatching, task: DistillTask, classes: Sequence[int], targets: Mapping[int, Barycenter]
-) -> Tensor:
-    """Returns IPC distinct real images of each class as initial images.
+def _of_slots(unit: Unit, of_classes: Mapping[int, Tensor]) -> Tensor:
+    """Returns the entries of a unit's slots. Each class has one entry per image."""
+    return torch.stack([of_classes[slot.label][slot.index] for slot in unit.slots])
 
-    For a class in `targets`, the images are assigned to the points of its barycenter so that the sum of the squared
+
+def real_images(method: BarycenterMatching, task: DistillTask, unit: Unit, targets: Mapping[int, Barycenter]) -> Tensor:
+    """Returns distinct real images of each class as the initial images of a unit.
+
+    For a class in `targets`, IPC images are assigned to the points of its barycenter so that the sum of the squared
     distances between features and points is minimal. For other classes they are random.
 
     Args:
         method: The hyper-parameters.
         task: The task.
-        classes: The classes, in the order of the unit's slots.
+        unit: The unit.
         targets: The barycenters of classes.
 
     Returns:
-        The central views, normalised [classes * IPC, 3, S, S].
+        The central views, normalised [n, 3, S, S], one per slot.
     """
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
-    indices: list[Tensor] = []
-    for label in classes:
+    indices: dict[int, Tensor] = {}
+    for label in {slot.label for slot in unit.slots}:
         if label in targets:
             features = _features(method, task, label).double()
             centre = features.mean(0)
             distances = ot.squared_distances(targets[label].points.double() - centre, features - centre)
             nearest = torch.from_numpy(linear_sum_assignment(distances.numpy())[1])
-            indices.append(task.dataset.train.of_class(label)[nearest])
+            indices[label] = task.dataset.train.of_class(label)[nearest]
         else:
-            indices.append(task.sample(label, task.ipc, "initial"))
-    return task.dataset.evaluation_view("train", torch.cat(indices))
+            indices[label] = task.sample(label, task.ipc, "initial")
+    return task.dataset.evaluation_view("train", _of_slots(unit, indices))
 
 
 def _mmd(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> Term:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from ddbench_wmdd import WMDD
+from ddbench_wmdd import WMDD, BarycenterMatching, SlicedWMDD
+from ddbench_wmdd.tables import ablation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddbench.api.table import TableQuery
 from ddbench.api.units import Slot
 from ddbench.cli.main import main
 from ddbench.core.errors import DDBenchError
@@ -43,6 +45,25 @@ def test_units_hold_whole_classes_and_every_slot_once(classes: int, ipc: int, ba
     assert len({len(unit.slots) for unit in units[:-1]}) <= 1
     assert len(units) == -(-classes // max(1, batch_size // ipc))
     assert WMDD(steps=7, batch_size=batch_size).image_passes(classes, ipc) == 7 * len(slots)
+
+
+@pytest.mark.parametrize("method", [WMDD, SlicedWMDD])
+@given(classes=st.integers(1, 60), ipc=st.integers(1, 20), batch_size=st.integers(1, 120))
+def test_units_of_the_global_batchnorm_term_hold_one_image_of_each_class(
+    method: type[BarycenterMatching], classes: int, ipc: int, batch_size: int
+) -> None:
+    for feature_loss in ("wasserstein", "cross-entropy"):
+        chosen = method.model_validate({"regulariser": "bn", "feature_loss": feature_loss, "batch_size": batch_size})
+        units = chosen.units(classes, ipc)
+        slots = [slot for unit in units for slot in unit.slots]
+        assert slots == [Slot(label, index) for index in range(ipc) for label in range(classes)]
+        assert {len({slot.index for slot in unit.slots}) for unit in units} == {1}
+        assert {len(unit.slots) for unit in units} <= {min(batch_size, classes), classes % batch_size}
+        assert chosen.version == "2"
+    # The MMD compares all images of a class, so its units and its version stay.
+    mmd = method(regulariser="bn", feature_loss="mmd", batch_size=batch_size)
+    assert mmd.units(classes, ipc) == method(batch_size=batch_size).units(classes, ipc)
+    assert mmd.version == method(batch_size=batch_size).version == method.version == "1"
 
 
 # -- as a method among others -------------------------------------------------------------------------------
@@ -105,6 +126,18 @@ def test_an_ipc_above_the_batch_size_is_one_class_a_unit(run: Callable[..., Pipe
     made = run("method.batch_size=5", ipcs=(6,))
     assert [len(unit.slots) for unit in made.units] == [6] * 10
     assert len(made.distilled) == 60
+
+
+def test_cross_entropy_with_the_global_batchnorm_term_is_sre2l(run: Callable[..., Pipeline]) -> None:
+    """With the settings of the ablation's row, and units that hold only some of the classes."""
+    query = TableQuery(("digits",), ("wmdd",), (2,))
+    (cell,) = (cell for cell in ablation(query) if cell.row == "cross-entropy + bn")
+    row = [f"{name}={value}" for name, value in cell.settings.items()]
+    shared = ("method.batch_size=7", "method.jitter=2")
+    of_wmdd, of_sre2l = run(*shared, *row), run(*shared, method="sre2l")
+    assert [len(unit.slots) for unit in of_wmdd.units] == [7, 3, 7, 3]
+    assert torch.equal(of_wmdd.distilled.images, of_sre2l.distilled.images)
+    assert torch.equal(of_wmdd.distilled.labels, of_sre2l.distilled.labels)
 
 
 def test_matching_brings_features_nearer_to_the_barycenters(run: Callable[..., Pipeline]) -> None:

@@ -232,6 +232,31 @@ def test_each_combination_computes_its_terms(
     assert [name for name, _ in task.intermediates] == ([] if uniform else 4 * ["barycenter"])
 
 
+@pytest.mark.parametrize("initial", ["noise", "real"])
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_unit_across_classes_takes_of_each_class_what_belongs_to_its_image(
+    make_task: MakeTask, index: int, initial: str
+) -> None:
+    """The points, weights and initial images of the slots, in the order of the slots."""
+    method, task, images = WMDD(regulariser="bn", initial=initial), make_task(), pixels()[:2]
+    unit = Unit(index, tuple(Slot(label, index) for label in reversed(CLASSES)))
+    terms, weights = task.terms(method, images, unit)
+    targets = [method.barycenter(task, label) for label in reversed(CLASSES)]
+    with torch.no_grad():
+        features = task.teacher(images).features
+    squares = sum(float((row - t.points[index]).square().sum()) for row, t in zip(features, targets, strict=True))
+    assert float(terms["feature"]) == pytest.approx(squares, rel=1e-5)
+    assert list(terms) == ["feature", "bn"]
+    assert torch.equal(weights, torch.stack([target.weights[index] for target in targets]))
+    if initial == "real":
+        whole = make_task()
+        whole.terms(method, pixels())
+        places = [IPC * CLASSES.index(label) + index for label in reversed(CLASSES)]
+        assert torch.equal(task.initials[0], whole.initials[0][places])
+    else:
+        assert torch.equal(task.initials[0], task.noise(unit))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [WMDD(layer=2), WMDD(layer=2, feature_loss="mmd"), SlicedWMDD(layer=2)])
 def test_the_features_of_a_layer_take_the_place_of_the_last(make_task: MakeTask, method: BarycenterMatching) -> None:

@@ -21,7 +21,7 @@ from ddbench_wmdd import WMDD
 
 from ddbench.config.experiment import Experiment
 from ddbench.pipeline.composition import load_recipes
-from ddbench.pipeline.request import Request
+from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.tables.cells import cell_experiments, cells_of
 
@@ -68,8 +68,9 @@ def test_the_ablation_is_four_rows_of_what_the_records_say(ablation: tuple[Shell
     assert "recipe smoke --set teacher.batch_size=256" in heading
     # Everything but the ablated is shared, and made once.
     count = {folder.name: len(list(folder.glob("*.safetensors"))) for folder in shell.cache.iterdir()}
-    assert (count["teacher"], count["statistics"], count["method"]) == (1, 10, 10)
-    assert (count["distill"], count["evaluate"]) == (len(ROWS), len(ROWS) * 2)
+    # With BatchNorm, a unit has one image of each class, and the version is another, also that of the barycenters.
+    assert (count["teacher"], count["statistics"], count["method"]) == (1, 10, 20)
+    assert (count["distill"], count["evaluate"]) == (2 * 1 + 2 * 2, len(ROWS) * 2)
     assert len({record["distilled_digest"] for record in actual}) == len(ROWS)
 
 
@@ -151,6 +152,35 @@ def test_a_sweep_changes_one_setting_alone(table: str, setting: str, values: dic
     plain = settings(cells("sliced")["wmdd", None])
     actual = {row: settings(experiment) for (row, _), experiment in cells(table).items()}
     assert actual == {row: plain.model_copy(update={setting: value}) for row, value in values.items()}
+
+
+@pytest.mark.parametrize("recipes", [("paper",), ("paper", "released"), ("quick",)])
+@pytest.mark.parametrize(
+    ("dataset", "weight_of_sre2l"), [("imagenette", 0.01), ("tiny-imagenet", 1), ("imagenet-1k", 0.01)]
+)
+def test_the_ablation_is_the_released_scripts_four_combinations(
+    dataset: str, weight_of_sre2l: float, recipes: tuple[str, ...]
+) -> None:
+    """`data_synthesis_new.py` with PCBN, `data_synthesis.py` with BatchNorm; `run.sh` has the weights of the latter."""
+    actual = {
+        row: settings(experiment)
+        for (row, _), experiment in cells("ablation", datasets=(dataset,), recipes=recipes).items()
+    }
+    assert tuple(actual) == ROWS
+    plain, *others = (actual[row] for row in ROWS)
+    assert plain == settings(cells("sliced", datasets=(dataset,), recipes=recipes)["wmdd", None])
+    changes = [
+        {"feature_loss": "cross-entropy"},
+        {"regulariser": "bn", "cross_entropy_weight": 0},
+        {"feature_loss": "cross-entropy", "regulariser": "bn", "bn_weight": weight_of_sre2l, "bn_form": "norm"},
+    ]
+    assert others == [plain.model_copy(update=change) for change in changes]
+    (sre2l,) = experiments(
+        Request(methods=("sre2l",), datasets=(dataset,), ipcs=(10,), recipes=recipes), PluginRegistry()
+    )
+    assert sre2l.method.model_dump()["bn_weight"] == weight_of_sre2l
+    shared = ["betas", "batch_size", "crop_scale_min", "crop_per_image", *(["learning_rate"] * ("paper" in recipes))]
+    assert [getattr(sre2l.method, name) for name in shared] == [getattr(others[2], name) for name in shared]
 
 
 def test_the_metric_table_has_no_tricks_under_hard_and_fkds_own_under_fkd() -> None:
