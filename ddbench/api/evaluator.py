@@ -40,7 +40,7 @@ class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), a
     per_class: list[Percent] = Field(description="top-1 of each class, in class order")
     student_steps: int = Field(ge=0, description="optimiser steps of the student")
     label_bytes: int = Field(ge=0, description="bytes of the labels that the student used or that were stored")
-    image_bytes: int = Field(ge=0, description="bytes of the distilled images (uint8)")
+    image_bytes: int = Field(ge=0, description="bytes of the distilled images as stored (uint8 or float32)")
     regime: str = Field(description="label regime: fkd, soft, hard")
 
 
@@ -83,6 +83,8 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         needs_teacher: Whether the protocol uses `task.teacher`.
         on_real_data: Whether the student trains on the real dataset instead of a distilled set.
         batch_settings: Names of the fields that bound the memory of `evaluate`. An out-of-memory error names them.
+        uses: Which of "pixels", "soft_labels" and "learning_rate" of `task.distilled` the protocol uses besides uint8
+            images, labels and weights. If a set has more than the protocol uses, a note says so.
 
     Example:
         A protocol that trains on hard labels for a fixed number of steps::
@@ -143,6 +145,7 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     needs_teacher: ClassVar[bool] = True
     on_real_data: ClassVar[bool] = False
     batch_settings: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
 
     def skip(self, ipc: int | None) -> str | None:
         """Decides whether the protocol can evaluate a set. Called before anything is trained.

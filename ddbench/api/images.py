@@ -83,7 +83,7 @@ class RealData(Protocol):
         """Normalises pixels for a network.
 
         Args:
-            pixels: uint8, or float in [0, 1], [B, 3, H, W].
+            pixels: uint8, or float with 0 for black and 1 for white, [B, 3, H, W].
 
         Returns:
             Float32 [B, 3, H, W] on the device of `pixels`.
@@ -106,7 +106,19 @@ class DistilledImages(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """The images, uint8 [m, 3, S, S]."""
+        """The images, uint8 [m, 3, S, S]. Those of a float set are rounded and clamped."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """The images as they are stored: uint8, or float32 with 0 for black and 1 for white, not bounded."""
+
+    @property
+    def soft_labels(self) -> Tensor | None:
+        """The soft labels of the set, probabilities, float32 [m, K]. None: it has none."""
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The student's learning rate that belongs to the set. None: it has none."""
 
     @property
     def labels(self) -> Tensor:
@@ -118,7 +130,7 @@ class DistilledImages(Protocol):
 
     @property
     def image_bytes(self) -> int:
-        """Size of the images as uint8, in bytes."""
+        """Size of the images in bytes, as they are stored."""
 
     def part(self, rows: Tensor) -> DistilledImages:
         """Returns a subset.

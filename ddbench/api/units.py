@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,18 +39,29 @@ class Unit:
 class UnitResult:
     """The result of `Distiller.distill` for one unit: one entry per slot, in the order of `Unit.slots`.
 
-    Give either `images` or `indices`.
+    Give either `images` or `indices`, and at most one of `probabilities` and `logits`. If a unit has soft labels or a
+    learning rate, all units have them.
 
     Attributes:
-        images: Float [n, 3, S, S], pixels in [0, 1].
+        images: Float [n, 3, S, S], in the space `pixels`.
         indices: int64 [n], positions in the training set, for a set of real images.
         weights: Float [n], weights of the images. The core scales them so that they sum to 1 over each class. None:
             equal weights.
+        pixels: The space of `images`. "bytes": values in [0, 1], stored as uint8. "unit": 0 is black and 1 is white,
+            but values are not bounded. "normalised": the same with the dataset's mean and standard deviation (as
+            `RealData.normalise` returns). Images of the last two are stored as float32.
+        probabilities: Soft labels, float [n, K]; each row sums to 1. The protocol `own` trains on them.
+        logits: Soft labels as logits, float [n, K].
+        learning_rate: The student's learning rate that belongs to the set, for the protocol `own`.
     """
 
     images: Tensor | None = None
     indices: Tensor | None = None
     weights: Tensor | None = None
+    pixels: Literal["bytes", "unit", "normalised"] = "bytes"
+    probabilities: Tensor | None = None
+    logits: Tensor | None = None
+    learning_rate: float | None = None
 
 
 def units_of_whole_classes(num_classes: int, ipc: int, batch_size: int) -> list[Unit]:

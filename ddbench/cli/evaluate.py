@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ddbench.cli import options
-from ddbench.config.given_sets import SPACES, SUFFIXES
+from ddbench.config.given_sets import SPACES, SUFFIXES, ZCA
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user
@@ -33,11 +33,14 @@ SHOWN_CLASSES = 10
 @click.argument("source", metavar="SET")
 @click.option("--dataset", required=True, help="Dataset that the set was distilled from.")
 @options.names("--student", "students", help="Networks of the students (default: the teacher's).")
-@options.names("--evaluator", "evaluators", help="Protocols (default: fkd).")
+@options.names(
+    "--evaluator", "evaluators", help="Protocols (default: fkd; own for a set with soft labels or a learning rate)."
+)
 @click.option(
     "--pixels",
-    type=click.Choice([*SPACES]),
-    help="Space of float images: unit (0 to 1), or normalised by the mean and deviation of this dataset.",
+    type=click.Choice([*SPACES, ZCA]),
+    help="Space of float images: unit (0 to 1), or normalised by the mean and deviation of this dataset (zca is "
+    "refused).",
 )
 @click.option(
     "--classes",
@@ -101,9 +104,10 @@ def evaluate_command(
             ipc = mean_count(given.counts)
             for line in _described(given, workspace.dataset(dataset, data), ipc):
                 options.print_error(line)
-            cells = experiments(replace(request, methods=(given.method,), ipcs=(ipc,)), registry)
+            chosen = replace(request, ipcs=(ipc,), evaluators=request.evaluators or default_evaluators(given))
+            cells = experiments(replace(chosen, methods=(given.method,)), registry)
             if with_random:
-                cells += experiments(replace(request, methods=("random",), ipcs=(ipc,), repeats=repeats), registry)
+                cells += experiments(replace(chosen, methods=("random",), repeats=repeats), registry)
             records = running.run(cells, workspace, results_dir, options.print_result, options.print_error, wide=wide)
             for line in differences(records, given.method):
                 options.print_result(line)
@@ -132,11 +136,19 @@ def _open(
     return set_of_record(record, workspace.cache, workspace.dataset, dataset, classes)
 
 
+def default_evaluators(given: GivenSet) -> tuple[str, ...]:
+    """Returns the protocols that are used if none is chosen: `own` for a set with soft labels or a learning rate."""
+    return ("own",) if given.extras else ()
+
+
 def _described(given: GivenSet, dataset: Dataset, ipc: int) -> Iterator[str]:
     """Yields lines about a set: its size, and which class of the dataset each of its classes is."""
     counts, info = given.counts, dataset.info
     per_class = str(ipc) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     yield f"set: {given.method}, {sum(counts)} images of {len(counts)} classes, {per_class} per class"
+    if given.extras:
+        parts = ", ".join(name.replace("_", " ") for name in given.extras)
+        yield f"labels: the set has {parts}; the protocol own trains on them, and is the default for this set"
     if min(counts) != max(counts):
         yield f"note: the classes differ in the number of images; records and random images have the mean, IPC {ipc}"
     if given.set_classes == given.class_names:

@@ -18,6 +18,8 @@ SPACES: Mapping[str, tuple[RGB, RGB]] = {
     "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 """Mean and standard deviation of normalised float images. Those of CIFAR are in the code of DC, DM and MTT."""
+ZCA = "zca"
+"""The space of whitened images, which is refused: whitened sets are measured on whitened real images."""
 DIGITS = 16
 """Hexadecimal digits of the digest in these names."""
 _NAME = re.compile(rf"{METHOD_PREFIX}[\w.-]+@([0-9a-f]{{{DIGITS}}})", re.ASCII)

@@ -1,25 +1,30 @@
-"""The distilled set: images or indices of real images, labels and weights; checks of a method's results."""
+"""The distilled set: images or indices of real images, labels, weights, soft labels and a learning rate."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ddbench.api.units import Unit, UnitResult
+from ddbench.api.units import UnitResult
+from ddbench.augment.crops import denormalise
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
+from ddbench.distillation.units import EXTRAS, check_stored
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
+
+
+BODIES = ("images", "indices")
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,10 @@ class DistilledSet:
         labels: int64 [m].
         weights: float32 [m]; the weights of each class sum to 1.
         keys: The cache keys of the units that the set consists of.
-        stored: The images, uint8 [m, 3, S, S]; None for a set of real images.
+        stored: The images, uint8 [m, 3, S, S], or float32 with 0 for black and 1 for white, not bounded; None for a set
+            of real images.
         indices: Indices into the training images, int64 [m]; None for a set of stored images.
+        extras: Those of `EXTRAS` that the set has.
     """
 
     dataset: Dataset
@@ -41,17 +48,52 @@ class DistilledSet:
     keys: tuple[str, ...]
     stored: Tensor | None = None
     indices: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     @cached_property
     def images(self) -> Tensor:
-        """uint8 [m, 3, S, S], for evaluation and export. Real images appear in their evaluation view."""
+        """uint8 [m, 3, S, S]. Floats are rounded and clamped. Real images appear in their evaluation view."""
         if self.stored is not None:
-            return self.stored
+            return as_bytes(self.stored)
         assert self.indices is not None
         return self.dataset.train.centre(self.indices, self.dataset.config.image_size)
+
+    @property
+    def pixels(self) -> Tensor:
+        """The images as they are stored, uint8 or float32 [m, 3, S, S]."""
+        return self.images if self.stored is None else self.stored
+
+    @property
+    def soft_labels(self) -> Tensor | None:
+        """Probabilities, float32 [m, K]; None if the set has no soft labels."""
+        if "logits" in self.extras:
+            return torch.softmax(self.extras["logits"], 1)
+        return self.extras.get("probabilities")
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The student's learning rate that belongs to the set; None if it has none."""
+        return float(self.extras["learning_rate"]) if "learning_rate" in self.extras else None
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What the set holds besides uint8 images, classes and weights, for records. Most sets hold nothing else."""
+        kind = next((name for name in ("probabilities", "logits") if name in self.extras), None)
+        return {
+            **({"pixels": "float32"} if self.stored is not None and self.stored.is_floating_point() else {}),
+            **({"soft_labels": kind} if kind else {}),
+            **({"learning_rate": self.learning_rate} if self.learning_rate is not None else {}),
+        }
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the set: `images` or `indices`, `labels`, `weights`, and the extras."""
+        body = {"images": self.stored} if self.stored is not None else {"indices": self.indices}
+        present = {name: tensor for name, tensor in body.items() if tensor is not None}
+        return {**present, "labels": self.labels, "weights": self.weights, **self.extras}
 
     def discard_images(self) -> None:
         """Discards the loaded real images, so that the next use of `images` reads them again."""
@@ -60,17 +102,14 @@ class DistilledSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over images, labels and weights. For real images: over indices and the dataset they refer to."""
-        body = self.stored if self.stored is not None else self.indices
-        assert body is not None
+        """SHA-256 over all tensors of the set. For real images: over indices and the dataset they refer to."""
         real = {**self.dataset.depends_on, "image_size": self.dataset.config.image_size}
-        meta = canonical_json(real) if self.stored is None else ""
-        return digest_of({"body": body, "labels": self.labels, "weights": self.weights}, meta)
+        return set_digest(self.tensors, canonical_json(real) if self.stored is None else "")
 
     @property
     def image_bytes(self) -> int:
-        """The size of the images in bytes, as uint8."""
-        return len(self) * 3 * self.dataset.config.image_size**2
+        """The size of the images in bytes, as they are stored. Real images are counted as uint8."""
+        return len(self) * 3 * self.dataset.config.image_size**2 if self.stored is None else self.stored.nbytes
 
     def part(self, rows: Tensor) -> DistilledSet:
         """Returns a subset of the images. Its weights are scaled so that those of each class sum to 1.
@@ -88,6 +127,7 @@ class DistilledSet:
             weights=class_weights(labels, self.weights[rows]),
             stored=None if self.stored is None else self.stored[rows],
             indices=None if self.indices is None else self.indices[rows],
+            extras={name: value if name == "learning_rate" else value[rows] for name, value in self.extras.items()},
         )
 
     def head(self, per_class: int) -> tuple[Tensor, Tensor]:
@@ -105,10 +145,47 @@ class DistilledSet:
             position[of_class] = torch.arange(int(of_class.sum()))
         rows = (position < per_class).nonzero().squeeze(1)
         if self.stored is not None:
-            return self.stored[rows], self.labels[rows]
+            return as_bytes(self.stored[rows]), self.labels[rows]
         assert self.indices is not None
         size = self.dataset.config.image_size
         return self.dataset.train.centre(self.indices[rows], size), self.labels[rows]
+
+
+def set_digest(tensors: Mapping[str, Tensor], meta: str = "") -> str:
+    """Computes the digest of a distilled set.
+
+    Args:
+        tensors: Those of `DistilledSet.tensors`.
+        meta: The dataset that indices refer to, as JSON.
+    """
+    return digest_of({"body" if name in BODIES else name: value for name, value in tensors.items()}, meta)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Returns stored images as uint8. Floats, with 0 for black and 1 for white, are rounded and clamped."""
+    return images if images.dtype == torch.uint8 else to_uint8(images, None)
+
+
+def stored_images(result: UnitResult, dataset: Dataset, jpeg_quality: int | None) -> Tensor:
+    """Returns the images of a result as they are stored: uint8, or float32 with 0 for black and 1 for white.
+
+    Args:
+        result: A result with images.
+        dataset: The real dataset, for normalised images.
+        jpeg_quality: See `to_uint8`.
+
+    Raises:
+        DDBenchError: JPEG is requested for floats that are not bytes.
+    """
+    assert result.images is not None
+    images = result.images.detach()
+    if result.pixels == "bytes":
+        return to_uint8(images, jpeg_quality)
+    if jpeg_quality is not None:
+        raise DDBenchError(f"distill.jpeg_quality={jpeg_quality}: the method stores floats, which JPEG cannot hold")
+    if result.pixels == "normalised":
+        images = denormalise(images, dataset.mean.to(images.device), dataset.std.to(images.device))
+    return images.float().cpu().contiguous()
 
 
 def to_uint8(images: Tensor, jpeg_quality: int | None) -> Tensor:
@@ -137,125 +214,24 @@ def _compress_jpeg(image: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.array(Image.open(buffer).convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def check_units(units: list[Unit], num_classes: int, ipc: int, owner: str) -> None:
-    """Checks that units hold each of the IPC slots of every class exactly once, and are numbered in order.
+def joined(units: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Tensor]:
+    """Checks the tensors of units and joins them to those of a distilled set.
 
     Args:
-        units: The units of a method.
-        num_classes: The number of classes.
-        ipc: Images per class.
-        owner: The method and its plugin, e.g. "method 'blur' of ddbench-blur". It begins the error message.
-
-    Raises:
-        DDBenchError: A slot is missing or occurs twice, or the number of a unit is wrong.
-    """
-    slots = [(slot.label, slot.index) for unit in units for slot in unit.slots]
-    if sorted(slots) != [(label, index) for label in range(num_classes) for index in range(ipc)]:
-        raise DDBenchError(f"{owner} must make each of {ipc} images of {num_classes} classes once")
-    # The number is part of a unit's cache key: two units with one number would share an artifact.
-    if [unit.index for unit in units] != list(range(len(units))):
-        raise DDBenchError(f"{owner} must number its {len(units)} units in order, from 0")
-
-
-def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> UnitResult:
-    """Checks what a method returned for a unit.
-
-    Args:
-        result: Images (float [n, 3, S, S] in [0, 1]) or a `UnitResult`.
-        unit: The unit.
-        dataset: The real dataset.
-        owner: The method and its plugin. It begins the error message.
-
-    Returns:
-        The result as a `UnitResult`, with weights as float32 on the CPU. They are not scaled yet.
-
-    Raises:
-        DDBenchError: The result has a wrong type, shape or range, or holds real images whose classes are not those of
-            the slots.
-    """
-    count, size = len(unit.slots), dataset.config.image_size
-    if isinstance(result, Tensor):
-        result = UnitResult(images=result)
-    if not isinstance(result, UnitResult):
-        raise DDBenchError(f"{owner} returned {type(result).__name__} instead of images")
-    images, indices, weights = result.images, result.indices, result.weights
-    for name, value in (("images", images), ("indices", indices), ("weights", weights)):
-        if not isinstance(value, Tensor | None):
-            raise DDBenchError(f"{owner} returned {name} that are not a tensor but {type(value).__name__}")
-    if (images is None) == (indices is None):
-        raise DDBenchError(f"{owner} must return either images or indices for unit {unit.index}")
-    if images is not None:
-        if tuple(images.shape) != (count, 3, size, size):
-            raise DDBenchError(
-                f"{owner} returned images of shape {tuple(images.shape)} for unit {unit.index}; "
-                f"expected {(count, 3, size, size)}"
-            )
-        low, high = (float(images.min()), float(images.max())) if count else (0.0, 0.0)
-        if not (low >= -1e-4 and high <= 1 + 1e-4):
-            raise DDBenchError(f"{owner} returned pixels outside [0, 1] (from {low:g} to {high:g})")
-        if not images.is_floating_point():
-            raise DDBenchError(f"{owner} returned images of {images.dtype}; expected floats in [0, 1]")
-    if indices is not None:
-        if indices.dtype != torch.int64 or indices.ndim != 1:
-            raise DDBenchError(
-                f"{owner} returned indices of shape {tuple(indices.shape)} and dtype {indices.dtype}; expected a "
-                "one-dimensional int64 tensor"
-            )
-        if not bool(((indices >= 0) & (indices < len(dataset.train))).all()):
-            raise DDBenchError(f"{owner} returned indices outside the training set")
-        if unit.slots:
-            labels = torch.tensor([slot.label for slot in unit.slots])
-            if indices.shape != labels.shape:
-                raise DDBenchError(
-                    f"{owner} returned {len(indices)} indices for unit {unit.index}; expected {count}, one per slot"
-                )
-            if bool((dataset.train.labels[indices] != labels).any()):
-                raise DDBenchError(f"{owner} returned indices of images whose classes are not those of the slots")
-    if weights is not None:
-        # Convert before the check, because a float64 value may overflow in float32.
-        weights = weights.detach().float().cpu()
-        if weights.shape != (count,) or not _are_weights(weights):
-            raise DDBenchError(f"{owner} returned weights that are not one number >= 0 per slot")
-    return UnitResult(images, indices, weights)
-
-
-def _are_weights(weights: Tensor) -> bool:
-    return weights.is_floating_point() and bool((weights.isfinite() & (weights >= 0)).all())
-
-
-def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
-    """Checks the stored tensors of units, which may come from a damaged or unrelated file.
-
-    Args:
-        units: The tensors of each unit: `labels`, either `images` or `indices`, and optionally `weights`.
+        units: As in `check_stored`, in order.
         classes: The number of classes.
 
+    Returns:
+        As `DistilledSet.tensors`.
+
     Raises:
-        DDBenchError: A tensor is missing, or has a wrong type, shape or range.
+        DDBenchError: The tensors are not a distilled set, or all weights of a class are 0.
     """
-    names = units[0].keys() if units else set[str]()
-    if names - {"weights"} not in ({"images", "labels"}, {"indices", "labels"}):
-        raise DDBenchError(
-            f"a distilled set needs labels and either images or indices; stored: {', '.join(sorted(names)) or 'none'}"
-        )
-    for unit in units:
-        if unit.keys() != names:
-            raise DDBenchError("there must be images, indices and weights for all units or for none")
-        labels, body = unit["labels"], unit["images" if "images" in names else "indices"]
-        weights = unit.get("weights", torch.ones(labels.shape))
-        if "images" in names:
-            size = units[0]["images"].shape[-1:]
-            valid = body.dtype == torch.uint8 and body.shape[1:] == (3, *size, *size)
-        else:
-            valid = body.dtype == torch.int64 and body.ndim == 1
-        valid = valid and labels.dtype == torch.int64 and labels.shape == weights.shape == body.shape[:1]
-        if not valid:
-            shapes = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(unit.items()))
-            raise DDBenchError(f"a stored unit is not part of a distilled set: {shapes}")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise DDBenchError(f"a stored unit has labels outside of the {classes} classes")
-        if not _are_weights(weights):
-            raise DDBenchError("a stored unit has weights that are not numbers >= 0")
+    check_stored(units, classes)
+    parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0] if name != "learning_rate"}
+    if "learning_rate" in units[0]:
+        parts["learning_rate"] = units[0]["learning_rate"]
+    return {**parts, "weights": class_weights(parts["labels"], parts.get("weights"))}
 
 
 def assemble(
@@ -265,7 +241,7 @@ def assemble(
 
     Args:
         dataset: The real dataset.
-        units: The tensors of each unit, in order: `labels`, either `images` or `indices`, and optionally `weights`.
+        units: As in `check_stored`, in order.
         keys: The cache keys of the units.
         method: The method's name, for error messages.
 
@@ -278,8 +254,7 @@ def assemble(
     # This is outside of the `try` block, because the message of a dataset's error must not name the method.
     real = dataset.train.labels if any("indices" in unit for unit in units) else torch.empty(0)
     try:
-        check_stored(units, dataset.info.num_classes)
-        parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0]}
+        parts = joined(units, dataset.info.num_classes)
         size = dataset.config.image_size
         if "images" in parts and parts["images"].shape[-1] != size:
             raise DDBenchError(f"the stored images have {parts['images'].shape[-1]} px, not {size}")
@@ -288,10 +263,12 @@ def assemble(
             in_range = bool(((indices >= 0) & (indices < len(real))).all())
             if not in_range or not torch.equal(real[indices], parts["labels"]):
                 raise DDBenchError("the stored indices are not of these training images")
-        weights = class_weights(parts["labels"], parts.get("weights"))
     except DDBenchError as error:
         raise DDBenchError(f"method '{method}': {error}") from error
-    return DistilledSet(dataset, parts["labels"], weights, keys, parts.get("images"), parts.get("indices"))
+    extras = {name: parts[name] for name in EXTRAS if name in parts}
+    return DistilledSet(
+        dataset, parts["labels"], parts["weights"], keys, parts.get("images"), parts.get("indices"), extras
+    )
 
 
 def class_weights(labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
+from ddbench.evaluators.own import OwnLabels
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
 
 
 @hookimpl
 def ddbench_evaluators() -> Iterable[type[Evaluator]]:
     """Returns the built-in evaluators."""
-    return [KnowledgeDistillation, SoftLabels, HardLabels, SiameseAugmentation, FullData]
+    return [KnowledgeDistillation, SoftLabels, HardLabels, SiameseAugmentation, OwnLabels, FullData]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -76,8 +76,9 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
 
     Every epoch visits the images in a new random order. One operation is drawn per batch, and its parameters for each
     image. The loss of a sample is multiplied by its image's weight; weights are scaled to mean 1 over the set. In the
-    second half of the epochs the learning rate is divided by 10. The result is the top-1 after the last epoch. The
-    released code trains for 1001 epochs, 502 of them at the full rate, and resets the momentum when the rate changes.
+    second half of the epochs the learning rate is divided by 10. The result is the top-1 after the last epoch. Float
+    images are used as they are, as in the released code of DM. The released code trains for 1001 epochs, 502 of them at
+    the full rate, and resets the momentum when the rate changes.
     """
 
     name = "dsa"
@@ -85,6 +86,7 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
     paper = "Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation (ICML 2021), as DC and DM"
     needs_teacher = False
     batch_settings = ("batch_size",)
+    uses: ClassVar[tuple[str, ...]] = ("pixels",)
 
     epochs: int = Field(
         default=1000, ge=1, description="epochs over the distilled set (DSA, DM: 1000; DC, without augmentation: 300)"
@@ -104,18 +106,21 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
         """Counts every image once per epoch."""
         return images * self.epochs
 
-    def evaluate(self, task: EvaluateTask) -> Metrics:
-        """Trains one student on augmented images and class labels and measures it."""
-        from ddbench.evaluators.students import evaluate_with_siamese_augmentation
-
-        training = TrainingSettings(
-            learning_rate=self.learning_rate,
+    def training(self, learning_rate: float) -> TrainingSettings:
+        """Returns the hyper-parameters of SGD."""
+        return TrainingSettings(
+            learning_rate=learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             epochs=self.epochs,
         )
-        return evaluate_with_siamese_augmentation(task, training, self.strategy)
+
+    def evaluate(self, task: EvaluateTask) -> Metrics:
+        """Trains one student on augmented images and class labels and measures it."""
+        from ddbench.evaluators.students import evaluate_with_siamese_augmentation
+
+        return evaluate_with_siamese_augmentation(task, self.training(self.learning_rate), self.strategy)
 
 
 class FullData(Evaluator, frozen=True, extra="forbid"):

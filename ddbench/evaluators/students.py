@@ -160,31 +160,33 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
 
 
 def evaluate_with_siamese_augmentation(
-    task: EvaluateTask, training: TrainingSettings, operations: str | None
+    task: EvaluateTask, training: TrainingSettings, operations: str | None, soft_labels: Tensor | None = None
 ) -> Metrics:
-    """Trains the task's student under the protocol of DC, DSA and DM and measures it.
+    """Trains the task's student under the protocol of DC, DSA, DM and MTT and measures it. Images may be floats.
 
     Args:
         task: The task.
         training: The hyper-parameters of the training run.
         operations: The strategy of siamese augmentation; None for no augmentation.
+        soft_labels: Probabilities, float32 [m, K], for the cross-entropy; None: the classes.
 
     Returns:
         The metrics of the last epoch.
     """
     device, size = task.device, task.dataset.info.image_size
     mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
-    weights, labels = sample_weights(task), task.labels.to(device)
+    labels = task.labels if soft_labels is None else soft_labels
+    weights, pixels, targets = sample_weights(task), task.distilled.pixels, labels.to(device)
     seed = seeds.derive("student", task.seed)
 
     def losses_of(rows: Tensor) -> SampleLosses:
-        return lambda logits: functional.cross_entropy(logits, labels[rows], reduction="none")
+        return lambda logits: functional.cross_entropy(logits, targets[rows], reduction="none")
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         order = torch.randperm(len(labels), generator=seeds.generator("siamese", seed, epoch, "order"))
         draws = seeds.generator("siamese", seed, epoch, "augmentation")
         for part in batch_slices(len(order), training.batch_size):
-            images = normalise(to_device(task.images[order[part]], device), mean, std)
+            images = normalise(to_device(pixels[order[part]], device), mean, std)
             if operations is not None:
                 images = augment(images, draw_augmentation(operations, size, draws, len(images)))
             shard = strategy.current_strategy().shard(part)
@@ -192,9 +194,8 @@ def evaluate_with_siamese_augmentation(
             images = images[shard.start - part.start : shard.stop - part.start]
             yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)
 
-    return train_and_measure(
-        task, epoch_batches, training, len(labels), task.labels.nbytes, "hard", schedule=step_at_half
-    )
+    regime = "hard" if soft_labels is None else "soft"
+    return train_and_measure(task, epoch_batches, training, len(labels), labels.nbytes, regime, schedule=step_at_half)
 
 
 def evaluate_on_real_images(task: EvaluateTask) -> Metrics:

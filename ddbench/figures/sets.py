@@ -11,6 +11,7 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.distilled_set import as_bytes
 from ddbench.results.command import command_of
 from ddbench.results.conditions import (
     Facts,
@@ -19,7 +20,7 @@ from ddbench.results.conditions import (
     dataset_names,
     distillation_config,
 )
-from ddbench.results.export import stored_set
+from ddbench.results.export import StoredSet, stored_set
 from ddbench.results.labels import key_note, natural_order, recipe_label, set_labels
 from ddbench.results.records import Record
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ddbench.pipeline.workspace import Workspace
 
-    StoredSet = tuple[Tensor, Tensor, Tensor, list[str]]
 
 MAX_SETS = 8
 """The most sets that are shown side by side."""
@@ -51,12 +51,12 @@ class LabelledSet:
     @property
     def images(self) -> Tensor:
         """The images, uint8 [m, 3, S, S]."""
-        return self.stored[0]
+        return as_bytes(self.stored.images)
 
     @property
     def labels(self) -> Tensor:
         """The labels of the images, int64 [m]."""
-        return self.stored[1]
+        return self.stored.labels
 
 
 def select_sets(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[LabelledSet]:
@@ -147,4 +147,4 @@ def class_titles(labelled: LabelledSet, workspace: Workspace) -> Sequence[str]:
     try:
         return dataset_of(labelled.record, workspace).info.class_titles
     except MissingDataError:
-        return labelled.stored[3]
+        return labelled.stored.class_names

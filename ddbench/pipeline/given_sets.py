@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ddbench.config.given_sets import DIGITS, method_name
@@ -17,7 +16,8 @@ from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.distilled_set import exact_weights
 from ddbench.distillation.set_classes import match_classes, read_mapping
-from ddbench.distillation.set_files import Form, SetFile, fit, read_set
+from ddbench.distillation.set_files import Form, SetFile, fit_tensor, read_set
+from ddbench.distillation.units import EXTRAS
 from ddbench.results.export import stored_set
 from ddbench.storage.artifacts import digest_of
 
@@ -35,7 +35,8 @@ class GivenSet:
     """A distilled set with the classes of a dataset.
 
     Attributes:
-        tensors: `images` (uint8 [m, 3, S, S]), `labels` (int64 [m]) and optionally `weights` (float64 [m]).
+        tensors: `images` (uint8 or float32 [m, 3, S, S]), `labels` (int64 [m]), and optionally `weights` (float64 [m])
+            and `EXTRAS`.
         class_names: The classes of the dataset, by label.
         origin: Where it is from: name, SHA-256 and number of its files; or the name of a record and its digest.
         set_classes: The name of each class in the files, by label.
@@ -50,7 +51,7 @@ class GivenSet:
 
     @property
     def digest(self) -> str:
-        """A digest of images, labels, weights, classes and files, which does not depend on names and places."""
+        """A digest of all tensors, classes and files, which does not depend on names and places."""
         source = {name: value for name, value in self.origin.items() if name != "name"}
         meta = canonical_json({"classes": list(self.class_names), "source": source})
         return digest_of(self.tensors, meta)[:DIGITS]
@@ -59,6 +60,11 @@ class GivenSet:
     def method(self) -> str:
         """The name of its method."""
         return method_name(str(self.origin["name"]), self.digest)
+
+    @property
+    def extras(self) -> list[str]:
+        """The names of its soft labels and its learning rate, if it has them."""
+        return [name for name in EXTRAS if name in self.tensors]
 
     @property
     def counts(self) -> list[int]:
@@ -109,11 +115,9 @@ def set_of_record(
     stored = stored_set(record, cache, open_dataset)
     if stored is None:
         raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
-    images, labels, weights, names = stored
-    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
-    form = Form(dataset.config.image_size, dataset.config.resize)
-    fitted, notes = fit(map(Image.fromarray, arrays), len(arrays), form)
-    read = SetFile(fitted, labels, tuple(names), weights, record.distilled_digest, 0, notes)
+    fitted, notes = fit_tensor(stored.images, Form(dataset.config.image_size, dataset.config.resize))
+    names, digest = tuple(stored.class_names), record.distilled_digest
+    read = SetFile(fitted, stored.labels, names, stored.weights, digest, 0, notes, stored.extras)
     origin = {"name": record.name, "record": record.name, "distilled_digest": record.distilled_digest}
     return _with_classes(read, origin, dataset, classes)
 
@@ -132,10 +136,13 @@ def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, class
         tensors = {"images": read.images, "labels": labels}
         if read.weights is not None:
             tensors["weights"] = exact_weights(labels, read.weights)
+        own_class = torch.tensor([numbers.index(label) for label in range(len(numbers))])
+        for name, value in read.extras.items():
+            tensors[name] = value if name == "learning_rate" else value[:, own_class].contiguous()
     except DDBenchError as error:
         raise DDBenchError(f"{origin['name']}: {error}") from error
-    by_label: Sequence[str] = [read.names[numbers.index(label)] for label in range(len(numbers))]
-    return GivenSet(tensors, tuple(info.class_names), origin, tuple(by_label), read.notes)
+    by_label = tuple(read.names[number] for number in own_class.tolist())
+    return GivenSet(tensors, tuple(info.class_names), origin, by_label, read.notes)
 
 
 def check_given_set(method: Distiller, artifact: Artifact, info: DatasetInfo, ipc: int) -> None:

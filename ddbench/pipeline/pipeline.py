@@ -15,7 +15,8 @@ from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
-from ddbench.distillation.distilled_set import DistilledSet, assemble, check_units
+from ddbench.distillation.distilled_set import DistilledSet, assemble
+from ddbench.distillation.units import check_units
 from ddbench.nn import compile
 from ddbench.nn import device as devices
 from ddbench.nn.build import build_network

@@ -68,6 +68,7 @@ def build_record(pipeline: Pipeline) -> Record:
         },
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
+        distilled_form=pipeline.distilled.form,
         origin=used["given"][0].meta["origin"] if "given" in used else {},
         keys=_keys(pipeline, used),
         configuration=experiment.public(),

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from ddbench.core.errors import PluginError
+from ddbench.distillation.distilled_set import BODIES
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
@@ -103,12 +104,9 @@ class SharedState:
         self._distilled: dict[str, Tensor] = {}
         self._discard_images: Callable[[], None] = lambda: None
         if distilled is not None:
-            body = distilled.stored if distilled.stored is not None else distilled.indices
-            assert body is not None
             self._distilled = {
-                "the distilled images": body,
-                "the labels of the distilled images": distilled.labels,
-                "the weights of the distilled images": distilled.weights,
+                "the distilled images" if name in BODIES else f"the {name} of the distilled images": tensor
+                for name, tensor in distilled.tensors.items()
             }
             # Real images are too large for a digest, so they are always read again.
             self._discard_images = distilled.discard_images

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,25 @@ if TYPE_CHECKING:
 FORMATS = ("imagefolder", "safetensors")
 
 
+@dataclass(frozen=True)
+class StoredSet:
+    """A distilled set in the cache.
+
+    Attributes:
+        images: uint8, or float32 with 0 for black and 1 for white, [m, 3, S, S].
+        labels: int64 [m].
+        weights: Weights of the images in the loss, float32 [m].
+        class_names: Names of the classes, by label.
+        extras: Soft labels and learning rate; see `ddbench.distillation.units.EXTRAS`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    class_names: list[str]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 def export_set(
     images: Tensor,
     labels: Tensor,
@@ -36,11 +56,12 @@ def export_set(
     target: Path,
     format: str,
     stored: StoredLabels | None = None,
+    extras: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a distilled set into a new folder, atomically.
 
     Args:
-        images: uint8 [m, 3, S, S].
+        images: uint8, or float32 with 0 for black and 1 for white, [m, 3, S, S].
         labels: int64 [m].
         weights: Weights of the images in the loss, float [m].
         class_names: Names of the classes, by label.
@@ -48,28 +69,39 @@ def export_set(
         target: Folder to write: absent or empty.
         format: "imagefolder": one folder per class with one lossless PNG per image, `weights.csv`, and `README.md`
             with the card. Folders sort in class order, so a reader that numbers them alphabetically finds the same
-            labels. "safetensors": `distilled.safetensors` with the three tensors and the class names as metadata, and
-            `card.json`.
+            labels. "safetensors": `distilled.safetensors` with all tensors and the class names as metadata, and
+            `card.json`. An image folder of floats, or with extras, holds `distilled.safetensors` too, because PNG files
+            hold bytes only.
         stored: Labels to write beside the set; None: none.
+        extras: Soft labels and learning rate, as in `StoredSet`; None: none.
 
     Raises:
         DDBenchError: If the format is unknown, shapes or types do not match, or the folder is not empty or cannot be
             written. In this case no files remain.
     """
     from ddbench.core.files import atomic_write
+    from ddbench.distillation.distilled_set import as_bytes
 
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
-    _check(images, labels, weights, class_names)
+    extras = extras or {}
+    _check(images, labels, weights, class_names, extras)
     if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise DDBenchError(f"{target} is not an empty folder: choose a new one, existing files are not overwritten")
     if not target.name:
         raise DDBenchError(f"{target} is the working directory, which cannot be replaced: choose a new folder")
     plain_card = json.loads(json.dumps(card, default=str))
-    write = _write_imagefolder if format == "imagefolder" else _write_safetensors
     with atomic_write(target) as partial:
         partial.mkdir()
-        write(partial, images, labels, weights, class_names, plain_card)
+        if format == "imagefolder":
+            _write_imagefolder(partial, as_bytes(images), labels, weights, class_names)
+            readme = _readme(images, class_names, plain_card, extras)
+            (partial / "README.md").write_text(readme, encoding="utf-8")
+        else:
+            text = json.dumps({"class_names": list(class_names), **plain_card}, indent=2, ensure_ascii=False)
+            (partial / "card.json").write_text(text + "\n", encoding="utf-8")
+        if format == "safetensors" or images.is_floating_point() or extras:
+            _write_tensors(partial, {"images": images, "labels": labels, "weights": weights, **extras}, class_names)
         if stored is not None:
             stored.write(partial)
 
@@ -92,22 +124,24 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     return [f"{number:0{digits}d}_{name}" for number, name in enumerate(names)]
 
 
-def _check(images: Tensor, labels: Tensor, weights: Tensor, class_names: Sequence[str]) -> None:
-    if str(images.dtype) != "torch.uint8" or images.ndim != 4 or images.shape[1] != 3:
-        raise DDBenchError(f"cannot export images of {images.dtype} {list(images.shape)}: uint8 [m, 3, S, S] is needed")
+def _check(
+    images: Tensor, labels: Tensor, weights: Tensor, class_names: Sequence[str], extras: Mapping[str, Tensor]
+) -> None:
+    from ddbench.distillation.units import check_extras
+
+    if str(images.dtype) not in ("torch.uint8", "torch.float32") or images.ndim != 4 or images.shape[1] != 3:
+        raise DDBenchError(
+            f"cannot export images of {images.dtype} {list(images.shape)}: uint8 or float32 [m, 3, S, S] is needed"
+        )
     if not len(images) == len(labels) == len(weights):
         raise DDBenchError(f"cannot export {len(images)} images with {len(labels)} labels and {len(weights)} weights")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
         raise DDBenchError(f"cannot export labels beyond the {len(class_names)} classes")
+    check_extras(extras, len(labels), len(class_names), "cannot export a set with")
 
 
 def _write_imagefolder(
-    folder: Path,
-    images: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    class_names: Sequence[str],
-    card: dict[str, Any],
+    folder: Path, images: Tensor, labels: Tensor, weights: Tensor, class_names: Sequence[str]
 ) -> None:
     from PIL import Image
 
@@ -123,30 +157,26 @@ def _write_imagefolder(
             written[label] += 1
             Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(folder / name)
             rows.writerow((name, label, class_names[label], repr(weight)))
-    (folder / "README.md").write_text(_readme(images, class_names, card), encoding="utf-8")
 
 
-def _write_safetensors(
-    folder: Path,
-    images: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    class_names: Sequence[str],
-    card: dict[str, Any],
-) -> None:
+def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], class_names: Sequence[str]) -> None:
     from safetensors.torch import save_file
 
-    tensors = {"images": images, "labels": labels, "weights": weights}
+    space = {"pixels": "unit"} if tensors["images"].is_floating_point() else {}
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         folder / "distilled.safetensors",
-        metadata={"class_names": json.dumps(list(class_names), ensure_ascii=False)},
+        metadata={"class_names": json.dumps(list(class_names), ensure_ascii=False), **space},
     )
-    text = json.dumps({"class_names": list(class_names), **card}, indent=2, ensure_ascii=False)
-    (folder / "card.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any]) -> str:
+def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any], extras: Mapping[str, Tensor]) -> str:
+    more = [*(["float32 pixels"] if images.is_floating_point() else []), *(name.replace("_", " ") for name in extras)]
+    exact = (
+        f"`distilled.safetensors` holds the exact set: {', '.join(more)}. The PNG files are rounded to bytes.\n\n"
+        if more
+        else ""
+    )
     side = images.shape[-1]
     made = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100)
     # The block is indented, not fenced, because text in the card could contain the end of a fence.
@@ -157,6 +187,7 @@ def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any]) ->
         "They replace the whole training set: train a network from scratch on them.\n\n"
         "Each folder is a class, in the order of the labels. `weights.csv` lists the label, the class and the\n"
         "weight in the loss of each file (the weights of a class sum to 1).\n\n"
+        f"{exact}"
         f"## How they were made\n\n{made}"
     )
 
@@ -185,13 +216,12 @@ def export_run(
     if stored is None:
         raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
     labels = stored_labels(record, cache) if with_labels else None
-    export_set(*stored, record.model_dump(mode="json"), target, format, labels)
+    parts = (stored.images, stored.labels, stored.weights, stored.class_names)
+    export_set(*parts, record.model_dump(mode="json"), target, format, labels, stored.extras)
     return target
 
 
-def stored_set(
-    record: Record, cache: Cache, open_dataset: OpenDataset
-) -> tuple[Tensor, Tensor, Tensor, list[str]] | None:
+def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> StoredSet | None:
     """Reads the distilled set of a record from the cache.
 
     Args:
@@ -200,18 +230,15 @@ def stored_set(
         open_dataset: Opens a dataset by name and configuration. Used for sets of real images.
 
     Returns:
-        Images (uint8 [m, 3, S, S]), labels (int64 [m]), weights (float [m]) and class names, or None if the set is no
-        longer in the cache.
+        The set, or None if it is no longer in the cache.
 
     Raises:
         DDBenchError: If the set in the cache differs from the record's, because it was computed again or because the
             real images changed, or if it is not a distilled set.
     """
-    import torch
-
     from ddbench.config.schema import DataConfig
-    from ddbench.distillation.distilled_set import assemble, check_stored, class_weights
-    from ddbench.storage.artifacts import digest_of
+    from ddbench.distillation.distilled_set import assemble, joined, set_digest
+    from ddbench.distillation.units import EXTRAS
 
     keys = record.keys.get("distill", [])
     units = [unit for unit in (cache.read("distill", key) for key in keys) if unit is not None]
@@ -220,17 +247,15 @@ def stored_set(
     class_names = units[0].meta.get("classes")
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise DDBenchError(f"the distilled set of {record.name} in the cache has no class names")
-    check_stored([unit.tensors for unit in units], len(class_names))
-    if "images" in units[0].tensors:
-        parts = {name: torch.cat([unit.tensors[name] for unit in units]) for name in units[0].tensors}
-        weights = class_weights(parts["labels"], parts.get("weights"))
-        digest = digest_of({"body": parts["images"], "labels": parts["labels"], "weights": weights})
-        if digest != record.distilled_digest:
+    parts = joined([unit.tensors for unit in units], len(class_names))
+    extras = {name: parts[name] for name in EXTRAS if name in parts}
+    if "images" in parts:
+        if set_digest(parts) != record.distilled_digest:
             raise DDBenchError(f"the set in the cache is no longer the set of {record.name}: run it again")
-        return parts["images"], parts["labels"], weights, class_names
+        return StoredSet(parts["images"], parts["labels"], parts["weights"], class_names, extras)
     name = record.configuration["dataset"]
     dataset = open_dataset(name, DataConfig(**record.configuration["data"]))
     distilled = assemble(dataset, [unit.tensors for unit in units], (), record.method)
     if distilled.digest != record.distilled_digest:
         raise DDBenchError(f"the images of {name} are no longer the images of {record.name}")
-    return distilled.images, distilled.labels, distilled.weights, class_names
+    return StoredSet(distilled.images, distilled.labels, distilled.weights, class_names, extras)

@@ -106,6 +106,12 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     )
     distilled_digest: str
     distilled_images: int
+    distilled_form: Tree = Field(
+        default_factory=dict,
+        exclude_if=lambda form: not form,
+        description="what the set holds besides uint8 images, classes and weights: float32 pixels, soft labels "
+        "(probabilities or logits), a learning rate",
+    )
     origin: Tree = Field(
         default_factory=dict,
         exclude_if=lambda origin: not origin,
@@ -353,7 +359,7 @@ def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
     for record in stored:
         row = record.model_dump(mode="json", exclude={"metrics"})
         # Fields that are not written are columns too, so that all frames have the same columns.
-        more = {"origin": record.origin, "holdout": record.holdout}
+        more = {"origin": record.origin, "distilled_form": record.distilled_form, "holdout": record.holdout}
         rows.append({**row, **more, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame

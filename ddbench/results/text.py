@@ -123,6 +123,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("device", _device(record.device)),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("distilled set", record.distilled_digest),
+        *([("set holds", _form(record.distilled_form))] if record.distilled_form else []),
         *(
             [("given set", ", ".join(f"{name} {value}" for name, value in record.origin.items()))]
             if record.origin
@@ -132,6 +133,12 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         *([("inputs", needs)] if (needs := inputs_of(record)) else []),
     ]
     return [(name, str(value)) for name, value in rows]
+
+
+def _form(form: Mapping[str, Any]) -> str:
+    """Returns the text of `Record.distilled_form`, e.g. `float32 pixels, soft labels (logits), learning rate 0.02`."""
+    texts = {"pixels": "{} pixels", "soft_labels": "soft labels ({})", "learning_rate": "learning rate {:.6g}"}
+    return ", ".join(text.format(form[name]) for name, text in texts.items() if name in form)
 
 
 def _by_class(names: list[str], values: list[float]) -> str:

@@ -164,7 +164,7 @@ def mtt_folder(root: Path) -> Path:
             "note: the classes differ in the number of images; records and random images have the mean, IPC 2",
         ),
         (dc_file, ("--pixels", "cifar10"), "classes: by their names"),
-        (mtt_folder, ("--pixels", "cifar10"), "the learning rate in lr.pt is left out"),
+        (mtt_folder, ("--pixels", "cifar10"), "labels: the set has learning rate; the protocol own trains on them"),
     ],
     ids=["SRe2L", "RDED", "uneven", "DC", "MTT"],
 )
@@ -187,10 +187,54 @@ def test_sets_of_other_projects_are_evaluated_beside_random(
         top1["given:"] - top1["random"], abs=0.006
     )
     (origin,) = {json.dumps(one["origin"]) for one in records if one["method"].startswith("given:")}
-    assert json.loads(origin)["files"] in (1, 2, 19, 20)
+    assert json.loads(origin)["files"] in (1, 3, 19, 20)
     stored = {one["distilled_images"] for one in records if one["method"].startswith("given:")}
     assert stored == {19 if write is uneven_folder else 20}
     assert str(tmp_path) not in json.dumps(records)
+
+
+def datm_folder(root: Path) -> Path:
+    """Images beyond black and white, logits as labels (the largest is the class), and a learning rate."""
+    (root / "datm").mkdir()
+    logits = torch.nn.functional.one_hot(LABELS, 10) * 5 + torch.rand(
+        20, 10, generator=torch.Generator().manual_seed(1)
+    )
+    parts = {"images_best": normalised() * 1.5, "labels_best": logits, "lr_best": torch.tensor(0.02)}
+    for name, value in parts.items():
+        torch.save(value, root / "datm" / f"{name}.pt")
+    return root / "datm"
+
+
+@pytest.mark.slow
+def test_a_set_with_soft_labels_floats_and_a_rate_is_evaluated_by_own(made: Made, tmp_path: Path) -> None:
+    source, results = datm_folder(tmp_path), tmp_path / "results"
+    cell = (*("--student", "convnet-d2"), *("--pixels", "cifar10", "--results-dir", results))
+    outcome = made.evaluate(source, *cell)
+    assert outcome.code == 0, outcome.err
+    assert "labels: the set has logits, learning rate; the protocol own trains on them" in outcome.err
+    assert re.search(r"datm: the images are floats, \d+\.\d% of their values beyond", outcome.err)
+    records = {one["method"].partition(":")[0]: one for one in records_in(results)}
+    given = records["given"]
+    assert {name: one["evaluator"] for name, one in records.items()} == {"given": "own", "random": "own"}
+    rate = float(torch.tensor(0.02))
+    assert given["distilled_form"] == {"pixels": "float32", "soft_labels": "logits", "learning_rate": rate}
+    assert "distilled_form" not in records["random"]
+    sizes = {name: given["metrics"][name] for name in ("regime", "image_bytes", "label_bytes")}
+    assert sizes == {"regime": "soft", "image_bytes": 20 * 3 * 64 * 4, "label_bytes": 20 * 10 * 4}
+    shown = made.shell("show", given["name"], "--results-dir", results)
+    assert "float32 pixels, soft labels (logits), learning rate 0.02" in shown.out
+    # Another protocol says what it does not use.
+    other = made.evaluate(source, *cell, "--evaluator", "hard", "--no-random")
+    assert "hard does not use the float pixels (it rounds and clamps them to bytes), the soft labels, the" in other.err
+    # An export, in any form, is the same set.
+    for form in ("imagefolder", "safetensors"):
+        exported = made.shell(
+            "export", given["name"], "--format", form, "--output", tmp_path / form, "--results-dir", results
+        )
+        assert exported.code == 0, exported.err
+        (again,) = made.evaluated(tmp_path / f"{form}-results", tmp_path / form, "--student", "convnet-d2")
+        fields = ("distilled_digest", "distilled_form", "evaluator")
+        assert values([again], *fields) == values([given], *fields)
 
 
 @pytest.mark.slow

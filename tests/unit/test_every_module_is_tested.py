@@ -38,6 +38,7 @@ COVERED = {
     "config/given_sets.py": GIVEN,
     "distillation/given.py": GIVEN,
     "pipeline/stages/given.py": GIVEN,
+    "distillation/set_tensors.py": "tests/unit/distillation/test_set_files.py",
     # Several processes.
     "execution/launch.py": PROCESSES,
     "execution/parallel.py": PROCESSES,

@@ -102,10 +102,11 @@ class Distill(Stage["Pipeline"]):
         )
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns images (uint8) or indices of real images, labels and optional weights of one unit."""
+        """Returns images or indices of real images, labels, and optional weights and extras of one unit."""
         import torch
 
-        from ddbench.distillation.distilled_set import check_result, to_uint8
+        from ddbench.distillation.distilled_set import stored_images
+        from ddbench.distillation.units import check_result, extras_of
 
         facts = {"classes": list(run.info.class_names), "data": run.dataset.depends_on}
         if isinstance(run.method, Given):
@@ -117,11 +118,11 @@ class Distill(Stage["Pipeline"]):
             result = check_result(run.method.distill(task, unit), unit, run.dataset, owner)
         tensors: dict[str, Tensor] = {}
         if result.images is not None:
-            tensors["images"] = to_uint8(result.images.detach(), experiment.distill.jpeg_quality)
+            tensors["images"] = stored_images(result, run.dataset, experiment.distill.jpeg_quality)
             tensors["labels"] = torch.tensor([slot.label for slot in unit.slots])
         elif result.indices is not None:
             tensors["indices"] = result.indices.long()
             tensors["labels"] = run.dataset.train.labels[result.indices].clone()
         if result.weights is not None:
             tensors["weights"] = result.weights
-        return tensors, {**facts, **task.timing}
+        return {**tensors, **extras_of(result)}, {**facts, **task.timing}

@@ -26,6 +26,27 @@ class Labels(OnDemand):
         return run.keys.labels(run.distilled.keys, name, dict(depends_on))
 
 
+UNUSED = {
+    "pixels": "the float pixels (it rounds and clamps them to bytes)",
+    "soft_labels": "the soft labels",
+    "learning_rate": "the learning rate",
+}
+
+
+def unused_parts(form: Mapping[str, Any], uses: Iterable[str]) -> list[str]:
+    """Returns what a protocol does not use of a set.
+
+    Args:
+        form: `DistilledSet.form`.
+        uses: `Evaluator.uses`.
+
+    Example:
+        >>> unused_parts({"soft_labels": "logits", "learning_rate": 0.1}, ("learning_rate",))
+        ['the soft labels']
+    """
+    return [text for name, text in UNUSED.items() if name in form and name not in uses]
+
+
 class Evaluate(Stage["Pipeline"]):
     """Trains one student with one seed under the protocol and measures it."""
 
@@ -69,6 +90,9 @@ class Evaluate(Stage["Pipeline"]):
         from ddbench.pipeline.build import refuse_teacher
 
         experiment, needs_teacher = run.experiment, run.protocol.needs_teacher
+        if unused := unused_parts(run.distilled.form, run.protocol.uses):
+            note = f"{experiment.evaluator_name} does not use {', '.join(unused)} of {run.set_label}"
+            run.workspace.note_once(note, "evaluate")
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
         shared = run.shared_state("evaluator", experiment.evaluator_name, needs_teacher, run.distilled)
         task = EvaluateContext(

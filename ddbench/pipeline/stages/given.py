@@ -34,7 +34,7 @@ class GivenSet(Stage["Pipeline"]):
         return {"set": self._digest(run)}
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns images (uint8), labels and weights of the set. The metadata hold its origin.
+        """Returns the tensors of the set. The metadata hold its origin.
 
         Raises:
             DDBenchError: Its file was not given in this process.

@@ -57,7 +57,7 @@ class TransportCost(Stage["Pipeline"]):
         costs = []
         for label in range(run.info.num_classes):
             rows = distilled.labels == label
-            pixels = distilled.images[rows].to(run.device)
+            pixels = distilled.pixels[rows].to(run.device)
             with torch.no_grad():
                 features = torch.cat([in_parts(batch)[0] for batch in torch.split(pixels, BATCH_SIZE)])
             cost = transport_cost(features.float().cpu(), distilled.weights[rows], run.statistics(label).features)

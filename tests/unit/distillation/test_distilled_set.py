@@ -110,6 +110,40 @@ def test_the_digest_moves_with_images_labels_and_weights(digits: Dataset) -> Non
     assert indices.digest != first
 
 
+def test_a_float_set_with_soft_labels_and_a_rate(digits: Dataset) -> None:
+    values = torch.tensor([-0.5, 0.2, 1.0, 1.5]).view(4, 1, 1, 1)
+    unit = {
+        "images": values.expand(4, 3, 8, 8).contiguous(),
+        "labels": torch.tensor([0, 0, 1, 1]),
+        "logits": torch.log_softmax(torch.randn(4, 10, generator=torch.Generator().manual_seed(0)), 1) + 3,
+        "learning_rate": torch.tensor([0.02], dtype=torch.float64),
+    }
+    whole = assemble(digits, [unit], ("k",), "mine")
+    assert torch.equal(whole.pixels, unit["images"])
+    assert whole.images[:, 0, 0, 0].tolist() == [0, 51, 255, 255]
+    assert (whole.image_bytes, whole.learning_rate) == (4 * 4 * 3 * 8 * 8, 0.02)
+    assert whole.form == {"pixels": "float32", "soft_labels": "logits", "learning_rate": 0.02}
+    assert whole.soft_labels is not None
+    torch.testing.assert_close(whole.soft_labels, torch.exp(unit["logits"] - 3))
+    part = whole.part(torch.tensor([1, 2]))
+    assert part.soft_labels is not None
+    assert torch.equal(part.soft_labels, whole.soft_labels[1:3])
+    assert (part.learning_rate, part.pixels[:, 0, 0, 0].tolist()) == (0.02, values[1:3].flatten().tolist())
+    plain = DistilledSet(digits, whole.labels, whole.weights, ("k",), stored=whole.images)
+    assert plain.form == {}
+    others = [
+        assemble(digits, [{**unit, **change}], ("k",), "mine").digest
+        for change in (
+            {"images": unit["images"] + 1e-6},
+            {"logits": unit["logits"].flip(0)},
+            {"learning_rate": torch.tensor([0.03], dtype=torch.float64)},
+        )
+    ]
+    assert len({whole.digest, plain.digest, *others}) == 5
+    with pytest.raises(DDBenchError, match="different learning rates"):
+        assemble(digits, [unit, {**unit, "learning_rate": unit["learning_rate"] * 2}], ("k", "l"), "mine")
+
+
 def test_a_set_of_real_images_is_their_evaluation_view(digits: Dataset) -> None:
     indices = torch.cat([digits.train.of_class(label)[:3] for label in range(10)])
     actual = DistilledSet(digits, digits.train.labels[indices], torch.full((30,), 1 / 3), ("k",), indices=indices)

@@ -129,8 +129,8 @@ LOGITS = torch.nn.functional.one_hot(LABELS, 3) * 4.0 - 1.5
             CIFAR,
             "holds 2 sets: the first",
         ),
-        (parts(NORMALISED.requires_grad_(), LABELS), CIFAR, "learning rate in lr.pt is left out"),
-        (parts(NORMALISED.detach(), LOGITS), CIFAR, "the labels are soft"),
+        (parts(NORMALISED.requires_grad_(), LABELS), CIFAR, None),
+        (parts(NORMALISED.detach(), LOGITS), CIFAR, None),
         (arrays(images=BYTES.numpy(), labels=LABELS.numpy()), FORM, None),
         (arrays(x=BYTES.permute(0, 2, 3, 1).numpy(), y=LABELS.view(-1, 1).numpy()), FORM, None),
         (torch_file({"images": normalised(BYTES, "imagenet"), "labels": LABELS.float()}), IMAGENET, None),
@@ -147,6 +147,64 @@ def test_tensor_files(write: Callable[[Path], Path], form: Form, note: str | Non
         assert read.notes == ()
 
 
+def test_floats_that_are_no_bytes_stay_floats(tmp_path: Path) -> None:
+    beyond = normalised(BYTES, "cifar10") * 1.7
+    read = read_set(torch_file({"images": beyond, "labels": LABELS})(tmp_path), CIFAR)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in SPACES["cifar10"])
+    assert read.images.dtype == torch.float32
+    assert torch.equal(read.images, beyond * std + mean)
+    share = float(((read.images * 255 < -0.5) | (read.images * 255 > 255.5)).float().mean())
+    assert read.notes == (f"set.pt: the images are floats, {share:.1%} of their values beyond black or white",)
+
+
+PROBABILITIES = torch.softmax(LOGITS, 1)
+
+
+@pytest.mark.parametrize(
+    ("write", "extras"),
+    [
+        (parts(BYTES, LOGITS), {"logits": LOGITS, "learning_rate": torch.tensor([0.02])}),
+        (torch_file({"images": BYTES, "labels": PROBABILITIES}), {"probabilities": PROBABILITIES}),
+        (
+            torch_file({"images": BYTES, "labels": LABELS, "syn_lr": torch.tensor(0.125).requires_grad_()}),
+            {"learning_rate": torch.tensor([0.125])},
+        ),
+        (
+            torch_file({"images": BYTES, "labels": LABELS, "logits": LOGITS, "lr": 0.5}),
+            {"logits": LOGITS, "learning_rate": torch.tensor([0.5])},
+        ),
+        (
+            arrays(images=BYTES.numpy(), labels=PROBABILITIES.numpy(), learning_rate=np.float64(3)),
+            {"probabilities": PROBABILITIES, "learning_rate": torch.tensor([3.0])},
+        ),
+    ],
+    ids=["DATM", "probabilities", "MTT", "both", "npz"],
+)
+def test_soft_labels_and_the_learning_rate_belong_to_the_set(
+    write: Callable[[Path], Path], extras: dict[str, Tensor], tmp_path: Path
+) -> None:
+    read = read_set(write(tmp_path), FORM)
+    assert read.extras.keys() == extras.keys()
+    assert all(torch.allclose(read.extras[name].float(), value, atol=1e-7) for name, value in extras.items())
+    assert read.labels.tolist() == LABELS.tolist()
+    assert read.names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "safetensors"])
+def test_an_exported_float_set_is_read_again_exactly(form: str, tmp_path: Path) -> None:
+    images, weights = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), torch.full((6,), 0.5)
+    extras = {"logits": LOGITS, "learning_rate": torch.tensor([0.02], dtype=torch.float64)}
+    export_set(images, LABELS, weights, ["a", "b", "c"], {}, tmp_path / "set", form, extras=extras)
+    read = read_set(tmp_path / "set", FORM)
+    assert torch.equal(read.images, images)
+    assert read.extras.keys() == extras.keys()
+    assert all(torch.equal(read.extras[name], value) for name, value in extras.items())
+    if form == "imagefolder":
+        png = np.array(Image.open(tmp_path / "set" / "a" / "00000.png"))
+        assert np.array_equal(png, (images[0] * 255).round().clamp(0, 255).permute(1, 2, 0).numpy())
+        assert "float32 pixels, logits, learning rate" in (tmp_path / "set" / "README.md").read_text()
+
+
 def test_images_of_another_size_are_resized_and_values_beyond_white_are_clamped(tmp_path: Path) -> None:
     images = torch.full((2, 3, 20, 30), 3.5)
     images[1] = -1.0
@@ -156,7 +214,8 @@ def test_images_of_another_size_are_resized_and_values_beyond_white_are_clamped(
     assert bool((read.images[0] == 255).all())
     assert read.images[1, :, 0, 0].tolist() == [round(255 * (m - s)) for m, s in zip(*SPACES["cifar10"], strict=True)]
     assert read.notes == (
-        "set.pt: 50.0% of the values are beyond black or white and are clamped",
+        "set.pt: the images are floats, 50.0% of their values beyond black or white",
+        "their values are rounded to bytes and clamped, because they are resized",
         "images of 30 x 20 pixels are resized to 16 x 16 (bilinear)",
     )
 
@@ -194,6 +253,15 @@ NAN = torch.where(torch.arange(6).view(6, 1, 1, 1) == 3, torch.nan, BYTES.float(
         (torch_file({"images": Attack(), "labels": LABELS}), FORM, "nothing else is unpickled"),
         (torch_file({"images": BYTES, "labels": LABELS[:5]}), FORM, "6 images with labels of the shape [5]"),
         (torch_file({"images": BYTES, "labels": LABELS + 0.5}), FORM, "the labels are not whole numbers"),
+        (torch_file({"images": NORMALISED.detach(), "labels": LABELS}), Form(SIZE, pixels="zca"), "are whitened"),
+        (torch_file({"images": BYTES, "labels": LOGITS * torch.nan}), FORM, "the labels are not finite"),
+        (torch_file({"images": BYTES, "labels": LABELS, "lr": -0.5}), FORM, "has a learning rate that is not one"),
+        (torch_file({"images": BYTES, "labels": LABELS, "logits": LOGITS[:5]}), FORM, "floats [6, 3] are needed"),
+        (
+            torch_file({"images": BYTES, "labels": PROBABILITIES, "logits": LOGITS}),
+            FORM,
+            "both probabilities and logits",
+        ),
         (torch_file({"images": NORMALISED.detach(), "labels": LABELS}), FORM, "name their space with --pixels unit|"),
         (torch_file({"images": NORMALISED.detach(), "labels": LABELS}), UNIT, "contradicts --pixels unit (0 to 1)"),
         (

@@ -121,7 +121,7 @@ def test_defaults_are_the_published_protocol() -> None:
         "cutmix_alpha": 1.0, "validate_every": 0, "temperature": 20.0, "labels": "online",
     }  # fmt: skip
     assert KnowledgeDistillation().model_dump() == published
-    assert {protocol.name for protocol in ddbench_evaluators()} == {"fkd", "soft", "hard", "dsa", "full-data"}
+    assert {protocol.name for protocol in ddbench_evaluators()} == {"fkd", "soft", "hard", "dsa", "own", "full-data"}
     assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft"]
 
 

@@ -121,7 +121,8 @@ def test_unwritable_parent_is_one_line(tmp_path: Path, parts: dict[str, Any]) ->
 
 def test_bad_parts_are_refused(tmp_path: Path, parts: dict[str, Any]) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"images": parts["images"].float()}, "uint8"),
+        ({"images": parts["images"].double()}, "uint8"),
+        ({"extras": {"logits": torch.zeros(6, 2)}}, r"logits of torch.float32 \[6, 2\]; floats \[6, 3\] are needed"),
         ({"labels": parts["labels"][:5]}, "5 labels"),
         ({"labels": parts["labels"] + 1}, "beyond the 3 classes"),
         ({"format": "image-folder"}, "did you mean 'imagefolder'"),

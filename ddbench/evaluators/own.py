@@ -1,0 +1,43 @@
+"""The protocol `own`: training on exactly what a distilled set holds. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ddbench.api.evaluator import Metrics
+from ddbench.evaluators.protocols import SiameseAugmentation
+
+if TYPE_CHECKING:
+    from ddbench.api.context import EvaluateTask
+
+
+class OwnLabels(SiameseAugmentation, frozen=True, extra="forbid"):
+    """The protocol of MTT and DATM: `dsa` with the soft labels and the learning rate that the set holds.
+
+    The loss is the cross-entropy with the set's soft labels; logits become probabilities by a softmax without
+    temperature. The KL divergence has the same gradient, because the two differ by the entropy of the labels, which
+    is constant. A set without soft labels is trained on its classes, one without a learning rate at `learning_rate`.
+    Float images are used as they are. The augmentation of the set is `strategy`.
+    """
+
+    name = "own"
+    version = "1"
+    paper = (
+        "Cazenavette et al., Dataset Distillation by Matching Training Trajectories (CVPR 2022), and DATM (ICLR 2024)"
+    )
+    uses: ClassVar[tuple[str, ...]] = ("pixels", "soft_labels", "learning_rate")
+
+    learning_rate: float = Field(
+        default=0.01,
+        gt=0,
+        description="learning rate of SGD if the set holds none; divided by 10 after half of the epochs (MTT: 0.01)",
+    )
+
+    def evaluate(self, task: EvaluateTask) -> Metrics:
+        """Trains one student on the set's images, labels and learning rate and measures it."""
+        from ddbench.evaluators.students import evaluate_with_siamese_augmentation
+
+        training = self.training(task.distilled.learning_rate or self.learning_rate)
+        return evaluate_with_siamese_augmentation(task, training, self.strategy, task.distilled.soft_labels)
