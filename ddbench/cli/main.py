@@ -16,6 +16,7 @@ from ddbench.cli.figure import figure_command
 from ddbench.cli.list import list_command
 from ddbench.cli.new_plugin import new_plugin_command
 from ddbench.cli.records import export_command, records_command, show_command
+from ddbench.cli.repeat import repeat_command
 from ddbench.cli.report import report_command
 from ddbench.cli.run import run_command
 from ddbench.cli.table import table_command
@@ -43,6 +44,7 @@ def cli(context: click.Context) -> None:
 for command in (
     run_command,
     evaluate_command,
+    repeat_command,
     table_command,
     figure_command,
     report_command,

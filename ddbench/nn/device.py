@@ -51,11 +51,12 @@ def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
             raise DDBenchError(f"--device {device}: this machine has {count} usable CUDA devices; use --device cpu")
     precision = runtime.precision
     if precision == "auto":
-        precision = "bf16" if _fast_bf16(device) else "fp32"
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
     return runtime.model_copy(update={"device": device, "precision": precision})
 
 
-def _fast_bf16(device: str) -> bool:
+def has_fast_bf16(device: str) -> bool:
+    """Returns whether a device computes in bf16 without emulation."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,4 +1,4 @@
-"""The command that reproduces a record. Imports no torch."""
+"""The `ddbench run` command of a record, for figures that need other cells like it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), se
 
 
 def inputs_of(record: Record) -> str:
-    """Returns what the command of a record needs besides the installed datasets; empty if it needs nothing.
+    """Returns what a repetition of a record needs besides the installed datasets; empty if it needs nothing.
 
     Args:
         record: The record.

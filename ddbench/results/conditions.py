@@ -50,7 +50,7 @@ def distillation_config(record: Record) -> Facts:
     if "statistics" in record.keys:
         facts |= _prefixed("statistics", configuration["statistics"])
         facts["teacher"] = teacher_identity(record)
-    return facts | {"distill numerics": _other_numerics(record, lambda part: part not in STUDENT_NUMERICS) or INSTALLED}
+    return facts | {"distill numerics": other_numerics(record, lambda part: part not in STUDENT_NUMERICS) or INSTALLED}
 
 
 def evaluation_conditions(record: Record) -> Facts:
@@ -71,7 +71,7 @@ def evaluation_conditions(record: Record) -> Facts:
         # On the whole training set, a student is trained as a teacher is.
         **(training_recipe(record) if record.ipc is None else {}),
         "device": f"{_device_type(runtime['device'])} {runtime['precision']}",
-        "numerics": _other_numerics(record, lambda part: part in STUDENT_NUMERICS) or INSTALLED,
+        "numerics": other_numerics(record, lambda part: part in STUDENT_NUMERICS) or INSTALLED,
     }
 
 
@@ -84,7 +84,7 @@ def teacher_identity(record: Record) -> str | None:
     return record.teacher.get("digest") or record.teacher.get("key")
 
 
-def _other_numerics(record: Record, selects: Callable[[str], bool] = lambda part: True) -> str:
+def other_numerics(record: Record, selects: Callable[[str], bool] = lambda part: True) -> str:
     """Returns the selected versions in `ddbench.core.versions` that differ from the installed ones."""
     installed = set(versions()["numerics"].split())
     recorded = record.versions.get("numerics", "").split()
@@ -294,7 +294,7 @@ class Setting:
             teacher=_section(TeacherConfig, canonical_json(configuration["teacher"])),
             # `compile` and `threads` are left out: they change numbers by rounding only.
             runtime=RuntimeConfig(device=_device_type(runtime["device"]), precision=runtime["precision"]),
-            numerics=_other_numerics(record),
+            numerics=other_numerics(record),
         )
 
 

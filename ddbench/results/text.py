@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import textwrap
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from ddbench.config.datasets import refers_to
 from ddbench.core.errors import DDBenchError, unknown
 from ddbench.core.text import counted
 from ddbench.core.text_layout import UNLIMITED, format_facts, format_rows, format_table, join_sections, terminal_width
-from ddbench.results.command import command_of, inputs_of
+from ddbench.results.command import inputs_of
 from ddbench.results.labels import recipe_label
 
 if TYPE_CHECKING:
@@ -48,22 +47,7 @@ FORMATS = {"holdout": "g", "lrs": ".4f"}
 
 def record_text(record: Record) -> str:
     """Formats one record in the width of the terminal: its results, conditions, cost and configuration."""
-    rows, width = record_rows(record), terminal_width()
-    facts, command = format_facts(rows, width), dict(rows)["reproduced by"]
-    if command not in facts:  # it was wrapped, but a shell must read the copied lines as one command
-        facts = format_facts((row for row in rows if row[0] != "reproduced by"), width)
-        facts += f"\nreproduced by\n{_wrapped_command(command, width)}"
-    return f"{facts}\n\n{tree_text(record.configuration).rstrip()}"
-
-
-def _wrapped_command(command: str, width: int) -> str:
-    """Wraps a command after its words, with a backslash at the end of each line but the last."""
-    lines = [""]
-    for word in map(shlex.quote, shlex.split(command)):
-        if lines[-1] and len(f"  {lines[-1]} {word} \\") > width:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return " \\\n".join(f"  {line}" for line in lines)
+    return f"{format_facts(record_rows(record), terminal_width())}\n\n{tree_text(record.configuration).rstrip()}"
 
 
 def tree_text(tree: Mapping[str, Any]) -> str:
@@ -129,7 +113,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
             if record.origin
             else []
         ),
-        ("reproduced by", command_of(record)),
+        ("repeated by", f"ddbench repeat {record.name}"),
         *([("inputs", needs)] if (needs := inputs_of(record)) else []),
     ]
     return [(name, str(value)) for name, value in rows]

@@ -1,4 +1,4 @@
-"""A method with a file among its settings, from the command line: keys, records, scores and the printed command."""
+"""A method with a file among its settings, from the command line: keys, records, scores and repetitions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from ddbench.results import records
+from ddbench.results.command import command_of
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -71,8 +74,13 @@ def test_a_file_counts_by_its_content_wherever_it_lies(
 
     shown = shell("show", levels[first]).out
     assert "level.txt in the working directory" in shown
-    (line,) = [line for line in shown.splitlines() if line.startswith("reproduced by")]
     (tmp_path / "two" / "level.txt").rename(shell.root / "level.txt")
-    again = shell(*shlex.split(line.removeprefix("reproduced by"))[1:])
+    words = shlex.split(command_of(records.read(shell.results / "records" / f"{levels[first]}.json")))
+    again = shell(*words[1:])
     assert again.code == 0, again.err
     assert not [line for line in again.errors if line.endswith(": started")]
+
+    repeat = ("repeat", levels[other])
+    shell(*repeat).refused("level.txt has another content than 'level.txt@")
+    again = shell(*repeat, "--file", tmp_path / "three" / "level.txt")
+    assert again.out.endswith("agrees: the same distilled set and the same accuracies\n"), again.err

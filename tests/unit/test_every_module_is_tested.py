@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE, UNIT = ROOT / "ddbench", ROOT / "tests" / "unit"
 
 COMMANDS, GRAPH = "tests/cli/test_cli.py", "tests/unit/pipeline/test_pipeline.py"
+REPEAT = "tests/cli/test_repeat.py"
 RAY, PROCESSES = "tests/faults/test_grids_on_ray.py", "tests/faults/test_several_processes.py"
 TABLES, RECORDS = "tests/cli/test_tables_runs.py", "tests/unit/tables/test_from_records.py"
 BROKEN, GIVEN = "tests/unit/testing/test_methods.py", "tests/unit/pipeline/test_given_sets.py"
@@ -20,6 +21,7 @@ COVERED = {
     # Command lines.
     "cli/evaluate.py": "tests/cli/test_evaluate.py",
     "cli/figure.py": "tests/unit/figures/test_scaling.py",
+    "cli/repeat.py": REPEAT,
     "cli/run.py": COMMANDS,
     "cli/table.py": "tests/cli/test_tables.py",
     "report/sections.py": "tests/unit/report/test_page.py",
@@ -31,6 +33,7 @@ COVERED = {
     "testing/harness.py": BROKEN,
     "training/ddp.py": PROCESSES,
     # The stage graph and its runs.
+    "pipeline/repetition.py": REPEAT,
     "pipeline/stages/data.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
     "results/label_files.py": "tests/unit/pipeline/test_label_files.py",

@@ -121,12 +121,11 @@ def made(request: pytest.FixtureRequest, shell: Shell, image_folder: Callable[..
     return shell
 
 
-def test_the_printed_command_gives_the_same_keys(made: Shell) -> None:
+def test_the_command_gives_the_same_keys_and_the_repetition_the_same_numbers(made: Shell) -> None:
     stored = {path.stem: records.read(path) for path in (made.results / "records").glob("*.json")}
     last = max(stored.values(), key=lambda record: (record.repeat, record.student_seed))
     shown = made("show", last.name).out
-    (line,) = [line for line in shown.splitlines() if line.startswith("reproduced by")]
-    program, *words = shlex.split(line.removeprefix("reproduced by"))
+    program, *words = shlex.split(command_of(last))
     assert program == "ddbench"
     inputs = [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("inputs")]
     assert inputs == [
@@ -141,3 +140,5 @@ def test_the_printed_command_gives_the_same_keys(made: Shell) -> None:
     actual = json.loads((made.root / "again" / "records" / f"{last.name}.json").read_text())
     assert actual["keys"] == last.keys
     assert actual["distilled_digest"] == last.distilled_digest
+    repeated = made("repeat", last.name, "--data-dir", made.root)
+    assert repeated.out.endswith("agrees: the same distilled set and the same accuracies\n"), repeated.err

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -51,23 +50,10 @@ def test_a_record_is_rows_and_its_configuration(record: Callable[..., Record]) -
     own = {**made.configuration, "teacher": {**made.configuration["teacher"], "checkpoint": "teacher.pt"}}
     of_file = made.model_copy(update={"configuration": own, "teacher": {**made.teacher, "digest": "0123456789abcdef"}})
     assert dict(record_rows(of_file))["teacher"].endswith(", weights 0123456789ab")
-    assert rows["reproduced by"].startswith("ddbench run --method wmdd ")
+    assert rows["repeated by"] == f"ddbench repeat {made.name}"
     assert "best epoch" not in rows
     text = record_text(made)
     assert text.index("61.25") < text.index("evaluator_settings:")
-
-
-def test_in_a_narrow_terminal_the_command_is_wrapped_for_a_shell(
-    record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = record(61.25)
-    command = dict(record_rows(made))["reproduced by"]
-    monkeypatch.setenv("COLUMNS", "50")
-    head = record_text(made).partition("\n\n")[0]
-    assert all(len(line) <= 50 or len(line.split()) == 1 for line in head.splitlines())
-    _, _, wrapped = head.partition("reproduced by\n")
-    assert len(wrapped.splitlines()) > 1
-    assert shlex.split(wrapped.replace("\\\n", "")) == shlex.split(command)
 
 
 def test_the_classes_of_a_teacher_are_named_and_of_many_the_lowest_are_shown(record: Callable[..., Record]) -> None:

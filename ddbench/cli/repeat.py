@@ -1,0 +1,91 @@
+"""`ddbench repeat`: runs again what a record describes, and compares the numbers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ddbench.cli import options
+from ddbench.core import interruption
+from ddbench.core.files import expand_user
+from ddbench.execution import launch
+
+if TYPE_CHECKING:
+    from ddbench.registry.registry import PluginRegistry
+
+
+@options.command("repeat")
+@click.argument("record")
+@click.option(
+    "--file",
+    "given",
+    multiple=True,
+    type=options.LocalPath(path_type=Path),
+    help="A file that the record names, e.g. the teacher's checkpoint (default: found by its name beside the record, "
+    "in the working directory or in the data folder). Can be repeated.",
+)
+@options.time_limit
+@options.data
+@options.results
+@options.cache
+@click.option("--dry-run", is_flag=True, help="Print what differs here and the estimated time. Compute nothing.")
+@click.pass_obj
+def repeat_command(
+    registry: PluginRegistry,
+    record: str,
+    given: tuple[Path, ...],
+    time_limit: float | None,
+    data_dir: Path | None,
+    results_dir: Path,
+    cache_dir: Path,
+    dry_run: bool,
+) -> None:
+    """Runs again what a record describes, and compares the numbers.
+
+    RECORD is the name of a record, a unique prefix of it, or the path of a record, also one of another machine. First,
+    everything that cannot be the same here is printed, e.g. device and library versions. Every stage is computed again,
+    and the records and the cache stay as they are: the new record is written below repeats/ in the results folder.
+    The exit code is 0 if the distilled sets and all accuracies are equal, and 1 if not.
+    """
+    from ddbench.pipeline import repetition
+    from ddbench.pipeline import run as running
+    from ddbench.pipeline.pipeline import Pipeline
+    from ddbench.pipeline.workspace import Workspace
+    from ddbench.results import records
+
+    path = expand_user(Path(record))
+    is_path = path.is_file() or os.sep in record
+    if not is_path:
+        path = records.find(results_dir / "records", record)
+    stored = records.read(path)
+    folders = (path.parent, Path(), *([data_dir] if data_dir else []))
+    files = repetition.Files(given, folders)
+    experiment = repetition.recorded_experiment(stored, registry, files)
+    cache = repetition.own_cache(options.open_cache(cache_dir), stored, options.print_error)
+    workspace = Workspace(registry, cache, data_dir, download=not dry_run)
+
+    repetition.add_given_set(stored, experiment, workspace, files)
+    files.check_used()
+
+    def work() -> bool:
+        pipeline = Pipeline(workspace, experiment)
+        repetition.check_teacher(pipeline, stored)
+        options.print_result(repetition.plan_text(stored, pipeline))
+        if dry_run:
+            running.announce_duration([pipeline], options.print_error)
+            return True
+        repeats, silent = results_dir / "repeats", lambda text: None
+        with interruption.handle_signals(time_limit and time_limit * 60):
+            (again,) = running.run([experiment], workspace, repeats, silent, options.print_error)
+        text, agrees = repetition.agreement(stored, again)
+        options.print_result(f"\n{text}")
+        repetition.discard(cache)
+        return agrees
+
+    with options.kept_tracebacks(registry, results_dir):
+        if launch.run_distributed(work, workspace) is False:
+            sys.exit(1)
