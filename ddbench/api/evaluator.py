@@ -158,6 +158,18 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """
         return None
 
+    @classmethod
+    def default_student(cls, image_size: int) -> str | None:
+        """Returns the network of the student if the user does not choose one (`--student`).
+
+        Args:
+            image_size: Side of the images in pixels.
+
+        Returns:
+            The name of a network, or None for the network of the teacher.
+        """
+        return None
+
     def image_passes(self, images: int) -> int:
         """Counts forward-and-backward passes of the student, for the time estimate only.
 

@@ -32,7 +32,9 @@ SHOWN_CLASSES = 10
 @options.command("evaluate")
 @click.argument("source", metavar="SET")
 @click.option("--dataset", required=True, help="Dataset that the set was distilled from.")
-@options.names("--student", "students", help="Networks of the students (default: the teacher's).")
+@options.names(
+    "--student", "students", help="Networks of the students (default: ConvNets under dsa and own, else the teacher's)."
+)
 @options.names(
     "--evaluator", "evaluators", help="Protocols (default: fkd; own for a set with soft labels or a learning rate)."
 )

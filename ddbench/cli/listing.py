@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel
@@ -47,7 +48,8 @@ def listing_text(kind: str, name: str | None, registry: PluginRegistry, width: i
 
 def _list_methods(registry: PluginRegistry, name: str | None, width: int) -> str:
     if name is None:
-        return _model_table("method", registry.distillers(), registry, width)
+        evaluators = [cls.default_evaluator for cls in registry.distillers()]
+        return _model_table("method", registry.distillers(), registry, width, {"evaluator": evaluators})
     cls = registry.distiller(name)
     facts = [
         ("version", cls.version),
@@ -147,12 +149,17 @@ def _model_table(
     classes: Sequence[type[Distiller]] | Sequence[type[Evaluator]],
     registry: PluginRegistry,
     width: int,
+    more: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> str:
-    rows = (
-        (cls.name, cls.version, cls.paper, _yes_no(cls.needs_teacher), registry.distribution_of(kind, cls.name))
-        for cls in classes
-    )
-    return format_table(("name", "version", "paper", "teacher", "from"), rows, width)
+    columns = {
+        "name": [cls.name for cls in classes],
+        "version": [cls.version for cls in classes],
+        "paper": [cls.paper for cls in classes],
+        "teacher": [_yes_no(cls.needs_teacher) for cls in classes],
+        **more,
+        "from": [registry.distribution_of(kind, cls.name) for cls in classes],
+    }
+    return format_table(tuple(columns), zip(*columns.values(), strict=True), width)
 
 
 def _model_page(

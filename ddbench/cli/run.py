@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 @options.names("--method", "--methods", "methods", required=True, help="Methods of the grid.")
 @options.datasets("Datasets of the grid.", required=True)
 @options.ipcs("Images per class.")
-@options.names("--student", "students", help="Networks of the students (default: the teacher's).")
-@options.names("--evaluator", "evaluators", help="Protocols (default: fkd; full-data for the method full).")
+@options.names(
+    "--student", "students", help="Networks of the students (default: ConvNets under dsa, else the teacher's)."
+)
+@options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.experiment
 @options.executor
 @options.time_limit
@@ -59,7 +61,7 @@ def run_command(
     training images is held out from teacher and method, and top-1 is measured on these images.
     """
     from ddbench.pipeline.composition import load_recipes
-    from ddbench.pipeline.request import Request, experiments
+    from ddbench.pipeline.request import Request, experiments, protocol_note
 
     if verbose and not dry_run:
         raise DDBenchError("--verbose: give --dry-run too")
@@ -67,6 +69,8 @@ def run_command(
         executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
         request = Request(**request_fields, assignments=assignments)
         cells = experiments(request, registry)
+        if note := protocol_note(request, registry):
+            options.print_error(note)
 
         from ddbench.pipeline import dry_run as planning
         from ddbench.pipeline import run as running

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.settings import DSA_STRATEGY, Strategy, TrainingSettings
+from ddbench.config.networks import convnet_for
 from ddbench.evaluators.base import DistilledSetProtocol, SoftTargetProtocol
 
 if TYPE_CHECKING:
@@ -99,8 +100,13 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
     weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of SGD, on all parameters (DC: 0.0005)")
     strategy: Strategy = Field(
         default=DSA_STRATEGY,
-        description="operations of siamese augmentation, joined by underscores (DSA: all six); null = none",
+        description="operations of siamese augmentation, joined by underscores (DSA: all six; DC: none); null = none",
     )
+
+    @classmethod
+    def default_student(cls, image_size: int) -> str:
+        """Returns the ConvNet of the authors, with a depth that suits the image size."""
+        return convnet_for(image_size)
 
     def image_passes(self, images: int) -> int:
         """Counts every image once per epoch."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddbench.config.given_sets import METHOD_PREFIX
 from ddbench.config.recipes import SECTIONS, Block, Recipe, load_file
 from ddbench.core.errors import DDBenchError
 from ddbench.registry.collection import unknown_item
@@ -32,28 +33,37 @@ def load_recipes(names: Iterable[str], registry: PluginRegistry) -> list[Recipe]
     return known
 
 
-def recipe_names(chosen: tuple[str, ...], known: list[Recipe], dataset: str) -> tuple[str, ...]:
-    """Returns the names of the recipes of a run, in order.
+def recipe_names(
+    chosen: tuple[str, ...], known: list[Recipe], dataset: str, method: str, evaluator: str
+) -> tuple[str, ...]:
+    """Returns the names of the recipes of a cell, in order.
 
-    If no budget is chosen, the default budget comes first: `paper` if it has sizes for the dataset, else `quick`.
+    If no budget is chosen, the default budget comes first: `paper` if it has sizes for the dataset with every method
+    and protocol, else `quick`. So all cells of a dataset have the same default.
 
     Args:
         chosen: The names or files given by the user.
         known: All recipes, from `load_recipes`.
         dataset: The name of the dataset.
+        method: The name of the method.
+        evaluator: The name of the protocol.
 
     Raises:
-        DDBenchError: Two budgets are chosen, or one that has no sizes for the dataset.
+        DDBenchError: Two budgets are chosen, or one that has no sizes for the dataset, method and protocol.
     """
     names = tuple(_recipe_name(name, known) for name in chosen)
     budgets = {recipe.name for recipe in known if recipe.kind == "budget"}
     chosen_budgets = sorted(budgets & set(names))
     if not chosen_budgets:
-        names = ("paper" if _covers("paper", known, dataset) else "quick", *names)
+        names = ("paper" if _covers("paper", known, dataset=dataset) else "quick", *names)
+    cell = {"dataset": dataset, "method": _kind(method), "evaluator": evaluator}
     for name in names:
-        if name in budgets and not _covers(name, known, dataset):
-            others = sorted(other for other in budgets if _covers(other, known, dataset))
-            raise DDBenchError(f"recipe '{name}' has no sizes for dataset '{dataset}'; it has: {', '.join(others)}")
+        if name in budgets and not _covers(name, known, **cell):
+            others = sorted(other for other in budgets if _covers(other, known, **cell))
+            problem = f"recipe '{name}' has no sizes for dataset '{dataset}'"
+            if any(dataset in block.applies.get("dataset", ()) for block in _size_blocks(name, known)):
+                problem += f" with method '{method}' and evaluator '{evaluator}'"
+            raise DDBenchError(f"{problem}; it has: {', '.join(others)}")
     if len(chosen_budgets) > 1:
         raise DDBenchError(f"--recipe: one budget at a time, not {' and '.join(chosen_budgets)}")
     return names
@@ -75,21 +85,26 @@ def _recipe_name(name: str, known: list[Recipe]) -> str:
     return next(recipe.name for recipe in reversed(known) if recipe.path == Path(name))
 
 
-def _covers(name: str, known: list[Recipe], dataset: str) -> bool:
-    context = {"dataset": [dataset], "budget": [name]}
-    return any(
-        block.matches(context) and "image_size" in block.settings.get("data", {})
-        for recipe in known
-        if recipe.name == name
-        for block in recipe.blocks
-    )
+def _kind(method: str) -> str:
+    """Returns the name that blocks have for a method: `given` for a given set, else its own."""
+    return METHOD_PREFIX.removesuffix(":") if method.startswith(METHOD_PREFIX) else method
+
+
+def _size_blocks(name: str, known: list[Recipe]) -> Iterator[Block]:
+    blocks = (block for recipe in known if recipe.name == name for block in recipe.blocks)
+    return (block for block in blocks if "image_size" in block.settings.get("data", {}))
+
+
+def _covers(name: str, known: list[Recipe], **cell: str) -> bool:
+    context = {"budget": [name], **{key: [value] for key, value in cell.items()}}
+    return any(block.matches(context) for block in _size_blocks(name, known))
 
 
 def matching_blocks(
     known: Iterable[Recipe], names: tuple[str, ...], dataset: str, method: str, ipc: int | None, evaluator: str
 ) -> Iterator[tuple[Recipe, Block]]:
     """Yields the blocks of the recipes `names` that apply to a cell, in order: a later one replaces an earlier one."""
-    context = {"dataset": [dataset], "method": [method], "evaluator": [evaluator], "budget": list(names)}
+    context = {"dataset": [dataset], "method": [_kind(method)], "evaluator": [evaluator], "budget": list(names)}
     if ipc is not None:
         context["ipc"] = [str(ipc)]
     for name in names:

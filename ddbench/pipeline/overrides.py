@@ -91,7 +91,7 @@ def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -
     if section in SECTIONS:
         return section
     known = [alias for alias in aliases if section in alias.known]
-    # A method and a protocol may have the same name (dsa). The name refers to the one that the run uses.
+    # A method and a protocol may have the same name (dsa). The name refers to the one that the user requests.
     used = [alias for alias in known if section in alias.in_run]
     if len(used) > 1:
         raise DDBenchError(f"--set {text}: '{section}' is a method and an evaluator here: write method. or evaluator.")

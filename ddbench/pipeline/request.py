@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
 
+OWN_PROTOCOL = "own-protocol"
+"""The name that stands for the default protocol of each method among the protocols of a request."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -35,8 +38,8 @@ class Request:
         recipes: The names or files of recipes. Later ones override earlier ones.
         image_size: The side of the images in pixels; None: the recipe's.
         arch: The network of the teacher; None: the recipe's.
-        students: The networks of the students; empty: the teacher's.
-        evaluators: The protocols; empty: the default of each method.
+        students: The networks of the students; empty: the default of each protocol, else the teacher's.
+        evaluators: The protocols; `own-protocol` is the default of each method. Empty: `own-protocol`.
         seed: The base seed.
         seeds: The number of students on each distilled set.
         repeats: The number of distilled sets.
@@ -124,9 +127,29 @@ def expand_cell(
     Raises:
         DDBenchError: As `experiments`.
     """
-    evaluators = _distinct(request.evaluators) or (registry.distiller(method).default_evaluator,)
+    evaluators = _distinct(_protocols(request, registry, method))
     cells = [_expand_protocol(request, registry, known, dataset, method, ipc, name) for name in evaluators]
     return [experiment for cell in cells for experiment in cell]
+
+
+def protocol_note(request: Request, registry: PluginRegistry) -> str | None:
+    """Returns a line that names the protocols of a grid whose methods have different ones by default, else None.
+
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+    """
+    distillers = [registry.distiller(name) for name in _distinct(request.methods)]
+    defaults = {method.name: method.default_evaluator for method in distillers if method.needs_ipc}
+    if request.evaluators or len(set(defaults.values())) < 2:
+        return None
+    pairs = ", ".join(f"{method}: {evaluator}" for method, evaluator in defaults.items())
+    return f"methods are evaluated by their authors' protocols: {pairs}; --evaluator fkd evaluates all by one"
+
+
+def _protocols(request: Request, registry: PluginRegistry, method: str) -> list[str]:
+    own = registry.distiller(method).default_evaluator
+    return [own if name == OWN_PROTOCOL else name for name in request.evaluators or (OWN_PROTOCOL,)]
 
 
 def _expand_protocol(
@@ -143,16 +166,16 @@ def _expand_protocol(
         problem = f"evaluator '{evaluator}' trains on the whole real training set, not on that of '{method}'"
         raise DDBenchError(f"{problem}: use it with --method full")
     own = own_name(dataset_name(dataset))
-    names = recipe_names(request.recipes, known, own)
+    names = recipe_names(request.recipes, known, own, method, evaluator)
     settings = compose(known, names, own, method, ipc, evaluator)
     _apply_options(settings, request)
     changed = apply_assignments(settings, request.assignments, _aliases(request, registry, method, evaluator))
 
     teacher = validated(TeacherConfig, "teacher", settings)
-    students = _distinct(request.students) or (teacher.arch,)
     runtime = validated(RuntimeConfig, "runtime", settings)
+    data = validated(DataConfig, "data", settings)
     sections: dict[str, BaseModel] = {
-        "data": validated(DataConfig, "data", settings),
+        "data": data,
         "statistics": validated(StatisticsConfig, "statistics", settings),
         "distill": validated(DistillConfig, "distill", settings),
     }
@@ -165,6 +188,8 @@ def _expand_protocol(
             sections[f"{kind}_settings"] = validated(model, kind, settings, owner)
             # Keys and records contain the settings as JSON: raise errors of the conversion here.
             sections[f"{kind}_settings"].model_dump(mode="json")
+    with registry.attribute_errors("evaluator", evaluator):
+        students = _distinct(request.students) or (protocol.default_student(data.image_size) or teacher.arch,)
     if ipc is not None and ipc < 1:
         raise DDBenchError(f"--ipc {ipc}: images per class must be at least 1")
     try:
@@ -206,7 +231,9 @@ def _apply_options(settings: Settings, request: Request) -> None:
 def _aliases(request: Request, registry: PluginRegistry, method: str, evaluator: str) -> tuple[SectionAlias, ...]:
     methods = frozenset(distiller.name for distiller in registry.distillers())
     protocols = frozenset(protocol.name for protocol in registry.evaluators())
-    used = request.evaluators or {registry.distiller(name).default_evaluator for name in request.methods}
+    # A name of both a method and a protocol (dsa) is that of the method, unless the user requests the protocol.
+    used = {name for other in request.methods for name in _protocols(request, registry, other)}
+    used -= set(request.methods) - set(request.evaluators)
     return (
         SectionAlias("method", methods, frozenset(request.methods), method),
         SectionAlias("evaluator", protocols, frozenset(used), evaluator),

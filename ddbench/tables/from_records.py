@@ -55,9 +55,10 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
     by_dataset: dict[str, list[Row]] = {}
 
     @cache
-    def experiment_of(number: int, recipes: tuple[str, ...], arch: str) -> Experiment | None:
-        """The experiment of a cell by its number, once for all settings with these recipes and this teacher."""
-        request = replace(context.request, recipes=recipes, arch=arch, seeds=1, repeats=1)
+    def experiment_of(number: int, recipes: tuple[str, ...], arch: str, image_size: int) -> Experiment | None:
+        """The experiment of a cell by its number, once for all settings with these recipes, teacher and size."""
+        varying = {"recipes": recipes, "arch": arch, "image_size": image_size}
+        request = replace(context.request, **varying, seeds=1, repeats=1)
         try:
             return cell_experiments(cells[number], request, context.registry, known)[0]
         except DDBenchError:
@@ -71,8 +72,9 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
             names = (record.method, record.evaluator, record.student, record.ipc)
             by_names.setdefault(names, []).append(pool)
         for number, cell in enumerate(cells):
-            possible = _is_possible(cell, setting, context.request, known)
-            experiment = experiment_of(number, setting.recipes, setting.teacher.arch) if possible else None
+            possible = _is_possible(cell, setting, context, known)
+            varying = (setting.recipes, setting.teacher.arch, setting.data.image_size)
+            experiment = experiment_of(number, *varying) if possible else None
             if experiment is not None and _matches_options(setting, context.request, experiment):
                 experiment = _in_setting(experiment, setting, group[0].example)
                 row = frame_row(
@@ -108,13 +110,14 @@ def _drop_unused_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | N
     return [row for row in rows if row["ipc"] in ipcs]
 
 
-def _is_possible(cell: Cell, setting: Setting, request: Request, known: list[Recipe]) -> bool:
+def _is_possible(cell: Cell, setting: Setting, context: TableContext, known: list[Recipe]) -> bool:
     """Tests whether a cell can have a setting: its dataset, and recipes that are installed and requested."""
+    recipes = context.request.recipes
     if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
         return False
     try:
-        own = own_name(cell.dataset)
-        return not request.recipes or recipe_names(request.recipes, known, own) == setting.recipes
+        names = (cell.method, cell.evaluator or context.registry.distiller(cell.method).default_evaluator)
+        return not recipes or recipe_names(recipes, known, own_name(cell.dataset), *names) == setting.recipes
     except DDBenchError:
         return False
 

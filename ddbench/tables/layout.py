@@ -174,9 +174,7 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame, published_numbers:
     if "ipc" in spec.columns:
         index = spec.columns.index("ipc")
         keys.sort(key=lambda key: (key[index] is None, key[index] or 0))
-    protocols = part.loc[part["state"] == "measured", "protocol"].mode()
-    default_protocol = protocols.iloc[0] if len(protocols) else ""
-    formatter = _CellFormatter(spec, part, default_protocol, published_numbers)
+    formatter = _CellFormatter(spec, part, published_numbers)
     columns = [(key, metric, _column_title(spec, key, metric)) for key in keys for metric in spec.metrics]
     lines, sources = [], {}
     for label in dict.fromkeys(part["row"]):
@@ -212,14 +210,18 @@ class _CellFormatter:
     Args:
         spec: The table.
         part: The rows of the block.
-        default_protocol: The protocol that cells do not mention.
         published_numbers: The published numbers of the table.
     """
 
-    def __init__(
-        self, spec: TableSpec, part: pd.DataFrame, default_protocol: str, published_numbers: pd.DataFrame
-    ) -> None:
-        self.spec, self.default_protocol = spec, default_protocol
+    def __init__(self, spec: TableSpec, part: pd.DataFrame, published_numbers: pd.DataFrame) -> None:
+        self.spec = spec
+        measured = part[part["state"] == "measured"]
+        # The most frequent protocol and student. Cells mention only others.
+        self.usual = {
+            name: next(iter(measured[name].mode()), "")
+            for name, column in (("protocol", "evaluator"), ("student", "student"))
+            if column not in spec.columns
+        }
         self.notes: list[str] = []
         self.published = published_numbers[published_numbers["dataset"].isin(part["dataset"])]
         names = [name for name in spec.metrics if f"published_{name}" in part]
@@ -267,14 +269,14 @@ class _CellFormatter:
         with_value = _with(rows, name)
         if with_value:
             metric, first = self.spec.metrics[name], with_value[0]
-            protocol = first["protocol"]
             words.append(
                 _cell_number(first, name, metric) if metric.per_cell else _mean_number(with_value, name, metric)
             )
             notes = [] if metric.per_cell else [first.get("mixture"), first.get("caveat")]
             words[0] += "".join(f" [{self._note_number(note)}]" for note in notes if note)
-            if self.default_protocol and protocol != self.default_protocol and "evaluator" not in self.spec.columns:
-                words[0] += f" {protocol}"
+            others = [first[column] for column, usual in self.usual.items() if usual and first[column] != usual]
+            if others and not metric.per_cell:
+                words[0] += f" {', '.join(others)}"
         elif any(row["state"] == "measured" for row in rows) and (note := rows[0].get(f"{name}_note")):
             words.append(f"– [{self._note_number(note)}]")
         if name == next(iter(self.spec.metrics)):

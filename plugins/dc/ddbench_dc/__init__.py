@@ -32,6 +32,7 @@ class DC(Distiller, frozen=True, extra="forbid"):
     version = "1"
     paper = "Zhao, Mopuri and Bilen, Dataset Condensation with Gradient Matching, ICLR 2021 (arXiv 2006.05929)"
     needs_teacher = False
+    default_evaluator = "dsa"
     batch_settings = ("real_batch", "network_batch")
 
     iterations: int = Field(default=1000, ge=1, description="networks, one after another (released code: 1000)")

@@ -26,6 +26,7 @@ class DM(Distiller, frozen=True, extra="forbid"):
     version = "1"
     paper = "Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023 (arXiv 2110.04181)"
     needs_teacher = False
+    default_evaluator = "dsa"
     batch_settings = ("real_batch",)
 
     network: str = Field(

@@ -96,7 +96,7 @@ def resolved(method: str, dataset: str, *recipes: str) -> Experiment:
 def test_paper_is_the_papers_method(method: str, kind: type[DM], dataset: str, network: str) -> None:
     cell = resolved(method, dataset, "paper")
     assert cell.method == kind(network=network)  # the defaults are the paper's
-    assert cell.evaluator_name == "fkd"  # the protocol that all methods share; their own is --evaluator dsa
+    assert (cell.evaluator_name, cell.student) == ("dsa", network)
     settings = cell.method.model_dump()
     assert (settings["steps"], settings["learning_rate"], settings["momentum"]) == (20_000, 1, 0.5)
     assert (settings["real_batch"], settings["initial"]) == (256, "real")

@@ -105,9 +105,9 @@ def rows(text: str) -> list[list[str]]:
 
 def test_methods_are_a_table(registry: PluginRegistry) -> None:
     text = listing_text("methods", None, registry, width=100)
-    assert rows(text)[0] == ["name", "version", "paper", "teacher", "from"]
-    assert rows(text)[2] == ["herring", "1.10", "Fisher et al., 1936", "yes", "ddbench-sea"]
-    assert rows(text)[3] == ["plain", "2", "no", "ddbench-sea"]
+    assert rows(text)[0] == ["name", "version", "paper", "teacher", "evaluator", "from"]
+    assert rows(text)[2] == ["herring", "1.10", "Fisher et al., 1936", "yes", "fkd", "ddbench-sea"]
+    assert rows(text)[3] == ["plain", "2", "no", "fkd", "ddbench-sea"]
 
 
 def test_a_method_shows_every_parameter_with_type_default_and_meaning(registry: PluginRegistry) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
-from ddbench.pipeline.request import Request, experiment_of, experiments
+from ddbench.pipeline.request import Request, experiment_of, experiments, protocol_note
 from ddbench.registry.registry import PluginRegistry
 
 Ask = Callable[..., list[Experiment]]
@@ -50,6 +50,38 @@ def test_a_cell_named_twice_counts_once(ask: Ask) -> None:
 def test_a_protocol_is_the_methods_own_or_the_one_asked_for(one: One) -> None:
     assert one().evaluator_name == "fkd"
     assert one(methods=("full",)).evaluator_name == "full-data"
+    assert [one(methods=(name,)).evaluator_name for name in ("dm", "dm-rbf", "dc", "dsa")] == ["dsa"] * 4
+
+
+def test_own_protocol_stands_for_the_default_among_others(ask: Ask) -> None:
+    cells = ask(methods=("dm", "wmdd"), evaluators=("own-protocol", "fkd", "hard"))
+    assert [(cell.method_name, cell.evaluator_name) for cell in cells] == [
+        *(("dm", "dsa"), ("dm", "fkd"), ("dm", "hard")),
+        *(("wmdd", "fkd"), ("wmdd", "hard")),
+    ]
+    assert ask(methods=("dm",), evaluators=("own-protocol",)) == ask(methods=("dm",))
+
+
+@pytest.mark.parametrize(
+    ("size", "convnet"), [(8, "d3"), (16, "d3"), (32, "d3"), (64, "d4"), (128, "d5"), (224, "d6"), (1024, "d6")]
+)
+def test_a_student_is_the_protocols_the_teachers_or_the_one_asked_for(ask: Ask, size: int, convnet: str) -> None:
+    cells = ask(methods=("dm", "random"), evaluators=("dsa", "hard"), image_size=size, arch="resnet34")
+    expected = {"dsa": f"convnet-{convnet}", "hard": "resnet34"}
+    assert [cell.student for cell in cells] == [expected[cell.evaluator_name] for cell in cells]
+    (given,) = ask(methods=("dm",), students=("resnet18",), image_size=size)
+    assert given.student == "resnet18"
+
+
+def test_a_grid_of_several_default_protocols_is_noted() -> None:
+    def note(methods: tuple[str, ...], *evaluators: str) -> str | None:
+        return protocol_note(Request(methods, ("digits",), (1,), evaluators=evaluators), PluginRegistry())
+
+    assert note(("dm", "wmdd", "full", "dm")) == (
+        "methods are evaluated by their authors' protocols: dm: dsa, wmdd: fkd; --evaluator fkd evaluates all by one"
+    )
+    assert note(("dm", "wmdd"), "fkd") is note(("dm", "wmdd"), "own-protocol") is None
+    assert note(("dm", "dsa", "full")) is note(("wmdd", "random")) is None
 
 
 def test_several_protocols_are_several_cells(ask: Ask, one: One) -> None:
