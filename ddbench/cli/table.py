@@ -41,6 +41,12 @@ def _require_writable(output: Path) -> None:
 @options.datasets("Datasets (default: those of the records and of the paper; with --run, of the data folder).")
 @options.ipcs("Images per class (default: the table's).")
 @options.methods
+@click.option(
+    "--evaluator",
+    "evaluators",
+    callback=lambda context, parameter, name: () if name is None else (name,),
+    help="Protocol of the cells for which the table sets none (default: own-protocol, the default of each method).",
+)
 @options.experiment
 @options.executor
 @options.time_limit

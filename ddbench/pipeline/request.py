@@ -127,7 +127,7 @@ def expand_cell(
     Raises:
         DDBenchError: As `experiments`.
     """
-    evaluators = _distinct(_protocols(request, registry, method))
+    evaluators = _distinct(protocols(request, registry, method))
     cells = [_expand_protocol(request, registry, known, dataset, method, ipc, name) for name in evaluators]
     return [experiment for cell in cells for experiment in cell]
 
@@ -147,7 +147,14 @@ def protocol_note(request: Request, registry: PluginRegistry) -> str | None:
     return f"methods are evaluated by their authors' protocols: {pairs}; --evaluator fkd evaluates all by one"
 
 
-def _protocols(request: Request, registry: PluginRegistry, method: str) -> list[str]:
+def protocols(request: Request, registry: PluginRegistry, method: str) -> list[str]:
+    """Returns the names of the protocols that a request has for a method.
+
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+        method: The name of the method.
+    """
     own = registry.distiller(method).default_evaluator
     return [own if name == OWN_PROTOCOL else name for name in request.evaluators or (OWN_PROTOCOL,)]
 
@@ -230,11 +237,11 @@ def _apply_options(settings: Settings, request: Request) -> None:
 
 def _aliases(request: Request, registry: PluginRegistry, method: str, evaluator: str) -> tuple[SectionAlias, ...]:
     methods = frozenset(distiller.name for distiller in registry.distillers())
-    protocols = frozenset(protocol.name for protocol in registry.evaluators())
+    evaluators = frozenset(protocol.name for protocol in registry.evaluators())
     # A name of both a method and a protocol (dsa) is that of the method, unless the user requests the protocol.
-    used = {name for other in request.methods for name in _protocols(request, registry, other)}
+    used = {name for other in request.methods for name in protocols(request, registry, other)}
     used -= set(request.methods) - set(request.evaluators)
     return (
         SectionAlias("method", methods, frozenset(request.methods), method),
-        SectionAlias("evaluator", protocols, frozenset(used), evaluator),
+        SectionAlias("evaluator", evaluators, frozenset(used), evaluator),
     )

@@ -11,7 +11,7 @@ from ddbench.config.datasets import dataset_name
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
-from ddbench.pipeline.request import Request, expand_cell
+from ddbench.pipeline.request import OWN_PROTOCOL, Request, expand_cell
 from ddbench.results import published
 from ddbench.tables.checks import check_spec, checked_cells
 from ddbench.tables.published_columns import published_datasets
@@ -47,6 +47,8 @@ def cells_of(
         registry.dataset(name)
     for name in request.methods:
         registry.distiller(name)
+    for name in {*request.evaluators} - {OWN_PROTOCOL}:
+        registry.evaluator(name)
     methods = request.methods or tuple(method.name for method in registry.distillers())
     stored = list(stored)
     ipcs = request.ipcs or (*spec.ipcs, *(sorted({r.ipc for r in stored if r.ipc is not None}) if of_records else ()))
@@ -55,6 +57,8 @@ def cells_of(
     with registry.attribute_errors("table", spec.name):
         check_spec(spec)
         cells = checked_cells(spec.cells(query))
+    if request.evaluators and all(cell.evaluator for cell in cells):
+        raise DDBenchError(f"--evaluator {request.evaluators[0]}: table '{spec.name}' sets the protocol of every cell")
     by_position: dict[tuple[object, ...], Cell] = {}
     for cell in _possible(cells, methods, registry):
         position = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.columns))

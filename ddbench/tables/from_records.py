@@ -12,7 +12,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.config.schema import without_folders
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
-from ddbench.pipeline.request import Request
+from ddbench.pipeline.request import Request, protocols
 from ddbench.results import published
 from ddbench.results.conditions import (
     SETTING_SECTIONS,
@@ -116,7 +116,7 @@ def _is_possible(cell: Cell, setting: Setting, context: TableContext, known: lis
     if cell.dataset != setting.dataset or not {recipe.name for recipe in known}.issuperset(setting.recipes):
         return False
     try:
-        names = (cell.method, cell.evaluator or context.registry.distiller(cell.method).default_evaluator)
+        names = (cell.method, cell.evaluator or protocols(context.request, context.registry, cell.method)[0])
         return not recipes or recipe_names(recipes, known, own_name(cell.dataset), *names) == setting.recipes
     except DDBenchError:
         return False

@@ -48,6 +48,21 @@ def test_a_grid_prints_a_row_a_cell_and_writes_its_records(finished: "Finished")
         assert len(record["metrics"]["per_class"]) == 10
 
 
+def test_a_grid_whose_methods_have_other_default_protocols_names_them(shell: "Shell") -> None:
+    grid = ("run", "--dataset", "digits", "--method", "dm,random", "--ipc", "1", "--recipe", "smoke", "--dry-run")
+    note = (
+        "methods are evaluated by their authors' protocols: dm: dsa, random: fkd; --evaluator fkd evaluates all by one"
+    )
+    outcome = shell(*grid)
+    assert (outcome.code, outcome.errors) == (0, [note])
+    assert [(row["protocol"], row["student"]) for row in outcome.rows] == [
+        ("dsa", "convnet-d3"),
+        ("fkd", "convnet-bn-d3"),
+    ]
+    by_one = shell(*grid, "--evaluator", "dsa")
+    assert (by_one.code, by_one.errors) == (0, [])
+
+
 def test_a_grid_says_which_cell_it_computes(finished: "Finished") -> None:
     cells = re.findall(
         r"^cell (\d) of 4: (\w+), digits, IPC (\d), .*; about \d+ \w+ left$", finished.first.err, re.MULTILINE

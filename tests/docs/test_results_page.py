@@ -138,7 +138,7 @@ def test_the_costs_of_the_methods_are_those_of_their_records() -> None:
         assignments=("dm.steps=60", "dm-rbf.steps=60", "teacher.checkpoint=teacher-resnet18-imagenette64.safetensors"),
     )
     stored = [record for record in records.read_all(REFERENCE / "records") if record.student_seed == 0]
-    frame = build_frame(PluginRegistry().table("comparison"), request, PluginRegistry(), None, REFERENCE, stored=stored)
+    frame = build_frame(PluginRegistry().table("regimes"), request, PluginRegistry(), None, REFERENCE, stored=stored)
     measured = frame[(frame["state"] == "measured") & (frame["evaluator"] == "fkd") & (frame["ipc"] == 10)]
     quick = measured[measured["recipe"].str.startswith("quick --set")]
     tuned = measured[measured["recipe"].str.startswith("quick+tuned")]

@@ -41,6 +41,41 @@ def test_paper_is_the_released_code(method: str, dataset: str, network: str) -> 
 
 @pytest.mark.parametrize("method", ["dc", "dsa"])
 @pytest.mark.parametrize(
+    ("dataset", "expected"), [("cifar10", 32), ("cifar100", 32), ("svhn", 32), ("fashion-mnist", 28)]
+)
+def test_paper_is_the_released_code_at_28_and_32_pixels(method: str, dataset: str, expected: int) -> None:
+    """`main.py`, `utils.py` (`get_dataset`, `get_loops`) and `readme.md` of VICO-UoE/DatasetCondensation."""
+    actual, settings, size = resolved(method, dataset, "paper")
+    own = dict(OWN[method])
+    if method == "dsa" and dataset == "svhn":
+        own["strategy"] = "color_crop_cutout_scale_rotate"
+    assert actual == {**RELEASED, **own, "network": "convnet-d3", "outer_loop": None, "inner_loop": None}
+    assert [settings.loops(ipc) for ipc in (1, 10, 50)] == [(1, 1), (10, 50), (50, 10)]
+    assert size == expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs"),
+    [("paper", {"dc": 300, "dsa": 1000}), ("quick", {"dc": 300, "dsa": 300}), ("smoke", {"dc": 3, "dsa": 3})],
+)
+@pytest.mark.parametrize(("dataset", "flip"), [("imagenette", "flip_"), ("svhn", "")])
+def test_students_are_those_of_the_released_code(recipe: str, epochs: dict[str, int], dataset: str, flip: str) -> None:
+    """`utils.py`: `evaluate_synset` for both, `get_daparam` without augmentation for DC; `smoke` keeps flips."""
+    strategies = {"dc": None, "dsa": f"color_crop_cutout_{flip if recipe != 'smoke' else 'flip_'}scale_rotate"}
+    request = Request(tuple(epochs), (dataset,), (10,), (recipe,))
+    for cell in experiments(request, PluginRegistry()):
+        assert cell.evaluator_name == "dsa"
+        assert cell.student == (
+            "convnet-d6" if cell.data.image_size == 224 else f"convnet-d{3 + (cell.data.image_size == 64)}"
+        )
+        assert cell.evaluator.model_dump() == {
+            **{"epochs": epochs[cell.method_name], "batch_size": 256, "learning_rate": 0.01, "momentum": 0.9},
+            **{"weight_decay": 5e-4, "strategy": strategies[cell.method_name]},
+        }
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa"])
+@pytest.mark.parametrize(
     "dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "imagenette", "tiny-imagenet", "imagenet-1k"]
 )
 def test_quick_is_far_below_the_paper_and_its_network_fits_the_images(method: str, dataset: str) -> None:

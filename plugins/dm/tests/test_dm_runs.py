@@ -15,6 +15,7 @@ import pytest
 from ddbench_dm import DM, DMRbf
 
 from ddbench.config.experiment import Experiment
+from ddbench.evaluators.protocols import SiameseAugmentation
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.artifacts import read_tensors
@@ -101,6 +102,31 @@ def test_paper_is_the_papers_method(method: str, kind: type[DM], dataset: str, n
     assert (settings["steps"], settings["learning_rate"], settings["momentum"]) == (20_000, 1, 0.5)
     assert (settings["real_batch"], settings["initial"]) == (256, "real")
     assert settings["strategy"] == "color_crop_cutout_flip_scale_rotate"
+
+
+@pytest.mark.parametrize(("method", "kind"), [("dm", DM), ("dm-rbf", DMRbf)])
+@pytest.mark.parametrize(
+    ("dataset", "size", "ipc", "learning_rate", "flip"),
+    [
+        ("cifar10", 32, 50, 1, "flip_"),
+        ("cifar10", 32, 100, 10, "flip_"),
+        ("cifar100", 32, 100, 1, "flip_"),
+        ("svhn", 32, 10, 1, ""),
+        ("fashion-mnist", 28, 10, 1, "flip_"),
+    ],
+)
+def test_paper_is_the_released_code_at_28_and_32_pixels(
+    method: str, kind: type[DM], dataset: str, size: int, ipc: int, learning_rate: float, flip: str
+) -> None:
+    """`main_DM.py`, `utils.py` (`get_dataset`, `evaluate_synset`) and `readme.md` of VICO-UoE/DatasetCondensation."""
+    request = Request(methods=(method,), datasets=(dataset,), ipcs=(ipc,), recipes=("paper",))
+    (cell,) = experiments(request, PluginRegistry())
+    strategy = f"color_crop_cutout_{flip}scale_rotate"
+    assert cell.method == kind(network="convnet-d3", learning_rate=learning_rate, strategy=strategy)
+    assert (cell.data.image_size, cell.data.stored_size, cell.student) == (size, size, "convnet-d3")
+    assert cell.evaluator == SiameseAugmentation(
+        epochs=1000, batch_size=256, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, strategy=strategy
+    )
 
 
 @pytest.mark.parametrize("method", ["dm", "dm-rbf"])

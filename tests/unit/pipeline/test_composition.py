@@ -7,6 +7,8 @@ import pytest
 
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
+from ddbench.pipeline.composition import compose, load_recipes, recipe_names
+from ddbench.registry.registry import PluginRegistry
 
 Ask = Callable[..., list[Experiment]]
 One = Callable[..., Experiment]
@@ -135,3 +137,51 @@ def test_a_budget_of_ones_own(one: One, tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml", "mine", body, kind="budget")
     cell = one(recipes=(path,))
     assert (cell.recipes, cell.data.image_size, cell.teacher.epochs) == (("mine",), 24, 2)
+
+
+CONDENSATION = {
+    "cifar10": (32, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": (32, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": (32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "fashion-mnist": (28, (0.2861,) * 3, (0.3530,) * 3),
+}
+"""Size, mean and deviation in `utils.py: get_dataset` of VICO-UoE/DatasetCondensation."""
+
+
+@pytest.mark.parametrize("dataset", CONDENSATION)
+def test_paper_has_the_sizes_of_dc_dsa_and_dm_under_their_protocol_only(ask: Ask, dataset: str) -> None:
+    def paper(method: str, *evaluators: str) -> list[Experiment]:
+        return ask(methods=(method,), datasets=(dataset,), recipes=("paper",), evaluators=evaluators)
+
+    size, mean, std = CONDENSATION[dataset]
+    for method in ("dm", "dm-rbf", "dc", "dsa", "random"):
+        (cell,) = paper(method, "dsa")
+        assert (cell.data.image_size, cell.data.stored_size) == (size, size)
+        assert (cell.data.mean, cell.data.std) == (mean, std)
+        assert cell.student == "convnet-d3"
+    for method, evaluator in (
+        ("dm", "fkd"),
+        ("random", "hard"),
+        ("wmdd", "fkd"),
+        ("wmdd", "dsa"),
+        ("full", "full-data"),
+    ):
+        message = (
+            f"'paper' has no sizes for dataset '{dataset}' with method '{method}' and evaluator '{evaluator}'; it has: "
+        )
+        with pytest.raises(DDBenchError, match=message):
+            paper(method, evaluator)
+
+
+def test_paper_covers_given_sets_as_random_images() -> None:
+    known = load_recipes((), PluginRegistry())
+    cell = ("cifar10", "given:mtt@0123456789abcdef")
+    assert recipe_names(("paper",), known, *cell, "dsa") == ("paper",)
+    settings = compose(known, ("paper",), *cell, 1, "dsa")
+    assert settings["data"] == compose(known, ("paper",), "cifar10", "random", 1, "dsa")["data"]
+    assert settings["data"]["image_size"] == 32
+
+
+def test_the_default_budget_of_a_dataset_is_that_of_every_method(ask: Ask) -> None:
+    cells = ask(methods=("dm", "wmdd"), datasets=("cifar10", "tiny-imagenet"), recipes=())
+    assert [cell.recipes for cell in cells] == [("quick",), ("quick",), ("paper",), ("paper",)]

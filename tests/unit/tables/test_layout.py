@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -197,6 +198,19 @@ def test_columns_are_in_the_order_of_ipcs_and_the_whole_set_comes_last() -> None
     spec = TableSpec("mine", "", lambda request: [], columns=("evaluator", "ipc"))
     (block,) = text_blocks(spec, frame.assign(evaluator=["hard", "full-data", "fkd"]))
     assert list(block.cells) == ["method", "IPC 2 fkd", "IPC 50 hard", "all full-data"]
+
+
+def test_a_cell_names_its_protocol_and_student_if_most_cells_have_others() -> None:
+    frame = hand_made()
+    frame["student"] = frame["student"].where(frame["state"] != "measured", "resnet18")
+    frame.loc[frame["protocol"] == "hard v2", "student"] = "convnet-d4"
+    (block,) = text_blocks(SPEC, frame)
+    cells = block.cells["IPC 10"].tolist()
+    assert cells[:2] == ["62.00 ± 2.00 (3 sets)", "61.50 (1 set) hard v2, convnet-d4"]
+    assert cells[3] == "40.00 (1 set), failed [2]"
+    spec = replace(SPEC, columns=("ipc", "student"))
+    (block,) = text_blocks(spec, frame)
+    assert "61.50 (1 set) hard v2" in block.cells["IPC 10 convnet-d4"].tolist()
 
 
 def test_metrics_of_a_cell_and_of_students() -> None:
