@@ -157,7 +157,10 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("table", "ablatoin"), ("unknown table 'ablatoin'; did you mean 'ablation'?",)),
     (("table", "comparison", "--methods", "random,wmd"), ("unknown method 'wmd'; did you mean 'wmdd'?",)),
     (("table", "comparison", "--evaluator", "fdk"), ("unknown evaluator 'fdk'; did you mean 'fkd'?",)),
-    (("table", "regimes", "--evaluator", "hard"), ("--evaluator hard: table 'regimes' sets the protocol of every cell",)),
+    (
+        ("table", "regimes", "--evaluator", "hard"),
+        ("--evaluator hard: table 'regimes' sets the protocol of every cell",),
+    ),
     (("table", "ablation", "--methods", "random"), ("table 'ablation' has no cells for method random",)),
     (("table", "ablation", "--dataset", "digit"), ("unknown dataset 'digit'; did you mean 'digits'?",)),
     (("table", *ABLATION, "--recipe", "smok"), ("unknown recipe 'smok'; did you mean 'smoke'?",)),
