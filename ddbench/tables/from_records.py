@@ -57,8 +57,7 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
     @cache
     def experiment_of(number: int, recipes: tuple[str, ...], arch: str, image_size: int) -> Experiment | None:
         """The experiment of a cell by its number, once for all settings with these recipes, teacher and size."""
-        varying = {"recipes": recipes, "arch": arch, "image_size": image_size}
-        request = replace(context.request, **varying, seeds=1, repeats=1)
+        request = replace(context.request, recipes=recipes, arch=arch, image_size=image_size, seeds=1, repeats=1)
         try:
             return cell_experiments(cells[number], request, context.registry, known)[0]
         except DDBenchError:
