@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -227,6 +228,22 @@ class Conformance:
             "a run that is killed and resumed gives the same bytes",
             "save the whole state of the loop (step, optimiser, images); seed random numbers by step",
         )
+
+    def test_results_change_only_with_the_version(self, harness: Harness, pytestconfig: pytest.Config) -> None:
+        """Warns once if edited code gives other results under the same version; pytest's cache holds the last ones."""
+        cache = getattr(pytestconfig, "cache", None)
+        if cache is None:
+            pytest.skip("pytest keeps no results of the last run: its plugin cacheprovider is off")
+        current = {"source": harness.source, "results": successful_run(harness).digests}
+        name = f"ddbench/{harness.key}"
+        last = cache.get(name, current)
+        cache.set(name, current)
+        if last["source"] != current["source"] and last["results"] != current["results"]:
+            warnings.warn(
+                f"{harness.name}: its source and its results have changed since the last run of this test, but not its "
+                f"version {harness.subject.version!r}: raise `version` if results of the old code are kept",
+                stacklevel=1,
+            )
 
     def _require_same_result(self, harness: Harness, digests: Mapping[str, str], requirement: str, fix: str) -> None:
         different = changed_names(successful_run(harness).digests, digests)

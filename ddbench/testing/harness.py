@@ -16,7 +16,7 @@ from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
 from ddbench.config.experiment import Experiment
-from ddbench.core.canonical import canonical_json
+from ddbench.core.canonical import canonical_json, key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.evaluators.protocols import HardLabels
@@ -84,6 +84,16 @@ class Harness:
     def name(self) -> str:
         """Kind and name of the subject, for messages."""
         return f"{'method' if self.stage == 'distill' else 'evaluator'} '{self.subject.name}'"
+
+    @property
+    def source(self) -> str:
+        """Digest of the subject's code; see `ddbench.registry.source`."""
+        return self.registry.source_of("method" if self.stage == "distill" else "evaluator", self.subject.name).digest
+
+    @property
+    def key(self) -> str:
+        """Key of the first artifact of the stage under test. It covers the version and all settings, not the code."""
+        return key_of(self.pipeline(self.first.root).key(self.stage))
 
     @property
     def shared(self) -> Path:

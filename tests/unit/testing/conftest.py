@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from ddbench.testing.harness import Harness
 
 @dataclass(frozen=True)
 class Checker:
-    """Runs tests of conformance classes. All share the teachers in `folder`."""
+    """Runs tests of conformance classes. All share the teachers in `folder`, and `cache` in place of pytest's."""
 
     folder: Path
+    cache: pytest.Cache
 
     @staticmethod
     def kit(subject: Distiller | Evaluator, **attributes: object) -> type[Conformance]:
@@ -37,10 +39,13 @@ class Checker:
     def check(self, kit: type[Conformance], test: str) -> None:
         """Runs one test."""
         function = getattr(kit(), f"test_{test}")
-        if not inspect.signature(function).parameters:
-            function()
-            return
-        function(harness_of(kit, self.folder))  # type: ignore[arg-type]  # mypy: a class cannot be hashed
+        parameters = inspect.signature(function).parameters
+        arguments: dict[str, object] = {}
+        if "harness" in parameters:
+            arguments["harness"] = harness_of(kit, self.folder)  # type: ignore[arg-type]  # mypy: not hashable
+        if "pytestconfig" in parameters:
+            arguments["pytestconfig"] = SimpleNamespace(cache=self.cache)
+        function(**arguments)
 
     def failure(self, kit: type[Conformance], test: str) -> str:
         """The message of a test that must fail, in one line."""
@@ -56,9 +61,10 @@ def harness_of(kit: type[Conformance], folder: Path) -> Harness:
 
 
 @pytest.fixture(scope="module")
-def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
+def checker(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Checker:
     """A checker with an empty folder."""
-    return Checker(tmp_path_factory.mktemp("kit"))
+    cache = pytest.Cache(tmp_path_factory.mktemp("pytest_cache"), pytestconfig, _ispytest=True)
+    return Checker(tmp_path_factory.mktemp("kit"), cache)
 
 
 @pytest.fixture(autouse=True)

@@ -317,8 +317,12 @@ METHODS: list[tuple[str, Distiller, str]] = [
     ("images_train_a_better_student_than_noise", Misplaced(), "better than one trained on noise"),
 ]
 
-# Tests that need a module on disk: see below.
-SEPARATE = {"entry_modules_import_no_torch", "another_process_gives_same_result"}
+# Tests that need a module on disk: see below, and test_edited_methods.py.
+SEPARATE = {
+    "entry_modules_import_no_torch",
+    "another_process_gives_same_result",
+    "results_change_only_with_the_version",
+}
 
 
 @pytest.mark.slow
