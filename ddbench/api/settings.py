@@ -23,7 +23,9 @@ class TrainingSettings(Section):
     learning_rate: float = Field(default=0.025, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; AdamW uses (0.9, 0.999)")
     weight_decay: float = Field(default=1e-4, ge=0)
-    decay_vectors: bool = Field(default=True, description="whether weight decay also acts on biases and norm scales")
+    decay_vectors: bool = Field(
+        default=True, description="whether weight decay also acts on biases, norm scales and embeddings"
+    )
     batch_size: int = Field(default=32, ge=1)
     epochs: int = Field(default=100, ge=1, description="epochs; the learning rate follows a cosine to 0 by epoch")
 

@@ -89,7 +89,7 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 @hookimpl
 def ddbench_tables() -> Iterable[TableSpec]:
     return [
-        TableSpec("comparison", "methods x datasets x IPC", comparison, "WMDD paper, Table 1", ipcs=(1, 10, 50)),
+        TableSpec("comparison", "methods x datasets x IPC", comparison, "WMDD paper, Table 1", ipcs=(1, 10, 50, 100)),
         TableSpec(
             "cross-arch",
             "students of other networks on the same distilled sets",

@@ -16,8 +16,9 @@ def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opt
 
     Args:
         network: The network, on its device.
-        settings: The optimiser's name and hyper-parameters. `decay_vectors=False` excludes parameters of fewer than two
-            dimensions (biases, norm scales) from weight decay.
+        settings: The optimiser's name and hyper-parameters. `decay_vectors=False` excludes two kinds of parameters from
+            weight decay, as the code of SRe2L does (`validate/utils.py`): those of fewer than two dimensions (biases,
+            norm scales), and those whose name does not contain "weight" (`pos_embed` and `cls_token` of a ViT).
 
     Returns:
         The optimiser, at the full learning rate.
@@ -30,8 +31,9 @@ def build_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opt
     """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
-    for parameter in network.parameters():
-        (decayed if settings.decay_vectors or parameter.ndim >= 2 else undecayed).append(parameter)
+    for name, parameter in network.named_parameters():
+        is_weight = "weight" in name and parameter.ndim >= 2
+        (decayed if settings.decay_vectors or is_weight else undecayed).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay}
         for parameters, decay in ((decayed, settings.weight_decay), (undecayed, 0.0))

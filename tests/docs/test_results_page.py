@@ -205,8 +205,18 @@ def test_ablation_and_metric_are_those_printed() -> None:
     rows = rows_of("| | Wasserstein + PCBN | cross-entropy + PCBN | Wasserstein + BN | cross-entropy + BN |")
     order = ("wasserstein + pcbn", "cross-entropy + pcbn", "wasserstein + bn", "cross-entropy + bn")
     cells = [printed("ablation")[name] for name in order]
+    earlier: dict[str, list[Record]] = {}
+    for record in collection("imagenette-64px-earlier"):
+        settings = record.configuration["method_settings"]
+        if settings.get("regulariser") == "bn":
+            earlier.setdefault(settings["feature_loss"], []).append(record)
     assert rows == {
         "here (three students on one set each)": [row["IPC 10"] for row in cells],
+        "BN with earlier settings": [
+            "",
+            "",
+            *(number(pool_top1(earlier[n])) for n in ("wasserstein", "cross-entropy")),
+        ],
         "paper": [value(row["IPC 10 published"]) for row in cells],
     }
     rows = rows_of("| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ddbench.api.settings import TrainingSettings
+from ddbench.nn.build import build_network
 from ddbench.training import optimizers
 
 
@@ -59,3 +60,34 @@ def test_a_step_is_that_of_the_optimiser_and_its_state_keeps_its_shape(settings:
         assert all(torch.equal(optimizer.state[a][name], value) for name, value in state.items())
     moved = [not torch.equal(a, b) for a, b in zip(ours.parameters(), before.parameters(), strict=True)]
     assert moved == [a.grad is not None for a, _ in pairs]
+
+
+def decayed_by_sre2l(layers: nn.Module) -> list[str]:
+    """The rule of `VILA-Lab/SRe2L:SRe2L/validate/utils.py: get_parameters`, written anew."""
+    return [name for name, p in layers.named_parameters() if name.find("weight") >= 0 and len(p.size()) > 1]
+
+
+@pytest.mark.parametrize(
+    ("arch", "free"),
+    [
+        ("vit_tiny_patch16_224", ["cls_token", "pos_embed"]),
+        ("resnet18", []),
+        ("mobilenet_v2", []),
+        ("convnet-d3", []),
+        ("convnet-bn-d3", []),
+    ],
+)
+def test_weight_decay_acts_on_the_parameters_of_sre2ls_rule(arch: str, free: list[str]) -> None:
+    """In the order of the network. `free`: those of at least two dimensions without decay."""
+    layers = build_network(arch, 10, 32)
+    names = {id(parameter): name for name, parameter in layers.named_parameters()}
+    settings = TrainingSettings(epochs=1, optimizer="adamw", weight_decay=0.01, decay_vectors=False)
+    groups = optimizers.build_optimizer(layers, settings).param_groups
+    decayed, undecayed = ([names[id(parameter)] for parameter in group["params"]] for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.01, 0]
+    assert decayed == decayed_by_sre2l(layers)
+    assert sorted(decayed + undecayed) == sorted(names.values())
+    matrices = [name for name, parameter in layers.named_parameters() if parameter.ndim >= 2]
+    assert [name for name in matrices if name not in decayed] == free
+    everything = optimizers.build_optimizer(layers, settings.model_copy(update={"decay_vectors": True})).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in everything] == [(len(names), 0.01)]
