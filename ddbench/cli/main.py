@@ -8,7 +8,6 @@ import sys
 
 import click
 
-from ddbench import __version__
 from ddbench.cli import options
 from ddbench.cli.cache import cache_group
 from ddbench.cli.evaluate import evaluate_command
@@ -29,7 +28,7 @@ ABORTED = 130
 
 
 @click.group(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="ddbench")
+@click.version_option(package_name="ddbench", prog_name="ddbench")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Benchmark for dataset distillation.

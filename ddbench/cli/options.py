@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -92,12 +93,7 @@ class _ResultsFolder(_FolderOrUrl):
     """A folder as a Path. For a URL, the Path is the local copy, whose files are uploaded when they are written."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        folder = super().convert(value, param, ctx)
-        if isinstance(folder, Path):
-            return folder
-        from ddbench.storage.remote_results import open_results
-
-        return open_results(str(folder), print_error)
+        return open_results(super().convert(value, param, ctx))
 
 
 results = click.option(
@@ -314,6 +310,22 @@ def print_error(text: str) -> None:
         text: One or more lines. Each is shown as `message_line` formats it.
     """
     click.echo("\n".join(map(message_line, text.splitlines())), err=True)
+
+
+def open_results(location: str | os.PathLike[str]) -> Path:
+    """Returns the folder of the results.
+
+    Args:
+        location: Path of a folder, or the URL of a folder on shared storage.
+
+    Returns:
+        The folder. For a URL, it is the local copy, whose files are uploaded when they are written.
+    """
+    from ddbench.storage import remote_folder, remote_results
+
+    if isinstance(location, str) and remote_folder.is_url(location):
+        return remote_results.open_results(location, print_error)
+    return Path(location)
 
 
 def open_cache(location: Path | str, force: tuple[str, ...] = ()) -> Cache:

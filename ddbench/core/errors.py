@@ -44,6 +44,10 @@ class DDBenchError(Exception):
         super().__init__(message_line(text))
         self.cause = cause or str(self)
 
+    def _render_traceback_(self) -> list[str]:
+        """Returns what IPython and Jupyter print instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class PluginError(DDBenchError):
     """Code of a plugin raised an exception. The message names the plugin; `__cause__` is the exception."""

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,12 @@ class Form:
     """The form in which a set is read.
 
     Attributes:
-        size: Height and width of the images in pixels.
+        size: Height and width of the images in pixels; None: the short side of the first image.
         resize: The filter that resizes images of another size.
         pixels: The space of float images; None: the set holds bytes.
     """
 
-    size: int
+    size: int | None
     resize: Resize = "bilinear"
     pixels: str | None = None
 
@@ -112,10 +113,12 @@ def fit(images: Iterable[Image.Image], count: int, form: Form) -> tuple[Tensor, 
     Returns:
         uint8 [m, 3, S, S], and a note if an image had another size.
     """
-    size = form.size
+    rest = iter(images)
+    first = next(rest)
+    size = form.size or min(first.size)
     fitted = torch.empty(count, 3, size, size, dtype=torch.uint8)
     others: dict[str, None] = {}
-    for row, image in zip(fitted, images, strict=True):
+    for row, image in zip(fitted, chain((first,), rest), strict=True):
         if image.size != (size, size):
             others[f"{image.width} x {image.height}"] = None
         stored = torch.from_numpy(to_stored(image, size, form.resize).copy())
@@ -135,7 +138,8 @@ def fit_tensor(images: Tensor, form: Form) -> tuple[Tensor, tuple[str, ...]]:
     Returns:
         uint8 or float32 [m, 3, S, S], and notes on what was changed.
     """
-    if images.shape[2:] == (form.size, form.size):
+    size = form.size or min(images.shape[2:])
+    if images.shape[2:] == (size, size):
         return images, ()
     rounded = ("their values are rounded to bytes and clamped, because they are resized",)
     arrays = as_bytes(images).permute(0, 2, 3, 1).contiguous().numpy()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import inspect
+import linecache
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ class Source:
     Attributes:
         distribution: The distribution that provides it.
         digest: A digest of the Python files of its package, and of the modules of its base classes in other packages.
-            Comments, docstrings and layout do not affect it. Empty for the core and for code without a file.
+            Comments, docstrings and layout do not affect it. For a class of a notebook, the digest of the cells that
+            define its functions. Empty for the core and for code whose text is not known.
     """
 
     distribution: str
@@ -37,8 +40,10 @@ def source_of(item: type, distribution: str) -> Source:
     module = sys.modules.get(item.__module__)
     file = getattr(module, "__file__", None)
     # The core has no digest: most edits of it change no number, and tests pin the results of its versions.
-    if distribution == CORE or file is None:
+    if distribution == CORE:
         return Source(distribution, "")
+    if file is None:
+        return Source(distribution, _digest_of_cells(item))
     package = _regular_package(item.__module__)
     folders = () if package is None else tuple(sys.modules[package].__path__)
     files = ((path, path.relative_to(folder)) for folder in folders for path in Path(folder).rglob("*.py"))
@@ -67,6 +72,22 @@ def _files_of_bases(item: type, own: str) -> list[Path]:
     names = (name for name in others if name.partition(".")[0] not in skipped)
     files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     return [Path(file) for file in files if file is not None]
+
+
+def _digest_of_cells(item: type) -> str:
+    """Returns a digest of the cells of a notebook in which the functions of a class are defined."""
+    functions = [function for function in vars(item).values() if inspect.isfunction(function)]
+    names = dict.fromkeys(own.__code__.co_filename for own in functions if own.__module__ == item.__module__)
+    cells = [code for name in names if (code := "".join(linecache.getlines(name)))]
+    return hashlib.sha256("".join(map(_comparable, cells)).encode()).hexdigest()[:32] if cells else ""
+
+
+def _comparable(code: str) -> str:
+    """Returns code without comments and layout, or as it is if it is not plain Python, as a cell with `%time`."""
+    try:
+        return normalised(code)
+    except (ValueError, SyntaxError):
+        return code
 
 
 @functools.cache

@@ -7,12 +7,11 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ddbench import __version__
 from ddbench.figures import FIGURES
 from ddbench.report import pictures, sections
 from ddbench.results import records
@@ -107,7 +106,7 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
         anchor=anchor, other_fields=_other_fields, configuration=_configuration, rows=results_text.record_rows
     )
     return environment.from_string(_read("page.html.jinja")).render(
-        version=__version__,
+        version=metadata.version("ddbench"),
         records=shown,
         listed=listed,
         count=len(stored),

@@ -6,7 +6,7 @@ import json
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +189,30 @@ class Selection:
         return frame.loc[values.sort_values(ascending=not numeric, kind="stable", na_position="last").index]
 
 
+def records_frame(stored: Sequence[Record], scored: bool = False, selection: Selection = Selection()) -> pd.DataFrame:
+    """Returns records, or their scores, as a frame.
+
+    Args:
+        stored: The records.
+        scored: Whether to return `ddbench.results.scores` instead.
+        selection: The rows and their order.
+
+    Returns:
+        The fields of the records without `keys` and `stages`, the metrics, and `recipe`.
+
+    Raises:
+        DDBenchError: If there is no such record.
+    """
+    from ddbench.results.labels import recipe_label
+    from ddbench.results.records import to_frame
+    from ddbench.results.scores import scores
+
+    frame = to_frame(stored)
+    if scored:
+        return selection.of(scores(frame))
+    return selection.of(frame.assign(recipe=list(map(recipe_label, stored)))).drop(columns=["keys", "stages"])
+
+
 def records_text(
     folder: Path,
     form: str,
@@ -212,16 +236,13 @@ def records_text(
         DDBenchError: If there is no such record.
     """
     from ddbench.results import records
-    from ddbench.results.labels import recipe_label
-    from ddbench.results.scores import scores
 
     stored = records.read_all(folder, warn)
     if not stored:
         raise records.no_records_error(folder)
-    frame = records.to_frame(stored)
+    frame = records_frame(stored, scored, selection)
     short = form == "text" and not wide
     if scored:
-        frame = selection.of(scores(frame))
         if form == "text":  # columns that say nothing would make the table wider
             frame = frame.drop(
                 columns=["records", *(name for name in OPTIONAL if len(frame) and not frame[name].any())]
@@ -230,7 +251,6 @@ def records_text(
             _warn_of_hidden_notes(frame, warn)
             return _scores_text(_text_rows(frame))
     else:
-        frame = selection.of(frame.assign(recipe=list(map(recipe_label, stored)))).drop(columns=["keys", "stages"])
         if short:
             return format_rows(_text_rows(frame[list(RECORD_COLUMNS)]), ("name", "top1_last"))
         if form == "text":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -155,7 +156,7 @@ def test_printed_tables_are_those_of_the_records(name: str, shell: Shell) -> Non
 
 
 def test_readme_method_runs(tmp_path: Path) -> None:
-    (code,) = blocks(README, "python")
+    (code,) = [block for block in blocks(README, "python") if "class " in block]
     module: dict[str, Any] = {"__name__": "readme"}
     exec(code, module)
     harness = harness_for(module["MeanImage"](), tmp_path, "digits", "smoke", 2)
@@ -215,6 +216,20 @@ def test_the_examples_of_the_tables_page_run_on_the_records(tmp_path: Path, monk
     measured = frame[frame["state"] == "measured"]
     assert len(measured)
     assert measured.loc[measured["method"] == "random", "gap"].notna().all()
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_and_of_its_page_runs(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one folder, in the order of the pages. The class is one of a file: that of a notebook is run in a notebook."""
+    monkeypatch.chdir(shell.root)
+    monkeypatch.setenv("DDBENCH_CACHE", str(shell.cache))
+    codes = [*blocks(README, "python"), *blocks(ROOT / "docs" / "python.md", "python")]
+    for number, code in enumerate(code for code in codes if "import ddbench\n" in code):
+        path = shell.root / f"example_{number}.py"
+        path.write_text(code, encoding="utf-8")
+        runpy.run_path(str(path))
+    made = {json.loads(path.read_text())["method"] for path in (shell.results / "records").glob("*.json")}
+    assert {"kmeans", "random", "grey"} < made
 
 
 PAGE = ROOT / "docs" / "writing-a-plugin.md"

@@ -40,6 +40,8 @@ COVERED = {
     # Sets that the user gives.
     "config/given_sets.py": GIVEN,
     "distillation/given.py": GIVEN,
+    "pipeline/evaluate_set.py": "tests/cli/test_evaluate.py",
+    "pipeline/load_set.py": "tests/unit/test_python.py",
     "pipeline/stages/given.py": GIVEN,
     "distillation/set_tensors.py": "tests/unit/distillation/test_set_files.py",
     # Several processes.

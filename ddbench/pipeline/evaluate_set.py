@@ -1,0 +1,143 @@
+"""Evaluates a distilled set that the user gives, and random real images at its IPC."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ddbench.config.given_sets import SUFFIXES
+from ddbench.core.errors import DDBenchError
+from ddbench.core.files import expand_user
+from ddbench.data.dataset import Dataset
+from ddbench.pipeline import run as running
+from ddbench.pipeline.given_sets import GivenSet, mean_count, open_set, set_of_record
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.results import records
+from ddbench.results.pooling import pool
+from ddbench.results.records import Record
+
+SHOWN_CLASSES = 10
+"""Largest number of classes that are listed with their names in the set."""
+Print = Callable[[str], None]
+
+
+def evaluate_set(
+    source: str,
+    request: Request,
+    workspace: Workspace,
+    results_dir: Path,
+    echo: Print,
+    warn: Print,
+    pixels: str | None = None,
+    classes: Path | None = None,
+    random_sets: int = 1,
+    wide: bool = False,
+) -> tuple[list[Record], bool]:
+    """Trains students on a set, and the same students on random real images.
+
+    Args:
+        source: A file, a folder, or the name of a record.
+        request: The options. Its one dataset is that of the set; methods, IPCs and repeats are not used.
+        workspace: The cache, the datasets and the executor.
+        results_dir: The folder of records and pictures.
+        echo: Prints a line of the result.
+        warn: Prints a line about the progress.
+        pixels: The space of float images; None: the set holds bytes.
+        classes: The file that names the dataset's class of each class of the set; None: they are found by name.
+        random_sets: The number of sets of random images.
+        wide: Whether the summary has all columns.
+
+    Returns:
+        The records, and whether every cell has one.
+
+    Raises:
+        DDBenchError: The set cannot be read, or as `ddbench.pipeline.run.run`.
+    """
+    first, *_ = experiments(replace(request, methods=("random",), ipcs=(1,), repeats=1), workspace.registry)
+    dataset = workspace.dataset(first.dataset, first.data)
+    given = _open(source, workspace, dataset, results_dir, pixels, classes)
+    workspace.add_given_set(given)
+    ipc = mean_count(given.counts)
+    for line in _described(given, dataset, ipc):
+        warn(line)
+    chosen = replace(request, ipcs=(ipc,), evaluators=request.evaluators or default_evaluators(given))
+    cells = experiments(replace(chosen, methods=(given.method,), repeats=1), workspace.registry)
+    if random_sets:
+        cells += experiments(replace(chosen, methods=("random",), repeats=random_sets), workspace.registry)
+    made = running.run(cells, workspace, results_dir, echo, warn, wide=wide)
+    for line in differences(made, given.method):
+        echo(line)
+    return made, len(made) == len(cells)
+
+
+def is_path(source: str) -> bool:
+    """Returns whether a set is given by its path: it exists or looks like a path. Otherwise it names a record."""
+    path = expand_user(Path(source))
+    return path.exists() or os.sep in source or path.suffix.lower() in SUFFIXES
+
+
+def record_of(source: str, results_dir: Path) -> Record:
+    """Reads the record that a set is named by.
+
+    Raises:
+        DDBenchError: There is no such record.
+    """
+    try:
+        return records.read(records.find(results_dir / "records", source))
+    except DDBenchError as error:
+        raise DDBenchError(f"{source} is neither a file nor a folder, and as a record: {error}") from error
+
+
+def _open(
+    source: str, workspace: Workspace, dataset: Dataset, results_dir: Path, pixels: str | None, classes: Path | None
+) -> GivenSet:
+    if is_path(source):
+        return open_set(expand_user(Path(source)), dataset, pixels, classes)
+    if pixels is not None:
+        raise DDBenchError(f"--pixels {pixels}: {source} is no file, and the images of records are bytes")
+    return set_of_record(record_of(source, results_dir), workspace.cache, workspace.dataset, dataset, classes)
+
+
+def default_evaluators(given: GivenSet) -> tuple[str, ...]:
+    """Returns the protocols that are used if none is chosen: `own` for a set with soft labels or a learning rate."""
+    return ("own",) if given.extras else ()
+
+
+def _described(given: GivenSet, dataset: Dataset, ipc: int) -> Iterator[str]:
+    """Yields lines about a set: its size, and which class of the dataset each of its classes is."""
+    counts, info = given.counts, dataset.info
+    per_class = str(ipc) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    yield f"set: {given.method}, {sum(counts)} images of {len(counts)} classes, {per_class} per class"
+    if given.extras:
+        parts = ", ".join(name.replace("_", " ") for name in given.extras)
+        yield f"labels: the set has {parts}; the protocol own trains on them, and is the default for this set"
+    if min(counts) != max(counts):
+        yield f"note: the classes differ in the number of images; records and random images have the mean, IPC {ipc}"
+    if given.set_classes == given.class_names:
+        yield "classes: by their names"
+        return
+    pairs = [f"{own} = {title}" for own, title in zip(given.set_classes, info.class_titles, strict=True)]
+    more = f", and {len(pairs) - SHOWN_CLASSES} more" if len(pairs) > SHOWN_CLASSES else ""
+    yield f"classes: {', '.join(pairs[:SHOWN_CLASSES])}{more}"
+
+
+def differences(made: Iterable[Record], method: str) -> Iterator[str]:
+    """Yields the difference of mean top-1 between a set and random images, for each protocol and student.
+
+    Args:
+        made: The records of both.
+        method: The method of the set.
+    """
+    grouped: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in made:
+        grouped.setdefault((record.evaluator, record.student), {}).setdefault(record.method, []).append(record)
+    for (evaluator, student), by_method in grouped.items():
+        if len(by_method) == 2:
+            own, random = (
+                pool([one.metrics.top1_last for one in group], [one.distilled_digest for one in group]).mean
+                for group in (by_method[method], by_method["random"])
+            )
+            yield f"difference to random, {evaluator}, {student}: {own - random:+.2f} percentage points"

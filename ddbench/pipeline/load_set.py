@@ -1,0 +1,80 @@
+"""Loads a distilled set from files or from a record, as tensors and as a dataset of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ddbench.core.errors import DDBenchError
+from ddbench.core.files import expand_user
+from ddbench.distillation.distilled_set import class_weights
+from ddbench.distillation.set_files import Form, read_set
+from ddbench.pipeline.evaluate_set import is_path, record_of
+from ddbench.results.export import stored_set
+
+if TYPE_CHECKING:
+    from ddbench.pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class LoadedSet(Dataset[tuple[Tensor, Tensor]]):
+    """A distilled set. Its items are pairs of an image (float [3, S, S], 0 is black and 1 is white) and its label.
+
+    Attributes:
+        images: uint8, or float32 with 0 for black and 1 for white, [m, 3, S, S].
+        labels: int64 [m].
+        weights: Weights of the images in the loss, float [m]. Those of a class sum to 1.
+        class_names: The names of the classes, by label.
+        extras: Soft labels and the learning rate of the student, if the set has them; see
+            `ddbench.distillation.units.EXTRAS`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    class_names: tuple[str, ...]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.images[index]
+        return image if image.is_floating_point() else image.float() / 255, self.labels[index]
+
+    def __repr__(self) -> str:
+        size = self.images.shape[-1]
+        return f"LoadedSet({len(self)} images of {len(self.class_names)} classes, {size} x {size} pixels)"
+
+
+def load_set(source: str, workspace: Workspace, results_dir: Path, pixels: str | None = None) -> LoadedSet:
+    """Loads a distilled set.
+
+    Args:
+        source: A file, a folder, or the name of a record.
+        workspace: The cache, and the datasets for a set of real images.
+        results_dir: The folder of the records.
+        pixels: The space of float images; None: the set holds bytes.
+
+    Returns:
+        The set. Images from files have the size of the first one.
+
+    Raises:
+        DDBenchError: There is no such set, or it cannot be read.
+    """
+    if is_path(source):
+        read = read_set(expand_user(Path(source)), Form(None, pixels=pixels))
+        for note in read.notes:
+            workspace.note_once(note, "given")
+        weights = class_weights(read.labels, read.weights)
+        return LoadedSet(read.images, read.labels, weights, read.names, read.extras)
+    record = record_of(source, results_dir)
+    stored = stored_set(record, workspace.cache, workspace.dataset)
+    if stored is None:
+        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
+    return LoadedSet(stored.images, stored.labels, stored.weights, tuple(stored.class_names), stored.extras)
