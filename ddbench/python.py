@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def run(
     arch: str | None = None,
     device: str = "auto",
     precision: str = "auto",
-    settings: Mapping[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     results_dir: Folder = "results",
     cache_dir: Folder | None = None,
     data_dir: Folder | None = None,
@@ -130,40 +130,27 @@ def evaluate(
     arch: str | None = None,
     device: str = "auto",
     precision: str = "auto",
-    settings: Mapping[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     results_dir: Folder = "results",
     cache_dir: Folder | None = None,
     data_dir: Folder | None = None,
 ) -> pd.DataFrame:
     """Trains students on a given distilled set and on random real images, as `ddbench evaluate` does.
 
+    Arguments that are not listed here are those of `run`.
+
     Args:
         set: A file, a folder, or the name of a record or its beginning.
         dataset: The name of the dataset that the set was distilled from.
-        recipe: As in `run`.
-        evaluator: As in `run`.
-        student: As in `run`.
-        seed: As in `run`.
-        seeds: As in `run`.
         random_sets: The number of sets of random real images. 0: none.
         pixels: The space of float images: `unit`, `imagenet`, `cifar10` or `cifar100`. Sets of bytes need none.
         classes: A file that maps the set's classes to the dataset's.
-        image_size: As in `run`.
-        arch: As in `run`.
-        device: As in `run`.
-        precision: As in `run`.
-        settings: As in `run`.
-        results_dir: As in `run`.
-        cache_dir: As in `run`.
-        data_dir: As in `run`.
 
     Returns:
         As `run`. The method of the set is named `given:NAME@DIGEST`.
 
     Raises:
         DDBenchError: The set cannot be read, or as in `run`.
-        TypeError: As in `run`.
-        KeyboardInterrupt: As in `run`.
     """
     from ddbench.cli.options import print_error, print_result
     from ddbench.pipeline.evaluate_set import evaluate_set
@@ -241,7 +228,7 @@ def table(
     ipc: Numbers = (),
     recipe: Names = (),
     image_size: int | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     results_dir: Folder = "results",
 ) -> pd.DataFrame:
     """Returns a table of the records of a folder, as `ddbench table` prints it. Computes nothing.
@@ -324,7 +311,7 @@ _ONE: dict[str, type] = {
 """Arguments that are one value: its type."""
 
 
-def _request(function: str, settings: Mapping[str, Any] | None, **arguments: Any) -> Request:
+def _request(function: str, settings: dict[str, Any] | None, **arguments: Any) -> Request:
     """Returns the request of a function's arguments.
 
     Args:
@@ -338,7 +325,7 @@ def _request(function: str, settings: Mapping[str, Any] | None, **arguments: Any
     fields |= {_SEVERAL[name][0]: _several(function, name, arguments[name]) for name in arguments if name in _SEVERAL}
     for name in arguments.keys() & _ONE.keys():
         value = arguments[name]
-        if value is not None:
+        if value is not None or name not in ("image_size", "arch"):
             require_type(function, name, value, _ONE[name], f"a value of type {_ONE[name].__name__}")
         if name in ("seeds", "repeats") and value < 1:
             raise DDBenchError(f"{name} is {value}; pass a number of at least 1")
@@ -365,9 +352,9 @@ def _name_of(method: object, registry: PluginRegistry) -> object:
 
 def _space(pixels: str | None) -> str | None:
     """Returns the space of float images. Raises DDBenchError for an unknown one."""
-    from ddbench.config.given_sets import SPACES
+    from ddbench.config.given_sets import SPACES, ZCA
 
-    if pixels is not None and pixels not in SPACES:
+    if pixels is not None and pixels not in (*SPACES, ZCA):
         raise unknown("space of pixels", str(pixels), SPACES)
     return pixels
 
