@@ -1,5 +1,8 @@
-"""Crops and flips against torchvision."""
+"""Crops and flips against torchvision, and against their formulas in float64."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from scipy import stats  # type: ignore[import-untyped]
@@ -37,6 +40,46 @@ def test_crop_resize_of_different_boxes_and_flips_in_one_batch() -> None:
     for image, box, flip, crop in zip(images, boxes.tolist(), flips, ours, strict=True):
         expected = resized_crop(image, *box, [24, 24], antialias=True)
         torch.testing.assert_close(crop, expected.flip(-1) if flip else expected, atol=1e-5, rtol=0)
+
+
+def triangle_filter(length: int, size: int) -> np.ndarray:
+    """The weights [size, length] of an antialiased linear resize of `length` to `size` pixels, weight by weight."""
+    weights, step = np.zeros((size, length)), length / size
+    for i in range(size):
+        for j in range(length):
+            distance = abs((j + 0.5) - (i + 0.5) * step)
+            weights[i, j] = max(0.0, 1 - distance / max(step, 1.0))
+        weights[i] /= weights[i].sum()
+    return weights
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_resize_and_flip_are_a_triangle_filter_on_each_axis(flip: bool) -> None:
+    images = torch.rand(len(BOXES), 3, 40, 56, dtype=torch.float64, generator=seeds.generator("triangle"))
+    boxes = torch.tensor([box[:4] for box in BOXES])
+    ours = crops.crop_resize(images, boxes, 9, torch.full((len(BOXES),), flip))
+    for image, (top, left, height, width), crop in zip(images.numpy(), boxes.tolist(), ours.numpy(), strict=True):
+        inside = image[:, top : top + height, left : left + width]
+        expected = triangle_filter(height, 9) @ inside @ triangle_filter(width, 9).T
+        np.testing.assert_allclose(crop, expected[:, :, ::-1] if flip else expected, rtol=0, atol=1e-12)
+
+
+def test_random_boxes_are_the_first_of_ten_that_fits() -> None:
+    """Area uniform in `scale`, logarithm of the aspect ratio uniform, place uniform; the draws are of one stream."""
+    sizes = [(30, 40), (9, 70), (64, 64), (50, 12), (3, 3)] * 20
+    ours = crops.random_boxes(torch.tensor(sizes), (0.2, 1.0), generator=seeds.generator("first"))
+    draws = torch.rand(len(sizes), 22, dtype=torch.float64, generator=seeds.generator("first")).tolist()
+    tries = []
+    for (height, width), box, u in zip(sizes, ours.tolist(), draws, strict=True):
+        for number in range(10):
+            area = height * width * (0.2 + 0.8 * u[number])
+            aspect = math.exp((2 * u[10 + number] - 1) * math.log(4 / 3))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                tries.append(number)
+                assert box == [int(u[20] * (height - h + 1)), int(u[21] * (width - w + 1)), h, w]
+                break
+    assert len(set(tries)) > 3
 
 
 def test_crop_resize_ignores_what_is_outside_the_box() -> None:

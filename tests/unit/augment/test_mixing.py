@@ -2,7 +2,10 @@
 
 import math
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]
 
 from ddbench.augment import mixing, views
@@ -28,6 +31,19 @@ def test_cutmix_box_is_cut_at_the_borders() -> None:
     assert mixing.cutmix_box(64, 0.75, 0, 63) == (0, 47, 16, 17)
     assert mixing.cutmix_box(64, 1.0, 10, 20)[2:] == (0, 0)
     assert mixing.kept_share((16, 16, 32, 32), 64) == 0.75
+
+
+@given(size=st.integers(1, 40), kept=st.floats(0, 1), row=st.integers(0, 39), column=st.integers(0, 39))
+def test_a_cutmix_box_holds_the_pixels_near_its_centre(size: int, kept: float, row: int, column: int) -> None:
+    row, column = row % size, column % size
+    half = math.floor(size * math.sqrt(1 - kept)) // 2
+    inside = [
+        (r, c) for r in range(size) for c in range(size) if -half <= r - row < half and -half <= c - column < half
+    ]
+    box = mixing.cutmix_box(size, kept, row, column)
+    top, left, height, width = box
+    assert inside == [(r, c) for r in range(top, top + height) for c in range(left, left + width)]
+    assert mixing.kept_share(box, size) == pytest.approx(1 - len(inside) / size**2)
 
 
 def test_cutmix_shares_have_the_distribution_of_the_released_rule() -> None:

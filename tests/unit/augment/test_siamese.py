@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -88,6 +90,35 @@ def test_scale_and_rotation_are_affine_grids() -> None:
         theta = torch.tensor([map_], dtype=torch.float64).expand(3, 2, 3)
         grid = functional.affine_grid(theta, [3, 3, SIZE, SIZE], align_corners=False)
         exactly(augment(images(), augmentation), functional.grid_sample(images(), grid, align_corners=False))
+
+
+def bilinear(image: np.ndarray, row: float, column: float) -> np.ndarray:
+    """The channels of an image [3, H, W] at a position in pixels, 0 outside."""
+    total = np.zeros(3)
+    for r in (math.floor(row), math.floor(row) + 1):
+        for c in (math.floor(column), math.floor(column) + 1):
+            if 0 <= r < image.shape[1] and 0 <= c < image.shape[2]:
+                total += (1 - abs(row - r)) * (1 - abs(column - c)) * image[:, r, c]
+    return total
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_scale_and_rotation_read_each_pixel_at_its_place(size: int) -> None:
+    """Pixel by pixel from the formulas: the position about the centre, scaled, or turned by the angle."""
+    rows = ((1.15, 0.9), (0.84, 1.2), (1.0, 1.1)), ((0.26,), (-0.1,), (0.2,))
+    middle = (size - 1) / 2
+    for operation, parameters in zip(("scale", "rotate"), rows, strict=True):
+        seen = augment(images(3, size), of(operation, *parameters))
+        for image, actual, own in zip(images(3, size).numpy(), seen.numpy(), parameters, strict=True):
+            for row, column in product(range(size), range(size)):
+                down, right = row - middle, column - middle
+                if operation == "scale":
+                    down, right = own[0] * down, own[1] * right
+                else:
+                    sine, cosine = math.sin(own[0]), math.cos(own[0])
+                    down, right = cosine * down - sine * right, sine * down + cosine * right
+                expected = bilinear(image, middle + down, middle + right)
+                np.testing.assert_allclose(actual[:, row, column], expected, rtol=0, atol=1e-12)
 
 
 def test_a_larger_scale_shrinks_the_image() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -142,6 +143,39 @@ def test_global_bn_squared_is_pcbn_of_one_class_that_holds_the_batch() -> None:
         error = error + (pooled.var(1, correction=0) - variances[number]).square().sum()
         expected = expected + error * (10 if number == 0 else 1)
     torch.testing.assert_close(global_bn(layers, means, variances, form="squared"), expected)
+
+
+@pytest.mark.parametrize("form", ["norm", "squared"])
+def test_global_bn_and_its_gradient_equal_a_loop_over_channels(form: Form) -> None:
+    """The mean and variance of each channel over images and positions in NumPy, and derivatives by differences."""
+
+    def loop(values: list[np.ndarray]) -> float:
+        total = 0.0
+        for number, layer in enumerate(values):
+            errors = [0.0, 0.0]
+            for channel in range(layer.shape[1]):
+                pixels = layer[:, channel].reshape(-1)
+                mean = sum(pixels) / len(pixels)
+                variance = sum((pixels - mean) ** 2) / len(pixels)
+                errors[0] += (mean - float(means[number][channel])) ** 2
+                errors[1] += (variance - float(variances[number][channel])) ** 2
+            sizes = errors if form == "squared" else [error**0.5 for error in errors]
+            total += (10 if number == 0 else 1) * sum(sizes)
+        return total
+
+    layers, means, variances = batch_and_targets()
+    inputs = [layer.clone().requires_grad_() for layer in layers]
+    value = global_bn(inputs, means, variances, form=form)
+    arrays = [layer.numpy() for layer in layers]
+    assert value.item() == pytest.approx(loop(arrays), rel=1e-12)
+    for number, gradient in enumerate(torch.autograd.grad(value, inputs)):
+        place = tuple(size // 2 for size in gradient.shape)
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = [array.copy() for array in arrays]
+            moved[number][place] += step
+            ends.append(loop(moved))
+        assert float(gradient[place]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
 
 
 def test_without_batchnorm_layers_there_is_nothing_to_match() -> None:

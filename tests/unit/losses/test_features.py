@@ -1,5 +1,6 @@
 """Feature losses against brute force in float64."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,20 @@ def test_feature_match_forms() -> None:
     (grad,) = torch.autograd.grad(feature_match(met, targets, "norm"), met)
     assert torch.equal(grad, torch.zeros_like(grad))
     assert feature_match(features.bfloat16(), targets.bfloat16(), "norm").dtype == torch.float32
+
+
+def test_gradients_are_those_of_the_formulas() -> None:
+    """2 (f - b) for the sum of squares, (f - b) / |f - b| for the norm, (softmax - one-hot) / B for cross-entropy."""
+    features, targets = draw(4, 6).requires_grad_(), draw(4, 6, seed=1)
+    difference = (features - targets).detach().numpy()
+    for form, expected in (("squared", 2 * difference), ("norm", difference / np.sqrt((difference**2).sum()))):
+        (grad,) = torch.autograd.grad(feature_match(features, targets, form), features)  # type: ignore[arg-type]
+        np.testing.assert_allclose(grad, expected, rtol=1e-5)
+    logits, labels = draw(5, 3).requires_grad_(), [0, 2, 1, 1, 0]
+    (grad,) = torch.autograd.grad(cross_entropy(logits, torch.tensor(labels)), logits)
+    scores = np.exp(logits.detach().numpy())
+    expected = (scores / scores.sum(1, keepdims=True) - np.eye(3)[labels]) / 5
+    np.testing.assert_allclose(grad, expected, rtol=1e-5)
 
 
 def test_cross_entropy_is_the_mean_of_minus_log_probabilities() -> None:

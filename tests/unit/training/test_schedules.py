@@ -30,6 +30,16 @@ def test_warmup_is_that_of_pytorchs_schedulers(warmup: int, epochs: int) -> None
         scheduler.step()
 
 
+@given(st.integers(1, 30), st.integers(2, 300), st.data())
+def test_warmup_rises_on_a_line_and_falls_on_a_cosine(warmup: int, epochs: int, data: st.DataObject) -> None:
+    epoch = data.draw(st.integers(0, epochs - 1))
+    if epoch < warmup:
+        expected = 0.01 * (1 - epoch / warmup) + epoch / warmup
+    else:
+        expected = math.cos(math.pi * (epoch - warmup) / (2 * (epochs - warmup))) ** 2
+    assert with_warmup(warmup)(epoch, epochs) == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize(("steps", "full_steps"), [(1, 1), (2, 1), (5, 3), (1000, 500)])
 def test_a_step_in_the_middle(steps: int, full_steps: int) -> None:
     assert [step_at_half(step, steps) for step in range(steps)] == [1.0] * full_steps + [0.1] * (steps - full_steps)
