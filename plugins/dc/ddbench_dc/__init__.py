@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, hookimpl, too_few_images
+from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, UnitResult, hookimpl, too_few_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,13 @@ class DC(Distiller, frozen=True, extra="forbid"):
     network_batch: int = Field(
         default=256, ge=1, description="images per step of SGD on the network (released code: 256)"
     )
+    clamp: bool = Field(
+        default=True,
+        # Added later. The default is excluded, so that existing keys and records do not change.
+        exclude_if=lambda clamp: clamp,
+        description="clamp the final pixels to [0, 1] and store bytes; false: store floats, which the protocols dsa "
+        "and own use (released code)",
+    )
 
     def loops(self, ipc: int) -> tuple[int, int]:
         """Returns the matching steps per network and the training epochs between two steps.
@@ -103,11 +110,15 @@ class DC(Distiller, frozen=True, extra="forbid"):
         matched = outer * num_classes * (self.real_batch + DOUBLE_BACKWARD * ipc)
         return self.iterations * (matched + (outer - 1) * inner * num_classes * ipc)
 
-    def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
         """Returns images that are optimised to match the gradients of real images."""
+        return self._distill(task, unit, None)
+
+    def _distill(self, task: DistillTask, unit: Unit, strategy: str | None) -> Tensor | UnitResult:
         from ddbench_dc.matching import distill
 
-        return distill(self, task, unit)
+        images = distill(self, task, unit, strategy)
+        return images if self.clamp else UnitResult(images, pixels="unit")
 
 
 class DSA(DC, frozen=True, extra="forbid"):
@@ -130,11 +141,9 @@ class DSA(DC, frozen=True, extra="forbid"):
         "(DSA: all six, digits without flip)",
     )
 
-    def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
         """Returns images that are optimised to match the gradients of real images under the same augmentation."""
-        from ddbench_dc.matching import distill
-
-        return distill(self, task, unit, self.strategy)
+        return self._distill(task, unit, self.strategy)
 
 
 @hookimpl

@@ -219,9 +219,9 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     """Optimises the images of the whole set by gradient matching (Algorithm 1).
 
     Each iteration uses a new network. A matching step is one step of SGD with momentum on the normalised pixels;
-    between two steps the network is trained on the current images. The pixels are clamped to [0, 1] only at the end.
-    The released code stores and evaluates them without clamping. All draws are seeded by iteration, step, class and
-    epoch, so that a run resumed at the end of an iteration gives the same bytes.
+    between two steps the network is trained on the current images. With `clamp`, the pixels are clamped to [0, 1], only
+    at the end. The released code stores and evaluates them without clamping. All draws are seeded by iteration, step,
+    class and epoch, so that a run resumed at the end of an iteration gives the same bytes.
 
     Args:
         method: The hyper-parameters.
@@ -230,7 +230,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
         strategy: The strategy of siamese augmentation; None for no augmentation.
 
     Returns:
-        The images, float32 [n, 3, S, S] in [0, 1].
+        The images, float32 [n, 3, S, S], 0 for black and 1 for white; in [0, 1] with `clamp`.
 
     Raises:
         DDBenchError: If the distance, the pixels or their momentum are not finite. The message names the step; the last
@@ -277,7 +277,7 @@ def distill(method: DC, task: DistillTask, unit: Unit, strategy: str | None = No
     require_finite(f"{method.name}, after the last step", {"images": images, "momentum": momentum}, HINT)
     task.timing.update(steps=steps, seconds=seconds + time.perf_counter() - began)
     pixels = denormalise(images, task.dataset.mean.to(task.device), task.dataset.std.to(task.device))
-    return pixels.clamp(0, 1)
+    return pixels.clamp(0, 1) if method.clamp else pixels
 
 
 def _resume(task: DistillTask, images: Tensor, momentum: Tensor) -> tuple[int, float]:

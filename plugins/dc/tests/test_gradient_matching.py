@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.settings import DSA_STRATEGY
-from ddbench.api.units import Unit
+from ddbench.api.units import Unit, UnitResult
 from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
@@ -262,6 +262,11 @@ def test_a_pixel_step_is_sgd_with_momentum_and_pixels_are_clamped_at_the_end(mak
     pixels = images.detach() * deviation + mean
     assert float(pixels.min()) < 0 < 1 < float(pixels.max())
     torch.testing.assert_close(actual, pixels.clamp(0, 1))
+    floats = method.model_copy(update={"clamp": False}).distill(make_task(1), unit_of(1))
+    assert isinstance(floats, UnitResult)
+    assert floats.pixels == "unit"
+    assert floats.images is not None
+    torch.testing.assert_close(floats.images, pixels)
     assert task.timing["steps"] == 2
 
 

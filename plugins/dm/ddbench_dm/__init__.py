@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, hookimpl, too_few_images
+from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, UnitResult, hookimpl, too_few_images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ddbench.api import DatasetInfo, DistillTask
+    from ddbench_dm.matching import Distance
 
 
 class DM(Distiller, frozen=True, extra="forbid"):
@@ -49,6 +50,13 @@ class DM(Distiller, frozen=True, extra="forbid"):
         default=DSA_STRATEGY,
         description="operations of siamese augmentation, joined by underscores (DM: all six); null = none",
     )
+    clamp: bool = Field(
+        default=True,
+        # Added later. The default is excluded, so that existing keys and records do not change.
+        exclude_if=lambda clamp: clamp,
+        description="clamp pixels to [0, 1] after each step and store bytes; false: never clamp, and store floats, "
+        "which the protocols dsa and own use (released code)",
+    )
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses an IPC above the number of images of the smallest class if the initial images are real."""
@@ -62,12 +70,17 @@ class DM(Distiller, frozen=True, extra="forbid"):
         """Counts one pass for each synthetic image, and a third for each real one (forward pass only)."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
 
-    def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
         """Returns the images of the whole set."""
         from ddbench.losses import mean_match
+
+        return self._distill(task, unit, mean_match)
+
+    def _distill(self, task: DistillTask, unit: Unit, distance: Distance) -> Tensor | UnitResult:
         from ddbench_dm.matching import distill
 
-        return distill(self, task, unit, mean_match)
+        images = distill(self, task, unit, distance)
+        return images if self.clamp else UnitResult(images, pixels="unit")
 
 
 class DMRbf(DM, frozen=True, extra="forbid"):
@@ -97,11 +110,11 @@ class DMRbf(DM, frozen=True, extra="forbid"):
                 return f"class '{name}' has {count} training image; the kernels' bandwidths need two"
         return super().skip(dataset, ipc)
 
-    def distill(self, task: DistillTask, unit: Unit) -> Tensor:
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
         """Returns the images of the whole set."""
-        from ddbench_dm.matching import distill, kernel_match
+        from ddbench_dm.matching import kernel_match
 
-        return distill(self, task, unit, lambda synthetic, real: kernel_match(synthetic, real, self.bandwidths))
+        return self._distill(task, unit, lambda synthetic, real: kernel_match(synthetic, real, self.bandwidths))
 
 
 @hookimpl

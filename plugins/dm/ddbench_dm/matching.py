@@ -210,11 +210,11 @@ def initial_images(method: DM, task: DistillTask, unit: Unit) -> Tensor:
 def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Tensor:
     """Optimises the images of the whole set with SGD with momentum at a constant rate.
 
-    Unlike in the released code, pixels are clamped to the valid range after each step, so that the stored images are
-    the optimised ones. All draws are seeded by (seed of the set, step, class), so that a resumed run gives the same
-    bytes. If memory runs out, the network processes fewer classes at once, which does not change the numbers; with
-    BatchNorm this is not possible. The real images of all classes of a step are in memory at once, on the host and on
-    the device.
+    With `clamp`, unlike in the released code, pixels are clamped to the valid range after each step, so that the stored
+    images are the optimised ones. All draws are seeded by (seed of the set, step, class), so that a resumed run gives
+    the same bytes. If memory runs out, the network processes fewer classes at once, which does not change the numbers;
+    with BatchNorm this is not possible. The real images of all classes of a step are in memory at once, on the host and
+    on the device.
 
     Args:
         method: The hyper-parameters.
@@ -223,7 +223,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
         distance: The distance of the embeddings of one class.
 
     Returns:
-        The images, float32 [n, 3, S, S] in [0, 1].
+        The images, float32 [n, 3, S, S], 0 for black and 1 for white; in [0, 1] with `clamp`.
 
     Raises:
         DDBenchError: If the loss, the pixels or their momentum are not finite. The message names the step; the last
@@ -261,7 +261,8 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
                 assert images.grad is not None
                 velocity.mul_(method.momentum).add_(images.grad)
                 images.sub_(method.learning_rate * velocity)
-                images.copy_(torch.maximum(torch.minimum(images, high), low))
+                if method.clamp:
+                    images.copy_(torch.maximum(torch.minimum(images, high), low))
             task.tick()
             done = step + 1
             reports = done % REPORT_EVERY == 0 or done == method.steps
@@ -276,7 +277,8 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
                 interruption.raise_if_requested()
     checked_state(method.steps)
     task.timing.update(steps=method.steps, seconds=seconds + time.perf_counter() - began)
-    return denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device)).clamp(0, 1)
+    result = denormalise(images.detach(), task.dataset.mean.to(device), task.dataset.std.to(device))
+    return result.clamp(0, 1) if method.clamp else result
 
 
 def _check(losses: list[Tensor], done: int) -> None:
