@@ -82,6 +82,12 @@ class RecoverSettings(BaseModel, frozen=True):
         ge=0,
         description="roll by 0..jitter pixels down and right, once per batch (released code: 32 at 224 px)",
     )
+    centred_jitter: bool = Field(
+        default=False,
+        # Added later. The default is excluded, so that existing keys and records do not change.
+        exclude_if=lambda centred: not centred,
+        description="roll by -jitter..jitter instead of 0..jitter pixels (SRe2L on Tiny ImageNet)",
+    )
 
     initial: str = Field(
         default="noise",

@@ -137,7 +137,8 @@ def _draw_view(images: Tensor, settings: RecoverSettings, step: int, generator: 
     flips = (torch.rand(draws, generator=generator) < 0.5) & settings.flip
     view = crops.crop_resize(images, boxes if draws > 1 else boxes[0], size, flips.expand(count))
     if settings.jitter:
-        down, right = torch.randint(0, settings.jitter + 1, (2,), generator=generator).tolist()
+        lowest = -settings.jitter if settings.centred_jitter else 0
+        down, right = torch.randint(lowest, settings.jitter + 1, (2,), generator=generator).tolist()
         view = torch.roll(view, shifts=(down, right), dims=(2, 3))
     return view
 

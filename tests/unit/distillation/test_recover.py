@@ -91,7 +91,9 @@ def plain_loop(
             seen.append(view.flip(3) if chosen.flip and flips[number % drawn] else view)
         batch = torch.cat(seen)
         if chosen.jitter:
-            down, right = (int(n) for n in torch.randint(0, chosen.jitter + 1, (2,), generator=draw))
+            lowest = -chosen.jitter if chosen.centred_jitter else 0
+            rolls = torch.randint(lowest, chosen.jitter + 1, (2,), generator=draw)
+            down, right = (int(n) % SIZE for n in rolls)
             batch = torch.cat([batch[:, :, SIZE - down :], batch[:, :, : SIZE - down]], 2)
             batch = torch.cat([batch[..., SIZE - right :], batch[..., : SIZE - right]], 3)
         loss = torch.stack(list(objective(task.teacher(batch)).values())).sum()
@@ -105,7 +107,8 @@ def plain_loop(
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"crop_per_image": False}, {"flip": False}, {"jitter": 0, "crop_scale_min": 1.0}]
+    "change",
+    [{}, {"crop_per_image": False}, {"flip": False}, {"centred_jitter": True}, {"jitter": 0, "crop_scale_min": 1.0}],
 )
 def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillContext], change: dict[str, Any]) -> None:
     chosen = TEN.model_copy(update=change)

@@ -38,6 +38,7 @@ SETTINGS = {
     "crop_per_image": False,
     "flip": False,
     "jitter": 1,
+    "centred_jitter": True,
     "solver": "released",
     "iterations": 3,
     "weight_step": 0.5,
