@@ -22,7 +22,6 @@ from ddbench.data.registry import ddbench_datasets
 from ddbench.evaluators.labels import OnlineLabels
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.students import weighted
-from ddbench.evaluators.view_batches import view_batches
 from ddbench.nn import device as devices
 from ddbench.nn.build import build_network
 from ddbench.nn.device import autocast
@@ -77,7 +76,7 @@ class Student:
     def apart(self) -> float:
         """Returns the relative difference of our float32 loss of a batch to the plain formula on the same views."""
         source = self.source("fp32")
-        batch = next(view_batches(source.task, source.views(0)))
+        batch = next(source.batches(source.views(0)))
         logits = self.student(batch.images)
         targets = torch.softmax(self.teacher.network(batch.images) / TEMPERATURE, 1)
         plain = functional.kl_div(functional.log_softmax(logits / TEMPERATURE, 1), targets, reduction="batchmean")
@@ -89,7 +88,7 @@ class Student:
         weights = torch.ones(len(self.labels), device=device())
 
         def epoch_batches(epoch: int) -> Iterator[Batch]:
-            for batch in view_batches(source.task, source.views(epoch)):
+            for batch in source.batches(source.views(epoch)):
                 yield Batch(batch.images, weighted(source.losses(epoch, batch), weights[batch.rows]))
 
         recipe = TrainingSettings(optimizer="adamw", learning_rate=1e-3, decay_vectors=False, epochs=STEPS)

@@ -31,8 +31,8 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         needs_ipc: Whether the method takes a number of images per class. False for a reference run on the full dataset.
         default_evaluator: Name of the evaluator that is used if the user does not choose one.
         batch_settings: Names of the fields that bound the memory of `distill`. An out-of-memory error names them.
-        caveat: What a reader of the method's numbers must know, e.g. that the protocol of its paper is missing. Tables
-            print it as a note beside each number. Empty: nothing.
+        caveat: What a reader must know of the method's numbers under other evaluators than `default_evaluator`. Tables
+            print it as a note beside each of them. Empty: nothing.
 
     Example:
         A method that averages random real images of a class::

@@ -1,7 +1,8 @@
-"""Augmentations: random-resized-crops, CutMix, the views of an epoch, siamese augmentation."""
+"""Augmentations: random-resized-crops, patch shuffling, CutMix, the views of an epoch, siamese augmentation."""
 
 from ddbench.augment.crops import crop_resize, denormalise, normalise, random_boxes
 from ddbench.augment.mixing import Mix, cutmix, cutmix_box, kept_share, paste
+from ddbench.augment.shuffling import random_places, shuffle_patches
 from ddbench.augment.siamese import Augmentation, augment, draw_augmentation
 from ddbench.augment.views import EpochViews, batch_slices, epoch_views
 
@@ -21,4 +22,6 @@ __all__ = [
     "normalise",
     "paste",
     "random_boxes",
+    "random_places",
+    "shuffle_patches",
 ]

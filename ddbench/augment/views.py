@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddbench.augment.crops import CROP_SCALE, random_boxes
 from ddbench.augment.mixing import Mix, cutmix_box, kept_share
+from ddbench.augment.shuffling import random_places
 from ddbench.core import seeds
 
 
@@ -23,6 +24,8 @@ class EpochViews:
         flips: Whether the view is flipped left-right, bool [n].
         batches: Slices of positions, one per batch.
         mixes: CutMix of each batch; empty without CutMix.
+        places: New places of the rows and the columns of patches of each image (`shuffling.shuffle_patches`), int64
+            [n, 2, factor]; None without patch shuffling.
     """
 
     order: Tensor
@@ -30,6 +33,7 @@ class EpochViews:
     flips: Tensor
     batches: tuple[slice, ...]
     mixes: tuple[Mix, ...]
+    places: Tensor | None = None
 
 
 def batch_slices(n: int, batch_size: int) -> tuple[slice, ...]:
@@ -64,11 +68,12 @@ def epoch_views(
     scale: tuple[float, float] = CROP_SCALE,
     cutmix_alpha: float | None = None,
     image_size: int = 224,
+    factor: int = 1,
 ) -> EpochViews:
-    """Draws the views of one epoch: permutation, random-resized-crop, flip and CutMix.
+    """Draws the views of one epoch: permutation, patch shuffling, random-resized-crop, flip and CutMix.
 
-    The result depends only on the arguments. Order, crops, flips and mixing have separate random streams, so turning
-    CutMix off changes nothing else.
+    The result depends only on the arguments. Order, patches, crops, flips and mixing have separate random streams, so
+    turning CutMix or patch shuffling off changes nothing else.
 
     Args:
         n: Number of images.
@@ -79,6 +84,7 @@ def epoch_views(
         scale: Range of crop area / image area, within (0, 1].
         cutmix_alpha: alpha > 0 of Beta(alpha, alpha), from which lambda of CutMix is drawn; None: no CutMix.
         image_size: Side of a view in pixels, for the CutMix boxes.
+        factor: Patches along a side of an image, which are shuffled; 1: no patch shuffling.
 
     Returns:
         The views of the epoch.
@@ -96,7 +102,8 @@ def epoch_views(
     flips = torch.rand(n, generator=seeds.generator("views", seed, epoch, "flip")) < 0.5
     batches = batch_slices(n, batch_size)
     mixes = () if cutmix_alpha is None else _mixes(batches, cutmix_alpha, image_size, seed, epoch)
-    return EpochViews(order, boxes, flips, batches, mixes)
+    places = None if factor == 1 else random_places(n, factor, seeds.generator("views", seed, epoch, "patches"))
+    return EpochViews(order, boxes, flips, batches, mixes, places)
 
 
 def _mixes(batches: tuple[slice, ...], alpha: float, size: int, seed: int, epoch: int) -> tuple[Mix, ...]:

@@ -6,9 +6,18 @@ from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
 from ddbench.evaluators.own import OwnLabels
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
+from ddbench.evaluators.rded import PatchShuffling
 
 
 @hookimpl
 def ddbench_evaluators() -> Iterable[type[Evaluator]]:
     """Returns the built-in evaluators."""
-    return [KnowledgeDistillation, SoftLabels, HardLabels, SiameseAugmentation, OwnLabels, FullData]
+    return [
+        KnowledgeDistillation,
+        SoftLabels,
+        HardLabels,
+        SiameseAugmentation,
+        PatchShuffling,
+        OwnLabels,
+        FullData,
+    ]

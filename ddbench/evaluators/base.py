@@ -77,6 +77,11 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         """The factor of the loss."""
         return 1.0
 
+    @property
+    def shuffle_factor(self) -> int:
+        """The patches along a side of an image that every view shuffles; 1: no patch shuffling."""
+        return 1
+
     def skip(self, ipc: int | None) -> str | None:
         """Refuses IPC 1 if images are held out."""
         if self.select_share is None or ipc != 1:

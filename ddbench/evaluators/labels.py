@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -17,10 +17,10 @@ from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.packed_views import num_bytes, pack_views, unpack_views
 from ddbench.evaluators.selection import split
-from ddbench.evaluators.view_batches import ViewBatch, view_batches
 from ddbench.nn import memory
 from ddbench.nn.device import autocast
 from ddbench.training.batches import to_device
+from ddbench.training.view_batches import ViewBatch, view_batches
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
@@ -129,7 +129,12 @@ class LabelSource(ABC):
             (settings.min_crop, 1.0),
             settings.cutmix_alpha,
             size,
+            settings.shuffle_factor,
         )
+
+    def batches(self, views: EpochViews, shard: Callable[[slice], slice] = lambda batch: batch) -> Iterator[ViewBatch]:
+        """Yields the batches of an epoch; see `view_batches`."""
+        return view_batches(self.task.images.__getitem__, self.task.dataset, views, self.task.device, shard)
 
     @abstractmethod
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:
@@ -189,7 +194,7 @@ class StoredLabels(OnlineLabels):
     def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float) -> None:
         super().__init__(task, settings, temperature)
         self.stored = self.task.cached("labels", {"seed": task.seed}, self._relabel)
-        self.batches = super().views(0).batches
+        self.slices = super().views(0).batches
 
     def _relabel(self) -> dict[str, Tensor]:
         epochs = self.settings.epochs
@@ -198,7 +203,7 @@ class StoredLabels(OnlineLabels):
         for epoch in range(epochs):
             views = super().views(epoch)
             packed.append(pack_views(views))
-            for batch in view_batches(self.task, views):
+            for batch in self.batches(views):
                 logits[epoch, batch.positions] = super().logits(epoch, batch).cpu()
             self.task.report(epoch + 1, epochs)
         return {
@@ -209,7 +214,7 @@ class StoredLabels(OnlineLabels):
     def views(self, epoch: int) -> EpochViews:
         """Returns the stored views of an epoch."""
         packed = {name: tensor[epoch] for name, tensor in self.stored.items() if name != "logits"}
-        return unpack_views(packed, self.batches, self.task.dataset.info.image_size)
+        return unpack_views(packed, self.slices, self.task.dataset.info.image_size)
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
         """Returns the stored logits of a batch on the device, float16 [B, K]."""

@@ -20,12 +20,14 @@ def pack_views(epoch: EpochViews) -> dict[str, Tensor]:
 
     Returns:
         `order` int32 [n], `boxes` int16 [n, 4] and `flips` bool [n]; with CutMix also `partners` int32 [n] and
-        `mix_boxes` int16 [batches, 4].
+        `mix_boxes` int16 [batches, 4]; with patch shuffling also `places` int16 [n, 2, factor].
     """
     packed = {"order": epoch.order.int(), "boxes": epoch.boxes.short(), "flips": epoch.flips}
     if epoch.mixes:
         packed["partners"] = torch.cat([mix.partner for mix in epoch.mixes]).int()
         packed["mix_boxes"] = torch.tensor([mix.box for mix in epoch.mixes], dtype=torch.int16)
+    if epoch.places is not None:
+        packed["places"] = epoch.places.short()
     return packed
 
 
@@ -51,7 +53,8 @@ def unpack_views(packed: Mapping[str, Tensor], batches: tuple[slice, ...], size:
             Mix(packed["partners"][part].long(), box, mixing.kept_share(box, size))
             for part, box in zip(batches, boxes, strict=True)
         )
-    return EpochViews(packed["order"].long(), packed["boxes"].long(), packed["flips"].clone(), batches, mixes)
+    places = packed["places"].long() if "places" in packed else None
+    return EpochViews(packed["order"].long(), packed["boxes"].long(), packed["flips"].clone(), batches, mixes, places)
 
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -13,6 +13,7 @@ from ddbench.evaluators.base import DistilledSetProtocol, SoftTargetProtocol
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
+    from ddbench.evaluators.labels import OnlineLabels
 
 
 class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
@@ -31,13 +32,18 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
         description="online: the teacher's logits are computed at every step; stored: they are read from one file",
     )
 
-    def evaluate(self, task: EvaluateTask) -> Metrics:
-        """Trains one student on the teacher's logits of every view and measures it."""
+    def label_source(self, task: EvaluateTask) -> OnlineLabels:
+        """Returns the views and labels of a task."""
         from ddbench.evaluators.labels import OnlineLabels, StoredLabels
-        from ddbench.evaluators.students import evaluate_student
 
         source = OnlineLabels if self.labels == "online" else StoredLabels
-        return evaluate_student(task, self, source(task, self, self.temperature))
+        return source(task, self, self.temperature)
+
+    def evaluate(self, task: EvaluateTask) -> Metrics:
+        """Trains one student on the teacher's logits of every view and measures it."""
+        from ddbench.evaluators.students import evaluate_student
+
+        return evaluate_student(task, self, self.label_source(task))
 
 
 class SoftLabels(SoftTargetProtocol, frozen=True, extra="forbid"):
@@ -130,15 +136,24 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
 
 
 class FullData(Evaluator, frozen=True, extra="forbid"):
-    """The reference: a student trained on the real training set with the teacher's hyper-parameters."""
+    """The reference: a student trained on the real training set with the teacher's hyper-parameters and CutMix.
+
+    An image of CutMix has both classes, mixed by area, as in `hard`. Version 1 had no CutMix.
+    """
 
     name = "full-data"
-    version = "1"
+    version = "2"
     needs_teacher = False
     on_real_data = True
+
+    cutmix_alpha: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="alpha of CutMix's Beta(alpha, alpha) distribution, as in hard (FKD: 1); null = no CutMix",
+    )
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on the real training set and measures it."""
         from ddbench.evaluators.students import evaluate_on_real_images
 
-        return evaluate_on_real_images(task)
+        return evaluate_on_real_images(task, self.cutmix_alpha)

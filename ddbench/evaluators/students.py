@@ -18,7 +18,6 @@ from ddbench.augment.views import batch_slices
 from ddbench.core import seeds
 from ddbench.evaluators.labels import LabelSource, SampleLosses
 from ddbench.evaluators.selection import score_on
-from ddbench.evaluators.view_batches import view_batches
 from ddbench.training import strategy
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.best_epoch import BestEpoch
@@ -120,13 +119,16 @@ def train_and_measure(
     )
 
 
-def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source: LabelSource) -> Metrics:
-    """Trains the task's student under fkd, soft or hard and measures it.
+def evaluate_student(
+    task: EvaluateTask, settings: DistilledSetProtocol, source: LabelSource, schedule: Schedule = cosine
+) -> Metrics:
+    """Trains the task's student under fkd, rded, soft or hard and measures it.
 
     Args:
         task: The task.
         settings: The protocol.
         source: The views and labels.
+        schedule: The schedule of the learning rate after the warm-up.
 
     Returns:
         The metrics of the last epoch and, with `select_share`, of the selected epoch.
@@ -142,7 +144,7 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
     )
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        for batch in view_batches(source.task, source.views(epoch), strategy.current_strategy().shard):
+        for batch in source.batches(source.views(epoch), strategy.current_strategy().shard):
             loss = weighted(source.losses(epoch, batch), weights[batch.rows])
             yield Batch(batch.images, loss, batch.global_size)
 
@@ -154,7 +156,7 @@ def evaluate_student(task: EvaluateTask, settings: DistilledSetProtocol, source:
         source.label_bytes,
         source.regime,
         settings.validate_every,
-        with_warmup(settings.warmup_epochs) if settings.warmup_epochs else cosine,
+        with_warmup(settings.warmup_epochs, schedule),
         best_epoch=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
     )
 
@@ -198,8 +200,16 @@ def evaluate_with_siamese_augmentation(
     return train_and_measure(task, epoch_batches, training, len(labels), labels.nbytes, regime, schedule=step_at_half)
 
 
-def evaluate_on_real_images(task: EvaluateTask) -> Metrics:
-    """Trains the task's student on the real training set with the teacher's hyper-parameters and measures it."""
+def evaluate_on_real_images(task: EvaluateTask, cutmix_alpha: float | None) -> Metrics:
+    """Trains the task's student on the real training set with the teacher's hyper-parameters and measures it.
+
+    Args:
+        task: The task.
+        cutmix_alpha: alpha of CutMix's Beta(alpha, alpha) distribution; None: no CutMix.
+
+    Returns:
+        The metrics of the last epoch.
+    """
     student = task.student()
     steps = train_on_real_images(
         student,
@@ -210,6 +220,7 @@ def evaluate_on_real_images(task: EvaluateTask) -> Metrics:
         task.precision,
         task.checkpoint,
         task.report,
+        cutmix_alpha,
     )
     top1, per_class = accuracy(student, task.dataset, "val", task.device, task.precision)
     labels = task.dataset.train.labels

@@ -20,7 +20,8 @@ class RDED(Distiller, frozen=True, extra="forbid"):
     name = "rded"
     version = "1"
     paper = "Sun et al., On the Diversity and Realism of Distilled Dataset, CVPR 2024 (arXiv 2312.03526)"
-    caveat = "the protocol of its paper, for which its crops are made, is not part of ddbench"
+    default_evaluator = "rded"
+    caveat = "its crops are made for the protocol rded"
 
     candidates: int = Field(
         default=300,

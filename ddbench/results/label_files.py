@@ -21,6 +21,7 @@ TENSORS = {
     "logits": "[epochs, n, K]: the teacher's logits of the view at each position of an epoch, after CutMix",
     "order": "[epochs, n]: the image at each position, a number in `rows`",
     "boxes": "[epochs, n, 4]: its crop (top, left, height, width in pixels), resized to S x S bilinear, antialiased",
+    "places": "[epochs, n, 2, factor]: where each row and each column of its patches moves, before the crop",
     "flips": "[epochs, n]: whether the crop is flipped left-right",
     "partners": "[epochs, n]: the position, within its batch, of the view that CutMix pastes from",
     "mix_boxes": "[epochs, batches, 4]: the pasted box of each batch (top, left, height, width in pixels)",
@@ -34,7 +35,8 @@ class StoredLabels:
     """The labels of one student.
 
     Attributes:
-        tensors: Those of `TENSORS`; without CutMix no `partners` and `mix_boxes`.
+        tensors: Those of `TENSORS`; without CutMix no `partners` and `mix_boxes`, without patch shuffling no
+            `places`.
         description: What they are, as JSON: format, set, teacher, seed, protocol, normalisation, batches, tensors.
     """
 

@@ -25,6 +25,8 @@ DATA_AND_STUDENT = ("dataset", "classes", "student", "student_stem", "device", "
 """Conditions that a student shares with every reference, with those of the section `data`."""
 SHARED_SETTINGS = tuple(f"evaluator.{name}" for name in DistilledSetProtocol.model_fields)
 """Settings that all protocols for distilled sets have."""
+CUTMIX = "evaluator.cutmix_alpha"
+"""The setting that `full-data` shares with them."""
 
 SCORE_COLUMNS = (
     *(
@@ -52,7 +54,7 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     ::
 
         ior = top1 - random   random real images; same IPC, protocol, its settings, teacher and student seeds
-        hlr = full - hard     `full-data` with the same recipe on the whole training set; `hard` on the same sets
+        hlr = full - hard     `full-data`, same recipe and CutMix, on the whole training set; `hard` on the same sets
         lrs = (e^a - e^-1) / (e - e^-1),  a = 0.5 ior - 0.5 hlr as fractions; in [0, 1], 0.269 at a = 0
 
     ior and hlr are in percentage points. A smaller hlr is better. Every student seed of a row (for `hard`: every set
@@ -112,7 +114,9 @@ def _shared_with_hard(pool: Pool) -> Facts:
 
 
 def _shared_with_full(pool: Pool) -> Facts:
-    return {**_shared_with_all(pool), **training_recipe(pool.example)}
+    # Version 1 of `full-data`, and protocols that lack the setting, train without CutMix.
+    cutmix = {CUTMIX: pool.conditions.get(CUTMIX)}
+    return {**_shared_with_all(pool), **training_recipe(pool.example), **cutmix}
 
 
 def _score_row(pool: Pool, every: list[Pool]) -> dict[str, Any]:

@@ -127,10 +127,17 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
         "measured_on": measured_on(experiment.data.holdout, experiment.data.split),
         "repeat": experiment.repeat,
         "student_seed": experiment.student_seed,
-        "caveat": f"{experiment.method_name}: {caveat}" if (caveat := experiment.method.caveat) else "",
+        "caveat": _caveat(experiment),
         "differs": differs or "",
         "departures": "" if differs else published.departures(experiment),
     }
+
+
+def _caveat(experiment: Experiment) -> str:
+    method = experiment.method
+    if not method.caveat or experiment.evaluator_name == method.default_evaluator:
+        return ""
+    return f"{experiment.method_name}: {method.caveat}"
 
 
 def _changes(experiment: Experiment, request: Request) -> list[str]:

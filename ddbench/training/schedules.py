@@ -24,26 +24,46 @@ def cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def with_warmup(warmup_steps: int) -> Schedule:
-    """Returns a cosine schedule after a linear warm-up from 0.01 to 1, as in torchvision's reference scripts.
+def half_cosine(step: int, steps: int) -> float:
+    """Computes the factor of the first half of a cosine schedule: 0.5 (1 + cos(pi step / (2 steps))).
+
+    Source: RDED (`LINs-lab/RDED:validation/main.py`).
 
     Args:
-        warmup_steps: The number of steps or epochs of the warm-up.
+        step: The step or epoch, from 0.
+        steps: The number of steps or epochs.
 
     Returns:
-        The schedule. If it is not longer than the warm-up, it does not reach the cosine.
+        The factor, 1 at step 0 and a little above 0.5 at the last step.
+
+    Example:
+        >>> [round(half_cosine(step, 4), 3) for step in range(4)]
+        [1.0, 0.962, 0.854, 0.691]
+    """
+    return cosine(step, 2 * steps)
+
+
+def with_warmup(warmup_steps: int, schedule: Schedule = cosine) -> Schedule:
+    """Returns a schedule after a linear warm-up from 0.01 to 1, as in torchvision's reference scripts.
+
+    Args:
+        warmup_steps: The number of steps or epochs of the warm-up; 0 for none.
+        schedule: The schedule of the other steps.
+
+    Returns:
+        The schedule. If the run is not longer than the warm-up, it does not reach `schedule`.
 
     Example:
         >>> [round(with_warmup(2)(step, 5), 3) for step in range(5)]
         [0.01, 0.505, 1.0, 0.75, 0.25]
     """
 
-    def schedule(step: int, steps: int) -> float:
+    def factor(step: int, steps: int) -> float:
         if step < warmup_steps:
             return 0.01 + 0.99 * step / warmup_steps
-        return cosine(step - warmup_steps, steps - warmup_steps)
+        return schedule(step - warmup_steps, steps - warmup_steps)
 
-    return schedule
+    return factor
 
 
 def step_at_half(step: int, steps: int) -> float:

@@ -20,6 +20,7 @@ from ddbench.nn.device import autocast
 from ddbench.training.batches import Batch, prefetch, to_device
 from ddbench.training.loop import fit
 from ddbench.training.strategy import current_strategy
+from ddbench.training.view_batches import ViewBatch, view_batches
 
 if TYPE_CHECKING:
     from ddbench.api.context import CheckpointIO, Progress
@@ -37,11 +38,13 @@ def train_on_real_images(
     precision: str,
     checkpoint: CheckpointIO | None = None,
     report: Progress | None = None,
+    cutmix_alpha: float | None = None,
 ) -> int:
     """Trains a network in place on the whole training set with random-resized-crop, flip and cross-entropy.
 
     Every epoch has a new permutation, and keeps its last, smaller batch. Source: torchvision's reference recipe without
-    warm-up. The papers use it to train the teacher (the "squeeze" stage of SRe2L).
+    warm-up. The papers use it to train the teacher (the "squeeze" stage of SRe2L). With CutMix, the loss mixes the two
+    classes of an image by area.
 
     Args:
         network: The network.
@@ -52,6 +55,7 @@ def train_on_real_images(
         precision: `fp32` or `bf16`.
         checkpoint: The checkpoint; see `fit`.
         report: Called after every epoch; see `fit`.
+        cutmix_alpha: alpha of CutMix's Beta(alpha, alpha) distribution; None: no CutMix.
 
     Returns:
         The number of optimiser steps.
@@ -60,27 +64,27 @@ def train_on_real_images(
         DDBenchError: A loss, the network or the optimiser is not finite.
     """
     images, size = dataset.train, dataset.info.image_size
-    mean, std = dataset.mean.to(device), dataset.std.to(device)
-    strategy = current_strategy()
+    labels, shard = to_device(images.labels, device), current_strategy().shard
+
+    def read(rows: Tensor) -> Tensor:
+        return images.read(rows)[0]
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        drawn = views.epoch_views(len(images), images.sizes, seed, epoch, settings.batch_size)
-        boxes, flips = to_device(drawn.boxes, device), to_device(drawn.flips, device)
-        labels = to_device(images.labels[drawn.order], device)
-        shards = [strategy.shard(batch) for batch in drawn.batches]
-        with closing(prefetch((images.read(drawn.order[shard])[0] for shard in shards), device)) as loaded:
-            for batch, shard, pixels in zip(drawn.batches, shards, loaded, strict=True):
-                scaled = to_device(pixels, device).float() / 255
-                cropped = crops.crop_resize(scaled, boxes[shard], size, flips[shard])
-                loss = partial(_cross_entropy, labels[shard])
-                yield Batch(crops.normalise(cropped, mean, std), loss, batch.stop - batch.start)
+        drawn = views.epoch_views(
+            len(images), images.sizes, seed, epoch, settings.batch_size, cutmix_alpha=cutmix_alpha, image_size=size
+        )
+        for batch in view_batches(read, dataset, drawn, device, shard):
+            yield Batch(batch.images, partial(_cross_entropy, labels, batch), batch.global_size)
 
     fit(network, epoch_batches, settings, device, precision, checkpoint, report, seed=seed)
     return settings.epochs * len(views.batch_slices(len(images), settings.batch_size))
 
 
-def _cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels)
+def _cross_entropy(labels: Tensor, batch: ViewBatch, logits: Tensor) -> Tensor:
+    own = functional.cross_entropy(logits, labels[batch.rows])
+    if batch.share == 1:
+        return own
+    return batch.share * own + (1 - batch.share) * functional.cross_entropy(logits, labels[batch.pasted])
 
 
 def train_teacher(

@@ -131,7 +131,7 @@ def test_the_full_dataset_has_no_ipc_and_no_teacher(shell: "Shell") -> None:
     outcome = shell.run("--method", "full", "--dataset", "digits", "--ipc", "5")
     (row,) = outcome.rows
     (record,) = records_in(shell)
-    assert (row["method"], row["ipc"], row["protocol"]) == ("full", "all", "full-data v1")
+    assert (row["method"], row["ipc"], row["protocol"]) == ("full", "all", "full-data v2")
     assert (record["ipc"], record["distilled_images"], record["teacher"]) == (None, 1437, {})
     assert not (shell.cache / "teacher").exists()
 

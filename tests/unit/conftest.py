@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
+from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.results.records import Record
 
 Tree = dict[str, Any]
@@ -20,7 +20,7 @@ PROTOCOLS: dict[str, Tree] = {
     "fkd": KnowledgeDistillation().model_dump(),
     "soft": SoftLabels().model_dump(),
     "hard": HardLabels().model_dump(),
-    "full-data": {},
+    "full-data": FullData().model_dump(),
 }
 
 

@@ -24,8 +24,8 @@ def assert_same(left: views.EpochViews, right: views.EpochViews) -> None:
 def test_epoch_views_are_a_pure_function_of_their_arguments() -> None:
     sizes = torch.randint(20, 60, (23, 2), generator=seeds.generator("epoch sizes"))
 
-    def draw(seed: int = 3, epoch: int = 5, alpha: float | None = 1.0) -> views.EpochViews:
-        return views.epoch_views(23, sizes, seed, epoch, 6, cutmix_alpha=alpha, image_size=16)
+    def draw(seed: int = 3, epoch: int = 5, alpha: float | None = 1.0, factor: int = 1) -> views.EpochViews:
+        return views.epoch_views(23, sizes, seed, epoch, 6, cutmix_alpha=alpha, image_size=16, factor=factor)
 
     first = draw()
     torch.manual_seed(99)  # the global generator plays no part
@@ -36,6 +36,16 @@ def test_epoch_views_are_a_pure_function_of_their_arguments() -> None:
     assert [(m.box, m.share) for m in first.mixes] == [(m.box, m.share) for m in again.mixes]
     assert all(torch.equal(a.partner, b.partner) for a, b in zip(first.mixes, again.mixes, strict=True))
     assert_same(first, draw(alpha=None))
+    shuffled, other = draw(factor=2), draw(factor=2, epoch=6)
+    assert_same(first, shuffled)
+    assert [(m.box, m.share) for m in first.mixes] == [(m.box, m.share) for m in shuffled.mixes]
+    assert first.places is None
+    assert shuffled.places is not None
+    assert other.places is not None
+    again = draw(factor=2).places
+    assert again is not None
+    assert torch.equal(shuffled.places, again)
+    assert not torch.equal(shuffled.places, other.places)
     assert not torch.equal(first.order, draw(seed=4).order)
     assert not torch.equal(first.order, draw(epoch=6).order)
 

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, OnlineLabels
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
-from ddbench.evaluators.view_batches import view_batches
 
 if TYPE_CHECKING:
     from tests.unit.evaluators.conftest import WatchedTask
@@ -73,7 +72,7 @@ def test_mixed_targets_by_hand(make_task: Callable[..., WatchedTask]) -> None:
         fixed = torch.softmax(task.teacher(plain).logits.half().float() / 20, 1)
     torch.testing.assert_close(soft.targets, fixed, atol=1e-4, rtol=0)
     logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
-    batch = next(iter(view_batches(task, hard.views(0))))
+    batch = next(iter(hard.batches(hard.views(0))))
     own, other = task.labels[batch.rows], task.labels[batch.pasted]
     expected = batch.share * functional.cross_entropy(logits, own, reduction="none") + (
         1 - batch.share
@@ -87,7 +86,7 @@ def test_mixed_targets_by_hand(make_task: Callable[..., WatchedTask]) -> None:
 def test_teacher_logits_are_rounded_to_half_precision(make_task: Callable[..., WatchedTask]) -> None:
     task = make_task()
     source = OnlineLabels(task, fkd(), temperature=20)
-    batch = next(iter(view_batches(task, source.views(0))))
+    batch = next(iter(source.batches(source.views(0))))
     with torch.no_grad():
         exact = task.teacher(batch.images).logits
     assert torch.equal(source.logits(0, batch), exact.half())

@@ -81,7 +81,7 @@ def test_full_data_is_the_teacher_recipe_on_every_real_image(
     make_task: Callable[..., WatchedTask], digits: Dataset
 ) -> None:
     task = make_task()
-    result = FullData().evaluate(task)
+    result = FullData(cutmix_alpha=None).evaluate(task)
     assert result.student_steps == len(task.shown) == -(-len(digits.train) // 100)
     assert sum(len(images) for images in task.shown) == len(digits.train)
     assert not task.labelled
@@ -121,8 +121,9 @@ def test_defaults_are_the_published_protocol() -> None:
         "cutmix_alpha": 1.0, "validate_every": 0, "temperature": 20.0, "labels": "online",
     }  # fmt: skip
     assert KnowledgeDistillation().model_dump() == published
-    assert {protocol.name for protocol in ddbench_evaluators()} == {"fkd", "soft", "hard", "dsa", "own", "full-data"}
-    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft"]
+    names = {"fkd", "soft", "hard", "dsa", "rded", "own", "full-data"}
+    assert {protocol.name for protocol in ddbench_evaluators()} == names
+    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded"]
 
 
 def test_the_hook_imports_no_torch() -> None:

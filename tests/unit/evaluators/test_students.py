@@ -14,7 +14,6 @@ from torch.nn import functional
 from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, OnlineLabels, divergences
 from ddbench.evaluators.protocols import DistilledSetProtocol, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.students import weighted
-from ddbench.evaluators.view_batches import view_batches
 
 if TYPE_CHECKING:
     from tests.unit.evaluators.conftest import WatchedTask
@@ -61,7 +60,7 @@ def test_sgd_after_a_warmup_is_sre2ls_recipe_on_tiny_imagenet(
     weights = task.weights * 20 / task.weights.sum()
     for epoch, rate in enumerate((0.05 * 0.01, 0.05)):
         optimizer.param_groups[0]["lr"] = rate
-        for batch in view_batches(task, source.views(epoch)):
+        for batch in source.batches(source.views(epoch)):
             losses = source.losses(epoch, batch)(plain(batch.images))
             optimizer.zero_grad()
             ((400 if soft else 1) * losses * weights[batch.rows]).mean().backward()
@@ -90,7 +89,7 @@ def test_the_weights_of_the_set_reach_the_training_loss(
 
     temperature = () if labels is ClassLabels else (20.0,)
     source = labels(task, settings, *temperature)
-    (batch,) = view_batches(task, source.views(0))
+    (batch,) = source.batches(source.views(0))
     with torch.no_grad():
         samples = source.losses(0, batch)(task.student()(batch.images)).tolist()
     weights = task.weights.double()[batch.rows].tolist()

@@ -159,7 +159,13 @@ def test_hard_labels_under_other_terms_are_no_reference(
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"), [*WORLD, ("configuration.teacher.epochs", 100, "teacher.epochs")]
+    ("path", "value", "message"),
+    [
+        *WORLD,
+        ("configuration.teacher.epochs", 100, "teacher.epochs"),
+        ("configuration.evaluator_settings.cutmix_alpha", None, "evaluator.cutmix_alpha"),
+        ("configuration.evaluator_settings", {}, "evaluator.cutmix_alpha"),  # version 1: without CutMix
+    ],
 )
 def test_the_full_data_under_other_terms_are_no_reference(
     scored: Scored, changed: Change, frame_of: FrameOf, path: str, value: Any, message: str
@@ -171,6 +177,21 @@ def test_the_full_data_under_other_terms_are_no_reference(
     assert math.isnan(row["hlr"])
     assert math.isnan(row["lrs"])
     assert row["ior"] == 11.0
+
+
+def test_without_cutmix_the_full_data_of_version_1_are_the_reference(
+    scored: Scored, changed: Change, frame_of: FrameOf
+) -> None:
+    """DD-Ranking's default: no CutMix under hard labels and on the full data."""
+    setting = "configuration.evaluator_settings.cutmix_alpha"
+    hard = [changed(one, setting, None) for one in scored.hard]
+    old = [changed(one, "configuration.evaluator_settings", {}) for one in scored.full]
+    with_cutmix = [{**one, "metrics": {**one["metrics"], "top1_last": 10.0}} for one in scored.full]
+    row = line(frame_of([*old, *with_cutmix, *hard]), regime="hard")
+    assert (row["hard"], row["full"], row["full_n"], row["hlr"]) == (41.0, 90.0, 2, 49.0)
+    assert row["missing"] == "random: no record"
+    new = [changed({**one, "evaluator_version": "2"}, setting, None) for one in scored.full]
+    assert line(frame_of([*new, *hard]), regime="hard")["hlr"] == 49.0
 
 
 def test_every_seed_needs_its_reference_and_others_are_left_out(

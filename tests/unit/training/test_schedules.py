@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.training.schedules import cosine, step_at_half, with_warmup
+from ddbench.training.schedules import cosine, half_cosine, step_at_half, with_warmup
 
 
 @given(st.integers(1, 1000), st.data())
@@ -16,6 +16,22 @@ def test_cosine(steps: int, data: st.DataObject) -> None:
     assert cosine(step, steps) == pytest.approx(math.cos(math.pi * step / (2 * steps)) ** 2, abs=1e-12)
     assert cosine(0, steps) == 1
     assert cosine(step, steps) + cosine(steps - step, steps) == pytest.approx(1)
+
+
+@given(st.integers(1, 1000), st.data())
+def test_half_cosine_ends_at_half(steps: int, data: st.DataObject) -> None:
+    """RDED's formula; in closed form the square of a cosine."""
+    step = data.draw(st.integers(0, steps))
+    assert half_cosine(step, steps) == pytest.approx(0.5 * (1.0 + math.cos(math.pi * step / steps / 2)), abs=1e-12)
+    assert half_cosine(step, steps) == pytest.approx(math.cos(math.pi * step / (4 * steps)) ** 2, abs=1e-12)
+    assert half_cosine(0, steps) == 1
+    assert half_cosine(steps, steps) == pytest.approx(0.5)
+
+
+def test_a_warmup_goes_before_any_schedule() -> None:
+    schedule = with_warmup(2, half_cosine)
+    assert [schedule(step, 6) for step in range(6)] == [0.01, 0.505, *(half_cosine(step, 4) for step in range(4))]
+    assert [with_warmup(0)(step, 6) for step in range(6)] == [cosine(step, 6) for step in range(6)]
 
 
 @pytest.mark.parametrize(("warmup", "epochs"), [(5, 100), (1, 3), (4, 5), (5, 3)])

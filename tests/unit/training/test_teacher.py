@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench.api.settings import TrainingSettings
-from ddbench.augment import crops, views
+from ddbench.augment import crops, mixing, views
 from ddbench.config.schema import TeacherConfig
 from ddbench.data.dataset import Dataset
 from ddbench.training import teacher
@@ -79,3 +79,45 @@ def test_real_images_reach_the_loss_as_cropped_views_with_their_own_labels(digit
         crop = crops.crop_resize(decoded[place : place + 1].float() / 255, expected.boxes[place], 8)
         crop = crop.flip(-1) if expected.flips[place] else crop
         torch.testing.assert_close(seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)
+
+
+def test_cutmix_of_real_images_mixes_both_classes_by_area(digits: Dataset) -> None:
+    """The reported loss of two steps, image by image, with a network that does not learn."""
+    reported: list[float] = []
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.arange(10.0))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((1, 2, 3))[:, None] * self.scale
+
+    settings = TrainingSettings(epochs=1, batch_size=800, learning_rate=1e-12, weight_decay=0)
+    arguments = (
+        Mean(),
+        digits,
+        settings,
+        3,
+        CPU,
+        "fp32",
+        None,
+        lambda step, total, **metrics: reported.append(metrics["loss"]),
+    )
+    teacher.train_on_real_images(*arguments, cutmix_alpha=1.0)
+    count = len(digits.train)
+    drawn = views.epoch_views(count, digits.train.sizes, 3, 0, 800, cutmix_alpha=1.0, image_size=8)
+    losses = []
+    for part, mix in zip(drawn.batches, drawn.mixes, strict=True):
+        rows = drawn.order[part]
+        pixels, _ = digits.train.read(rows)
+        images = crops.crop_resize(pixels.float() / 255, drawn.boxes[part], 8, drawn.flips[part])
+        images = digits.normalise(mixing.cutmix(images, mix.partner, mix.box))
+        log_probabilities = torch.log_softmax(Mean()(images).detach().double(), 1)
+        share = 1 - mix.box[2] * mix.box[3] / 64
+        own, other = digits.train.labels[rows], digits.train.labels[rows[mix.partner]]
+        places = range(len(rows))
+        total = sum(share * log_probabilities[i, own[i]] + (1 - share) * log_probabilities[i, other[i]] for i in places)
+        losses.append(-float(total) / len(rows))
+    assert 0 < share < 1
+    assert reported == [pytest.approx(sum(losses) / len(losses), rel=1e-4)]
