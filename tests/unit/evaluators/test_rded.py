@@ -142,6 +142,5 @@ def test_the_command_line_evaluates_rded_and_random_by_it(shell: Shell) -> None:
     assert (own["protocol"], random["protocol"]) == ("rded v1", "rded v1")
     wrong = ("--set", "evaluator.factor=17")
     refused = shell.quick_run("--method", "random", "--evaluator", "rded", *digits, *wrong)
-    assert refused.code == 1
-    assert len(refused.errors) == 1
-    assert "17 patches along a side are more than its" in refused.err
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == "ddbench: 17 patches along a side are more than its 8 pixels: lower the factor"
