@@ -114,7 +114,7 @@ def test_stored_labels_are_the_online_ones_and_count_the_patches(make_task: Call
 
 BATCHES = [
     ("imagenette", 1, 10), ("imagenette", 10, 50), ("imagenette", 50, 100),
-    ("imagenet-1k", 1, 20), ("imagenet-1k", 10, 100), ("imagenet-1k", 50, 200),
+    ("imagenet-1k", 1, 20), ("imagenet-1k", 10, 100), ("imagenet-1k", 50, 200), ("imagenet-100", 10, 100),
     ("tiny-imagenet", 1, 100), ("tiny-imagenet", 10, 100), ("tiny-imagenet", 50, 100),
 ]  # fmt: skip
 
