@@ -19,7 +19,9 @@ PINNED: dict[str, tuple[str, dict[str, Any], float]] = {
     "soft": ("1", SMALL, 1.143386),
     "hard": ("1", SMALL, 1.142825),
     "dsa": ("1", SMALL, 0.9568849),
-    "full-data": ("1", {}, 3.408880),
+    "rded": ("1", SMALL, 1.102463),
+    "own": ("1", SMALL, 0.9568849),
+    "full-data": ("2", {}, 2.398409),
 }
 """Its version, its settings, and the norm of the trained student's logits of one image."""
 
