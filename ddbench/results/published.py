@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ddbench.config.experiment import Experiment
 from ddbench.core.checks import require_type
 from ddbench.core.errors import unknown
+from ddbench.evaluators.protocols import FullData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +129,7 @@ def difference_from_paper(experiment: Experiment, classes: int | None = None) ->
 
 
 def departures(experiment: Experiment) -> str:
-    """Returns what differs from the paper's conditions in a comparable experiment: image size and precision.
+    """Returns what differs from the paper's conditions in a comparable experiment: size, precision, CutMix of full data.
 
     Args:
         experiment: An experiment without a `difference_from_paper`.
@@ -142,6 +143,8 @@ def departures(experiment: Experiment) -> str:
         texts.append(f"{size} px instead of {PAPER_SIZES[experiment.dataset]}")
     if precision not in ("auto", PAPER_PRECISION):
         texts.append(f"{precision} instead of {PAPER_PRECISION}")
+    if isinstance(experiment.evaluator, FullData) and experiment.evaluator.cutmix_alpha is not None:
+        texts.append("with CutMix")
     return ", ".join(texts)
 
 
