@@ -129,7 +129,7 @@ def difference_from_paper(experiment: Experiment, classes: int | None = None) ->
 
 
 def departures(experiment: Experiment) -> str:
-    """Returns what differs from the paper's conditions in a comparable experiment: size, precision, CutMix of full data.
+    """Returns what differs from the paper's conditions in a comparable experiment: size, precision, CutMix.
 
     Args:
         experiment: An experiment without a `difference_from_paper`.
