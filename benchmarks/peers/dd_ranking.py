@@ -1,7 +1,7 @@
 """DD-Ranking 0.2.0 and ddbench evaluate the same set, with hard labels and the same settings.
 
 A set of random real images of ImageNette at 64 px, IPC 1, is exported by ddbench. Both programs train ConvNet-D3 on it:
-SGD (momentum 0.9, weight decay 0.0005), the learning rate divided by 10 after half of 60 epochs, no augmentation. Both
+SGD (momentum 0.9, weight decay 0.0005), the learning rate divided by 10 after half of 40 epochs, no augmentation. Both
 measure top-1 on the first 50 validation images of each class, with the same pixels.
 
 DD-Ranking reads ImageNette from a folder of all classes of ImageNet and does not keep the aspect ratio of images, so
@@ -30,7 +30,7 @@ from typing import Any
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
 """The learning rates that DD-Ranking tries if none is given."""
 SEEDS = 3
-EPOCHS = 60
+EPOCHS = 40
 VALIDATED_EVERY = 10
 """Epochs between two measurements of DD-Ranking."""
 SIZE = 64
