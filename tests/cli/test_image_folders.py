@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ddbench.pipeline import run as running
 
@@ -42,6 +44,39 @@ def test_a_flat_folder_is_split_by_a_setting_that_the_record_has(shell: Shell, i
     assert record["configuration"]["data"]["split"] == 0.2
     assert "% on validation images (data.split 0.2)" in shell("show", record["name"]).out
     assert record["data"] | {"train_images": 8, "val_images": 2, "val_images_in_train": 0} == record["data"]
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
+def test_validation_images_of_another_name_are_used_and_named(
+    name: str, shell: Shell, image_folder: MakeFolder
+) -> None:
+    folder = image_folder(train=3, val=2)
+    (folder / "val").rename(folder / name)
+    outcome = run(shell, folder)
+    assert outcome.code == 0, outcome.err
+    assert f"the validation images of {folder} are those in {name}/" in outcome.err
+    (record,) = records(shell)
+    assert record["data"] | {"train_images": 6, "val_images": 4} == record["data"]
+
+
+def test_an_image_of_16_bits_is_the_image_of_8_bits_and_one_note(shell: Shell, image_folder: MakeFolder) -> None:
+    folders = image_folder("flat"), image_folder("deep")
+    levels = np.arange(400, dtype=np.uint8).reshape(20, 20)
+    for folder, stored in zip(folders, (levels, levels.astype(np.uint16) * 257), strict=True):
+        for path in (folder / "train").rglob("*.jpg"):
+            Image.fromarray(stored).save(path.with_suffix(".png"))
+            path.unlink()
+    outcomes = [run(shell, folder, "--dataset", f"imagefolder:{folder}") for folder in folders]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    notes = [outcome.err.count("of train above 8 bits per channel") for outcome in outcomes]
+    assert notes == [0, 1]
+    pixels = []
+    for number, record in enumerate(records(shell)):
+        assert shell("export", record["name"], "--output", f"set{number}", "--format", "imagefolder").code == 0
+        files = sorted((shell.root / f"set{number}").rglob("*.png"))
+        pixels.append([np.asarray(Image.open(path)) for path in files])
+    np.testing.assert_array_equal(*pixels)
+    assert len(pixels[0]) == 2
 
 
 def test_copies_are_one_note_a_number_in_the_record_and_refused_by_strict(
