@@ -70,7 +70,7 @@ $(STAMP): $(PROJECTS)
 $(LOWEST)/.installed: $(STAMP)
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --group test \
-		-e '.[fabric,ray,s3]' $(addprefix -e ,$(PLUGINS))
+		-e '.[fabric,hf,ray,s3]' $(addprefix -e ,$(PLUGINS))
 	touch $@
 
 clean:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import io
 import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,34 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
                 for index in range(count):
                     pixels = random.integers(0, 100, (40, 48, 3)) + 70 * number
                     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.jpg")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def parquet_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes parquet files with `image` and `label` as the hub stores them, each class of its own brightness."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: pip install 'ddbench[hf]'")
+
+    def make(
+        name: str = "pets", classes: Sequence[str] = ("cat", "dog"), splits: Mapping[str, int] | None = None
+    ) -> Path:
+        random = np.random.default_rng(0)
+        root = tmp_path / name
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))}
+        for split, count in (splits or {"train": 8, "test": 4}).items():
+            rows: dict[str, list[Any]] = {"image": [], "label": []}
+            for index in range(count):
+                label = index % len(classes)
+                pixels = random.integers(0, 100, (20, 24, 3)) + 70 * label
+                stream = io.BytesIO()
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "PNG")
+                rows["image"].append({"bytes": stream.getvalue(), "path": None})
+                rows["label"].append(label)
+            (root / "data").mkdir(parents=True, exist_ok=True)
+            table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+            table.to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
         return root
 
     return make

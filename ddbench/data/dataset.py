@@ -23,7 +23,7 @@ from ddbench.data.folders import VALIDATION_PARTS
 from ddbench.data.holdout import HOLDOUT_VERSION, ImageSubset, hold_out
 from ddbench.data.images import Images, is_cached, load_images
 from ddbench.data.registry import open_source
-from ddbench.data.source import ArraySplit, FileSplit
+from ddbench.data.source import ArraySplit, EncodedSplit
 from ddbench.storage.cache import Cache
 
 __all__ = ["Dataset", "DatasetInfo", "Images", "load_dataset"]
@@ -112,7 +112,7 @@ class Dataset:
         """How many of the images that accuracy is measured on have the content of a training image. None: unknown."""
         kept, measured, positions = self._chosen
         train = self._source.train
-        if not (isinstance(train, FileSplit | ArraySplit) and isinstance(measured, FileSplit | ArraySplit)):
+        if not (isinstance(train, EncodedSplit | ArraySplit) and isinstance(measured, EncodedSplit | ArraySplit)):
             return None  # images of a plugin's own kind
         known = {digest.tobytes() for digest in train.digests[kept]}
         return sum(digest.tobytes() in known for digest in measured.digests[positions])
@@ -251,7 +251,7 @@ def load_dataset(
 def _check_split(name: str, source: Source, config: DataConfig) -> None:
     if source.val is None and not (config.split or config.holdout):
         raise DDBenchError(
-            f"{name} has no validation images (no folder {', '.join(f'{part}/' for part in VALIDATION_PARTS)}); "
+            f"{name} has no validation images (no {', '.join(f'{part}/' for part in VALIDATION_PARTS)}); "
             "take them from the training images with --set data.split=0.2"
         )
     if source.val is not None and config.split:

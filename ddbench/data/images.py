@@ -16,7 +16,7 @@ from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
 from ddbench.data.decode import CorruptImage, Pixels, parallel_map, stored_shape, to_stored
-from ddbench.data.source import FileSplit
+from ddbench.data.source import EncodedSplit
 from ddbench.storage.artifacts import Artifact, Built, digest_of
 from ddbench.storage.cache import Cache
 
@@ -303,7 +303,7 @@ def _list_images(name: str, split: Split, config: DataConfig, report: Report) ->
     report(Event("finished", "data", unit, count, count))
     return {"kept": torch.tensor(kept), "sizes": torch.tensor(sizes)}, {
         "skipped": skipped,
-        "deep": len(split.deep) if isinstance(split, FileSplit) else 0,
+        "deep": len(split.deep) if isinstance(split, EncodedSplit) else 0,
     }
 
 

@@ -1,14 +1,15 @@
-"""The datasets that come with ddbench, and `imagefolder:PATH`. Imports no torch, Pillow or numpy."""
+"""The datasets that come with ddbench, `imagefolder:PATH` and `hf:NAME`. Imports no torch, Pillow or numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.api.dataset import DatasetSpec, Download, MissingDataError, RemoteFile, Report, default_data_dir
 from ddbench.api.hookspecs import hookimpl
-from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, is_recorded_folder
+from ddbench.config.datasets import FOLDER_PREFIX, HUB_PREFIX, dataset_name, hub_reference, is_recorded_folder
 from ddbench.core.errors import DDBenchError, unknown
 
 if TYPE_CHECKING:
@@ -76,6 +77,29 @@ def _imagefolder(reference: str) -> DatasetSpec:
         open=open_folder,
         layout="PATH/train/CLASS/*.{jpg,png,...} and PATH/{val,valid,validation,test}/CLASS/*.{jpg,png,...}; or "
         "PATH/CLASS/*.{jpg,png,...} with --set data.split=0.2",
+    )
+
+
+def _hub(reference: str) -> DatasetSpec:
+    def open_dataset(data_dir: Path | None) -> Source:
+        from ddbench.data.hub import open_hub
+
+        return open_hub(reference, data_dir)
+
+    def fetch(data_dir: Path, report: Report) -> None:
+        from ddbench.data.hub import fetch_hub
+
+        fetch_hub(reference, data_dir, report)
+
+    return DatasetSpec(
+        name=dataset_name(reference),
+        about="a dataset of the Hugging Face hub, hf:OWNER/NAME[@REVISION][:SPLIT], or of parquet files, hf:./FOLDER",
+        source="the dataset's page on the Hugging Face hub",
+        native_size=224,
+        open=open_dataset,
+        layout="hf/OWNER--NAME/ with parquet files that have one column of images and one of class labels",
+        download="the Hugging Face hub",
+        fetch=fetch if hub_reference(reference).repository else None,
     )
 
 
@@ -269,21 +293,24 @@ _SPECS = (
         fetch=_files("svhn", _SVHN_URL, _SVHN_FILES, _GIB // 4),
     ),
     _imagefolder("imagefolder:PATH"),
+    replace(_hub("hf:OWNER/NAME"), name="hf:NAME"),
 )
 
 
 @hookimpl
 def ddbench_datasets() -> Iterable[DatasetSpec]:
-    """Returns the datasets that come with ddbench. `imagefolder:PATH` is a placeholder for any folder of images."""
+    """Returns the datasets that come with ddbench. `imagefolder:PATH` and `hf:NAME` are placeholders."""
     return _SPECS
 
 
 def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
-    """Finds a dataset by name, or makes a specification for an image folder. It does not open any files.
+    """Finds a dataset by name, or makes a specification for an image folder or a dataset of the hub.
+
+    It does not open any files.
 
     Args:
-        name: The name, `imagefolder:PATH`, or the name of an image folder in a record (`imagefolder:pets@0123abcd`),
-            which is searched in the data folder.
+        name: The name, `imagefolder:PATH`, `hf:NAME`, or the name of an image folder in a record
+            (`imagefolder:pets@0123abcd`), which is searched in the data folder.
         specs: The known datasets.
 
     Returns:
@@ -296,6 +323,8 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
         raise DDBenchError("imagefolder: needs a path, e.g. imagefolder:~/pictures with train/ and val/ in it")
     if name.startswith(FOLDER_PREFIX):
         return _imagefolder(name)
+    if name.startswith(HUB_PREFIX):
+        return _hub(name)
     by_name = {spec.name: spec for spec in specs}
     if name not in by_name:
         raise unknown("dataset", name, by_name)

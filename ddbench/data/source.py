@@ -25,43 +25,46 @@ _HEADER_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
-class FileSplit:
-    """The image files of a split, sorted by class and name. Implements `ddbench.api.dataset.Split`.
+class EncodedSplit:
+    """The encoded images of a split: the content of image files. Implements `ddbench.api.dataset.Split`.
 
     Args:
-        root: The folder of the dataset.
-        files: The label and the path of every file; paths are relative to `root`, with `/`.
+        labels: int64 [n], sorted.
 
     Attributes:
-        names: The paths, sorted.
         labels: int64 [n], sorted.
         deep: The positions of the images above 8 bits per channel among those that were read so far.
     """
 
-    def __init__(self, root: Path, files: Sequence[tuple[int, str]]) -> None:
-        self.root = root
-        ordered = sorted(files)
-        self.names = [name for _, name in ordered]
-        self.labels = np.array([label for label, _ in ordered], dtype=np.int64)
+    def __init__(self, labels: NDArray[np.int64]) -> None:
+        self.labels = labels
         self.deep: set[int] = set()
 
     def name(self, index: int) -> str:
-        """Returns the path of an image, as text that can be written as UTF-8."""
-        return path_text(self.root / self.names[index])
+        """Returns the name of an image for messages."""
+        raise NotImplementedError
 
-    @contextlib.contextmanager
-    def _open(self, index: int) -> Iterator[BufferedReader]:
-        try:
-            with (self.root / self.names[index]).open("rb") as file:
-                yield file
-        except OSError as error:
-            raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+    def suffix(self, index: int) -> str:
+        """Returns the suffix of the name of an image file; empty if it has no name."""
+        return ""
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint8]:
+        """The SHA-256 of every encoded image, [n, 32]."""
+        digests = b"".join(parallel_map(self.read_digest, len(self.labels)))
+        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+
+    def read_digest(self, index: int) -> bytes:
+        """Computes the SHA-256 of an encoded image."""
+        return hashlib.sha256(self._read(index)).digest()
+
+    def identity(self) -> Iterator[bytes]:
+        """Yields what the fingerprint covers of every image."""
+        raise NotImplementedError
 
     def _read(self, index: int, count: int = -1) -> bytes:
-        with self._open(index) as file:
-            if _is_too_large(file):
-                raise CorruptImage(f"more than {MAX_FILE_BYTES} bytes")
-            return file.read(count)
+        """Returns an encoded image, or its first `count` bytes."""
+        raise NotImplementedError
 
     def image(self, index: int) -> Image.Image:
         """Decodes an image to RGB."""
@@ -88,8 +91,48 @@ class FileSplit:
         try:
             return read()
         except OtherFormat as error:
-            suffix = path_text(Path(self.names[index]).suffix)
-            raise CorruptImage(f"{error} named {suffix}") from error
+            suffix = self.suffix(index)
+            raise CorruptImage(f"{error} named {suffix}" if suffix else str(error)) from error
+
+
+class FileSplit(EncodedSplit):
+    """The image files of a split, sorted by class and name.
+
+    Args:
+        root: The folder of the dataset.
+        files: The label and the path of every file; paths are relative to `root`, with `/`.
+
+    Attributes:
+        names: The paths, sorted.
+    """
+
+    def __init__(self, root: Path, files: Sequence[tuple[int, str]]) -> None:
+        self.root = root
+        ordered = sorted(files)
+        self.names = [name for _, name in ordered]
+        super().__init__(np.array([label for label, _ in ordered], dtype=np.int64))
+
+    def name(self, index: int) -> str:
+        """Returns the path of an image, as text that can be written as UTF-8."""
+        return path_text(self.root / self.names[index])
+
+    def suffix(self, index: int) -> str:
+        """Returns the suffix of the name of an image file."""
+        return path_text(Path(self.names[index]).suffix)
+
+    @contextlib.contextmanager
+    def _open(self, index: int) -> Iterator[BufferedReader]:
+        try:
+            with (self.root / self.names[index]).open("rb") as file:
+                yield file
+        except OSError as error:
+            raise DDBenchError(f"cannot read {self.name(index)}: {error.strerror or error}") from error
+
+    def _read(self, index: int, count: int = -1) -> bytes:
+        with self._open(index) as file:
+            if _is_too_large(file):
+                raise CorruptImage(f"more than {MAX_FILE_BYTES} bytes")
+            return file.read(count)
 
     @cached_property
     def status(self) -> NDArray[np.uint64]:
@@ -113,12 +156,6 @@ class FileSplit:
         for _ in parallel_map(fill, len(self.names)):
             pass
         return statuses
-
-    @cached_property
-    def digests(self) -> NDArray[np.uint8]:
-        """The SHA-256 of every file, [n, 32]."""
-        digests = b"".join(parallel_map(self.read_digest, len(self.names)))
-        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
 
     def read_digest(self, index: int) -> bytes:
         """Computes the SHA-256 of a file. A file above `MAX_FILE_BYTES` is never decoded and counts as empty."""

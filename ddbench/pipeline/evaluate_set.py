@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ddbench.config.datasets import HUB_PREFIX
 from ddbench.config.given_sets import SUFFIXES
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user
 from ddbench.data.dataset import Dataset
 from ddbench.pipeline import run as running
-from ddbench.pipeline.given_sets import GivenSet, mean_count, open_set, set_of_record
+from ddbench.pipeline.given_sets import GivenSet, mean_count, open_hub_set, open_set, set_of_record
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.results import records
@@ -39,7 +40,7 @@ def evaluate_set(
     """Trains students on a set, and the same students on random real images.
 
     Args:
-        source: A file, a folder, or the name of a record.
+        source: A file, a folder, the name of a record, or `hf:...`.
         request: The options. Its one dataset is that of the set; methods, IPCs and repeats are not used.
         workspace: The cache, the datasets and the executor.
         results_dir: The folder of records and pictures.
@@ -94,6 +95,8 @@ def record_of(source: str, results_dir: Path) -> Record:
 def _open(
     source: str, workspace: Workspace, dataset: Dataset, results_dir: Path, pixels: str | None, classes: Path | None
 ) -> GivenSet:
+    if source.startswith(HUB_PREFIX):
+        return open_hub_set(source, dataset, workspace.relay, pixels, classes)
     if is_path(source):
         return open_set(expand_user(Path(source)), dataset, pixels, classes)
     if pixels is not None:

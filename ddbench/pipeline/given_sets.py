@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ddbench.config.datasets import HUB_PREFIX, dataset_name
 from ddbench.config.given_sets import DIGITS, method_name
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.distilled_set import exact_weights
+from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_classes import match_classes, read_mapping
 from ddbench.distillation.set_files import Form, SetFile, fit_tensor, read_set
 from ddbench.distillation.units import EXTRAS
@@ -22,7 +24,7 @@ from ddbench.results.export import stored_set
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
-    from ddbench.api.dataset import DatasetInfo
+    from ddbench.api.dataset import DatasetInfo, Report
     from ddbench.api.distiller import Distiller
     from ddbench.results.export import OpenDataset
     from ddbench.results.records import Record
@@ -94,6 +96,26 @@ def open_set(path: Path, dataset: Dataset, pixels: str | None = None, classes: P
     read = read_set(path, form)
     own = path.absolute()
     name = own.name if own.is_dir() else own.stem
+    return _with_classes(read, {"name": name, "files": read.files, "sha256": read.digest}, dataset, classes)
+
+
+def open_hub_set(
+    reference: str, dataset: Dataset, report: Report, pixels: str | None = None, classes: Path | None = None
+) -> GivenSet:
+    """Reads a set from a dataset of the Hugging Face hub, or from a local folder of parquet files.
+
+    Args:
+        reference: `hf:OWNER/NAME[@REVISION][:SPLIT]` or `hf:./FOLDER[:SPLIT]`.
+        dataset: The dataset whose classes it has.
+        report: Called with progress events.
+        pixels: As in `open_set`.
+        classes: As in `open_set`.
+
+    Raises:
+        DDBenchError: It is no distilled set of this dataset, or cannot be downloaded. The message is one line.
+    """
+    read = read_hub_set(reference, Form(dataset.config.image_size, dataset.config.resize, pixels), report)
+    name = dataset_name(reference).removeprefix(HUB_PREFIX)
     return _with_classes(read, {"name": name, "files": read.files, "sha256": read.digest}, dataset, classes)
 
 

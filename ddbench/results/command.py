@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ddbench.config.datasets import FOLDER_PREFIX
+from ddbench.config.datasets import FOLDER_PREFIX, HUB_PREFIX, hub_reference
 from ddbench.config.recipes import parse_plain_yaml
 from ddbench.core.canonical import canonical_json
 from ddbench.results.records import Record
@@ -67,6 +67,8 @@ def inputs_of(record: Record) -> str:
     if record.dataset.startswith(FOLDER_PREFIX):
         folder = record.dataset.removeprefix(FOLDER_PREFIX).partition("@")[0]
         needs.append(f"--data-dir: the folder that contains the image folder {folder}")
+    if record.dataset.startswith(HUB_PREFIX) and (folder := hub_reference(record.dataset).folder or ""):
+        needs.append(f"--data-dir: the folder that contains the folder {folder}")
     return "; ".join(needs)
 
 

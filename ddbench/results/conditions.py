@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from ddbench.api.settings import Section, TrainingSettings
-from ddbench.config.datasets import FOLDER_PREFIX, refers_to
+from ddbench.config.datasets import FINGERPRINTED, refers_to
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import (
     DataConfig,
@@ -106,7 +106,7 @@ def dataset_names(records: Iterable[Record]) -> dict[str, str]:
     """
     counts = Counter((dataset_identity(record), record.dataset) for record in records)
     names: dict[str, str] = {}
-    for identity, name in sorted(counts, key=lambda pair: (pair[1].startswith(FOLDER_PREFIX), -counts[pair], pair[1])):
+    for identity, name in sorted(counts, key=lambda pair: (pair[1].startswith(FINGERPRINTED), -counts[pair], pair[1])):
         names.setdefault(identity, name)
     return names
 

@@ -43,6 +43,7 @@ COVERED = {
     "pipeline/evaluate_set.py": "tests/cli/test_evaluate.py",
     "pipeline/load_set.py": "tests/unit/test_python.py",
     "pipeline/stages/given.py": GIVEN,
+    "distillation/hub_set.py": "tests/cli/test_hub.py",
     "distillation/set_tensors.py": "tests/unit/distillation/test_set_files.py",
     # Several processes.
     "execution/launch.py": PROCESSES,

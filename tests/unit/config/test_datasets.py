@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ddbench.config.datasets import dataset_name, is_recorded_folder, own_name, recorded_name, refers_to
+from ddbench.config.datasets import dataset_name, hub_reference, is_recorded_folder, own_name, recorded_name, refers_to
 from ddbench.core.errors import DDBenchError
 
 
@@ -47,6 +47,35 @@ def test_a_name_in_a_record_has_a_fingerprint_and_stays_as_it_is() -> None:
     assert (recorded_name("digits", "0123abcd"), own_name("digits")) == ("digits", "digits")
     with pytest.raises(DDBenchError, match=r"not .* images of imagefolder:pets@0123abcd: .* fingerprint 00000000"):
         recorded_name(recorded, "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts", "name"),
+    [
+        ("hf:me/pets", ("me/pets", None, None, None), "hf:me/pets"),
+        ("hf:me/pets@v1.0:train", ("me/pets", None, "v1.0", "train"), "hf:me/pets@v1.0:train"),
+        ("hf:me/pets@refs/convert/parquet", ("me/pets", None, "refs/convert/parquet", None), None),
+        ("hf:me/pets@main:train@0123abcd", ("me/pets", None, "main", "train"), None),
+        ("hf:./data/pets", (None, "./data/pets", None, None), "hf:pets"),
+        ("hf:/data/pets@0123abcd:test", (None, "/data/pets@0123abcd", None, "test"), "hf:pets_0123abcd:test"),
+        ("hf:pets@0123abcd", (None, "pets", None, None), None),
+        ("hf:pets:test@0123abcd", (None, "pets", None, "test"), None),
+    ],
+)
+def test_names_of_the_hub(reference: str, parts: tuple[str | None, ...], name: str | None) -> None:
+    hub = hub_reference(reference)
+    assert (hub.repository, hub.folder, hub.revision, hub.split) == parts
+    assert dataset_name(reference) == (name or reference)
+    recorded = recorded_name(own_name(dataset_name(reference)), "0123abcd" * 4)
+    assert is_recorded_folder(recorded)
+    assert dataset_name(recorded) == recorded
+    assert refers_to(reference, recorded)
+
+
+@pytest.mark.parametrize("reference", ["hf:", "hf:pets", "hf:me/pets/more", "hf:me/pets:", "hf:me/pets@", "hf:a b/c"])
+def test_other_names_after_hf_are_refused(reference: str) -> None:
+    with pytest.raises(DDBenchError, match=f"dataset '{reference}': expected hf:OWNER/NAME, "):
+        dataset_name(reference)
 
 
 @pytest.mark.parametrize(

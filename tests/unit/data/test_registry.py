@@ -45,6 +45,7 @@ def test_names() -> None:
         "fashion-mnist",
         "svhn",
         "imagefolder:PATH",
+        "hf:NAME",
     ]
     assert resolve_dataset("digits", SPECS.values()) is SPECS["digits"]
 
@@ -65,7 +66,7 @@ def test_imagefolder_is_any_path(make_folder: MakeFolder, tmp_path: Path) -> Non
         resolve_dataset("imagefolder:", SPECS.values())
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("digits", "imagefolder:PATH")])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in ("digits", "imagefolder:PATH", "hf:NAME")])
 def test_missing_folder_says_what_where_and_how(name: str, tmp_path: Path) -> None:
     for data_dir in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(MissingDataError) as caught:
