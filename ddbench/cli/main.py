@@ -10,6 +10,7 @@ import click
 
 from ddbench.cli import options
 from ddbench.cli.cache import cache_group
+from ddbench.cli.compare import compare_command
 from ddbench.cli.evaluate import evaluate_command
 from ddbench.cli.figure import figure_command
 from ddbench.cli.list import list_command
@@ -44,6 +45,7 @@ for command in (
     run_command,
     evaluate_command,
     repeat_command,
+    compare_command,
     table_command,
     figure_command,
     report_command,

@@ -14,7 +14,7 @@ _TITLES = {"digest": "code", "distribution": "package"}
 """Titles of names in `Record.stages` that are unclear in a message."""
 
 
-def mixture(records: Sequence[Record]) -> str:
+def mixture(records: Sequence[Record], only: str = "") -> str:
     """Names the conditions that differ between records whose numbers are averaged, or between the stages' artifacts.
 
     Within a pool, these are device, compilation and, for each stage, threads, processes, versions of PyTorch and POT,
@@ -23,11 +23,14 @@ def mixture(records: Sequence[Record]) -> str:
 
     Args:
         records: Records of one method and protocol with equal settings.
+        only: A stage: its conditions alone count, as for the students of several methods.
 
     Returns:
         For instance `2 teachers; threads 1, 2 (distill, evaluate)`; empty if nothing differs.
     """
     facts = [_facts(record) for record in records]
+    if only:
+        facts = [{key: value for key, value in each.items() if key[0] == only} for each in facts]
     names = dict.fromkeys(name for each in facts for name in each)
     values_of = {name: tuple(sorted(set().union(*(each.get(name, set()) for each in facts)))) for name in names}
     differing = {name: values for name, values in values_of.items() if len(values) > 1}

@@ -14,6 +14,8 @@ from ddbench.results.records import Record
 
 LEVEL = 0.05
 """Level of significance. Confidence intervals cover 1 - LEVEL."""
+ON_ONE_SET = "students on one set"
+"""What a test is over that compares one set with one other set."""
 
 
 class Result(NamedTuple):
@@ -50,7 +52,8 @@ class Difference:
     """The difference of two means, and its test.
 
     Attributes:
-        mean: The first mean minus the second, in percentage points.
+        first: The mean of the first group, over the values that are compared.
+        second: The mean of the second group.
         over: What the test is over, e.g. `3 shared sets`.
         test: The name of the test; empty without a test.
         interval: The confidence interval of `mean`. None without a test.
@@ -59,13 +62,19 @@ class Difference:
         p: The two-sided p-value, without a correction. None without a test.
     """
 
-    mean: float
+    first: float
+    second: float
     over: str
     test: str = ""
     interval: tuple[float, float] | None = None
     statistic: float | None = None
     freedom: float | None = None
     p: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """The first mean minus the second, in percentage points."""
+        return self.first - self.second
 
 
 def difference(first: Sequence[Result], second: Sequence[Result]) -> Difference:
@@ -103,8 +112,8 @@ def difference(first: Sequence[Result], second: Sequence[Result]) -> Difference:
     if min(map(len, sets)) > 1:
         return _welch(*sets)
     if len(pairs) > 1:
-        return _paired(next(iter(by_sets.values())), f"{len(pairs)} students on one set")
-    return Difference(fmean(sets[0]) - fmean(sets[1]), "no two sets or students that can be compared")
+        return _paired(next(iter(by_sets.values())), f"{len(pairs)} {ON_ONE_SET}")
+    return Difference(fmean(sets[0]), fmean(sets[1]), "there are no two pairs of sets or students")
 
 
 def _means_of_sets(results: Sequence[Result]) -> list[float]:
@@ -117,27 +126,26 @@ def _means_of_sets(results: Sequence[Result]) -> list[float]:
 def _paired(pairs: Sequence[tuple[float, float]], over: str) -> Difference:
     from scipy import stats  # type: ignore[import-untyped]
 
+    means = fmean(one for one, _ in pairs), fmean(other for _, other in pairs)
     differences = [one - other for one, other in pairs]
-    mean = fmean(differences)
     if max(differences) - min(differences) < 1e-9:
-        return Difference(mean, f"{over}, whose differences are equal")
-    tested = stats.ttest_1samp(differences, 0.0)
-    return _tested(mean, over, "paired t-test", tested)
+        return Difference(*means, f"the differences of the {over} are equal")
+    return _tested(means, over, "paired t-test", stats.ttest_1samp(differences, 0.0))
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> Difference:
     from scipy import stats
 
-    mean, over = fmean(first) - fmean(second), f"{len(first)} and {len(second)} sets"
+    means, over = (fmean(first), fmean(second)), f"{len(first)} and {len(second)} sets"
     if max(first) - min(first) + max(second) - min(second) < 1e-9:
-        return Difference(mean, f"{over} without variance")
-    return _tested(mean, over, "Welch's t-test", stats.ttest_ind(first, second, equal_var=False))
+        return Difference(*means, f"the values of the {over} are equal")
+    return _tested(means, over, "Welch's t-test", stats.ttest_ind(first, second, equal_var=False))
 
 
-def _tested(mean: float, over: str, test: str, result: Any) -> Difference:
+def _tested(means: tuple[float, float], over: str, test: str, result: Any) -> Difference:
     low, high = result.confidence_interval(1 - LEVEL)
     statistic, freedom, p = (float(getattr(result, name)) for name in ("statistic", "df", "pvalue"))
-    return Difference(mean, over, test, (float(low), float(high)), statistic, freedom, p)
+    return Difference(*means, over, test, (float(low), float(high)), statistic, freedom, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

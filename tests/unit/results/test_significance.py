@@ -50,7 +50,7 @@ def test_the_students_of_a_set_are_averaged_first() -> None:
 
 def test_what_only_one_group_has_is_left_out_of_the_pairs() -> None:
     made = difference(group("a", 60.0, 62.0, 64.0, 99.0), group("b", 59.0, 60.0, 61.0))
-    assert (made.over, made.mean) == ("3 shared sets", 2.0)
+    assert (made.over, made.first, made.second, made.mean) == ("3 shared sets", 62.0, 60.0, 2.0)
 
 
 def test_groups_without_shared_seeds_are_compared_by_their_sets() -> None:
@@ -108,7 +108,7 @@ def test_holm_is_the_closed_test_of_bonferroni(p_values: list[float]) -> None:
 
 
 def test_differences_without_a_test_do_not_count_in_the_correction() -> None:
-    tested = [Difference(1.0, "", p=p) for p in (0.01, None, 0.04)]
+    tested = [Difference(1.0, 0.0, "", p=p) for p in (0.01, None, 0.04)]
     assert corrected(tested) == [pytest.approx(0.02), None, pytest.approx(0.04)]
 
 
