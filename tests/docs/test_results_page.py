@@ -33,6 +33,7 @@ COMPARED = {
     "| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |",
     "| images per class | WMDD | wmdd-sliced |",
     "| | WMDD | random | SRe2L | RDED | CDA | DC |",
+    "| set | `dsa` | n |",
     "| | ResNet-18 | ResNet-50 | ViT-Tiny |",
     "| | DC | DM | SRe2L | WMDD |",
 }
@@ -175,6 +176,16 @@ def test_the_sentence_on_32_px_is_that_of_its_records() -> None:
     assert (dm.count_text, random.count_text) == ("3 on 1 set", "3 on 2 sets")
     assert f"reaches {number(dm)} over three students on one set, against {number(random)} for ten random" in text
     assert "(three students on two sets)" in text
+
+
+def test_the_numbers_under_dsa_are_those_of_their_records() -> None:
+    expected = {}
+    for pool in pools(collection("imagenette-64px-dsa")):
+        method, settings = pool.example.method, pool.example.configuration["method_settings"]
+        words = [settings["network"], f"learning rate {settings['learning_rate']:g}"] if settings else []
+        pooled = pool_top1(pool.students)
+        expected[", ".join([method, *words])] = [number(pooled), pooled.count_text]
+    assert rows_of("| set | `dsa` | n |") == expected
 
 
 def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> None:
