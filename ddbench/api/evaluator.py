@@ -85,6 +85,8 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         batch_settings: Names of the fields that bound the memory of `evaluate`. An out-of-memory error names them.
         uses: Which of "pixels", "soft_labels" and "learning_rate" of `task.distilled` the protocol uses besides uint8
             images, labels and weights. If a set has more than the protocol uses, a note says so.
+        for_one_set: Whether the settings belong to one distilled set, e.g. its stored labels. `ddbench evaluate` then
+            evaluates no random images beside it.
 
     Example:
         A protocol that trains on hard labels for a fixed number of steps::
@@ -146,6 +148,7 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     on_real_data: ClassVar[bool] = False
     batch_settings: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
+    for_one_set: ClassVar[bool] = False
 
     def skip(self, ipc: int | None) -> str | None:
         """Decides whether the protocol can evaluate a set. Called before anything is trained.

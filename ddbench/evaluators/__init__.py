@@ -7,6 +7,7 @@ from ddbench.api.hookspecs import hookimpl
 from ddbench.evaluators.own import OwnLabels
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
 from ddbench.evaluators.rded import PatchShuffling
+from ddbench.evaluators.replay import Replay
 
 
 @hookimpl
@@ -19,5 +20,6 @@ def ddbench_evaluators() -> Iterable[type[Evaluator]]:
         SiameseAugmentation,
         PatchShuffling,
         OwnLabels,
+        Replay,
         FullData,
     ]

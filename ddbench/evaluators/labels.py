@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from ddbench.augment import views as views_module
 from ddbench.augment.views import EpochViews, batch_slices
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
+from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators.packed_views import num_bytes, pack_views, unpack_views
 from ddbench.evaluators.selection import split
 from ddbench.nn import memory
@@ -25,6 +27,7 @@ from ddbench.training.view_batches import ViewBatch, view_batches
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
     from ddbench.evaluators.base import DistilledSetProtocol
+    from ddbench.evaluators.label_folders import Labels
 
 SampleLosses = Callable[[Tensor], Tensor]
 """Maps the student's logits, float32 [B, K], to the loss of each sample [B]."""
@@ -224,6 +227,58 @@ class StoredLabels(OnlineLabels):
     def label_bytes(self) -> int:
         """The bytes of the stored tensors."""
         return num_bytes(self.stored)
+
+
+class ReplayedLabels(OnlineLabels):
+    """FKD with the views and logits of a folder of labels. One epoch is in memory.
+
+    Args:
+        task: The task with the whole distilled set.
+        settings: The protocol.
+        temperature: The temperature of both softmaxes.
+        labels: The labels.
+
+    Raises:
+        DDBenchError: The labels are not of this set, or of fewer epochs. The message is one line.
+    """
+
+    def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float, labels: Labels) -> None:
+        super().__init__(task, settings, temperature)
+        self.labels = labels
+        if labels.epochs < settings.epochs:
+            raise DDBenchError(
+                f"evaluator.epochs={settings.epochs}: there are labels of {labels.epochs} epochs "
+                f"(--set evaluator.epochs={labels.epochs})"
+            )
+        count, is_whole = len(labels.rows), torch.equal(labels.rows, torch.arange(len(labels.rows)))
+        if int(labels.rows.max()) >= self.count or (is_whole and count < self.count):
+            raise DDBenchError(f"the labels are of {count} images, and the set has {self.count}")
+        distilled = task.distilled if is_whole else task.distilled.part(labels.rows)
+        if labels.weights is not None:
+            assert isinstance(distilled, DistilledSet)
+            distilled = replace(distilled, weights=class_weights(distilled.labels, labels.weights))
+        self.task, self.count = task.with_distilled(distilled), count
+        self.batch_size = max(batch.stop - batch.start for batch in labels.batches)
+        self._loaded: tuple[int, Mapping[str, Tensor]] = (-1, {})
+
+    def _epoch(self, epoch: int) -> Mapping[str, Tensor]:
+        if self._loaded[0] != epoch:
+            self._loaded = (epoch, self.labels.epoch(epoch))
+        return self._loaded[1]
+
+    def views(self, epoch: int) -> EpochViews:
+        """Returns the stored views of an epoch."""
+        packed = {name: tensor for name, tensor in self._epoch(epoch).items() if name != "logits"}
+        return unpack_views(packed, self.labels.batches, self.task.dataset.info.image_size)
+
+    def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
+        """Returns the stored logits of a batch on the device, float16 [B, K]."""
+        return to_device(self._epoch(epoch)["logits"][batch.positions], self.task.device)
+
+    @property
+    def label_bytes(self) -> int:
+        """The bytes of the tensors of all epochs."""
+        return self.settings.epochs * num_bytes(self._epoch(0))
 
 
 class FixedSoftLabels(LabelSource):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -148,13 +149,28 @@ class _Ignored:
         pass
 
 
-_IGNORED = (
-    "argparse.Namespace",
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
+class _NumpyType(_Ignored):
+    """Takes the place of `numpy.dtype`. Keeps its code, e.g. `i8`."""
+
+    def __init__(self, code: object = None, *_: object) -> None:
+        self.code = code
+
+
+def _numpy_number(kind: object, data: object = None) -> object:
+    """Takes the place of the constructor of NumPy numbers. Returns a Python number, or nothing for other types."""
+    layout = {"i8": "<q", "i4": "<i", "f8": "<d", "f4": "<f", "b1": "?"}.get(str(getattr(kind, "code", None)))
+    if layout is None or not isinstance(data, bytes) or len(data) != struct.calcsize(layout):
+        return _Ignored()
+    return struct.unpack(layout, data)[0]
+
+
+_ALLOWED = (
+    (_Ignored, "argparse.Namespace"),
+    (_NumpyType, "numpy.dtype"),
+    (_numpy_number, "numpy.core.multiarray.scalar"),
+    (_numpy_number, "numpy._core.multiarray.scalar"),
 )
-"""Types beside the weights in the files of common training scripts: their arguments and NumPy numbers."""
+"""What stands for the types beside the weights in the files of common training scripts: arguments, NumPy numbers."""
 
 
 def read_torch_file(path: Path) -> Any:
@@ -164,13 +180,14 @@ def read_torch_file(path: Path) -> Any:
         path: The file.
 
     Returns:
-        Its tensors, numbers, texts and containers. Other objects of common training scripts are left empty.
+        Its tensors, numbers, texts and containers. NumPy numbers become Python numbers; other objects of common
+        training scripts are left empty.
 
     Raises:
         Exception: The file is damaged, or holds other objects. See `reason_unreadable`.
     """
     _check_archive(path)
-    allowed = torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED])
+    allowed = torch.serialization.safe_globals([*_ALLOWED])
     with warnings.catch_warnings(), allowed, path.open("rb") as handle:
         warnings.simplefilter("ignore")  # torch warns about files before it refuses them
         return torch.load(handle, map_location="cpu", weights_only=True)

@@ -67,7 +67,8 @@ def evaluate_set(
     chosen = replace(request, ipcs=(ipc,), evaluators=request.evaluators or default_evaluators(given))
     cells = experiments(replace(chosen, methods=(given.method,), repeats=1), workspace.registry)
     if random_sets:
-        cells += experiments(replace(chosen, methods=("random",), repeats=random_sets), workspace.registry)
+        random = experiments(replace(chosen, methods=("random",), repeats=random_sets), workspace.registry)
+        cells += [cell for cell in random if not cell.evaluator.for_one_set]
     made = running.run(cells, workspace, results_dir, echo, warn, wide=wide)
     for line in differences(made, given.method):
         echo(line)

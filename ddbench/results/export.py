@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ddbench.core.errors import DDBenchError, unknown
-from ddbench.results.label_files import StoredLabels, stored_labels
+from ddbench.results.label_files import stored_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ddbench.config.schema import DataConfig
     from ddbench.data.dataset import Dataset
+    from ddbench.evaluators.label_folders import LabelFile
     from ddbench.results.records import Record
     from ddbench.storage.cache import Cache
 
@@ -55,7 +56,7 @@ def export_set(
     card: Mapping[str, Any],
     target: Path,
     format: str,
-    stored: StoredLabels | None = None,
+    stored: LabelFile | None = None,
     extras: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a distilled set into a new folder, atomically.

@@ -1,80 +1,18 @@
-"""Exports the stored labels of `fkd`: the teacher's logits of every view, with the views, for another program."""
+"""Reads the stored labels of a record from the cache, for their export."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddbench.core.errors import DDBenchError
+from ddbench.evaluators.label_folders import FORMAT, TENSORS, LabelFile
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ddbench.results.records import Record
     from ddbench.storage.cache import Cache
 
-FORMAT = "ddbench fkd labels 1"
-FILE, DESCRIPTION = "labels.safetensors", "labels.json"
-TENSORS = {
-    "logits": "[epochs, n, K]: the teacher's logits of the view at each position of an epoch, after CutMix",
-    "order": "[epochs, n]: the image at each position, a number in `rows`",
-    "boxes": "[epochs, n, 4]: its crop (top, left, height, width in pixels), resized to S x S bilinear, antialiased",
-    "places": "[epochs, n, 2, factor]: where each row and each column of its patches moves, before the crop",
-    "flips": "[epochs, n]: whether the crop is flipped left-right",
-    "partners": "[epochs, n]: the position, within its batch, of the view that CutMix pastes from",
-    "mix_boxes": "[epochs, batches, 4]: the pasted box of each batch (top, left, height, width in pixels)",
-    "rows": "[n]: the rows of the images in the exported set; without held-out images 0 to n - 1",
-}
-"""What the tensors of the file are, for its description."""
 
-
-@dataclass(frozen=True)
-class StoredLabels:
-    """The labels of one student.
-
-    Attributes:
-        tensors: Those of `TENSORS`; without CutMix no `partners` and `mix_boxes`, without patch shuffling no
-            `places`.
-        description: What they are, as JSON: format, set, teacher, seed, protocol, normalisation, batches, tensors.
-    """
-
-    tensors: dict[str, Tensor]
-    description: dict[str, Any]
-
-    def write(self, folder: Path) -> None:
-        """Writes `labels.safetensors` and `labels.json` into a folder."""
-        from safetensors.torch import save_file
-
-        save_file({name: value.contiguous() for name, value in self.tensors.items()}, folder / FILE)
-        text = json.dumps(self.description, indent=2, ensure_ascii=False)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-
-
-def read_labels(folder: Path) -> StoredLabels:
-    """Reads labels that were exported.
-
-    Args:
-        folder: The folder of the exported set.
-
-    Raises:
-        DDBenchError: The folder holds no labels in this format. The message is one line.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        tensors = load_file(folder / FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DDBenchError(f"{folder} holds no labels of ddbench export --labels: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise DDBenchError(f"{folder / DESCRIPTION} does not describe labels in the format '{FORMAT}'")
-    return StoredLabels(tensors, description)
-
-
-def stored_labels(record: Record, cache: Cache) -> StoredLabels:
+def stored_labels(record: Record, cache: Cache) -> LabelFile:
     """Reads the labels of a record's student from the cache.
 
     Args:
@@ -127,4 +65,4 @@ def stored_labels(record: Record, cache: Cache) -> StoredLabels:
             for name, value in sorted(tensors.items())
         },
     }
-    return StoredLabels(tensors, description)
+    return LabelFile(tensors, description)

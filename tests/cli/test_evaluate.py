@@ -317,6 +317,17 @@ def test_stored_labels_leave_with_an_export(made: Made, tmp_path: Path) -> None:
     about = json.loads((target / "labels.json").read_text())
     assert about["tensors"]["logits"]["shape"] == [15, 20, 10]
     assert (target / "labels.safetensors").is_file()
+    # The protocol replay trains the same students on the files, without the teacher.
+    labels = ("--evaluator", "replay", "--set", f"evaluator.labels={target}", "--set", "evaluator.epochs=15")
+    again = made.shell(
+        "evaluate", *FAST, "--dataset", "digits", "--seed", "1", target, *labels, "--results-dir", results
+    )
+    assert again.code == 0, again.err
+    (replayed,) = [one for one in records_in(results) if one["method"].startswith("given:")]
+    assert (replayed["evaluator"], replayed["metrics"]) == ("replay", record["metrics"])
+    assert replayed["teacher"] == {}
+    assert str(tmp_path) not in json.dumps(replayed)
+    assert [one["method"] for one in records_in(results) if one["evaluator"] == "replay"] == [replayed["method"]]
     online = made.records["random"][0]["name"]
     made.shell("export", online, "--labels", "--output", tmp_path / "none").refused("has no stored labels")
     assert not (tmp_path / "none").exists()

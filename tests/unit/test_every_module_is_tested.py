@@ -45,6 +45,7 @@ COVERED = {
     "pipeline/load_set.py": "tests/unit/test_python.py",
     "pipeline/stages/given.py": GIVEN,
     "distillation/hub_set.py": "tests/cli/test_hub.py",
+    "evaluators/label_folders.py": "tests/unit/evaluators/test_replay.py",
     "distillation/set_tensors.py": "tests/unit/distillation/test_set_files.py",
     # Several processes.
     "execution/launch.py": PROCESSES,

@@ -121,7 +121,7 @@ def test_defaults_are_the_published_protocol() -> None:
         "cutmix_alpha": 1.0, "validate_every": 0, "temperature": 20.0, "labels": "online",
     }  # fmt: skip
     assert KnowledgeDistillation().model_dump() == published
-    names = {"fkd", "soft", "hard", "dsa", "rded", "own", "full-data"}
+    names = {"fkd", "soft", "hard", "dsa", "rded", "own", "replay", "full-data"}
     assert {protocol.name for protocol in ddbench_evaluators()} == names
     assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded"]
 

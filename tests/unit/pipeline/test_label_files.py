@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
+from ddbench.evaluators.label_folders import TENSORS, read_labels
 from ddbench.evaluators.packed_views import unpack_views
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
 from ddbench.results.export import export_run
-from ddbench.results.label_files import TENSORS, read_labels
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:

@@ -65,6 +65,7 @@ globals().update(
     {
         f"TestProtocol{cls.name.title().replace('-', '')}": pytest.mark.slow(protocol_kit(cls))
         for cls in REGISTRY.evaluators()
+        if not cls.for_one_set  # replay: tests/unit/evaluators/test_replay.py
     }
 )
 
