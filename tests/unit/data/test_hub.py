@@ -275,6 +275,14 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
+def set_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Sets the address of the hub, which HF_ENDPOINT sets when the library is imported; older versions copy it."""
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for module in ("constants", "hf_api", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", url, raising=False)
+        monkeypatch.setattr(f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
 @pytest.fixture
 def hub(parquet_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine with one dataset and one file that is not wanted."""
@@ -282,9 +290,7 @@ def hub(parquet_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.parquet"))}
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Hub({**files, "load.py": b"raise SystemExit"}) as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        set_address(monkeypatch, f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server
@@ -310,6 +316,17 @@ def test_a_dataset_of_the_hub_is_downloaded_once_it_is_complete(
     }
 
 
+def test_a_set_of_the_hub_is_downloaded_to_the_default_folder(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for _ in range(2):
+        names, split = open_hub_split("hf:me/pets:train", ignore)
+        assert (names, len(split.labels)) == (("cat", "dog"), 8)
+    assert len([line for line in hub.asked if line.startswith("GET /datasets/")]) == 2  # two files, once
+    assert (tmp_path / "home" / "ddbench" / "data" / FOLDER / "me--pets").is_dir()
+
+
 def test_an_interrupted_download_continues_and_leaves_no_folder(hub: Hub, tmp_path: Path) -> None:
     first, second = (f"/datasets/me/pets/resolve/{HubHandler.commit}/{name}" for name in [*hub.files][:2])
     hub.refused = {second}
@@ -331,7 +348,7 @@ def test_a_dataset_without_parquet_files_and_no_network_are_one_line(
     with pytest.raises(DDBenchError, match=r"^hf:me/cows cannot be downloaded: ") as caught:
         fetch_hub("hf:me/cows", tmp_path / "data", ignore)
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    set_address(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(DDBenchError, match=r"^hf:me/pets cannot be downloaded: ") as caught:
         fetch_hub("hf:me/pets", tmp_path / "data", ignore)
     assert "\n" not in str(caught.value)
