@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,9 @@ def add_given_set(record: Record, experiment: Experiment, workspace: Workspace, 
     reference = experiment.method.given_set()
     if reference is None or workspace.cache.has("given", {"set": digest_in(reference)}):
         return
-    name = Path(record.origin["name"])
-    path = files.find(name, SUFFIXES)
+    if "name" not in record.origin:
+        raise DDBenchError(f"{record.name}: the record does not hold where {reference} is from ('origin.name')")
+    path = files.find(Path(str(record.origin["name"])), SUFFIXES)
     given = open_set(path, workspace.dataset(experiment.dataset, experiment.data))
     if given.digest != digest_in(reference):
         again = "if it was read with --pixels or --classes, evaluate it once with them (ddbench evaluate)"
@@ -210,7 +212,7 @@ def differences(record: Record, pipeline: Pipeline) -> list[Row]:
             rows.append((name, version, installed.get(name, "not installed")))
     rows = [(name, there, own) for name, there, own in rows if there and there != own]
     if runtime.precision == "bf16" and not devices.has_fast_bf16(runtime.device):
-        rows.append(("precision", "bf16", "bf16, which this device emulates"))
+        rows.append(("precision", "bf16", "bf16, without fast hardware"))
     if parts := other_numerics(record):
         current = dict(part.split("=") for part in installed["numerics"].split())
         own = " ".join(f"{name}={current.get(name)}" for name in (part.partition("=")[0] for part in parts.split()))
@@ -239,7 +241,7 @@ def _code(record: Record, registry: PluginRegistry) -> Iterator[Row]:
         ("evaluator", "evaluate", record.evaluator),
     )
     for kind, stage, name in kinds:
-        recorded = [condition["digest"] for condition in record.stages.get(stage, ()) if condition.get("digest")]
+        recorded = [str(condition["digest"]) for condition in record.stages.get(stage, ()) if condition.get("digest")]
         if recorded:
             yield f"code of {name}", recorded[-1][:12], registry.source_of(kind, name).digest[:12]
 
@@ -267,13 +269,14 @@ def plan_text(record: Record, pipeline: Pipeline) -> str:
         pipeline: The pipeline of its experiment.
     """
     rows = differences(record, pipeline)
-    lines = [f"repeats {record.name}: {pipeline.experiment.name}"]
+    width = terminal_width()
+    lines = [textwrap.fill(f"repeats {record.name}: {pipeline.experiment.name}", width)]
     if rows:
-        lines += ["", format_table(("differs here", "record", "here"), rows, terminal_width()), ""]
+        lines += ["", format_table(("differs here", "record", "here"), rows, width), ""]
     same = record.keys.get("evaluate") == [pipeline.cache_key("evaluate")]
     keys = "equal those of the record: settings, real images, and all versions that keys contain, are the same"
     other = "differ from those of the record" + ("" if rows else ", for a reason that the record does not hold")
-    return "\n".join([*lines, f"the cache keys {keys if same else other}"])
+    return "\n".join([*lines, textwrap.fill(f"the cache keys {keys if same else other}", width)])
 
 
 def agreement(record: Record, repeated: Record) -> tuple[str, bool]:

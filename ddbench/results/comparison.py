@@ -181,7 +181,7 @@ def comparison_text(blocks: Sequence[Block], per_class: bool = False, wide: bool
     width = UNLIMITED if wide else terminal_width()
     sections = []
     for block in blocks:
-        sections += [block.title, format_rows(_group_rows(block), ("group", "top-1"), width)]
+        sections += [_filled(block.title, width), format_rows(_group_rows(block), ("group", "top-1"), width)]
         pairs = list(combinations(block.groups, 2))
         if per_class:
             sections += [format_rows(rows, ("class", "p (Holm)"), width) for rows in _class_tables(block, pairs)]
@@ -216,8 +216,9 @@ def _group_rows(block: Block) -> list[dict[str, str]]:
 def _class_tables(block: Block, pairs: Sequence[tuple[str, str]]) -> Iterator[list[dict[str, str]]]:
     """Yields the rows of the classes for each pair of groups. Of many classes, those that differ most are shown."""
     students = block.students
-    labels = range(len(students[0].metrics.per_class))
-    names = next((one.data["class_names"] for one in students if "class_names" in one.data), [*map(str, labels)])
+    labels = range(min(len(one.metrics.per_class) for one in students))
+    recorded = [names for one in students if len(names := one.data.get("class_names", ())) == len(labels)]
+    names = [*map(str, recorded[0] if recorded else labels)]
     differences = [[_difference(block, *pair, label) for label in labels] for pair in pairs]
     p_values = iter(corrected([made for classes in differences for made in classes]))
     for (one, other), classes in zip(pairs, differences, strict=True):

@@ -21,6 +21,7 @@ COMMANDS = (
     ("records",),
     ("records", "--scores"),
     ("show",),
+    ("compare", "wmdd tuned", "random", "sre2l", "--per-class"),
     *(("table", name) for name in TABLES),
     ("table", "regimes", *SMALL, "--dry-run"),
     ("run", *SMALL, "--dry-run"),
