@@ -24,6 +24,8 @@ class Metric:
         published_as: Name of the metric among the published numbers, if it differs from the column's name.
         show_difference: Whether to show the difference to the published number. It is shown only if the
             conditions are those of the paper.
+        mark_best: Whether to print the highest mean of each column in bold, and those that cannot be distinguished from
+            it.
     """
 
     title: str
@@ -31,9 +33,10 @@ class Metric:
     per_cell: bool = False
     published_as: str = ""
     show_difference: bool = False
+    mark_best: bool = False
 
 
-TOP1: Mapping[str, Metric] = {"top1": Metric("top-1", 2, show_difference=True)}
+TOP1: Mapping[str, Metric] = {"top1": Metric("top-1", 2, show_difference=True, mark_best=True)}
 """The default of `TableSpec.metrics`: top-1 of the student after its last epoch."""
 
 

@@ -24,7 +24,7 @@ CELL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "evaluator": ((str, type(None)), "text or None"),
     "settings": (Mapping, "a mapping"),
 }
-REQUIRED_COLUMNS = tuple(name for name in FRAME_COLUMNS if name not in (*NUMBER_COLUMNS, "mixture", "caveat"))
+REQUIRED_COLUMNS = tuple(name for name in FRAME_COLUMNS if name not in (*NUMBER_COLUMNS, "seed", "mixture", "caveat"))
 """Columns of every tidy frame. The others are left empty in a printed table if they are missing."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -15,7 +15,7 @@ from tabulate import tabulate
 from ddbench.api.table import Metric, TableSpec
 from ddbench.core.text_layout import GAP, divide_columns, terminal_width
 from ddbench.core.text_layout import format_table as format_columns
-from ddbench.results import published
+from ddbench.results import published, significance
 from ddbench.results.pooling import Pooled, pool
 from ddbench.results.records import rows_of
 from ddbench.results.text import frame_text
@@ -23,6 +23,13 @@ from ddbench.tables.published_columns import published_rows
 from ddbench.tables.rows import BLOCK_COLUMNS, Row
 
 STYLES = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
+BOLD = {"latex": r"\\textbf{\1}", "html": r"<b>\1</b>"}
+BOLD_START, BOLD_END = "\ue000", "\ue001"
+"""Characters around the bold part of a cell, which no style of `tabulate` escapes."""
+BEST = (
+    "bold: the highest number of its column, and those that t-tests with Holm's correction do not distinguish from it "
+    f"at {100 * significance.LEVEL:g} %. Numbers that cannot be tested are not marked"
+)
 PUBLISHED, DIFFERENCE = " published", " difference"
 """Ends of the names of columns with published numbers and with differences."""
 
@@ -40,12 +47,14 @@ class TextBlock:
         notes: Notes below the block.
         sources: The rows of the tidy frame behind each measured number, by row and column of `cells`. Each has the text
             of its own number, which is empty if only several rows together have one.
+        best: The cells to print in bold, by row and column of `cells`.
     """
 
     heading: str
     cells: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     sources: dict[tuple[str, str], list[tuple[Row, str]]] = field(default_factory=dict)
+    best: set[tuple[str, str]] = field(default_factory=set)
 
 
 def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
@@ -62,7 +71,7 @@ def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
 
 
 def _format_block(form: str, block: TextBlock) -> str:
-    cells = block.cells.map(_markdown) if form == "markdown" else block.cells
+    cells = block.cells.map(_markdown) if form == "markdown" else block.cells.copy()
     # The name of a folder can hold line ends, which would end a comment of LaTeX.
     heading, *notes = (" ".join(line.splitlines()) for line in (block.heading, *block.notes))
     headers = [_header(str(name)) for name in cells]
@@ -71,7 +80,20 @@ def _format_block(form: str, block: TextBlock) -> str:
         wrapped = [textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False) for line in notes]
         title = textwrap.fill(heading, width, break_on_hyphens=False, break_long_words=False)
         return "\n".join([title, "\n\n".join(_text_tables(headers, cells, width)), *wrapped])
+    start, end = ("**", "**") if form == "markdown" else (BOLD_START, BOLD_END)
+
+    def marked(text: str) -> str:
+        """Marks the number of a cell and its deviation."""
+        return re.sub(r"^\S+( ± \S+)?", rf"{start}\g<0>{end}", text)
+
+    for column in cells.columns[1:]:
+        texts = zip(block.cells.iloc[:, 0], cells[column], strict=True)
+        cells[column] = [marked(text) if (label, column) in block.best else text for label, text in texts]
+    if block.best:
+        notes.insert(0, BEST)
     body = tabulate(cells.to_numpy().tolist(), headers=headers, tablefmt=STYLES[form], disable_numparse=True)
+    if form in BOLD:
+        body = re.sub(f"{BOLD_START}(.*?){BOLD_END}", BOLD[form], body)
     if form == "latex":
         comments = [f"% {line}" for line in (heading, *notes)]
         return "\n".join([*comments, body.replace("±", r"$\pm$")])
@@ -177,6 +199,11 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame, published_numbers:
     formatter = _CellFormatter(spec, part, published_numbers)
     columns = [(key, metric, _column_title(spec, key, metric)) for key in keys for metric in spec.metrics]
     lines, sources = [], {}
+    best: set[tuple[str, str]] = set()
+    for key, metric, title in columns:
+        if spec.metrics[metric].mark_best:
+            of_labels = {str(label): rows for (label, other), rows in members.items() if other == key}
+            best |= {(label, title) for label in _best(of_labels, metric, formatter.usual)}
     for label in dict.fromkeys(part["row"]):
         line = {spec.row: str(label)}
         for key, metric, title in columns:
@@ -189,7 +216,30 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame, published_numbers:
     for *_, title in columns:
         published_titles = [title + suffix for suffix in (PUBLISHED, DIFFERENCE) if (cells[title + suffix] != "").any()]
         shown += [title, *published_titles] if published_titles or (cells[title] != "").any() else []
-    return TextBlock(heading, cells[shown], formatter.all_notes(), sources)
+    return TextBlock(heading, cells[shown], formatter.all_notes(), sources, best)
+
+
+def _best(cells: Mapping[str, list[Row]], metric: str, usual: Mapping[str, str]) -> set[str]:
+    """Returns the rows with the best number of a column, of those with the usual protocol and student.
+
+    Empty if the best number can be compared with no other, e.g. if each is from one student.
+    """
+    groups = {}
+    for label, rows in cells.items():
+        measured = [row for row in _with(rows, metric) if None not in (row["repeat"], row["student_seed"])]
+        if measured and all(measured[0][name] == value for name, value in usual.items()):
+            groups[label] = [_result(row, metric) for row in measured]
+    if len(groups) < 2:
+        return set()
+    best = significance.best_of(groups)
+    highest = max(best, key=lambda label: _pool(_with(cells[label], metric), metric).mean)
+    others = (results for label, results in groups.items() if label != highest)
+    return best if any(significance.difference(groups[highest], results).test for results in others) else set()
+
+
+def _result(row: Row, metric: str) -> significance.Result:
+    seed = row.get("seed") or 0  # a plugin's own frame can lack it
+    return significance.Result((seed + row["repeat"], seed + row["student_seed"]), row["set"], float(row[metric]))
 
 
 def _column_key(spec: TableSpec, row: Row) -> ColumnKey:

@@ -24,7 +24,7 @@ NUMBER_COLUMNS = (
 FRAME_COLUMNS = (
     *("table", "row", "method", "dataset", "classes", "ipc", "student", "evaluator", "protocol"),
     *("image_size", "recipe", "teacher", "device", "measured_on", "numerics", "setting"),
-    *("repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
+    *("seed", "repeat", "student_seed", "set", "teacher_digest", "state", "reason"),
     *NUMBER_COLUMNS,
     *("record", "differs", "departures", "mixture", "caveat"),
 )
@@ -125,6 +125,7 @@ def _experiment_columns(experiment: Experiment, cell: Cell, request: Request, cl
         "teacher": teacher_label(experiment.teacher),
         "device": f"{runtime.device.partition(':')[0]} {runtime.precision}",
         "measured_on": measured_on(experiment.data.holdout, experiment.data.split),
+        "seed": experiment.seed,
         "repeat": experiment.repeat,
         "student_seed": experiment.student_seed,
         "caveat": _caveat(experiment),
@@ -153,6 +154,7 @@ def _changes(experiment: Experiment, request: Request) -> list[str]:
 def _record_columns(record: Record) -> Row:
     metrics = record.metrics
     return {
+        "seed": record.seed,
         "repeat": record.repeat,
         "student_seed": record.student_seed,
         "set": record.distilled_digest,

@@ -113,7 +113,11 @@ def test_quick_commands_run(shell: Shell) -> None:
 
 def table_rows(text: str) -> dict[str, list[str]]:
     """The rows of the tables in a markdown text: the cells by the first one, without quotes and notes."""
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in line.replace("**", "").split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return {re.sub(r"`| \[\d\]| \(.*", "", cells[0]): cells[1:] for cells in lines}
 
 

@@ -63,7 +63,9 @@ def printed(name: str) -> dict[str, dict[str, str]]:
         if column == "published":
             columns[number] = f"{columns[number - 1]} published"
     return {
-        row[0]: {column: re.sub(r" [\[(].*", "", cell) for column, cell in zip(columns, row, strict=True)}
+        row[0]: {
+            column: re.sub(r" [\[(].*", "", cell).replace("**", "") for column, cell in zip(columns, row, strict=True)
+        }
         for row in table[1]
     }
 

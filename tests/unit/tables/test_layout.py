@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -242,3 +242,73 @@ def test_a_cell_pools_sets_and_says_what_is_mixed() -> None:
     (block,) = text_blocks(SPEC, frame)
     assert block.cells["IPC 10"].tolist() == ["62.50 ± 2.12 (3 on 2 sets) [1]"]
     assert block.notes[0] == "[1] its records differ: 2 teachers"
+
+
+# -- bold ------------------------------------------------------------------------------------------------------------
+
+
+def sets_of(*values: float, row: str, **changes: Any) -> list[dict[str, Any]]:
+    """One student on each set, with the seeds of all rows."""
+    setting = ("imagenette", 10, 64, "quick", "resnet18", "cpu fp32", "validation images", "", "s")
+    common = {**dict(zip(SETTING_COLUMNS, setting, strict=True)), "table": "ablation", "ipc": 10, "protocol": "fkd v1"}
+    common |= {"state": "measured", "differs": "", "teacher_digest": "t", "student": "resnet18", "row": row}
+    seeds = {"seed": 0, "student_seed": 0}
+    return [
+        {**common, **seeds, "repeat": repeat, "set": f"{row} {repeat}", "top1": value, **changes}
+        for repeat, value in enumerate(values)
+    ]
+
+
+def compared(*rows: list[dict[str, Any]]) -> pd.DataFrame:
+    lines = [line for row in rows for line in row]
+    return with_published(SPEC, pd.DataFrame(lines, columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"}))
+
+
+def test_the_best_number_is_bold_with_those_that_are_not_distinguished_from_it() -> None:
+    frame = compared(
+        sets_of(60.0, 62.0, 64.0, row="best & first"),
+        sets_of(59.0, 60.0, 61.5, row="near"),  # two-sided p of the paired test: 0.08
+        sets_of(50.0, 52.1, 54.0, row="far"),
+        sets_of(61.0, row="one student"),
+        sets_of(70.0, 71.0, 72.5, row="another protocol", protocol="hard v1"),
+    )
+    (block,) = text_blocks(SPEC, frame)
+    assert block.best == {("best & first", "IPC 10"), ("near", "IPC 10")}
+    shown = {form: format_table(SPEC, frame, form) for form in ("text", "markdown", "latex", "html")}
+    assert re.findall(r"\*\*(\d.*?)\*\*( \(.*?\))?", shown["markdown"]) == [
+        ("62.00 ± 2.00", " (3 sets)"),
+        ("60.17 ± 1.26", " (3 sets)"),
+    ]
+    assert len({len(line) for line in shown["markdown"].splitlines() if line.startswith("|")}) == 1
+    assert re.findall(r"\\textbf\{(.*?)\}", shown["latex"]) == [r"62.00 $\pm$ 2.00", r"60.17 $\pm$ 1.26"]
+    assert re.findall(r"<b>(.*?)</b>", shown["html"]) == ["62.00 ± 2.00", "60.17 ± 1.26"]
+    for form in ("markdown", "latex", "html"):
+        assert "bold: the highest number of its column" in shown[form]
+        assert "\ue000" not in shown[form]
+    assert "bold" not in shown["text"]
+    assert "62.00 ± 2.00 (3 sets)" in shown["text"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [sets_of(60.0, row="a"), sets_of(50.0, row="b")],
+        [sets_of(60.0, row="a"), sets_of(50.0, 51.0, 52.0, row="b")],
+        [sets_of(60.0, 61.0, 63.0, row="a")],
+    ],
+)
+def test_without_a_test_no_number_is_bold(rows: list[list[dict[str, Any]]]) -> None:
+    frame = compared(*rows)
+    (block,) = text_blocks(SPEC, frame)
+    assert block.best == set()
+    assert "bold" not in format_table(SPEC, frame, "markdown")
+
+
+def test_pairs_have_the_same_seed_of_the_run() -> None:
+    """Set 1 of seed 0 is set 0 of seed 1: the pairs show a constant loss, which Welch's test does not see."""
+    first, second = sets_of(60.0, 65.0, 70.0, row="a"), sets_of(59.0, 64.1, 68.9, row="b")
+    (block,) = text_blocks(SPEC, compared(first, second))
+    assert block.best == {("a", "IPC 10")}
+    shifted = [{**line, "seed": 10} for line in second]
+    (block,) = text_blocks(SPEC, compared(first, shifted))
+    assert block.best == {("a", "IPC 10"), ("b", "IPC 10")}
