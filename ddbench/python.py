@@ -85,7 +85,7 @@ def run(
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     from ddbench.cli.options import print_error, print_result
-    from ddbench.pipeline.request import experiments
+    from ddbench.pipeline.request import experiments, protocol_note
     from ddbench.pipeline.run import run as run_cells
     from ddbench.registry.registry import PluginRegistry
 
@@ -110,6 +110,8 @@ def run(
     )
     with _session(registry, results_dir) as folder:
         cells, workspace = experiments(request, registry), _workspace(registry, cache_dir, data_dir)
+        if note := protocol_note(request, registry):
+            print_error(note)
         made = run_cells(cells, workspace, folder, print_result, print_error)
     return _frame(made)
 
@@ -207,13 +209,13 @@ def records(
         DDBenchError: There is no such record or column.
         TypeError: An argument has another type.
     """
-    from ddbench.cli.options import open_results, print_error
+    from ddbench.cli.options import print_error
     from ddbench.results.records import no_records_error, read_all
     from ddbench.results.text import Selection
 
     names = {"method": method, "dataset": dataset, "recipe": recipe}
     chosen = {_SEVERAL[name][0]: _several("records", name, values) for name, values in names.items()}
-    folder = open_results(results_dir) / "records"
+    folder = _results("records", results_dir) / "records"
     stored = read_all(folder, print_error)
     if not stored:
         raise no_records_error(folder)
@@ -227,6 +229,7 @@ def table(
     dataset: Names = (),
     ipc: Numbers = (),
     recipe: Names = (),
+    evaluator: Names = (),
     image_size: int | None = None,
     settings: dict[str, Any] | None = None,
     results_dir: Folder = "results",
@@ -239,6 +242,7 @@ def table(
         dataset: Only these datasets.
         ipc: Images per class. Default: those of the table and of the records.
         recipe: Only records of this recipe, or of these recipes in their order.
+        evaluator: The protocol of the cells that name none.
         image_size: Only records of this image size in pixels.
         settings: Only records with these settings, as in `run`.
         results_dir: The folder or URL of the results.
@@ -250,15 +254,15 @@ def table(
         DDBenchError: A name is unknown.
         TypeError: An argument has another type.
     """
-    from ddbench.cli.options import open_results, print_error
+    from ddbench.cli.options import print_error
     from ddbench.registry.registry import PluginRegistry
     from ddbench.tables.frame import build_frame
 
     require_type("table", "name", name, str, "the name of a table, e.g. 'comparison'")
-    cells = {"method": method, "dataset": dataset, "ipc": ipc, "recipe": recipe, "image_size": image_size}
-    request = _request("table", settings, **cells)
+    cells = {"method": method, "dataset": dataset, "ipc": ipc, "evaluator": evaluator, "image_size": image_size}
+    request = _request("table", settings, recipe=recipe, **cells)
     registry = PluginRegistry()
-    return build_frame(registry.table(name), request, registry, None, open_results(results_dir), print_error)
+    return build_frame(registry.table(name), request, registry, None, _results("table", results_dir), print_error)
 
 
 def load(
@@ -286,13 +290,12 @@ def load(
         DDBenchError: There is no such set, or it cannot be read.
         TypeError: An argument has another type.
     """
-    from ddbench.cli.options import open_results
     from ddbench.pipeline.load_set import load_set
     from ddbench.registry.registry import PluginRegistry
 
     require_type("load", "set", set, FOLDER, "a file, a folder or the name of a record")
     workspace = _workspace(PluginRegistry(), cache_dir, data_dir)
-    return load_set(os.fspath(set), workspace, open_results(results_dir), _space(pixels))
+    return load_set(os.fspath(set), workspace, _results("load", results_dir), _space(pixels))
 
 
 _SEVERAL: dict[str, tuple[str, type | tuple[type, ...]]] = {
@@ -383,7 +386,7 @@ def _session(registry: PluginRegistry, results_dir: Folder) -> Iterator[Path]:
     if processes.is_distributed():
         raise DDBenchError("processes of torchrun need the command: torchrun ... -m ddbench run")
     try:
-        folder = options.open_results(results_dir)
+        folder = _results("run", results_dir)
         with options.kept_tracebacks(registry, folder), interruption.handle_signals():
             yield folder
     except interruption.Stopped as stopped:
@@ -394,6 +397,14 @@ def _session(registry: PluginRegistry, results_dir: Folder) -> Iterator[Path]:
         raise DDBenchError(os_error_line(error, "output")) from error
     finally:
         progress.close()
+
+
+def _results(function: str, results_dir: Folder) -> Path:
+    """Returns the folder of the results."""
+    from ddbench.cli.options import open_results
+
+    require_type(function, "results_dir", results_dir, FOLDER, "the folder of the results as text or Path")
+    return open_results(results_dir)
 
 
 def _workspace(registry: PluginRegistry, cache_dir: Folder | None, data_dir: Folder | None) -> Workspace:

@@ -65,6 +65,11 @@ class Request:
     compile: str = "auto"
     assignments: tuple[str, ...] = field(default_factory=tuple)
 
+    def __post_init__(self) -> None:
+        for ipc in self.ipcs:
+            if ipc < 1:
+                raise DDBenchError(f"--ipc {ipc}: images per class must be at least 1")
+
 
 def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
     """Returns every cell of a grid, in the order dataset, method, IPC, protocol, repeat, student, seed.
@@ -197,8 +202,6 @@ def _expand_protocol(
             sections[f"{kind}_settings"].model_dump(mode="json")
     with registry.attribute_errors("evaluator", evaluator):
         students = _distinct(request.students) or (protocol.default_student(data.image_size) or teacher.arch,)
-    if ipc is not None and ipc < 1:
-        raise DDBenchError(f"--ipc {ipc}: images per class must be at least 1")
     try:
         return [
             Experiment(

@@ -116,10 +116,9 @@ def test_records_alone_give_the_same_numbers_without_data(regimes: tuple[Shell, 
     told = json.loads(ok(shell(*RUN, "--format", "json")).out)
     code = """
         import sys
-        import ddbench.tables.load
-        from pathlib import Path
+        import ddbench
         from ddbench.results.text import frame_text
-        frame = ddbench.tables.load.load("regimes", Path(sys.argv[1]))
+        frame = ddbench.table("regimes", results_dir=sys.argv[1])
         assert "sklearn.datasets" not in sys.modules, "the digits were opened"
         print(frame_text(frame[frame["state"] == "measured"], "json"))
     """

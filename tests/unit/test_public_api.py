@@ -16,7 +16,6 @@ PUBLIC = {
     package: frozenset(importlib.import_module(f"ddbench.{package}").__all__)
     for package in ("api", "ot", "losses", "nn", "augment", "training", "data", "testing")
 }
-PUBLIC["tables.load"] = frozenset({"load"})  # tables from Python: docs/tables.md
 TEMPLATE = ROOT / "ddbench" / "registry" / "template"
 MODULES = [*ROOT.glob("plugins/*/ddbench_*/**/*.py"), *TEMPLATE.glob("*/*.py.txt")]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ddbench.tables.load
+import ddbench
 from ddbench.api.table import Cell, TableQuery, TableSpec
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request
@@ -82,7 +82,7 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         if name == "hyperparameters":
             continue
         theirs = published.load(name)
-        frame = ddbench.tables.load.load(name, tmp_path)
+        frame = ddbench.table(name, results_dir=tmp_path)
         assert set(frame["state"]) <= {"never run", "published only"}, name
         assert list(frame["dataset"].drop_duplicates()) == list(theirs["dataset"].drop_duplicates()), name
         spec = REGISTRY.table(name)
@@ -94,6 +94,6 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         assert "never run" in text
         assert f"published: {spec.reference}" in text
     for name in ("lambda", "metric", "regimes"):
-        frame = ddbench.tables.load.load(name, tmp_path)
+        frame = ddbench.table(name, results_dir=tmp_path)
         assert list(frame["dataset"].drop_duplicates()) == list(published.PAPER_SIZES)
         assert set(frame["state"]) == {"never run"}

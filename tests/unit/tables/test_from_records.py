@@ -14,6 +14,7 @@ from zlib import crc32
 import pandas as pd
 import pytest
 
+import ddbench
 from ddbench.api.evaluator import Metrics
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import Cell, TableSpec
@@ -25,7 +26,6 @@ from ddbench.results import provenance, published, records
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
-from ddbench.tables.load import load
 from ddbench.tables.rows import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
@@ -470,19 +470,22 @@ def test_the_fault_of_a_table_is_named_with_its_traceback(tmp_path: Path) -> Non
 
 def test_a_folder_can_be_given_as_text(stored: Write, tmp_path: Path) -> None:
     stored(record(experiment(), 50.0))
-    assert load("comparison", str(tmp_path), ipcs=(10,))["top1"].dropna().tolist() == [50.0]
+    assert ddbench.table("comparison", ipc=10, results_dir=str(tmp_path))["top1"].dropna().tolist() == [50.0]
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: load("comparison", ipcs=1), TypeError, r"tables.load: ipcs is 1 \(int\); pass a sequence of images"),
-        (lambda: load("comparison", ipcs="10"), TypeError, r"tables.load: ipcs is '10' \(str\); pass"),
-        (lambda: load("comparison", ipcs=("10",)), TypeError, r"an element of ipcs is '10' \(str\); pass"),
-        (lambda: load("comparison", ipcs=(0,)), ValueError, "tables.load: ipcs has 0; pass numbers of at least 1"),
-        (lambda: load("comparison", None), TypeError, r"results_dir is None \(NoneType\); pass the folder"),
-        (lambda: load(7), TypeError, r"tables.load: name is 7 \(int\); pass the name of a table"),
-        (lambda: load("comparisn"), DDBenchError, "unknown table 'comparisn'; did you mean 'comparison'"),
+        (lambda: ddbench.table("comparison", ipc="10"), TypeError, r"table: ipc is '10' \(str\); pass"),
+        (lambda: ddbench.table("comparison", ipc=("10",)), TypeError, r"table: ipc is '10' \(str\); pass"),
+        (lambda: ddbench.table("comparison", ipc=0), DDBenchError, "--ipc 0: images per class must be at least 1"),
+        (
+            lambda: ddbench.table("comparison", results_dir=None),
+            TypeError,
+            r"results_dir is None \(NoneType\); pass the",
+        ),
+        (lambda: ddbench.table(7), TypeError, r"table: name is 7 \(int\); pass the name of a table"),
+        (lambda: ddbench.table("comparisn"), DDBenchError, "unknown table 'comparisn'; did you mean 'comparison'"),
         (lambda: records.load(7), TypeError, r"records.load: folder is 7 \(int\); pass the folder of the records"),
         (lambda: records.load("results", warn="yes"), TypeError, r"warn is 'yes' \(str\); pass a function"),
         (lambda: published.load(1), TypeError, r"published.load: table is 1 \(int\); pass one of comparison"),
