@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from ddbench.api.distiller import Distiller
 from ddbench.api.settings import Section, TrainingSettings
 from ddbench.config.datasets import FINGERPRINTED, refers_to
 from ddbench.config.experiment import Experiment
+from ddbench.config.given_sets import digest_in
 from ddbench.config.schema import (
     DataConfig,
     DistillConfig,
@@ -25,6 +28,7 @@ from ddbench.config.schema import (
 )
 from ddbench.core.canonical import canonical_json, key_of
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import expand_user, file_digest
 from ddbench.results.provenance import versions
 from ddbench.results.records import Record
 
@@ -378,10 +382,21 @@ def is_result_of(record: Record, experiment: Experiment) -> bool:
     configuration = record.configuration
     try:
         return (
-            with_digests(method) == type(method)(**configuration["method_settings"])
+            with_digests(_with_recorded_set(method, record)) == type(method)(**configuration["method_settings"])
             and with_digests(evaluator) == type(evaluator)(**configuration["evaluator_settings"])
             and experiment.statistics == StatisticsConfig(**configuration["statistics"])
             and experiment.distill.jpeg_quality == DistillConfig(**configuration["distill"]).jpeg_quality
         )
     except (ValidationError, KeyError):
         return False
+
+
+def _with_recorded_set(method: Distiller, record: Record) -> Distiller:
+    """Returns a method that starts from a file with the record's name of this file: `set:DIGEST`."""
+    reference = method.given_set()
+    if reference is None or digest_in(reference) is not None:
+        return method
+    path = expand_user(Path(reference))
+    if not path.is_file() or file_digest(path) != record.origin.get("sha256"):
+        return method
+    return method.model_copy(update={"initial": record.configuration["method_settings"].get("initial")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,26 @@ def test_a_record_of_a_method_with_a_file_of_other_content_is_not_found(
     version = {"evaluator_version": made.evaluator.version, "configuration": one.public()}
     stored = record(50.0, method=made.method_name, **run, **version)
     assert [is_result_of(stored, each) for each in (one, same, other)] == [True, True, False]
+
+
+def test_a_record_of_a_method_that_starts_from_a_set_is_found_by_the_content_of_its_file(
+    record: Callable[..., Record], tmp_path: Path
+) -> None:
+    for name, content in (("one", b"a"), ("same", b"a"), ("other", b"b")):
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    (one, same, other, absent) = (
+        experiments(
+            Request(("wmdd",), ("digits",), (3,), assignments=(f"wmdd.initial={tmp_path / name}.pt",)), REGISTRY
+        )[0]
+        for name in ("one", "same", "other", "absent")
+    )
+    configuration = one.public()
+    configuration["method_settings"]["initial"] = "set:0123456789abcdef"
+    run = {"ipc": 3, "student": one.student, "evaluator": one.evaluator_name, "method_version": one.method.version}
+    origin = {"name": "one", "files": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
+    versions = {"evaluator_version": one.evaluator.version, "configuration": configuration}
+    stored = record(50.0, **run, **versions, origin=origin)
+    assert [is_result_of(stored, each) for each in (one, same, other, absent)] == [True, True, False, False]
 
 
 @pytest.fixture
