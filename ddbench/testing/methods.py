@@ -105,8 +105,9 @@ class DistillerConformance(Conformance):
             message = str(error)
         require(
             not message,
-            "distill() returns one image per slot: float [n, 3, S, S] in [0, 1], or int64 indices of real images of "
-            "the slot's class; weights are optional, one number >= 0 per slot",
+            "distill() returns one image per slot: float [n, 3, S, S] in [0, 1] or in another space that "
+            "UnitResult.pixels names, or int64 indices of real images of the slot's class; weights are optional, one "
+            "number >= 0 per slot, and so are soft labels [n, K] and a learning rate",
             message,
             "see the message; S is task.info.image_size",
         )
