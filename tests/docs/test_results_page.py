@@ -190,6 +190,21 @@ def test_the_numbers_under_dsa_are_those_of_their_records() -> None:
     assert rows_of("| set | `dsa` | n |") == expected
 
 
+def test_clamped_and_unclamped_pixels_are_those_of_the_records() -> None:
+    expected: dict[tuple[str, str, str], dict[bool, str]] = {}
+    for pool in pools(collection("digits-16px")):
+        own, configuration = pool.example, pool.example.configuration
+        row = (str(own.ipc), str(configuration["method_settings"]["steps"]))
+        key = (*row, str(configuration["evaluator_settings"]["epochs"]))
+        clamped = configuration["method_settings"].get("clamp", True)
+        assert own.distilled_form == ({} if clamped else {"pixels": "float32"})
+        assert pool_top1(pool.students).count_text == "3 sets"
+        expected.setdefault(key, {})[clamped] = number(pool_top1(pool.students))
+    page = tables(ROOT / "docs" / "faithfulness.md")
+    shown = page["| IPC | steps | epochs | clamped, uint8 | not clamped, float32 |"]
+    assert sorted(shown) == sorted([*key, cells[True], cells[False]] for key, cells in expected.items())
+
+
 def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> None:
     before = printed("ablation")["wasserstein + pcbn"]["IPC 10"]
     runs = collection("imagenette-64px-benchmarks")
