@@ -239,3 +239,9 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_grid_of_several_default_protocols_is_noted(place: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ddbench.DDBenchError, match="9999"):
+        ddbench.run(["dm", "random"], "digits", ipc=9999, recipe="smoke")
+    assert "by their authors' protocols: dm: dsa, random: fkd;" in capsys.readouterr().err
