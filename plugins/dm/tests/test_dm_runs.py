@@ -135,10 +135,13 @@ def test_paper_is_the_released_code_at_28_and_32_pixels(
     [("imagenette", ("d4", "d3")), ("imagefolder:/x", ("d4", "d3")), ("tiny-imagenet", ("d4", "d4"))]
     + [(name, ("d3", "d3")) for name in ("digits", "cifar10", "cifar100", "fashion-mnist", "svhn")],
 )
-def test_quick_takes_smaller_steps_at_ipc_1(method: str, dataset: str, networks: tuple[str, str]) -> None:
-    request = Request(methods=(method,), datasets=(dataset,), ipcs=(1, 10), recipes=("quick",))
+@pytest.mark.parametrize(("evaluator", "smaller"), [("dsa", 1), ("fkd", 0.1), ("hard", 0.1)])
+def test_quick_takes_smaller_steps_at_ipc_1_except_under_the_papers_protocol(
+    method: str, dataset: str, networks: tuple[str, str], evaluator: str, smaller: float
+) -> None:
+    request = Request((method,), (dataset,), (1, 10), ("quick",), evaluators=(evaluator,))
     settings = [cell.method.model_dump() for cell in experiments(request, PluginRegistry())]
-    assert [one["learning_rate"] for one in settings] == [0.1, 1]
+    assert [one["learning_rate"] for one in settings] == [smaller, 1]
     assert tuple(one["network"].removeprefix("convnet-") for one in settings) == networks
 
 
