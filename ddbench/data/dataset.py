@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddbench.api.dataset import DatasetInfo, DatasetSpec, Report, Source, Split
 from ddbench.augment import crops
-from ddbench.config.datasets import recorded_name
+from ddbench.config.datasets import HUB_PREFIX, recorded_name
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.events import Event
@@ -250,8 +250,9 @@ def load_dataset(
 
 def _check_split(name: str, source: Source, config: DataConfig) -> None:
     if source.val is None and not (config.split or config.holdout):
+        kind, end = ("split", "") if name.startswith(HUB_PREFIX) else ("folder", "/")
         raise DDBenchError(
-            f"{name} has no validation images (no {', '.join(f'{part}/' for part in VALIDATION_PARTS)}); "
+            f"{name} has no validation images (no {kind} {', '.join(f'{part}{end}' for part in VALIDATION_PARTS)}); "
             "take them from the training images with --set data.split=0.2"
         )
     if source.val is not None and config.split:

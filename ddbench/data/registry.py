@@ -323,9 +323,9 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
         raise DDBenchError("imagefolder: needs a path, e.g. imagefolder:~/pictures with train/ and val/ in it")
     if name.startswith(FOLDER_PREFIX):
         return _imagefolder(name)
-    if name.startswith(HUB_PREFIX):
-        return _hub(name)
     by_name = {spec.name: spec for spec in specs}
+    if name.startswith(HUB_PREFIX) and name not in by_name:
+        return _hub(name)
     if name not in by_name:
         raise unknown("dataset", name, by_name)
     return by_name[name]
