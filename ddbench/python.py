@@ -276,7 +276,7 @@ def load(
     """Loads a distilled set.
 
     Args:
-        set: A file, a folder, or the name of a record or its beginning.
+        set: A file, a folder, the name of a record or its beginning, or `hf:OWNER/NAME`.
         pixels: As in `evaluate`.
         results_dir: The folder or URL of the records.
         cache_dir: As in `run`.

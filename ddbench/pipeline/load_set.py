@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ddbench.config.datasets import HUB_PREFIX
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user
 from ddbench.distillation.distilled_set import class_weights
+from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_files import Form, read_set
 from ddbench.pipeline.evaluate_set import is_path, record_of
 from ddbench.results.export import stored_set
@@ -56,7 +58,7 @@ def load_set(source: str, workspace: Workspace, results_dir: Path, pixels: str |
     """Loads a distilled set.
 
     Args:
-        source: A file, a folder, or the name of a record.
+        source: A file, a folder, the name of a record, or `hf:...`.
         workspace: The cache, and the datasets for a set of real images.
         results_dir: The folder of the records.
         pixels: The space of float images; None: the set holds bytes.
@@ -67,8 +69,9 @@ def load_set(source: str, workspace: Workspace, results_dir: Path, pixels: str |
     Raises:
         DDBenchError: There is no such set, or it cannot be read.
     """
-    if is_path(source):
-        read = read_set(expand_user(Path(source)), Form(None, pixels=pixels))
+    is_hub, form = source.startswith(HUB_PREFIX), Form(None, pixels=pixels)
+    if is_hub or is_path(source):
+        read = read_hub_set(source, form, workspace.relay) if is_hub else read_set(expand_user(Path(source)), form)
         for note in read.notes:
             workspace.note_once(note, "given")
         weights = class_weights(read.labels, read.weights)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ddbench
+
 if TYPE_CHECKING:
     from conftest import Outcome, Shell
 
@@ -85,6 +87,9 @@ def test_a_set_in_parquet_files_gives_the_numbers_of_the_same_set_in_a_folder(
     assert hub["distilled_digest"] == folder["distilled_digest"]
     assert hub["metrics"] == folder["metrics"]
     assert str(shell.root.parent) not in json.dumps(hub)
+    loaded = ddbench.load(f"hf:{small}", results_dir=shell.results, cache_dir=shell.cache)
+    assert (loaded.images.shape, loaded.class_names) == ((4, 3, 20, 20), ("cat", "dog"))
+    assert loaded.labels.tolist() == [0, 0, 1, 1]
     shell("evaluate", f"hf:{small}", "--pixels", "cifar10", *options).refused("--pixels cifar10: ", "bytes")
     shell("evaluate", data, *options).refused("has the splits train, test: name one, e.g. hf:")
     other = parquet_folder("cows", classes=("cat", "cow"), splits={"train": 4})

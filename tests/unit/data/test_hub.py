@@ -23,6 +23,7 @@ from ddbench.data.hub import FOLDER, HubSplit, fetch_hub, open_hub, open_hub_spl
 
 MakeFolder = Callable[..., Path]
 datasets = pytest.importorskip("datasets", reason="datasets is not installed: pip install 'ddbench[hf]'")
+parquet = pytest.importorskip("pyarrow.parquet")
 IMAGE, LABEL = datasets.Image(), datasets.ClassLabel(names=["cat", "dog"])
 USUAL = {"image": IMAGE, "label": LABEL}
 
@@ -100,6 +101,21 @@ def test_a_split_is_named_or_the_only_one(parquet_folder: MakeFolder) -> None:
         open_hub_split(f"hf:{root}", ignore)
     with pytest.raises(DDBenchError, match="there is no split 'val', only train, validation, test"):
         open_hub(f"hf:{root}:val", None)
+
+
+def test_features_of_the_readme_are_used(parquet_folder: MakeFolder) -> None:
+    root = parquet_folder()
+    fingerprint = open_hub(f"hf:{root}", None).fingerprint()
+    for path in root.rglob("*.parquet"):  # as other programs write them
+        table = parquet.read_table(path)
+        parquet.write_table(table.replace_schema_metadata(None), path)
+    with pytest.raises(DDBenchError, match="has no column of type Image"):
+        open_hub(f"hf:{root}", None)
+    (root / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n"
+        "      class_label:\n        names:\n          '0': cat\n          '1': dog\n---\n"
+    )
+    assert open_hub(f"hf:{root}", None).fingerprint() == fingerprint
 
 
 TWO = {"image": [png(), png()], "label": [0, 1]}
