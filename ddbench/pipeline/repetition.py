@@ -29,7 +29,7 @@ from ddbench.registry.collection import Kind
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results.conditions import other_numerics
 from ddbench.results.provenance import versions
-from ddbench.results.records import SECTIONS, Record
+from ddbench.results.records import Record
 from ddbench.storage.artifacts import digest_of
 from ddbench.storage.cache import Cache
 
@@ -101,14 +101,10 @@ def recorded_experiment(record: Record, registry: PluginRegistry, files: Files) 
     Raises:
         DDBenchError: The method or protocol is not installed, has no such setting, or a file is missing.
     """
-    configuration = record.configuration
-    sections = {name: configuration[name] for name in SECTIONS}
-    fields = {name for name, field in Experiment.model_fields.items()} - {"method_name", "evaluator_name"}
-    own = {name: value for name, value in configuration.items() if name in fields}
     numbers = ("dataset", "method", "ipc", "evaluator", "student", "seed", "repeat", "student_seed", "recipes")
     identity = {name: getattr(record, name) for name in numbers}
     try:
-        experiment = experiment_of({**own, **sections, **identity, "runtime": _runtime(record)}, registry)
+        experiment = experiment_of({**record.configuration, **identity, "runtime": _runtime(record)}, registry)
     except ValidationError as error:
         raise DDBenchError(f"{record.name}: this version cannot have {error_text(error)}") from error
     with_files = {

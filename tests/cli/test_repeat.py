@@ -15,11 +15,15 @@ import torch
 from safetensors.torch import save_file
 
 from ddbench.nn.build import build_network
+from ddbench.pipeline.repetition import Files, recorded_experiment
+from ddbench.registry.registry import PluginRegistry
+from ddbench.results import records
 
 if TYPE_CHECKING:
     from conftest import Finished, Outcome, Shell
 
 Change = Callable[[dict[str, Any]], None]
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 AGREES = "agrees: the same distilled set and the same accuracies"
 
 
@@ -144,6 +148,7 @@ def _set(path: str, value: Any) -> Change:
         (_set("configuration.method_settings.colour", 1), ("this version cannot have", "colour: unknown name")),
         (_set("configuration.evaluator_settings.epochs", 0), ("epochs", "greater than or equal to 1")),
         (_set("configuration.data.depth", 3), ("data.depth: unknown name",)),
+        (_set("configuration.future", 3), ("future: unknown name",)),
         (_set("configuration.evaluator_settings", None), ("sent.json is not a record", "evaluator_settings")),
         (_set("configuration.teacher.checkpoint", "own.pt"), ("the record needs 'own.pt'", "give it with --file")),
     ],
@@ -194,3 +199,17 @@ def test_a_given_set_is_read_from_its_file_where_the_cache_lacks_it(shell: Shell
     save_file({"images": images.flip(0), "labels": torch.arange(10)}, shell.root / "own.safetensors")
     assert AGREES in shell("repeat", name).out  # the cache has the set
     shell("repeat", name, "--cache-dir", tmp_path / "third").refused("own.safetensors holds another set")
+
+
+def test_every_committed_record_can_be_repeated(tmp_path: Path) -> None:
+    registry, seen = PluginRegistry(), 0
+    for path in REFERENCE.rglob("records/*.json"):
+        record = records.read(path)
+        (tmp_path / str(record.configuration["teacher"].get("checkpoint"))).touch()
+        experiment = recorded_experiment(record, registry, Files((), [tmp_path]))
+        assert experiment.runtime.threads == record.device["threads"]
+        given, recorded = experiment.public(), record.configuration
+        for section in ("method_settings", "evaluator_settings", "teacher", "data", "statistics"):
+            assert {name: given[section][name] for name in recorded[section]} == recorded[section]
+        seen += 1
+    assert seen > 200
