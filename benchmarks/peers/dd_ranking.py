@@ -6,7 +6,8 @@ measure top-1 on the first 50 validation images of each class, with the same pix
 
 DD-Ranking reads ImageNette from a folder of all classes of ImageNet and does not keep the aspect ratio of images, so
 `get_dataset` is replaced by a function that returns the pixels of ddbench. The training and the choice of the number
-that is reported are those of DD-Ranking (`LabelRobustScoreHard`).
+that is reported are those of DD-Ranking (`LabelRobustScoreHard`). The step `same-start` trains in DD-Ranking from the
+initial weights of the students of ddbench.
 
 DD-Ranking needs NumPy 1 and therefore an environment of its own. WORK is a new folder:
 
@@ -14,7 +15,8 @@ DD-Ranking needs NumPy 1 and therefore an environment of its own. WORK is a new 
     uv pip install --python WORK/venv/bin/python ddranking==0.2.0 "numpy<2"
     python benchmarks/peers/dd_ranking.py ours WORK --data-dir DATA          # DATA holds imagenette2/
     WORK/venv/bin/python benchmarks/peers/dd_ranking.py theirs WORK
-    python benchmarks/peers/dd_ranking.py table WORK                         # writes results/peers/dd-ranking.csv
+    WORK/venv/bin/python benchmarks/peers/dd_ranking.py same-start WORK
+    python benchmarks/peers/dd_ranking.py table WORK                         # writes results/benchmarks/dd-ranking.csv
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ import csv
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
 """The learning rates that DD-Ranking tries if none is given."""
+PAIRED_RATES = (0.01, 0.05)
+"""The learning rates of `same-start`."""
 SEEDS = 3
 EPOCHS = 40
 VALIDATED_EVERY = 10
@@ -36,8 +41,10 @@ VALIDATED_EVERY = 10
 SIZE = 64
 VALIDATION = 50
 """Validation images per class."""
+STEPS = ("ours", "theirs", "same-start")
+PAIRED = "DD-Ranking, same start"
 COLUMNS = ("program", "learning_rate", "seed", "epoch", "top1")
-RESULT = Path(__file__).parents[2] / "results" / "peers" / "dd-ranking.csv"
+RESULT = Path(__file__).parents[2] / "results" / "benchmarks" / "dd-ranking.csv"
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -67,7 +74,9 @@ def ours(work: Path, data: Path) -> None:
 
     import ddbench
     from ddbench.config.schema import DataConfig
+    from ddbench.core import seeds
     from ddbench.data.dataset import load_dataset
+    from ddbench.nn.build import build_network
     from ddbench.registry.registry import PluginRegistry
     from ddbench.storage.cache import Cache
 
@@ -99,6 +108,9 @@ def ours(work: Path, data: Path) -> None:
     options = {"--output": work / "set", "--cache-dir": cache, "--results-dir": results, "--data-dir": work}
     words = ["export", frame["name"].iloc[0], "--format", "safetensors", *(w for pair in options.items() for w in pair)]
     subprocess.run([sys.executable, "-m", "ddbench", *map(str, words)], check=True)
+    for seed in range(SEEDS):
+        student = build_network("convnet-d3", 10, SIZE, seed=seeds.derive("student", seed))
+        save_file(student.state_dict(), work / f"start-{seed}.safetensors")
     spec, config = PluginRegistry().dataset(name), DataConfig(image_size=SIZE, stored_size=SIZE)
     dataset = load_dataset(spec, config, None, Cache(cache))
     images = dataset.val.centre(torch.arange(len(dataset.val.labels)), SIZE)
@@ -106,11 +118,30 @@ def ours(work: Path, data: Path) -> None:
     save_file({"images": images, "labels": dataset.val.labels, **constants}, work / "validation.safetensors")
 
 
-def theirs(work: Path) -> None:
-    """Evaluates with DD-Ranking: every learning rate, and top-1 at each of its measurements."""
+@dataclass(frozen=True)
+class Peer:
+    """DD-Ranking's evaluator on the exported set.
+
+    Attributes:
+        evaluator: A `LabelRobustScoreHard`.
+        module: Its module.
+        images: The normalised images of the set.
+        labels: Their labels.
+        measured: Every top-1 that it measures, in order.
+    """
+
+    evaluator: Any
+    module: Any
+    images: Any
+    labels: Any
+    measured: list[float]
+
+
+def peer(work: Path) -> Peer:
+    """Returns DD-Ranking's evaluator. It reads the pixels of ddbench."""
     import torch
     from ddranking.metrics import hard_label  # type: ignore[import-not-found]
-    from ddranking.utils import TensorDataset, set_seed  # type: ignore[import-not-found]
+    from ddranking.utils import TensorDataset  # type: ignore[import-not-found]
     from safetensors.torch import load_file
 
     torch.set_num_threads(1)
@@ -144,18 +175,40 @@ def theirs(work: Path) -> None:
         save_path=str(work / "ddranking" / "scores.csv"),
         device="cpu",
     )
-    rows = []
+    return Peer(evaluator, hard_label, images, stored["labels"], measured)
+
+
+def theirs(work: Path) -> None:
+    """Evaluates with DD-Ranking: its search over the learning rates, and top-1 at each of its measurements."""
+    from ddranking.utils import set_seed
+
+    own, rows = peer(work), []
+    epochs = range(VALIDATED_EVERY, EPOCHS + 1, VALIDATED_EVERY)
+    points = [(rate, epoch) for rate in RATES for epoch in epochs]
     for seed in range(SEEDS):
         set_seed(seed)
-        measured.clear()
-        best, _ = evaluator._hyper_param_search_for_hard_label(images, None, stored["labels"], mode="syn")
-        epochs = range(VALIDATED_EVERY, EPOCHS + 1, VALIDATED_EVERY)
-        points = [(tried, epoch) for tried in RATES for epoch in epochs]
-        assert max(measured) == best
-        for (tried, epoch), top1 in zip(points, measured, strict=True):
-            row = {"program": "DD-Ranking", "learning_rate": tried, "seed": seed, "epoch": epoch, "top1": top1}
+        own.measured.clear()
+        best, _ = own.evaluator._hyper_param_search_for_hard_label(own.images, None, own.labels, mode="syn")
+        assert max(own.measured) == best
+        for (rate, epoch), top1 in zip(points, own.measured, strict=True):
+            row = {"program": "DD-Ranking", "learning_rate": rate, "seed": seed, "epoch": epoch, "top1": top1}
             rows.append(row)
     write(work / "theirs.csv", rows)
+
+
+def same_start(work: Path) -> None:
+    """Evaluates with DD-Ranking from the initial weights of ddbench, and measures after the last epoch only."""
+    from safetensors.torch import load_file
+
+    own, rows = peer(work), []
+    own.evaluator.test_interval = EPOCHS
+    for rate in PAIRED_RATES:
+        for seed in range(SEEDS):
+            model = own.module.build_model("ConvNet-3", num_classes=10, im_size=(SIZE, SIZE), device="cpu")
+            model.load_state_dict(load_file(work / f"start-{seed}.safetensors"))
+            top1 = own.evaluator._compute_hard_label_metrics(model, own.images, None, rate, own.labels, mode="syn")
+            rows.append({"program": PAIRED, "learning_rate": rate, "seed": seed, "epoch": EPOCHS, "top1": top1})
+    write(work / "same-start.csv", rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -177,6 +230,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     reported = [max((top1["DD-Ranking", rate, s, epoch], rate) for rate in RATES for epoch in epochs) for s in seeds]
     excess = [value - top1["DD-Ranking", rate, s, last] for s, (value, rate) in zip(seeds, reported, strict=True)]
     fixed = [value - top1["DD-Ranking", 0.01, s, last] for s, (value, _) in zip(seeds, reported, strict=True)]
+    lines += ["", "| learning rate | seed | ddbench | DD-Ranking, same initial weights |", "| --- | --- | --- | --- |"]
+    for rate in PAIRED_RATES:
+        for seed in seeds:
+            values = (top1[program, rate, seed, last] for program in ("ddbench", PAIRED))
+            lines.append(f"| {rate} | {seed} | {' | '.join(f'{value:.2f}' for value in values)} |")
     lines.append("")
     lines.append(
         f"DD-Ranking reports the best epoch of the best rate on the test images: {mean([v for v, _ in reported])}"
@@ -193,20 +251,22 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Runs one of the three steps."""
+    """Runs one of the steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("ours", "theirs", "table"))
+    parser.add_argument("step", choices=(*STEPS, "table"))
     parser.add_argument("work", type=Path, nargs="?", help="folder of the files; table: default, the committed result")
     parser.add_argument("--data-dir", type=Path, help="folder that holds imagenette2/")
     options = parser.parse_args()
     if options.step == "table":
         if options.work is not None:
-            write(RESULT, [row for name in ("ours", "theirs") for row in read(options.work / f"{name}.csv")])
+            write(RESULT, [row for name in STEPS for row in read(options.work / f"{name}.csv")])
         print(table(read(RESULT)))
     elif options.step == "ours":
         ours(options.work.absolute(), options.data_dir)
-    else:
+    elif options.step == "theirs":
         theirs(options.work.absolute())
+    else:
+        same_start(options.work.absolute())
 
 
 if __name__ == "__main__":

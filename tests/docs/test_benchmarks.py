@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,12 @@ def test_a_part_is_measured_written_and_shown(tmp_path):
         faster = f"{row['reference'] / row['ours']:.2f}"
         (line,) = [line for line in done.stdout.partition("all parts")[2].splitlines() if row["part"] in line]
         assert [cell.strip() for cell in line.strip("|").split("|")][-2:] == [faster, row["agreement"]]
+
+
+def test_the_comparison_with_dd_ranking_is_that_of_the_committed_result():
+    """The page has the table that the script prints."""
+    module = runpy.run_path(str(BENCHMARKS / "peers" / "dd_ranking.py"))
+    rows = module["read"](module["RESULT"])
+    assert len(rows) == 3 * (5 + 5 * 4 + 2)
+    page = (BENCHMARKS.parent / "docs" / "evaluating-sets.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in module["table"](rows).splitlines() if line.startswith("|") and line not in page] == []
