@@ -96,9 +96,8 @@ class DistilledSet:
         return {**present, "labels": self.labels, "weights": self.weights, **self.extras}
 
     def discard_images(self) -> None:
-        """Discards the loaded real images, so that the next use of `images` reads them again."""
-        if self.stored is None:
-            self.__dict__.pop("images", None)
+        """Discards the real images or the rounded ones, so that the next use of `images` makes them again."""
+        self.__dict__.pop("images", None)
 
     @cached_property
     def digest(self) -> str:

@@ -125,6 +125,9 @@ def test_a_float_set_with_soft_labels_and_a_rate(digits: Dataset) -> None:
     assert whole.form == {"pixels": "float32", "soft_labels": "logits", "learning_rate": 0.02}
     assert whole.soft_labels is not None
     torch.testing.assert_close(whole.soft_labels, torch.exp(unit["logits"] - 3))
+    whole.images.fill_(7)  # as a faulty protocol might
+    whole.discard_images()
+    assert whole.images[:, 0, 0, 0].tolist() == [0, 51, 255, 255]
     part = whole.part(torch.tensor([1, 2]))
     assert part.soft_labels is not None
     assert torch.equal(part.soft_labels, whole.soft_labels[1:3])
