@@ -28,7 +28,7 @@ from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.collection import Kind
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results.conditions import other_numerics
-from ddbench.results.provenance import versions
+from ddbench.results.provenance import git_commit, versions
 from ddbench.results.records import Record
 from ddbench.storage.artifacts import digest_of
 from ddbench.storage.cache import Cache
@@ -200,6 +200,7 @@ def differences(record: Record, pipeline: Pipeline) -> list[Row]:
         ("real images", str(record.data.get("fingerprint", "")), pipeline.info.fingerprint),
         (f"method {record.method}", f"version {record.method_version}", f"version {pipeline.method.version}"),
         (f"protocol {record.evaluator}", f"version {record.evaluator_version}", f"version {pipeline.protocol.version}"),
+        ("commit of ddbench", _short(record.git_commit or ""), _short(git_commit() or "not a checkout")),
         *_code(record, registry),
     ]
     installed = versions()
@@ -216,6 +217,11 @@ def differences(record: Record, pipeline: Pipeline) -> list[Row]:
     if newer := _newer_settings(record, pipeline.experiment):
         rows.append(("settings", "older than these", ", ".join(newer)))
     return rows
+
+
+def _short(commit: str) -> str:
+    """Returns the first digits of a commit, and the + of a modified checkout."""
+    return commit if len(commit) < 40 else f"{commit[:12]}{commit[40:]}"
 
 
 def _by_stage(record: Record, name: str, otherwise: int) -> str:

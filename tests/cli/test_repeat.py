@@ -105,6 +105,7 @@ def test_what_cannot_be_the_same_is_named_first(edited: Callable[[Change], Path]
         record["versions"] |= {"torch": "1.0", "numerics": "models=0 views=1"}
         record["data"]["fingerprint"] = "0" * 32
         record["method_version"], record["evaluator_version"] = "0", "7"
+        record["git_commit"] = f"{'0123456789' * 4}+"
         record["configuration"]["runtime"] |= {"device": "cuda:7", "compile": "on"}
         del record["configuration"]["data"]["split"], record["configuration"]["evaluator_settings"]["min_crop"]
         record["keys"]["evaluate"] = ["0" * 32]
@@ -119,6 +120,7 @@ def test_what_cannot_be_the_same_is_named_first(edited: Callable[[Change], Path]
     assert rows["processes"] == ("2", "1")
     assert rows["torch"] == ("1.0", torch.__version__.partition("+")[0])
     assert rows["real images"][0] == "0" * 32
+    assert rows["commit of ddbench"][0] == "012345678901+"
     assert rows["method random"] == ("version 0", "version 1")
     assert rows["protocol fkd"][0] == "version 7"
     assert rows["numerics of the core"] == ("models=0", "models=1")
