@@ -26,6 +26,7 @@ COMPARED = {
     "| set | `fkd` | `soft` | `hard` |",  # test_readme
     "| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |",  # test_readme; W_2^2 here
     "| set | `fkd` | `hard` | W_2^2 | n |",
+    "| | `fkd` | `rded` |",
     "| set | lambda | learning rate | cross-entropy | smallest crop | `fkd` | `hard` | W_2^2 |",
     "| | Wasserstein + PCBN | cross-entropy + PCBN | Wasserstein + BN | cross-entropy + BN |",
     "| layer | 5 | 10 | 15 | 16 | 17 | 18 |",
@@ -148,6 +149,25 @@ def test_the_costs_of_the_methods_are_those_of_their_records() -> None:
     costs = {row: f"{part['transport_cost'].mean():.2f}" for row, part in quick.groupby("row")}
     costs["wmdd, `tuned`"] = f"{tuned[tuned['row'] == 'wmdd']['transport_cost'].mean():.2f}"
     assert {label.removesuffix(" [1]"): cells[-1] for label, cells in rows.items()} == costs
+
+
+def test_rded_under_both_protocols_is_that_of_its_records() -> None:
+    stored = collection("imagenette-64px")
+
+    def top1(method: str, protocol: str) -> str:
+        """The number over the sets that are measured under `rded`."""
+        named = [
+            r for r in stored if (r.method, r.ipc, r.student) == (method, 10, "resnet18") and r.recipes == ["quick"]
+        ]
+        sets = {r.repeat for r in named if r.evaluator == "rded"}
+        plain = [r for r in named if "select_share" not in r.configuration["evaluator_settings"]]
+        used = [r for r in plain if r.evaluator == protocol and r.repeat in sets and r.student_seed == 0]
+        assert len(used) == len(sets)
+        return number(pool_top1(used))
+
+    assert rows_of("| | `fkd` | `rded` |") == {
+        method: [top1(method, protocol) for protocol in ("fkd", "rded")] for method in ("rded", "random")
+    }
 
 
 def test_the_search_is_that_of_its_records() -> None:
