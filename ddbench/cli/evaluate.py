@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 @options.data
 @options.results
 @options.cache
+@options.dry_run
+@options.strict
 @options.wide
+@options.force
 @click.pass_obj
 def evaluate_command(
     registry: PluginRegistry,
@@ -60,7 +63,11 @@ def evaluate_command(
     results_dir: Path,
     cache_dir: Path,
     data_dir: Path | None,
+    dry_run: bool,
+    verbose: bool,
+    strict: bool,
     wide: bool,
+    force: tuple[str, ...],
     time_limit: float | None,
     executor: str,
     ray_address: str | None,
@@ -75,22 +82,34 @@ def evaluate_command(
     same students are trained on random real images, and the difference is printed. --repeats is the number of sets of
     random images.
     """
-    from ddbench.pipeline.evaluate_set import evaluate_set
+    from ddbench.pipeline import dry_run as planning
+    from ddbench.pipeline import run as running
+    from ddbench.pipeline.composition import load_recipes
+    from ddbench.pipeline.evaluate_set import differences, evaluation_cells
     from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
 
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(methods=("random",), datasets=(dataset,), ipcs=(1,), assignments=assignments, **request_fields)
-    workspace = Workspace(registry, options.open_cache(cache_dir), data_dir, executor=executor_used)
+    cache = options.open_cache(cache_dir, force)
+    workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
 
     def work() -> bool:
+        echo, warn, random_sets = options.print_result, options.print_error, repeats if with_random else 0
         with (
             options.kept_tracebacks(registry, results_dir),
             interruption.handle_signals(time_limit and time_limit * 60),
         ):
-            echo, warn, random_sets = options.print_result, options.print_error, repeats if with_random else 0
-            reading = (pixels, classes)
-            return evaluate_set(source, request, workspace, results_dir, echo, warn, *reading, random_sets, wide)[1]
+            reading = (pixels, classes, random_sets)
+            method, cells = evaluation_cells(source, request, workspace, results_dir, warn, *reading)
+            if dry_run:
+                recipes = load_recipes(request.recipes, registry)
+                planning.dry_run(cells, workspace, recipes, echo, verbose, strict)
+                return True
+            made = running.run(cells, workspace, results_dir, echo, warn, strict, wide)
+        for line in differences(made, method):
+            echo(line)
+        return len(made) == len(cells)
 
     if launch.run_distributed(work, workspace) is False:
         sys.exit(1)

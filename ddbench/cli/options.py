@@ -225,6 +225,29 @@ experiment = all_of(
 """The options of all commands that run experiments: fields of `ddbench.pipeline.request.Request`."""
 
 
+def _refuse_alone(context: click.Context, parameter: click.Parameter, verbose: bool) -> bool:
+    """Refuses `--verbose` without `--dry-run`."""
+    if verbose and not context.params["dry_run"]:
+        raise DDBenchError("--verbose: give --dry-run too")
+    return verbose
+
+
+dry_run = all_of(
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        is_eager=True,
+        help="Print cells, states of stages, time and settings. Compute nothing.",
+    ),
+    click.option(
+        "--verbose",
+        is_flag=True,
+        callback=_refuse_alone,
+        help="With --dry-run: print the whole configuration of each cell too.",
+    ),
+)
+
+
 def names(
     *declarations: str,
     required: bool = False,
@@ -273,6 +296,7 @@ def ipcs(help: str) -> Callable[[Decorated], Decorated]:
     return names("--ipc", "ipcs", type=click.INT, help=help)
 
 
+force = names("--force", type=StageName(), help="Recompute this stage and the stages that depend on it.")
 methods = names("--method", "--methods", "methods", help="Only these methods.")
 
 

@@ -10,7 +10,6 @@ import click
 
 from ddbench.cli import options
 from ddbench.core import interruption
-from ddbench.core.errors import DDBenchError
 from ddbench.execution import choose, launch
 
 if TYPE_CHECKING:
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
 @options.data
 @options.results
 @options.cache
-@click.option("--dry-run", is_flag=True, help="Print cells, states of stages, time and settings. Compute nothing.")
-@click.option("--verbose", is_flag=True, help="With --dry-run: print the whole configuration of each cell too.")
+@options.dry_run
 @options.strict
 @options.wide
-@options.names("--force", type=options.StageName(), help="Recompute this stage and the stages that depend on it.")
+@options.force
 @click.pass_obj
 def run_command(
     registry: PluginRegistry,
@@ -63,8 +61,6 @@ def run_command(
     from ddbench.pipeline.composition import load_recipes
     from ddbench.pipeline.request import Request, experiments, protocol_note
 
-    if verbose and not dry_run:
-        raise DDBenchError("--verbose: give --dry-run too")
     with options.kept_tracebacks(registry, results_dir):
         executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
         request = Request(**request_fields, assignments=assignments)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddbench.config.datasets import HUB_PREFIX
+from ddbench.config.experiment import Experiment
 from ddbench.config.given_sets import SUFFIXES
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user
 from ddbench.data.dataset import Dataset
-from ddbench.pipeline import run as running
 from ddbench.pipeline.given_sets import GivenSet, mean_count, open_hub_set, open_set, set_of_record
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
@@ -25,37 +25,33 @@ SHOWN_CLASSES = 10
 Print = Callable[[str], None]
 
 
-def evaluate_set(
+def evaluation_cells(
     source: str,
     request: Request,
     workspace: Workspace,
     results_dir: Path,
-    echo: Print,
     warn: Print,
     pixels: str | None = None,
     classes: Path | None = None,
     random_sets: int = 1,
-    wide: bool = False,
-) -> tuple[list[Record], bool]:
-    """Trains students on a set, and the same students on random real images.
+) -> tuple[str, list[Experiment]]:
+    """Reads a set, and returns the cells that train students on it and on random real images.
 
     Args:
         source: A file, a folder, the name of a record, or `hf:...`.
         request: The options. Its one dataset is that of the set; methods, IPCs and repeats are not used.
-        workspace: The cache, the datasets and the executor.
-        results_dir: The folder of records and pictures.
-        echo: Prints a line of the result.
-        warn: Prints a line about the progress.
+        workspace: The cache, the datasets and the executor. The set is added to it.
+        results_dir: The folder of records.
+        warn: Prints a line about the set.
         pixels: The space of float images; None: the set holds bytes.
         classes: The file that names the dataset's class of each class of the set; None: they are found by name.
         random_sets: The number of sets of random images.
-        wide: Whether the summary has all columns.
 
     Returns:
-        The records, and whether every cell has one.
+        The method of the set, and the cells.
 
     Raises:
-        DDBenchError: The set cannot be read, or as `ddbench.pipeline.run.run`.
+        DDBenchError: The set cannot be read, or an option is wrong.
     """
     first, *_ = experiments(replace(request, methods=("random",), ipcs=(1,), repeats=1), workspace.registry)
     dataset = workspace.dataset(first.dataset, first.data)
@@ -69,10 +65,7 @@ def evaluate_set(
     if random_sets:
         random = experiments(replace(chosen, methods=("random",), repeats=random_sets), workspace.registry)
         cells += [cell for cell in random if not cell.evaluator.for_one_set]
-    made = running.run(cells, workspace, results_dir, echo, warn, wide=wide)
-    for line in differences(made, given.method):
-        echo(line)
-    return made, len(made) == len(cells)
+    return given.method, cells
 
 
 def is_path(source: str) -> bool:

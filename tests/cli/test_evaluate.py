@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from conftest import FAST
@@ -303,6 +304,39 @@ def test_a_wrong_set_is_refused_in_one_line(
     outcome.refused(message)
     assert not (shell.root / "attacked").exists()
     assert not list(shell.root.rglob("records/*"))
+
+
+@pytest.mark.slow
+def test_a_set_is_planned_and_computed_again_as_a_run_is(shell: Shell) -> None:
+    source = save(images=BYTES, labels=LABELS)(shell.root)
+    arguments = ("evaluate", *FAST, *CELL, source, "--evaluator", "hard")
+    planned = shell(*arguments, "--dry-run")
+    assert planned.code == 0, planned.err
+    assert [(row["method"].partition(":")[0], row["evaluate"]) for row in planned.rows] == [
+        ("given", "to do"),
+        ("random", "to do"),
+    ]
+    whole = shell(*arguments, "--dry-run", "--verbose").out
+    assert [one["ipc"] for one in yaml.safe_load_all(whole)] == [2, 2]
+    assert not shell.results.exists()
+    assert {path.split("/")[1] for path in shell.files("cache")} == {"given"}
+    shell(*arguments, "--verbose").refused("--verbose: give --dry-run too")
+
+    assert shell(*arguments).code == 0
+    again = shell(*arguments, "--no-random", "--force", "evaluate").err
+    assert re.search(r"distill given:set@\w+ IPC 2 1/1: cached", again)
+    assert re.search(r"evaluate given:set@\w+ IPC 2 .*: started", again)
+
+
+def test_strict_refuses_a_dataset_with_a_leak(shell: Shell) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        for folder in ("data/train", "data/val", "set"):
+            path = shell.root / folder / name / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(BYTES[number].permute(1, 2, 0).numpy()).save(path)
+    arguments = ("evaluate", *FAST, "--dataset", f"imagefolder:{shell.root / 'data'}", shell.root / "set")
+    shell(*arguments, "--strict").refused("2 of the 2 validation images", "are copies of training images")
+    assert not shell.results.exists()
 
 
 @pytest.mark.slow
