@@ -155,7 +155,8 @@ def evaluate(
         DDBenchError: The set cannot be read, or as in `run`.
     """
     from ddbench.cli.options import print_error, print_result
-    from ddbench.pipeline.evaluate_set import evaluate_set
+    from ddbench.pipeline.evaluate_set import differences, evaluation_cells
+    from ddbench.pipeline.run import run as run_cells
     from ddbench.registry.registry import PluginRegistry
 
     registry = PluginRegistry()
@@ -179,7 +180,10 @@ def evaluate(
     reading = (_space(pixels), None if classes is None else Path(classes), random_sets)
     with _session(registry, results_dir) as folder:
         workspace = _workspace(registry, cache_dir, data_dir)
-        made, _ = evaluate_set(os.fspath(set), request, workspace, folder, print_result, print_error, *reading)
+        method, cells = evaluation_cells(os.fspath(set), request, workspace, folder, print_error, *reading)
+        made = run_cells(cells, workspace, folder, print_result, print_error)
+    for line in differences(made, method):
+        print_result(line)
     return _frame(made)
 
 

@@ -1,4 +1,4 @@
-"""The plan of `ddbench run --dry-run`: the cells with the states of their stages, the time, and the settings."""
+"""The plan of `--dry-run`: the cells with the states of their stages, the time, and the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluates a distilled set that the user gives, and random real images at its IPC."""
+"""The cells that evaluate a distilled set that the user gives, and random real images at its IPC."""
 
 from __future__ import annotations
 
