@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from ddbench.pipeline.workspace import Workspace
 
 DEFAULT_WIDTH = 100
 """Characters per line of the settings where there is no terminal."""
+DEFAULT = "default"
+"""The source of a setting that has its default value."""
 OPTIONS = {
     "data.image_size": "--image-size",
     "data.stored_size": "--image-size",
@@ -122,18 +125,26 @@ def _states(pipeline: Pipeline, total: Estimate) -> dict[str, str]:
 
 
 def _setting_lines(experiments: Iterable[Experiment], known: Sequence[Recipe]) -> list[str]:
-    """Returns the settings that are not defaults, a paragraph for each source. Cells with other values are named."""
-    sources: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
+    """Returns the settings that are not defaults, a paragraph for each source."""
+    settings: dict[str, dict[tuple[str, str], list[dict[str, str]]]] = {}
     for experiment in experiments:
-        dataset = dataset_name(experiment.dataset)
-        for source, name, value in _changed(experiment, known):
-            sources.setdefault(source, {}).setdefault(name, {}).setdefault(value, {})[dataset] = None
+        labels = _labels(experiment)
+        labels["ipc"] = f"IPC {labels['ipc']}"
+        for source, name, value in _sources(experiment, known):
+            settings.setdefault(name, {}).setdefault((source, value), []).append(labels)
+    texts: dict[str, list[str]] = {}
+    for name, cells in settings.items():
+        values: dict[str, list[str]] = {}
+        for (source, value), label in zip(cells, _distinct_labels(list(cells.values())), strict=True):
+            values.setdefault(source, []).append(value + label)
+        for source, parts in values.items():
+            texts.setdefault(source, []).append(f"{name}={' or '.join(parts)}")
+    texts.pop(DEFAULT, None)
     width = shutil.get_terminal_size(fallback=(DEFAULT_WIDTH, 24)).columns
-    lines = ["settings that are not defaults, by source:"] if sources else []
-    for source, settings in sources.items():
-        texts = ", ".join(f"{name}={_values(values)}" for name, values in settings.items())
+    lines = ["settings that are not defaults, by source:"] if texts else []
+    for source, parts in texts.items():
         lines += textwrap.wrap(
-            f"{source}: {texts}",
+            f"{source}: {', '.join(parts)}",
             width,
             initial_indent="  ",
             subsequent_indent="    ",
@@ -143,14 +154,20 @@ def _setting_lines(experiments: Iterable[Experiment], known: Sequence[Recipe]) -
     return lines
 
 
-def _values(values: Mapping[str, Iterable[str]]) -> str:
-    if len(values) == 1:
-        return next(iter(values))
-    return " or ".join(f"{value} ({', '.join(datasets)})" for value, datasets in values.items())
+def _distinct_labels(groups: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+    """Returns a label for each group of cells, with the fewest columns that distinguish the groups; none for one group."""
+    if len(groups) == 1:
+        return [""]
+    names = ("dataset", "ipc", "protocol", "method")
+    for chosen in itertools.chain.from_iterable(itertools.combinations(names, n + 1) for n in range(len(names))):
+        texts = [dict.fromkeys(" ".join(cell[name] for name in chosen) for cell in group) for group in groups]
+        if sum(map(len, texts)) == len(set().union(*texts)):
+            break
+    return [f" ({', '.join(text)})" for text in texts]
 
 
-def _changed(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
-    """Yields the source, the name and the value of each setting that is not its default."""
+def _sources(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
+    """Yields the source, the name and the value of each setting; the source is `DEFAULT` if the value is the default."""
     dataset = own_name(dataset_name(experiment.dataset))
     names = (experiment.recipes, dataset, experiment.method_name, experiment.ipc, experiment.evaluator_name)
     in_recipes = {
@@ -159,16 +176,16 @@ def _changed(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[
         for section, values in block.settings.items()
         for name, value in values.items()
     }
-    owners = {"method": experiment.method_name, "evaluator": experiment.evaluator_name}
     for section in ("data", "teacher", "statistics", "distill", "method", "evaluator", "runtime"):
         settings: BaseModel = getattr(experiment, section)
         for name, field in type(settings).model_fields.items():
             value, key = getattr(settings, name), f"{section}.{name}"
+            source, in_recipe = in_recipes.get(key, ("derived", None))
             if not field.is_required() and value == field.get_default(call_default_factory=True, validated_data={}):
-                continue
-            source, in_recipe = in_recipes.get(key, ("default", None))
-            if key in experiment.changed:
+                source = DEFAULT
+            elif key in experiment.changed:
                 source = "--set"
             elif key in OPTIONS and value != in_recipe:
                 source = OPTIONS[key]
-            yield source, f"{owners.get(section, section)}.{name}", value_text(value)
+            # A protocol can have the name of a method, for which `--set NAME.` stands then.
+            yield source, key.replace("method.", f"{experiment.method_name}."), value_text(value)

@@ -47,6 +47,18 @@ def test_dry_run_says_where_each_changed_value_comes_from(finished: Finished) ->
     assert sources["--set"] == "teacher.batch_size=256, wmdd.bn_weight=0.0"
 
 
+def test_dry_run_names_the_cells_of_each_value_and_settings_as_set_takes_them(shell: Shell) -> None:
+    """The method and the protocol rded both have a factor; the batches of the protocol depend on the IPC."""
+    grid = ("--method", "rded", "--dataset", "digits", "--ipc", "1,10", "--recipe", "quick", "--dry-run")
+    (own,) = re.findall(r"recipe quick: (.*) derived: ", " ".join(shell(*("run", *grid)).out.split()))
+    assert {"rded.factor=1", "evaluator.factor=1"} <= set(own.split(", "))
+    assert "evaluator.batch_size=10 (IPC 1) or 50 (IPC 10), " in own
+    assert "evaluator.epochs" not in own  # 300, the default
+    both = shell("run", *grid, "--evaluator", "hard,rded", "--set", "evaluator.epochs=7")
+    assert "evaluator.batch_size=10 (IPC 1 rded) or 50 (IPC 10 rded), " in " ".join(both.out.split())
+    assert "  --set: evaluator.epochs=7\n" in both.out
+
+
 def test_dry_run_of_a_large_grid_is_a_line_a_cell(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     outcome = finished.shell.run(*finished.grid, "--evaluator", "fkd,hard", "--seeds", "6", "--dry-run")
