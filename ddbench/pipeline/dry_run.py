@@ -155,7 +155,7 @@ def _setting_lines(experiments: Iterable[Experiment], known: Sequence[Recipe]) -
 
 
 def _distinct_labels(groups: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
-    """Returns a label for each group of cells, with the fewest columns that distinguish the groups; none for one group."""
+    """Returns a label for each group of cells, with the fewest columns that distinguish the groups; one needs none."""
     if len(groups) == 1:
         return [""]
     names = ("dataset", "ipc", "protocol", "method")
@@ -167,7 +167,7 @@ def _distinct_labels(groups: Sequence[Sequence[Mapping[str, str]]]) -> list[str]
 
 
 def _sources(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
-    """Yields the source, the name and the value of each setting; the source is `DEFAULT` if the value is the default."""
+    """Yields the source, the name and the value of each setting. The source of a default value is `DEFAULT`."""
     dataset = own_name(dataset_name(experiment.dataset))
     names = (experiment.recipes, dataset, experiment.method_name, experiment.ipc, experiment.evaluator_name)
     in_recipes = {

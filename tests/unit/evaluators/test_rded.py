@@ -135,6 +135,12 @@ def test_recipes_have_the_released_batches(recipe: str, dataset: str, ipc: int, 
     assert settings["factor"] == cell.method.model_dump()["factor"]
 
 
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "fashion-mnist", "svhn"])
+def test_small_images_have_one_patch_in_quick(dataset: str) -> None:
+    (cell,) = experiments(Request(("rded",), (dataset,), (10,), ("quick",)), PluginRegistry())
+    assert cell.method.model_dump()["factor"] == cell.evaluator.model_dump()["factor"] == 1
+
+
 def test_the_command_line_evaluates_rded_and_random_by_it(shell: Shell) -> None:
     digits, factor = ("--dataset", "digits", "--ipc", "1"), ("--set", "evaluator.factor=2")
     (own,) = shell.run("--method", "rded", *digits, *factor, "--set", "method.candidates=40").rows
