@@ -6,7 +6,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ def read_set(path: Path, form: Form) -> SetFile:
 
     Args:
         path: A folder of class folders with images; a file with one of `SUFFIXES`; a folder with the file
-            `distilled.safetensors` of `ddbench export`; or a folder with the files `images_*.pt` and `labels_*.pt` of
-            MTT.
+            `distilled.safetensors` of `ddbench export`; a folder with the files `images_*.pt` and `labels_*.pt` of
+            MTT; or one file `images_*.pt` of such a folder.
         form: Size and space of the images. An image of another size is resized by its short side, and its centre is
             used.
 
@@ -97,6 +97,8 @@ def read_set(path: Path, form: Form) -> SetFile:
     if not path.is_file():
         refuse_url(path, "the set")
         raise DDBenchError(f"{path} is neither a file nor a folder")
+    if re.fullmatch(r"images_\w+\.pt", path.name) and _labels_beside(path).is_file():
+        return _read_parts(path.parent, [path], form)
     if path.suffix.lower() not in SUFFIXES:
         raise DDBenchError(f"{path} is no distilled set: a folder of class folders or {' '.join(SUFFIXES)} is needed")
     return _from_content(path, read_content(path), form, (path,))
@@ -212,17 +214,30 @@ def _read_weights(path: Path, known: Mapping[str, int]) -> tuple[list[tuple[str,
     return files, [names[label] for label in sorted(names)], weights
 
 
+def _labels_beside(images: Path) -> Path:
+    """Returns the file of the labels of MTT's `images_N.pt`, or of `images_zca_N.pt`: its images before whitening."""
+    return images.with_name(re.sub(r"^images_(zca_)?", "labels_", images.name))
+
+
 def _read_parts(path: Path, images: Sequence[Path], form: Form) -> SetFile:
     """Reads the files of MTT and DATM: images, labels, and optionally the student's learning rate."""
-    best = [file for file in images if file.stem == "images_best"] or list(images)
+    plain = sorted(path.glob("images_zca_*.pt"))
+    best = [file for file in images if file in plain]
+    best = best or [file for file in images if file.stem == "images_best"] or list(images)
     if len(best) > 1:
-        raise DDBenchError(f"{path} holds several sets ({best[0].name}, {best[1].name}, ...): keep one of them")
-    labels = best[0].with_name(best[0].name.replace("images", "labels", 1))
+        raise DDBenchError(f"{path} holds several sets: give one of the files {best[0].name}, {best[1].name}, ...")
+    if plain and best[0] not in plain:
+        raise DDBenchError(f"{best[0]} is whitened: give one of the images before whitening, e.g. {plain[0].name}")
+    labels = _labels_beside(best[0])
     if not labels.is_file():
         raise DDBenchError(f"{path} holds {best[0].name} but not {labels.name}")
     files, content = [best[0], labels], {"images": read_content(best[0]), "labels": read_content(labels)}
+    if plain:
+        if form.pixels not in (None, "unit"):
+            raise DDBenchError(f"--pixels {form.pixels}: the space of {best[0]} is unit (0 is black and 1 is white)")
+        content["pixels"], form = "unit", replace(form, pixels=None)
     rates = [
-        file for stem in (best[0].stem.replace("images", "lr", 1), "lr") if (file := path / f"{stem}.pt").is_file()
+        file for stem in (labels.stem.replace("labels", "lr", 1), "lr") if (file := path / f"{stem}.pt").is_file()
     ]
     if rates:
         files.append(rates[0])

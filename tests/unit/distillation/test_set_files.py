@@ -147,6 +147,40 @@ def test_tensor_files(write: Callable[[Path], Path], form: Form, note: str | Non
         assert read.notes == ()
 
 
+def mtt_folder(folder: Path) -> Path:
+    """The folder of a run of MTT with whitening: two steps, the best one, and copies of the steps before whitening."""
+    for step in ("100", "200", "best"):
+        torch.save(NORMALISED.detach(), folder / f"images_{step}.pt")
+        torch.save(LABELS, folder / f"labels_{step}.pt")
+    for step in ("100", "200"):
+        torch.save(BYTES.float() / 255 * 1.2, folder / f"images_zca_{step}.pt")
+    return folder
+
+
+def test_images_before_whitening_are_read_and_whitened_ones_are_refused(tmp_path: Path) -> None:
+    folder = mtt_folder(tmp_path)
+    read = read_set(folder / "images_zca_200.pt", FORM)
+    assert torch.equal(read.images, BYTES.float() / 255 * 1.2)
+    assert (read.labels.tolist(), read.files) == (LABELS.tolist(), 2)
+    for path, form, message in (
+        (folder / "images_best.pt", CIFAR, "is whitened: give one of the images before whitening, e.g. images_zca_100"),
+        (folder, CIFAR, "several sets: give one of the files images_zca_100.pt, images_zca_200.pt"),
+        (folder / "images_zca_100.pt", CIFAR, "the space of .*images_zca_100.pt is unit"),
+    ):
+        with pytest.raises(DDBenchError, match=message):
+            read_set(path, form)
+
+
+def test_the_images_of_one_step_are_given_by_their_file(tmp_path: Path) -> None:
+    for step in ("100", "best"):
+        torch.save(NORMALISED.detach() if step == "100" else NORMALISED.detach() * 0, tmp_path / f"images_{step}.pt")
+        torch.save(LABELS, tmp_path / f"labels_{step}.pt")
+    torch.save(torch.tensor(0.02), tmp_path / "lr_100.pt")
+    read = read_set(tmp_path / "images_100.pt", CIFAR)
+    assert torch.equal(read.images, BYTES)
+    assert read.extras["learning_rate"].item() == pytest.approx(0.02)
+
+
 def test_floats_that_are_no_bytes_stay_floats(tmp_path: Path) -> None:
     beyond = normalised(BYTES, "cifar10") * 1.7
     read = read_set(torch_file({"images": beyond, "labels": LABELS})(tmp_path), CIFAR)
