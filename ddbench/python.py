@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def run(
     from ddbench.registry.registry import PluginRegistry
 
     registry = PluginRegistry()
-    methods = [_name_of(one, registry) for one in (method if isinstance(method, list | tuple) else [method])]
+    methods = [_name_of(one, registry) for one in _values(method)]
     request = _request(
         "run",
         settings,
@@ -108,6 +109,8 @@ def run(
         device=device,
         precision=precision,
     )
+    if not (request.methods and request.datasets):
+        raise DDBenchError("run: pass at least one method and one dataset")
     with _session(registry, results_dir) as folder:
         cells, workspace = experiments(request, registry), _workspace(registry, cache_dir, data_dir)
         if note := protocol_note(request, registry):
@@ -162,7 +165,10 @@ def evaluate(
     registry = PluginRegistry()
     require_type("evaluate", "set", set, FOLDER, "a file, a folder or the name of a record")
     require_type("evaluate", "dataset", dataset, str, "the name of a dataset")
-    require_type("evaluate", "random_sets", random_sets, int, "a number of sets")
+    require_type("evaluate", "random_sets", _plain(random_sets), int, "a number of sets")
+    if random_sets < 0:
+        raise DDBenchError(f"random_sets is {random_sets}; pass a number of at least 0")
+    require_type("evaluate", "classes", classes or "", FOLDER, "a file as text or Path")
     request = _request(
         "evaluate",
         settings,
@@ -331,7 +337,7 @@ def _request(function: str, settings: dict[str, Any] | None, **arguments: Any) -
     fields: dict[str, Any] = {"methods": (), "ipcs": ()}
     fields |= {_SEVERAL[name][0]: _several(function, name, arguments[name]) for name in arguments if name in _SEVERAL}
     for name in arguments.keys() & _ONE.keys():
-        value = arguments[name]
+        value = _plain(arguments[name])
         if value is not None or name not in ("image_size", "arch"):
             require_type(function, name, value, _ONE[name], f"a value of type {_ONE[name].__name__}")
         if name in ("seeds", "repeats") and value < 1:
@@ -366,10 +372,19 @@ def _space(pixels: str | None) -> str | None:
     return pixels
 
 
+def _values(given: object) -> tuple[object, ...]:
+    """Returns one value or several as a tuple, and the integers of NumPy and pandas as int."""
+    is_one = isinstance(given, str | os.PathLike | type) or not isinstance(given, Iterable)
+    return tuple(map(_plain, (given,) if is_one else given))  # type: ignore[arg-type]
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def _several(function: str, name: str, given: object) -> tuple[Any, ...]:
     """Returns one value or several as a tuple."""
-    types = _SEVERAL[name][1]
-    values = tuple(given) if isinstance(given, list | tuple | range) else (given,)
+    types, values = _SEVERAL[name][1], _values(given)
     kinds = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
     for value in values:
         require_type(function, name, value, types, f"a value of type {kinds}, or a list of them")

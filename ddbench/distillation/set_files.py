@@ -143,7 +143,7 @@ def fit_tensor(images: Tensor, form: Form) -> tuple[Tensor, tuple[str, ...]]:
     size = form.size or min(images.shape[2:])
     if images.shape[2:] == (size, size):
         return images, ()
-    rounded = ("their values are rounded to bytes and clamped, because they are resized",)
+    rounded = ("the floats are rounded to bytes and clamped, because the images are resized",)
     arrays = as_bytes(images).permute(0, 2, 3, 1).contiguous().numpy()
     fitted, notes = fit(map(Image.fromarray, arrays), len(arrays), form)
     return fitted, (rounded if images.is_floating_point() else ()) + notes

@@ -77,7 +77,7 @@ def find_images(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[str, ..
         content = content["data"]
         if content and all(isinstance(entry, list | tuple) for entry in content):
             if len(content) > 1:
-                notes = (f"{path.name} holds {len(content)} sets: the first one is read",)
+                notes = (f"the file holds {len(content)} sets: the first one is read",)
             content = content[0]
     if isinstance(content, list | tuple) and len(content) == 2:
         content = {"images": content[0], "labels": content[1]}
@@ -137,7 +137,7 @@ def to_pixels(path: Path, images: Tensor, pixels: str | None, is_declared: bool 
     if bool(((unit * 255 - levels.float()).abs() <= ROUNDING).all()):
         return levels, ""
     share = float(((unit < -0.5 / 255) | (unit > 1 + 0.5 / 255)).float().mean())
-    return unit, f"{path.name}: the images are floats, {share:.1%} of their values beyond black or white"
+    return unit, f"the images are floats, {share:.1%} of their values beyond black or white"
 
 
 def _with_three_channels(path: Path, images: Tensor) -> Tensor:

@@ -69,17 +69,23 @@ def evaluation_cells(
 
 
 def is_path(source: str) -> bool:
-    """Returns whether a set is given by its path: it exists or looks like a path. Otherwise it names a record."""
+    """Returns whether a set is given by its path: it exists or looks like a path. Otherwise it is that of a record."""
     path = expand_user(Path(source))
-    return path.exists() or os.sep in source or path.suffix.lower() in SUFFIXES
+    return path.suffix != ".json" and (path.exists() or os.sep in source or path.suffix.lower() in SUFFIXES)
 
 
 def record_of(source: str, results_dir: Path) -> Record:
-    """Reads the record that a set is named by.
+    """Reads the record of a set.
+
+    Args:
+        source: The name of the record or its beginning, or the path of its file.
+        results_dir: The folder of the results, for a name.
 
     Raises:
         DDBenchError: There is no such record.
     """
+    if source.endswith(".json") and os.sep in source:
+        return records.read(expand_user(Path(source)))
     try:
         return records.read(records.find(results_dir / "records", source))
     except DDBenchError as error:
@@ -109,8 +115,8 @@ def _described(given: GivenSet, dataset: Dataset, ipc: int) -> Iterator[str]:
     per_class = str(ipc) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     yield f"set: {given.method}, {sum(counts)} images of {len(counts)} classes, {per_class} per class"
     if given.extras:
-        parts = ", ".join(name.replace("_", " ") for name in given.extras)
-        yield f"labels: the set has {parts}; the protocol own trains on them, and is the default for this set"
+        parts = " and ".join({"learning_rate": "a learning rate"}.get(name, name) for name in given.extras)
+        yield f"labels: the set has {parts}; the protocol own trains with these, and is the default for this set"
     if min(counts) != max(counts):
         yield f"note: the classes differ in the number of images; records and random images have the mean, IPC {ipc}"
     if given.set_classes == given.class_names:

@@ -147,6 +147,10 @@ def set_of_record(
 def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, classes: Path | None) -> GivenSet:
     info = dataset.info
     try:
+        soft = next((name for name in ("probabilities", "logits") if name in read.extras), None)
+        if soft and read.extras[soft].shape[1] != info.num_classes:
+            columns = read.extras[soft].shape[1]
+            raise DDBenchError(f"the soft labels are for {columns} classes, and the dataset has {info.num_classes}")
         if classes is None:
             numbers = match_classes(read.names, info.class_names, info.class_titles)
         else:

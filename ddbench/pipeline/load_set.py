@@ -73,7 +73,7 @@ def load_set(source: str, workspace: Workspace, results_dir: Path, pixels: str |
     if is_hub or is_path(source):
         read = read_hub_set(source, form, workspace.relay) if is_hub else read_set(expand_user(Path(source)), form)
         for note in read.notes:
-            workspace.note_once(note, "given")
+            workspace.note_once(f"{Path(source).name}: {note}", "given")
         weights = class_weights(read.labels, read.weights)
         return LoadedSet(read.images, read.labels, weights, read.names, read.extras)
     record = record_of(source, results_dir)

@@ -33,6 +33,8 @@ _SECTION_MODELS: dict[str, type[BaseModel]] = {
     "distill": DistillConfig,
     "runtime": RuntimeConfig,
 }
+LONGEST_PART = 40
+"""Largest length of the method, and of the dataset, in the name of a record."""
 SECTIONS = (*_SECTION_MODELS, "method_settings", "evaluator_settings")
 """Sections of `Record.configuration`."""
 
@@ -208,11 +210,14 @@ def run_name(method: str, dataset: str, ipc: int | None, key: str) -> str:
         'wmdd-folder_my_pets-ipc10-01234567'
     """
     size = "full" if ipc is None else f"ipc{ipc}"
-    return f"{_file_name_part(method)}-{_file_name_part(dataset)}-{size}-{key[:8]}"
+    name = _file_name(method)
+    if len(name) > LONGEST_PART:  # a given set: its digest is at the end
+        name = f"{name[: LONGEST_PART - 17]}_{name[-16:]}"
+    return f"{name}-{_file_name(dataset)[-LONGEST_PART:]}-{size}-{key[:8]}"
 
 
-def _file_name_part(text: str) -> str:
-    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in text).strip("_")[-40:]
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in text).strip("_")
 
 
 def write(record: Record, folder: Path) -> Path:

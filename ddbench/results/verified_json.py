@@ -37,7 +37,8 @@ def load(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     require_plain(content)
-    content = dict(content)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
     if "digest" in content and content.pop("digest") != digest(content):
         raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
     return content

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ddbench.api.table import TableSpec
+from ddbench.config.given_sets import digest_in
 from ddbench.core.errors import DDBenchError
+from ddbench.core.text import counted
 from ddbench.pipeline.composition import load_recipes
 from ddbench.pipeline.request import Request
 from ddbench.registry.attribution import print_warning
@@ -75,8 +77,12 @@ def build_frame(
     with table_errors(spec, registry, results_dir):
         cells = cells_of(spec, request, registry, stored, of_records=workspace is None and spec.fill is None)
     installed = {method.name for method in registry.distillers()}
-    if absent := {record.method for record in stored} - installed:
+    others = {record.method for record in stored} - installed - {*request.methods}
+    given = {name for name in others if digest_in(name)}
+    if absent := others - given:
         warn(f"not shown: records of {', '.join(sorted(absent))}: not installed here")
+    if given and not request.methods:
+        warn(f"not shown: records of {counted(len(given), 'given set')}: name them with --methods, e.g. {min(given)}")
     check_cells(cells, request, registry, load_recipes(request.recipes, registry))
     context = TableContext(request, registry, workspace, results_dir, warn, stored, yes, strict)
     if spec.fill is not None:

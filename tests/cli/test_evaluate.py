@@ -69,11 +69,13 @@ def values(records: list[dict[str, Any]], *fields: str) -> list[list[Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["wmdd", "sre2l"])
-@pytest.mark.parametrize("form", ["imagefolder", "safetensors", "record"])
+@pytest.mark.parametrize("form", ["imagefolder", "safetensors", "record", "record.json"])
 def test_an_exported_set_gives_the_values_of_its_run(form: str, method: str, made: Made, tmp_path: Path) -> None:
     name = made.records[method][0]["name"]
     source: str | Path = name if form == "record" else tmp_path / "set"
-    if form != "record":
+    if form == "record.json":
+        source = made.shell.results / "records" / f"{name}.json"
+    elif form != "record":
         assert made.shell("export", name, "--format", form, "--output", source).code == 0
     evaluated = made.evaluated(tmp_path / "results", source, "--evaluator", "fkd,hard")
     fields = ("distilled_digest", "distilled_images", "ipc", "evaluator", "student_seed")
@@ -83,7 +85,7 @@ def test_an_exported_set_gives_the_values_of_its_run(form: str, method: str, mad
     assert costs[0] == costs[1]
     assert None not in costs[0]
     assert re.fullmatch(r"given:[\w.-]+@[0-9a-f]{16}", evaluated[0]["method"])
-    expected = {"record": name} if form == "record" else {"name": "set", "files": 20 if form == "imagefolder" else 1}
+    expected = {"record": name} if form.startswith("record") else {"name": "set", "files": 20 if form == "imagefolder" else 1}
     assert expected.items() <= evaluated[0]["origin"].items()
     assert str(tmp_path) not in json.dumps(evaluated)
 
@@ -165,7 +167,7 @@ def mtt_folder(root: Path) -> Path:
             "note: the classes differ in the number of images; records and random images have the mean, IPC 2",
         ),
         (dc_file, ("--pixels", "cifar10"), "classes: by their names"),
-        (mtt_folder, ("--pixels", "cifar10"), "labels: the set has learning rate; the protocol own trains on them"),
+        (mtt_folder, ("--pixels", "cifar10"), "labels: the set has a learning rate; the protocol own trains with these"),
     ],
     ids=["SRe2L", "RDED", "uneven", "DC", "MTT"],
 )
@@ -212,8 +214,8 @@ def test_a_set_with_soft_labels_floats_and_a_rate_is_evaluated_by_own(made: Made
     cell = (*("--student", "convnet-d2"), *("--pixels", "cifar10", "--results-dir", results))
     outcome = made.evaluate(source, *cell)
     assert outcome.code == 0, outcome.err
-    assert "labels: the set has logits, learning rate; the protocol own trains on them" in outcome.err
-    assert re.search(r"datm: the images are floats, \d+\.\d% of their values beyond", outcome.err)
+    assert "labels: the set has logits and a learning rate; the protocol own trains with these" in outcome.err
+    assert re.search(r"given: datm: the images are floats, \d+\.\d% of their values beyond", outcome.err)
     records = {one["method"].partition(":")[0]: one for one in records_in(results)}
     given = records["given"]
     assert {name: one["evaluator"] for name, one in records.items()} == {"given": "own", "random": "own"}
@@ -261,6 +263,13 @@ def test_classes_are_given_in_a_file_and_the_set_is_a_method_of_later_runs(made:
     ]
     assert made_again["keys"] == plain[0]["keys"]
     assert made_again["metrics"] == plain[0]["metrics"]
+    table = ("table", "comparison", "--dataset", "digits", "--ipc", "2", "--results-dir", tmp_path / "results")
+    named = made.shell(*table, "--methods", f"{plain[0]['method']},random", "--evaluator", "hard")
+    assert f"\n{plain[0]['method']} " in named.out
+    assert "not shown" not in named.err
+    assert f"not shown: records of 1 given set: name them with --methods, e.g. {plain[0]['method']}" in (
+        made.shell(*table).err
+    )
 
 
 class Attack:
@@ -290,6 +299,7 @@ def save(**content: Any) -> Callable[[Path], Path]:
         (save(images=BYTES * float("nan"), labels=LABELS), ("--pixels", "unit"), "are not finite (NaN or infinity)"),
         (save(images=Attack(), labels=LABELS), (), "nothing else is unpickled: save its tensors alone"),
         (save(images=BYTES, labels=torch.arange(20)), (), "the set has a class 10"),
+        (save(images=BYTES, labels=torch.eye(20)[:, :12]), (), "soft labels are for 12 classes, and the dataset has 10"),
         (save(images=normalised(), labels=LABELS), ("--pixels", "unit"), "contradicts --pixels unit (0 to 1)"),
         (save(images=normalised(), labels=LABELS), (), "name their space with --pixels unit|imagenet|cifar10|cifar100"),
         (lambda root: root / "absent", (), "is neither a file nor a folder"),

@@ -97,7 +97,7 @@ RECORDS: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: re.sub(r'"top1_last": [\d.]+', '"top1_last": 120.0', changed()(text)),
         "metrics.top1_last: Input should be less than or equal to 100",
     ),
-    "a list": (lambda text: "[1, 2]", "cannot convert dictionary update sequence"),
+    "a list": (lambda text: "[1, 2]", "it holds no JSON object"),
     "a number": (lambda text: "3", "not iterable"),
     "no configuration": (changed(configuration="{}"), "configuration: Dictionary should have at least 1"),
     "no device": (changed(device='{"name": 3}'), "device: 'type' is missing"),

@@ -100,7 +100,8 @@ def test_importing_the_package_imports_no_other_package() -> None:
 def test_run_and_evaluate_give_the_records_of_the_commands(place: Shell) -> None:
     cell = ("--dataset", "digits", "--ipc", "1", "--evaluator", "hard", "--seeds", "2", *OPTIONS)
     place.run("--method", "random,kmeans", *cell, "--results-dir", "one")
-    frame = ddbench.run(["random", "kmeans"], "digits", 1, evaluator="hard", seeds=2, **fast())
+    methods, numbers = pd.Series(["random", "kmeans"]), pd.Series([1, 2])  # values of a frame, also its integers
+    frame = ddbench.run(methods, "digits", numbers[0], evaluator="hard", seeds=numbers[1], **fast())  # type: ignore[arg-type]
     by_command, by_function = stored(place.root / "one"), stored(place.results)
     same = ("name", "keys", "metrics", "configuration", "recipes")
     assert [[one[field] for field in same] for one in by_function] == [
@@ -224,6 +225,13 @@ def test_errors_are_those_of_the_commands(call: Callable[[], Any], arguments: tu
         ),
         (lambda: ddbench.run("random", "digits", 0), ddbench.DDBenchError, "images per class must be at least 1"),
         (lambda: ddbench.run("random", "digits", 1, settings=["a"]), TypeError, r"run: settings is \['a'\] \(list\)"),
+        (lambda: ddbench.run([], "digits", 1), ddbench.DDBenchError, "pass at least one method and one dataset"),
+        (
+            lambda: ddbench.evaluate("a.pt", "digits", random_sets=-1),
+            ddbench.DDBenchError,
+            "random_sets is -1; pass a number of at least 0",
+        ),
+        (lambda: ddbench.evaluate("a.pt", "digits", classes=3), TypeError, r"evaluate: classes is 3 \(int\)"),  # type: ignore[arg-type]
         (lambda: ddbench.run(int, "digits", 1), TypeError, "is not a subclass of Distiller"),
         (lambda: ddbench.load(7), TypeError, r"load: set is 7 \(int\); pass a file, a folder or the name of a record"),  # type: ignore[arg-type]
         (lambda: ddbench.load("absent.pt"), ddbench.DDBenchError, "absent.pt is neither a file nor a folder"),

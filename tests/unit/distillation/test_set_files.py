@@ -188,7 +188,7 @@ def test_floats_that_are_no_bytes_stay_floats(tmp_path: Path) -> None:
     assert read.images.dtype == torch.float32
     assert torch.equal(read.images, beyond * std + mean)
     share = float(((read.images * 255 < -0.5) | (read.images * 255 > 255.5)).float().mean())
-    assert read.notes == (f"set.pt: the images are floats, {share:.1%} of their values beyond black or white",)
+    assert read.notes == (f"the images are floats, {share:.1%} of their values beyond black or white",)
 
 
 PROBABILITIES = torch.softmax(LOGITS, 1)
@@ -248,8 +248,8 @@ def test_images_of_another_size_are_resized_and_values_beyond_white_are_clamped(
     assert bool((read.images[0] == 255).all())
     assert read.images[1, :, 0, 0].tolist() == [round(255 * (m - s)) for m, s in zip(*SPACES["cifar10"], strict=True)]
     assert read.notes == (
-        "set.pt: the images are floats, 50.0% of their values beyond black or white",
-        "their values are rounded to bytes and clamped, because they are resized",
+        "the images are floats, 50.0% of their values beyond black or white",
+        "the floats are rounded to bytes and clamped, because the images are resized",
         "images of 30 x 20 pixels are resized to 16 x 16 (bilinear)",
     )
 

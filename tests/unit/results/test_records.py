@@ -169,6 +169,11 @@ def test_a_run_is_a_file_name_and_nothing_more(method: str, dataset: str, ipc: i
     assert name.endswith(("-full-01234567", f"-ipc{ipc}-01234567"))
 
 
+def test_the_name_of_a_given_set_is_shortened_before_its_digest() -> None:
+    name = records.run_name("given:kmeans-digits-ipc2-41a6a881@b2ac372a35fab4ba", "digits", 2, "c9672243")
+    assert name == "given_kmeans_digits_ipc_b2ac372a35fab4ba-digits-ipc2-c9672243"
+
+
 def test_versions_name_what_numbers_depend_on() -> None:
     assert {"python", "ddbench", "torch", "numpy", "POT"} <= provenance.provenance()["versions"].keys()
 
