@@ -167,7 +167,7 @@ def mtt_folder(root: Path) -> Path:
             "note: the classes differ in the number of images; records and random images have the mean, IPC 2",
         ),
         (dc_file, ("--pixels", "cifar10"), "classes: by their names"),
-        (mtt_folder, ("--pixels", "cifar10"), "labels: the set has a learning rate; the protocol own trains with these"),
+        (mtt_folder, ("--pixels", "cifar10"), "the set has a learning rate; the protocol own trains with these"),
     ],
     ids=["SRe2L", "RDED", "uneven", "DC", "MTT"],
 )
