@@ -236,9 +236,7 @@ def _read_parts(path: Path, images: Sequence[Path], form: Form) -> SetFile:
         if form.pixels not in (None, "unit"):
             raise DDBenchError(f"--pixels {form.pixels}: the space of {best[0]} is unit (0 is black and 1 is white)")
         content["pixels"], form = "unit", replace(form, pixels=None)
-    rates = [
-        file for stem in (labels.stem.replace("labels", "lr", 1), "lr") if (file := path / f"{stem}.pt").is_file()
-    ]
+    rates = [file for stem in (labels.stem.replace("labels", "lr", 1), "lr") if (file := path / f"{stem}.pt").is_file()]
     if rates:
         files.append(rates[0])
         content["lr"] = read_content(rates[0])

@@ -85,7 +85,8 @@ def test_an_exported_set_gives_the_values_of_its_run(form: str, method: str, mad
     assert costs[0] == costs[1]
     assert None not in costs[0]
     assert re.fullmatch(r"given:[\w.-]+@[0-9a-f]{16}", evaluated[0]["method"])
-    expected = {"record": name} if form.startswith("record") else {"name": "set", "files": 20 if form == "imagefolder" else 1}
+    files = {"name": "set", "files": 20 if form == "imagefolder" else 1}
+    expected = {"record": name} if form.startswith("record") else files
     assert expected.items() <= evaluated[0]["origin"].items()
     assert str(tmp_path) not in json.dumps(evaluated)
 
