@@ -372,13 +372,14 @@ def _space(pixels: str | None) -> str | None:
     return pixels
 
 
-def _values(given: object) -> tuple[object, ...]:
+def _values(given: object) -> tuple[Any, ...]:
     """Returns one value or several as a tuple, and the integers of NumPy and pandas as int."""
-    is_one = isinstance(given, str | os.PathLike | type) or not isinstance(given, Iterable)
-    return tuple(map(_plain, (given,) if is_one else given))  # type: ignore[arg-type]
+    if isinstance(given, str | os.PathLike | type) or not isinstance(given, Iterable):
+        return (_plain(given),)
+    return tuple(_plain(value) for value in given)
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
