@@ -55,7 +55,8 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
     Raises:
         DDBenchError: If no line has a second value of lambda.
     """
-    command = command_of(records[0], method=METHOD, settings=(f"{SETTING}=1",))
+    example = next((record for record in records if record.method == METHOD), records[0])
+    command = command_of(example, method=METHOD, settings=(f"{SETTING}=1",))
     missing = f"figure 'lambda' needs records at a second value of {SETTING}; e.g. {command}"
     data = frame(records)
     if data.empty:

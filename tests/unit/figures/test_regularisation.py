@@ -81,6 +81,12 @@ def test_one_value_makes_no_curve(draw: Callable[..., object], needed: str, reco
         draw([record(50.0, method="random")], print)
 
 
+def test_the_example_has_the_protocol_of_a_record_of_wmdd(record: Callable[..., Record]) -> None:
+    others = [record(50.0, method="dm", evaluator="soft"), record(50.0, method="wmdd", evaluator="hard")]
+    with pytest.raises(DDBenchError, match="--method wmdd .*--evaluator hard"):
+        regularisation.draw(others, print)
+
+
 @pytest.mark.slow
 def test_the_command_draws_lambda_with_the_papers_claim(
     heights: Callable[[str, str], list[float]], shell: Shell
