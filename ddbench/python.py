@@ -1,4 +1,4 @@
-"""The functions of the package `ddbench`: each does what the command of its name does. Imports no other package."""
+"""The functions of the package `ddbench`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(
         ipc: Images per class, at least 1, or several numbers. Methods without an IPC need none.
         recipe: The name or file of a recipe, or several; later ones override earlier ones.
         evaluator: The name of a protocol, or several names. Default: that of the method.
-        student: The network of the students, or several. Default: the teacher's.
+        student: The network of the students, or several. Default: that of the protocol, which is mostly the teacher's.
         seed: The base seed, at least 0.
         seeds: The number of students on each distilled set, at least 1.
         repeats: The number of distilled sets, at least 1.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @options.datasets("Datasets of the grid.", required=True)
 @options.ipcs("Images per class.")
 @options.names(
-    "--student", "students", help="Networks of the students (default: ConvNets under dsa, else the teacher's)."
+    "--student", "students", help="Networks of the students (default: ConvNets under dsa and own, else the teacher's)."
 )
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.experiment
