@@ -83,7 +83,7 @@ def test_one_value_makes_no_curve(draw: Callable[..., object], needed: str, reco
 
 def test_the_example_has_the_protocol_of_a_record_of_wmdd(record: Callable[..., Record]) -> None:
     others = [record(50.0, method="dm", evaluator="soft"), record(50.0, method="wmdd", evaluator="hard")]
-    with pytest.raises(DDBenchError, match="--method wmdd .*--evaluator hard"):
+    with pytest.raises(DDBenchError, match=r"--method wmdd .*--evaluator hard"):
         regularisation.draw(others, print)
 
 
