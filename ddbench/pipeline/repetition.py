@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ddbench.config.datasets import HUB_PREFIX
 from ddbench.config.experiment import Experiment
-from ddbench.config.given_sets import SUFFIXES, digest_in
+from ddbench.config.given_sets import SPACES, SUFFIXES, digest_in
 from ddbench.config.schema import RuntimeConfig, replace_paths
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
@@ -21,7 +22,8 @@ from ddbench.core.files import content_digest, translate_os_errors
 from ddbench.core.text import error_text
 from ddbench.core.text_layout import format_table, terminal_width
 from ddbench.nn import device as devices
-from ddbench.pipeline.given_sets import open_set
+from ddbench.data.dataset import Dataset
+from ddbench.pipeline.given_sets import GivenSet, open_hub_set, open_set
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import experiment_of
 from ddbench.pipeline.workspace import Workspace
@@ -80,6 +82,10 @@ class Files:
             raise DDBenchError(f"{candidates[0]} has another content than '{recorded.name}' of the record")
         searched = ", ".join(map(str, self._folders))
         raise DDBenchError(f"the record needs '{name}', which is not in {searched}: give it with --file")
+
+    def is_given(self, name: str) -> bool:
+        """Returns whether the user gives a file or folder with this name, which can lack its suffix."""
+        return any(name in (path.name, path.stem) for path in self._given)
 
     def check_used(self) -> None:
         """Refuses given files that the record does not name."""
@@ -145,22 +151,52 @@ def own_cache(cache: Cache, record: Record, warn: Callable[[str], None]) -> Cach
 
 
 def add_given_set(record: Record, experiment: Experiment, workspace: Workspace, files: Files) -> None:
-    """Reads the given set of a record from its file, if the cache does not have the set.
+    """Reads the given set of a record from its file or from the hub, if the cache does not have the set.
+
+    The record does not hold the space of float images: every space is tried, and the digest decides.
 
     Raises:
         DDBenchError: There is no such file, or it holds another set.
     """
     reference = experiment.method.given_set()
-    if reference is None or workspace.cache.has("given", {"set": digest_in(reference)}):
+    if reference is None:
         return
-    if "name" not in record.origin:
+    origin = record.origin
+    cached = workspace.cache.has("given", {"set": digest_in(reference)})
+    if cached and not files.is_given(str(origin.get("name", ""))):
+        return
+    again = "evaluate it once here (ddbench evaluate)"
+    if "record" in origin:
+        raise DDBenchError(f"{reference} is the set of the record {origin['record']}, which is no file: {again}")
+    if "name" not in origin:
         raise DDBenchError(f"{record.name}: the record does not hold where {reference} is from ('origin.name')")
-    path = files.find(Path(str(record.origin["name"])), SUFFIXES)
-    given = open_set(path, workspace.dataset(experiment.dataset, experiment.data))
-    if given.digest != digest_in(reference):
-        again = "if it was read with --pixels or --classes, evaluate it once with them (ddbench evaluate)"
-        raise DDBenchError(f"{path} holds another set ({given.digest}) than {reference}; {again}")
-    workspace.add_given_set(given)
+    dataset, others, problem = workspace.dataset(experiment.dataset, experiment.data), [], ""
+    for pixels in (None, *SPACES):
+        try:
+            given = _open_origin(str(origin["name"]), files, dataset, workspace, pixels)
+        except DDBenchError as error:
+            problem = problem or str(error)
+            continue
+        if given.digest == digest_in(reference):
+            workspace.add_given_set(given)
+            return
+        others.append(given.digest)
+    if not others:
+        raise DDBenchError(problem)
+    classes = "if it was read with --classes, " + again
+    raise DDBenchError(f"{origin['name']} holds another set ({others[0]}) than {reference}; {classes}")
+
+
+def _open_origin(name: str, files: Files, dataset: Dataset, workspace: Workspace, pixels: str | None) -> GivenSet:
+    """Opens the set of a record from a file or folder, a folder of parquet files (`NAME:SPLIT`), or the hub."""
+    if "/" in name:
+        return open_hub_set(f"{HUB_PREFIX}{name}", dataset, workspace.relay, pixels)
+    folder, _, split = name.partition(":")
+    path = files.find(Path(folder), SUFFIXES)
+    if path.is_dir() and any(path.rglob("*.parquet")):
+        place = f"{HUB_PREFIX}{path.absolute()}" + (f":{split}" if split else "")
+        return open_hub_set(place, dataset, workspace.relay, pixels)
+    return open_set(path, dataset, pixels)
 
 
 def discard(cache: Cache) -> None:

@@ -87,6 +87,9 @@ def test_a_set_in_parquet_files_gives_the_numbers_of_the_same_set_in_a_folder(
     assert hub["distilled_digest"] == folder["distilled_digest"]
     assert hub["metrics"] == folder["metrics"]
     assert str(shell.root.parent) not in json.dumps(hub)
+    elsewhere = ("--cache-dir", shell.root / "fresh", "--data-dir", small.parent)  # of the dataset
+    again = shell("repeat", hub["name"], *elsewhere, "--file", small)
+    assert again.out.endswith("agrees: the same distilled set and the same accuracies\n"), again.err
     loaded = ddbench.load(f"hf:{small}", results_dir=shell.results, cache_dir=shell.cache)
     assert (loaded.images.shape, loaded.class_names) == ((4, 3, 20, 20), ("cat", "dog"))
     assert loaded.labels.tolist() == [0, 0, 1, 1]

@@ -200,7 +200,20 @@ def test_a_given_set_is_read_from_its_file_where_the_cache_lacks_it(shell: Shell
     assert AGREES in shell("repeat", name, *fresh).out
     save_file({"images": images.flip(0), "labels": torch.arange(10)}, shell.root / "own.safetensors")
     assert AGREES in shell("repeat", name).out  # the cache has the set
-    shell("repeat", name, "--cache-dir", tmp_path / "third").refused("own.safetensors holds another set")
+    shell("repeat", name, "--cache-dir", tmp_path / "third").refused("own holds another set")
+    shell("repeat", name, "--file", shell.root / "own.safetensors").refused("own holds another set")
+
+    # The space of floats is found by the digest. The set of a record is in no file.
+    torch.save({"images": images.double() / 100 - 1, "labels": torch.arange(10)}, shell.root / "floats.pt")
+    outcome = shell("evaluate", "floats.pt", "--pixels", "cifar100", *options)
+    assert outcome.code == 0, outcome.err
+    floats = one(shell, "given_floats").stem
+    assert AGREES in shell("repeat", floats, *fresh, "--file", shell.root / "floats.pt").out
+    assert shell("evaluate", one(shell, "given_floats"), *options, "--results-dir", tmp_path / "other").code == 0
+    (of_record,) = (tmp_path / "other" / "records").iterdir()
+    refusal = f"is the set of the record {floats}, which is no file: evaluate it once here"
+    shell("repeat", of_record, *fresh).refused(refusal)
+    assert AGREES in shell("repeat", of_record).out
 
 
 def test_every_committed_record_can_be_repeated(tmp_path: Path) -> None:
