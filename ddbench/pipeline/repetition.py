@@ -21,8 +21,8 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.files import content_digest, translate_os_errors
 from ddbench.core.text import error_text
 from ddbench.core.text_layout import format_table, terminal_width
-from ddbench.nn import device as devices
 from ddbench.data.dataset import Dataset
+from ddbench.nn import device as devices
 from ddbench.pipeline.given_sets import GivenSet, open_hub_set, open_set
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import experiment_of
