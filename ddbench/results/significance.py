@@ -181,7 +181,7 @@ def corrected(differences: Sequence[Difference]) -> list[float | None]:
 
 
 def best_of(groups: Mapping[str, Sequence[Result]]) -> set[str]:
-    """Returns the group with the highest mean, and the groups that cannot be distinguished from it.
+    """Returns the groups with the highest mean, and the groups that cannot be distinguished from it.
 
     Each other group is compared with the best one (`difference`), with Holm's correction over these comparisons. A
     group cannot be distinguished if its corrected p-value is at least LEVEL. A group that cannot be tested, e.g. with
@@ -196,10 +196,12 @@ def best_of(groups: Mapping[str, Sequence[Result]]) -> set[str]:
         >>> sorted(best_of({"a": group("a", 60, 62, 64), "b": group("b", 59, 60, 61), "c": group("c", 20, 21, 23)}))
         ['a', 'b']
     """
-    best = max(groups, key=lambda name: _mean(groups[name]))
+    means = {name: _mean(results) for name, results in groups.items()}
+    best = max(means, key=means.__getitem__)
+    equal = {name for name, mean in means.items() if mean == means[best]}
     others = [name for name in groups if name != best]
     p_values = corrected([difference(groups[best], groups[name]) for name in others])
-    return {best, *(name for name, p in zip(others, p_values, strict=True) if p is not None and p >= LEVEL)}
+    return equal | {name for name, p in zip(others, p_values, strict=True) if p is not None and p >= LEVEL}
 
 
 def _mean(results: Sequence[Result]) -> float:

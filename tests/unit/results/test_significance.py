@@ -121,3 +121,4 @@ def test_best_are_those_that_cannot_be_distinguished() -> None:
     }
     assert best_of(groups) == {"best", "close"}
     assert best_of({"alone": group("a", 1.0)}) == {"alone"}
+    assert best_of({**groups, "same": groups["best"]}) == {"best", "close", "same"}  # no test between equal results
