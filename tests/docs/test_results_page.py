@@ -35,6 +35,7 @@ COMPARED = {
     "| images per class | WMDD | wmdd-sliced |",
     "| | WMDD | random | SRe2L | RDED | CDA | DC |",
     "| set | `dsa` | n |",
+    "| record | distilled set | top-1 in the record | top-1 repeated |",
     "| | ResNet-18 | ResNet-50 | ViT-Tiny |",
     "| | DC | DM | SRe2L | WMDD |",
 }
@@ -208,6 +209,19 @@ def test_the_numbers_under_dsa_are_those_of_their_records() -> None:
         pooled = pool_top1(pool.students)
         expected[", ".join([method, *words])] = [number(pooled), pooled.count_text]
     assert rows_of("| set | `dsa` | n |") == expected
+
+
+def test_repeated_records_are_beside_those_that_they_repeat() -> None:
+    originals = {one.name: one for one in collection("imagenette-64px")}
+    expected = {}
+    for repeated in collection("imagenette-64px-repeats"):
+        one = originals[repeated.name]
+        same = repeated.distilled_digest == one.distilled_digest
+        assert (repeated.metrics.per_class == one.metrics.per_class) == same
+        assert repeated.keys == one.keys
+        top1 = [f"{record.metrics.top1_last:.2f}" for record in (one, repeated)]
+        expected[f"`{one.name}`"] = ["the same" if same else "another", *top1]
+    assert rows_of("| record | distilled set | top-1 in the record | top-1 repeated |") == expected
 
 
 def test_clamped_and_unclamped_pixels_are_those_of_the_records() -> None:
