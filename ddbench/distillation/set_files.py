@@ -18,7 +18,8 @@ from torch import Tensor
 from ddbench.config.given_sets import SPACES, SUFFIXES
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import refuse_url
-from ddbench.data.decode import CorruptImage, Resize, decode, to_stored
+from ddbench.core.text import counted
+from ddbench.data.decode import CorruptImage, Resize, decode, read_header, to_stored
 from ddbench.data.listing import Listing
 from ddbench.distillation.distilled_set import as_bytes
 from ddbench.distillation.set_tensors import (
@@ -165,11 +166,13 @@ def _read_folder(path: Path, form: Form) -> SetFile:
         for file, label in files:
             _check_class_number(path, file, names[label])
     lines: list[str] = []
+    deep: list[str] = []
 
     def decoded() -> Iterator[Image.Image]:
         for file, _ in files:
             try:
                 data = (path / file).read_bytes()
+                deep.extend([file] if read_header(data).is_deep else [])
                 yield decode(data)
             except CorruptImage as error:
                 raise DDBenchError(f"{path / file} cannot be read: {error}") from error
@@ -178,6 +181,8 @@ def _read_folder(path: Path, form: Form) -> SetFile:
             lines.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
 
     images, notes = fit(decoded(), len(files), form)
+    if deep:
+        notes += (f"{counted(len(deep), 'image')} above 8 bits per channel: the range is scaled to 0 to 255",)
     ignored = listing.note()
     if ignored and weights is None:
         notes += (ignored,)

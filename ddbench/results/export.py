@@ -184,7 +184,7 @@ def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any], ex
     made = "".join(f"    {line}\n" for line in made.splitlines())
     return (
         "# A distilled set\n\n"
-        f"{len(images)} images of {len(class_names)} classes, {side} x {side} pixels, made by ddbench.\n"
+        f"{len(images)} images of {len(class_names)} classes, {side} x {side} pixels, exported by ddbench.\n"
         "They replace the whole training set: train a network from scratch on them.\n\n"
         "Each folder is a class, in the order of the labels. `weights.csv` lists the label, the class and the\n"
         "weight in the loss of each file (the weights of a class sum to 1).\n\n"

@@ -254,6 +254,16 @@ def test_images_of_another_size_are_resized_and_values_beyond_white_are_clamped(
     )
 
 
+def test_images_of_16_bits_are_scaled_and_counted(tmp_path: Path) -> None:
+    levels = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE) * 257
+    (tmp_path / "0").mkdir()
+    Image.fromarray(levels).save(tmp_path / "0" / "a.png")
+    save_image(BYTES[0], tmp_path / "0" / "b.png")
+    read = read_set(tmp_path, FORM)
+    assert read.images[0, 0].flatten().tolist() == [*range(SIZE * SIZE)]
+    assert read.notes == ("1 image above 8 bits per channel: the range is scaled to 0 to 255",)
+
+
 def test_gray_images_get_three_channels(tmp_path: Path) -> None:
     read = read_set(torch_file({"images": BYTES[:, :1], "labels": LABELS})(tmp_path), FORM)
     assert torch.equal(read.images, BYTES[:, :1].expand(-1, 3, -1, -1))
