@@ -72,10 +72,10 @@ def open_hub(reference: str, data_dir: Path | None) -> Source:
         MissingDataError: The files are not there.
         DDBenchError: A package is not installed, the splits or the columns are ambiguous, or the files are damaged.
     """
-    asked = hub_reference(reference)
-    files, features = _list_files(_find(reference, asked, data_dir), reference)
-    train = _train_split(reference, asked.split, [*files])
-    parts = [] if asked.split else [part for part in VALIDATION_PARTS if part in files and part != train]
+    parsed = hub_reference(reference)
+    files, features = _list_files(_find(reference, parsed, data_dir), reference)
+    train = _train_split(reference, parsed.split, [*files])
+    parts = [] if parsed.split else [part for part in VALIDATION_PARTS if part in files and part != train]
     names, kept = _read_split(reference, train, files[train], features)
     val, notes = None, []
     if parts:
@@ -104,19 +104,19 @@ def open_hub_split(reference: str, report: Report) -> tuple[tuple[str, ...], Hub
     Raises:
         DDBenchError: As in `open_hub`; or the download failed.
     """
-    asked = hub_reference(reference)
+    parsed = hub_reference(reference)
     try:
-        folder = _find(reference, asked, None)
+        folder = _find(reference, parsed, None)
     except MissingDataError:
-        if asked.repository is None:
+        if parsed.repository is None:
             raise
         fetch_hub(reference, default_data_dir(), report)
-        folder = _find(reference, asked, None)
+        folder = _find(reference, parsed, None)
     files, features = _list_files(folder, reference)
-    if asked.split is None and len(files) > 1:
+    if parsed.split is None and len(files) > 1:
         splits = [*files]
         raise DDBenchError(f"{reference} has the splits {', '.join(splits)}: name one, e.g. {reference}:{splits[0]}")
-    split = _train_split(reference, asked.split, [*files])
+    split = _train_split(reference, parsed.split, [*files])
     return _read_split(reference, split, files[split], features)
 
 
@@ -138,9 +138,9 @@ def _download(reference: str, data_dir: Path, report: Report) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    asked, hub, kind = hub_reference(reference), HfApi(), "dataset"
-    repository = str(asked.repository)
-    commit = hub.dataset_info(repository, revision=asked.revision).sha
+    parsed, hub, kind = hub_reference(reference), HfApi(), "dataset"
+    repository = str(parsed.repository)
+    commit = hub.dataset_info(repository, revision=parsed.revision).sha
     listed = hub.list_repo_files(repository, revision=commit, repo_type=kind)
     names = [name for name in listed if name == "README.md" or name.endswith(".parquet")]
     if not any(name.endswith(".parquet") for name in names):
@@ -149,7 +149,7 @@ def _download(reference: str, data_dir: Path, report: Report) -> None:
         )
     if odd := next((name for name in names if ".." in Path(name).parts or Path(name).is_absolute()), None):
         raise DDBenchError(f"{reference} holds a file outside of its folder: {odd}")
-    target, store = data_dir / _folder_of(asked), data_dir / ".downloads"
+    target, store = data_dir / _folder_of(parsed), data_dir / ".downloads"
     store.mkdir(parents=True, exist_ok=True)
     # A partial download is continued, but only with the files of the same commit.
     scratch = store / f"{target.name}-{commit}"
@@ -167,25 +167,25 @@ def _download(reference: str, data_dir: Path, report: Report) -> None:
         scratch.replace(target)
 
 
-def _folder_of(asked: HubReference) -> str:
-    revision = f"@{asked.revision}" if asked.revision else ""
-    return f"{FOLDER}/{f'{asked.repository}{revision}'.replace('/', '--')}"
+def _folder_of(parsed: HubReference) -> str:
+    revision = f"@{parsed.revision}" if parsed.revision else ""
+    return f"{FOLDER}/{f'{parsed.repository}{revision}'.replace('/', '--')}"
 
 
-def _find(reference: str, asked: HubReference, data_dir: Path | None) -> Path:
+def _find(reference: str, parsed: HubReference, data_dir: Path | None) -> Path:
     """Finds the folder of a dataset. It may not be that of the record with this name."""
     base = expand_user(data_dir or default_data_dir())
-    if asked.repository is not None:
-        folders = [base / _folder_of(asked)]
+    if parsed.repository is not None:
+        folders = [base / _folder_of(parsed)]
     elif own_name(reference) == reference:
-        folders = [expand_user(Path(str(asked.folder)))]
+        folders = [expand_user(Path(str(parsed.folder)))]
     else:  # the name in a record contains no path
-        itself = [base] if base.name == asked.folder or any(base.glob("*.parquet")) else []
-        folders = [base / str(asked.folder), *itself, Path(str(asked.folder))]
+        itself = [base] if base.name == parsed.folder or any(base.glob("*.parquet")) else []
+        folders = [base / str(parsed.folder), *itself, Path(str(parsed.folder))]
     for folder in folders:
         if folder.is_dir():
             return folder
-    if asked.repository is not None:
+    if parsed.repository is not None:
         raise MissingDataError(f"{reference}: no folder {folders[0]}")
     raise MissingDataError(f"{reference}: no folder {folders[0]}; give the folder that holds it with --data-dir")
 
@@ -222,11 +222,11 @@ def _list_files(folder: Path, reference: str) -> tuple[dict[str, list[str]], Map
     return files, builder.info.features
 
 
-def _train_split(reference: str, asked: str | None, splits: Sequence[str]) -> str:
-    if asked is not None and asked not in splits:
-        raise DDBenchError(f"{reference}: there is no split '{asked}', only {', '.join(splits)}")
-    split = asked or ("train" if "train" in splits else splits[0])
-    if asked is None and split != "train" and len(splits) > 1:
+def _train_split(reference: str, chosen: str | None, splits: Sequence[str]) -> str:
+    if chosen is not None and chosen not in splits:
+        raise DDBenchError(f"{reference}: there is no split '{chosen}', only {', '.join(splits)}")
+    split = chosen or ("train" if "train" in splits else splits[0])
+    if chosen is None and split != "train" and len(splits) > 1:
         raise DDBenchError(
             f"{reference} has the splits {', '.join(splits)} and none named train: name the one with training images, "
             f"e.g. {reference}:{split}, and take validation images from it with --set data.split=0.2"

@@ -249,11 +249,11 @@ def _read_parts(path: Path, images: Sequence[Path], form: Form) -> SetFile:
 
 
 def _from_content(path: Path, content: Any, form: Form, files: Sequence[Path]) -> SetFile:
-    found, labels, notes = find_images(path, content)
+    tensor, labels, notes = find_images(path, content)
     entries = content if isinstance(content, Mapping) else {}
     declared = entries.get("pixels")
     is_declared = form.pixels is None and declared in SPACES
-    images, remark = to_pixels(path, found, declared if is_declared else form.pixels, is_declared)
+    images, remark = to_pixels(path, tensor, declared if is_declared else form.pixels, is_declared)
     labels, soft_labels = split_labels(path, labels, len(images))
     extras = {**find_extras(path, entries), **soft_labels}
     weights, names = entries.get("weights"), entries.get("class_names")

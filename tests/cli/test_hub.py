@@ -40,8 +40,8 @@ def test_a_folder_of_parquet_files_is_a_dataset_with_a_name_without_its_path(
     assert record["data"] | {"train_images": 8, "val_images": 4, "val_images_in_train": 0} == record["data"]
     elsewhere = shutil.copytree(root, tmp_path / "elsewhere" / "pets")
     assert "everything is in the cache" in run(shell, f"hf:{elsewhere}", "--dry-run").out
-    found = run(shell, record["dataset"], "--data-dir", str(tmp_path / "elsewhere"), "--dry-run")
-    assert "everything is in the cache" in found.out
+    plan = run(shell, record["dataset"], "--data-dir", str(tmp_path / "elsewhere"), "--dry-run")
+    assert "everything is in the cache" in plan.out
     run(shell, "hf:cows@0123abcd", "--data-dir", str(tmp_path)).refused("hf:cows@0123abcd: no folder ", "--data-dir")
     run(shell, record["dataset"][:-8] + "00000000", "--data-dir", str(tmp_path)).refused("have the fingerprint ")
     assert shell("show", record["name"]).code == 0

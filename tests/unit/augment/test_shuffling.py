@@ -33,8 +33,8 @@ def test_rows_and_columns_of_patches_move_as_when_strips_are_cut(factor: int, he
 def test_every_permutation_has_the_same_probability() -> None:
     draws = random_places(12000, 3, torch.Generator().manual_seed(0))
     for axis in range(2):
-        found, counts = draws[:, axis].unique(dim=0, return_counts=True)
-        assert len(found) == 6
+        arrangements, counts = draws[:, axis].unique(dim=0, return_counts=True)
+        assert len(arrangements) == 6
         assert bool(((counts - 2000).abs() < 5 * (12000 * 5 / 36) ** 0.5).all())
     both = draws.flatten(1).unique(dim=0)
     assert len(both) == 36  # rows and columns are independent
