@@ -145,7 +145,7 @@ def evaluate(
     Arguments that are not listed here are those of `run`.
 
     Args:
-        set: A file, a folder, or the name of a record or its beginning.
+        set: A file, a folder, `hf:OWNER/NAME`, or a record: its name, the beginning of its name, or its file.
         dataset: The name of the dataset that the set was distilled from.
         random_sets: The number of sets of random real images. 0: none.
         pixels: The space of float images: `unit`, `imagenet`, `cifar10` or `cifar100`. Sets of bytes need none.
@@ -286,7 +286,7 @@ def load(
     """Loads a distilled set.
 
     Args:
-        set: A file, a folder, the name of a record or its beginning, or `hf:OWNER/NAME`.
+        set: As in `evaluate`.
         pixels: As in `evaluate`.
         results_dir: The folder or URL of the records.
         cache_dir: As in `run`.

@@ -78,9 +78,9 @@ def evaluate_command(
     """Trains students on a given distilled set.
 
     Prints their top-1 on the real validation set. SET is a folder of class folders, a file (.safetensors, .npz, .pt), a
-    folder that ddbench export wrote, the name of a record, or hf:OWNER/NAME (a dataset of the Hugging Face hub). The
-    same students are trained on random real images, and the difference is printed. --repeats is the number of sets of
-    random images.
+    folder that ddbench export wrote, a record (its name or file), or hf:OWNER/NAME (a dataset of the Hugging Face
+    hub). The same students are trained on random real images, and the difference is printed. --repeats is the number
+    of sets of random images.
     """
     from ddbench.pipeline import dry_run as planning
     from ddbench.pipeline import run as running

@@ -43,7 +43,8 @@ def match_classes(names: Sequence[str], classes: Sequence[str], titles: Sequence
     if len(names) != len(classes):
         present = {_same(name) for name in names}
         absent = next((f", e.g. not '{name}'" for name in classes if _same(name) not in present), "")
-        raise DDBenchError(f"the set has {len(names)} classes{absent}, and the dataset has {len(classes)}")
+        own = "1 class" if len(names) == 1 else f"{len(names)} classes"
+        raise DDBenchError(f"the set has {own}{absent}, and the dataset has {len(classes)}")
     odd = next((name for name in names if _same(name) not in {_same(other) for other in classes}), names[0])
     raise DDBenchError(f"'{odd}' in the set is not the name of a class of the dataset ('{classes[0]}', ...): {HINT}")
 

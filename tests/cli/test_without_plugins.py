@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -12,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from conftest import FAST
 from ddbench.registry.registry import GROUP, PluginRegistry
 
 if TYPE_CHECKING:
@@ -22,11 +25,18 @@ RANDOM = ("run", "--method", "random", "--dataset", "digits", "--ipc", "1")
 IN_WMDD = "is in the package ddbench-wmdd, which is not installed here"
 
 
+@contextlib.contextmanager
+def core_alone() -> Iterator[None]:
+    """In the block, the program has the core alone."""
+    points = [point for point in metadata.entry_points(group=GROUP) if point.dist and point.dist.name == "ddbench"]
+    with mock.patch("ddbench.cli.main.PluginRegistry", side_effect=functools.partial(PluginRegistry, points)):
+        yield
+
+
 @pytest.fixture
 def bare(shell: Shell) -> Iterator[Shell]:
     """A shell whose program has the core alone."""
-    points = [point for point in metadata.entry_points(group=GROUP) if point.dist and point.dist.name == "ddbench"]
-    with mock.patch("ddbench.cli.main.PluginRegistry", side_effect=functools.partial(PluginRegistry, points)):
+    with core_alone():
         yield shell
 
 
@@ -54,3 +64,17 @@ def test_tables_keep_published_rows_and_name_the_methods_whose_records_they_do_n
     assert re.search(r"^wmdd +40\.2 ± 0\.6 +64\.8 ± 0\.4", outcome.out, re.MULTILINE)
     (line,) = [line for line in outcome.errors if line.startswith("not shown: ")]
     assert line == "not shown: records of cda, dc, dm, dm-rbf, dsa, sre2l, wmdd, wmdd-sliced: not installed here"
+
+
+@pytest.mark.slow
+def test_the_set_of_a_method_that_is_no_longer_installed_is_evaluated(shell: Shell) -> None:
+    shell.run("--method", "dm", "--dataset", "digits", "--ipc", "1", "--evaluator", "hard", "--set", "dm.steps=2")
+    (made,) = (shell.results / "records").iterdir()
+    options = (*FAST, "--dataset", "digits", "--evaluator", "hard", "--no-random")
+    with core_alone():
+        shell("repeat", made).refused("method 'dm' is in the package ddbench-dm, which is not installed here")
+        outcome = shell("evaluate", made.stem, *options)
+    assert outcome.code == 0, outcome.err
+    (given,) = (shell.results / "records").glob("given*")
+    first, again = (json.loads(path.read_text()) for path in (made, given))
+    assert (first["distilled_digest"], first["metrics"]) == (again["distilled_digest"], again["metrics"])
