@@ -1,9 +1,12 @@
 """Opens ImageNet-1K and its subsets: the archives of fastai, and subsets of a local ImageNet by their wnids."""
 
+import functools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ddbench.api.dataset import Source
 from ddbench.config.recipes import parse_plain_yaml
@@ -33,9 +36,24 @@ def subset_classes(name: str) -> dict[str, str]:
         >>> list(subset_classes("imagenette").values())[:3]
         ['tench', 'English springer', 'cassette player']
     """
-    lists = parse_plain_yaml((Path(__file__).parent / "imagenet_subsets.yaml").read_text(encoding="utf-8"))
-    classes: dict[str, str] = lists[name.removesuffix(ILSVRC)]["classes"]
+    classes: dict[str, str] = _subsets()[name.removesuffix(ILSVRC)]["classes"]
     return classes
+
+
+def has_another_order(wnids: Sequence[str]) -> bool:
+    """Returns whether classes are those of a subset whose list has another order than these wnids.
+
+    Example:
+        >>> has_another_order(sorted(subset_classes("imagewoof"))), has_another_order(list(subset_classes("imagewoof")))
+        (True, False)
+    """
+    lists = [tuple(subset["classes"]) for subset in _subsets().values()]
+    return any({*wnids} == {*classes} and tuple(wnids) != classes for classes in lists)
+
+
+@functools.cache
+def _subsets() -> Any:
+    return parse_plain_yaml((Path(__file__).parent / "imagenet_subsets.yaml").read_text(encoding="utf-8"))
 
 
 def open_fastai(name: str, data_dir: Path | None) -> Source:

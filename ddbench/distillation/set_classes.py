@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ddbench.core.errors import DDBenchError
+from ddbench.data.imagenet import has_another_order
 
 HINT = "name the dataset's class of each class of the set with --classes FILE"
 
@@ -16,7 +17,8 @@ def match_classes(names: Sequence[str], classes: Sequence[str], titles: Sequence
 
     The names of the set are compared with these lists, in this order, and the first that matches is used: the names of
     the dataset's classes (identifiers such as wnids), their titles, their numbers 0 to K - 1, and their numbers among
-    the 1,000 classes of ILSVRC. A number may follow `new`, as in the folders of SRe2L, and have leading zeros.
+    the 1,000 classes of ILSVRC. A number may follow `new`, as in the folders of SRe2L, and have leading zeros. Plain
+    numbers 0 to K - 1 of a subset of ImageNet that has two orders are refused: the code of MTT does not sort the wnids.
 
     Args:
         names: The names of the set's classes.
@@ -39,7 +41,11 @@ def match_classes(names: Sequence[str], classes: Sequence[str], titles: Sequence
             return labels
     matches = [re.fullmatch(r"(?:new)?(-?\d{1,9})", name) for name in names]
     if all(matches):
-        return _by_number([int(match[1]) for match in matches if match], classes)
+        labels = _by_number([int(match[1]) for match in matches if match], classes)
+        if {*names} == {*map(str, range(len(classes)))} and has_another_order(classes):
+            orders = "its classes have two orders: the sorted wnids, and that of the code of MTT or CMC"
+            raise DDBenchError(f"the set numbers its classes, and {orders} (imagenet_subsets.yaml): {HINT}")
+        return labels
     if len(names) != len(classes):
         present = {_same(name) for name in names}
         absent = next((f", e.g. not '{name}'" for name in classes if _same(name) not in present), "")

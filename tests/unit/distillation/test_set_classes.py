@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddbench.core.errors import DDBenchError
+from ddbench.data.imagenet import subset_classes
 from ddbench.distillation.set_classes import match_classes, read_mapping
 from ddbench.nn.class_order import ilsvrc_wnids
 
@@ -33,6 +34,16 @@ def test_classes_by_name_and_by_number(names: tuple[str, ...], labels: tuple[int
 def test_names_come_before_numbers_and_unicode_forms_are_one() -> None:
     assert match_classes(("0", "1"), ("1", "0")) == (1, 0)
     assert match_classes(("cafe\u0301", "tea"), ("tea", "caf\u00e9")) == (1, 0)
+
+
+def test_plain_numbers_are_refused_where_the_code_of_a_paper_has_another_order() -> None:
+    """Tensors of MTT number the dogs of ImageWoof in the order of its code, folders of SRe2L in that of the wnids."""
+    dogs, plain = sorted(subset_classes("imagewoof")), [str(number) for number in range(10)]
+    with pytest.raises(DDBenchError, match=r"its classes have two orders: .* with --classes FILE"):
+        match_classes(plain, dogs)
+    assert match_classes([f"new{number:03d}" for number in range(10)], dogs) == tuple(range(10))
+    assert match_classes([f"{number:05d}" for number in range(10)], dogs) == tuple(range(10))
+    assert match_classes(plain, sorted(subset_classes("imagenette"))) == tuple(range(10))  # one order
 
 
 @pytest.mark.parametrize(
