@@ -84,8 +84,9 @@ def record_of(source: str, results_dir: Path) -> Record:
     Raises:
         DDBenchError: There is no such record.
     """
-    if source.endswith(".json") and os.sep in source:
-        return records.read(expand_user(Path(source)))
+    path = expand_user(Path(source))
+    if path.suffix == ".json" and (os.sep in source or path.is_file()):
+        return records.read(path)
     try:
         return records.read(records.find(results_dir / "records", source))
     except DDBenchError as error:

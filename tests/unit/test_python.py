@@ -150,6 +150,10 @@ def test_records_table_and_load_read_what_the_commands_print(place: Shell) -> No
     ((images, labels),) = DataLoader(loaded, batch_size=20)
     assert torch.equal((images * 255).round().to(torch.uint8), loaded.images)
     assert torch.equal(labels, loaded.labels)
+    sent = place.root / "sent.json"
+    sent.write_text((place.results / "records" / f"{name}.json").read_text())
+    assert torch.equal(ddbench.load("sent.json").images, loaded.images)
+    assert torch.equal(ddbench.load(sent).images, loaded.images)
     assert repr(loaded) == "LoadedSet(20 images of 10 classes, 8 x 8 pixels)"
 
 
