@@ -154,6 +154,8 @@ def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
         if not valid:
             shapes = ", ".join(f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(unit.items()))
             raise DDBenchError(f"a stored unit is not part of a distilled set: {shapes}")
+        if not bool(body.isfinite().all()):
+            raise DDBenchError("a stored unit has pixels that are not finite")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise DDBenchError(f"a stored unit has labels outside of the {classes} classes")
         if not are_weights(weights):

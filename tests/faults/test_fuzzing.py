@@ -112,17 +112,18 @@ def recipes(draw: st.DrawFn, method: str, protocol: str) -> Any:
     return draw(st.just(tree) if draw(st.integers(0, 9)) else TREES)
 
 
-def request_of(method: str, protocol: str, **more: Any) -> Request:
+def options_of(method: str, protocol: str, **more: Any) -> dict[str, Any]:
+    """The options of a request on digits."""
     given_ipcs = () if method == "full" else (1,)
     evaluator = REGISTRY.distiller(method).default_evaluator if method == "full" else protocol
-    options = {"recipes": ("smoke",), "evaluators": (evaluator,), "device": "cpu", "precision": "fp32", **more}
-    return Request((method,), ("digits",), given_ipcs, **options)
+    grid = {"methods": (method,), "datasets": ("digits",), "ipcs": given_ipcs, "evaluators": (evaluator,)}
+    return {**grid, "recipes": ("smoke",), "device": "cpu", "precision": "fp32", **more}
 
 
-def resolved(request: Request) -> list[Experiment]:
-    """The experiments, or none where the request is refused in one line."""
+def resolved(**options: Any) -> list[Experiment]:
+    """The experiments, or none where the options are refused in one line."""
     try:
-        return experiments(request, REGISTRY)
+        return experiments(Request(**options), REGISTRY)
     except DDBenchError as error:
         assert_one_line(error)
         return []
@@ -220,7 +221,7 @@ def test_any_recipe_is_valid_or_one_line(here: Path, digits: Dataset, tally: Cal
         tree = data.draw(recipes(method, protocol))
         text = json.dumps(tree) if as_json else yaml.safe_dump(tree, allow_unicode=True)
         Path("mine.yaml").write_text(text, encoding="utf-8", errors="replace")
-        actual = resolved(request_of(method, protocol, recipes=("smoke", "mine.yaml")))
+        actual = resolved(**options_of(method, protocol, recipes=("smoke", "mine.yaml")))
         valid.append(bool(actual) and all(comes_back(one, digits) for one in actual))
 
     check()
@@ -237,7 +238,7 @@ def test_any_recipe_is_valid_or_one_line(here: Path, digits: Dataset, tally: Cal
 @example(b"1:99999999999999999999:1e99999")
 def test_any_bytes_as_a_recipe_are_one_line(here: Path, content: bytes) -> None:
     Path("bytes.yaml").write_bytes(content)
-    assert resolved(request_of("random", "hard", recipes=("smoke", "bytes.yaml"))) == []
+    assert resolved(**options_of("random", "hard", recipes=("smoke", "bytes.yaml"))) == []
 
 
 SETTABLE = [f"{section}.{name}" for section, model in models("wmdd", "fkd").items() for name in model.model_fields]
@@ -266,7 +267,7 @@ def test_any_setting_is_valid_or_one_line(here: Path, digits: Dataset, tally: Ca
     @example(["teacher.checkpoint=a\0b"])
     @example(["teacher.seed=0x" + "f" * 5000])
     def check(texts: list[str]) -> None:
-        actual = resolved(request_of("wmdd", "fkd", assignments=tuple(texts)))
+        actual = resolved(**options_of("wmdd", "fkd", assignments=tuple(texts)))
         valid.append(bool(actual) and all(comes_back(one, digits) for one in actual))
 
     check()
@@ -294,7 +295,7 @@ WORDS = st.text(max_size=30) | st.sampled_from(
 def test_any_option_is_valid_or_one_line(here: Path, numbers: list[int], **words: Any) -> None:
     """Also through the Python interface, where no command line has looked at them."""
     named = {name: (words.pop(name),) for name in ("methods", "datasets", "recipes", "students", "evaluators")}
-    resolved(Request(ipcs=(numbers[0],), image_size=numbers[1], seed=numbers[2], **named, **words))
+    resolved(ipcs=(numbers[0],), image_size=numbers[1], seed=numbers[2], **named, **words)
 
 
 # -- artifacts ------------------------------------------------------------------------------------------------
@@ -358,7 +359,7 @@ def test_any_damage_of_a_header_is_seen(tmp_path: Path, tally: Callable[[str], N
 
 def test_any_record_is_the_same_or_one_line(tmp_path: Path, digits: Dataset, tally: Callable[[str], None]) -> None:
     """A record's text with letters changed, put in or left out: its digest shows it."""
-    (experiment,) = resolved(request_of("random", "hard"))
+    (experiment,) = resolved(**options_of("random", "hard"))
     assert comes_back(experiment, digits)
     path = tmp_path / "x.json"
     undamaged = verified_json.dump(example_record(experiment))

@@ -98,7 +98,7 @@ RECORDS: dict[str, tuple[Callable[[str], str], str]] = {
         "metrics.top1_last: Input should be less than or equal to 100",
     ),
     "a list": (lambda text: "[1, 2]", "it holds no JSON object"),
-    "a number": (lambda text: "3", "not iterable"),
+    "a number": (lambda text: "3", "it holds no JSON object"),
     "no configuration": (changed(configuration="{}"), "configuration: Dictionary should have at least 1"),
     "no device": (changed(device='{"name": 3}'), "device: 'type' is missing"),
     "a teacher of text": (changed(teacher='{"name": "x", "top1": "y"}'), "teacher: 'top1' is a str"),
@@ -199,7 +199,8 @@ def test_what_records_say_is_text_in_every_table(copied: Shell) -> None:
 Tensors = dict[str, torch.Tensor]
 FORGED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "other shapes": (lambda t: {**t, "images": t["images"][:, :, :4]}, "is not part of a distilled set"),
-    "floats": (lambda t: {**t, "images": t["images"].float()}, "is not part of a distilled set"),
+    "doubles": (lambda t: {**t, "images": t["images"].double()}, "is not part of a distilled set"),
+    "pixels that are NaN": (lambda t: {**t, "images": t["images"] * torch.nan}, "pixels that are not finite"),
     "other sizes": (lambda t: {**t, "images": t["images"].repeat(1, 1, 2, 2)}, "have 16 px, not 8"),
     "too few labels": (lambda t: {**t, "labels": t["labels"][1:]}, "is not part of a distilled set"),
     "labels beyond": (lambda t: {**t, "labels": t["labels"] + 2**40}, "labels outside of the 10 classes"),
