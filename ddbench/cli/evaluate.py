@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @options.command("evaluate")
 @click.argument("source", metavar="SET")
 @click.option("--dataset", required=True, help="Dataset that the set was distilled from.")
-@options.names(
-    "--student", "students", help="Networks of the students (default: ConvNets under dsa and own, else the teacher's)."
-)
+@options.students
 @options.names(
     "--evaluator", "evaluators", help="Protocols (default: fkd; own for a set with soft labels or a learning rate)."
 )

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @options.names("--method", "--methods", "methods", required=True, help="Methods of the grid.")
 @options.datasets("Datasets of the grid.", required=True)
 @options.ipcs("Images per class.")
-@options.names(
-    "--student", "students", help="Networks of the students (default: ConvNets under dsa and own, else the teacher's)."
-)
+@options.students
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.experiment
 @options.executor

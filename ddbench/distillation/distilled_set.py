@@ -17,7 +17,7 @@ from ddbench.api.units import UnitResult
 from ddbench.augment.crops import denormalise
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
-from ddbench.distillation.units import EXTRAS, check_stored
+from ddbench.distillation.units import check_stored, extras_in, soft_labels_in
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class DistilledSet:
     @property
     def form(self) -> dict[str, Any]:
         """What the set holds besides uint8 images, classes and weights, for records. Most sets hold nothing else."""
-        kind = next((name for name in ("probabilities", "logits") if name in self.extras), None)
+        kind = soft_labels_in(self.extras)
         return {
             **({"pixels": "float32"} if self.stored is not None and self.stored.is_floating_point() else {}),
             **({"soft_labels": kind} if kind else {}),
@@ -264,10 +264,8 @@ def assemble(
                 raise DDBenchError("the stored indices are not of these training images")
     except DDBenchError as error:
         raise DDBenchError(f"method '{method}': {error}") from error
-    extras = {name: parts[name] for name in EXTRAS if name in parts}
-    return DistilledSet(
-        dataset, parts["labels"], parts["weights"], keys, parts.get("images"), parts.get("indices"), extras
-    )
+    bodies = (parts.get("images"), parts.get("indices"))
+    return DistilledSet(dataset, parts["labels"], parts["weights"], keys, *bodies, extras_in(parts))
 
 
 def class_weights(labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -30,7 +30,7 @@ from ddbench.distillation.set_tensors import (
     split_labels,
     to_pixels,
 )
-from ddbench.distillation.units import check_extras
+from ddbench.distillation.units import check_extras, soft_labels_in
 
 
 @dataclass(frozen=True)
@@ -259,13 +259,12 @@ def _from_content(path: Path, content: Any, form: Form, files: Sequence[Path]) -
     weights, names = entries.get("weights"), entries.get("class_names")
     if weights is not None:
         check_weights(path, weights, len(images))
-    soft = next((extras[name] for name in ("probabilities", "logits") if name in extras), None)
-    noun = "class names"
+    kind, noun = soft_labels_in(extras), "class names"
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        if soft is None:
+        if kind is None:
             numbers, labels = torch.unique(labels, return_inverse=True)
         else:  # its columns are the classes
-            numbers, noun = torch.arange(soft.shape[1]), "columns of soft labels"
+            numbers, noun = torch.arange(extras[kind].shape[1]), "columns of soft labels"
         names = [str(number) for number in numbers.tolist()]
     check_extras(extras, len(images), len(names), f"{path} has")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(names):

@@ -16,7 +16,7 @@ from ddbench.config.given_sets import SPACES, ZCA
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import counted
 from ddbench.distillation.distilled_set import to_uint8
-from ddbench.distillation.units import are_probabilities
+from ddbench.distillation.units import are_probabilities, are_weights
 from ddbench.nn.checkpoint_files import read_torch_file, reason_unreadable
 
 IMAGES = ("images", "data", "x")
@@ -214,6 +214,5 @@ def _widened(tensor: Tensor) -> Tensor:
 
 def check_weights(path: Path, weights: Any, count: int) -> None:
     """Refuses weights that are not one number of at least 0 per image, in one line."""
-    valid = is_plain(weights) and weights.is_floating_point() and weights.shape == (count,)
-    if not (valid and bool((weights.isfinite() & (weights >= 0)).all())):
+    if not (is_plain(weights) and weights.shape == (count,) and are_weights(weights)):
         raise DDBenchError(f"{path}: the weights are not one number >= 0 per image")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
 
 PIXELS = ("bytes", "unit", "normalised")
-EXTRAS = ("probabilities", "logits", "learning_rate")
+SOFT_LABELS = ("probabilities", "logits")
+"""The two kinds of soft labels. A set has at most one."""
+EXTRAS = (*SOFT_LABELS, "learning_rate")
 """Tensors of a set that only some sets have: soft labels, float32 [m, K], and a learning rate, float64 [1]."""
 
 
@@ -63,7 +65,7 @@ def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> Un
     if not isinstance(result, UnitResult):
         raise DDBenchError(f"{owner} returned {type(result).__name__} instead of images")
     images, indices, weights = result.images, result.indices, result.weights
-    for name in ("images", "indices", "weights", "probabilities", "logits"):
+    for name in ("images", "indices", "weights", *SOFT_LABELS):
         value = getattr(result, name)
         if not isinstance(value, Tensor | None):
             raise DDBenchError(f"{owner} returned {name} that are not a tensor but {type(value).__name__}")
@@ -109,7 +111,7 @@ def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> Un
             raise DDBenchError(f"{owner} returned weights that are not one number >= 0 per slot")
     if not isinstance(result.learning_rate, int | float | None):
         raise DDBenchError(f"{owner} returned a learning rate that is no number: {result.learning_rate!r}")
-    soft = {name: getattr(result, name) for name in ("probabilities", "logits")}
+    soft = {name: getattr(result, name) for name in SOFT_LABELS}
     soft = {name: None if value is None else value.detach().float().cpu() for name, value in soft.items()}
     result = replace(result, weights=weights, **soft)
     check_extras(extras_of(result), len(body), dataset.info.num_classes, f"{owner} returned")
@@ -118,10 +120,20 @@ def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> Un
 
 def extras_of(result: UnitResult) -> dict[str, Tensor]:
     """Returns the soft labels and the learning rate of a result as tensors, as they are stored."""
-    extras = {name: value for name in ("probabilities", "logits") if (value := getattr(result, name)) is not None}
+    extras = {name: value for name in SOFT_LABELS if (value := getattr(result, name)) is not None}
     if isinstance(result.learning_rate, int | float):
         extras["learning_rate"] = torch.tensor([result.learning_rate], dtype=torch.float64)
     return extras
+
+
+def extras_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns those of `EXTRAS` among the tensors of a set or a unit."""
+    return {name: tensors[name] for name in EXTRAS if name in tensors}
+
+
+def soft_labels_in(tensors: Mapping[str, Tensor]) -> str | None:
+    """Returns the kind of soft labels among tensors, one of `SOFT_LABELS`; None if there are none."""
+    return next((name for name in SOFT_LABELS if name in tensors), None)
 
 
 def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
@@ -160,7 +172,7 @@ def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
             raise DDBenchError(f"a stored unit has labels outside of the {classes} classes")
         if not are_weights(weights):
             raise DDBenchError("a stored unit has weights that are not numbers >= 0")
-        check_extras({name: unit[name] for name in EXTRAS if name in unit}, len(labels), classes, "a stored unit has")
+        check_extras(extras_in(unit), len(labels), classes, "a stored unit has")
     rates = [unit["learning_rate"] for unit in units if "learning_rate" in names]
     if any(not torch.equal(rate, rates[0]) for rate in rates):
         raise DDBenchError("the units of a distilled set have different learning rates")
@@ -183,9 +195,9 @@ def check_extras(extras: Mapping[str, Tensor], count: int, classes: int, owner: 
     Raises:
         DDBenchError: One is invalid, or there are two kinds of soft labels.
     """
-    if {"probabilities", "logits"} <= extras.keys():
+    if {*SOFT_LABELS} <= extras.keys():
         raise DDBenchError(f"{owner} both probabilities and logits: keep one of them")
-    for name in ("probabilities", "logits"):
+    for name in SOFT_LABELS:
         values = extras.get(name)
         if values is None:
             continue

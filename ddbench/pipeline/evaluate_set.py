@@ -17,7 +17,7 @@ from ddbench.pipeline.given_sets import GivenSet, mean_count, open_hub_set, open
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.workspace import Workspace
 from ddbench.results import records
-from ddbench.results.pooling import pool
+from ddbench.results.pooling import pool_top1
 from ddbench.results.records import Record
 
 SHOWN_CLASSES = 10
@@ -140,8 +140,5 @@ def differences(made: Iterable[Record], method: str) -> Iterator[str]:
         grouped.setdefault((record.evaluator, record.student), {}).setdefault(record.method, []).append(record)
     for (evaluator, student), by_method in grouped.items():
         if len(by_method) == 2:
-            own, random = (
-                pool([one.metrics.top1_last for one in group], [one.distilled_digest for one in group]).mean
-                for group in (by_method[method], by_method["random"])
-            )
+            own, random = (pool_top1(by_method[name]).mean for name in (method, "random"))
             yield f"difference to random, {evaluator}, {student}: {own - random:+.2f} percentage points"

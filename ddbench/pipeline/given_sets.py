@@ -19,8 +19,8 @@ from ddbench.distillation.distilled_set import exact_weights
 from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_classes import match_classes, read_mapping
 from ddbench.distillation.set_files import Form, SetFile, fit_tensor, read_set
-from ddbench.distillation.units import EXTRAS
-from ddbench.results.export import stored_set
+from ddbench.distillation.units import extras_in, soft_labels_in
+from ddbench.results.export import required_set
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class GivenSet:
     @property
     def extras(self) -> list[str]:
         """The names of its soft labels and its learning rate, if it has them."""
-        return [name for name in EXTRAS if name in self.tensors]
+        return [*extras_in(self.tensors)]
 
     @property
     def counts(self) -> list[int]:
@@ -134,9 +134,7 @@ def set_of_record(
     Raises:
         DDBenchError: The set is not in the cache, or does not have the classes of the dataset.
     """
-    stored = stored_set(record, cache, open_dataset)
-    if stored is None:
-        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
+    stored = required_set(record, cache, open_dataset)
     fitted, notes = fit_tensor(stored.images, Form(dataset.config.image_size, dataset.config.resize))
     names, digest = tuple(stored.class_names), record.distilled_digest
     read = SetFile(fitted, stored.labels, names, stored.weights, digest, 0, notes, stored.extras)
@@ -147,9 +145,9 @@ def set_of_record(
 def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, classes: Path | None) -> GivenSet:
     info = dataset.info
     try:
-        soft = next((name for name in ("probabilities", "logits") if name in read.extras), None)
-        if soft and read.extras[soft].shape[1] != info.num_classes:
-            columns = read.extras[soft].shape[1]
+        kind = soft_labels_in(read.extras)
+        columns = read.extras[kind].shape[1] if kind else info.num_classes
+        if columns != info.num_classes:
             raise DDBenchError(f"the soft labels are for {columns} classes, and the dataset has {info.num_classes}")
         if classes is None:
             numbers = match_classes(read.names, info.class_names, info.class_titles)

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddbench.config.datasets import HUB_PREFIX
-from ddbench.core.errors import DDBenchError
 from ddbench.core.files import expand_user
 from ddbench.distillation.distilled_set import class_weights
 from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_files import Form, read_set
 from ddbench.pipeline.evaluate_set import is_path, record_of
-from ddbench.results.export import stored_set
+from ddbench.results.export import required_set
 
 if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace
@@ -77,7 +76,5 @@ def load_set(source: str, workspace: Workspace, results_dir: Path, pixels: str |
         weights = class_weights(read.labels, read.weights)
         return LoadedSet(read.images, read.labels, weights, read.names, read.extras)
     record = record_of(source, results_dir)
-    stored = stored_set(record, workspace.cache, workspace.dataset)
-    if stored is None:
-        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
+    stored = required_set(record, workspace.cache, workspace.dataset)
     return LoadedSet(stored.images, stored.labels, stored.weights, tuple(stored.class_names), stored.extras)

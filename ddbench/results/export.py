@@ -210,16 +210,25 @@ def export_run(
         `target`.
 
     Raises:
-        DDBenchError: If the set is no longer in the cache, or as in `stored_set`, `stored_labels` and
-            `export_set`.
+        DDBenchError: As in `required_set`, `stored_labels` and `export_set`.
     """
-    stored = stored_set(record, cache, open_dataset)
-    if stored is None:
-        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
+    stored = required_set(record, cache, open_dataset)
     labels = stored_labels(record, cache) if with_labels else None
     parts = (stored.images, stored.labels, stored.weights, stored.class_names)
     export_set(*parts, record.model_dump(mode="json"), target, format, labels, stored.extras)
     return target
+
+
+def required_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> StoredSet:
+    """Reads the distilled set of a record from the cache, as `stored_set`.
+
+    Raises:
+        DDBenchError: The set is no longer in the cache, or as in `stored_set`.
+    """
+    stored = stored_set(record, cache, open_dataset)
+    if stored is None:
+        raise DDBenchError(f"the distilled set of {record.name} is no longer in the cache: run it again")
+    return stored
 
 
 def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> StoredSet | None:
@@ -239,7 +248,7 @@ def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> Store
     """
     from ddbench.config.schema import DataConfig
     from ddbench.distillation.distilled_set import assemble, joined, set_digest
-    from ddbench.distillation.units import EXTRAS
+    from ddbench.distillation.units import extras_in
 
     keys = record.keys.get("distill", [])
     units = [unit for unit in (cache.read("distill", key) for key in keys) if unit is not None]
@@ -249,7 +258,7 @@ def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> Store
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise DDBenchError(f"the distilled set of {record.name} in the cache has no class names")
     parts = joined([unit.tensors for unit in units], len(class_names))
-    extras = {name: parts[name] for name in EXTRAS if name in parts}
+    extras = extras_in(parts)
     if "images" in parts:
         if set_digest(parts) != record.distilled_digest:
             raise DDBenchError(f"the set in the cache is no longer the set of {record.name}: run it again")

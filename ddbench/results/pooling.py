@@ -53,13 +53,23 @@ def pool(values: Sequence[float], sets: Sequence[Hashable]) -> Pooled:
         >>> pool([60.0, 62.0], ["a", "a"]).count_text
         '2 on 1 set'
     """
-    by_set: dict[Hashable, list[float]] = {}
-    for value, key in zip(values, sets, strict=True):
-        by_set.setdefault(key, []).append(value)
-    means = [fmean(students) for students in by_set.values()]
+    means = means_of_sets(values, sets)
     spread = means if len(means) > 1 else list(values)
     deviation = stdev(spread) if len(spread) > 1 else None
     return Pooled(fmean(means), deviation, len(means), len(values))
+
+
+def means_of_sets(values: Sequence[float], sets: Sequence[Hashable]) -> list[float]:
+    """Returns the mean over the students of each set, in the order in which the sets occur.
+
+    Args:
+        values: A value of each student.
+        sets: The distilled set of each student, as in `pool`.
+    """
+    by_set: dict[Hashable, list[float]] = {}
+    for value, key in zip(values, sets, strict=True):
+        by_set.setdefault(key, []).append(value)
+    return [fmean(students) for students in by_set.values()]
 
 
 def pool_top1(students: Sequence[Record]) -> Pooled:

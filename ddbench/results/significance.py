@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ddbench.core.text import counted
 from ddbench.results.conditions import seeds
-from ddbench.results.pooling import pool
+from ddbench.results.pooling import means_of_sets
 from ddbench.results.records import Record
 
 LEVEL = 0.05
@@ -117,10 +117,7 @@ def difference(first: Sequence[Result], second: Sequence[Result]) -> Difference:
 
 
 def _means_of_sets(results: Sequence[Result]) -> list[float]:
-    by_set: dict[Hashable, list[float]] = {}
-    for result in results:
-        by_set.setdefault(result.images, []).append(result.value)
-    return [fmean(values) for values in by_set.values()]
+    return means_of_sets([result.value for result in results], [result.images for result in results])
 
 
 def _paired(pairs: Sequence[tuple[float, float]], over: str) -> Difference:
@@ -180,7 +177,7 @@ def corrected(differences: Sequence[Difference]) -> list[float | None]:
     return [None if each.p is None else next(values) for each in differences]
 
 
-def best_of(groups: Mapping[str, Sequence[Result]]) -> set[str]:
+def best_of(groups: Mapping[str, Sequence[Result]], need_test: bool = False) -> set[str]:
     """Returns the groups with the highest mean, and the groups that cannot be distinguished from it.
 
     Each other group is compared with the best one (`difference`), with Holm's correction over these comparisons. A
@@ -189,6 +186,7 @@ def best_of(groups: Mapping[str, Sequence[Result]]) -> set[str]:
 
     Args:
         groups: The results of each group, at least one.
+        need_test: Whether no group is returned if the best one cannot be tested against any other.
 
     Example:
         >>> def group(name, *values):
@@ -196,13 +194,12 @@ def best_of(groups: Mapping[str, Sequence[Result]]) -> set[str]:
         >>> sorted(best_of({"a": group("a", 60, 62, 64), "b": group("b", 59, 60, 61), "c": group("c", 20, 21, 23)}))
         ['a', 'b']
     """
-    means = {name: _mean(results) for name, results in groups.items()}
+    means = {name: fmean(_means_of_sets(results)) for name, results in groups.items()}
     best = max(means, key=means.__getitem__)
     equal = {name for name, mean in means.items() if mean == means[best]}
     others = [name for name in groups if name != best]
-    p_values = corrected([difference(groups[best], groups[name]) for name in others])
+    differences = [difference(groups[best], groups[name]) for name in others]
+    if need_test and not any(each.test for each in differences):
+        return set()
+    p_values = corrected(differences)
     return equal | {name for name, p in zip(others, p_values, strict=True) if p is not None and p >= LEVEL}
-
-
-def _mean(results: Sequence[Result]) -> float:
-    return pool([result.value for result in results], [result.images for result in results]).mean

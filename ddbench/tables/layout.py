@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -47,14 +48,23 @@ class TextBlock:
         notes: Notes below the block.
         sources: The rows of the tidy frame behind each measured number, by row and column of `cells`. Each has the text
             of its own number, which is empty if only several rows together have one.
-        best: The cells to print in bold, by row and column of `cells`.
+        compared: The results behind the numbers of each column whose best number is marked, by column and row.
     """
 
     heading: str
     cells: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     sources: dict[tuple[str, str], list[tuple[Row, str]]] = field(default_factory=dict)
-    best: set[tuple[str, str]] = field(default_factory=set)
+    compared: dict[str, dict[str, list[significance.Result]]] = field(default_factory=dict)
+
+    @cached_property
+    def best(self) -> set[tuple[str, str]]:
+        """The cells to print in bold, by row and column of `cells`.
+
+        A column has none if its best number can be tested against no other, e.g. if each is from one student.
+        """
+        columns = self.compared.items()
+        return {(row, column) for column, groups in columns for row in significance.best_of(groups, need_test=True)}
 
 
 def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
@@ -199,11 +209,12 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame, published_numbers:
     formatter = _CellFormatter(spec, part, published_numbers)
     columns = [(key, metric, _column_title(spec, key, metric)) for key in keys for metric in spec.metrics]
     lines, sources = [], {}
-    best: set[tuple[str, str]] = set()
+    compared = {}
     for key, metric, title in columns:
         if spec.metrics[metric].mark_best:
             of_labels = {str(label): rows for (label, other), rows in members.items() if other == key}
-            best |= {(label, title) for label in _best(of_labels, metric, formatter.usual)}
+            if groups := _results(of_labels, metric, formatter.usual):
+                compared[title] = groups
     for label in dict.fromkeys(part["row"]):
         line = {spec.row: str(label)}
         for key, metric, title in columns:
@@ -216,25 +227,19 @@ def _block(spec: TableSpec, heading: str, part: pd.DataFrame, published_numbers:
     for *_, title in columns:
         published_titles = [title + suffix for suffix in (PUBLISHED, DIFFERENCE) if (cells[title + suffix] != "").any()]
         shown += [title, *published_titles] if published_titles or (cells[title] != "").any() else []
-    return TextBlock(heading, cells[shown], formatter.all_notes(), sources, best)
+    return TextBlock(heading, cells[shown], formatter.all_notes(), sources, compared)
 
 
-def _best(cells: Mapping[str, list[Row]], metric: str, usual: Mapping[str, str]) -> set[str]:
-    """Returns the rows with the best number of a column, of those with the usual protocol and student.
-
-    Empty if the best number can be compared with no other, e.g. if each is from one student.
-    """
+def _results(
+    cells: Mapping[str, list[Row]], metric: str, usual: Mapping[str, str]
+) -> dict[str, list[significance.Result]]:
+    """Returns the results of the rows of a column, of those with the usual protocol and student."""
     groups = {}
     for label, rows in cells.items():
         measured = [row for row in _with(rows, metric) if None not in (row["repeat"], row["student_seed"])]
         if measured and all(measured[0][name] == value for name, value in usual.items()):
             groups[label] = [_result(row, metric) for row in measured]
-    if len(groups) < 2:
-        return set()
-    best = significance.best_of(groups)
-    highest = max(best, key=lambda label: _pool(_with(cells[label], metric), metric).mean)
-    others = (results for label, results in groups.items() if label != highest)
-    return best if any(significance.difference(groups[highest], results).test for results in others) else set()
+    return groups
 
 
 def _result(row: Row, metric: str) -> significance.Result:
