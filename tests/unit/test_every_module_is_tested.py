@@ -10,7 +10,7 @@ PACKAGE, UNIT = ROOT / "ddbench", ROOT / "tests" / "unit"
 COMMANDS, GRAPH = "tests/cli/test_cli.py", "tests/unit/pipeline/test_pipeline.py"
 REPEAT = "tests/cli/test_repeat.py"
 RAY, PROCESSES = "tests/faults/test_grids_on_ray.py", "tests/faults/test_several_processes.py"
-TABLES, RECORDS = "tests/cli/test_tables_runs.py", "tests/unit/tables/test_from_records.py"
+TABLES = "tests/cli/test_tables_runs.py"
 BROKEN, GIVEN = "tests/unit/testing/test_methods.py", "tests/unit/pipeline/test_given_sets.py"
 COVERED = {
     # Protocols and declarations.
@@ -27,7 +27,6 @@ COVERED = {
     "cli/table.py": "tests/cli/test_tables.py",
     "report/sections.py": "tests/unit/report/test_page.py",
     "tables/comparing.py": TABLES,
-    "tables/frame.py": RECORDS,
     "tables/plan.py": TABLES,
     "tables/runs.py": TABLES,
     "distillation/context.py": "tests/unit/distillation/test_recover.py",

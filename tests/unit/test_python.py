@@ -244,13 +244,32 @@ def test_errors_are_those_of_the_commands(call: Callable[[], Any], arguments: tu
             ddbench.DDBenchError,
             "unknown space of pixels 'unti'; did you mean 'unit'",
         ),
+        (lambda: ddbench.table("comparison", ipc="10"), TypeError, r"table: ipc is '10' \(str\); pass"),
+        (lambda: ddbench.table("comparison", ipc=("10",)), TypeError, r"table: ipc is '10' \(str\); pass"),
+        (
+            lambda: ddbench.table("comparison", ipc=0),
+            ddbench.DDBenchError,
+            "--ipc 0: images per class must be at least 1",
+        ),
+        (
+            lambda: ddbench.table("comparison", results_dir=None),
+            TypeError,
+            r"results_dir is None \(NoneType\); pass the",
+        ),
+        (lambda: ddbench.table(7), TypeError, r"table: name is 7 \(int\); pass the name of a table"),
+        (
+            lambda: ddbench.table("comparisn"),
+            ddbench.DDBenchError,
+            "unknown table 'comparisn'; did you mean 'comparison'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(
     call: Callable[[], Any], kind: type[Exception], message: str, place: Shell
 ) -> None:
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as caught:
         call()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_grid_of_several_default_protocols_is_noted(place: Shell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -304,6 +304,19 @@ def test_an_unknown_table_is_refused() -> None:
         published.load("cross_arch")
 
 
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        (1, TypeError, r"published.load: table is 1 \(int\); pass one of comparison"),
+        ("comparisn", DDBenchError, "unknown published table 'comparisn'"),
+    ],
+)
+def test_a_wrong_argument_of_load_is_one_sentence(table: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        published.load(table)
+    assert "\n" not in str(caught.value)
+
+
 def test_neither_torch_nor_pandas_is_imported() -> None:
     code = "import sys, ddbench.results.published; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,16 @@ def test_the_same_numbers_replace_the_record_and_a_damaged_one_is_replaced(tmp_p
     (tmp_path / f"{stored.name}.json").write_text("{}")
     assert records.store(record(keys=key("0123abcd")), tmp_path).name == stored.name
     assert len(records.read_all(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: records.load(7), r"records.load: folder is 7 \(int\); pass the folder of the records"),
+        (lambda: records.load("results", warn="yes"), r"warn is 'yes' \(str\); pass a function"),
+    ],
+)
+def test_a_wrong_argument_of_load_is_one_sentence(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)

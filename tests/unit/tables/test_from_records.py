@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -16,13 +14,12 @@ import pytest
 
 import ddbench
 from ddbench.api.evaluator import Metrics
-from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
-from ddbench.results import provenance, published, records
+from ddbench.results import provenance, records
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
@@ -442,59 +439,6 @@ def test_a_score_that_is_missing_says_why(stored: Write) -> None:
     assert block.notes == ["[1] random: no record of student seed 1"]
 
 
-def test_published_rows_of_methods_that_are_not_installed_stay(tmp_path: Path) -> None:
-    core = PluginRegistry([point for point in entry_points(group="ddbench") if point.dist.name == "ddbench"])
-    with pytest.raises(DDBenchError, match="method 'wmdd' is in the package ddbench-wmdd, which is not installed here"):
-        core.distiller("wmdd")
-    spec = core.table("comparison")
-    frame = build_frame(spec, request_of(datasets=("imagenette",)), core, None, tmp_path)
-    (block,) = text_blocks(spec, frame)
-    shown = block.cells.set_index("method")["IPC 10 published"].map(lambda text: text.partition(" [")[0])
-    assert (shown["wmdd"], shown["random"], shown["MTT"]) == ("64.8 ± 0.4", "47.7 ± 2.4", "63.0 ± 1.3")
-    assert set(frame.loc[frame["row"] == "wmdd", "state"]) == {"published only"}
-
-
-def test_the_fault_of_a_table_is_named_with_its_traceback(tmp_path: Path) -> None:
-    def finish(frame: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
-        return frame.assign(gap=every["nothing"])
-
-    registry = PluginRegistry()
-    spec = TableSpec("gaps", "", lambda query: [Cell("a", "random", "digits", 1)], finish=finish)
-    registry.register(SimpleNamespace(ddbench_tables=hookimpl(lambda: [spec])), "ddbench-gaps")
-    path = tmp_path / "failures" / "table-gaps.txt"
-    with pytest.raises(DDBenchError) as caught:
-        build_frame(registry.table("gaps"), request_of(), registry, None, tmp_path)
-    assert str(caught.value) == f"table 'gaps' of ddbench-gaps: KeyError: 'nothing' (traceback: {path})"
-    assert 'every["nothing"]' in path.read_text(encoding="utf-8")
-
-
 def test_a_folder_can_be_given_as_text(stored: Write, tmp_path: Path) -> None:
     stored(record(experiment(), 50.0))
     assert ddbench.table("comparison", ipc=10, results_dir=str(tmp_path))["top1"].dropna().tolist() == [50.0]
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: ddbench.table("comparison", ipc="10"), TypeError, r"table: ipc is '10' \(str\); pass"),
-        (lambda: ddbench.table("comparison", ipc=("10",)), TypeError, r"table: ipc is '10' \(str\); pass"),
-        (lambda: ddbench.table("comparison", ipc=0), DDBenchError, "--ipc 0: images per class must be at least 1"),
-        (
-            lambda: ddbench.table("comparison", results_dir=None),
-            TypeError,
-            r"results_dir is None \(NoneType\); pass the",
-        ),
-        (lambda: ddbench.table(7), TypeError, r"table: name is 7 \(int\); pass the name of a table"),
-        (lambda: ddbench.table("comparisn"), DDBenchError, "unknown table 'comparisn'; did you mean 'comparison'"),
-        (lambda: records.load(7), TypeError, r"records.load: folder is 7 \(int\); pass the folder of the records"),
-        (lambda: records.load("results", warn="yes"), TypeError, r"warn is 'yes' \(str\); pass a function"),
-        (lambda: published.load(1), TypeError, r"published.load: table is 1 \(int\); pass one of comparison"),
-        (lambda: published.load("comparisn"), DDBenchError, "unknown published table 'comparisn'"),
-    ],
-)
-def test_a_wrong_argument_of_a_loader_is_one_sentence(
-    call: Callable[[], object], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)
