@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,15 @@ class EpochViews:
     batches: tuple[slice, ...]
     mixes: tuple[Mix, ...]
     places: Tensor | None = None
+
+    def unaugmented(self, size: int) -> EpochViews:
+        """Returns the same order and batches without patch shuffling, crops, flips and CutMix.
+
+        Args:
+            size: Side of the images and the views in pixels.
+        """
+        whole = torch.tensor([0, 0, size, size]).expand(len(self.order), 4)
+        return replace(self, boxes=whole, flips=torch.zeros_like(self.flips), mixes=(), places=None)
 
 
 def batch_slices(n: int, batch_size: int) -> tuple[slice, ...]:

@@ -1,10 +1,20 @@
 """The base classes of the protocols fkd, soft and hard: their common parameters. Imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ddbench.api.evaluator import Evaluator
+
+Augmentation = Annotated[
+    Literal["default", "none"],
+    Field(
+        exclude_if=lambda augmentation: augmentation == "default",
+        description="none: every view is the stored image, whatever the other settings of the views; order, steps and "
+        "initial weights do not change",
+    ),
+]
+"""Type of the setting that turns the augmentation of a protocol off."""
 
 
 class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
@@ -57,6 +67,7 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     cutmix_alpha: float | None = Field(
         default=1.0, gt=0, description="alpha of CutMix's Beta(alpha, alpha) distribution (FKD: 1); null = no CutMix"
     )
+    augmentation: Augmentation = "default"
     validate_every: int = Field(
         default=0,
         ge=0,

@@ -123,7 +123,7 @@ class LabelSource(ABC):
         """Returns the views of an epoch. They depend on the student's seed and the epoch, not on the label regime."""
         size = self.task.dataset.info.image_size
         settings = self.settings
-        return views_module.epoch_views(
+        views = views_module.epoch_views(
             self.count,
             torch.tensor([size, size]),
             seeds.derive("student", self.task.seed),
@@ -134,6 +134,7 @@ class LabelSource(ABC):
             size,
             settings.shuffle_factor,
         )
+        return views.unaugmented(size) if settings.augmentation == "none" else views
 
     def batches(self, views: EpochViews, shard: Callable[[slice], slice] = lambda batch: batch) -> Iterator[ViewBatch]:
         """Yields the batches of an epoch; see `view_batches`."""

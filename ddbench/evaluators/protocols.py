@@ -9,7 +9,7 @@ from pydantic import Field
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.settings import DSA_STRATEGY, Strategy, TrainingSettings
 from ddbench.config.networks import convnet_for
-from ddbench.evaluators.base import DistilledSetProtocol, SoftTargetProtocol
+from ddbench.evaluators.base import Augmentation, DistilledSetProtocol, SoftTargetProtocol
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
@@ -108,6 +108,12 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
         default=DSA_STRATEGY,
         description="operations of siamese augmentation, joined by underscores (DSA: all six; DC: none); null = none",
     )
+    augmentation: Augmentation = "default"
+
+    @property
+    def operations(self) -> str | None:
+        """The operations of siamese augmentation; None: no augmentation."""
+        return None if self.augmentation == "none" else self.strategy
 
     @classmethod
     def default_student(cls, image_size: int) -> str:
@@ -132,7 +138,7 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
         """Trains one student on augmented images and class labels and measures it."""
         from ddbench.evaluators.students import evaluate_with_siamese_augmentation
 
-        return evaluate_with_siamese_augmentation(task, self.training(self.learning_rate), self.strategy)
+        return evaluate_with_siamese_augmentation(task, self.training(self.learning_rate), self.operations)
 
 
 class FullData(Evaluator, frozen=True, extra="forbid"):

@@ -14,7 +14,7 @@ from ddbench.evaluators.base import SoftTargetProtocol
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
 
-FROM_FILES = ("batch_size", "min_crop", "cutmix_alpha", "select_share")
+FROM_FILES = ("batch_size", "min_crop", "cutmix_alpha", "augmentation", "select_share")
 """Settings of `fkd` that the files of the labels determine."""
 NEEDED = "evaluator 'replay' needs the labels of the set: --set evaluator.labels=FOLDER"
 

@@ -172,3 +172,5 @@ def test_settings_that_the_labels_determine_are_refused() -> None:
     assert Replay().skip(10) == "evaluator 'replay' needs the labels of the set: --set evaluator.labels=FOLDER"
     with pytest.raises(ValidationError, match="batch_size is that of the labels: leave it out"):
         Replay(labels=Path("labels"), batch_size=10)
+    with pytest.raises(ValidationError, match="augmentation is that of the labels: leave it out"):
+        Replay(labels=Path("labels"), augmentation="none")

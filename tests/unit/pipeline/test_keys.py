@@ -116,6 +116,8 @@ def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("evaluator.temperature=10", STUDENT),
         ("evaluator.labels=stored", STUDENT),
         ("evaluator.select_share=0.2", STUDENT),
+        ("evaluator.augmentation=none", STUDENT),
+        ("evaluator.augmentation=default", set()),
     ],
 )
 def test_a_setting_makes_its_stage_and_what_follows_anew(
