@@ -18,12 +18,20 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ddbench.core.errors import DDBenchError
+from ddbench.evaluators.label_budgets import LabelBudget
+from ddbench.evaluators.packed_views import num_bytes
 from ddbench.nn.checkpoint_files import read_torch_file, reason_unreadable
 
 FORMAT = "ddbench fkd labels 1"
 FILE, DESCRIPTION = "labels.safetensors", "labels.json"
 TENSORS = {
-    "logits": "[epochs, n, K]: the teacher's logits of the view at each position of an epoch, after CutMix",
+    "logits": "[epochs, n, K]: the teacher's logits of the view at each position of an epoch, after CutMix; with "
+    "`classes` only those of these classes",
+    "codes": "[epochs, n, K]: with label_bits 8 or 4, codes of the logits: offset + scale * code; 4 bits: two in a "
+    "byte, the first in the low bits",
+    "offsets": "[epochs, n]: the offset of the codes of each view",
+    "scales": "[epochs, n]: the scale of the codes of each view",
+    "classes": "[epochs, n, label_top]: the classes whose logits are stored; the logit of the others is 0",
     "order": "[epochs, n]: the image at each position, a number in `rows`",
     "boxes": "[epochs, n, 4]: its crop (top, left, height, width in pixels), resized to S x S bilinear, antialiased",
     "places": "[epochs, n, 2, factor]: where each row and each column of its patches moves, before the crop",
@@ -78,7 +86,7 @@ class Labels(ABC):
     """The views and labels of every epoch.
 
     Attributes:
-        epochs: The number of epochs.
+        epochs: The number of epochs that the labels are for.
         batches: The batches of an epoch, in positions.
         rows: The images of the set that the views are of, int64 [n].
         weights: Weights of these images, float [n]; None: those of the set.
@@ -91,7 +99,11 @@ class Labels(ABC):
 
     @abstractmethod
     def epoch(self, number: int) -> Mapping[str, Tensor]:
-        """Returns `logits` (float16 [n, K]) and the tensors of `pack_views` of an epoch."""
+        """Returns `logits` (float16 or float32 [n, K]) and the tensors of `pack_views` of an epoch."""
+
+    def num_bytes(self, epochs: int) -> int:
+        """Returns the bytes of the labels and views of the first epochs."""
+        return epochs * num_bytes(self.epoch(0))
 
 
 def open_labels(folder: Path, size: int, order_seed: int) -> Labels:
@@ -118,11 +130,22 @@ class _Exported(Labels):
     def __init__(self, folder: Path) -> None:
         file = read_labels(folder)
         self._tensors = {name: value for name, value in file.tensors.items() if name != "rows"}
-        self.rows, self.epochs = file.tensors["rows"], len(self._tensors["logits"])
+        self._stored = len(self._tensors["order"])
+        protocol = file.description["protocol"]
+        self._budget = LabelBudget(
+            protocol.get("label_views"), protocol.get("label_top"), protocol.get("label_bits", 16)
+        )
+        self._classes = len(file.description["class_names"])
+        self.rows = file.tensors["rows"]
+        self.epochs = self._stored if self._budget.views is None else protocol["epochs"]
         self.batches = tuple(slice(start, stop) for start, stop in file.description["batches"])
 
     def epoch(self, number: int) -> Mapping[str, Tensor]:
-        return {name: value[number] for name, value in self._tensors.items()}
+        stored = {name: value[number % self._stored] for name, value in self._tensors.items()}
+        return {**stored, "logits": self._budget.decode(stored, self._classes)}
+
+    def num_bytes(self, epochs: int) -> int:
+        return min(epochs, self._stored) * num_bytes({name: value[0] for name, value in self._tensors.items()})
 
 
 class _Released(Labels):

@@ -17,6 +17,7 @@ from ddbench.augment.views import EpochViews, batch_slices
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.distilled_set import DistilledSet, class_weights
+from ddbench.evaluators.label_budgets import ALL_LABELS, LabelBudget
 from ddbench.evaluators.packed_views import num_bytes, pack_views, unpack_views
 from ddbench.evaluators.selection import split
 from ddbench.nn import memory
@@ -162,17 +163,40 @@ class OnlineLabels(LabelSource):
         task: The task with the whole distilled set.
         settings: The protocol.
         temperature: The temperature of both softmaxes.
+        budget: The labels that are stored, and their form. Online labels are converted to this form and back.
+
+    Attributes:
+        classes: The number of classes K.
+        label_epochs: The number of epochs whose views and labels are stored.
+        empty_label: A label as it is stored, for the names, shapes and dtypes of its tensors.
     """
 
     regime = "fkd"
 
-    def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float) -> None:
+    def __init__(
+        self,
+        task: EvaluateTask,
+        settings: DistilledSetProtocol,
+        temperature: float,
+        budget: LabelBudget = ALL_LABELS,
+    ) -> None:
         super().__init__(task, settings)
-        self.temperature = temperature
+        self.temperature, self.budget = temperature, budget
+        self.classes = task.dataset.info.num_classes
+        self.label_epochs = budget.epochs(settings.epochs)
+        self.empty_label = budget.encode(torch.zeros(1, self.classes, dtype=torch.float16), temperature)
+
+    def views(self, epoch: int) -> EpochViews:
+        """Returns the views of an epoch: those of epoch number `epoch` mod `label_epochs`."""
+        return super().views(epoch % self.label_epochs)
+
+    def encoded(self, epoch: int, batch: ViewBatch) -> Mapping[str, Tensor]:
+        """Returns the labels of a batch as they are stored (`LabelBudget.encode`), on the device."""
+        return self.budget.encode(teacher_logits(self.task, batch.images), self.temperature)
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
-        """Returns the teacher's logits of a batch on the device, float16 [B, K]."""
-        return teacher_logits(self.task, batch.images)
+        """Returns the logits of the labels of a batch on the device [B, K], float16 without a budget."""
+        return self.budget.decode(self.encoded(epoch, batch), self.classes)
 
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:
         """Returns the KL divergence to the teacher's logits of the same views."""
@@ -181,48 +205,58 @@ class OnlineLabels(LabelSource):
 
     @property
     def label_bytes(self) -> int:
-        """The bytes that `StoredLabels` would store: fp16 logits, order, boxes, flips and CutMix of every view."""
-        classes = self.task.dataset.info.num_classes
-        return self.settings.epochs * (num_bytes(pack_views(self.views(0))) + self.count * classes * 2)
+        """The bytes that `StoredLabels` would store: labels, order, boxes, flips and CutMix of every view."""
+        return self.label_epochs * (num_bytes(pack_views(self.views(0))) + self.count * num_bytes(self.empty_label))
 
 
 class StoredLabels(OnlineLabels):
-    """FKD with the views and teacher logits of every epoch from one file in the cache.
+    """FKD with the views and labels of every epoch from one file in the cache.
 
     Args:
         task: The task with the whole distilled set.
         settings: The protocol.
         temperature: The temperature of both softmaxes.
+        budget: The labels that are stored, and their form.
     """
 
-    def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float) -> None:
-        super().__init__(task, settings, temperature)
+    def __init__(
+        self,
+        task: EvaluateTask,
+        settings: DistilledSetProtocol,
+        temperature: float,
+        budget: LabelBudget = ALL_LABELS,
+    ) -> None:
+        super().__init__(task, settings, temperature, budget)
         self.stored = self.task.cached("labels", {"seed": task.seed}, self._relabel)
         self.slices = super().views(0).batches
 
     def _relabel(self) -> dict[str, Tensor]:
-        epochs = self.settings.epochs
-        logits = torch.empty(epochs, self.count, self.task.dataset.info.num_classes, dtype=torch.float16)
+        epochs = self.label_epochs
+        labels = {
+            name: torch.empty(epochs, self.count, *label.shape[1:], dtype=label.dtype)
+            for name, label in self.empty_label.items()
+        }
         packed: list[dict[str, Tensor]] = []
         for epoch in range(epochs):
             views = super().views(epoch)
             packed.append(pack_views(views))
             for batch in self.batches(views):
-                logits[epoch, batch.positions] = super().logits(epoch, batch).cpu()
+                for name, label in super().encoded(epoch, batch).items():
+                    labels[name][epoch, batch.positions] = label.cpu()
             self.task.report(epoch + 1, epochs)
-        return {
-            "logits": logits,
-            **{name: torch.stack([part[name] for part in packed]) for name in packed[0]},
-        }
+        return {**labels, **{name: torch.stack([part[name] for part in packed]) for name in packed[0]}}
 
     def views(self, epoch: int) -> EpochViews:
         """Returns the stored views of an epoch."""
-        packed = {name: tensor[epoch] for name, tensor in self.stored.items() if name != "logits"}
+        packed = {name: tensor[epoch % self.label_epochs] for name, tensor in self.stored.items()}
         return unpack_views(packed, self.slices, self.task.dataset.info.image_size)
 
-    def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
-        """Returns the stored logits of a batch on the device, float16 [B, K]."""
-        return to_device(self.stored["logits"][epoch, batch.positions], self.task.device)
+    def encoded(self, epoch: int, batch: ViewBatch) -> Mapping[str, Tensor]:
+        """Returns the stored labels of a batch on the device."""
+        number = epoch % self.label_epochs
+        return {
+            name: to_device(self.stored[name][number, batch.positions], self.task.device) for name in self.empty_label
+        }
 
     @property
     def label_bytes(self) -> int:
@@ -269,17 +303,16 @@ class ReplayedLabels(OnlineLabels):
 
     def views(self, epoch: int) -> EpochViews:
         """Returns the stored views of an epoch."""
-        packed = {name: tensor for name, tensor in self._epoch(epoch).items() if name != "logits"}
-        return unpack_views(packed, self.labels.batches, self.task.dataset.info.image_size)
+        return unpack_views(self._epoch(epoch), self.labels.batches, self.task.dataset.info.image_size)
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
-        """Returns the stored logits of a batch on the device, float16 [B, K]."""
+        """Returns the stored logits of a batch on the device [B, K]."""
         return to_device(self._epoch(epoch)["logits"][batch.positions], self.task.device)
 
     @property
     def label_bytes(self) -> int:
-        """The bytes of the tensors of all epochs."""
-        return self.settings.epochs * num_bytes(self._epoch(0))
+        """The bytes of the files' tensors for the student's epochs."""
+        return self.labels.num_bytes(self.settings.epochs)
 
 
 class FixedSoftLabels(LabelSource):

@@ -31,13 +31,34 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
         default="online",
         description="online: the teacher's logits are computed at every step; stored: they are read from one file",
     )
+    label_views: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda views: views is None,
+        description="epochs of views with their labels, which all epochs reuse in turn; null = every epoch has its own "
+        "(FKD, SRe2L); for none, use the protocol hard",
+    )
+    label_top: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda top: top is None,
+        description="largest probabilities of a label that are stored; the other classes share the rest of the mass "
+        "evenly (FKD: 5, marginal smoothing with top-k); null = all (SRe2L)",
+    )
+    label_bits: Literal[16, 8, 4] = Field(
+        default=16,
+        exclude_if=lambda bits: bits == 16,
+        description="bits of a stored logit: 16 (fp16; SRe2L), or 8 or 4 (linear, fp16 scale and offset per label)",
+    )
 
     def label_source(self, task: EvaluateTask) -> OnlineLabels:
         """Returns the views and labels of a task."""
+        from ddbench.evaluators.label_budgets import LabelBudget
         from ddbench.evaluators.labels import OnlineLabels, StoredLabels
 
         source = OnlineLabels if self.labels == "online" else StoredLabels
-        return source(task, self, self.temperature)
+        budget = LabelBudget(self.label_views, self.label_top, self.label_bits)
+        return source(task, self, self.temperature, budget)
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on the teacher's logits of every view and measures it."""

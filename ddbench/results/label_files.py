@@ -59,6 +59,7 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
         "image_size": real["image_size"],
         "mean": real["mean"],
         "std": real["std"],
+        **({"epochs": "epoch e has entry e mod label_views of each tensor"} if settings.get("label_views") else {}),
         "batches": [[batch.start, batch.stop] for batch in batches],
         "tensors": {
             name: {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "is": TENSORS[name]}

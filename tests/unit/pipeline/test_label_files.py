@@ -16,6 +16,7 @@ from torch import Tensor
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.label_folders import TENSORS, read_labels
 from ddbench.evaluators.packed_views import unpack_views
+from ddbench.evaluators.replay import Replay
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.record import build_record
 from ddbench.results.export import export_run
@@ -97,7 +98,8 @@ def test_the_description_is_enough_to_compute_the_labels_again(runs: Callable[..
     assert {name: entry["shape"] for name, entry in about["tensors"].items()} == {
         name: list(value.shape) for name, value in tensors.items()
     }
-    assert {entry["is"] for entry in about["tensors"].values()} == set(TENSORS.values()) - {TENSORS["places"]}
+    absent = {"places", "codes", "offsets", "scales", "classes"}
+    assert {entry["is"] for entry in about["tensors"].values()} == {TENSORS[name] for name in TENSORS.keys() - absent}
     size, epoch = about["image_size"], 1
     mean, std = (torch.tensor(about[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     batches = tuple(slice(*ends) for ends in about["batches"])
@@ -123,6 +125,17 @@ def test_the_description_is_enough_to_compute_the_labels_again(runs: Callable[..
         mixed[region] = pixels[batch][mix.partner][region]
         logits = pipeline.teacher((mixed - mean) / std, bn=False).logits
         assert torch.allclose(logits, tensors["logits"][epoch, batch].float(), atol=2e-2)
+
+
+def test_exported_labels_of_a_budget_are_replayed(
+    runs: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = runs("evaluator.label_views=2", "evaluator.label_top=3", "evaluator.label_bits=4")
+    record = exported(pipeline, tmp_path / "set")
+    replay = Replay(epochs=3, labels=tmp_path / "set")
+    monkeypatch.setattr(type(pipeline.protocol), "evaluate", lambda self, task: replay.evaluate(task))
+    _, meta = pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
+    assert meta["metrics"] == record.metrics.model_dump(mode="json")
 
 
 def test_labels_that_are_not_stored_are_refused(runs: Callable[..., Pipeline], tmp_path: Path) -> None:
