@@ -36,7 +36,9 @@ def unknown_item(kind: str, name: str, known: Iterable[str]) -> DDBenchError:
         The error; the caller raises it.
     """
     if package := known_packages().get((kind, name)):
-        return DDBenchError(f"{kind} '{name}' is in the package {package}, which is not installed here")
+        return DDBenchError(
+            f"{kind} '{name}' is in the package {package}, which is not installed here (pip install 'ddbench[methods]')"
+        )
     return unknown(kind, name, known)
 
 
