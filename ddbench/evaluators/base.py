@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddbench.api.evaluator import Evaluator
+from ddbench.api.settings import TrainingSettings
 
 Augmentation = Annotated[
     Literal["default", "none"],
@@ -92,6 +93,26 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     def shuffle_factor(self) -> int:
         """The patches along a side of an image that every view shuffles; 1: no patch shuffling."""
         return 1
+
+    @property
+    def average_decay(self) -> float | None:
+        """The decay of the average of the student's weights that is measured; None: the weights themselves."""
+        return None
+
+    def training(self, batch_size: int) -> TrainingSettings:
+        """Returns the optimiser and its hyper-parameters.
+
+        Args:
+            batch_size: The images per step, at most the whole set.
+        """
+        return TrainingSettings(
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            decay_vectors=self.optimizer == "sgd",
+            batch_size=batch_size,
+            epochs=self.epochs,
+        )
 
     def skip(self, ipc: int | None) -> str | None:
         """Refuses IPC 1 if images are held out."""

@@ -19,6 +19,7 @@ from ddbench.core import seeds
 from ddbench.evaluators.labels import LabelSource, SampleLosses
 from ddbench.evaluators.selection import score_on
 from ddbench.training import strategy
+from ddbench.training.averaging import WeightAverage
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.best_epoch import BestEpoch
 from ddbench.training.loop import fit
@@ -60,6 +61,7 @@ def train_and_measure(
     validate_every: int = 0,
     schedule: Schedule = cosine,
     best_epoch: BestEpoch | None = None,
+    average: WeightAverage | None = None,
 ) -> Metrics:
     """Trains the task's student from scratch and measures it on the validation images.
 
@@ -73,6 +75,7 @@ def train_and_measure(
         validate_every: The number of epochs between two validations during training; 0 for none.
         schedule: The schedule of the learning rate.
         best_epoch: Selects a further epoch to measure; None: only the last epoch is measured.
+        average: Averages the weights of the student, and the average is measured; None: the weights are.
 
     Returns:
         The metrics of the student after the last epoch.
@@ -81,7 +84,7 @@ def train_and_measure(
 
     def validate(epoch: int) -> float | None:
         done = epoch + 1
-        if validate_every == 0 or done % validate_every or done == training.epochs:
+        if done % validate_every or done == training.epochs:
             return None
         return accuracy(student, task.dataset, "val", device, task.precision)[0]
 
@@ -95,10 +98,11 @@ def train_and_measure(
         task.precision,
         task.checkpoint,
         task.report,
-        validate,
+        validate if validate_every else None,
         seed,
         schedule,
         best_epoch,
+        average,
     )
     top1, per_class = accuracy(student, task.dataset, "val", device, task.precision)
     selected = None
@@ -122,7 +126,7 @@ def train_and_measure(
 def evaluate_student(
     task: EvaluateTask, settings: DistilledSetProtocol, source: LabelSource, schedule: Schedule = cosine
 ) -> Metrics:
-    """Trains the task's student under fkd, rded, soft or hard and measures it.
+    """Trains the task's student on the views and labels of a source and measures it.
 
     Args:
         task: The task.
@@ -134,14 +138,6 @@ def evaluate_student(
         The metrics of the last epoch and, with `select_share`, of the selected epoch.
     """
     weights = sample_weights(source.task) * settings.loss_scale
-    training = TrainingSettings(
-        optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        decay_vectors=settings.optimizer == "sgd",
-        batch_size=source.batch_size,
-        epochs=settings.epochs,
-    )
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         for batch in source.batches(source.views(epoch), strategy.current_strategy().shard):
@@ -151,13 +147,14 @@ def evaluate_student(
     return train_and_measure(
         task,
         epoch_batches,
-        training,
+        settings.training(source.batch_size),
         source.count,
         source.label_bytes,
         source.regime,
         settings.validate_every,
         with_warmup(settings.warmup_epochs, schedule),
         best_epoch=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
+        average=None if settings.average_decay is None else WeightAverage(settings.average_decay),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddbench.core import interruption, seeds
 from ddbench.core.errors import DDBenchError
+from ddbench.training.averaging import WeightAverage
 from ddbench.training.best_epoch import BestEpoch
 from ddbench.training.optimizers import build_optimizer
 from ddbench.training.schedules import Schedule, cosine
@@ -39,8 +40,9 @@ def fit(
     seed: int = 0,
     schedule: Schedule = cosine,
     best_epoch: BestEpoch | None = None,
+    average: WeightAverage | None = None,
 ) -> float | None:
-    """Trains a network in place. The weights of the last epoch are the result.
+    """Trains a network in place. The weights of the last epoch are the result, or with `average` their average.
 
     All processes of the current strategy train together. A resumed run ends with the same weights as one that was
     never interrupted. If a stop is requested (`ddbench.core.interruption`), the loop saves after the current step and
@@ -52,7 +54,7 @@ def fit(
         settings: The optimiser and its hyper-parameters, and the number of epochs.
         device: The device to train on.
         precision: `fp32` or `bf16`, for autocast.
-        checkpoint: Stores network, optimiser, epoch and `best_epoch` at the end of an epoch, at most every
+        checkpoint: Stores network, optimiser, epoch, `best_epoch` and `average` at the end of an epoch, at most every
             `SAVE_SECONDS`. None: nothing is stored.
         report: Called after every epoch as `report(epoch + 1, epochs, **metrics)`.
         validate: Called after every epoch (from 0). It may return the top-1 (percent), which is reported. It does not
@@ -60,6 +62,7 @@ def fit(
         seed: The seed of dropout.
         schedule: The factor of the learning rate in each epoch; a cosine by default.
         best_epoch: Selects an epoch; it is updated after every epoch.
+        average: Averages the parameters over the steps; `validate` and `best_epoch` see the network with the average.
 
     Returns:
         The highest result of `validate`; None if there is none.
@@ -83,7 +86,9 @@ def fit(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = build_optimizer(network, settings)
     strategy = current_strategy()
-    state = TrainingState(network, optimizer, device, strategy.checkpoint_io(checkpoint), best_epoch)
+    if average is not None:
+        average.update(network)
+    state = TrainingState(network, optimizer, device, strategy.checkpoint_io(checkpoint), best_epoch, average)
     state.load()
     gradient_step = strategy.gradient_step(network, device, precision)  # after the weights are loaded
     saved_at = time.monotonic()
@@ -96,11 +101,14 @@ def fit(
         loss = _train_epoch(state, gradient_step, epoch_batches(epoch), seed)
 
         metrics = {"loss": loss, "learning_rate": learning_rate}
-        top1 = validate(epoch) if validate is not None else None
+        top1 = None
+        if validate is not None or best_epoch is not None:
+            with state.measured():
+                top1 = validate(epoch) if validate is not None else None
+                if best_epoch is not None:
+                    best_epoch.update(network, epoch + 1)
         if top1 is not None:
             metrics["top1"] = top1
-        if best_epoch is not None:
-            best_epoch.update(network, epoch + 1)
         state.finish_epoch(top1)
 
         if time.monotonic() - saved_at >= SAVE_SECONDS or interruption.requested():
@@ -111,6 +119,8 @@ def fit(
             report(epoch + 1, settings.epochs, **metrics)
 
     state.require_finite("after the last epoch")
+    if average is not None:
+        average.copy_to(network)
     return state.best_top1
 
 
@@ -121,7 +131,7 @@ def _train_epoch(state: TrainingState, gradient_step: GradientStep, batches: Ite
     with state.network_draws(seeds.derive("fit", seed, epoch)):
         for batch in itertools.islice(batches, len(losses), None):
             losses.append(gradient_step(batch, seed, epoch, len(losses)))
-            state.optimizer.step()
+            state.step()
             if interruption.requested():
                 _mean_loss(losses, epoch)
                 state.save()

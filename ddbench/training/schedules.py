@@ -43,6 +43,29 @@ def half_cosine(step: int, steps: int) -> float:
     return cosine(step, 2 * steps)
 
 
+def smoothed(step: int, steps: int) -> float:
+    """Computes the factor of EDC's smoothed schedule: half of a cosine, and a line to 0 in the last sixth.
+
+    Up to step 5/6 steps it is `half_cosine`. After that it is the value of `half_cosine` there times 1 - step / steps,
+    which begins at a sixth of that value. Source: EDC (`shaoshitong/EDC:Branch_ImageNet_10/train/direct_train.py`,
+    `cos2` with `--st 2`).
+
+    Args:
+        step: The step or epoch, from 0.
+        steps: The number of steps or epochs.
+
+    Returns:
+        The factor, 1 at step 0 and near 0 at the last step.
+
+    Example:
+        >>> [round(smoothed(step, 12), 3) for step in (0, 6, 10, 11)]
+        [1.0, 0.854, 0.629, 0.052]
+    """
+    if 6 * step <= 5 * steps:
+        return half_cosine(step, steps)
+    return half_cosine(5, 6) * (1 - step / steps)
+
+
 def with_warmup(warmup_steps: int, schedule: Schedule = cosine) -> Schedule:
     """Returns a schedule after a linear warm-up from 0.01 to 1, as in torchvision's reference scripts.
 
@@ -81,3 +104,22 @@ def step_at_half(step: int, steps: int) -> float:
         [1.0, 1.0, 1.0, 0.1, 0.1]
     """
     return 1.0 if 2 * step < steps else 0.1
+
+
+def fifths_at_two_thirds(step: int, steps: int) -> float:
+    """Computes the factor of a step schedule: 1, a fifth after two thirds, and a fifth of that after five sixths.
+
+    Source: Minimax Diffusion (`vimar-gu/MinimaxDiffusion:train.py`, `MultiStepLR` with gamma 0.2).
+
+    Args:
+        step: The step or epoch, from 0.
+        steps: The number of steps or epochs.
+
+    Returns:
+        The factor.
+
+    Example:
+        >>> [round(fifths_at_two_thirds(step, 6), 3) for step in range(6)]
+        [1.0, 1.0, 1.0, 1.0, 0.2, 0.04]
+    """
+    return math.prod((0.2 for milestone in (2 * steps // 3, 5 * steps // 6) if step >= milestone), start=1.0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ddbench.api.context import CheckpointIO
 from ddbench.core.checks import require_finite
+from ddbench.training.averaging import WeightAverage
 from ddbench.training.best_epoch import BestEpoch
 
 
@@ -24,6 +25,7 @@ class TrainingState:
         device: The device of the training.
         checkpoint: The checkpoint to load and save; None: nothing is loaded or saved.
         best_epoch: The selection of an epoch, if there is one.
+        average: The average of the network's parameters, if there is one; it has been updated once.
 
     Attributes:
         epoch: The number of finished epochs.
@@ -36,6 +38,7 @@ class TrainingState:
     device: torch.device
     checkpoint: CheckpointIO | None
     best_epoch: BestEpoch | None
+    average: WeightAverage | None = None
     epoch: int = 0
     best_top1: float | None = None
     losses: list[Tensor] = field(default_factory=list)
@@ -52,6 +55,8 @@ class TrainingState:
         best_tensors, best_meta = ({}, {}) if self.best_epoch is None else self.best_epoch.state()
         tensors = self.require_finite(f"in epoch {self.epoch + 1}" if self.losses else f"after epoch {self.epoch}")
         tensors |= best_tensors
+        if self.average is not None:
+            tensors |= self.average.state()
         if self.losses:
             rng_states = {f"epoch/draws/{n}": state for n, state in enumerate(get_rng_states(self.device))}
             tensors |= {"epoch/losses": torch.stack(self.losses)} | rng_states
@@ -68,9 +73,21 @@ class TrainingState:
         self._load_optimizer(_with_prefix("optimizer/", tensors))
         if self.best_epoch is not None:
             self.best_epoch.load_state(tensors, meta)
+        if self.average is not None:
+            self.average.load_state(tensors)
         if "epoch/losses" in tensors:
             self.losses = list(tensors["epoch/losses"].to(self.device, copy=True))
             self._rng_states = [state.clone() for _, state in sorted(_with_prefix("epoch/draws/", tensors).items())]
+
+    def step(self) -> None:
+        """Updates the network by its gradients, and the average of its parameters."""
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network)
+
+    def measured(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a block in which the network has the parameters to measure: their average, if there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied(self.network)
 
     def finish_epoch(self, top1: float | None) -> None:
         """Marks the current epoch as finished.

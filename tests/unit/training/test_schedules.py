@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddbench.training.schedules import cosine, half_cosine, step_at_half, with_warmup
+from ddbench.training.schedules import (
+    cosine,
+    fifths_at_two_thirds,
+    half_cosine,
+    smoothed,
+    step_at_half,
+    with_warmup,
+)
 
 
 @given(st.integers(1, 1000), st.data())
@@ -59,3 +66,28 @@ def test_warmup_rises_on_a_line_and_falls_on_a_cosine(warmup: int, epochs: int, 
 @pytest.mark.parametrize(("steps", "full_steps"), [(1, 1), (2, 1), (5, 3), (1000, 500)])
 def test_a_step_in_the_middle(steps: int, full_steps: int) -> None:
     assert [step_at_half(step, steps) for step in range(steps)] == [1.0] * full_steps + [0.1] * (steps - full_steps)
+
+
+@given(st.integers(1, 1000), st.data())
+def test_the_smoothed_schedule_is_edcs_formula(steps: int, data: st.DataObject) -> None:
+    """`cos2` of EDC's scripts with `--st 2`, as written there."""
+    step, st_ = data.draw(st.integers(0, steps)), 2
+    if step <= steps * 5 / 6:
+        expected = 0.5 * (1.0 + math.cos(math.pi * step / (st_ * steps)))
+    else:
+        expected = 0.5 * (1.0 + math.cos(math.pi * 5 / (6 * st_))) * (6 * steps - 6 * step) / (6 * steps)
+    assert smoothed(step, steps) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 6, 7, 100, 1500, 2000])
+def test_two_steps_are_those_of_pytorchs_scheduler(epochs: int) -> None:
+    """`MultiStepLR` as Minimax Diffusion calls it."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    milestones = [2 * epochs // 3, 5 * epochs // 6]
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
+    for epoch in range(1, epochs):
+        optimizer.step()
+        scheduler.step()
+        assert 0.01 * fifths_at_two_thirds(epoch, epochs) == pytest.approx(optimizer.param_groups[0]["lr"])
+    if epochs > 2:
+        assert fifths_at_two_thirds(0, epochs) == 1
