@@ -209,7 +209,8 @@ def records(
         dataset: Only records of this dataset, or of these.
         recipe: Only records of this recipe, or of these recipes in their order.
         sort: The column that the rows are sorted by, numbers from the largest. Default: by name.
-        scores: Whether to return scores instead: improvement over random, hard-label recovery, label-robust score.
+        scores: Whether to return scores instead: improvement over random, hard-label recovery, label- and
+            augmentation-robust score.
         results_dir: The folder or URL of the results.
 
     Returns:

@@ -40,7 +40,7 @@ def show_command(run: str | None, results_dir: Path) -> None:
     "--scores",
     "with_scores",
     is_flag=True,
-    help="Print scores: improvement over random, hard-label recovery, label-robust score.",
+    help="Print scores: improvement over random, hard-label recovery, label- and augmentation-robust score.",
 )
 @options.methods
 @options.datasets("Only records of these datasets.")

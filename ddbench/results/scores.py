@@ -1,4 +1,4 @@
-"""Scores across label regimes: improvement over random, hard-label recovery and the label-robust score."""
+"""Scores of DD-Ranking: improvement over random, hard-label recovery, label- and augmentation-robust score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
 from ddbench.results import records
-from ddbench.results.conditions import Facts, Pool, distinct_students, pools, student_key, training_recipe
+from ddbench.results.conditions import Facts, Pool, distinct_students, pools, seeds, student_key, training_recipe
 from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
 from ddbench.results.mixtures import describe_mixture
 from ddbench.results.pooling import pool_top1
@@ -27,6 +27,10 @@ SHARED_SETTINGS = tuple(f"evaluator.{name}" for name in DistilledSetProtocol.mod
 """Settings that all protocols for distilled sets have."""
 CUTMIX = "evaluator.cutmix_alpha"
 """The setting that `full-data` shares with them."""
+AUGMENTATION, NO_AUGMENTATION = "evaluator.augmentation", "none"
+"""The setting that turns the augmentation of a protocol off, and its value."""
+WEIGHT = 0.5
+"""DD-Ranking's w and gamma: the weight of the improvement over random, and of the students with augmentation."""
 
 SCORE_COLUMNS = (
     *(
@@ -43,26 +47,53 @@ SCORE_COLUMNS = (
         "teacher",
     ),
     *("top1", "deviation", "n", "sets", "random", "random_n", "ior"),
-    *("hard", "hard_n", "full", "full_n", "hlr", "lrs", "missing"),
-    *("mixture", "records"),
+    *("hard", "hard_n", "full", "full_n", "hlr", "lrs_raw", "lrs"),
+    *("unaugmented", "unaugmented_n", "unaugmented_random", "unaugmented_random_n", "ars_raw", "ars"),
+    *("missing", "mixture", "records"),
 )
 
 
+def normalise_score(points: float) -> float:
+    """Maps a raw score to [0, 1] on the exponential scale of DD-Ranking: (e^x - e^-1) / (e - e^-1).
+
+    Args:
+        points: The raw score in percentage points, -100 to 100; x is this number as a fraction.
+
+    Example:
+        >>> [round(normalise_score(points), 3) for points in (-100, 0, 100)]
+        [0.0, 0.269, 1.0]
+    """
+    return (math.exp(points / 100) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def without_augmentation(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Returns which records of a frame from `records.load` are of students without augmentation."""
+    settings = frame["configuration"].map(lambda configuration: configuration["evaluator_settings"])
+    return settings.map(lambda values: values.get(AUGMENTATION.partition(".")[2]) == NO_AUGMENTATION)
+
+
 def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
-    """Computes improvement over random (ior), hard-label recovery (hlr) and label-robust score (lrs).
+    """Computes the scores of DD-Ranking: ior, hlr, label-robust score (lrs) and augmentation-robust score (ars).
 
     ::
 
-        ior = top1 - random   random real images; same IPC, protocol, its settings, teacher and student seeds
-        hlr = full - hard     `full-data`, same recipe and CutMix, on the whole training set; `hard` on the same sets
-        lrs = (e^a - e^-1) / (e - e^-1),  a = 0.5 ior - 0.5 hlr as fractions; in [0, 1], 0.269 at a = 0
+        ior     = top1 - random    random real images; same IPC, protocol, its settings, teacher and student seeds
+        hlr     = full - hard      `full-data`, same recipe and CutMix, on all training images; `hard` on the same sets
+        lrs_raw = w ior - (1 - w) hlr
+        ars_raw = g ior + (1 - g) (unaugmented - unaugmented_random)    both with evaluator.augmentation=none
+        lrs, ars = (e^x - e^-1) / (e - e^-1) of the raw score as a fraction x; in [0, 1], 0.269 at 0
 
-    ior and hlr are in percentage points. A smaller hlr is better. Every student seed of a row (for `hard`: every set
-    and seed) needs a reference. Further references are ignored.
+    ior, hlr, lrs_raw and ars_raw are in percentage points. A smaller hlr is better. Every student seed of a row (for
+    `hard` and `unaugmented`: every set and seed) needs a reference. Further references are ignored. The sets of `hard`
+    are those of the row; the sets of `unaugmented` have the settings and the seeds of those of the row, and their
+    images are equal or differ by rounding. A row without augmentation has no ars.
 
-    Source: DD-Ranking (arXiv 2505.13300), with its weight w = 0.5. Differences: one fixed protocol and the last epoch,
-    while DD-Ranking searches a learning rate and takes the best epoch on the test set; means over all students, while
-    DD-Ranking takes the difference of each run.
+    Source: DD-Ranking (arXiv 2505.13300; `NUS-HPC-AI-Lab/DD-Ranking:README.md` and `ddranking/metrics/`), with
+    w = g = 0.5, the defaults of its code. Differences: one fixed protocol and the last epoch, while DD-Ranking searches
+    a learning rate and takes the best of the epochs that it validates on the test set; scores of means over all
+    students, while DD-Ranking averages the scores of single runs; fractions in the exponential, as its formulas have
+    them, while its code inserts percentages. The augmentation is that of the row's protocol; that of DD-Ranking is set
+    by the user (in its example of ars: crops, flips and CutMix, with the teacher's label of every view).
 
     Args:
         frame: Records, from `records.load`.
@@ -71,11 +102,13 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     Returns:
         One row per group of students that differ only in seeds and sets. `top1`, its sample standard `deviation` (NaN
         for one value), `random`, `hard` and `full` are in percent. They are averaged over the students of each set,
-        then over the sets (`results.pooling`); `n`, `random_n`, `hard_n` and `full_n` count the students, `sets` the
-        distilled sets. A score without reference is NaN; `missing` then names the conditions that differ in the closest
-        record. `settings` holds the settings that the user changed, and further conditions where rows would be equal
-        without them. `mixture` names the conditions in which the averaged records differ, and other top-1 of the same
-        students, of which the newest record counts (`results.mixtures`).
+        then over the sets (`results.pooling`); `n`, `random_n`, `hard_n`, `full_n`, `unaugmented_n` and
+        `unaugmented_random_n` count the students, `sets` the distilled sets. A score without reference is NaN;
+        `missing` then names the conditions that differ in the closest record. It names references of ars only if there
+        are students without augmentation under the protocol of the row. `settings` holds the settings that the user
+        changed, and further conditions where rows would be equal without them. `mixture` names the conditions in which
+        the averaged records differ, and other top-1 of the same students, of which the newest record counts
+        (`results.mixtures`).
     """
     import pandas as pd
 
@@ -114,9 +147,17 @@ def _shared_with_hard(pool: Pool) -> Facts:
 
 
 def _shared_with_full(pool: Pool) -> Facts:
-    # Version 1 of `full-data`, and protocols that lack the setting, train without CutMix.
-    cutmix = {CUTMIX: pool.conditions.get(CUTMIX)}
-    return {**_shared_with_all(pool), **training_recipe(pool.example), **cutmix}
+    # Version 1 of `full-data`, and protocols that lack the setting, train without CutMix. `full-data` always crops.
+    views = {name: pool.conditions.get(name) for name in (CUTMIX, AUGMENTATION)}
+    return {**_shared_with_all(pool), **training_recipe(pool.example), **views}
+
+
+def _shared_with_unaugmented(pool: Pool) -> Facts:
+    return {name: value for name, value in pool.facts.items() if name != AUGMENTATION}
+
+
+def _shared_with_unaugmented_random(pool: Pool) -> Facts:
+    return {name: value for name, value in pool.conditions.items() if name != AUGMENTATION}
 
 
 def _score_row(pool: Pool, every: list[Pool]) -> dict[str, Any]:
@@ -133,8 +174,11 @@ def _score_row(pool: Pool, every: list[Pool]) -> dict[str, Any]:
     full, no_full = _references(
         "full", pool, [p for p in every if p.example.evaluator == FullData.name], _shared_with_full, _student_seed
     )
+    plain, plain_random, no_plain = _unaugmented_references(pool, every)
     pooled = pool_top1(group)
     top1, ior, hlr = pooled.mean, pooled.mean - _mean(random), _mean(full) - _mean(hard)
+    lrs = WEIGHT * ior - (1 - WEIGHT) * hlr
+    ars = WEIGHT * ior + (1 - WEIGHT) * (_mean(plain) - _mean(plain_random))
     return {
         "method": record.method,
         "recipe": recipe_label(record),
@@ -159,11 +203,43 @@ def _score_row(pool: Pool, every: list[Pool]) -> dict[str, Any]:
         "full": _mean(full),
         "full_n": len(full),
         "hlr": hlr,
-        "lrs": _label_robust((0.5 * ior - 0.5 * hlr) / 100),
-        "missing": "; ".join(filter(None, (no_random, no_hard, no_full))),
+        "lrs_raw": lrs,
+        "lrs": normalise_score(lrs),
+        "unaugmented": _mean(plain),
+        "unaugmented_n": len(plain),
+        "unaugmented_random": _mean(plain_random),
+        "unaugmented_random_n": len(plain_random),
+        "ars_raw": ars,
+        "ars": normalise_score(ars),
+        "missing": "; ".join(filter(None, (no_random, no_hard, no_full, *no_plain))),
         "mixture": describe_mixture(group, [pool]),
         "records": [one.name for one in group],
     }
+
+
+def _unaugmented_references(pool: Pool, every: list[Pool]) -> tuple[list[Record], list[Record], list[str]]:
+    """Returns the students of the row's sets and of random images without augmentation, and why there are none."""
+    if pool.conditions.get(AUGMENTATION) == NO_AUGMENTATION:
+        return [], [], []
+    protocol = [p for p in every if p.conditions["evaluator"] == pool.conditions["evaluator"]]
+    candidates = [p for p in protocol if p.conditions.get(AUGMENTATION) == NO_AUGMENTATION]
+    if not candidates:
+        return [], [], []
+    own, no_own = _references(
+        "unaugmented",
+        pool,
+        [p for p in candidates if p.example.method == pool.example.method],
+        _shared_with_unaugmented,
+        seeds,
+    )
+    random, no_random = _references(
+        "unaugmented random",
+        pool,
+        [p for p in candidates if p.example.method == Random.name],
+        _shared_with_unaugmented_random,
+        _student_seed,
+    )
+    return own, random, [no_own, no_random]
 
 
 def _references(
@@ -187,8 +263,9 @@ def _references(
     available = {pairing(reference) for reference in references}
     unpaired = [student for pair, student in required.items() if pair not in available]
     if unpaired:
-        seeds = ", ".join(str(seed) for seed in sorted({_student_seed(student) for student in unpaired}))
-        return [], f"{name}: no record of student seed {seeds}" + (" on the same set" if name == "hard" else "")
+        numbers = ", ".join(str(seed) for seed in sorted({_student_seed(student) for student in unpaired}))
+        per_set = "" if pairing is _student_seed else " on the same set"
+        return [], f"{name}: no record of student seed {numbers}{per_set}"
     references = distinct_students(reference for reference in references if pairing(reference) in required)
     if len({(record.method_version, record.evaluator_version) for record in references}) > 1:
         return [], f"{name}: records of several versions"
@@ -203,8 +280,3 @@ def _differences(one: Facts, other: Facts) -> list[str]:
 
 def _mean(students: list[Record]) -> float:
     return pool_top1(students).mean if students else math.nan
-
-
-def _label_robust(alpha: float) -> float:
-    """Maps `alpha` in [-1, 1] to [0, 1] on an exponential scale."""
-    return (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))

@@ -35,13 +35,15 @@ WIDE_RECORD_COLUMNS = (
 """Columns of the overview with `--wide`."""
 SCORE_CONDITIONS = ("recipe", "settings", "dataset", "image_size", "holdout", "student")
 """Columns of the scores that the text overview joins to one label of each row."""
-SCORE_COLUMNS = ("ipc", "protocol", "top1", "ior", "hlr", "lrs")
+SCORE_COLUMNS = ("ipc", "protocol", "top1", "ior", "hlr", "lrs", "ars")
 """Further columns of the text overview of scores."""
-OPTIONAL = ("settings", "holdout", "missing", "mixture")
+UNAUGMENTED = ("unaugmented", "unaugmented_n", "unaugmented_random", "unaugmented_random_n", "ars_raw", "ars")
+"""Columns of the scores that need students without augmentation."""
+OPTIONAL = ("settings", "holdout", *UNAUGMENTED, "missing", "mixture")
 """Columns of the scores that are left out of a text if they are empty."""
 SHOWN_CLASSES = 20
 """Largest number of classes whose accuracies are shown by name."""
-FORMATS = {"holdout": "g", "lrs": ".4f"}
+FORMATS = {"holdout": "g", "lrs": ".4f", "ars": ".4f"}
 """Formats of float columns in text. Others have two decimals."""
 
 
@@ -262,6 +264,7 @@ def _scores_text(rows: list[dict[str, str]]) -> str:
     """Formats scores in the width of the terminal. The label of a row has the conditions in which the rows differ."""
     width, conditions = terminal_width(), [name for name in SCORE_CONDITIONS if name in rows[0]]
     shared = [name for name in conditions if len({row[name] for row in rows}) == 1]
+    columns = [name for name in SCORE_COLUMNS if name in rows[0]]
     labels = []
     for row in rows:
         recipe = row["recipe"].partition(" + ")[0] if row.get("settings") else row["recipe"]
@@ -271,9 +274,9 @@ def _scores_text(rows: list[dict[str, str]]) -> str:
     lines = []
     for label, row in zip(labels, rows, strict=True):
         teacher = f"teacher {row['teacher']}" if positions[*label, row["ipc"], row["protocol"]] > 1 else ""
-        lines.append([", ".join(filter(None, (*label, teacher))), *(row[name] for name in SCORE_COLUMNS)])
+        lines.append([", ".join(filter(None, (*label, teacher))), *(row[name] for name in columns)])
     facts = textwrap.fill(", ".join(f"{name} {rows[0][name]}" for name in shared), width)
-    return join_sections(facts, format_table(("row", *SCORE_COLUMNS), lines, width))
+    return join_sections(facts, format_table(("row", *columns), lines, width))
 
 
 def _warn_of_hidden_notes(frame: pd.DataFrame, warn: Callable[[str], None]) -> None:

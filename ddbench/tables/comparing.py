@@ -15,6 +15,23 @@ if TYPE_CHECKING:
 
 STUDENTS = ("resnet18", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224")
 REGIMES = ("fkd", "soft", "hard")
+SCORES = {
+    "ior": ("random",),
+    "hlr": ("hard", "full"),
+    **dict.fromkeys(("lrs_raw", "lrs"), ("random", "hard", "full")),
+    **dict.fromkeys(("ars_raw", "ars"), ("random", "unaugmented", "unaugmented random")),
+}
+"""The scores of a cell, each with the references that it needs."""
+ROBUST = ("lrs_raw", "lrs", "ars_raw", "ars")
+"""The robust scores: raw in percentage points, and normalised to [0, 1]."""
+SCORE_METRICS = {
+    "ior": Metric("IOR", 2, per_cell=True),
+    "hlr": Metric("HLR", 2, per_cell=True),
+    "lrs_raw": Metric("raw LRS", 2, per_cell=True),
+    "lrs": Metric("LRS", 3, per_cell=True),
+    "ars_raw": Metric("raw ARS", 2, per_cell=True),
+    "ars": Metric("ARS", 3, per_cell=True),
+}
 
 
 def comparison(query: TableQuery) -> Iterable[Cell]:
@@ -48,25 +65,28 @@ def regimes(query: TableQuery) -> Iterable[Cell]:
 
 
 def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """Adds the scores `ior` to each cell, and `hlr` to the cells with hard labels. See `ddbench.results.scores`.
+    """Adds scores to each cell: those of `SCORES`, `hlr` only to the cells with hard labels.
 
-    If a score is missing, `ior_note` or `hlr_note` states the reason.
+    See `ddbench.results.scores`. If a score is missing, the column `NAME_note` states the reason. A raw or normalised
+    robust score that no cell of a column of the table has, because its references were not run, has no note.
 
     Args:
         frame: The tidy frame.
         records: All records, from `ddbench.results.records.load`.
 
     Returns:
-        The frame with the two columns. All students of a cell have the same value.
+        The frame with the columns. All students of a cell have the same values.
     """
-    from ddbench.results.scores import scores
+    from ddbench.results.scores import scores, without_augmentation
     from ddbench.tables.rows import BLOCK_COLUMNS
 
-    frame = frame.assign(ior=float("nan"), hlr=float("nan"), ior_note="", hlr_note="")
+    notes = [f"{name}_note" for name in SCORES]
+    frame = frame.assign(**dict.fromkeys(SCORES, float("nan")), **dict.fromkeys(notes, ""))
     if records.empty:
         return frame
+    unaugmented = without_augmentation(records)
     for _, part in frame[frame["state"] == "measured"].groupby(list(BLOCK_COLUMNS), dropna=False):
-        rows = scores(records[records["name"].isin(part["record"])]).to_dict("records")
+        rows = scores(records[records["name"].isin(part["record"]) | unaugmented]).to_dict("records")
         of_record = {name: score for score in rows for name in score["records"]}
         for _, cell in part.groupby(["row", "recipe", "ipc", "evaluator"]):
             of_cell = [of_record.get(name) for name in cell["record"]]
@@ -74,15 +94,16 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
             if score is None:
                 continue
             if any(other is not score for other in of_cell):
-                frame.loc[cell.index, ["ior_note", "hlr_note"]] = "the students of the cell are not all comparable"
+                frame.loc[cell.index, notes] = "the students of the cell are not all comparable"
                 continue
             missing = score["missing"].split("; ") if score["missing"] else []
-            reasons = {"ior": [text for text in missing if text.startswith("random: ")]}
-            if score["regime"] == "hard":
-                reasons["hlr"] = [text for text in missing if not text.startswith("random: ")]
-            for name, texts in reasons.items():
-                frame.loc[cell.index, name] = score[name]
-                frame.loc[cell.index, f"{name}_note"] = "; ".join(texts)
+            for name, references in SCORES.items():
+                if name != "hlr" or score["regime"] == "hard":
+                    texts = [text for text in missing if text.partition(": ")[0] in references]
+                    frame.loc[cell.index, [name, f"{name}_note"]] = score[name], "; ".join(texts)
+        for _, column in frame.loc[part.index].groupby(["ipc", "evaluator"]):
+            absent = [f"{name}_note" for name in ROBUST if column[name].isna().all()]
+            frame.loc[column.index, absent] = ""
     return frame
 
 
@@ -124,10 +145,10 @@ def ddbench_tables() -> Iterable[TableSpec]:
         ),
         TableSpec(
             "regimes",
-            "methods under fkd, soft and hard labels, with improvement over random and hard-label recovery",
+            "methods under fkd, soft and hard labels, with the scores of DD-Ranking",
             regimes,
             columns=("ipc", "evaluator"),
-            metrics={**TOP1, "ior": Metric("IOR", 2, per_cell=True), "hlr": Metric("HLR", 2, per_cell=True)},
+            metrics={**TOP1, **SCORE_METRICS},
             finish=with_scores,
         ),
     ]

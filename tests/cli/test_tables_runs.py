@@ -379,7 +379,7 @@ def test_what_the_page_says_of_columns_is_what_there_is() -> None:
     from ddbench.tables import rows as rows_module
 
     page = DOCS.read_text()
-    for name in (*rows_module.FRAME_COLUMNS, *efficiency.COST_COLUMNS, "ior", "hlr", "hours", "value"):
+    for name in (*rows_module.FRAME_COLUMNS, *efficiency.COST_COLUMNS, *comparing.SCORES, "hours", "value"):
         assert f"`{name}`" in page, name
     for spec in comparing.ddbench_tables():
         assert f"| `{spec.name}` |" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ddbench.results import records
 from ddbench.results.records import Record
-from ddbench.results.scores import SCORE_COLUMNS, scores
+from ddbench.results.scores import SCORE_COLUMNS, normalise_score, scores
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -54,9 +57,134 @@ def test_the_formulas_by_hand(scored: Scored, frame_of: FrameOf) -> None:
     # a = 0.5 x 0.11 - 0.5 x 0.49 = -0.19; e^-0.19 = 0.82695913, e^-1 = 0.36787944, e = 2.71828183
     assert row["lrs"] == pytest.approx((0.82695913 - 0.36787944) / (2.71828183 - 0.36787944), abs=1e-8)
     assert row["lrs"] == pytest.approx(0.1953196, abs=1e-6)
+    assert row["lrs_raw"] == -19.0
     assert row["missing"] == ""
     assert (row["dataset"], row["image_size"], row["ipc"], row["holdout"]) == ("imagenette", 64, 10, 0.0)
     assert (row["protocol"], row["recipe"], row["student"]) == ("fkd v1", "quick", "resnet18")
+
+
+def plain(one: Tree, top1: float | None = None) -> Tree:
+    """The record of a student without augmentation."""
+    actual = copy.deepcopy(one)
+    actual["configuration"]["evaluator_settings"]["augmentation"] = "none"
+    actual["metrics"]["top1_last"] = one["metrics"]["top1_last"] if top1 is None else top1
+    return actual
+
+
+@pytest.fixture
+def unaugmented(scored: Scored) -> tuple[list[Tree], list[Tree]]:
+    """Students of the sets of `scored.own`, and of random images, without augmentation."""
+    own = [plain(one, top1) for one, top1 in zip(scored.own, (45.0, 47.0), strict=True)]
+    return own, [plain(one, top1) for one, top1 in zip(scored.random, (30.0, 34.0), strict=True)]
+
+
+def test_the_augmentation_robust_score_by_hand(
+    scored: Scored, unaugmented: tuple[list[Tree], list[Tree]], frame_of: FrameOf
+) -> None:
+    own, random = unaugmented
+    frame = frame_of([*own, *random, *scored.random, *scored.own])
+    rows = scores(frame[frame["method"] == "wmdd"]).to_dict("records")
+    assert sorted(row["top1"] for row in rows) == [46.0, 63.0]  # no mean over students with and without
+    bare, row = sorted(scores(frame).query("method == 'wmdd'").to_dict("records"), key=lambda one: one["top1"])
+    assert (row["top1"], row["random"], row["ior"]) == (63.0, 52.0, 11.0)
+    assert (row["unaugmented"], row["unaugmented_n"]) == (46.0, 2)
+    assert (row["unaugmented_random"], row["unaugmented_random_n"]) == (32.0, 2)
+    # beta = 0.5 x 0.11 + 0.5 x 0.14 = 0.125; e^0.125 = 1.13314845, e^-1 = 0.36787944, e = 2.71828183
+    assert row["ars_raw"] == 12.5
+    assert row["ars"] == pytest.approx((1.13314845 - 0.36787944) / (2.71828183 - 0.36787944), abs=1e-8)
+    assert row["missing"] == "hard: no record; full: no record"
+    # The row of the students without augmentation has its own improvement over random.
+    assert bare["ior"] == 14.0
+    assert math.isnan(bare["ars"])
+    assert math.isnan(bare["ars_raw"])
+    assert bare["missing"] == "hard: no record; full: no record"
+
+
+def test_without_students_without_augmentation_no_reference_is_missing(scored: Scored, frame_of: FrameOf) -> None:
+    row = line(frame_of([*scored.random, *scored.hard, *scored.full, *scored.own]))
+    assert row["missing"] == ""
+    assert math.isnan(row["ars"])
+    assert (row["unaugmented_n"], row["unaugmented_random_n"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (None, None, "no record"),
+        ("configuration.evaluator_settings.epochs", 100, "other evaluator.epochs"),
+        ("configuration.evaluator_settings.min_crop", 0.5, "other evaluator.min_crop"),
+        ("teacher.digest", "another", "other teacher"),
+        ("student", "resnet50", "other student"),
+        ("seed", 5, "no record of student seed 0, 1"),
+    ],
+)
+def test_references_without_augmentation_that_are_missing_are_named(
+    scored: Scored,
+    unaugmented: tuple[list[Tree], list[Tree]],
+    changed: Change,
+    frame_of: FrameOf,
+    path: str | None,
+    value: Any,
+    reason: str,
+) -> None:
+    own, random = unaugmented
+    for name, kept, spoilt in (("unaugmented", random, own), ("unaugmented random", own, random)):
+        others = [changed(one, path, value) for one in spoilt] if path else []
+        (row,) = scores(frame_of([*scored.random, *scored.own, *kept, *others])).query("top1 == 63").to_dict("records")
+        per_set = " on the same set" if path == "seed" and name == "unaugmented" else ""
+        assert row["missing"] == f"hard: no record; full: no record; {name}: {reason}{per_set}"
+        assert math.isnan(row["ars"])
+        assert row["ior"] == 11.0
+
+
+def test_a_set_that_was_built_again_pairs_by_its_seed(
+    scored: Scored, unaugmented: tuple[list[Tree], list[Tree]], changed: Change, frame_of: FrameOf
+) -> None:
+    """The same settings and seeds: its images differ by rounding. With other settings it is another set."""
+    own, random = unaugmented
+    again = [changed(one, "distilled_digest", "rounded") for one in own]
+    (row,) = scores(frame_of([*scored.random, *scored.own, *again, *random])).query("top1 == 63").to_dict("records")
+    assert row["ars_raw"] == 12.5
+    steps = [changed(one, "configuration.method_settings.steps", 400) for one in again]
+    (row,) = scores(frame_of([*scored.random, *scored.own, *steps, *random])).query("top1 == 63").to_dict("records")
+    assert row["missing"].endswith("unaugmented: other method.steps")
+
+
+def test_the_full_data_are_no_reference_of_students_without_augmentation(scored: Scored, frame_of: FrameOf) -> None:
+    """Crops and flips of `full-data` cannot be turned off."""
+    row = line(frame_of([*scored.full, *map(plain, scored.hard)]), regime="hard")
+    assert row["missing"] == "random: no record; full: other evaluator.augmentation"
+
+
+@given(st.floats(-100, 100), st.floats(-100, 100))
+def test_normalised_scores_are_in_0_to_1_and_keep_the_order(one: float, other: float) -> None:
+    assert -1e-12 <= normalise_score(one) <= 1 + 1e-12
+    low, high = sorted([one, other])
+    assert normalise_score(low) <= normalise_score(high)
+    assert high - low < 1e-9 or normalise_score(low) < normalise_score(high)
+
+
+def test_robust_scores_grow_with_the_accuracies_that_they_measure(tree: MakeTree) -> None:
+    """Of the row, of its hard labels (lrs only) and without augmentation (ars only)."""
+
+    def robust(own: float, hard: float, bare: float) -> tuple[float, float]:
+        trees = [tree("wmdd", "fkd", own), tree("random", "fkd", 52.0), tree("wmdd", "hard", hard)]
+        trees += [tree("full", "full-data", 90.0), plain(tree("wmdd", "fkd", bare)), plain(tree("random", "fkd", 32.0))]
+        frame = records.to_frame([Record(**{**one, "name": str(number)}) for number, one in enumerate(trees)])
+        row = scores(frame, "fkd").query("method == 'wmdd'").iloc[0]
+        assert row["missing"] == ""
+        return float(row["lrs"]), float(row["ars"])
+
+    start = robust(0.0, 0.0, 0.0)
+    own, hard, bare, all_of_them = (
+        robust(70.0, 0.0, 0.0),
+        robust(0.0, 70.0, 0.0),
+        robust(0.0, 0.0, 70.0),
+        robust(100.0, 100.0, 100.0),
+    )
+    assert 0 < start[0] < own[0] == hard[0] < all_of_them[0] < 1
+    assert 0 < start[1] < own[1] == bare[1] < all_of_them[1] < 1
+    assert (hard[1], bare[0]) == (start[1], start[0])
 
 
 @pytest.mark.parametrize(

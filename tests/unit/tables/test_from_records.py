@@ -439,6 +439,26 @@ def test_a_score_that_is_missing_says_why(stored: Write) -> None:
     assert block.notes == ["[1] random: no record of student seed 1"]
 
 
+def test_robust_scores_are_shown_where_their_students_are(stored: Write) -> None:
+    """Those without augmentation are in no cell: its mean stays."""
+
+    def of(method: str, top1: float, *assignments: str, **changes: Any) -> Record:
+        return record(experiment(methods=(method,), assignments=assignments, **changes), top1)
+
+    usual = [of("wmdd", 50.0), of("random", 30.0), of("kmeans", 40.0)]
+    none = "evaluator.augmentation=none"
+    frame = stored(*usual, of("wmdd", 20.0, none), of("random", 16.0, none), name="regimes", ipcs=(10,))
+    (block,) = text_blocks(REGISTRY.table("regimes"), frame[frame["dataset"] == "digits"])
+    shown = block.cells.set_index("method")
+    assert list(shown) == [f"IPC 10 fkd {name}" for name in ("top-1", "IOR", "raw ARS", "ARS")] + [
+        f"IPC 10 {regime} top-1" for regime in ("soft", "hard")
+    ] + ["all full-data top-1"]
+    assert list(shown.loc["wmdd"])[:4] == ["50.00 (1 set)", "20.00", "12.00", "0.323"]  # (e^0.12 - 1/e) / (e - 1/e)
+    assert list(shown.loc["random"])[:4] == ["30.00 (1 set)", "0.00", "0.00", "0.269"]
+    assert list(shown.loc["kmeans"])[:4] == ["40.00 (1 set)", "10.00", "– [1]", "– [1]"]
+    assert block.notes == ["[1] unaugmented: no record"]
+
+
 def test_a_folder_can_be_given_as_text(stored: Write, tmp_path: Path) -> None:
     stored(record(experiment(), 50.0))
     assert ddbench.table("comparison", ipc=10, results_dir=str(tmp_path))["top1"].dropna().tolist() == [50.0]
