@@ -1,4 +1,4 @@
-"""The base class of the methods that select real images by the teacher's features. Imports no torch."""
+"""The base class of the methods that select real images class by class. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,17 +28,29 @@ class Selection(Distiller, frozen=True, extra="forbid"):
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
         """Returns the indices of the selected images of the unit's class."""
         label = unit.slots[0].label
+        rows = self.choose(self.describe(task, label), task.ipc, task.generator(self.name, label))
+        return UnitResult(indices=task.dataset.train.of_class(label)[rows])
+
+    def describe(self, task: DistillTask, label: int) -> Tensor:
+        """Returns what the images of a class are selected by; here the teacher's features, float64 [n, d] with mean 0.
+
+        Args:
+            task: The task.
+            label: The class.
+
+        Returns:
+            Float64, one row per image of the class, in the order of `of_class`.
+        """
         # Centre the features in float64: distances do not change, and cancellation with a large common offset is
         # avoided.
         features = task.statistics(label).features.double()
-        rows = self.choose(features - features.mean(0), task.ipc, task.generator(self.name, label))
-        return UnitResult(indices=task.dataset.train.of_class(label)[rows])
+        return features - features.mean(0)
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
         """Selects the images that represent one class.
 
         Args:
-            features: The features of the class's images, float64 [n, d] with mean 0.
+            features: The result of `describe`.
             count: The number of images to select, at most n.
             generator: A random generator for this class.
 
