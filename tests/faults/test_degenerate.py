@@ -41,7 +41,8 @@ REFUSED = {
     ("alike", "dm-rbf"): "dm-rbf, class 'black': the median distance of 4 samples is 0",
     ("alike", "rded"): "class 'black' has 4 training images: lower --ipc or rded.factor",
 }
-SELECTIONS = {"random", "herding", "k-center", "kmeans"}
+SCORED = {"el2n", "grand", "forgetting", "aum", "ccs"}
+SELECTIONS = {"random", "herding", "k-center", "kmeans", "confidence", *SCORED}
 
 
 def images(folder: Path, name: str, count: int, pixels: Callable[[np.random.Generator], np.ndarray[Any, Any]]) -> None:

@@ -18,7 +18,7 @@ REGISTRY = PluginRegistry()
 # Changes to the smoke recipe: enough steps to learn something, and several units for methods that have them.
 RECOVERED = {"steps": 40, "jitter": 0, "batch_size": 10}
 METHODS: dict[str, dict[str, Any]] = {"dc": {"learning_rate": 1.0}, "rded": {"factor": 1}}
-DETERMINISTIC = {"herding", "k-center"}
+DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 
 
