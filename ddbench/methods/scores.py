@@ -228,6 +228,8 @@ def strata_budgets(counts: Tensor, count: int) -> Tensor:
 def draw_from_strata(scores: Tensor, count: int, strata: int, generator: torch.Generator) -> Tensor:
     """Draws images at random from strata of equal width between the lowest and the highest score (CCS).
 
+    Of strata with equally many images, the order in `strata_budgets` is random.
+
     Args:
         scores: Float64 [n].
         count: Number of images to draw, at most n.
@@ -246,7 +248,9 @@ def draw_from_strata(scores: Tensor, count: int, strata: int, generator: torch.G
     low, high = scores.aminmax()
     width = ((high - low) / strata).clamp(min=torch.finfo(scores.dtype).tiny)
     of_image = ((scores - low) / width).long().clamp(max=strata - 1)
-    budgets = strata_budgets(of_image.bincount(minlength=strata), count)
+    places = torch.randperm(strata, generator=generator)  # of strata of equal size, a random one comes first
+    budgets = torch.empty_like(places)
+    budgets[places] = strata_budgets(of_image.bincount(minlength=strata)[places], count)
     shuffled = torch.randperm(len(scores), generator=generator)
     parts = [shuffled[of_image[shuffled] == stratum][:budget] for stratum, budget in enumerate(budgets.tolist())]
     return torch.cat(parts)

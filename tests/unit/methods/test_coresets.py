@@ -15,7 +15,7 @@ from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 
-FEW = ("method.network=convnet-d1", "method.trainings=2", "method.batch_size=256")
+FEW = ("method.network=convnet-d1", "method.trainings=2", "method.batch_size=256", "method.epochs=1")
 HARDEST_HAS_THE_HIGHEST = {"el2n": ("el2n", True), "aum": ("aum", False), "grand": ("last_layer_gradient", True)}
 
 
@@ -80,6 +80,7 @@ def test_recipes_are_those_of_the_papers_and_quick_trains_once_for_all(name: str
     assert tuple(settings("quick")[field] for field in fields) == (3, 5, "cosine", 32, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_and_judges_all_of_them(shell: Any) -> None:
     names = (*PAPERS, "confidence")
     grid = ("--method", ",".join(names), "--dataset", "digits", "--ipc", "2", "--evaluator", "hard")

@@ -25,7 +25,7 @@ PINNED: dict[str, tuple[str, dict[str, Any], float]] = {
     "grand": ("1", {}, 8367),
     "forgetting": ("1", {}, 8381),
     "aum": ("1", {}, 8404),
-    "ccs": ("1", {}, 8177),
+    "ccs": ("1", {}, 8253),
     "confidence": ("1", {}, 8203),
     "rded": ("1", {"candidates": 20, "crops": 3}, 9.565666),
     "full": ("1", {}, 989119672),
