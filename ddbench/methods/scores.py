@@ -25,7 +25,8 @@ def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
         >>> error_norms(torch.tensor([[0.0, 0.0], [9.0, -9.0]]), torch.tensor([0, 1])).round(decimals=3)
         tensor([0.7070, 1.4140], dtype=torch.float64)
     """
-    return _errors(logits, labels).norm(dim=1)
+    errors = logits.double().softmax(1) - functional.one_hot(labels, logits.shape[1])
+    return torch.linalg.vector_norm(errors, dim=1)
 
 
 def last_layer_gradient_norms(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -99,11 +100,6 @@ def margins(outputs: Tensor, labels: Tensor) -> Tensor:
     columns = labels[:, None]
     others = outputs.scatter(1, columns, -torch.inf)
     return outputs.gather(1, columns).squeeze(1) - others.amax(1)
-
-
-def _errors(logits: Tensor, labels: Tensor) -> Tensor:
-    targets: Tensor = functional.one_hot(labels, logits.shape[1])
-    return logits.double().softmax(1) - targets
 
 
 class History:
