@@ -25,8 +25,8 @@ def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
         >>> error_norms(torch.tensor([[0.0, 0.0], [9.0, -9.0]]), torch.tensor([0, 1])).round(decimals=3)
         tensor([0.7070, 1.4140], dtype=torch.float64)
     """
-    errors = logits.double().softmax(1) - functional.one_hot(labels, logits.shape[1])
-    return torch.linalg.vector_norm(errors, dim=1)
+    errors: Tensor = logits.double().softmax(1) - functional.one_hot(labels, logits.shape[1])
+    return errors.square().sum(1).sqrt()
 
 
 def last_layer_gradient_norms(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
