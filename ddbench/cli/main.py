@@ -20,6 +20,7 @@ from ddbench.cli.repeat import repeat_command
 from ddbench.cli.report import report_command
 from ddbench.cli.run import run_command
 from ddbench.cli.table import table_command
+from ddbench.cli.tune import tune_command
 from ddbench.core import interruption, processes
 from ddbench.core.errors import DDBenchError, escape, message_line, os_error_line
 from ddbench.registry.registry import PluginRegistry
@@ -43,6 +44,7 @@ def cli(context: click.Context) -> None:
 
 for command in (
     run_command,
+    tune_command,
     evaluate_command,
     repeat_command,
     compare_command,

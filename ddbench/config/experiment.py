@@ -38,6 +38,11 @@ class Experiment(Section, serialize_by_alias=True):
     recipes: tuple[str, ...]
     recipe_files: dict[str, str] = Field(default={}, description="files of the recipes that are not installed, by name")
     changed: tuple[str, ...] = Field(default=(), description="settings given by --set, which override the recipes")
+    trial: dict[str, Any] | None = Field(
+        default=None,
+        exclude=True,  # it determines no result: keys and configurations do not have it
+        description="the trial of a search that the cell belongs to, as an entry of `Record.trials`",
+    )
     data: DataConfig
     teacher: TeacherConfig
     statistics: StatisticsConfig

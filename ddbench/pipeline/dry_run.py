@@ -104,7 +104,10 @@ def _missing_data(experiments: Iterable[Experiment], workspace: Workspace) -> di
 
 
 def _labels(experiment: Experiment) -> dict[str, str]:
+    trial = experiment.trial or {}
+    settings = ", ".join(f"{name}={value_text(value)}" for name, value in trial.get("settings", {}).items())
     return {
+        **({"trial": f"{trial['trial']}: {settings or 'defaults'}"} if trial else {}),
         "method": experiment.method_name,
         "dataset": dataset_name(experiment.dataset),
         "ipc": "all" if experiment.ipc is None else str(experiment.ipc),
@@ -167,7 +170,12 @@ def _distinct_labels(groups: Sequence[Sequence[Mapping[str, str]]]) -> list[str]
 
 
 def _sources(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[str, str, str]]:
-    """Yields the source, the name and the value of each setting. The source of a default value is `DEFAULT`."""
+    """Yields the source, the name and the value of each setting. The source of a default value is `DEFAULT`.
+
+    Settings that a search varies are left out: the column `trial` has them.
+    """
+    searched = (experiment.trial or {}).get("settings", ())
+    owners = {"method": experiment.method_name, "evaluator": experiment.evaluator_name}
     dataset = own_name(dataset_name(experiment.dataset))
     names = (experiment.recipes, dataset, experiment.method_name, experiment.ipc, experiment.evaluator_name)
     in_recipes = {
@@ -180,6 +188,8 @@ def _sources(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[
         settings: BaseModel = getattr(experiment, section)
         for name, field in type(settings).model_fields.items():
             value, key = getattr(settings, name), f"{section}.{name}"
+            if key in searched or f"{owners.get(section)}.{name}" in searched:
+                continue
             source, in_recipe = in_recipes.get(key, ("derived", None))
             if not field.is_required() and value == field.get_default(call_default_factory=True, validated_data={}):
                 source = DEFAULT

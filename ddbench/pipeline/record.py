@@ -70,6 +70,7 @@ def build_record(pipeline: Pipeline) -> Record:
         distilled_images=len(pipeline.distilled),
         distilled_form=pipeline.distilled.form,
         origin=used["given"][0].meta["origin"] if "given" in used else {},
+        trials=[experiment.trial] if experiment.trial else [],
         keys=_keys(pipeline, used),
         configuration=experiment.public(),
         seconds={stage: sum(facts["seconds"] for facts in each.values()) for stage, each in builds.items()},

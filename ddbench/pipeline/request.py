@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,19 +78,29 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
         DDBenchError: A name is unknown, a type is wrong or a value is impossible.
     """
     known = load_recipes(request.recipes, registry)
-    methods = _distinct(request.methods)
-    cells = []
+    return [cell for place in places(request, registry) for cell in expand_cell(request, registry, known, *place)]
+
+
+def places(request: Request, registry: PluginRegistry) -> Iterator[tuple[str, str, int | None]]:
+    """Yields every dataset, method and IPC of a grid. The IPC of a method without one is None.
+
+    Args:
+        request: The options.
+        registry: The installed methods and datasets.
+
+    Raises:
+        DDBenchError: A name is unknown, or a method needs an IPC and there is none.
+    """
     for dataset in _distinct(request.datasets):
         registry.dataset(dataset)
-        for method in methods:
+        for method in _distinct(request.methods):
             ipcs: tuple[int | None, ...] = _distinct(request.ipcs)
             if not registry.distiller(method).needs_ipc:
                 ipcs = (None,)
             elif not ipcs:
                 raise DDBenchError(f"method '{method}' needs a number of images per class, e.g. --ipc 10")
             for ipc in ipcs:
-                cells += expand_cell(request, registry, known, dataset, method, ipc)
-    return cells
+                yield dataset, method, ipc
 
 
 def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
@@ -132,8 +142,8 @@ def expand_cell(
     Raises:
         DDBenchError: As `experiments`.
     """
-    evaluators = _distinct(protocols(request, registry, method))
-    cells = [_expand_protocol(request, registry, known, dataset, method, ipc, name) for name in evaluators]
+    names = protocols(request, registry, method)
+    cells = [expand_protocol(request, registry, known, dataset, method, ipc, name) for name in names]
     return [experiment for cell in cells for experiment in cell]
 
 
@@ -153,7 +163,7 @@ def protocol_note(request: Request, registry: PluginRegistry) -> str | None:
 
 
 def protocols(request: Request, registry: PluginRegistry, method: str) -> list[str]:
-    """Returns the names of the protocols that a request has for a method.
+    """Returns the distinct names of the protocols that a request has for a method.
 
     Args:
         request: The options.
@@ -161,10 +171,10 @@ def protocols(request: Request, registry: PluginRegistry, method: str) -> list[s
         method: The name of the method.
     """
     own = registry.distiller(method).default_evaluator
-    return [own if name == OWN_PROTOCOL else name for name in request.evaluators or (OWN_PROTOCOL,)]
+    return list(_distinct(own if name == OWN_PROTOCOL else name for name in request.evaluators or (OWN_PROTOCOL,)))
 
 
-def _expand_protocol(
+def expand_protocol(
     request: Request,
     registry: PluginRegistry,
     known: list[Recipe],
@@ -173,6 +183,20 @@ def _expand_protocol(
     ipc: int | None,
     evaluator: str,
 ) -> list[Experiment]:
+    """Returns the experiments of one dataset, method, IPC and protocol: one for each set, student and seed.
+
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+        known: All recipes, from `load_recipes`.
+        dataset: The name of the dataset.
+        method: The name of the method.
+        ipc: Images per class. None for a method without an IPC.
+        evaluator: The name of the protocol, one of `protocols`.
+
+    Raises:
+        DDBenchError: As `experiments`.
+    """
     distiller, protocol = registry.distiller(method), registry.evaluator(evaluator)
     if protocol.on_real_data and distiller.needs_ipc:
         problem = f"evaluator '{evaluator}' trains on the whole real training set, not on that of '{method}'"

@@ -120,6 +120,12 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         description="of a set that was given, or that the method started from: name, number and SHA-256 of its files, "
         "or the record that it is from",
     )
+    trials: list[Tree] = Field(
+        default_factory=list,
+        exclude_if=lambda trials: not trials,
+        description="trials of searches (ddbench tune) that the record is part of: search, number of the trial, number "
+        "of trials, settings; with data.holdout 0, the trial that won",
+    )
     keys: dict[str, list[str]]
     configuration: Annotated[
         Tree,
@@ -236,7 +242,7 @@ def store(record: Record, folder: Path) -> Record:
     """Writes the record of a run beside all others: it replaces only a record of the same key and numbers.
 
     A record of another key that has the same name, or of the same key with other numbers (another machine, PyTorch or
-    number of threads), is kept, and the new record gets a longer name.
+    number of threads), is kept, and the new record gets a longer name. A record that is replaced hands on its trials.
 
     Args:
         record: The record, with its usual name.
@@ -246,15 +252,22 @@ def store(record: Record, folder: Path) -> Record:
         The record with the name that it was written under.
     """
     identity = _identity(record)
-    name = record.name
-    try:
-        if _identity(read(folder / f"{name}.json")) != identity:
-            name += f"-{verified_json.digest(identity)[:8]}"
-    except DDBenchError:  # there is none, or it is damaged
-        pass
-    stored = record.model_copy(update={"name": name})
+    name, trials = record.name, record.trials
+    if (previous := _read_if_valid(folder / f"{name}.json")) and _identity(previous) != identity:
+        name += f"-{verified_json.digest(identity)[:8]}"
+        previous = _read_if_valid(folder / f"{name}.json")
+    if previous:
+        trials = [*previous.trials, *(trial for trial in trials if trial not in previous.trials)]
+    stored = record.model_copy(update={"name": name, "trials": trials})
     write(stored, folder)
     return stored
+
+
+def _read_if_valid(path: Path) -> Record | None:
+    try:
+        return read(path)
+    except DDBenchError:  # there is none, or it is damaged
+        return None
 
 
 def _identity(record: Record) -> dict[str, Any]:
@@ -364,7 +377,8 @@ def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
     for record in stored:
         row = record.model_dump(mode="json", exclude={"metrics"})
         # Fields that are not written are columns too, so that all frames have the same columns.
-        more = {"origin": record.origin, "distilled_form": record.distilled_form, "holdout": record.holdout}
+        optional = {name: getattr(record, name) for name in ("origin", "distilled_form", "trials")}
+        more = {**optional, "holdout": record.holdout}
         rows.append({**row, **more, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame

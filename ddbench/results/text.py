@@ -115,10 +115,15 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
             if record.origin
             else []
         ),
+        *([("tuning", "; ".join(map(_trial, record.trials)))] if record.trials else []),
         ("repeated by", f"ddbench repeat {record.name}"),
         *([("inputs", needs)] if (needs := inputs_of(record)) else []),
     ]
     return [(name, str(value)) for name, value in rows]
+
+
+def _trial(trial: Mapping[str, Any]) -> str:
+    return f"trial {trial['trial']} of {trial['of']} of the search {trial['search']}"
 
 
 def _form(form: Mapping[str, Any]) -> str:

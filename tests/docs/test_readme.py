@@ -46,7 +46,7 @@ def commands(path: Path) -> list[str]:
 
 def is_quick(command: str) -> bool:
     """Whether a command is run for real: everything but training beyond the smoke sizes."""
-    trains = command.startswith("ddbench run") or "--run" in command
+    trains = command.startswith(("ddbench run", "ddbench tune")) or "--run" in command
     return command.startswith("ddbench ") and (not trains or "--recipe smoke" in command)
 
 
@@ -189,7 +189,7 @@ def test_long_commands_are_valid(command: str, shell: Shell) -> None:
     outcome = shell(*shlex.split(command)[1:], "--dry-run", *(("--data-dir", data) if data else ()))
     assert outcome.code == 0, outcome.err
     assert "to do" in outcome.out
-    assert ("settings that are not defaults" in outcome.out) == command.startswith("ddbench run")
+    assert ("settings that are not defaults" in outcome.out) == command.startswith(("ddbench run", "ddbench tune"))
 
 
 def lay_out_own_files(command: str, folder: Path) -> None:

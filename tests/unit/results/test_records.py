@@ -225,6 +225,16 @@ def test_the_same_numbers_replace_the_record_and_a_damaged_one_is_replaced(tmp_p
     assert len(records.read_all(tmp_path)) == 1
 
 
+def test_a_record_keeps_the_trials_of_the_one_that_it_replaces(tmp_path: Path) -> None:
+    """`ddbench run` of a cell that was a trial of a search, and a trial of another search."""
+    trials = [{"search": name, "trial": 1, "of": 4, "settings": {"method.x": 1}} for name in ("one", "two")]
+    for own in ([trials[0]], [], [trials[1]], [trials[0]]):
+        stored = records.store(record(keys=key("0123abcd"), trials=own), tmp_path)
+    assert stored.trials == trials
+    assert records.read_all(tmp_path) == [stored]
+    assert "trials" not in record().model_dump(mode="json")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
