@@ -22,7 +22,7 @@ def test_a_killed_search_goes_on_from_there(
     place_at: Callable[[Path], Place],
     stop_at: Callable[..., dict[str, str]],
 ) -> None:
-    """The second run has the teacher of the trials in the cache: the first one that it trains is that of the winners."""
+    """The second run has the trials' teacher in the cache: the first one that it trains is that of the winners."""
     killed, untouched = place_at(tmp_path / "killed"), place_at(tmp_path / "untouched")
     environment = stop_at("evaluate", "finished", 3, "SIGKILL")
     for stop in (environment["DDTEST_STOP"], "teacher finished 1 SIGKILL"):
