@@ -121,8 +121,8 @@ class Search:
                     for section in (kind, owner):
                         names.setdefault(section, set()).update(model.model_fields)
         if setting.section in names:
-            kind = setting.section in ("method", "evaluator")
-            having = f"no {setting.section} of this search has" if kind else f"{setting.section} has no"
+            any_of = setting.section in ("method", "evaluator")
+            having = f"no {setting.section} of this search has" if any_of else f"{setting.section} has no"
             hint = did_you_mean(setting.name, names[setting.section])
             return DDBenchError(f"--over {setting.path}: {having} setting '{setting.name}'{hint}")
         if setting.section in SECTIONS:
