@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
@@ -37,11 +37,27 @@ class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), a
         ge=1,
         description="best epoch (from 1) on held-out distilled images; None if the protocol selects no epoch",
     )
+    curve: list[tuple[int, Percent]] | None = Field(
+        default=None,
+        # Added later. The default is excluded, so that existing records do not change.
+        exclude_if=lambda curve: curve is None,
+        description="optimiser steps and top-1 on the way of this student, by increasing steps; the last point is the "
+        "result; None if it was measured at the end only",
+    )
     per_class: list[Percent] = Field(description="top-1 of each class, in class order")
     student_steps: int = Field(ge=0, description="optimiser steps of the student")
     label_bytes: int = Field(ge=0, description="bytes of the labels that the student used or that were stored")
     image_bytes: int = Field(ge=0, description="bytes of the distilled images as stored (uint8 or float32)")
     regime: str = Field(description="label regime: fkd, soft, hard")
+
+    @model_validator(mode="after")
+    def _require_curve_to_the_result(self) -> Metrics:
+        if self.curve is None:
+            return self
+        steps = [step for step, _ in self.curve]
+        if sorted(set(steps)) != steps or self.curve[-1:] != [(self.student_steps, self.top1_last)]:
+            raise ValueError("curve: steps must increase, and the last point must be student_steps and top1_last")
+        return self
 
 
 def check_metrics(metrics: object, classes: int, owner: str) -> Metrics:

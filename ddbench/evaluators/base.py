@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ddbench.api.evaluator import Evaluator
 from ddbench.api.settings import TrainingSettings
+from ddbench.evaluators.length import EpochsOrSteps
 
 Augmentation = Annotated[
     Literal["default", "none"],
@@ -18,7 +18,7 @@ Augmentation = Annotated[
 """Type of the setting that turns the augmentation of a protocol off."""
 
 
-class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
+class DistilledSetProtocol(EpochsOrSteps, frozen=True, extra="forbid"):
     """A student trained from scratch on a distilled set. Views and optimiser steps do not depend on the labels.
 
     Every epoch visits the images in a new random order and applies a random-resized-crop, a flip and CutMix (one
@@ -34,7 +34,9 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
     # Settings with `exclude_if` were added after version 1. Their default is excluded from keys and records, so that
     # existing ones remain valid.
 
-    epochs: int = Field(default=300, ge=1, description="epochs over the distilled set (SRe2L/FKD: 300)")
+    epochs: int | None = Field(
+        default=300, ge=1, description="epochs over the distilled set (SRe2L/FKD: 300); null with steps"
+    )
     batch_size: int = Field(
         default=100,
         ge=1,
@@ -100,7 +102,7 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         return None
 
     def training(self, batch_size: int) -> TrainingSettings:
-        """Returns the optimiser and its hyper-parameters.
+        """Returns the optimiser and its hyper-parameters, without the length of the training.
 
         Args:
             batch_size: The images per step, at most the whole set.
@@ -111,7 +113,6 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
             weight_decay=self.weight_decay,
             decay_vectors=self.optimizer == "sgd",
             batch_size=batch_size,
-            epochs=self.epochs,
         )
 
     def skip(self, ipc: int | None) -> str | None:
@@ -121,10 +122,6 @@ class DistilledSetProtocol(Evaluator, frozen=True, extra="forbid"):
         return (
             "--ipc 1: evaluator.select_share holds out at least one image of each class, and none is left to train on"
         )
-
-    def image_passes(self, images: int) -> int:
-        """Counts every image once per epoch."""
-        return images * self.epochs
 
 
 class SoftTargetProtocol(DistilledSetProtocol, frozen=True, extra="forbid"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -137,8 +138,10 @@ class _Exported(Labels):
         )
         self._classes = len(file.description["class_names"])
         self.rows = file.tensors["rows"]
-        self.epochs = self._stored if self._budget.views is None else protocol["epochs"]
         self.batches = tuple(slice(start, stop) for start, stop in file.description["batches"])
+        self.epochs = self._stored
+        if self._budget.views is not None:
+            self.epochs = protocol["epochs"] or math.ceil(protocol["steps"] / len(self.batches))
 
     def epoch(self, number: int) -> Mapping[str, Tensor]:
         stored = {name: value[number % self._stored] for name, value in self._tensors.items()}

@@ -18,6 +18,7 @@ from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.distilled_set import DistilledSet, class_weights
 from ddbench.evaluators.label_budgets import ALL_LABELS, LabelBudget
+from ddbench.evaluators.length import Length
 from ddbench.evaluators.packed_views import num_bytes, pack_views, unpack_views
 from ddbench.evaluators.selection import split
 from ddbench.nn import memory
@@ -120,6 +121,11 @@ class LabelSource(ABC):
         self.count = len(self.task.labels)
         self.batch_size = min(settings.batch_size, self.count)
 
+    @property
+    def length(self) -> Length:
+        """The length of the student's training."""
+        return self.settings.length(len(batch_slices(self.count, self.batch_size)))
+
     def views(self, epoch: int) -> EpochViews:
         """Returns the views of an epoch. They depend on the student's seed and the epoch, not on the label regime."""
         size = self.task.dataset.info.image_size
@@ -167,7 +173,6 @@ class OnlineLabels(LabelSource):
 
     Attributes:
         classes: The number of classes K.
-        label_epochs: The number of epochs whose views and labels are stored.
         empty_label: A label as it is stored, for the names, shapes and dtypes of its tensors.
     """
 
@@ -183,8 +188,12 @@ class OnlineLabels(LabelSource):
         super().__init__(task, settings)
         self.temperature, self.budget = temperature, budget
         self.classes = task.dataset.info.num_classes
-        self.label_epochs = budget.epochs(settings.epochs)
         self.empty_label = budget.encode(torch.zeros(1, self.classes, dtype=torch.float16), temperature)
+
+    @property
+    def label_epochs(self) -> int:
+        """The number of epochs whose views and labels are stored."""
+        return self.budget.epochs(self.length.epochs)
 
     def views(self, epoch: int) -> EpochViews:
         """Returns the views of an epoch: those of epoch number `epoch` mod `label_epochs`."""
@@ -280,9 +289,9 @@ class ReplayedLabels(OnlineLabels):
     def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float, labels: Labels) -> None:
         super().__init__(task, settings, temperature)
         self.labels = labels
-        if labels.epochs < settings.epochs:
+        if labels.epochs < self.length.epochs:
             raise DDBenchError(
-                f"evaluator.epochs={settings.epochs}: there are labels of {labels.epochs} epochs "
+                f"evaluator.epochs={self.length.epochs}: there are labels of {labels.epochs} epochs "
                 f"(--set evaluator.epochs={labels.epochs})"
             )
         count, is_whole = len(labels.rows), torch.equal(labels.rows, torch.arange(len(labels.rows)))
@@ -295,6 +304,11 @@ class ReplayedLabels(OnlineLabels):
         self.task, self.count = task.with_distilled(distilled), count
         self.batch_size = max(batch.stop - batch.start for batch in labels.batches)
         self._loaded: tuple[int, Mapping[str, Tensor]] = (-1, {})
+
+    @property
+    def length(self) -> Length:
+        """The length of the student's training, in batches of the files."""
+        return self.settings.length(len(self.labels.batches))
 
     def _epoch(self, epoch: int) -> Mapping[str, Tensor]:
         if self._loaded[0] != epoch:
@@ -312,7 +326,7 @@ class ReplayedLabels(OnlineLabels):
     @property
     def label_bytes(self) -> int:
         """The bytes of the files' tensors for the student's epochs."""
-        return self.labels.num_bytes(self.settings.epochs)
+        return self.labels.num_bytes(self.length.epochs)
 
 
 class FixedSoftLabels(LabelSource):

@@ -40,4 +40,4 @@ class OwnLabels(SiameseAugmentation, frozen=True, extra="forbid"):
         from ddbench.evaluators.students import evaluate_with_siamese_augmentation
 
         training = self.training(task.distilled.learning_rate or self.learning_rate)
-        return evaluate_with_siamese_augmentation(task, training, self.operations, task.distilled.soft_labels)
+        return evaluate_with_siamese_augmentation(task, self, training, self.operations, task.distilled.soft_labels)

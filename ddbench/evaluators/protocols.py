@@ -10,6 +10,7 @@ from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.settings import DSA_STRATEGY, Strategy, TrainingSettings
 from ddbench.config.networks import convnet_for
 from ddbench.evaluators.base import Augmentation, DistilledSetProtocol, SoftTargetProtocol
+from ddbench.evaluators.length import EpochsOrSteps
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
@@ -99,7 +100,7 @@ class HardLabels(DistilledSetProtocol, frozen=True, extra="forbid"):
         return evaluate_student(task, self, ClassLabels(task, self))
 
 
-class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
+class SiameseAugmentation(EpochsOrSteps, frozen=True, extra="forbid"):
     """The protocol of DSA: SGD on class labels and siamese augmentation, without a teacher.
 
     Every epoch visits the images in a new random order. One operation is drawn per batch, and its parameters for each
@@ -116,8 +117,10 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
     batch_settings = ("batch_size",)
     uses: ClassVar[tuple[str, ...]] = ("pixels",)
 
-    epochs: int = Field(
-        default=1000, ge=1, description="epochs over the distilled set (DSA, DM: 1000; DC, without augmentation: 300)"
+    epochs: int | None = Field(
+        default=1000,
+        ge=1,
+        description="epochs over the distilled set (DSA, DM: 1000; DC, without augmentation: 300); null with steps",
     )
     batch_size: int = Field(default=256, ge=1, description="images per step; a smaller last batch is kept (DC: 256)")
     learning_rate: float = Field(
@@ -141,10 +144,6 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
         """Returns the ConvNet of the authors, with a depth that suits the image size."""
         return convnet_for(image_size)
 
-    def image_passes(self, images: int) -> int:
-        """Counts every image once per epoch."""
-        return images * self.epochs
-
     def training(self, learning_rate: float) -> TrainingSettings:
         """Returns the hyper-parameters of SGD."""
         return TrainingSettings(
@@ -152,14 +151,13 @@ class SiameseAugmentation(Evaluator, frozen=True, extra="forbid"):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
-            epochs=self.epochs,
         )
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on augmented images and class labels and measures it."""
         from ddbench.evaluators.students import evaluate_with_siamese_augmentation
 
-        return evaluate_with_siamese_augmentation(task, self.training(self.learning_rate), self.operations)
+        return evaluate_with_siamese_augmentation(task, self, self.training(self.learning_rate), self.operations)
 
 
 class FullData(Evaluator, frozen=True, extra="forbid"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench.api.evaluator import Metrics
@@ -22,6 +22,7 @@ from ddbench.training import strategy
 from ddbench.training.averaging import WeightAverage
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.curve import Curve
 from ddbench.training.loop import fit
 from ddbench.training.schedules import Schedule, cosine, step_at_half, with_warmup
 from ddbench.training.teacher import accuracy, train_on_real_images
@@ -29,6 +30,7 @@ from ddbench.training.teacher import accuracy, train_on_real_images
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
     from ddbench.evaluators.base import DistilledSetProtocol
+    from ddbench.evaluators.length import EpochsOrSteps, Length
 
 
 def weighted(losses: SampleLosses, weights: Tensor) -> SampleLosses:
@@ -53,9 +55,10 @@ def sample_weights(task: EvaluateTask) -> Tensor:
 
 def train_and_measure(
     task: EvaluateTask,
+    settings: EpochsOrSteps,
     epoch_batches: Callable[[int], Iterable[Batch]],
     training: TrainingSettings,
-    images_per_epoch: int,
+    length: Length,
     label_bytes: int,
     regime: str,
     validate_every: int = 0,
@@ -67,9 +70,10 @@ def train_and_measure(
 
     Args:
         task: The task.
-        epoch_batches: Returns the batches of an epoch.
+        settings: The protocol.
+        epoch_batches: Returns the batches of a whole epoch.
         training: The hyper-parameters of the training run.
-        images_per_epoch: The number of images in an epoch.
+        length: The length of the training run.
         label_bytes: The bytes of the labels, for the metrics.
         regime: The label regime, for the metrics.
         validate_every: The number of epochs between two validations during training; 0 for none.
@@ -82,25 +86,25 @@ def train_and_measure(
     """
     device = task.device
 
-    def validate(epoch: int) -> float | None:
-        done = epoch + 1
-        if done % validate_every or done == training.epochs:
-            return None
-        return accuracy(student, task.dataset, "val", device, task.precision)[0]
+    def top1_of(network: nn.Module) -> float:
+        return accuracy(network, task.dataset, "val", device, task.precision)[0]
 
+    interval = validate_every * length.steps_per_epoch
+    validated = set(range(interval, length.steps, interval)) if interval else set()
+    # The last step is measured below, with its classes.
+    curve = Curve(top1_of, (validated | {*settings.measure_at}) - {length.steps})
     student = task.student()
-    seed = seeds.derive("student", task.seed)
-    best_top1 = fit(
+    fit(
         student,
-        epoch_batches,
-        training,
+        lambda epoch: length.batches(epoch, epoch_batches(epoch)),
+        training.model_copy(update={"epochs": length.epochs}),
         device,
         task.precision,
         task.checkpoint,
         task.report,
-        validate if validate_every else None,
-        seed,
-        schedule,
+        curve if validated or settings.measure_at else None,
+        seeds.derive("student", task.seed),
+        length.schedule(schedule),
         best_epoch,
         average,
     )
@@ -109,14 +113,16 @@ def train_and_measure(
     if best_epoch is not None:
         selected_student = copy.deepcopy(student)
         selected_student.load_state_dict(best_epoch.weights)
-        selected = accuracy(selected_student, task.dataset, "val", device, task.precision)[0]
+        selected = top1_of(selected_student)
+    points = [(step, value) for step, value in curve.top1.items() if step in settings.measure_at]
     return Metrics(
         top1_last=top1,
-        top1_best=None if validate_every == 0 else max(top1, best_top1 if best_top1 is not None else top1),
+        top1_best=max([top1, *(curve.top1[step] for step in validated)]) if validate_every else None,
         top1_selected=selected,
         selected_epoch=None if best_epoch is None else best_epoch.epoch,
+        curve=[*points, (length.steps, top1)] if settings.measure_at else None,
         per_class=per_class,
-        student_steps=training.epochs * len(batch_slices(images_per_epoch, training.batch_size)),
+        student_steps=length.steps,
         label_bytes=label_bytes,
         image_bytes=task.distilled.image_bytes,
         regime=regime,
@@ -146,9 +152,10 @@ def evaluate_student(
 
     return train_and_measure(
         task,
+        settings,
         epoch_batches,
         settings.training(source.batch_size),
-        source.count,
+        source.length,
         source.label_bytes,
         source.regime,
         settings.validate_every,
@@ -159,12 +166,17 @@ def evaluate_student(
 
 
 def evaluate_with_siamese_augmentation(
-    task: EvaluateTask, training: TrainingSettings, operations: str | None, soft_labels: Tensor | None = None
+    task: EvaluateTask,
+    settings: EpochsOrSteps,
+    training: TrainingSettings,
+    operations: str | None,
+    soft_labels: Tensor | None = None,
 ) -> Metrics:
     """Trains the task's student under the protocol of DC, DSA, DM and MTT and measures it. Images may be floats.
 
     Args:
         task: The task.
+        settings: The protocol.
         training: The hyper-parameters of the training run.
         operations: The strategy of siamese augmentation; None for no augmentation.
         soft_labels: Probabilities, float32 [m, K], for the cross-entropy; None: the classes.
@@ -177,6 +189,7 @@ def evaluate_with_siamese_augmentation(
     labels = task.labels if soft_labels is None else soft_labels
     weights, pixels, targets = sample_weights(task), task.distilled.pixels, labels.to(device)
     seed = seeds.derive("student", task.seed)
+    batches = batch_slices(len(labels), training.batch_size)
 
     def losses_of(rows: Tensor) -> SampleLosses:
         return lambda logits: functional.cross_entropy(logits, targets[rows], reduction="none")
@@ -184,7 +197,7 @@ def evaluate_with_siamese_augmentation(
     def epoch_batches(epoch: int) -> Iterator[Batch]:
         order = torch.randperm(len(labels), generator=seeds.generator("siamese", seed, epoch, "order"))
         draws = seeds.generator("siamese", seed, epoch, "augmentation")
-        for part in batch_slices(len(order), training.batch_size):
+        for part in batches:
             images = normalise(to_device(pixels[order[part]], device), mean, std)
             if operations is not None:
                 images = augment(images, draw_augmentation(operations, size, draws, len(images)))
@@ -194,7 +207,10 @@ def evaluate_with_siamese_augmentation(
             yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)
 
     regime = "hard" if soft_labels is None else "soft"
-    return train_and_measure(task, epoch_batches, training, len(labels), labels.nbytes, regime, schedule=step_at_half)
+    length = settings.length(len(batches))
+    return train_and_measure(
+        task, settings, epoch_batches, training, length, labels.nbytes, regime, schedule=step_at_half
+    )
 
 
 def evaluate_on_real_images(task: EvaluateTask, cutmix_alpha: float | None) -> Metrics:

@@ -15,6 +15,7 @@ from ddbench.config.schema import DataConfig, replace_paths
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import expand_user
 from ddbench.core.text import error_text
+from ddbench.evaluators import length
 from ddbench.registry.collection import known_packages, unknown_item
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -84,6 +85,20 @@ def apply_assignments(
         settings[resolved][name.strip()] = parsed
         changed.append(f"{resolved}.{name.strip()}")
     return tuple(changed)
+
+
+def replace_length(settings: Settings, changed: Iterable[str]) -> None:
+    """Removes the recipes' epochs of a student if `--set` gives its steps, and the steps if it gives the epochs.
+
+    Args:
+        settings: The settings of the cell; they are changed in place.
+        changed: The names of the settings given by `--set`.
+    """
+    values = settings["evaluator"]
+    given = {name for name in length.SETTINGS if f"evaluator.{name}" in changed and values[name] is not None}
+    if len(given) == 1:
+        for name in {*length.SETTINGS} - given:
+            values.pop(name, None)
 
 
 def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -> str | None:

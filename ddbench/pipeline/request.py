@@ -14,8 +14,16 @@ from ddbench.config.recipes import Recipe
 from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
+from ddbench.evaluators.length import EpochsOrSteps
 from ddbench.pipeline.composition import compose, load_recipes, recipe_files, recipe_names
-from ddbench.pipeline.overrides import SectionAlias, Settings, apply_assignments, set_image_size, validated
+from ddbench.pipeline.overrides import (
+    SectionAlias,
+    Settings,
+    apply_assignments,
+    replace_length,
+    set_image_size,
+    validated,
+)
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import Kind, PluginRegistry
@@ -206,6 +214,8 @@ def expand_protocol(
     settings = compose(known, names, own, method, ipc, evaluator)
     _apply_options(settings, request)
     changed = apply_assignments(settings, request.assignments, _aliases(request, registry, method, evaluator))
+    if issubclass(protocol, EpochsOrSteps):
+        replace_length(settings, changed)
 
     teacher = validated(TeacherConfig, "teacher", settings)
     runtime = validated(RuntimeConfig, "runtime", settings)

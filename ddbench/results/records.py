@@ -378,7 +378,7 @@ def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
         row = record.model_dump(mode="json", exclude={"metrics"})
         # Fields that are not written are columns too, so that all frames have the same columns.
         optional = {name: getattr(record, name) for name in ("origin", "distilled_form", "trials")}
-        more = {**optional, "holdout": record.holdout}
+        more = {**optional, "holdout": record.holdout, "curve": None}
         rows.append({**row, **more, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame

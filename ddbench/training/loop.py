@@ -14,6 +14,7 @@ from ddbench.core import interruption, seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.training.averaging import WeightAverage
 from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.curve import Curve
 from ddbench.training.optimizers import build_optimizer
 from ddbench.training.schedules import Schedule, cosine
 from ddbench.training.state import TrainingState
@@ -36,12 +37,12 @@ def fit(
     precision: str,
     checkpoint: CheckpointIO | None = None,
     report: Progress | None = None,
-    validate: Callable[[int], float | None] | None = None,
+    curve: Curve | None = None,
     seed: int = 0,
     schedule: Schedule = cosine,
     best_epoch: BestEpoch | None = None,
     average: WeightAverage | None = None,
-) -> float | None:
+) -> None:
     """Trains a network in place. The weights of the last epoch are the result, or with `average` their average.
 
     All processes of the current strategy train together. A resumed run ends with the same weights as one that was
@@ -54,18 +55,15 @@ def fit(
         settings: The optimiser and its hyper-parameters, and the number of epochs.
         device: The device to train on.
         precision: `fp32` or `bf16`, for autocast.
-        checkpoint: Stores network, optimiser, epoch, `best_epoch` and `average` at the end of an epoch, at most every
-            `SAVE_SECONDS`. None: nothing is stored.
+        checkpoint: Stores network, optimiser, epoch, `curve`, `best_epoch` and `average` at the end of an epoch, at
+            most every `SAVE_SECONDS`. None: nothing is stored.
         report: Called after every epoch as `report(epoch + 1, epochs, **metrics)`.
-        validate: Called after every epoch (from 0). It may return the top-1 (percent), which is reported. It does not
-            change the training.
+        curve: Measures the network on the way; it is updated after every step. What it measures at the end of an epoch
+            is reported.
         seed: The seed of dropout.
         schedule: The factor of the learning rate in each epoch; a cosine by default.
         best_epoch: Selects an epoch; it is updated after every epoch.
-        average: Averages the parameters over the steps; `validate` and `best_epoch` see the network with the average.
-
-    Returns:
-        The highest result of `validate`; None if there is none.
+        average: Averages the parameters over the steps; `curve` and `best_epoch` see the network with the average.
 
     Raises:
         DDBenchError: A loss, the network or the optimiser is not finite. That state is not saved; the previous
@@ -79,7 +77,7 @@ def fit(
         >>> images, targets = torch.eye(2).view(2, 2, 1, 1), torch.tensor([[1.0], [-1.0]])
         >>> batch = Batch(images, lambda logits: (logits - targets).square().mean())
         >>> settings = TrainingSettings(epochs=50, learning_rate=0.5)
-        >>> _ = fit(network, lambda epoch: [batch], settings, torch.device("cpu"), "fp32")
+        >>> fit(network, lambda epoch: [batch], settings, torch.device("cpu"), "fp32")
         >>> (network(images).detach() - targets).abs().max() < 0.1
         tensor(True)
     """
@@ -88,7 +86,7 @@ def fit(
     strategy = current_strategy()
     if average is not None:
         average.update(network)
-    state = TrainingState(network, optimizer, device, strategy.checkpoint_io(checkpoint), best_epoch, average)
+    state = TrainingState(network, optimizer, device, strategy.checkpoint_io(checkpoint), best_epoch, average, curve)
     state.load()
     gradient_step = strategy.gradient_step(network, device, precision)  # after the weights are loaded
     saved_at = time.monotonic()
@@ -101,15 +99,12 @@ def fit(
         loss = _train_epoch(state, gradient_step, epoch_batches(epoch), seed)
 
         metrics = {"loss": loss, "learning_rate": learning_rate}
-        top1 = None
-        if validate is not None or best_epoch is not None:
+        if curve is not None and curve.step in curve.top1:
+            metrics["top1"] = curve.top1[curve.step]
+        if best_epoch is not None:
             with state.measured():
-                top1 = validate(epoch) if validate is not None else None
-                if best_epoch is not None:
-                    best_epoch.update(network, epoch + 1)
-        if top1 is not None:
-            metrics["top1"] = top1
-        state.finish_epoch(top1)
+                best_epoch.update(network, epoch + 1)
+        state.finish_epoch()
 
         if time.monotonic() - saved_at >= SAVE_SECONDS or interruption.requested():
             state.save()
@@ -121,7 +116,6 @@ def fit(
     state.require_finite("after the last epoch")
     if average is not None:
         average.copy_to(network)
-    return state.best_top1
 
 
 def _train_epoch(state: TrainingState, gradient_step: GradientStep, batches: Iterable[Batch], seed: int) -> float:

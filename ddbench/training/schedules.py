@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 
-Schedule = Callable[[int, int], float]
-"""`schedule(step, steps)`: the factor of the learning rate in `step` (from 0) of `steps`. A step may be an epoch."""
+Schedule = Callable[[int, float], float]
+"""`schedule(step, steps)`: the factor of the learning rate in `step` (from 0) of `steps`.
+
+A step may be an epoch, and the last one may be shorter than the others: `steps` is then no whole number.
+"""
 
 
-def cosine(step: int, steps: int) -> float:
+def cosine(step: int, steps: float) -> float:
     """Computes the factor of a cosine schedule: 0.5 (1 + cos(pi step / steps)).
 
     Args:
@@ -24,7 +27,7 @@ def cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def half_cosine(step: int, steps: int) -> float:
+def half_cosine(step: int, steps: float) -> float:
     """Computes the factor of the first half of a cosine schedule: 0.5 (1 + cos(pi step / (2 steps))).
 
     Source: RDED (`LINs-lab/RDED:validation/main.py`).
@@ -43,7 +46,7 @@ def half_cosine(step: int, steps: int) -> float:
     return cosine(step, 2 * steps)
 
 
-def smoothed(step: int, steps: int) -> float:
+def smoothed(step: int, steps: float) -> float:
     """Computes the factor of EDC's smoothed schedule: half of a cosine, and a line to 0 in the last sixth.
 
     Up to step 5/6 steps it is `half_cosine`. After that it is the value of `half_cosine` there times 1 - step / steps,
@@ -81,7 +84,7 @@ def with_warmup(warmup_steps: int, schedule: Schedule = cosine) -> Schedule:
         [0.01, 0.505, 1.0, 0.75, 0.25]
     """
 
-    def factor(step: int, steps: int) -> float:
+    def factor(step: int, steps: float) -> float:
         if step < warmup_steps:
             return 0.01 + 0.99 * step / warmup_steps
         return schedule(step - warmup_steps, steps - warmup_steps)
@@ -89,7 +92,7 @@ def with_warmup(warmup_steps: int, schedule: Schedule = cosine) -> Schedule:
     return factor
 
 
-def step_at_half(step: int, steps: int) -> float:
+def step_at_half(step: int, steps: float) -> float:
     """Computes the factor of a step schedule: 1 in the first half, then 0.1.
 
     Args:
@@ -106,7 +109,7 @@ def step_at_half(step: int, steps: int) -> float:
     return 1.0 if 2 * step < steps else 0.1
 
 
-def fifths_at_two_thirds(step: int, steps: int) -> float:
+def fifths_at_two_thirds(step: int, steps: float) -> float:
     """Computes the factor of a step schedule: 1, a fifth after two thirds, and a fifth of that after five sixths.
 
     Source: Minimax Diffusion (`vimar-gu/MinimaxDiffusion:train.py`, `MultiStepLR` with gamma 0.2).

@@ -13,6 +13,7 @@ from ddbench.api.context import CheckpointIO
 from ddbench.core.checks import require_finite
 from ddbench.training.averaging import WeightAverage
 from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.curve import Curve
 
 
 @dataclass
@@ -26,10 +27,10 @@ class TrainingState:
         checkpoint: The checkpoint to load and save; None: nothing is loaded or saved.
         best_epoch: The selection of an epoch, if there is one.
         average: The average of the network's parameters, if there is one; it has been updated once.
+        curve: The measurements on the way, if there are any.
 
     Attributes:
         epoch: The number of finished epochs.
-        best_top1: The highest validation top-1 (percent) so far.
         losses: The loss of every finished step of the current epoch, scalars on the device.
     """
 
@@ -39,8 +40,8 @@ class TrainingState:
     checkpoint: CheckpointIO | None
     best_epoch: BestEpoch | None
     average: WeightAverage | None = None
+    curve: Curve | None = None
     epoch: int = 0
-    best_top1: float | None = None
     losses: list[Tensor] = field(default_factory=list)
     _rng_states: list[Tensor] | None = field(default=None, init=False)
 
@@ -60,7 +61,8 @@ class TrainingState:
         if self.losses:
             rng_states = {f"epoch/draws/{n}": state for n, state in enumerate(get_rng_states(self.device))}
             tensors |= {"epoch/losses": torch.stack(self.losses)} | rng_states
-        self.checkpoint.save(tensors, {"epoch": self.epoch, "best": self.best_top1, **best_meta})
+        curve_meta = {} if self.curve is None else self.curve.state()
+        self.checkpoint.save(tensors, {"epoch": self.epoch, **best_meta, **curve_meta})
 
     def load(self) -> None:
         """Restores everything from the checkpoint, if one was saved."""
@@ -68,7 +70,11 @@ class TrainingState:
         if saved is None:
             return
         tensors, meta = saved
-        self.epoch, self.best_top1 = int(meta["epoch"]), meta["best"]
+        if self.curve is not None:
+            if "curve" not in meta:  # a checkpoint of an older version has no points: training starts again
+                return
+            self.curve.load_state(meta)
+        self.epoch = int(meta["epoch"])
         self.network.load_state_dict(_with_prefix("network/", tensors))
         self._load_optimizer(_with_prefix("optimizer/", tensors))
         if self.best_epoch is not None:
@@ -80,24 +86,20 @@ class TrainingState:
             self._rng_states = [state.clone() for _, state in sorted(_with_prefix("epoch/draws/", tensors).items())]
 
     def step(self) -> None:
-        """Updates the network by its gradients, and the average of its parameters."""
+        """Updates the network by its gradients, then the average of its parameters; measures it if a point is due."""
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network)
+        if self.curve is not None:
+            self.curve.update(self.network, self.measured)
 
     def measured(self) -> contextlib.AbstractContextManager[None]:
         """Returns a block in which the network has the parameters to measure: their average, if there is one."""
         return contextlib.nullcontext() if self.average is None else self.average.applied(self.network)
 
-    def finish_epoch(self, top1: float | None) -> None:
-        """Marks the current epoch as finished.
-
-        Args:
-            top1: The validation top-1 (percent) after the epoch; None: it was not measured.
-        """
+    def finish_epoch(self) -> None:
+        """Marks the current epoch as finished."""
         self.epoch, self.losses, self._rng_states = self.epoch + 1, [], None
-        if top1 is not None:
-            self.best_top1 = top1 if self.best_top1 is None else max(self.best_top1, top1)
 
     def require_finite(self, when: str) -> dict[str, Tensor]:
         """Checks the network and the optimiser for NaN and infinity.

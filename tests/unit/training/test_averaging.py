@@ -18,6 +18,7 @@ from ddbench.training import loop
 from ddbench.training.averaging import WeightAverage
 from ddbench.training.batches import Batch
 from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.curve import Curve
 
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(epochs=4, learning_rate=0.05)
@@ -84,16 +85,18 @@ def test_validation_and_selection_see_the_average() -> None:
     average, seen = Watched(0.9), []
     network = small_network()
 
-    def validate(epoch: int) -> float:
+    def measure(trained: nn.Module) -> float:
         return seen.append(network[3].weight.detach().clone()) or 0.0  # type: ignore[func-returns-value]
 
+    curve = Curve(measure, {3, 6, 9, 12})  # 3 steps an epoch
     best = BestEpoch(lambda network: (0.0,))
-    loop.fit(network, batches, SETTINGS, CPU, "fp32", validate=validate, best_epoch=best, average=average)
+    loop.fit(network, batches, SETTINGS, CPU, "fp32", curve=curve, best_epoch=best, average=average)
     last: dict[int, Tensor] = {}
     expected = average.seen[0]["3.weight"]
     for step, parameters in enumerate(average.seen[1:]):
         expected = 0.9 * expected + 0.1 * parameters["3.weight"]
         last[step // 3] = expected
+    assert len(seen) == 4
     for epoch, weight in enumerate(seen):
         torch.testing.assert_close(weight.double(), last[epoch], rtol=1e-5, atol=1e-6)
     assert torch.equal(best.weights["3.weight"], seen[0])

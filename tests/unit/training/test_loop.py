@@ -16,6 +16,7 @@ from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop, schedules
 from ddbench.training.batches import Batch
 from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.curve import Curve
 
 CPU = torch.device("cpu")
 
@@ -46,10 +47,10 @@ def run(
     network: nn.Module,
     epoch_batches: Callable[[int], Iterator[Batch]] = batches,
     checkpoint: Checkpoint | None = None,
-    validate: Callable[[int], float | None] | None = None,
-) -> tuple[dict[str, Tensor], float | None]:
-    best = loop.fit(network, epoch_batches, settings, CPU, "fp32", checkpoint, validate=validate)
-    return network.state_dict(), best
+    curve: Curve | None = None,
+) -> dict[str, Tensor]:
+    loop.fit(network, epoch_batches, settings, CPU, "fp32", checkpoint, curve=curve)
+    return network.state_dict()
 
 
 def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
@@ -119,7 +120,7 @@ def test_sgd_is_the_textbook_recursion() -> None:
     for epoch in range(3):
         velocity = 0.9 * velocity + (flat @ weight.T).T @ flat + 0.01 * weight
         weight = weight - 0.1 * 0.5 * (1 + math.cos(math.pi * epoch / 3)) * velocity
-    trained, _ = run(settings, network, once)
+    trained = run(settings, network, once)
     torch.testing.assert_close(trained["1.weight"].double(), weight, rtol=1e-4, atol=1e-5)
 
 
@@ -130,8 +131,10 @@ def test_resumed_run_ends_with_the_same_bits(
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     settings = TrainingSettings.model_validate({"optimizer": optimizer, "epochs": 5, "learning_rate": 0.01})
-    tops = [10.0, 50.0, 20.0, 30.0, 40.0]
-    uninterrupted, best = run(settings, small_network(dropout=0.3), validate=lambda epoch: tops[epoch])
+    measured, curve = Curve(norm, {2, 3, 5, 7, 12}), Curve(norm, {2, 3, 5, 7, 12})
+    plain = run(settings, small_network(dropout=0.3))
+    uninterrupted = run(settings, small_network(dropout=0.3), curve=measured)
+    assert_equal(uninterrupted, plain)
 
     def dies(epoch: int) -> Iterator[Batch]:
         for number, batch in enumerate(batches(epoch)):
@@ -141,18 +144,36 @@ def test_resumed_run_ends_with_the_same_bits(
 
     slot = Checkpoint(tmp_path / "slot.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        run(settings, small_network(dropout=0.3), dies, slot, lambda epoch: tops[epoch])
-    validated: list[int] = []
+        run(settings, small_network(dropout=0.3), dies, slot, curve)
+    trained: list[int] = []
 
     def watched(epoch: int) -> Iterator[Batch]:
-        validated.append(epoch)
+        trained.append(epoch)
         return batches(epoch)
 
     torch.manual_seed(5)  # another process: another global generator
-    resumed, resumed_best = run(settings, small_network(dropout=0.3), watched, slot, lambda epoch: tops[epoch])
-    assert validated == list(range(stop, 5))
+    again = Curve(norm, {2, 3, 5, 7, 12})
+    resumed = run(settings, small_network(dropout=0.3), watched, slot, again)
+    assert trained == list(range(stop, 5))
     assert_equal(uninterrupted, resumed)
-    assert best == resumed_best == 50.0
+    assert (again.step, again.top1) == (measured.step, measured.top1)
+    assert list(again.top1) == [2, 3, 5, 7, 12]
+
+
+def test_a_checkpoint_without_the_curve_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a run that was not measured has no points: a resumed curve would lack them."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    settings, slot = TrainingSettings(epochs=2, learning_rate=0.01), Checkpoint(tmp_path / "slot.safetensors")
+    run(settings, small_network(), checkpoint=slot)
+    curve = Curve(norm, {1, 6})
+    run(settings, small_network(), checkpoint=slot, curve=curve)
+    assert list(curve.top1) == [1, 6]
+
+
+def norm(network: nn.Module) -> float:
+    """A measurement that leaves the network in evaluation mode, as `accuracy` does."""
+    network.eval()
+    return float(sum(parameter.detach().norm() for parameter in network.parameters()))
 
 
 def scored(values: Sequence[tuple[float, ...]], seen: list[dict[str, Tensor]] | None = None) -> BestEpoch:
@@ -183,7 +204,7 @@ def test_the_epoch_that_is_kept_is_the_one_with_the_highest_score(values: list[t
     assert keep.epoch == epoch
     assert_equal(keep.weights, seen[epoch - 1])
     assert_equal(seen[-1], network.state_dict())
-    assert_equal(seen[-1], run(TrainingSettings(epochs=4, learning_rate=0.05), small_network())[0])
+    assert_equal(seen[-1], run(TrainingSettings(epochs=4, learning_rate=0.05), small_network()))
 
 
 @pytest.mark.parametrize("stop", [1, 3])
