@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 IMAGES_PER_PASS = 256
 
 
-def constant(step: int, steps: int) -> float:
+def constant(step: int, steps: float) -> float:
     """Returns 1, the factor of a constant learning rate."""
     return 1.0
 
 
-def three_steps(step: int, steps: int) -> float:
+def three_steps(step: int, steps: float) -> float:
     """Computes the factor of a schedule that divides the rate by 5 after 30, 60 and 80 % of the steps.
 
     Source: Toneva et al. (`mtoneva/example_forgetting:run_cifar.py`: after 60, 120 and 160 of 200 epochs).
@@ -113,6 +113,7 @@ def track(run: StageRun, method: Scored, part: int, checkpoint: CheckpointIO) ->
         drawn = views.epoch_views(len(images), images.sizes, seed, epoch, settings.batch_size, image_size=size)
         for batch in view_batches(lambda rows: images.read(rows)[0], dataset, drawn, device):
             yield Batch(batch.images, partial(loss, batch))
+        history.finish_epoch()  # after the last step, before the checkpoint of the epoch is saved
 
     fit(
         network,
@@ -122,8 +123,6 @@ def track(run: StageRun, method: Scored, part: int, checkpoint: CheckpointIO) ->
         run.precision,
         HistoryCheckpoint(checkpoint, history),
         run.report,
-        # before the checkpoint of the epoch is saved
-        validate=lambda epoch: history.finish_epoch(),
         seed=seed,
         schedule=SCHEDULES[method.schedule],
     )
