@@ -5,7 +5,7 @@ DistillTask and EvaluateTask list everything that a method or a protocol may use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddbench.api.images import DistilledImages, RealData
@@ -161,12 +161,13 @@ class DistillTask(Protocol):
             Features and BatchNorm statistics.
         """
 
-    def tensors(self, stage: str, part: int = 0) -> dict[str, Tensor]:
+    def tensors(self, stage: str, part: int = 0, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Returns the tensors of a stage of a plugin.
 
         Args:
             stage: Name of a stage in `Distiller.stages`.
             part: Number of the part of the stage.
+            names: Names of tensors. Only these are read into memory. None: all.
 
         Returns:
             The tensors on the CPU, by name.

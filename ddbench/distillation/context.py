@@ -43,7 +43,7 @@ class DistillContext:
         tick: Marks the end of an iteration, to measure its time.
         compile: Whether the recover loop compiles its network.
         note: Prints one line for the user.
-        tensors: Returns the tensors of a stage in `Distiller.stages`, as `tensors(stage, part=0)`.
+        tensors: Returns the tensors of a stage in `Distiller.stages`, as `tensors(stage, part=0, names=None)`.
     """
 
     dataset: Dataset
@@ -61,7 +61,7 @@ class DistillContext:
     tick: Callable[[], None] = lambda: None
     compile: bool = False
     note: Callable[[str], None] = lambda text: None
-    tensors: Callable[..., dict[str, Tensor]] = lambda stage, part=0: {}
+    tensors: Callable[..., dict[str, Tensor]] = lambda stage, part=0, names=None: {}
 
     @property
     def info(self) -> DatasetInfo:

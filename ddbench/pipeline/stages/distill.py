@@ -81,6 +81,10 @@ class Distill(Stage["Pipeline"]):
         ) -> dict[str, Tensor]:
             return _copies(Intermediate().cached(run, verify, name, depends_on, build))
 
+        def tensors(stage: str, part: int = 0, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+            stored = run.tensors(stage, part)
+            return _copies(stored if names is None else {name: stored[name] for name in names})
+
         experiment = run.experiment
         refused = refuse_teacher("method", experiment.method_name)
         return DistillContext(
@@ -98,7 +102,7 @@ class Distill(Stage["Pipeline"]):
             _teacher=(lambda: run.teacher) if run.method.needs_teacher else refused,
             compile=experiment.runtime.compile == "on",
             note=run.builder.note("distill", self.label(run, part)),
-            tensors=lambda stage, part=0: _copies(run.tensors(stage, part)),
+            tensors=tensors,
         )
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:

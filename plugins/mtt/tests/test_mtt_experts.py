@@ -1,0 +1,130 @@
+"""The stage of the experts: what a training computes, what its key holds, and how it resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import torch
+from ddbench_mtt import MTT
+from ddbench_mtt.experts import Experts, snapshot
+from ddbench_mtt.training import as_vector, train_expert
+from torch import Tensor
+from torch.nn import functional
+
+from ddbench.api import StageRun, seeds
+from ddbench.nn import build_network
+from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.workspace import Workspace
+from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
+from ddbench.storage.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from ddbench.data.dataset import Dataset
+
+SETTINGS = MTT(
+    network="convnet-d1", experts=2, expert_epochs=3, max_start_epoch=2, target_epochs=1, expert_batch=500,
+    expert_learning_rate=0.1, expert_momentum=0.5,
+)  # fmt: skip
+
+
+class Run:
+    """What a stage sees of a run, and the epochs that it reports."""
+
+    device, precision = torch.device("cpu"), "fp32"
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.info = dataset, dataset.info
+        self.epochs: list[int] = []
+
+    def report(self, step: int, total: int, **metrics: float) -> None:
+        self.epochs.append(step)
+
+
+def trained(
+    settings: MTT, dataset: Dataset, checkpoint: Any, part: int = 0
+) -> tuple[dict[str, Tensor], dict[str, Any], Run]:
+    run = Run(dataset)
+    return *train_expert(settings, cast(StageRun, run), part, checkpoint), run
+
+
+def test_an_expert_is_sgd_at_a_constant_rate_with_a_snapshot_per_epoch(
+    digits_at: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset = digits_at(8)
+    settings = SETTINGS.model_copy(update={"strategy": None})
+    snapshots, facts, _ = trained(settings, dataset, Checkpoint(tmp_path / "c"), part=1)
+    network = build_network("convnet-d1", 10, 8, seed=seeds.derive("expert", 1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.5)
+    images, labels = dataset.evaluation_view("train", torch.arange(len(dataset.train))), dataset.train.labels
+    expected = [as_vector(network)]
+    for epoch in range(3):
+        order = torch.randperm(len(labels), generator=seeds.generator("expert", 1, epoch, "order"))
+        for rows in order.split(500):
+            optimizer.zero_grad()
+            functional.cross_entropy(network(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        expected.append(as_vector(network))
+    assert list(snapshots) == [snapshot(epoch) for epoch in range(4)]
+    for actual, one in zip(snapshots.values(), expected, strict=True):
+        torch.testing.assert_close(actual, one, rtol=1e-4, atol=1e-5)
+    assert 30 < facts["top1"] <= 100
+
+
+def test_a_training_that_stops_after_any_epoch_ends_with_the_same_snapshots(
+    digits_at: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = digits_at(8)
+    whole, _, _ = trained(SETTINGS, dataset, Checkpoint(tmp_path / "whole"))
+    monkeypatch.setattr("ddbench.training.loop.SAVE_SECONDS", 0.0)
+
+    class Killed(Checkpoint):
+        def save(self, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+            super().save(tensors, meta)
+            raise KeyboardInterrupt
+
+    runs = []
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            trained(SETTINGS, dataset, Killed(tmp_path / "killed"))
+    parts, _, run = trained(SETTINGS, dataset, Killed(tmp_path / "killed"))
+    runs.append(run.epochs)
+    assert runs == [[]]  # all epochs were done before
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+
+
+def test_experts_differ_by_their_number(digits_at: Callable[..., Dataset], tmp_path: Path) -> None:
+    short = SETTINGS.model_copy(update={"expert_epochs": 1})
+    first, second = (trained(short, digits_at(8), Checkpoint(tmp_path / str(part)), part)[0] for part in (0, 1))
+    assert not torch.equal(first[snapshot(0)], second[snapshot(0)])
+    assert not torch.equal(first[snapshot(1)], second[snapshot(1)])
+
+
+def keys(tmp_path: Path, *assignments: str, ipc: int = 1, **options: Any) -> list[str]:
+    request = Request(("mtt",), ("digits",), (ipc,), ("smoke",), assignments=assignments, device="cpu", **options)
+    cells = experiments(request, PluginRegistry())
+    workspace = Workspace(PluginRegistry(), Cache(tmp_path), None)
+    pipelines = [Pipeline(workspace, cell) for cell in cells]
+    return [pipeline.cache_key("experts", part) for pipeline in pipelines for part in pipeline.parts_of("experts")]
+
+
+def test_the_key_holds_the_training_and_nothing_of_the_distillation(tmp_path: Path) -> None:
+    base = keys(tmp_path)
+    assert len(set(base)) == len(base) == 2
+    assert keys(tmp_path, ipc=10) == keys(tmp_path, seed=3) == base
+    assert keys(tmp_path, "method.iterations=9", "method.student_steps=7", "method.learning_rate=3") == base
+    assert keys(tmp_path, "method.experts=3")[:2] == base
+    for name, value in (("expert_epochs", 3), ("expert_batch", 8), ("network", "convnet-d2"), ("strategy", "flip")):
+        assert not set(keys(tmp_path, f"method.{name}={value}")) & set(base)
+
+
+def test_the_estimate_counts_every_image_once_per_epoch(digits_at: Callable[..., Dataset]) -> None:
+    run: Any = Run(digits_at(8))
+    run.method = SETTINGS
+    assert Experts().image_passes(run, 0) == 3 * len(run.dataset.train)
+    assert Experts().count(run) == 2
