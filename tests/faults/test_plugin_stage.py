@@ -51,7 +51,7 @@ class Walks(Stage):
             run.report(step + 1, run.method.steps)
             if (part, step) == (1, 1) and os.environ.get("PROBE_KILL"):
                 os.kill(os.getpid(), signal.SIGKILL)
-        return {"position": position}, {}
+        return {"position": position, "unread": torch.zeros(9)}, {}
 
 
 class Walk(Distiller, frozen=True, extra="forbid"):
@@ -69,7 +69,9 @@ class Walk(Distiller, frozen=True, extra="forbid"):
     def distill(self, task, unit):
         import torch
 
-        positions = torch.stack([task.tensors("walks", part)["position"] for part in range(self.walks)])
+        assert task.tensors("walks").keys() == {"position", "unread"}
+        walks = [task.tensors("walks", part, names=("position",)) for part in range(self.walks)]
+        positions = torch.stack([position for walk in walks for position in walk.values()])
         noise = torch.stack([task.noise(unit)[row].mean() for row in range(len(unit.slots))])
         size = task.info.image_size
         return (positions.mean() + noise).sigmoid().view(-1, 1, 1, 1).expand(-1, 3, size, size)

@@ -161,7 +161,7 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
         The images, normalised, and the learning rate.
 
     Raises:
-        DDBenchError: The loss or the pixels are not finite, or the learning rate is not positive. The message names the
+        DDBenchError: The loss, its gradient or the pixels are not finite, or the rate is not positive. The message names the
             iteration and the settings to lower; the last checkpoint is kept.
     """
     matching, hint = Matching(method, task), diverged(method)
@@ -176,8 +176,9 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
         done = iteration + 1
         matched = matching.match(iteration, images, rate)
         loss = float(matched.loss)
-        if not math.isfinite(loss):
-            raise DDBenchError(f"{method.name}: the loss is {loss} in iteration {done}{hint}")
+        if not all(bool(value.isfinite().all()) for value in matched):
+            what = "the gradient of the loss is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            raise DDBenchError(f"{method.name}: {what} in iteration {done}{hint}")
         for name, gradient, size in (
             ("images", matched.images, method.learning_rate),
             ("rate", matched.rate, method.rate_learning_rate),

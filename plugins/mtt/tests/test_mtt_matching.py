@@ -78,13 +78,13 @@ def result(method: MTT, task: Watched) -> tuple[Tensor, float]:
 
 
 def test_an_iteration_is_a_step_of_sgd_with_momentum_on_unbounded_pixels_and_on_the_rate(make_task: MakeTask) -> None:
-    method = METHOD.model_copy(update={"learning_rate": 50, "rate_learning_rate": 1e-3})
+    method = METHOD.model_copy(update={"learning_rate": 50, "rate_learning_rate": 1e-4})
     task = make_task()
     images, rate = result(method, task)
     matching = Matching(method, make_task())
     values = [matching.initial(UNIT).requires_grad_(True), torch.tensor(0.01, requires_grad=True)]
     optimizers = [
-        torch.optim.SGD([value], lr=size, momentum=0.5) for value, size in zip(values, (50, 1e-3), strict=True)
+        torch.optim.SGD([value], lr=size, momentum=0.5) for value, size in zip(values, (50, 1e-4), strict=True)
     ]
     losses = []
     for iteration in range(5):
@@ -152,7 +152,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(make_task: MakeTask, stop_a
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 1e30}, "mtt: the loss is nan in iteration 2"),
+        ({"learning_rate": 1e30}, "mtt: the gradient of the loss is not finite in iteration 2"),
+        ({"initial_rate": 1e30}, "mtt: the loss is nan in iteration 1"),
         ({"rate_learning_rate": 1e9}, "mtt: the student's learning rate is -"),
     ],
 )

@@ -38,6 +38,7 @@ METHOD_LIMITS = {
     "dm-rbf": {"steps": 20},
     "dc": {"iterations": 2},
     "dsa": {"iterations": 2},
+    "mtt": {"experts": 1, "expert_epochs": 2, "max_start_epoch": 1, "student_steps": 3, "iterations": 2},
     "wmdd-sliced": {"iterations": 3},
 }
 

@@ -1,0 +1,132 @@
+"""MTT from the command line: experts are shared, runs are resumed, diverged and impossible ones are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddbench.storage.artifacts import read_tensors
+
+if TYPE_CHECKING:
+    from conftest import Shell
+
+RUN = ("--method", "mtt", "--dataset", "digits", "--student", "convnet-d1", "--set", "evaluator.epochs=1")
+
+
+def records(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((results / "records").glob("*.json"))]
+
+
+def digests(results: Path) -> dict[tuple[int, int], str]:
+    return {(record["ipc"], record["repeat"]): record["distilled_digest"] for record in records(results)}
+
+
+def artifacts(cache: Path, stage: str) -> list[Path]:
+    return sorted((cache / stage).glob("[!.]*.safetensors"))
+
+
+def test_experts_are_trained_once_for_two_ipcs_and_two_seeds_and_sets_hold_floats_and_a_rate(shell: Shell) -> None:
+    plan = shell.run(*RUN, "--ipc", "1", "--dry-run")
+    assert "experts" in plan.out
+    shell.run(*RUN, "--ipc", "1")
+    experts = artifacts(shell.cache, "experts")
+    assert len(experts) == 2
+    before = [path.stat().st_mtime_ns for path in experts]
+    outcome = shell.run(*RUN, "--ipc", "1", "--ipc", "10", "--repeats", "2")
+    assert artifacts(shell.cache, "experts") == experts
+    assert [path.stat().st_mtime_ns for path in experts] == before
+    assert "experts 1/2: started" not in outcome.err
+    assert len(set(digests(shell.results).values())) == 4
+    for record in records(shell.results):
+        assert record["evaluator"] == "own"
+        assert record["distilled_form"]["pixels"] == "float32"
+        assert record["distilled_form"]["learning_rate"] != 0.01
+        assert record["metrics"]["image_bytes"] == 10 * record["ipc"] * 3 * 8 * 8 * 4
+        assert len(record["stages"]["experts"]) == 1
+    assert not artifacts(shell.cache, "teacher")
+    forced = shell.run(*RUN, "--ipc", "1", "--force", "experts", "--dry-run")
+    (row,) = forced.rows
+    assert row["experts"] == row["distill"] == row["evaluate"] == "to do"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        (
+            "mtt.learning_rate=1e30",
+            (
+                "the gradient of the loss is not finite in iteration 2",
+                "lower learning_rate (1e+30)",
+                "student_steps (2)",
+            ),
+        ),
+        ("mtt.max_start_epoch=5", ("max_start_epoch 5 and target_epochs 1", "raise expert_epochs, or lower one")),
+    ],
+)
+def test_a_diverged_or_impossible_run_ends_with_one_line_and_nothing_half_written(
+    shell: Shell, assignment: str, parts: tuple[str, ...]
+) -> None:
+    outcome = shell.quick_run(*RUN, "--ipc", "1", "--set", assignment)
+    assert outcome.code != 0
+    assert "Traceback" not in outcome.err
+    lines = [line for line in outcome.errors if parts[0] in line]
+    assert lines
+    assert all(part in lines[-1] for part in parts)
+    assert not artifacts(shell.cache, "distill")
+    assert not records(shell.results)
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    fast = ("--recipe", "smoke", "--image-size", "8", "--device", "cpu", "--precision", "fp32", "--ipc", "1")
+    places = ("--cache-dir", str(folder / "cache"), "--results-dir", str(folder / "results"))
+    return [sys.executable, "-m", "ddbench", "run", *RUN, *fast, *places, *more]
+
+
+def finish(folder: Path, *more: str) -> dict[tuple[int, int], str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(command(folder, *more), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return digests(folder / "results")
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], str]:
+    return finish(tmp_path_factory.mktemp("untouched"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "kind", "step"), [("experts", "finished", 1), ("distill", "step", 3)])
+def test_killed_and_resumed_a_run_gives_the_same_set(
+    tmp_path: Path,
+    untouched: dict[tuple[int, int], str],
+    stop_at: Callable[..., dict[str, str]],
+    stage: str,
+    kind: str,
+    step: int,
+) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **stop_at(stage, kind, step, "SIGKILL")}
+    environment["PYTHONPATH"] = os.pathsep.join((environment["PYTHONPATH"], os.environ.get("PYTHONPATH", "")))
+    killed = subprocess.run(command(tmp_path), env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not artifacts(tmp_path / "cache", "distill")
+    if stage == "distill":
+        (checkpoint,) = (tmp_path / "cache" / "checkpoints" / "distill").glob("[!.]*")
+        saved = read_tensors(checkpoint)
+        assert saved is not None
+        assert saved[1]["iteration"] == 2
+    assert finish(tmp_path) == untouched
+
+
+@pytest.mark.slow
+def test_on_ray_the_set_is_the_same(tmp_path: Path, untouched: dict[tuple[int, int], str]) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
+    assert finish(tmp_path, "--executor", "ray") == untouched
+    assert len(artifacts(tmp_path / "cache", "experts")) == 2
