@@ -161,8 +161,8 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
         The images, normalised, and the learning rate.
 
     Raises:
-        DDBenchError: The loss, its gradient or the pixels are not finite, or the rate is not positive. The message names the
-            iteration and the settings to lower; the last checkpoint is kept.
+        DDBenchError: The loss, its gradient or the pixels are not finite, or the rate is not positive. The message
+            names the iteration and the settings to lower; the last checkpoint is kept.
     """
     matching, hint = Matching(method, task), diverged(method)
     images = matching.initial(unit)

@@ -38,7 +38,10 @@ METHOD_LIMITS = {
     "dm-rbf": {"steps": 20},
     "dc": {"iterations": 2},
     "dsa": {"iterations": 2},
-    "mtt": {"experts": 1, "expert_epochs": 2, "max_start_epoch": 1, "student_steps": 3, "iterations": 2},
+    "mtt": {
+        **{"experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "target_epochs": 1, "student_steps": 2},
+        **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
+    },
     "wmdd-sliced": {"iterations": 3},
 }
 
