@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,7 +80,7 @@ class Matching:
         if step.augmentation is not None:
             batch = augment(batch, step.augmentation)
         own = list(self.network.named_parameters())
-        pieces = parameters.split([value.numel() for _, value in own])
+        pieces = torch.split(parameters, [value.numel() for _, value in own])
         replaced = {name: piece.view_as(value) for (name, value), piece in zip(own, pieces, strict=True)}
         device = self.task.device
         with (
@@ -107,11 +108,14 @@ class Matching:
                 order = torch.randperm(count, generator=task.generator("order", iteration, epoch))
                 yield from (order[part].to(task.device) for part in batch_slices(count, method.batch_size or count))
 
-        draws, size = task.generator("augmentation", iteration), task.info.image_size
-        return [
-            Step(rows, method.strategy and draw_augmentation(method.strategy, size, draws, len(rows)))
-            for rows, _ in zip(batches(), range(method.student_steps), strict=False)
-        ]
+        draws, strategy = task.generator("augmentation", iteration), method.strategy
+
+        def view(rows: Tensor) -> Augmentation | None:
+            if strategy is None:
+                return None
+            return draw_augmentation(strategy, task.info.image_size, draws, len(rows))
+
+        return [Step(rows, view(rows)) for rows in islice(batches(), method.student_steps)]
 
     def segment(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Reads the start and the target of one iteration from the experts, and nothing else.

@@ -81,13 +81,19 @@ def train_expert(
     dataset, info, device = run.dataset, run.info, run.device
     seed = seeds.derive("expert", part)
     network = build_network(settings.network, info.num_classes, info.image_size, seed=seed)
-    snapshots = {snapshot(0): as_vector(network)}
+    snapshots: dict[str, Tensor] = {}
     labels = to_device(dataset.train.labels, device)
 
+    def keep(epoch: int) -> None:
+        # A training that resumes within an epoch has kept the parameters at its start.
+        if snapshot(epoch) not in snapshots:
+            snapshots[snapshot(epoch)] = as_vector(network).float().cpu()
+
     def epoch_batches(epoch: int) -> Iterator[Batch]:
+        keep(epoch)
         order = torch.randperm(len(labels), generator=seeds.generator("expert", part, epoch, "order"))
         draws = seeds.generator("expert", part, epoch, "augmentation")
-        rows = [order[part] for part in batch_slices(len(order), settings.expert_batch)]
+        rows = [order[rows] for rows in batch_slices(len(order), settings.expert_batch)]
         with closing(prefetch((dataset.train.centre(row, info.image_size) for row in rows), device)) as read:
             for row, pixels in zip(rows, read, strict=True):
                 images = dataset.normalise(to_device(pixels, device))
@@ -96,27 +102,25 @@ def train_expert(
                     images = augment(images, view)
                 yield Batch(images, partial(cross_entropy, labels[to_device(row, device)]))
 
-    def keep(epoch: int) -> None:
-        snapshots[snapshot(epoch + 1)] = as_vector(network).float().cpu()
-
+    training = TrainingSettings(
+        learning_rate=settings.expert_learning_rate,
+        momentum=settings.expert_momentum,
+        weight_decay=0,
+        batch_size=settings.expert_batch,
+        epochs=settings.expert_epochs,
+    )
     fit(
         network,
         epoch_batches,
-        TrainingSettings(
-            learning_rate=settings.expert_learning_rate,
-            momentum=settings.expert_momentum,
-            weight_decay=0,
-            batch_size=settings.expert_batch,
-            epochs=settings.expert_epochs,
-        ),
+        training,
         device,
         run.precision,
         SnapshotCheckpoint(checkpoint, snapshots),
         run.report,
-        keep,
-        seed,
-        lambda epoch, epochs: 1.0,
+        seed=seed,
+        schedule=lambda epoch, epochs: 1.0,
     )
+    keep(settings.expert_epochs)
     top1, _ = accuracy(network, dataset, "val", device, run.precision)
     return snapshots, {"top1": top1}
 

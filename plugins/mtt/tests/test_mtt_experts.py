@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +16,7 @@ from ddbench_mtt.training import as_vector, train_expert
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench.api import StageRun, seeds
+from ddbench.api import StageRun, interruption, seeds
 from ddbench.nn import build_network
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
@@ -75,10 +77,10 @@ def test_an_expert_is_sgd_at_a_constant_rate_with_a_snapshot_per_epoch(
     assert 30 < facts["top1"] <= 100
 
 
-def test_a_training_that_stops_after_any_epoch_ends_with_the_same_snapshots(
+def test_a_training_that_is_stopped_in_an_epoch_and_killed_after_one_ends_with_the_same_snapshots(
     digits_at: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = digits_at(8)
+    dataset, file = digits_at(8), tmp_path / "part"
     whole, _, _ = trained(SETTINGS, dataset, Checkpoint(tmp_path / "whole"))
     monkeypatch.setattr("ddbench.training.loop.SAVE_SECONDS", 0.0)
 
@@ -87,13 +89,19 @@ def test_a_training_that_stops_after_any_epoch_ends_with_the_same_snapshots(
             super().save(tensors, meta)
             raise KeyboardInterrupt
 
-    runs = []
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            trained(SETTINGS, dataset, Killed(tmp_path / "killed"))
-    parts, _, run = trained(SETTINGS, dataset, Killed(tmp_path / "killed"))
-    runs.append(run.epochs)
-    assert runs == [[]]  # all epochs were done before
+    class Stopping(Run):
+        def report(self, step: int, total: int, **metrics: float) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(interruption.Stopped), interruption.handle_signals():
+        train_expert(SETTINGS, cast(StageRun, Stopping(dataset)), 0, Checkpoint(file))
+    saved = Checkpoint(file).load()
+    assert saved is not None
+    assert (saved[1]["epoch"], saved[1]["snapshots"], len(saved[0]["epoch/losses"])) == (1, 2, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trained(SETTINGS, dataset, Killed(file))
+    parts, _, run = trained(SETTINGS, dataset, Checkpoint(file))
+    assert run.epochs == [3]
     assert parts.keys() == whole.keys()
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
