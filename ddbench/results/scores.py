@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
-from ddbench.core.text import value_text
+from ddbench.core.text import counted, value_text
 from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
@@ -108,7 +108,7 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
         are students without augmentation under the protocol of the row. `settings` holds the settings that the user
         changed, and further conditions where rows would be equal without them. `mixture` names the conditions in which
         the averaged records differ, and other top-1 of the same students, of which the newest record counts
-        (`results.mixtures`).
+        (`results.mixtures`). It also counts the sets of `unaugmented` with other images than those of the row.
     """
     import pandas as pd
 
@@ -212,7 +212,7 @@ def _score_row(pool: Pool, every: list[Pool]) -> dict[str, Any]:
         "ars_raw": ars,
         "ars": normalise_score(ars),
         "missing": "; ".join(filter(None, (no_random, no_hard, no_full, *no_plain))),
-        "mixture": describe_mixture(group, [pool]),
+        "mixture": "; ".join(filter(None, (describe_mixture(group, [pool]), _rebuilt_sets(group, plain)))),
         "records": [one.name for one in group],
     }
 
@@ -240,6 +240,12 @@ def _unaugmented_references(pool: Pool, every: list[Pool]) -> tuple[list[Record]
         _student_seed,
     )
     return own, random, [no_own, no_random]
+
+
+def _rebuilt_sets(group: list[Record], references: list[Record]) -> str:
+    """Returns how many sets of the references have other images than those of the row."""
+    other = {record.distilled_digest for record in references} - {record.distilled_digest for record in group}
+    return f"unaugmented: {counted(len(other), 'set')} with other images" if other else ""
 
 
 def _references(

@@ -91,6 +91,7 @@ def test_the_augmentation_robust_score_by_hand(
     assert (row["unaugmented_random"], row["unaugmented_random_n"]) == (32.0, 2)
     # beta = 0.5 x 0.11 + 0.5 x 0.14 = 0.125; e^0.125 = 1.13314845, e^-1 = 0.36787944, e = 2.71828183
     assert row["ars_raw"] == 12.5
+    assert row["mixture"] == ""
     assert row["ars"] == pytest.approx((1.13314845 - 0.36787944) / (2.71828183 - 0.36787944), abs=1e-8)
     assert row["missing"] == "hard: no record; full: no record"
     # The row of the students without augmentation has its own improvement over random.
@@ -145,6 +146,7 @@ def test_a_set_that_was_built_again_pairs_by_its_seed(
     again = [changed(one, "distilled_digest", "rounded") for one in own]
     (row,) = scores(frame_of([*scored.random, *scored.own, *again, *random])).query("top1 == 63").to_dict("records")
     assert row["ars_raw"] == 12.5
+    assert row["mixture"] == "unaugmented: 1 set with other images"
     steps = [changed(one, "configuration.method_settings.steps", 400) for one in again]
     (row,) = scores(frame_of([*scored.random, *scored.own, *steps, *random])).query("top1 == 63").to_dict("records")
     assert row["missing"].endswith("unaugmented: other method.steps")
