@@ -1,4 +1,4 @@
-"""DM: dataset distillation by matching distributions of embeddings, by their means or under Gaussian kernels.
+"""DM: dataset distillation by matching distributions: means of embeddings, Gaussian kernels, attention maps (DataDAM).
 
 The entry point of the plugin: hook implementations and the methods' hyper-parameters. Imports no torch.
 """
@@ -14,10 +14,10 @@ from pydantic import Field, field_validator
 from ddbench.api import DSA_STRATEGY, Distiller, Strategy, Unit, UnitResult, hookimpl, too_few_images
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ddbench.api import DatasetInfo, DistillTask
-    from ddbench_dm.matching import Distance
+    from ddbench_dm.matching import Distance, Embed
 
 
 class DM(Distiller, frozen=True, extra="forbid"):
@@ -70,6 +70,12 @@ class DM(Distiller, frozen=True, extra="forbid"):
         """Counts one pass for each synthetic image, and a third for each real one (forward pass only)."""
         return self.steps * num_classes * (ipc + self.real_batch // 3)
 
+    def embedding(self, network: nn.Module) -> Embed:
+        """Returns the function that computes the embeddings: the inputs of the network's final classifier."""
+        from ddbench_dm.matching import embedding
+
+        return embedding(network)
+
     def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
         """Returns the images of the whole set."""
         from ddbench.losses import mean_match
@@ -117,13 +123,42 @@ class DMRbf(DM, frozen=True, extra="forbid"):
         return self._distill(task, unit, lambda synthetic, real: kernel_match(synthetic, real, self.bandwidths))
 
 
+class DataDAM(DM, frozen=True, extra="forbid"):
+    """DM with attention maps: also matches the mean attention map of every layer but the last."""
+
+    name = "datadam"
+    version = "1"
+    paper = (
+        "Sajedi et al., DataDAM: Efficient Dataset Distillation with Attention Matching, ICCV 2023 (arXiv 2310.00093)"
+    )
+
+    steps: int = Field(default=8_000, ge=1, description="optimisation steps (DataDAM: 8,000; released code: 20,000)")
+    real_batch: int = Field(
+        default=64, ge=2, description="real images of each class per step, at most the whole class (released code: 64)"
+    )
+    power: float = Field(
+        default=4.0, gt=0, description="exponent of the features in an attention map (DataDAM: 4; released code: 1)"
+    )
+    output_weight: float = Field(
+        default=0.01,
+        ge=0,
+        description="weight lambda of the mean input of the classifier (DataDAM: 0.01; 0.02 above 32 px)",
+    )
+
+    def embedding(self, network: nn.Module) -> Embed:
+        """Returns the function that computes attention maps and the inputs of the classifier, weighted."""
+        from ddbench_dm.attention import attention_embedding
+
+        return attention_embedding(network, self.power, self.output_weight)
+
+
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
-    """Returns DM and its variant with Gaussian kernels."""
-    return [DM, DMRbf]
+    """Returns DM, its variant with Gaussian kernels, and DataDAM."""
+    return [DM, DMRbf, DataDAM]
 
 
 @hookimpl
 def ddbench_recipes() -> Iterable[Path]:
-    """Returns the recipes of DM."""
+    """Returns the recipes of these methods."""
     return sorted((Path(__file__).parent / "recipes").glob("*.yaml"))

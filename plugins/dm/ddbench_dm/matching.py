@@ -157,7 +157,7 @@ def match(
         DDBenchError: If `distance` raises an error. The message names the class.
     """
     network = fresh_network(method, task, step)
-    embed, classes = embedding(network), len(real)
+    embed, classes = method.embedding(network), len(real)
     one_batch = bool(batch_norms(network))
     group_classes = classes if one_batch else max_classes or classes_per_pass(task)
     part_images = sum(map(len, real)) if one_batch else images_per_pass(task)
