@@ -105,6 +105,18 @@ def scaling(**arguments: Any) -> None:
 
 
 @figure_command.command(
+    "budget",
+    help=f"{FIGURES['budget']}\n\nThere is one line per method and IPC, and one marker per label budget.",
+)
+@_curve_options
+def budget(**arguments: Any) -> None:
+    """Draws the figure `budget`."""
+    from ddbench.figures.budget import draw
+
+    _draw_curves("budget", draw, **arguments)
+
+
+@figure_command.command(
     "lambda", help=f"{FIGURES['lambda']}\n\nEach method that matches BatchNorm statistics has its own panels."
 )
 @_ipc

@@ -5,6 +5,7 @@ FIGURES = {
     "grid": "Figures 6 to 10: distilled images side by side.",
     "embedding": "Figure 4: t-SNE of real and distilled features.",
     "scaling": "Top-1 over images per class, measured and published.",
+    "budget": "Top-1 over the bytes of images and labels, by label budget.",
     "lambda": "Figure 5a: top-1 over lambda, the BatchNorm weight.",
 }
 """The figures: descriptions by name."""

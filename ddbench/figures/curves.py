@@ -126,10 +126,10 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, all_measured: list[str]) -> Non
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(axis="y")
-    _name_lines(axes, ends)
+    name_lines(axes, ends)
 
 
-def _name_lines(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+def name_lines(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Writes the name of each line to the right of the panel, in the order of the ends of the lines.
 
     Args:

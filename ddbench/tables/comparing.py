@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
+from ddbench.tables.budget import BUDGET
 from ddbench.tables.efficiency import measure_costs
 from ddbench.tables.hyperparameters import methods_by_dataset, recipe_settings
 
@@ -151,4 +152,5 @@ def ddbench_tables() -> Iterable[TableSpec]:
             metrics={**TOP1, **SCORE_METRICS},
             finish=with_scores,
         ),
+        BUDGET,
     ]

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 RECORDS = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px" / "records"
 SMALL = ("--method", "random,wmdd", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke")
-TABLES = ("comparison", "regimes", "ablation", "cross-arch", "efficiency", "hyperparameters", "lambda", "sliced")
+TABLES = (
+    "comparison",
+    "regimes",
+    "ablation",
+    "cross-arch",
+    "efficiency",
+    "hyperparameters",
+    "lambda",
+    "sliced",
+    "budget",
+)
 COMMANDS = (
     ("records",),
     ("records", "--scores"),
