@@ -1,4 +1,4 @@
-"""benchmarks/run.py, at sizes of no meaning: what measures the code still fits it, and both sides still agree."""
+"""The benchmarks, at sizes of no meaning: what measures the code still fits it, and both sides still agree."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from ddbench.results.records import load
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = """
@@ -25,15 +27,31 @@ networks.CASES = tuple(networks.Case(name, size=8, real=4, ipc=1, network="convn
 run.main(["--only", "networks", "--repetitions", "1"])
 """
 
+ON_A_GPU = """
+import sys
+from pathlib import Path
 
-@pytest.mark.slow
-def test_a_part_is_measured_written_and_shown(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SMALL, str(BENCHMARKS), str(tmp_path)],
+sys.path.insert(0, sys.argv[1])
+import gpu, measuring
+measuring.RESULTS = Path(sys.argv[2])
+del sys.argv[1:3]
+gpu.VARIANTS = {name: way for name, way in gpu.VARIANTS.items() if not way[1]}  # compilation takes minutes on a CPU
+gpu.main()
+"""
+
+
+def run_script(script, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", script, str(BENCHMARKS), *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
+
+
+@pytest.mark.slow
+def test_a_part_is_measured_written_and_shown(tmp_path):
+    done = run_script(SMALL, tmp_path)
     assert done.returncode == 0, done.stderr
     (written,) = tmp_path.iterdir()
     actual = json.loads(written.read_text())
@@ -48,6 +66,30 @@ def test_a_part_is_measured_written_and_shown(tmp_path):
         faster = f"{row['reference'] / row['ours']:.2f}"
         (line,) = [line for line in done.stdout.partition("all parts")[2].splitlines() if row["part"] in line]
         assert [cell.strip() for cell in line.strip("|").split("|")][-2:] == [faster, row["agreement"]]
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_measures_every_cell_and_the_recover_loop(tmp_path):
+    """Five steps at 32 px. A cut run keeps its rows: with no time left, no cell starts."""
+    options = ["--dataset", "digits", "--size", 32, "--ipc", 1, "--recipe", "smoke", "--steps", 5]
+    options += ["--cache-dir", tmp_path / "cache", "--results-dir", tmp_path / "results"]
+    done = run_script(ON_A_GPU, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "gpu-cpu.json").read_text())["rows"]
+    cells = [row["case"] for row in rows if row["part"] == "cell"]
+    methods = ["random, smoke", "wmdd, smoke", "wmdd, smoke + released", "sre2l, smoke"]
+    assert cells == [f"{name}, 32 px, IPC 1, {protocol}" for name in methods for protocol in ("fkd", "soft", "hard")]
+    frame = load(tmp_path / "results" / "records")
+    assert [f"top-1 {top1:.2f}" for top1 in sorted(frame["top1_last"])] == sorted(
+        (row["agreement"].partition(",")[0] for row in rows[: len(cells)]), key=lambda text: float(text.split()[1])
+    )
+    assert all("s / iteration" in row["agreement"] for row in rows if row["case"].startswith(("wmdd", "sre2l")))
+    steps = [row for row in rows if row["part"] == "recover step"]
+    assert len(steps) == 4
+    assert all(int(row["agreement"].split(" operators / step")[0]) > 1000 for row in steps)
+
+    late = run_script(ON_A_GPU, tmp_path, *options, "--minutes", 0)
+    assert late.stdout.count("not started: ") == len(cells)
 
 
 def test_the_comparison_with_dd_ranking_is_that_of_the_committed_result():
