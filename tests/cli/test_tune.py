@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 SEARCH = (
     *("--dataset", "digits", "--ipc", "2", "--student", "convnet-d2", "--evaluator", "hard", *FAST),
+    *("--arch", "convnet-bn-d2"),
     *("--set", "wmdd.steps=3", "--set", "wmdd.iterations=1", "--repeats", "2"),
-    *("--over", "method.bn_weight=0.1,10", "--over", "evaluator.epochs=1,15"),
+    *("--over", "method.bn_weight=0.1,10", "--over", "evaluator.epochs=1,8"),
 )
 METHODS = ("--method", "wmdd,kmeans,random")
 RANDOM = ("tune", "--dataset", "digits", "--ipc", "1", "--method", "random", *FAST)
@@ -78,7 +79,7 @@ def test_a_search_from_trials_to_winners(shell: Shell) -> None:
     trial = next(record for record in trials if record["method"] == "random")
     epochs = trial["configuration"]["evaluator_settings"]["epochs"]
     settings = ("--set", "data.holdout=0.1", "--set", f"evaluator.epochs={epochs}")
-    assert shell("run", *SEARCH[:18], "--method", "random", *settings).code == 0
+    assert shell("run", *SEARCH[:20], "--method", "random", *settings).code == 0
     assert records_in(shell) == records
     shown = shell("show", trial["name"]).out
     assert re.search(rf"^tuning +trial {trial['trials'][0]['trial']} of 4 of the search {name}$", shown, re.MULTILINE)
@@ -103,6 +104,20 @@ def test_the_selection_does_not_read_the_validation_images(shell: Shell, image_f
         assert (row["winner"], row["held-out top-1"]) == (other["winner"], other["held-out top-1"])
         assert float(row["validation top-1"]) + float(other["validation top-1"]) == 100.0
         assert row["validation top-1"] != other["validation top-1"]
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_counts_and_cannot_win(shell: Shell) -> None:
+    outcome = shell(*RANDOM, "--student", "convnet-d2", "--over", "evaluator.learning_rate=1e30,0.1")
+    assert outcome.code == 1
+    assert [(row["settings"], row["held-out top-1"] == "failed") for row in outcome.rows] == [
+        ("evaluator.learning_rate=1e30", True),
+        ("evaluator.learning_rate=0.1", False),
+    ]
+    (row,) = table_of(outcome)
+    assert (row["trials"], row["winner"]) == ("2", "evaluator.learning_rate=0.1")
+    assert "the loss is nan" in outcome.err
+    assert len(records_in(shell)) == 2
 
 
 def test_a_dry_run_prints_plan_and_estimate_and_writes_nothing(shell: Shell) -> None:

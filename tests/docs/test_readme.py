@@ -53,6 +53,7 @@ def is_quick(command: str) -> bool:
 README, USAGE = ROOT / "README.md", ROOT / "docs" / "usage.md"
 COMMANDS = list(dict.fromkeys([*commands(README), *commands(USAGE)]))
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
+INSTALL = [command for command in COMMANDS if command.startswith("pip ")]  # the test of the packages installs them
 QUICK = [command for command in COMMANDS if is_quick(command)]
 LONG = [command for command in COMMANDS if command.startswith("ddbench ") and not is_quick(command)]
 REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"
@@ -77,7 +78,7 @@ def ddbench(command: str, folder: Path, **environment: str) -> str:
 
 def test_every_command_is_covered() -> None:
     assert COMMANDS
-    assert sorted(MAKE + QUICK + LONG) == sorted(COMMANDS)
+    assert sorted(MAKE + INSTALL + QUICK + LONG) == sorted(COMMANDS)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
