@@ -128,6 +128,18 @@ def regularisation(**arguments: Any) -> None:
     _draw_curves("lambda", draw, **arguments)
 
 
+@figure_command.command(
+    "compute", help=f"{FIGURES['compute']}\n\nThe records need a curve: --set 'evaluator.measure_at=[10,30,100]'."
+)
+@_ipc
+@_curve_options
+def compute(**arguments: Any) -> None:
+    """Draws the figure `compute`."""
+    from ddbench.figures.compute import draw
+
+    _draw_curves("compute", draw, **arguments)
+
+
 def _draw_curves(
     name: str,
     draw: Callable[[list[Record], Callable[[str], None]], Figure],

@@ -171,13 +171,18 @@ def spread(heights: list[float], gap: float) -> list[float]:
     return [centre + gap * (number - (size - 1) / 2) for centre, size in groups for number in range(size)]
 
 
-def measurement_note(frame: pd.DataFrame) -> str:
-    """Returns the part of a caption on the measured rows of `mean_top1`: statistic, number of students, recipes."""
+def measurement_note(frame: pd.DataFrame, when: str = "after the last epoch") -> str:
+    """Returns the part of a caption on the measured rows of `mean_top1`: statistic, number of students, recipes.
+
+    Args:
+        frame: Rows of `mean_top1`.
+        when: When the students were measured.
+    """
     recipes = ", ".join(sorted(frame["recipe"].unique()))
     students, sets = _range_text(frame["n"], "student"), _range_text(frame["sets"], "distilled set")
     return (
-        f"Top-1 on real images that were not trained on, after the last epoch: mean and sample deviation of {students} "
-        f"on {sets} a point. Recipe: {recipes}. Names show settings that differ.{key_note(frame['series'])}"
+        f"Top-1 on real images that were not trained on, {when}: mean and sample deviation of {students} on "
+        f"{sets} a point. Recipe: {recipes}. Names show settings that differ.{key_note(frame['series'])}"
     )
 
 

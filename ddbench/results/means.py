@@ -109,17 +109,27 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
         `mixture` names the conditions in which the averaged records differ, and other top-1 of the same students
         (`results.mixtures`).
     """
+    return mean_of_lines(lines(records, x), x)
+
+
+def mean_of_lines(every: Sequence[Line], x: str = "") -> pd.DataFrame:
+    """Returns the frame of `mean_top1` for lines that are grouped already.
+
+    Args:
+        every: The lines.
+        x: The setting on the x-axis, which recipes do not count as changed; empty: it is no setting.
+    """
     import pandas as pd
 
     panels: dict[str, tuple[Record, Facts]] = {}
     series: dict[str, tuple[Record, Facts]] = {}
     points: list[tuple[Line, float, Pool]] = []
-    for line in lines(records, x):
+    for line in every:
         first = line.all_records[0]
         panels.setdefault(line.panel, (first, line.conditions))
         series.setdefault(line.variant, (first, line.config))
         points += [(line, value, point) for value, point in line.pools.items()]
-    titles = dict(zip(panels, _titles([*panels.values()], x), strict=True))
+    titles = dict(zip(panels, _titles([*panels.values()]), strict=True))
     labels = dict(zip(series, set_labels(*_unzip([*series.values()])), strict=True))
     rows: list[dict[str, Any]] = []
     for line, value, point in points:
@@ -148,11 +158,11 @@ def _unzip(pairs: Sequence[tuple[Record, Facts]]) -> tuple[list[Record], list[Fa
     return [record for record, _ in pairs], [facts for _, facts in pairs]
 
 
-def _titles(panels: Sequence[tuple[Record, Facts]], x: str) -> list[str]:
+def _titles(panels: Sequence[tuple[Record, Facts]]) -> list[str]:
     records, facts = _unzip(panels)
     titles = []
-    for record in records:
-        ipc = "" if x == "ipc" else f", IPC {record.ipc}"
+    for record, conditions in panels:
+        ipc = f", IPC {record.ipc}" if "ipc" in conditions else ""
         images = "" if record.measured_on == "validation images" else f", on {record.measured_on}"
         title = f"{record.dataset}, {record.image_size} px{ipc}{images}"
         titles.append(f"{title}\n{record.evaluator} v{record.evaluator_version}, {record.student}")

@@ -82,6 +82,9 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("top-1 (last epoch)", f"{metrics.top1_last:.2f} % on {record.measured_on}"),
         ("top-1 by class", _by_class(class_names, metrics.per_class)),
     ]
+    if metrics.curve is not None:
+        points = ", ".join(f"{top1:.2f} at {step}" for step, top1 in metrics.curve)
+        rows.append(("top-1 by step", f"{points} (one run, one schedule; the last is the result)"))
     if metrics.top1_best is not None:
         rows.append(("best epoch", f"{metrics.top1_best:.2f} % (chosen on {record.measured_on}: not a result)"))
     if metrics.top1_selected is not None:

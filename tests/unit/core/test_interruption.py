@@ -21,6 +21,7 @@ from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop
 from ddbench.training.batches import Batch
 from ddbench.training.best_epoch import BestEpoch
+from ddbench.training.curve import Curve
 
 BATCHES = 3
 
@@ -44,8 +45,11 @@ def batches(epoch: int, signals: dict[tuple[int, int], signal.Signals]) -> Itera
         yield Batch(images, lambda logits, labels=labels: functional.cross_entropy(logits, labels))  # type: ignore[misc]
 
 
-def fit(slot: Checkpoint, signals: dict[tuple[int, int], signal.Signals]) -> tuple[dict[str, torch.Tensor], int]:
+def fit(
+    slot: Checkpoint, signals: dict[tuple[int, int], signal.Signals]
+) -> tuple[dict[str, torch.Tensor], tuple[int, dict[int, float]]]:
     student = network()
+    curve = Curve(lambda trained: float(trained[0].weight.detach().sum()), {1, 4, 5})
     keep = BestEpoch(lambda trained: (float(trained[0].weight.detach().sum()),))
     torch.manual_seed(os.getpid())  # another process has another global generator
     with interruption.handle_signals():
@@ -56,9 +60,10 @@ def fit(slot: Checkpoint, signals: dict[tuple[int, int], signal.Signals]) -> tup
             torch.device("cpu"),
             "fp32",
             slot,
+            curve=curve,
             best_epoch=keep,
         )
-    return {**student.state_dict(), **keep.weights}, keep.epoch
+    return {**student.state_dict(), **keep.weights}, (keep.epoch, curve.top1)
 
 
 @pytest.mark.parametrize("epoch", range(SETTINGS.epochs))

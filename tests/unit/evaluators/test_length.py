@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,8 @@ from ddbench.evaluators.length import EpochsOrSteps, Length
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SiameseAugmentation
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.checkpoint import Checkpoint
+from ddbench.training import loop
 from ddbench.training.schedules import cosine
 
 if TYPE_CHECKING:
@@ -88,6 +91,22 @@ def test_the_curve_ends_with_the_result_and_changes_nothing(make_task: Tasks, na
     assert curved.curve[-1] == (9, curved.top1_last)
     assert curved.model_copy(update={"curve": None}) == plain
     assert "curve" not in plain.model_dump()
+
+
+def test_a_killed_run_has_the_same_curve(make_task: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    options = {"steps": 11, "batch_size": 8, "measure_at": [1, 4, 8, 10]}
+    expected = train(make_task(checkpoint=Checkpoint(tmp_path / "whole.safetensors")), "hard", **options)
+
+    def die(epoch: int, epochs: int, **metrics: float) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_task(report=die), "hard", **options)
+    resumed = make_task()
+    assert train(resumed, "hard", **options) == expected
+    assert len(resumed.shown) == 11 - 2 * 3
 
 
 def test_the_points_are_those_of_the_network_at_that_step(make_task: Tasks) -> None:
