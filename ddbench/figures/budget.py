@@ -134,8 +134,7 @@ def frame(chosen: Sequence[Line]) -> pd.DataFrame:
         panels.setdefault(canonical_json(line.panel), []).append(line)
         variants.setdefault(canonical_json(line.points[0].config), line.points[0])
     titles = dict(zip(panels, _titles([*panels.values()]), strict=True))
-    names = set_labels([pool.example for pool in variants.values()], [pool.config for pool in variants.values()])
-    series = dict(zip(variants, names, strict=True))
+    series = dict(zip(variants, _names([*variants.values()]), strict=True))
     rows: list[dict[str, Any]] = []
     for line in chosen:
         for pool in line.points:
@@ -168,6 +167,18 @@ def frame(chosen: Sequence[Line]) -> pd.DataFrame:
         )
     )
     return pd.DataFrame(rows)
+
+
+def _names(variants: Sequence[Pool]) -> list[str]:
+    """Names variants; those of other recipes than most have the recipes in their names."""
+    examples = [pool.example for pool in variants]
+    recipes = ["+".join(example.recipes) for example in examples]
+    usual = max(recipes, key=recipes.count)
+    names = set_labels(examples, [pool.config for pool in variants])
+    return [
+        name if recipe in (usual, *name.split(", ")) else f"{name}, {recipe}"
+        for name, recipe in zip(names, recipes, strict=True)
+    ]
 
 
 def _titles(panels: Sequence[Sequence[Line]]) -> list[str]:

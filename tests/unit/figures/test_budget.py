@@ -118,6 +118,13 @@ def test_the_lines_with_the_most_budgets_are_drawn(curve: list[Record], student:
     assert [tick for tick in ticks if low < tick < high] == [0.2, 0.5, 1, 2]  # from 0.234 to 2.46 MB
 
 
+def test_another_recipe_is_named(curve: list[Record], student: Callable[..., Record]) -> None:
+    curve += [student(48.0, 2000, method="sre2l", evaluator="soft", recipes=("quick", "tuned"))]
+    curve += [student(60.0, 1112400, method="sre2l", recipes=("quick", "tuned"))]
+    names = budget.frame(budget.main_lines(budget.lines(curve)))["series"].unique()
+    assert {"wmdd, IPC 10", "sre2l, quick+tuned, IPC 10"} <= set(names)
+
+
 def test_one_budget_makes_no_curve(student: Callable[..., Record]) -> None:
     alone = [student(60.0, 1112400, method="random"), student(61.0, 1112400)]
     with pytest.raises(DDBenchError, match=r"needs a second label budget of the protocol fkd; e.g. .*label_views=10"):
