@@ -21,7 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dc": {"learning_rate": 1.0},
     "rded": {"factor": 1},
     # Two of the hardest images of a class train students that are little better than those of noise.
-    **dict.fromkeys(("el2n", "grand", "forgetting", "aum"), {"take": "easiest"}),
+    **{name: {"take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
 }
 DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
