@@ -41,7 +41,7 @@ class Experiment(Section, serialize_by_alias=True):
     trial: dict[str, Any] | None = Field(
         default=None,
         exclude=True,  # it determines no result: keys and configurations do not have it
-        description="the trial of a search that the cell belongs to, as an entry of `Record.trials`",
+        description="the trial of a search that the cell belongs to, as in `Record.trials`",
     )
     data: DataConfig
     teacher: TeacherConfig

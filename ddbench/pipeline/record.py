@@ -12,7 +12,7 @@ from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
 from ddbench.results.provenance import build_facts
-from ddbench.results.records import Record
+from ddbench.results.records import Record, Trial
 from ddbench.storage.artifacts import Artifact, digest_of
 
 
@@ -70,7 +70,7 @@ def build_record(pipeline: Pipeline) -> Record:
         distilled_images=len(pipeline.distilled),
         distilled_form=pipeline.distilled.form,
         origin=used["given"][0].meta["origin"] if "given" in used else {},
-        trials=[experiment.trial] if experiment.trial else [],
+        trials=[Trial(**experiment.trial)] if experiment.trial else [],
         keys=_keys(pipeline, used),
         configuration=experiment.public(),
         seconds={stage: sum(facts["seconds"] for facts in each.values()) for stage, each in builds.items()},

@@ -166,8 +166,8 @@ class Search:
         by_trial: dict[tuple[str, int], dict[str, Record]] = {}
         for record in records:
             for trial in record.trials:
-                if trial["search"] == self.name and record.holdout:
-                    by_trial.setdefault((record.method, trial["trial"]), {})[record.name] = record
+                if trial.search == self.name and record.holdout:
+                    by_trial.setdefault((record.method, trial.trial), {})[record.name] = record
         expected = Counter((cell.method_name, cell.trial["trial"]) for cell in self.cells if cell.trial)
         candidates = []
         for method, points in self.points.items():

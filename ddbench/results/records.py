@@ -73,6 +73,15 @@ def _check_section(model: type[BaseModel], text: str) -> None:
     model(**{key: value for key, value in json.loads(text).items() if key in model.model_fields})
 
 
+class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A trial of a search (`ddbench tune`) that a record is part of. With `data.holdout` 0, it is one that won."""
+
+    search: str = Field(description="name of the search")
+    trial: int = Field(description="number of the trial among those of the method, from 1")
+    of: int = Field(description="number of trials of the method")
+    settings: Tree = Field(description="searched settings with their values")
+
+
 class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """One student, trained on one distilled set with one seed, with everything that is needed to repeat it."""
 
@@ -120,11 +129,10 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         description="of a set that was given, or that the method started from: name, number and SHA-256 of its files, "
         "or the record that it is from",
     )
-    trials: list[Tree] = Field(
+    trials: list[Trial] = Field(
         default_factory=list,
         exclude_if=lambda trials: not trials,
-        description="trials of searches (ddbench tune) that the record is part of: search, number of the trial, number "
-        "of trials, settings; with data.holdout 0, the trial that won",
+        description="trials of searches (ddbench tune) that the record is part of",
     )
     keys: dict[str, list[str]]
     configuration: Annotated[
@@ -377,7 +385,7 @@ def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
     for record in stored:
         row = record.model_dump(mode="json", exclude={"metrics"})
         # Fields that are not written are columns too, so that all frames have the same columns.
-        optional = {name: getattr(record, name) for name in ("origin", "distilled_form", "trials")}
+        optional = {"origin": record.origin, "distilled_form": record.distilled_form, "trials": row.get("trials", [])}
         more = {**optional, "holdout": record.holdout, "curve": None}
         rows.append({**row, **more, **record.metrics.model_dump(mode="json")})
     frame = pd.DataFrame(rows)

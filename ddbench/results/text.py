@@ -24,7 +24,7 @@ from ddbench.results.labels import recipe_label
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ddbench.results.records import Record
+    from ddbench.results.records import Record, Trial
 
 RECORD_COLUMNS = ("name", "image_size", "recipe", "evaluator", "holdout", "top1_last")
 """Columns of the text overview of records."""
@@ -125,8 +125,8 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows]
 
 
-def _trial(trial: Mapping[str, Any]) -> str:
-    return f"trial {trial['trial']} of {trial['of']} of the search {trial['search']}"
+def _trial(trial: Trial) -> str:
+    return f"trial {trial.trial} of {trial.of} of the search {trial.search}"
 
 
 def _form(form: Mapping[str, Any]) -> str:

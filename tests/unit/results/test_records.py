@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ddbench.api.evaluator import Metrics
 from ddbench.core.errors import DDBenchError
 from ddbench.results import provenance, records, verified_json
 from ddbench.results.records import Record
+from ddbench.results.text import record_rows
 
 SECTIONS: dict[str, Any] = {
     **{name: {} for name in records.SECTIONS},
@@ -230,9 +232,15 @@ def test_a_record_keeps_the_trials_of_the_one_that_it_replaces(tmp_path: Path) -
     trials = [{"search": name, "trial": 1, "of": 4, "settings": {"method.x": 1}} for name in ("one", "two")]
     for own in ([trials[0]], [], [trials[1]], [trials[0]]):
         stored = records.store(record(keys=key("0123abcd"), trials=own), tmp_path)
-    assert stored.trials == trials
+    assert [trial.model_dump() for trial in stored.trials] == trials
     assert records.read_all(tmp_path) == [stored]
     assert "trials" not in record().model_dump(mode="json")
+    frame = records.to_frame([stored, record()])
+    assert frame["trials"].tolist() == [trials, []]
+    assert records.from_frame(frame)[0] == stored
+    assert record_rows(stored)[-2] == ("tuning", "trial 1 of 4 of the search one; trial 1 of 4 of the search two")
+    with pytest.raises(ValidationError, match="trials"):
+        record(trials=[{}])
 
 
 @pytest.mark.parametrize(
