@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddbench.augment.colours import Colours, random_colours
 from ddbench.augment.crops import CROP_SCALE, random_boxes
 from ddbench.augment.mixing import Mix, cutmix_box, kept_share
 from ddbench.augment.shuffling import random_places
@@ -26,6 +27,7 @@ class EpochViews:
         mixes: CutMix of each batch; empty without CutMix.
         places: New places of the rows and the columns of patches of each image (`shuffling.shuffle_patches`), int64
             [n, 2, factor]; None without patch shuffling.
+        colours: Colour jitter and lighting noise of each position; None without them.
     """
 
     order: Tensor
@@ -34,15 +36,16 @@ class EpochViews:
     batches: tuple[slice, ...]
     mixes: tuple[Mix, ...]
     places: Tensor | None = None
+    colours: Colours | None = None
 
     def unaugmented(self, size: int) -> EpochViews:
-        """Returns the same order and batches without patch shuffling, crops, flips and CutMix.
+        """Returns the same order and batches without patch shuffling, crops, flips, colours and CutMix.
 
         Args:
             size: Side of the images and the views in pixels.
         """
         whole = torch.tensor([0, 0, size, size]).expand(len(self.order), 4)
-        return replace(self, boxes=whole, flips=torch.zeros_like(self.flips), mixes=(), places=None)
+        return replace(self, boxes=whole, flips=torch.zeros_like(self.flips), mixes=(), places=None, colours=None)
 
 
 def batch_slices(n: int, batch_size: int) -> tuple[slice, ...]:
@@ -78,11 +81,12 @@ def epoch_views(
     cutmix_alpha: float | None = None,
     image_size: int = 224,
     factor: int = 1,
+    colour_noise: tuple[float, float] | None = None,
 ) -> EpochViews:
-    """Draws the views of one epoch: permutation, patch shuffling, random-resized-crop, flip and CutMix.
+    """Draws the views of one epoch: permutation, patch shuffling, random-resized-crop, flip, colours and CutMix.
 
-    The result depends only on the arguments. Order, patches, crops, flips and mixing have separate random streams, so
-    turning CutMix or patch shuffling off changes nothing else.
+    The result depends only on the arguments. Order, patches, crops, flips, colours and mixing have separate random
+    streams, so turning one of them off changes nothing else.
 
     Args:
         n: Number of images.
@@ -94,6 +98,7 @@ def epoch_views(
         cutmix_alpha: alpha > 0 of Beta(alpha, alpha), from which lambda of CutMix is drawn; None: no CutMix.
         image_size: Side of a view in pixels, for the CutMix boxes.
         factor: Patches along a side of an image, which are shuffled; 1: no patch shuffling.
+        colour_noise: Strengths of colour jitter and lighting noise (`colours.random_colours`); None: neither.
 
     Returns:
         The views of the epoch.
@@ -112,7 +117,12 @@ def epoch_views(
     batches = batch_slices(n, batch_size)
     mixes = () if cutmix_alpha is None else _mixes(batches, cutmix_alpha, image_size, seed, epoch)
     places = None if factor == 1 else random_places(n, factor, seeds.generator("views", seed, epoch, "patches"))
-    return EpochViews(order, boxes, flips, batches, mixes, places)
+    colours = (
+        None
+        if colour_noise is None
+        else random_colours(n, *colour_noise, seeds.generator("views", seed, epoch, "colours"))
+    )
+    return EpochViews(order, boxes, flips, batches, mixes, places, colours)
 
 
 def _mixes(batches: tuple[slice, ...], alpha: float, size: int, seed: int, epoch: int) -> tuple[Mix, ...]:

@@ -39,6 +39,10 @@ CATALOG: tuple[NetworkInfo, ...] = (
     NetworkInfo("convnet-d3", "ddbench", "ConvNet of 3 blocks (convnet-d1 to -d6), width 128, instance norm"),
     NetworkInfo("convnet-bn-d3", "ddbench", "the same with BatchNorm, for methods that match its statistics"),
     NetworkInfo("convnet-d4", "ddbench", "ConvNet of 4 blocks, usual for 64 px"),
+    NetworkInfo(
+        "resnetap-10", "ddbench", "ResNet-10 (or -18) with average pooling for strides, instance norm; 16 px and more"
+    ),
+    NetworkInfo("resnet-in-18", "ddbench", "ResNet-18 (or -10) with instance norm; 16 px and more"),
 )
 OTHER_NETWORKS = "any other classifier as torchvision/NAME or timm/NAME"
 """Text about the networks that are not in the catalogue."""

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
-from ddbench.evaluators.own import OwnLabels
+from ddbench.evaluators.edc import AveragedStudent
+from ddbench.evaluators.minimax import MinimaxHardLabels
+from ddbench.evaluators.own import DifficultyAlignedLabels, OwnLabels, TrajectoryLabels
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
 from ddbench.evaluators.rded import PatchShuffling
 from ddbench.evaluators.replay import Replay
@@ -19,7 +21,11 @@ def ddbench_evaluators() -> Iterable[type[Evaluator]]:
         HardLabels,
         SiameseAugmentation,
         PatchShuffling,
+        AveragedStudent,
         OwnLabels,
+        TrajectoryLabels,
+        DifficultyAlignedLabels,
+        MinimaxHardLabels,
         Replay,
         FullData,
     ]

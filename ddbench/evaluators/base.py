@@ -97,6 +97,11 @@ class DistilledSetProtocol(EpochsOrSteps, frozen=True, extra="forbid"):
         return 1
 
     @property
+    def colour_noise(self) -> tuple[float, float] | None:
+        """The strengths of colour jitter and lighting noise of every view; None: neither."""
+        return None
+
+    @property
     def average_decay(self) -> float | None:
         """The decay of the average of the student's weights that is measured; None: the weights themselves."""
         return None

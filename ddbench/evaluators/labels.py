@@ -140,6 +140,7 @@ class LabelSource(ABC):
             settings.cutmix_alpha,
             size,
             settings.shuffle_factor,
+            settings.colour_noise,
         )
         return views.unaugmented(size) if settings.augmentation == "none" else views
 

@@ -1,4 +1,4 @@
-"""The protocol `own`: training on exactly what a distilled set holds. Imports no torch."""
+"""The protocols `own`, `mtt` and `datm-dsa`: training on exactly what a distilled set holds. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OwnLabels(SiameseAugmentation, frozen=True, extra="forbid"):
-    """The protocol of MTT and DATM: `dsa` with the soft labels and the learning rate that the set holds.
+    """What MTT and DATM have in common: `dsa` with the soft labels and the learning rate that the set holds.
 
     The loss is the cross-entropy with the set's soft labels; logits become probabilities by a softmax without
     temperature. The KL divergence has the same gradient, because the two differ by the entropy of the labels, which
@@ -40,4 +40,24 @@ class OwnLabels(SiameseAugmentation, frozen=True, extra="forbid"):
         from ddbench.evaluators.students import evaluate_with_siamese_augmentation
 
         training = self.training(task.distilled.learning_rate or self.learning_rate)
-        return evaluate_with_siamese_augmentation(task, self, training, self.operations, task.distilled.soft_labels)
+        soft_labels = task.distilled.soft_labels if "soft_labels" in self.uses else None
+        return evaluate_with_siamese_augmentation(task, self, training, self.operations, soft_labels)
+
+
+class TrajectoryLabels(OwnLabels, frozen=True, extra="forbid"):
+    """The protocol of MTT: `own` with the classes, also if the set holds soft labels."""
+
+    name = "mtt"
+    version = "1"
+    paper = "Cazenavette et al., Dataset Distillation by Matching Training Trajectories (CVPR 2022)"
+    uses: ClassVar[tuple[str, ...]] = ("pixels", "learning_rate")
+
+
+class DifficultyAlignedLabels(OwnLabels, frozen=True, extra="forbid"):
+    """The protocol of DATM: `own` with batches of 128."""
+
+    name = "datm-dsa"
+    version = "1"
+    paper = "Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching (ICLR 2024)"
+
+    batch_size: int = Field(default=128, ge=1, description="images per step; a smaller last batch is kept (DATM: 128)")

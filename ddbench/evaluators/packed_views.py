@@ -16,12 +16,13 @@ def pack_views(epoch: EpochViews) -> dict[str, Tensor]:
     """Converts views to tensors. The sides of images must be below 2**15 pixels.
 
     Args:
-        epoch: The views of n images.
+        epoch: The views of n images, without colour jitter.
 
     Returns:
         `order` int32 [n], `boxes` int16 [n, 4] and `flips` bool [n]; with CutMix also `partners` int32 [n] and
         `mix_boxes` int16 [batches, 4]; with patch shuffling also `places` int16 [n, 2, factor].
     """
+    assert epoch.colours is None, "colour jitter is for class labels, which are not stored with their views"
     packed = {"order": epoch.order.int(), "boxes": epoch.boxes.short(), "flips": epoch.flips}
     if epoch.mixes:
         packed["partners"] = torch.cat([mix.partner for mix in epoch.mixes]).int()

@@ -68,8 +68,8 @@ def build_network(arch: str, num_classes: int, image_size: int, stem: Stem = "au
     """Builds a classifier with random initial weights. The global random generator is left unchanged.
 
     Args:
-        arch: "resnet18" (torchvision's, else timm's), "torchvision/NAME", "timm/NAME", "convnet-d1" to "-d6" or
-            "convnet-bn-d1" to "-d6".
+        arch: "resnet18" (torchvision's, else timm's), "torchvision/NAME", "timm/NAME", "convnet-d1" to "-d6",
+            "convnet-bn-d1" to "-d6", or "resnetap-" or "resnet-in-" with 10 or 18 (`residual.residual_network`).
         num_classes: Number of classes.
         image_size: Side of the square images [B, 3, S, S] in pixels; transformers are built for that size.
         stem: First convolution; see `TeacherConfig.stem`. "auto" changes nothing in networks without a strided first
@@ -113,6 +113,11 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
             raise DDBenchError(f"network '{arch}' needs images of {2**depth} pixels or more, not {image_size}")
         return ConvNet(depth, num_classes, image_size, batch_norm=match[1] is not None)
 
+    if match := re.fullmatch(r"resnet(ap|-in)-(10|18)", arch):
+        from ddbench.nn.residual import residual_network
+
+        return residual_network(int(match[2]), num_classes, image_size, average_pooling=match[1] == "ap")
+
     import torchvision
 
     source, _, name = arch.rpartition("/")
@@ -146,6 +151,7 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
     if source == "":
         names = [known.partition("/")[2] for known in names]
         names += [f"convnet-{norm}d{depth}" for norm in ("", "bn-") for depth in range(1, 7)]
+        names += [f"resnet{kind}-{depth}" for kind in ("ap", "-in") for depth in (10, 18)]
     # Without a close match, the error lists the names of the catalogue instead of the thousand names of timm.
     raise unknown("network", arch, names if get_close_matches(arch, names, 1, 0.5) else [n.name for n in CATALOG])
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddbench.augment import crops, mixing
+from ddbench.augment.colours import shift_colours
 from ddbench.augment.shuffling import shuffle_patches
 from ddbench.augment.views import EpochViews
 from ddbench.training.batches import prefetch, to_device
@@ -64,12 +65,16 @@ def view_batches(
     mean, std = dataset.mean.to(device), dataset.std.to(device)
     order, boxes, flips = (to_device(part, device) for part in (epoch.order, epoch.boxes, epoch.flips))
     places = None if epoch.places is None else to_device(epoch.places, device)
+    colours = None if epoch.colours is None else epoch.colours.to(device)
 
     def views(pixels: Tensor, positions: slice | Tensor) -> Tensor:
         images = to_device(pixels, device).float() / 255
         if places is not None:
             images = shuffle_patches(images, places[positions])
-        return crops.normalise(crops.crop_resize(images, boxes[positions], size, flips[positions]), mean, std)
+        images = crops.crop_resize(images, boxes[positions], size, flips[positions])
+        if colours is not None:
+            images = shift_colours(images, colours[positions])
+        return crops.normalise(images, mean, std)
 
     parts = [shard(batch) for batch in epoch.batches]
     with closing(prefetch((read(epoch.order[part]) for part in parts), device)) as loaded:

@@ -24,6 +24,7 @@ AUGMENTED = {
     for protocol in ddbench_evaluators()
     if "augmentation" in protocol.model_fields and protocol.name != "replay"
 }
+SIAMESE = ("dsa", "own", "mtt", "datm-dsa")
 SMALL: dict[str, Any] = {"epochs": 3, "batch_size": 8}
 
 
@@ -49,7 +50,7 @@ def test_a_setting_that_came_later_is_not_in_older_keys() -> None:
 def order_of(protocol: str, epoch: int) -> Tensor:
     """The images of an epoch in the order of the augmented student with seed 0."""
     seed = seeds.derive("student", 0)
-    if protocol in ("dsa", "own"):
+    if protocol in SIAMESE:
         return torch.randperm(20, generator=seeds.generator("siamese", seed, epoch, "order"))
     return epoch_views(20, torch.tensor([8, 8]), seed, epoch, 8, cutmix_alpha=1.0, image_size=8).order
 
@@ -68,7 +69,7 @@ def test_without_augmentation_every_view_is_the_stored_image(name: str, make_tas
 
 
 def test_every_protocol_on_a_distilled_set_can_turn_its_augmentation_off() -> None:
-    assert set(AUGMENTED) == {"fkd", "soft", "hard", "dsa", "rded", "own"}
+    assert set(AUGMENTED) == {"fkd", "soft", "hard", "rded", "edc", "minimax-hard", *SIAMESE}
     for protocol in AUGMENTED.values():
         assert "augmentation" not in protocol().model_dump()
         assert protocol(augmentation="none").model_dump()["augmentation"] == "none"
@@ -76,7 +77,7 @@ def test_every_protocol_on_a_distilled_set_can_turn_its_augmentation_off() -> No
             protocol(augmentation="off")
 
 
-@pytest.mark.parametrize("name", ["dsa", "own"])
+@pytest.mark.parametrize("name", SIAMESE)
 def test_without_augmentation_is_without_a_strategy(name: str, make_task: Callable[..., WatchedTask]) -> None:
     tasks = [make_task(), make_task()]
     for task, settings in zip(tasks, ({"augmentation": "none"}, {"strategy": None}), strict=True):

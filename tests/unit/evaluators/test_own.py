@@ -1,4 +1,4 @@
-"""The protocol own: a plain loop with the set's floats, soft labels and rate; without them it is dsa."""
+"""The protocols own, mtt and datm-dsa: a plain loop with the set's floats, soft labels and rate; without them: dsa."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddbench.core import seeds
-from ddbench.evaluators.own import OwnLabels
+from ddbench.evaluators.own import DifficultyAlignedLabels, OwnLabels, TrajectoryLabels
 from ddbench.evaluators.protocols import SiameseAugmentation
 from ddbench.nn.build import build_network
 from ddbench.pipeline.request import Request, experiments
@@ -85,8 +85,40 @@ def test_a_plain_set_gives_the_student_of_dsa(make_task: Callable[..., WatchedTa
         assert torch.equal(one, other)
 
 
+def test_mtt_trains_on_the_classes_and_datm_on_the_soft_labels(make_task: Callable[..., WatchedTask]) -> None:
+    """Both at the rate of the set; DATM in batches of 128, which hold the whole set here."""
+    soft = torch.randn(20, 10, generator=torch.Generator().manual_seed(1))
+    rate = torch.tensor([0.05], dtype=torch.float64)
+
+    def trained(protocol: OwnLabels, **parts: Tensor) -> Tensor:
+        task = with_parts(make_task(), **parts)
+        protocol.evaluate(task)
+        return torch.cat([parameter.detach().flatten() for parameter in task.students[0].parameters()])
+
+    own = OwnLabels(**{**SETTINGS, "batch_size": 20})
+    mtt, datm = TrajectoryLabels(**{**SETTINGS, "batch_size": 20}), DifficultyAlignedLabels(epochs=4, strategy=None)
+    with_labels, without = trained(own, logits=soft, learning_rate=rate), trained(own, learning_rate=rate)
+    assert not torch.equal(with_labels, without)
+    assert torch.equal(trained(mtt, logits=soft, learning_rate=rate), without)
+    assert torch.equal(trained(datm, logits=soft, learning_rate=rate), with_labels)
+
+
 @pytest.mark.parametrize(("budget", "epochs"), [("paper", 1000), ("quick", 300), ("smoke", 3)])
-def test_recipes_set_the_protocol_as_dsa(budget: str, epochs: int) -> None:
-    request = Request(("random",), ("imagenette",), (10,), (budget,), evaluators=("own",))
-    (cell,) = experiments(request, PluginRegistry())
-    assert cell.evaluator == OwnLabels(epochs=epochs)
+def test_recipes_set_the_protocols_as_dsa(budget: str, epochs: int) -> None:
+    """MTT's `distill.py` has batches of 256, DATM's `evaluation.py` and configurations of 128."""
+    for protocol, batch in ((OwnLabels, 256), (TrajectoryLabels, 256), (DifficultyAlignedLabels, 128)):
+        request = Request(("random",), ("imagenette",), (10,), (budget,), evaluators=(protocol.name,))
+        (cell,) = experiments(request, PluginRegistry())
+        assert cell.evaluator == protocol(epochs=epochs, batch_size=batch)
+
+
+def test_paper_has_the_data_of_mtt() -> None:
+    """`GeorgeCazenavette/mtt-distillation:utils.py`: CIFAR-100 with the mean of CIFAR-10; `--res 128` of ImageNet."""
+    cells = {
+        dataset: experiments(Request(("random",), (dataset,), (1,), ("paper",), evaluators=("mtt",)), PluginRegistry())[
+            0
+        ]
+        for dataset in ("cifar100", "imagefruit")
+    }
+    assert cells["cifar100"].data.mean == (0.4914, 0.4822, 0.4465)
+    assert (cells["imagefruit"].data.image_size, cells["imagefruit"].student) == (128, "convnet-d5")

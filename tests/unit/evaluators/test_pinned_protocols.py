@@ -20,7 +20,11 @@ PINNED: dict[str, tuple[str, dict[str, Any], float]] = {
     "hard": ("1", SMALL, 1.142825),
     "dsa": ("1", SMALL, 0.9568849),
     "rded": ("1", SMALL, 1.102463),
+    "edc": ("1", SMALL, 1.161483),
     "own": ("1", SMALL, 0.9568849),
+    "mtt": ("1", SMALL, 0.9568849),
+    "datm-dsa": ("1", SMALL, 0.9568849),
+    "minimax-hard": ("1", SMALL, 0.8839188),
     "full-data": ("2", {}, 2.398409),
 }
 """Its version, its settings, and the norm of the trained student's logits of one image."""

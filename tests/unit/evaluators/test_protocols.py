@@ -121,9 +121,22 @@ def test_defaults_are_the_published_protocol() -> None:
         "cutmix_alpha": 1.0, "validate_every": 0, "temperature": 20.0, "labels": "online",
     }  # fmt: skip
     assert KnowledgeDistillation().model_dump() == published
-    names = {"fkd", "soft", "hard", "dsa", "rded", "own", "replay", "full-data"}
+    names = {
+        "fkd",
+        "soft",
+        "hard",
+        "dsa",
+        "rded",
+        "edc",
+        "own",
+        "mtt",
+        "datm-dsa",
+        "minimax-hard",
+        "replay",
+        "full-data",
+    }
     assert {protocol.name for protocol in ddbench_evaluators()} == names
-    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded"]
+    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded", "edc"]
 
 
 def test_the_hook_imports_no_torch() -> None:

@@ -1,0 +1,78 @@
+"""The protocol of EDC, and with other settings that of G-VBSM. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from ddbench.api.evaluator import Metrics
+from ddbench.evaluators.base import DistilledSetProtocol
+
+if TYPE_CHECKING:
+    from ddbench.api.context import EvaluateTask
+    from ddbench.api.settings import TrainingSettings
+
+
+class AveragedStudent(DistilledSetProtocol, frozen=True, extra="forbid"):
+    """The protocol of EDC: the student matches logits and class, and the average of its weights is measured.
+
+    The loss is MSE-GT: the mean squared error to the teacher's logits of every view, rounded to fp16, plus `ce_weight`
+    times the cross-entropy with the class of the image that CutMix pastes onto. The moving average of the weights over
+    the steps is measured. SGD has momentum 0.875, and no weight decay on vectors.
+    """
+
+    name = "edc"
+    version = "1"
+    paper = "Shao et al., Elucidating the Design Space of Dataset Condensation, NeurIPS 2024 (arXiv 2404.13733)"
+
+    epochs: int | None = Field(default=1000, ge=1, description="epochs over the distilled set (EDC, ImageNet-10: 1000); null with steps")
+    batch_size: int = Field(
+        default=50, ge=1, description="images per step; a smaller last batch is kept (EDC, ImageNet-10 at IPC 10: 50)"
+    )
+    min_crop: float = Field(
+        default=0.5, gt=0, le=1, description="smallest fraction of the area that a crop keeps (EDC: 0.5; G-VBSM: 0.08)"
+    )
+    factor: int = Field(
+        default=1,
+        ge=1,
+        description="patches along a side of an image, which every view shuffles (EDC: 2 on ImageNet-1K, else 1)",
+    )
+    ce_weight: float = Field(
+        default=0.025, ge=0, description="weight of the cross-entropy (EDC: 0.025; G-VBSM: 0.1, on CIFAR 0.15)"
+    )
+    schedule: Literal["smoothed", "half-cosine", "cosine"] = Field(
+        default="smoothed",
+        description="learning rate. smoothed: the first half of a cosine, and in the last sixth a line to 0 (EDC: "
+        "ImageNet-10, CIFAR-100); half-cosine (EDC: ImageNet-1K, Tiny ImageNet); cosine: to 0 (G-VBSM)",
+    )
+    ema_decay: float = Field(
+        default=0.99, ge=0, lt=1, description="decay of the average of the weights (EDC: 0.99); 0 = none (G-VBSM)"
+    )
+
+    @property
+    def shuffle_factor(self) -> int:
+        """The patches along a side of an image that every view shuffles."""
+        return self.factor
+
+    @property
+    def average_decay(self) -> float | None:
+        """The decay of the average of the student's weights."""
+        return self.ema_decay or None
+
+    def training(self, batch_size: int) -> TrainingSettings:
+        """Returns the optimiser and its hyper-parameters."""
+        return super().training(batch_size).model_copy(update={"momentum": 0.875, "decay_vectors": False})
+
+    def evaluate(self, task: EvaluateTask) -> Metrics:
+        """Trains one student on the teacher's logits of every view and the classes, and measures it."""
+        from ddbench.evaluators.mse_labels import LogitsAndClasses
+        from ddbench.evaluators.students import evaluate_student
+        from ddbench.training import schedules
+
+        schedule = {
+            "smoothed": schedules.smoothed,
+            "half-cosine": schedules.half_cosine,
+            "cosine": schedules.cosine,
+        }[self.schedule]
+        return evaluate_student(task, self, LogitsAndClasses(task, self, self.ce_weight), schedule)
