@@ -26,7 +26,9 @@ class AveragedStudent(DistilledSetProtocol, frozen=True, extra="forbid"):
     version = "1"
     paper = "Shao et al., Elucidating the Design Space of Dataset Condensation, NeurIPS 2024 (arXiv 2404.13733)"
 
-    epochs: int | None = Field(default=1000, ge=1, description="epochs over the distilled set (EDC, ImageNet-10: 1000); null with steps")
+    epochs: int | None = Field(
+        default=1000, ge=1, description="epochs over the distilled set (EDC, ImageNet-10: 1000); null with steps"
+    )
     batch_size: int = Field(
         default=50, ge=1, description="images per step; a smaller last batch is kept (EDC, ImageNet-10 at IPC 10: 50)"
     )

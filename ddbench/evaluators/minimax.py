@@ -25,7 +25,9 @@ class MinimaxHardLabels(HardLabels, frozen=True, extra="forbid"):
     paper = "Gu et al., Efficient Dataset Distillation via Minimax Diffusion, CVPR 2024 (arXiv 2311.15529)"
 
     epochs: int | None = Field(
-        default=2000, ge=1, description="epochs (Minimax: 3000 at IPC 1, 2000 to IPC 10, 1500 to 50, 1000 to 200); null with steps"
+        default=2000,
+        ge=1,
+        description="epochs (Minimax: 3000 at IPC 1, 2000 to IPC 10, 1500 to 50, 1000 to 200); null with steps",
     )
     batch_size: int = Field(
         default=64,
