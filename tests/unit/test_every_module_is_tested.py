@@ -45,6 +45,7 @@ COVERED = {
     "pipeline/stages/given.py": GIVEN,
     "distillation/hub_set.py": "tests/cli/test_hub.py",
     "evaluators/label_folders.py": "tests/unit/evaluators/test_replay.py",
+    "evaluators/mse_labels.py": "tests/unit/evaluators/test_edc.py",
     "distillation/set_tensors.py": "tests/unit/distillation/test_set_files.py",
     # Several processes.
     "execution/launch.py": PROCESSES,

@@ -42,7 +42,7 @@ def test_every_block_has_a_source_and_names_what_exists(recipe: recipes.Recipe) 
         "method": {*METHODS, "given"},
         "evaluator": {cls.name for cls in REGISTRY.evaluators()},
         "budget": {other.name for other in SHIPPED if other.kind == "budget"},
-        "ipc": {"1", "10", "50", "100", "200", "500", "1000", "1250"},
+        "ipc": {"1", "10", "20", "50", "70", "100", "200", "500", "1000", "1250"},
     }
     for block in recipe.blocks:
         assert len(block.source) > 10
