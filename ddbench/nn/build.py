@@ -116,7 +116,8 @@ def _construct(arch: str, num_classes: int, image_size: int) -> nn.Module:
     if match := re.fullmatch(r"resnet(ap|-in)-(10|18)", arch):
         from ddbench.nn.residual import residual_network
 
-        return residual_network(int(match[2]), num_classes, image_size, average_pooling=match[1] == "ap")
+        residual: nn.Module = residual_network(int(match[2]), num_classes, image_size, match[1] == "ap")
+        return residual
 
     import torchvision
 

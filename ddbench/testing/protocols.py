@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ddbench.api.context import EvaluateTask
 from ddbench.api.evaluator import Evaluator, Metrics
@@ -19,6 +19,7 @@ from ddbench.testing.conformance import Conformance, successful_run
 from ddbench.testing.harness import Harness
 from ddbench.testing.requirements import require
 from ddbench.training import teacher
+from ddbench.training.averaging import WeightAverage
 
 MARGIN = 15.0
 
@@ -47,13 +48,13 @@ class ObservedEvaluator:
         protocol: The protocol that is observed.
         students: The students that the protocol created.
         steps: Optimiser steps on their parameters.
-        last_parameters: Copies of their parameters after the last step.
+        average: Average of their parameters over the steps.
     """
 
     protocol: Evaluator
+    average: WeightAverage
     students: list[nn.Module] = field(default_factory=list)
     steps: int = 0
-    last_parameters: list[Tensor] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.protocol, name)
@@ -78,18 +79,26 @@ class ObservedEvaluator:
 
     @contextmanager
     def _count_steps(self) -> Iterator[None]:
-        def after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        def updated(optimizer: torch.optim.Optimizer) -> list[nn.Module]:
             optimised = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            parameters = [parameter for student in self.students for parameter in student.parameters()]
-            if any(id(parameter) in optimised for parameter in parameters):
-                self.steps += 1
-                self.last_parameters = [parameter.detach().clone() for parameter in parameters]
+            return [network for network in self.students if any(id(p) in optimised for p in network.parameters())]
 
-        handle = register_optimizer_step_post_hook(after_step)
+        def before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            if self.steps == 0:
+                for network in updated(optimizer):
+                    self.average.update(network)
+
+        def after_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            for network in (networks := updated(optimizer)):
+                self.average.update(network)
+            self.steps += bool(networks)
+
+        handles = register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 class EvaluatorConformance(Conformance):
@@ -102,10 +111,13 @@ class EvaluatorConformance(Conformance):
         dataset: Name of the dataset.
         budget: Name of the recipe.
         depends_on_seed: False for a protocol whose student does not depend on the seed.
+        average_decay: Decay of the average of the student's weights (`ddbench.training.WeightAverage`), if the protocol
+            measures that average; 0: it measures the weights after the last step.
     """
 
     evaluator: ClassVar[Evaluator]
     ipc: ClassVar[int] = 5
+    average_decay: ClassVar[float] = 0.0
 
     @classmethod
     def subject(cls) -> Evaluator:
@@ -138,7 +150,7 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_optimiser_steps_are_counted(self, harness: Harness) -> None:
-        observed, metrics = _observed_evaluation(harness)
+        observed, metrics = self._observed(harness)
         _ = observed.student
         require(
             metrics.student_steps == observed.steps > 0,
@@ -148,17 +160,18 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_last_epoch_is_the_result(self, harness: Harness) -> None:
-        observed, _ = _observed_evaluation(harness)
-        pairs = zip(observed.student.parameters(), observed.last_parameters, strict=True)
+        observed, _ = self._observed(harness)
+        expected = observed.average.parameters
         require(
-            all(torch.equal(current, last) for current, last in pairs),
+            all(torch.equal(current, expected[name]) for name, current in observed.student.named_parameters()),
             "the result is the student after its last step; nothing is selected on the validation set",
             "the measured student differs from the student after the last optimiser step",
-            "measure the student once, after training; report the best epoch in top1_best",
+            "measure the student once, after training; report the best epoch in top1_best; state average_decay if the "
+            "average of the weights is measured",
         )
 
     def test_whole_validation_set_is_used(self, harness: Harness) -> None:
-        observed, metrics = _observed_evaluation(harness)
+        observed, metrics = self._observed(harness)
         pipeline = harness.pipeline(harness.shared)
         top1, per_class = teacher.accuracy(observed.student, pipeline.dataset, "val", pipeline.device, "fp32")
         require(
@@ -169,8 +182,8 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_another_seed_gives_another_student(self, harness: Harness) -> None:
-        first, _ = _observed_evaluation(harness)
-        second, _ = _observed_evaluation(harness, student_seed=1)
+        first, _ = self._observed(harness)
+        second, _ = self._observed(harness, student_seed=1)
         pairs = zip(first.student.parameters(), second.student.parameters(), strict=True)
         is_equal = all(torch.equal(one, two) for one, two in pairs)
         require(
@@ -192,11 +205,16 @@ class EvaluatorConformance(Conformance):
             "give the test's evaluator more epochs; check that images are normalised and labels belong to them",
         )
 
+    def _observed(self, harness: Harness, student_seed: int = 0) -> tuple[ObservedEvaluator, Metrics]:
+        return _observed_evaluation(harness, student_seed, self.average_decay)
+
 
 @functools.lru_cache(maxsize=4)
-def _observed_evaluation(harness: Harness, student_seed: int = 0) -> tuple[ObservedEvaluator, Metrics]:
+def _observed_evaluation(
+    harness: Harness, student_seed: int, average_decay: float
+) -> tuple[ObservedEvaluator, Metrics]:
     experiment = harness.experiment.model_copy(update={"student_seed": student_seed})
     pipeline = harness.pipeline(harness.new_cache(), experiment)
-    observed = ObservedEvaluator(pipeline.protocol)
+    observed = ObservedEvaluator(pipeline.protocol, WeightAverage(average_decay))
     pipeline.protocol = observed  # type: ignore[assignment]
     return observed, Metrics(**pipeline.artifact("evaluate").meta["metrics"])

@@ -1,8 +1,19 @@
 """Training of networks, and their accuracy."""
 
+from ddbench.training.averaging import WeightAverage
 from ddbench.training.batches import Batch, prefetch, to_device
 from ddbench.training.loop import fit
 from ddbench.training.schedules import cosine, step_at_half
 from ddbench.training.teacher import accuracy, train_on_real_images
 
-__all__ = ["Batch", "accuracy", "cosine", "fit", "prefetch", "step_at_half", "to_device", "train_on_real_images"]
+__all__ = [
+    "Batch",
+    "WeightAverage",
+    "accuracy",
+    "cosine",
+    "fit",
+    "prefetch",
+    "step_at_half",
+    "to_device",
+    "train_on_real_images",
+]

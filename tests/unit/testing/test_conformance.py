@@ -25,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
+PROTOCOLS: dict[str, dict[str, Any]] = {"edc": {"ema_decay": 0.8}}
 
 
 def smoke(method: str, *evaluators: str) -> tuple[Distiller, Evaluator]:
@@ -51,7 +52,10 @@ def method_kit(cls: type[Distiller]) -> type[DistillerConformance]:
 
 def protocol_kit(cls: type[Evaluator]) -> type[EvaluatorConformance]:
     _, settings = smoke("full" if cls.on_real_data else "random", cls.name)
-    attributes: dict[str, Any] = {"evaluator": with_settings(settings, **STUDENT)}
+    evaluator = with_settings(settings, **STUDENT, **PROTOCOLS.get(cls.name, {}))
+    attributes: dict[str, Any] = {
+        "evaluator": evaluator, "average_decay": getattr(evaluator, "average_decay", None) or 0.0
+    }  # fmt: skip
     # A protocol that trains on all real images gets a small dataset.
     return type(
         "Kit", (EvaluatorConformance,), {**attributes, **({"dataset": "few-digits"} if cls.on_real_data else {})}
