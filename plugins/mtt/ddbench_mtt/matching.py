@@ -168,7 +168,8 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
         DDBenchError: The loss, its gradient or the pixels are not finite, or the rate is not positive. The message
             names the iteration and the settings to lower; the last checkpoint is kept.
     """
-    matching, hint = Matching(method, task), diverged(method)
+    matching = Matching(method, task)
+    hint = diverged(method, "learning_rate", "rate_learning_rate", "student_steps")
     images = matching.initial(unit)
     rate = torch.tensor(method.initial_rate, dtype=images.dtype, device=images.device)
     state = {"images": images, "rate": rate}
@@ -190,7 +191,8 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
             state[name].sub_(state[f"{name} momentum"].mul_(method.momentum).add_(gradient), alpha=size)
         if not float(rate) > 0:
             raise DDBenchError(
-                f"{method.name}: the student's learning rate is {float(rate):g} after iteration {done}{hint}"
+                f"{method.name}: the student's learning rate is {float(rate):g} after iteration {done}"
+                f"{diverged(method, 'rate_learning_rate', 'student_steps')}"
             )
         task.tick()
         task.report(done, method.iterations, loss=loss, rate=float(rate))
@@ -204,9 +206,8 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
     return UnitResult(images, pixels="normalised", learning_rate=float(rate))
 
 
-def diverged(method: MTT) -> str:
+def diverged(method: MTT, *names: str) -> str:
     """Returns the end of the message about a diverged run: the settings to lower, with their values."""
-    names = ("learning_rate", "rate_learning_rate", "student_steps")
     return "; it diverges: lower " + " or ".join(f"{name} ({getattr(method, name):g})" for name in names)
 
 

@@ -165,7 +165,8 @@ def test_a_diverged_run_says_what_to_lower_and_saves_nothing(
         distill(method, task, UNIT)
     text = str(caught.value)
     assert text.startswith(message)
-    assert f"lower learning_rate ({method.learning_rate:g}) or rate_learning_rate" in text
+    lower = "" if "rate is" in message else f"learning_rate ({method.learning_rate:g}) or "
+    assert f"lower {lower}rate_learning_rate ({method.rate_learning_rate:g}) or " in text
     assert text.endswith("or student_steps (3)")
     saved = task.checkpoint.load()
     assert saved is None or all(bool(value.isfinite().all()) for value in saved[0].values())

@@ -18,14 +18,20 @@ from ddbench.storage.artifacts import read_tensors
 if TYPE_CHECKING:
     from conftest import Shell
 
-RUN = ("--method", "mtt", "--dataset", "digits", "--student", "convnet-d1", "--set", "evaluator.epochs=1")
+RUN = (
+    *("--method", "mtt", "--dataset", "digits", "--student", "convnet-d1"),
+    *("--set", "evaluator.epochs=1", "--set", "runtime.threads=1"),
+)
+
+Digests = dict[tuple[int, int], str]
+"""The digests of sets, by IPC and number of the set."""
 
 
 def records(results: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((results / "records").glob("*.json"))]
 
 
-def digests(results: Path) -> dict[tuple[int, int], str]:
+def digests(results: Path) -> Digests:
     return {(record["ipc"], record["repeat"]): record["distilled_digest"] for record in records(results)}
 
 
@@ -84,49 +90,42 @@ def test_a_diverged_or_impossible_run_ends_with_one_line_and_nothing_half_writte
     assert not records(shell.results)
 
 
-def command(folder: Path, *more: str) -> list[str]:
-    fast = ("--recipe", "smoke", "--image-size", "8", "--device", "cpu", "--precision", "fp32", "--ipc", "1")
-    places = ("--cache-dir", str(folder / "cache"), "--results-dir", str(folder / "results"))
-    return [sys.executable, "-m", "ddbench", "run", *RUN, *fast, *places, *more]
-
-
-def finish(folder: Path, *more: str) -> dict[tuple[int, int], str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(command(folder, *more), env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return digests(folder / "results")
-
-
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], str]:
-    return finish(tmp_path_factory.mktemp("untouched"))
+def untouched(
+    shell_in: Callable[[Path], Shell], tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[int, int], str]:
+    """The digest of the set of a run that nothing disturbs."""
+    shell = shell_in(tmp_path_factory.mktemp("untouched"))
+    shell.run(*RUN, "--ipc", "1")
+    return digests(shell.results)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "kind", "step"), [("experts", "finished", 1), ("distill", "step", 3)])
-def test_killed_and_resumed_a_run_gives_the_same_set(
-    tmp_path: Path,
-    untouched: dict[tuple[int, int], str],
-    stop_at: Callable[..., dict[str, str]],
-    stage: str,
-    kind: str,
-    step: int,
+def test_killed_in_the_experts_and_in_the_loop_a_run_gives_the_same_set(
+    shell: Shell, untouched: Digests, stop_at: Callable[..., dict[str, str]]
 ) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **stop_at(stage, kind, step, "SIGKILL")}
-    environment["PYTHONPATH"] = os.pathsep.join((environment["PYTHONPATH"], os.environ.get("PYTHONPATH", "")))
-    killed = subprocess.run(command(tmp_path), env=environment, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not artifacts(tmp_path / "cache", "distill")
-    if stage == "distill":
-        (checkpoint,) = (tmp_path / "cache" / "checkpoints" / "distill").glob("[!.]*")
-        saved = read_tensors(checkpoint)
-        assert saved is not None
-        assert saved[1]["iteration"] == 2
-    assert finish(tmp_path) == untouched
+    fast = ("--recipe", "smoke", "--image-size", "8", "--device", "cpu", "--precision", "fp32", "--ipc", "1")
+    places = ("--cache-dir", str(shell.cache), "--results-dir", str(shell.results))
+    for stage, kind, step in (("experts", "finished", 1), ("distill", "step", 3)):
+        environment = {**os.environ, **stop_at(stage, kind, step, "SIGKILL")}
+        environment["PYTHONPATH"] = os.pathsep.join((environment["PYTHONPATH"], os.environ.get("PYTHONPATH", "")))
+        command = [sys.executable, "-m", "ddbench", "run", *RUN, *fast, *places]
+        killed = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not artifacts(shell.cache, "distill")
+    (checkpoint,) = (shell.cache / "checkpoints" / "distill").glob("[!.]*")
+    saved = read_tensors(checkpoint)
+    assert saved is not None
+    assert saved[1]["iteration"] == 2
+    outcome = shell.run(*RUN, "--ipc", "1")
+    assert "experts 1/2: started" not in outcome.err
+    assert "resumed" in outcome.err
+    assert digests(shell.results) == untouched
 
 
 @pytest.mark.slow
-def test_on_ray_the_set_is_the_same(tmp_path: Path, untouched: dict[tuple[int, int], str]) -> None:
+def test_on_ray_the_set_is_the_same(shell: Shell, untouched: Digests) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
-    assert finish(tmp_path, "--executor", "ray") == untouched
-    assert len(artifacts(tmp_path / "cache", "experts")) == 2
+    shell.run(*RUN, "--ipc", "1", "--executor", "ray")
+    assert len(artifacts(shell.cache, "experts")) == 2
+    assert digests(shell.results) == untouched
