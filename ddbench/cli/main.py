@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+from pathlib import Path
 
 import click
 
@@ -23,6 +24,7 @@ from ddbench.cli.table import table_command
 from ddbench.cli.tune import tune_command
 from ddbench.core import interruption, processes
 from ddbench.core.errors import DDBenchError, escape, message_line, os_error_line
+from ddbench.registry import plugin_files
 from ddbench.registry.registry import PluginRegistry
 
 ABORTED = 130
@@ -31,14 +33,24 @@ ABORTED = 130
 
 @click.group(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="ddbench", prog_name="ddbench")
+@click.option(
+    "--plugin",
+    "plugins",
+    type=options.LocalPath(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A Python file with hooks, before the command: `ddbench --plugin my_method.py run ...`. Repeat for several.",
+)
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, plugins: tuple[Path, ...]) -> None:
     """Benchmark for dataset distillation.
 
     `ddbench run` trains a teacher, distils a dataset, trains students on the distilled images, and prints their top-1
     on the real validation set. The other commands show, compare and export the results.
     """
-    if context.obj is None:
+    if plugins:
+        plugin_files.add_plugin_files(plugins)
+    if plugins or context.obj is None:
         context.obj = PluginRegistry()
 
 
@@ -82,6 +94,14 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.NoSuchOption as error:
+        before = error.option_name == "--plugin"
+        fail(
+            "write --plugin FILE before the command: ddbench --plugin FILE run ..."
+            if before
+            else error.format_message(),
+            2,
+        )
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except click.exceptions.Exit as signal:

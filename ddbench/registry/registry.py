@@ -27,6 +27,7 @@ from ddbench.registry.contents import PluginContents, read_contents
 from ddbench.registry.hooks import CORE, Hooks
 from ddbench.registry.loading import in_load_order, load, owner_of
 from ddbench.registry.observers import Observers
+from ddbench.registry.plugin_files import load_plugin_file, plugin_files
 from ddbench.registry.source import Source, source_of
 
 if TYPE_CHECKING:
@@ -41,15 +42,17 @@ GROUP = PROJECT
 
 
 class PluginRegistry:
-    """All items of the core and of the installed plugins.
+    """All items of the core, of the installed plugins and of the plugin files (`ddbench.registry.plugin_files`).
 
-    A plugin that cannot be loaded causes one warning on stderr, which names its distribution. The other plugins work.
+    An installed plugin that cannot be loaded causes one warning on stderr, which names its distribution. The other
+    plugins work.
 
     Args:
-        entry_points: The entry points to load instead of the installed ones, e.g. `()` for an empty registry.
+        entry_points: The entry points to load instead of the installed ones and the plugin files, e.g. `()` for an
+            empty registry.
 
     Raises:
-        DDBenchError: If two plugins register items of the same kind and name.
+        DDBenchError: If two plugins register items of the same kind and name, or a plugin file cannot be loaded.
     """
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
@@ -71,6 +74,8 @@ class PluginRegistry:
             contents = load(point, functools.partial(self._inspect, name=name, owner=owner))
             if contents is not None:
                 self._accept(contents, owner)
+        for path in plugin_files() if entry_points is None else ():
+            load_plugin_file(path, self.register)
 
     def register(self, plugin: object, distribution: str = "this process") -> None:
         """Registers a plugin in this process. If it raises, nothing of the plugin stays registered.

@@ -1,0 +1,68 @@
+"""Plugins in single files: `ddbench --plugin FILE`, or the environment variable DDBENCH_PLUGINS. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from ddbench.api.hookspecs import PROJECT
+from ddbench.core.errors import DDBenchError, exception_line
+from ddbench.registry.attribution import STOP_REQUESTS, place_of
+
+VARIABLE = "DDBENCH_PLUGINS"
+"""The environment variable with the files, joined as in PATH. Worker processes inherit it."""
+MARKER = f"{PROJECT}_impl"
+"""The attribute that pluggy adds to functions with @hookimpl."""
+
+
+def plugin_files() -> list[Path]:
+    """Returns the files of the environment variable, as absolute paths."""
+    return [Path(name).absolute() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+
+
+def add_plugin_files(files: Iterable[Path]) -> None:
+    """Adds files to the environment variable, so that every registry of this process and of its workers loads them."""
+    paths = dict.fromkeys([*plugin_files(), *(file.absolute() for file in files)])
+    os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
+
+
+def load_plugin_file(path: Path, register: Callable[[ModuleType, str], object]) -> None:
+    """Imports the module of a plugin file and registers it. A file is imported once in a process.
+
+    Args:
+        path: The file.
+        register: Called with the module and the name of the file, which stands for the distribution in messages.
+
+    Raises:
+        DDBenchError: There is no such file, it is no Python file, it has no hook, its code or its hooks raise, or
+            another plugin file has the same name.
+    """
+    name = f"ddbench_plugin_file_{path.stem}"
+    module = sys.modules.get(name)
+    if module is not None and module.__file__ != str(path):
+        raise DDBenchError(f"plugin {path}: the plugin {module.__file__} has the same name; rename one of them")
+    if not path.is_file():
+        raise DDBenchError(f"plugin {path}: there is no such file")
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise DDBenchError(f"plugin {path}: this is no Python file (FILE.py)")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            if module is None:
+                module = sys.modules[name] = module_from_spec(spec)
+                spec.loader.exec_module(module)
+            if not any(hasattr(value, MARKER) for value in vars(module).values()):
+                raise DDBenchError("none of its functions has the decorator @hookimpl")
+            register(module, path.name)
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if isinstance(error, STOP_REQUESTS):
+            raise
+        if isinstance(error, DDBenchError):
+            raise DDBenchError(f"plugin {path}: {error}") from error
+        raise DDBenchError(f"plugin {path}: {exception_line(error)} ({place_of(path.name, error)})") from error
