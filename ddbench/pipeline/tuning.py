@@ -77,6 +77,7 @@ class Search:
             raise DDBenchError(f"--set {held[0]}: a search needs held-out training images")
         self.name = f"tune-{key_of({'cells': [[number, cell.public()] for number, cell in cells]})[:8]}"
         self.cells = [self._with_trial(cell, number) for number, cell in cells]
+        self._first_cells = self.winner_cells(dict.fromkeys(self.points, 1))  # before anything is trained
 
     def _settings(self, over: Sequence[Over]) -> dict[str, list[Over]]:
         """Returns the settings that are searched for each method: those that it or one of its protocols has."""
@@ -205,13 +206,12 @@ class Search:
         Args:
             workspace: The cache and the datasets.
         """
-        cells = self.winner_cells(dict.fromkeys(self.points, 1))
         trials = counted(len(next(iter(self.points.values()))), "trial")
         text = f"search {self.name}: {trials} of each method ({', '.join(self.points)}), {len(self.cells)} cells"
-        text += f"; then the winners on the validation images, {counted(len(cells), 'cell')}"
+        text += f"; then the winners on the validation images, {counted(len(self._first_cells), 'cell')}"
         try:
             estimate = Estimate()
-            for pipeline in open_grid(cells, workspace):
+            for pipeline in open_grid(self._first_cells, workspace):
                 estimate.add(pipeline)
         except MissingDataError:
             return text

@@ -310,6 +310,26 @@ class Driver:
         return self.process.wait(300)
 
 
+def test_a_search_on_ray_ends_as_inline(
+    cluster: Nodes,
+    small_images: Path,
+    tmp_path: Path,
+    shell_in: Callable[[Path], Shell],
+    place_at: Callable[..., Place],
+) -> None:
+    """Trials on the cluster, then the winner."""
+    cluster.have(1)
+    command = ("tune", "--method", "random", "--dataset", f"imagefolder:{small_images}", *SMALL, "--ipc", "1")
+    command += ("--evaluator", "hard", "--over", "evaluator.epochs=1,3")
+    for name, more in (("inline", ()), ("ray", ("--executor", "ray", *cluster.address))):
+        (tmp_path / name).mkdir()
+        outcome = shell_in(tmp_path / name)(*command, *more)
+        assert outcome.code == 0, outcome.err
+    inline, on_ray = place_at(tmp_path / "inline"), place_at(tmp_path / "ray")
+    assert len(inline.records()) == 2 + 1
+    assert on_ray.records() == inline.records()
+
+
 def test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline(
     cluster: Nodes,
     small_images: Path,

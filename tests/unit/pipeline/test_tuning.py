@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,13 @@ def test_a_setting_of_one_protocol_is_searched_for_it_alone() -> None:
 def test_what_cannot_be_searched_is_refused(over: tuple[str, ...], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DDBenchError, match=re.escape(message)):
         search(*over, **changes)
+
+
+def test_a_recipe_with_held_out_images_is_refused_before_the_search(tmp_path: Path) -> None:
+    block = "blocks: [{source: here, settings: {data: {holdout: 0.2}}}]"
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nkind: numerics\nabout: a test\n{block}\n")
+    with pytest.raises(DDBenchError, match=r"a recipe sets data.holdout, but the winners need the whole training set"):
+        search(recipes=("smoke", str(tmp_path / "mine.yaml")))
 
 
 def test_candidates_do_not_read_records_on_validation_images(record: Callable[..., Record]) -> None:
