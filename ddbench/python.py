@@ -41,6 +41,7 @@ def run(
     recipe: Names = (),
     evaluator: Names = (),
     student: Names = (),
+    measure: Names = (),
     seed: int = 0,
     seeds: int = 1,
     repeats: int = 1,
@@ -65,6 +66,7 @@ def run(
         recipe: The name or file of a recipe, or several; later ones override earlier ones.
         evaluator: The name of a protocol, or several names. Default: that of the method.
         student: The network of the students, or several. Default: that of the protocol, which is mostly the teacher's.
+        measure: The name of a measure beside top-1, or several names.
         seed: The base seed, at least 0.
         seeds: The number of students on each distilled set, at least 1.
         repeats: The number of distilled sets, at least 1.
@@ -101,6 +103,7 @@ def run(
         recipe=recipe,
         evaluator=evaluator,
         student=student,
+        measure=measure,
         seed=seed,
         seeds=seeds,
         repeats=repeats,
@@ -316,6 +319,7 @@ _SEVERAL: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "recipe": ("recipes", (str, os.PathLike)),
     "evaluator": ("evaluators", str),
     "student": ("students", str),
+    "measure": ("measures", str),
 }
 """Arguments that are one value or several: their field of a request, and the type of a value."""
 _ONE: dict[str, type] = {

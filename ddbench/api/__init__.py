@@ -1,4 +1,4 @@
-"""The public API for plugins: methods, protocols, datasets, tables and hooks. Imports no torch.
+"""The public API for plugins: methods, protocols, measures, datasets, tables and hooks. Imports no torch.
 
 The names in `__all__` of `ddbench.ot`, `ddbench.losses`, `ddbench.nn`, `ddbench.augment`, `ddbench.training` and
 `ddbench.data` are public too, as is `ddbench.testing` for the tests of a plugin. All other modules can change without
@@ -21,6 +21,7 @@ from ddbench.api.distiller import Distiller, no_batch_norm, too_few_images
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.images import DistilledImages, Images, RealData
+from ddbench.api.measure import Measure, MeasureTask, Refusal
 from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, TrainingSettings
 from ddbench.api.stage import Stage, StageRun
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
@@ -51,6 +52,8 @@ __all__ = [
     "Evaluator",
     "Event",
     "Images",
+    "Measure",
+    "MeasureTask",
     "Metric",
     "Metrics",
     "MissingDataError",
@@ -59,6 +62,7 @@ __all__ = [
     "Progress",
     "RealData",
     "RecoverSettings",
+    "Refusal",
     "RemoteFile",
     "Slot",
     "Source",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddbench.api.dataset import DatasetSpec
     from ddbench.api.distiller import Distiller
     from ddbench.api.evaluator import Evaluator
+    from ddbench.api.measure import Measure
     from ddbench.api.stage import Stage
     from ddbench.api.table import TableSpec
     from ddbench.core.events import Event
@@ -37,6 +38,11 @@ def ddbench_distillers() -> Iterable[type[Distiller]]:  # type: ignore[empty-bod
 @hookspec
 def ddbench_evaluators() -> Iterable[type[Evaluator]]:  # type: ignore[empty-body]
     """Returns the protocols of this plugin: subclasses of Evaluator."""
+
+
+@hookspec
+def ddbench_measures() -> Iterable[type[Measure]]:  # type: ignore[empty-body]
+    """Returns the measures of this plugin: subclasses of Measure."""
 
 
 @hookspec

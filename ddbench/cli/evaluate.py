@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--random/--no-random", "with_random", default=True, help="Also evaluate random real images at this IPC (default)."
 )
+@options.measures
 @options.experiment
 @options.executor
 @options.time_limit

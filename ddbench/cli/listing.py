@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
+from ddbench.api.measure import Measure
 from ddbench.cli.listing_settings import parameter_section, recipe_page, recipe_section
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import unknown
@@ -68,6 +69,22 @@ def _list_evaluators(registry: PluginRegistry, name: str | None, width: int) -> 
     cls = registry.evaluator(name)
     facts = [("version", cls.version), ("paper", cls.paper), ("needs a teacher", _yes_no(cls.needs_teacher))]
     return _model_page("evaluator", cls, Evaluator, facts, registry, width)
+
+
+def _list_measures(registry: PluginRegistry, name: str | None, width: int) -> str:
+    if name is None:
+        columns = ("name", "version", "needs", "paper", "from")
+        rows = [
+            (cls.name, cls.version, ", ".join(cls.needs), cls.paper, registry.distribution_of("measure", cls.name))
+            for cls in registry.measures()
+        ]
+        return format_table(columns, rows, width)
+    cls = registry.measure(name)
+    facts = [("version", cls.version), ("paper", cls.paper), ("needs", ", ".join(cls.needs))]
+    return join_sections(
+        _facts("measure", cls, Measure, facts, registry, width),
+        parameter_section(name, cls, width),
+    )
 
 
 def _list_datasets(registry: PluginRegistry, name: str | None, width: int) -> str:
@@ -135,6 +152,7 @@ def _list_tables(registry: PluginRegistry, name: str | None, width: int) -> str:
 _LISTINGS: dict[str, Callable[[PluginRegistry, str | None, int], str]] = {
     "methods": _list_methods,
     "evaluators": _list_evaluators,
+    "measures": _list_measures,
     "datasets": _list_datasets,
     "models": _list_models,
     "recipes": _list_recipes,
@@ -170,13 +188,24 @@ def _model_page(
     registry: PluginRegistry,
     width: int,
 ) -> str:
-    summary = "" if cls.__doc__ == base.__doc__ else inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
-    owner = registry.distribution_of(kind, cls.name)
     return join_sections(
-        format_facts([("name", cls.name), ("about", " ".join(summary.split())), *facts, ("from", owner)], width),
+        _facts(kind, cls, base, facts, registry, width),
         parameter_section(kind, cls, width),
         recipe_section(kind, kind, cls.name, cls, registry.recipes(), width),
     )
+
+
+def _facts(
+    kind: Literal["method", "evaluator", "measure"],
+    cls: type[Distiller] | type[Evaluator] | type[Measure],
+    base: type[BaseModel],
+    facts: list[tuple[str, str]],
+    registry: PluginRegistry,
+    width: int,
+) -> str:
+    summary = "" if cls.__doc__ == base.__doc__ else inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
+    owner = registry.distribution_of(kind, cls.name)
+    return format_facts([("name", cls.name), ("about", " ".join(summary.split())), *facts, ("from", owner)], width)
 
 
 def _yes_no(value: bool) -> str:

@@ -298,6 +298,9 @@ def ipcs(help: str) -> Callable[[Decorated], Decorated]:
 
 force = names("--force", type=StageName(), help="Recompute this stage and the stages that depend on it.")
 methods = names("--method", "--methods", "methods", help="Only these methods.")
+measures = names(
+    "--measure", "--measures", "measures", help="Numbers of students and sets beside top-1 (ddbench list measures)."
+)
 students = names(
     "--student", "students", help="Networks of the students (default: ConvNets under dsa and own, else the teacher's)."
 )

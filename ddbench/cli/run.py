@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @options.ipcs("Images per class.")
 @options.students
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
+@options.measures
 @options.experiment
 @options.executor
 @options.time_limit

@@ -6,6 +6,7 @@ from pydantic import Field, SerializeAsAny
 
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
+from ddbench.api.measure import Measure
 from ddbench.api.settings import Section
 from ddbench.config.datasets import dataset_name
 from ddbench.config.schema import (
@@ -50,16 +51,28 @@ class Experiment(Section, serialize_by_alias=True):
     runtime: RuntimeConfig
     method: SerializeAsAny[Distiller] = Field(alias="method_settings")
     evaluator: SerializeAsAny[Evaluator] = Field(alias="evaluator_settings")
+    measures: dict[str, SerializeAsAny[Measure]] = Field(
+        default={}, exclude_if=lambda measures: not measures, description="measures by name"
+    )
 
     def public(self) -> dict[str, Any]:
         """Returns the configuration as JSON for records and observers: files are named without their folder.
 
-        Those of the method and the protocol are named with a digest.
+        Those of the method, the protocol and the measures are named with a digest.
         """
-        plugins = {"method": with_digests(self.method), "evaluator": with_digests(self.evaluator)}
+        plugins = {
+            "method": with_digests(self.method),
+            "evaluator": with_digests(self.evaluator),
+            "measures": {name: with_digests(measure) for name, measure in self.measures.items()},
+        }
         return without_folders(self.model_copy(update=plugins)).model_dump(mode="json") | {
             "dataset": dataset_name(self.dataset)
         }
+
+    @property
+    def keeps_student(self) -> bool:
+        """Whether a measure needs the weights of the student, which are not kept otherwise."""
+        return any("student" in measure.needs for measure in self.measures.values())
 
     @property
     def name(self) -> str:

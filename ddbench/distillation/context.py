@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +151,7 @@ class EvaluateContext:
         report: Reports progress as `report(step, total, **metrics)`.
         cached: Caches stored labels as `cached(name, depends_on, fn)`. The key holds the distilled set, the teacher,
             the protocol, and `depends_on`.
+        students: Receives the student.
     """
 
     dataset: Dataset
@@ -166,6 +167,7 @@ class EvaluateContext:
     report: Progress
     cached: Cached
     _teacher: Callable[[], TappedNetwork]
+    students: list[nn.Module] = field(default_factory=list)
 
     @property
     def images(self) -> Tensor:
@@ -197,10 +199,12 @@ class EvaluateContext:
 
     def student(self) -> nn.Module:
         """Returns a new student on the CPU, initialised with this task's seed."""
-        return build_network(
+        student = build_network(
             self.student_arch,
             self.dataset.info.num_classes,
             self.dataset.info.image_size,
             self.student_stem,
             seeds.derive("student", self.seed),
         )
+        self.students.append(student)
+        return student

@@ -93,8 +93,11 @@ class Builder:
                 prepare()
                 return self._built(stage, unit, build, checkpoint, units)
 
+            def usable(meta: Mapping[str, Any]) -> bool:
+                return self.accepts(stage, meta.get("source")) and self._has_weights(stage, meta.get("content"))
+
             with self._paused_clock():
-                artifact = cache.get(stage, depends_on, built, lambda meta: self.accepts(stage, meta.get("source")))
+                artifact = cache.get(stage, depends_on, built, usable)
             self._artifacts[path] = artifact
             if is_cached:
                 self._emit(Event("cached", stage, unit))
@@ -121,7 +124,7 @@ class Builder:
         if not cache.has(stage, depends_on):
             return False
         header = cache.header(f"{stage}/{cache.path(stage, depends_on).stem}")
-        if not self.accepts(stage, header.source):
+        if not (self.accepts(stage, header.source) and self._has_weights(stage, header.content)):
             return False
         inputs = {name: (content, cache.header(name)) for name, content in (header.made_from or {}).items()}
         return all(
@@ -200,6 +203,21 @@ class Builder:
         self._workspace.note_once(
             f"{current.owner}, version {current.version}: {reason}; they are computed again (to keep both, raise "
             "`version`)"
+        )
+        return False
+
+    def _has_weights(self, stage: str, content: str | None) -> bool:
+        """Returns whether an artifact holds the weights of the student if a measure needs them. Notes it once if not.
+
+        Args:
+            stage: The name of the stage.
+            content: The digest of its tensors. None: an artifact of an older version.
+        """
+        if stage != "evaluate" or not self._experiment.keeps_student or content not in (None, digest_of({})):
+            return True
+        self._workspace.note_once(
+            "measures need the weights of students, which runs without measures do not keep: these students are "
+            "trained again"
         )
         return False
 

@@ -57,7 +57,7 @@ def check_networks(pipelines: Sequence[Pipeline]) -> None:
             names = tuple(pipeline.method.networks())
         for name in names:
             _layer_counts(name, "auto", *sizes)
-        if pipeline.uses_teacher:
+        if pipeline.needs_teacher:
             if teacher.checkpoint is None:
                 counts = _layer_counts(teacher.arch, teacher.stem, *sizes)
             else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.measure import Measure
 from ddbench.config.experiment import Experiment
 from ddbench.config.schema import TeacherConfig, replace_paths
 from ddbench.core import versions
@@ -203,6 +204,32 @@ class Keys:
             "teacher": key_of(self.teacher()),
             "statistics": config,
             "version": [versions.TRANSPORT, versions.STATISTICS],
+        }
+
+    def measurement(
+        self, measure: Measure, code: str, student: Mapping[str, Any] | None, units: tuple[str, ...] | None
+    ) -> Depends:
+        """Returns the dependencies of a measure.
+
+        Args:
+            measure: The measure.
+            code: The digest of a plugin's code; empty for the core.
+            student: The dependencies of the student, if the measure needs it.
+            units: The keys of the units, if the measure needs the set.
+        """
+        core = {"models": versions.MODELS, "statistics": versions.STATISTICS}
+        return {
+            "measure": measure.name,
+            "measure_version": measure.version,
+            "code": code,
+            "settings": replace_paths(measure, _content).model_dump(mode="json"),
+            "real": self._real,
+            "device": self._device,
+            "versions": core,
+            **({} if student is None else {"student": key_of(student)}),
+            **({} if units is None else {"units": list(units)}),
+            **({"teacher": key_of(self.teacher())} if "teacher" in measure.needs else {}),
+            **({"statistics": self._statistics} if "teacher" in measure.needs else {}),
         }
 
     def _protocol(self, units: tuple[str, ...]) -> Depends:

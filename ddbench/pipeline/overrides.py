@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,16 +34,16 @@ def set_image_size(settings: Settings, image_size: int) -> None:
 
 @dataclass(frozen=True)
 class SectionAlias:
-    """The alternative names of a section in `--set`: `wmdd.steps` for `method.steps`.
+    """The alternative names of a section in `--set`: `wmdd.steps` for `method.steps`, `pgd.steps` of a measure.
 
     Attributes:
         section: The section.
-        known: The names of all registered methods (or protocols).
-        in_run: The names of the methods (or protocols) in the grid.
-        in_cell: The name of the method (or protocol) of this cell.
+        known: The names of all registered methods (or protocols, or measures).
+        in_run: Those of them in the grid.
+        in_cell: That of this cell.
     """
 
-    section: Literal["method", "evaluator"]
+    section: str
     known: frozenset[str]
     in_run: frozenset[str]
     in_cell: str

@@ -54,6 +54,7 @@ class Pipeline:
         self.graph: StageGraph = workspace.graph
         self.protocol = experiment.evaluator
         self.dataset = workspace.dataset(experiment.dataset, experiment.data)
+        self.measures = tuple(experiment.measures[name] for name in sorted(experiment.measures))
         self.method = workspace.with_digest(experiment.method, self.dataset)
         runtime = workspace.executor.resolve(experiment.runtime)
         own = {"dataset": self.dataset.name, "runtime": runtime, "method": self.method}
@@ -83,6 +84,7 @@ class Pipeline:
         self.build("distill")  # recover: the images of every unit
         self.build("evaluate")  # train a student on the images and measure it
         self.build("measure")  # transport cost of the distilled set
+        self.build("measures")  # the numbers of --measure
 
     # -- stages ---------------------------------------------------------------------------------------------
 
@@ -156,6 +158,16 @@ class Pipeline:
     def uses_teacher(self) -> bool:
         """Whether the method or the protocol uses a teacher."""
         return self.method.needs_teacher or self.protocol.needs_teacher
+
+    @property
+    def measures_need_teacher(self) -> bool:
+        """Whether a measure uses a teacher."""
+        return any("teacher" in measure.needs for measure in self.measures)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the method, the protocol or a measure uses a teacher."""
+        return self.uses_teacher or self.measures_need_teacher
 
     @property
     def measures_transport(self) -> bool:
@@ -280,6 +292,9 @@ class Pipeline:
             reason = self.method.skip(self.info, experiment.ipc)
         with registry.attribute_errors("evaluator", experiment.evaluator_name):
             reason = reason or self.protocol.skip(experiment.ipc)
+        for measure in self.measures:
+            with registry.attribute_errors("measure", measure.name):
+                reason = reason or measure.skip(self.info, experiment.ipc)
         if reason:
             raise DDBenchError(reason)
 

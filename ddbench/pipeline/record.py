@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ddbench.api.evaluator import Metrics
+from ddbench.config.schema import with_digests
 from ddbench.core.canonical import canonical_json
 from ddbench.data.dataset import Dataset
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import records
+from ddbench.results.measures import Measured
 from ddbench.results.provenance import build_facts
 from ddbench.results.records import Record, Trial
 from ddbench.storage.artifacts import Artifact, digest_of
@@ -23,7 +25,9 @@ def build_record(pipeline: Pipeline) -> Record:
     record.
     """
     experiment, info = pipeline.experiment, pipeline.dataset.info
-    names = [stage.name for stage in pipeline.graph if stage.name != "data" and stage.parts(pipeline)]
+    # Measures have a section of their own: the rest of a record does not depend on them.
+    other = {"data", "measures", *(() if pipeline.uses_teacher else ("teacher", "statistics"))}
+    names = [stage.name for stage in pipeline.graph if stage.name not in other and stage.parts(pipeline)]
     used = {name: [pipeline.artifact(name, part) for part in pipeline.parts_of(name)] for name in names}
     artifacts = [part for parts in used.values() for part in parts]
     (evaluation,) = used["evaluate"]
@@ -69,10 +73,11 @@ def build_record(pipeline: Pipeline) -> Record:
         distilled_digest=pipeline.distilled.digest,
         distilled_images=len(pipeline.distilled),
         distilled_form=pipeline.distilled.form,
+        measures=_measured(pipeline),
         origin=used["given"][0].meta["origin"] if "given" in used else {},
         trials=[Trial(**experiment.trial)] if experiment.trial else [],
         keys=_keys(pipeline, used),
-        configuration=experiment.public(),
+        configuration=experiment.model_copy(update={"measures": {}}).public(),
         seconds={stage: sum(facts["seconds"] for facts in each.values()) for stage, each in builds.items()},
         seconds_per_iteration=sum(m["seconds"] for m in steps) / sum(m["steps"] for m in steps) if steps else None,
         peak_memory={
@@ -85,6 +90,21 @@ def build_record(pipeline: Pipeline) -> Record:
         stages={stage: _distinct_conditions(each.values()) for stage, each in builds.items()},
         built={stage: max(facts["created"] for facts in each.values()) for stage, each in builds.items()},
     )
+
+
+def _measured(pipeline: Pipeline) -> dict[str, Measured]:
+    """Returns the results of the measures of a pipeline."""
+    measured = {}
+    for part, measure in enumerate(pipeline.measures):
+        meta = pipeline.artifact("measures", part).meta
+        measured[measure.name] = Measured(
+            version=measure.version,
+            settings=with_digests(measure).model_dump(mode="json"),
+            values=meta["values"],
+            refused=meta.get("refused", ""),
+            seconds=meta["cost"]["seconds"],
+        )
+    return measured
 
 
 def _keys(pipeline: Pipeline, used: Mapping[str, list[Artifact]]) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.text import error_text
 from ddbench.evaluators.length import EpochsOrSteps
 from ddbench.pipeline.composition import compose, load_recipes, recipe_files, recipe_names
+from ddbench.pipeline.measures import MEASURE, chosen_measures, measure_aliases, measure_section
 from ddbench.pipeline.overrides import (
     SectionAlias,
     Settings,
@@ -48,6 +49,7 @@ class Request:
         arch: The network of the teacher; None: the recipe's.
         students: The networks of the students; empty: the default of each protocol, else the teacher's.
         evaluators: The protocols; `own-protocol` is the default of each method. Empty: `own-protocol`.
+        measures: The names of the measures.
         seed: The base seed.
         seeds: The number of students on each distilled set.
         repeats: The number of distilled sets.
@@ -65,6 +67,7 @@ class Request:
     arch: str | None = None
     students: tuple[str, ...] = ()
     evaluators: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
     seed: int = 0
     seeds: int = 1
     repeats: int = 1
@@ -115,11 +118,12 @@ def experiment_of(tree: dict[str, Any], registry: PluginRegistry) -> Experiment:
     """Converts a JSON tree, as in a record or a unit of work, to an experiment.
 
     Raises:
-        DDBenchError: Its method or its protocol is not installed here.
+        DDBenchError: Its method, its protocol or a measure is not installed here.
     """
     settings = {
         "method_settings": registry.distiller(tree["method"])(**tree["method_settings"]),
         "evaluator_settings": registry.evaluator(tree["evaluator"])(**tree["evaluator_settings"]),
+        "measures": {name: registry.measure(name)(**values) for name, values in tree.get("measures", {}).items()},
     }
     return Experiment(**{**tree, **settings})
 
@@ -213,7 +217,10 @@ def expand_protocol(
     names = recipe_names(request.recipes, known, own, method, evaluator)
     settings = compose(known, names, own, method, ipc, evaluator)
     _apply_options(settings, request)
-    changed = apply_assignments(settings, request.assignments, _aliases(request, registry, method, evaluator))
+    chosen = _distinct(request.measures)
+    aliases = (*_aliases(request, registry, method, evaluator), *measure_aliases(chosen, registry))
+    settings |= {measure_section(name): {} for name in chosen}
+    changed = apply_assignments(settings, request.assignments, aliases)
     if issubclass(protocol, EpochsOrSteps):
         replace_length(settings, changed)
 
@@ -234,6 +241,7 @@ def expand_protocol(
             sections[f"{kind}_settings"] = validated(model, kind, settings, owner)
             # Keys and records contain the settings as JSON: raise errors of the conversion here.
             sections[f"{kind}_settings"].model_dump(mode="json")
+    measures = chosen_measures(chosen, registry, settings)
     with registry.attribute_errors("evaluator", evaluator):
         students = _distinct(request.students) or (protocol.default_student(data.image_size) or teacher.arch,)
     try:
@@ -250,7 +258,8 @@ def expand_protocol(
                 student_seed=number,
                 recipes=names,
                 recipe_files=recipe_files(request.recipes, known),
-                changed=changed,
+                changed=tuple(name for name in changed if not name.startswith(MEASURE)),
+                measures=measures,
                 teacher=teacher,
                 runtime=runtime,
                 **sections,

@@ -13,6 +13,7 @@ from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
 from ddbench.results.conditions import pools
 from ddbench.results.labels import recipe_label
+from ddbench.results.measures import measure_columns
 from ddbench.results.pooling import Pooled, pool_top1
 from ddbench.results.records import Record
 
@@ -55,6 +56,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "recipe": recipe_label(record),
                 "measured on": record.measured_on,
                 "top-1 (last epoch)": spread(top1),
+                **_measured(students),
                 "n": f"{counted(top1.students, 'student')} on {counted(top1.sets, 'set')}",
                 "W2² of features": f"{fmean(costs):.2f}" if costs else "",
                 "distill s": f"{fmean(student.distill_seconds or 0.0 for student in students):.1f}",
@@ -63,9 +65,18 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "published (Table 1)": published.published_text(experiments[id(record)], record.classes),
             }
         )
-    frame = pd.DataFrame(summary)
+    frame = pd.DataFrame(summary).fillna("")  # a row can lack a measure
     unused = {"measured on": "validation images", "published (Table 1)": ""}
     return frame.drop(columns=[name for name, value in unused.items() if (frame[name] == value).all()])
+
+
+def _measured(students: Iterable[Record]) -> dict[str, str]:
+    """Returns the mean of each value of the measures over the students that have it."""
+    values: dict[str, list[float]] = {}
+    for student in students:
+        for name, number in measure_columns(student.measures).items():
+            values.setdefault(name, []).append(number)
+    return {name: f"{fmean(numbers):.4g}" for name, numbers in values.items()}
 
 
 def spread(pooled: Pooled) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from ddbench.api.dataset import DatasetSpec
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
+from ddbench.api.measure import Measure
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
 from ddbench.registry.collection import Kind
@@ -105,6 +106,7 @@ def _spec_name(base: type) -> Callable[[Any], str]:
 _HOOKS: dict[Kind, tuple[str, Callable[[Any], str]]] = {
     "method": ("ddbench_distillers", _class_name(Distiller)),
     "evaluator": ("ddbench_evaluators", _class_name(Evaluator)),
+    "measure": ("ddbench_measures", _class_name(Measure)),
     "dataset": ("ddbench_datasets", _spec_name(DatasetSpec)),
     "table": ("ddbench_tables", _spec_name(TableSpec)),
     "stage": ("ddbench_stages", _class_name(Stage)),

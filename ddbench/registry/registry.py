@@ -14,6 +14,7 @@ from ddbench.api.dataset import DatasetSpec
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import PROJECT
+from ddbench.api.measure import Measure
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
 from ddbench.config.given_sets import METHOD_PREFIX
@@ -60,10 +61,14 @@ class PluginRegistry:
         self._observers = Observers(self._hooks)
         self._distillers: Collection[type[Distiller]] = Collection("method")
         self._evaluators: Collection[type[Evaluator]] = Collection("evaluator")
+        self._measures: Collection[type[Measure]] = Collection("measure")
         self._datasets: Collection[DatasetSpec] = Collection("dataset")
         self._tables: Collection[TableSpec] = Collection("table")
         self._stages: Collection[type[Stage[Any]]] = Collection("stage")
-        collections = (self._distillers, self._evaluators, self._datasets, self._tables, self._stages)
+        collections = (
+            *(self._distillers, self._evaluators, self._measures),
+            *(self._datasets, self._tables, self._stages),
+        )
         self._collections: dict[Kind, Collection[Any]] = {collection.kind: collection for collection in collections}
         self._recipe_files: dict[Path, str] = {}
         self._recipes: dict[Path, Recipe] = {}
@@ -108,6 +113,10 @@ class PluginRegistry:
         """Returns the evaluator class called `name`. Raises DDBenchError for an unknown name."""
         return self._evaluators.find(name)
 
+    def measure(self, name: str) -> type[Measure]:
+        """Returns the measure class called `name`. Raises DDBenchError for an unknown name."""
+        return self._measures.find(name)
+
     def dataset(self, name: str) -> DatasetSpec:
         """Returns the dataset called `name` or `imagefolder:PATH`. Raises DDBenchError for an unknown name."""
         from ddbench.data.registry import resolve_dataset
@@ -129,6 +138,10 @@ class PluginRegistry:
     def evaluators(self) -> tuple[type[Evaluator], ...]:
         """Returns every registered evaluator, in alphabetical order."""
         return self._evaluators.all()
+
+    def measures(self) -> tuple[type[Measure], ...]:
+        """Returns every registered measure, in alphabetical order."""
+        return self._measures.all()
 
     def datasets(self) -> tuple[DatasetSpec, ...]:
         """Returns every registered dataset, in alphabetical order."""
@@ -183,7 +196,7 @@ class PluginRegistry:
         return collection.owners[name]
 
     def source_of(self, kind: Kind, name: str) -> Source:
-        """Returns the distribution of a method, protocol or stage, and a digest of its code.
+        """Returns the distribution of a method, protocol, measure or stage, and a digest of its code.
 
         Args:
             kind: The kind of the item.

@@ -20,6 +20,7 @@ from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
 from ddbench.core.text import error_text
 from ddbench.results import verified_json
+from ddbench.results.measures import Measured, measure_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +134,9 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         default_factory=list,
         exclude_if=lambda trials: not trials,
         description="trials of searches (ddbench tune) that the record is part of",
+    )
+    measures: dict[str, Measured] = Field(
+        default_factory=dict, exclude_if=lambda measures: not measures, description="numbers beside top-1, by measure"
     )
     keys: dict[str, list[str]]
     configuration: Annotated[
@@ -250,7 +254,8 @@ def store(record: Record, folder: Path) -> Record:
     """Writes the record of a run beside all others: it replaces only a record of the same key and numbers.
 
     A record of another key that has the same name, or of the same key with other numbers (another machine, PyTorch or
-    number of threads), is kept, and the new record gets a longer name. A record that is replaced hands on its trials.
+    number of threads), is kept, and the new record gets a longer name. A record that is replaced hands on its trials
+    and its other measures.
 
     Args:
         record: The record, with its usual name.
@@ -260,13 +265,14 @@ def store(record: Record, folder: Path) -> Record:
         The record with the name that it was written under.
     """
     identity = _identity(record)
-    name, trials = record.name, record.trials
+    name, trials, measures = record.name, record.trials, record.measures
     if (previous := _read_if_valid(folder / f"{name}.json")) and _identity(previous) != identity:
         name += f"-{verified_json.digest(identity)[:8]}"
         previous = _read_if_valid(folder / f"{name}.json")
     if previous:
         trials = [*previous.trials, *(trial for trial in trials if trial not in previous.trials)]
-    stored = record.model_copy(update={"name": name, "trials": trials})
+        measures = dict(sorted({**previous.measures, **measures}.items()))
+    stored = record.model_copy(update={"name": name, "trials": trials, "measures": measures})
     write(stored, folder)
     return stored
 
@@ -365,9 +371,9 @@ def load(folder: Path | str, warn: Callable[[str], None] = warnings.warn) -> pd.
         warn: Called with a message for each JSON file that is not a record.
 
     Returns:
-        The fields of `Record`, with the metrics as columns. `ipc` is a nullable integer, missing for the whole training
-        set. `holdout` is the share of held-out training images (0: none). `configuration` holds the nested
-        configuration as a dict.
+        The fields of `Record`, with the metrics and the values of measures (`measure.NAME`) as columns. `ipc` is a
+        nullable integer, missing for the whole training set. `holdout` is the share of held-out training images (0:
+        none). `configuration` holds the nested configuration as a dict.
 
     Raises:
         TypeError: If an argument has another type.
@@ -387,7 +393,8 @@ def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
         # Fields that are not written are columns too, so that all frames have the same columns.
         optional = {"origin": record.origin, "distilled_form": record.distilled_form, "trials": row.get("trials", [])}
         more = {**optional, "holdout": record.holdout, "curve": None}
-        rows.append({**row, **more, **record.metrics.model_dump(mode="json")})
+        numbers = {**record.metrics.model_dump(mode="json"), **measure_columns(record.measures)}
+        rows.append({"measures": {}, **row, **more, **numbers})
     frame = pd.DataFrame(rows)
     return frame.astype({"ipc": "Int64"}) if rows else frame
 
@@ -415,8 +422,12 @@ def from_frame(frame: pd.DataFrame) -> list[Record]:
     """Returns the records of a frame that `load` or `to_frame` returned, or of a part of it."""
     rows = rows_of(frame)
     metrics = Metrics.model_fields
-    fields = Record.model_fields.keys() - {"metrics"}
+    fields = Record.model_fields.keys() - {"metrics", "measures"}
     return [
-        Record(**{name: row[name] for name in fields}, metrics=Metrics(**{name: row[name] for name in metrics}))
+        Record(
+            **{name: row[name] for name in fields},
+            metrics=Metrics(**{name: row[name] for name in metrics}),
+            measures=row.get("measures") or {},  # a column of frames in which a record has measures
+        )
         for row in rows
     ]

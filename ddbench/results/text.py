@@ -20,6 +20,7 @@ from ddbench.core.text import counted
 from ddbench.core.text_layout import UNLIMITED, format_facts, format_rows, format_table, join_sections, terminal_width
 from ddbench.results.command import inputs_of
 from ddbench.results.labels import recipe_label
+from ddbench.results.measures import PREFIX, measured_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +99,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         rows.append(("teacher by class", _by_class(class_names, teacher["per_class"])))
     if record.feature_transport_cost is not None:
         rows.append(("W2² of features", f"{record.feature_transport_cost:.2f}"))
+    rows += [(f"measure {name}", measured_text(measured)) for name, measured in record.measures.items()]
     if record.seconds_per_iteration is not None:
         rows.append(("recover", f"{record.seconds_per_iteration:.4f} s per step"))
     rows += [
@@ -264,7 +266,7 @@ def records_text(
         if short:
             return format_rows(_text_rows(frame[list(RECORD_COLUMNS)]), ("name", "top1_last"))
         if form == "text":
-            frame = frame[list(WIDE_RECORD_COLUMNS)]
+            frame = frame[[*WIDE_RECORD_COLUMNS, *(name for name in frame if str(name).startswith(PREFIX))]]
     return frame_text(frame, form)
 
 

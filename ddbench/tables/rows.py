@@ -14,6 +14,7 @@ from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.request import Request
 from ddbench.results import published
 from ddbench.results.conditions import SETTING_SECTIONS, setting_digest
+from ddbench.results.measures import measure_columns
 from ddbench.results.mixtures import mixture, other_numbers, pool_by_record
 from ddbench.results.records import Record, measured_on
 
@@ -166,4 +167,5 @@ def _record_columns(record: Record) -> Row:
         "student_seconds": record.seconds["evaluate"],
         "seconds_per_iteration": record.seconds_per_iteration,
         "record": record.name,
+        **measure_columns(record.measures),
     }

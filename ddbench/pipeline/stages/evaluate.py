@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddbench.api.stage import Stage
+from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.stages.on_demand import OnDemand
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ class Evaluate(Stage["Pipeline"]):
         return run.student_label
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
-        """Returns no tensors. The metadata hold the metrics."""
+        """Returns the weights of the student if a measure needs them. The metadata hold the metrics.
+
+        Raises:
+            DDBenchError: The protocol trained not exactly one student, which a measure needs.
+        """
         from functools import partial
 
         from ddbench.api.evaluator import check_metrics
@@ -112,4 +117,9 @@ class Evaluate(Stage["Pipeline"]):
         )
         with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate", shared) as owner:
             metrics = check_metrics(run.protocol.evaluate(task), run.info.num_classes, owner)
-        return {}, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}
+            if experiment.keeps_student and len(task.students) != 1:
+                problem = f"called task.student() {len(task.students)} times"
+                raise DDBenchError(f"{owner} {problem}: its students cannot be measured further (--measure)")
+        weights = task.students[0].state_dict() if experiment.keeps_student else {}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        return tensors, {"metrics": metrics.model_dump(mode="json"), "top1": metrics.top1_last}

@@ -30,7 +30,8 @@ class Statistics(Stage["Pipeline"]):
     def parts(self, run: Pipeline) -> Sequence[int]:
         """Returns one part per class for the classifier's input, and one per class for each layer of the method."""
         if not run.method.needs_teacher:
-            return range(run.info.num_classes) if run.measures_transport else ()
+            is_needed = run.measures_transport or run.measures_need_teacher
+            return range(run.info.num_classes) if is_needed else ()
         layers = (0, *run.method.layers())
         return [label + layer * run.info.num_classes for layer in layers for label in range(run.info.num_classes)]
 

@@ -23,8 +23,8 @@ class TeacherTraining(Stage["Pipeline"]):
     progress_unit = "epoch"
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """Returns one part if the method or the protocol uses a teacher, else none."""
-        return (0,) if run.uses_teacher else ()
+        """Returns one part if the method, the protocol or a measure uses a teacher, else none."""
+        return (0,) if run.needs_teacher else ()
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
         """Returns the real data, the training recipe or the checkpoint's content, device and precision."""
