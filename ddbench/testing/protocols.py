@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,22 +22,6 @@ from ddbench.training import teacher
 from ddbench.training.averaging import WeightAverage
 
 MARGIN = 15.0
-
-
-@dataclass(frozen=True)
-class ObservedTask(EvaluateContext):
-    """An evaluation task that records the students that it creates.
-
-    Args:
-        students: Receives every student.
-    """
-
-    students: list[nn.Module] = field(default_factory=list)
-
-    def student(self) -> nn.Module:
-        """Creates a student. See EvaluateTask.student."""
-        self.students.append(super().student())
-        return self.students[-1]
 
 
 @dataclass
@@ -62,9 +46,8 @@ class ObservedEvaluator:
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Runs the protocol on an observed copy of the task. See Evaluator.evaluate."""
         assert isinstance(task, EvaluateContext)
-        values = {part.name: getattr(task, part.name) for part in fields(task)}
         with self._count_steps():
-            return self.protocol.evaluate(ObservedTask(**values, students=self.students))
+            return self.protocol.evaluate(replace(task, students=self.students))
 
     @property
     def student(self) -> nn.Module:

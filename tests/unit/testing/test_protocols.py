@@ -17,7 +17,6 @@ from ddbench.distillation.context import EvaluateContext
 from ddbench.evaluators.protocols import HardLabels
 from ddbench.testing import EvaluatorConformance
 from ddbench.testing.conformance import Conformance
-from ddbench.testing.protocols import ObservedTask
 from ddbench.training import teacher
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ class FairProtocol(HardLabels, frozen=True, extra="forbid"):
 
 
 def student_of(task: EvaluateTask) -> torch.nn.Module:
-    """The student that an observed task created."""
-    assert isinstance(task, ObservedTask)
+    """The student that a task created."""
+    assert isinstance(task, EvaluateContext)
     return task.students[-1]
 
 
