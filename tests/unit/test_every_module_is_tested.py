@@ -11,6 +11,7 @@ COMMANDS, GRAPH = "tests/cli/test_cli.py", "tests/unit/pipeline/test_pipeline.py
 REPEAT = "tests/cli/test_repeat.py"
 RAY, PROCESSES = "tests/faults/test_grids_on_ray.py", "tests/faults/test_several_processes.py"
 TABLES = "tests/cli/test_tables_runs.py"
+MEASURES = "tests/unit/pipeline/stages/test_measures.py"
 BROKEN, GIVEN = "tests/unit/testing/test_methods.py", "tests/unit/pipeline/test_given_sets.py"
 COVERED = {
     # Protocols and declarations.
@@ -29,11 +30,15 @@ COVERED = {
     "tables/comparing.py": TABLES,
     "tables/plan.py": TABLES,
     "tables/runs.py": TABLES,
+    "distillation/measuring.py": MEASURES,
     "distillation/context.py": "tests/unit/distillation/test_recover.py",
     "testing/harness.py": BROKEN,
     "training/ddp.py": PROCESSES,
     # The stage graph and its runs.
     "pipeline/repetition.py": REPEAT,
+    "pipeline/measures.py": "tests/cli/test_measures.py",
+    "results/measures.py": MEASURES,
+    "measures/predictions.py": "tests/unit/measures/test_of_students.py",
     "pipeline/stages/data.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
     "results/label_files.py": "tests/unit/pipeline/test_label_files.py",

@@ -164,6 +164,10 @@ def test_a_refusal_is_recorded_with_its_reason(desk_in: type[Desk], tmp_path: Pa
     assert desk.computed() == {}
 
 
+def darken(task: MeasureTask) -> dict[str, float]:
+    return {"odd": float(task.distilled.images.zero_().sum())}
+
+
 def measure_that(compute: Any, declared: tuple[Need, ...] = ("set",)) -> type[Measure]:
     return type("Odd", (Size,), {"name": "odd", "needs": declared, "compute": compute, "__doc__": "."}, frozen=True)
 
@@ -177,10 +181,10 @@ def measure_that(compute: Any, declared: tuple[Need, ...] = ("set",)) -> type[Me
         (lambda self, task: task.statistics(0), ("set",), DDBenchError, '`needs` lacks: add "teacher"'),
         (lambda self, task: 1 / 0, ("set",), PluginError, "measure 'odd' of this process: ZeroDivisionError"),
         (
-            lambda self, task: {"odd": float(task.distilled.images.zero_().sum())},
+            lambda self, task: {"odd": float(task.dataset.mean.zero_().sum())},
             ("set",),
             PluginError,
-            "changed the distilled images",
+            "changed the mean of the dataset in place",
         ),
     ],
 )
