@@ -292,10 +292,14 @@ def test_the_plugin_page_runs(installed: Path, shell: Shell, monkeypatch: pytest
         ("blur", "digits", "fkd", 20),
         ("blur", "digits", "plain", 10),
         ("blur", "stripes", "hard", 4),
+        ("first", "digits", "hard", 10),
         ("first", "digits", "hard", 20),
         ("first", "digits", "plain", 10),
         ("invert", "digits", "fkd", 10),
     }
+    (measured,) = [record["measures"] for record in actual if "measures" in record]
+    assert measured["sharpness"]["settings"] == {"distance": 2}
+    assert 0 < measured["sharpness"]["values"]["sharpness"] < 1
     settings = [
         (record["method"], record["evaluator"], record["configuration"]["method_settings"]) for record in actual
     ]
