@@ -22,6 +22,7 @@ from ddbench.registry.hooks import CORE
 from ddbench.results import records
 from ddbench.results.conditions import recorded_datasets
 from ddbench.results.failures import traceback_kept
+from ddbench.results.measures import PREFIX
 from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.checks import checked_frame
 from ddbench.tables.context import TableContext
@@ -93,7 +94,9 @@ def build_frame(
         rows = fill(spec, cells, context)
         # Filling the table may have written records. The warnings have been printed before.
         stored = stored if workspace is None else records.read_all(folder, lambda message: None)
-        frame = pd.DataFrame(name_mixtures(spec, rows, stored), columns=list(FRAME_COLUMNS)).astype({"ipc": "Int64"})
+        measured = dict.fromkeys(name for row in rows for name in row if name.startswith(PREFIX))
+        columns = [*FRAME_COLUMNS, *measured]
+        frame = pd.DataFrame(name_mixtures(spec, rows, stored), columns=columns).astype({"ipc": "Int64"})
     with table_errors(spec, registry, results_dir):
         if not request.methods:
             frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)

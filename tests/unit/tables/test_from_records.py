@@ -20,6 +20,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import provenance, records
+from ddbench.results.measures import Measured
 from ddbench.results.records import Record
 from ddbench.tables.frame import build_frame
 from ddbench.tables.layout import text_blocks
@@ -127,6 +128,16 @@ def test_records_fill_the_cell_that_they_are_of(stored: Write) -> None:
     (block,) = text_blocks(REGISTRY.table("ablation"), frame[frame["dataset"] == "digits"])
     assert block.heading == "digits, 10 classes, 16 px, recipe quick, teacher convnet-bn-d3, cpu fp32"
     assert block.cells["IPC 10"].tolist() == ["50.75 ± 0.65 (4 sets)", "40.00 (1 set)", "never run", "never run"]
+
+
+def test_measures_are_columns_after_all_others(stored: Write) -> None:
+    ece = Measured(version="1", settings={"bins": 15}, values={"ece": 4.5}, seconds=1.0)
+    made = record(experiment(), 50.0).model_copy(update={"measures": {"ece": ece}})
+    frame = stored(made, record(experiment().model_copy(update={"student_seed": 1}), 51.0))
+    assert list(frame.columns[: len(FRAME_COLUMNS) + 1]) == [*FRAME_COLUMNS, "measure.ece"]
+    values = frame[frame["state"] == "measured"].set_index("top1")["measure.ece"]
+    assert values[50.0] == 4.5
+    assert pd.isna(values[51.0])
 
 
 def test_students_of_other_first_layers_are_in_blocks_of_their_own(tmp_path: Path) -> None:
