@@ -422,12 +422,8 @@ def from_frame(frame: pd.DataFrame) -> list[Record]:
     """Returns the records of a frame that `load` or `to_frame` returned, or of a part of it."""
     rows = rows_of(frame)
     metrics = Metrics.model_fields
-    fields = Record.model_fields.keys() - {"metrics", "measures"}
+    fields = Record.model_fields.keys() - {"metrics"}
     return [
-        Record(
-            **{name: row[name] for name in fields},
-            metrics=Metrics(**{name: row[name] for name in metrics}),
-            measures=row.get("measures") or {},  # a column of frames in which a record has measures
-        )
+        Record(**{name: row[name] for name in fields}, metrics=Metrics(**{name: row[name] for name in metrics}))
         for row in rows
     ]

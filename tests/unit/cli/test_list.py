@@ -16,6 +16,7 @@ def names_of(kind: str) -> list[str]:
     things: dict[str, list[str]] = {
         "methods": [cls.name for cls in registry.distillers()],
         "evaluators": [cls.name for cls in registry.evaluators()],
+        "measures": [cls.name for cls in registry.measures()],
         "datasets": [spec.name for spec in registry.datasets()],
         "tables": [spec.name for spec in registry.tables()],
         "models": ["resnet18"],

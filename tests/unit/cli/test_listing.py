@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
+from ddbench.api.measure import Measure, Need
 from ddbench.api.table import TableSpec
 from ddbench.cli.listing import KINDS, listing_text
 from ddbench.config.recipes import builtin_paths
@@ -62,6 +63,16 @@ class Strict(Evaluator, frozen=True):
     epochs: int = Field(default=300, ge=1, description="epochs of the student")
 
 
+class Wet(Measure, frozen=True):
+    """Measures the water."""
+
+    name = "wet"
+    version = "1"
+    paper = "a paper with a title that is longer than the terminal of a person with small windows is wide"
+    needs: ClassVar[tuple[Need, ...]] = ("set", "teacher")
+    depth: int = Field(default=3, ge=1, description="depth of the water")
+
+
 RECIPE = """
     name: trial
     kind: numerics
@@ -87,6 +98,7 @@ def registry(tmp_path: Path) -> PluginRegistry:
     plugin = SimpleNamespace(
         ddbench_distillers=hookimpl(lambda: [Plain, Herring]),
         ddbench_evaluators=hookimpl(lambda: [Strict]),
+        ddbench_measures=hookimpl(lambda: [Wet]),
         ddbench_recipes=hookimpl(lambda: [recipe]),
         ddbench_tables=hookimpl(lambda: [TableSpec("all", "all against all", lambda request: [])]),
     )
@@ -195,6 +207,7 @@ def test_every_page_fits_the_terminal(registry: PluginRegistry, width: int) -> N
     names = {
         "methods": ["herring", "plain"],
         "evaluators": ["strict"],
+        "measures": ["wet"],
         "datasets": [spec.name for spec in registry.datasets()],
         "models": ["resnet18"],
         "recipes": ["paper", "quick", "smoke", "trial"],
