@@ -78,6 +78,7 @@ def test_recipes_are_those_of_the_papers_and_quick_trains_once_for_all(name: str
     assert settings("paper").get("take", "hardest") == "hardest"
     assert settings("paper").get("gradient", "full") == "full"
     assert tuple(settings("quick")[field] for field in fields) == (3, 5, "cosine", 32, 1e-4)
+    assert settings("quick").get("take", "easiest") == "easiest"
 
 
 @pytest.mark.slow
