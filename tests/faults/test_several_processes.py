@@ -72,13 +72,17 @@ def ours(small: Small) -> Small:
 def test_a_network_is_trained_by_several_as_by_one(
     ours: Small, place_at: PlaceAt, tmp_path: Path, arch: str, batch: int, count: int
 ) -> None:
-    """Shares of 5 and 6 images, of a last batch 1 and 2; with BatchNorm a last batch that is too small for three."""
+    """Shares of 5 and 6 images, of a last batch 1 and 2; with BatchNorm a last batch that is too small for three.
+
+    The last of the student's four epochs ends after one of its two steps.
+    """
     instead = {"convnet-bn-d2": arch, "teacher.batch_size=16": f"teacher.batch_size={batch}"}
-    short = {"teacher.epochs=8": "teacher.epochs=4", "evaluator.epochs=15": "evaluator.epochs=4"}
+    short = {"teacher.epochs=8": "teacher.epochs=4", "evaluator.epochs=15": "evaluator.steps=7"}
+    curve = ("--set", "evaluator.batch_size=3", "--set", "evaluator.measure_at=[2,3]")
     ours = ours.variant({**instead, **short})
     one, several = place_at(tmp_path / "one"), place_at(tmp_path / "several")
-    assert ours.start(one).end() == 0, one.lines()
-    processes = start(ours, several, count)
+    assert ours.start(one, *curve).end() == 0, one.lines()
+    processes = start(ours, several, count, *curve)
     assert end(processes) == [0] * count, messages_of(processes)
     assert not any(process.lines() for process in processes[1:])
 
@@ -89,10 +93,13 @@ def test_a_network_is_trained_by_several_as_by_one(
     for stage in ("teacher", "evaluate"):
         curves = [losses(place.lines(), stage) for place in (one, several)]
         assert len(curves[0]) == 4
-        assert curves[1] == pytest.approx(curves[0], rel=2e-3)
+        # A divergence is a difference of logarithms in float32, which have errors of about 1e-7.
+        assert curves[1] == pytest.approx(curves[0], rel=2e-3, abs=1e-7)
     (of_one,), (of_several,) = one.records().values(), several.records().values()
     assert of_several["device"] == {**of_one["device"], "processes": count}
     assert of_several["keys"] == of_one["keys"]
+    for record in (of_one, of_several):
+        assert [step for step, _ in record["metrics"]["curve"]] == [2, 3, 7]
     assert several.left_over() == []
 
 
