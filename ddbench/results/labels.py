@@ -17,7 +17,8 @@ def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
 
     Args:
         records: The records.
-        facts: The dependencies of each record's distilled set.
+        facts: The dependencies of each record's distilled set. If they contain `IPC` with several values, each label
+            contains it.
 
     Returns:
         Labels such as `wmdd`, `wmdd, quick+tuned` or `wmdd, bn_weight 10`.
@@ -29,6 +30,8 @@ def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
         f"{record.method}, {'+'.join(record.recipes)}" if len(recipes[record.method]) > 1 else record.method
         for record in records
     ]
+    if len({each.get("IPC") for each in facts}) > 1:
+        labels = [f"{label}, IPC {each['IPC']}" for label, each in zip(labels, facts, strict=True)]
     return disambiguate_labels(labels, facts, records)
 
 

@@ -70,9 +70,11 @@ def test_runs_of_other_lengths_have_other_panels(curved: Callable[..., Record]) 
 
 
 def test_sets_of_other_sizes_share_a_panel(curved: Callable[..., Record]) -> None:
-    data = compute.frame([curved({10: 20.0, 300: 60.0}, ipc=ipc, method="random") for ipc in (10, 50)])
+    data = compute.frame(
+        [curved({10: 20.0, 300: 60.0}, ipc=ipc, method="random") for ipc in (10, 50)] + [curved({300: 62.0})]
+    )
     assert set(data["panel"]) == {"imagenette, 64 px\nfkd v1, resnet18"}
-    assert set(data["series"]) == {"random, IPC 10", "random, IPC 50"}
+    assert set(data["series"]) == {"random, IPC 10", "random, IPC 50", "wmdd, IPC 10"}
 
 
 def test_messages_name_what_is_left_out_and_that_random_is_missing(
