@@ -256,7 +256,7 @@ def table(
         dataset: Only these datasets.
         ipc: Images per class. Default: those of the table and of the records.
         recipe: Only records of this recipe, or of these recipes in their order.
-        evaluator: The protocol of the cells that name none.
+        evaluator: The protocol of the cells that name none; several: a column each.
         image_size: Only records of this image size in pixels.
         settings: Only records with these settings, as in `run`.
         results_dir: The folder or URL of the results.
@@ -270,13 +270,15 @@ def table(
     """
     from ddbench.cli.options import print_error
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.tables.cells import with_protocol_columns
     from ddbench.tables.frame import build_frame
 
     require_type("table", "name", name, str, "the name of a table, e.g. 'comparison'")
     cells = {"method": method, "dataset": dataset, "ipc": ipc, "evaluator": evaluator, "image_size": image_size}
     request = _request("table", settings, recipe=recipe, **cells)
     registry = PluginRegistry()
-    return build_frame(registry.table(name), request, registry, None, _results("table", results_dir), print_error)
+    spec = with_protocol_columns(registry.table(name), request)
+    return build_frame(spec, request, registry, None, _results("table", results_dir), print_error)
 
 
 def load(

@@ -41,11 +41,11 @@ def _require_writable(output: Path) -> None:
 @options.datasets("Datasets (default: those of the records and of the paper; with --run, of the data folder).")
 @options.ipcs("Images per class (default: the table's).")
 @options.methods
-@click.option(
+@options.names(
     "--evaluator",
     "evaluators",
-    callback=lambda context, parameter, name: () if name is None else (name,),
-    help="Protocol of the cells for which the table sets none (default: own-protocol, the default of each method).",
+    help="Protocols of the cells for which the table sets none, a column each (default: own-protocol, the default of "
+    "each method).",
 )
 @options.experiment
 @options.executor
@@ -107,9 +107,11 @@ def table_command(
     from ddbench.results import records
     from ddbench.tables import frame as frames
     from ddbench.tables import layout
+    from ddbench.tables.cells import with_protocol_columns
 
     executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
     request = Request(**request_fields, assignments=assignments)
+    spec = with_protocol_columns(spec, request)
     workspace = None
     if runs or dry_run:  # reading opens no dataset
         request = frames.with_datasets(request, registry, data_dir)

@@ -11,7 +11,7 @@ from ddbench.config.datasets import dataset_name
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
-from ddbench.pipeline.request import OWN_PROTOCOL, Request, expand_cell
+from ddbench.pipeline.request import OWN_PROTOCOL, Request, expand_cell, protocols
 from ddbench.results import published
 from ddbench.tables.checks import check_spec, checked_cells
 from ddbench.tables.published_columns import published_datasets
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from ddbench.config.recipes import Recipe
     from ddbench.registry.registry import PluginRegistry
     from ddbench.results.records import Record
+
+
+def with_protocol_columns(spec: TableSpec, request: Request) -> TableSpec:
+    """Returns a table with one column for each protocol, if the options have several.
+
+    Args:
+        spec: The table.
+        request: The options.
+    """
+    if len(request.evaluators) < 2 or "evaluator" in spec.columns:
+        return spec
+    return replace(spec, columns=(*spec.columns, "evaluator"))
 
 
 def cells_of(
@@ -59,6 +71,8 @@ def cells_of(
         cells = checked_cells(spec.cells(query))
     if request.evaluators and all(cell.evaluator for cell in cells):
         raise DDBenchError(f"--evaluator {request.evaluators[0]}: table '{spec.name}' sets the protocol of every cell")
+    if len(request.evaluators) > 1:
+        cells = [with_one for cell in cells for with_one in _for_each_protocol(cell, request, registry)]
     by_position: dict[tuple[object, ...], Cell] = {}
     for cell in _possible(cells, methods, registry):
         position = (cell.row, cell.dataset, *(getattr(cell, name) for name in spec.columns))
@@ -68,6 +82,12 @@ def cells_of(
     if not by_position:
         raise DDBenchError(f"table '{spec.name}' has no cells for method {', '.join(methods)}")
     return list(by_position.values())
+
+
+def _for_each_protocol(cell: Cell, request: Request, registry: PluginRegistry) -> list[Cell]:
+    if cell.evaluator is not None:
+        return [cell]
+    return [replace(cell, evaluator=name) for name in protocols(request, registry, cell.method)]
 
 
 def _possible(cells: Iterable[Cell], methods: tuple[str, ...], registry: PluginRegistry) -> Iterable[Cell]:

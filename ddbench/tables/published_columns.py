@@ -22,10 +22,14 @@ def published_datasets(spec: TableSpec) -> tuple[str, ...]:
 
 
 def published_rows(spec: TableSpec) -> pd.DataFrame:
-    """Returns the published numbers of the metrics of a table. Empty if the paper has no such table."""
+    """Returns the published numbers of the metrics of a table.
+
+    Empty if the paper has no such table, and for a table with a column for each protocol: those of the paper have none.
+    """
     rows = published.load(spec.name if published_datasets(spec) else published.TABLES[0])
     metrics = [metric.published_as or name for name, metric in spec.metrics.items()]
-    return rows[(rows["table"] == spec.name) & rows["metric"].isin(metrics)]
+    name = "" if "evaluator" in spec.columns else spec.name
+    return rows[(rows["table"] == name) & rows["metric"].isin(metrics)]
 
 
 def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:

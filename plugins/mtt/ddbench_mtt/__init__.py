@@ -31,7 +31,7 @@ class MTT(ExpertSettings, Distiller, frozen=True, extra="forbid"):
         "constant memory as in Cui et al., TESLA, ICML 2023 (arXiv 2211.10586)"
     )
     needs_teacher = False
-    default_evaluator = "own"
+    default_evaluator = "mtt"
     batch_settings = ("batch_size",)
 
     iterations: int = Field(

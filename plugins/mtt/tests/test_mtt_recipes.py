@@ -38,7 +38,7 @@ def test_paper_has_the_numbers_of_the_authors(
     rate: float, rate_rate: float,
 ) -> None:  # fmt: skip
     cell, method = resolved(dataset, ipc)
-    assert (cell.data.image_size, cell.evaluator_name, cell.student) == (size, "own", network)
+    assert (cell.data.image_size, cell.evaluator_name, cell.student) == (size, "mtt", network)
     assert method == MTT(
         network=network, student_steps=n, target_epochs=m, max_start_epoch=start, batch_size=batch,
         learning_rate=pixels, initial_rate=rate, rate_learning_rate=rate_rate,

@@ -52,7 +52,7 @@ def test_experts_are_trained_once_for_two_ipcs_and_two_seeds_and_sets_hold_float
     assert "experts 1/2: started" not in outcome.err
     assert len(set(digests(shell.results).values())) == 4
     for record in records(shell.results):
-        assert record["evaluator"] == "own"
+        assert record["evaluator"] == "mtt"
         assert record["distilled_form"]["pixels"] == "float32"
         assert record["distilled_form"]["learning_rate"] != 0.01
         assert record["metrics"]["image_bytes"] == 10 * record["ipc"] * 3 * 8 * 8 * 4

@@ -15,7 +15,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import published
-from ddbench.tables.cells import cells_of
+from ddbench.tables.cells import cells_of, with_protocol_columns
 from ddbench.tables.layout import format_table
 
 REGISTRY = PluginRegistry()
@@ -99,3 +99,24 @@ def test_without_anything_a_table_is_the_papers_datasets_and_numbers(tmp_path: P
         frame = ddbench.table(name, results_dir=tmp_path)
         assert list(frame["dataset"].drop_duplicates()) == list(published.PAPER_SIZES)
         assert set(frame["state"]) == {"never run"}
+
+
+def test_several_protocols_have_a_column_each() -> None:
+    """Cells without a protocol have those of the options; one is the default of a method, which other cells keep."""
+    several = request_of(
+        methods=("rded", "random", "full"), ipcs=(1,), datasets=("digits",), evaluators=("fkd", "rded")
+    )
+    spec = with_protocol_columns(REGISTRY.table("comparison"), several)
+    assert spec.columns == ("ipc", "evaluator")
+    cells = [(cell.method, cell.ipc, cell.evaluator) for cell in cells_of(spec, several, REGISTRY, [])]
+    assert cells == [
+        ("rded", 1, "fkd"), ("rded", 1, "rded"), ("random", 1, "fkd"), ("random", 1, "rded"),
+        ("full", None, "full-data"),
+    ]  # fmt: skip
+    own = request_of(methods=("rded", "random"), ipcs=(1,), datasets=("digits",), evaluators=("own-protocol", "fkd"))
+    cells = [(cell.method, cell.ipc, cell.evaluator) for cell in cells_of(spec, own, REGISTRY, [])]
+    assert cells == [("rded", 1, "rded"), ("rded", 1, "fkd"), ("random", 1, "fkd")]
+    one = request_of(evaluators=("fkd",))
+    assert with_protocol_columns(REGISTRY.table("comparison"), one).columns == ("ipc",)
+    with pytest.raises(DDBenchError, match="sets the protocol of every cell"):
+        cells_of(REGISTRY.table("regimes"), several, REGISTRY, [])
