@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from ddbench.api.measure import MeasureTask
 
 
-class Coverage(Measure, frozen=True, extra="forbid"):
+class SetMeasure(Measure, frozen=True, extra="forbid"):
+    """A measure of a distilled set, but not of the whole training set, which need not fit into memory."""
+
+    def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
+        """Refuses the whole training set."""
+        return f"measure {self.name}: a distilled set is needed, not the whole training set" if ipc is None else None
+
+
+class Coverage(SetMeasure, frozen=True, extra="forbid"):
     """How well a set covers the real images of its class, in the teacher's features, mean over classes.
 
     `nearest`: the mean distance of a distilled image to the nearest real one. `coverage`: the share of real images
@@ -31,10 +39,10 @@ class Coverage(Measure, frozen=True, extra="forbid"):
     neighbours: int = Field(default=5, ge=1, description="k (Naeem et al.: 5; Kynkäänniemi et al.: 3)")
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
-        """Refuses classes with too few real images."""
+        """Refuses classes with too few real images, and the whole training set."""
         fewest = min(dataset.train_counts)
         if fewest > self.neighbours:
-            return None
+            return super().skip(dataset, ipc)
         return f"coverage.neighbours {self.neighbours}: the smallest class has only {fewest} training images"
 
     def compute(self, task: MeasureTask) -> dict[str, float]:
@@ -44,7 +52,7 @@ class Coverage(Measure, frozen=True, extra="forbid"):
         return coverage_of_classes(task, self.neighbours)
 
 
-class FrechetDistance(Measure, frozen=True, extra="forbid"):
+class FrechetDistance(SetMeasure, frozen=True, extra="forbid"):
     """Fréchet distance between Gaussians that are fitted to the teacher's features of the set and of the real images.
 
     The features are the teacher's, not those of an Inception network, so values of different teachers and published
@@ -76,7 +84,7 @@ class FrechetDistance(Measure, frozen=True, extra="forbid"):
         return {"fid": frechet_distance(set_features(task), real)}
 
 
-class LinearProbe(Measure, frozen=True, extra="forbid"):
+class LinearProbe(SetMeasure, frozen=True, extra="forbid"):
     """Top-1 of a logistic regression that is trained on the distilled images' features of a frozen backbone.
 
     The features are standardised by their mean and deviation over the set. The loss is the cross-entropy with class
@@ -102,7 +110,7 @@ class LinearProbe(Measure, frozen=True, extra="forbid"):
         from ddbench.measures.probe import load_backbone
 
         load_backbone(self.backbone, self.weights, self.image_size or dataset.image_size)
-        return None
+        return super().skip(dataset, ipc)
 
     def compute(self, task: MeasureTask) -> dict[str, float]:
         """Returns `top1` on the evaluation images."""

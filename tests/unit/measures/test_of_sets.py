@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench.api.measure import Refusal
+from ddbench.api.measure import Measure, Refusal
 from ddbench.api.teacher import ClassStatistics
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.measuring import MeasureContext
@@ -49,6 +49,13 @@ def test_one_image_more_than_features_is_enough(measure_task: Callable[..., Meas
     features = task.dataset.normalise(task.distilled.pixels)[:, 0, 0]
     values = FrechetDistance().compute(task)
     assert values == {"fid": pytest.approx(frechet_distance(features, real.reshape(30, 8)))}
+
+
+@pytest.mark.parametrize("measure", [Coverage(), FrechetDistance()])
+def test_the_whole_training_set_is_no_distilled_set(measure: Measure, digits: Dataset) -> None:
+    assert measure.skip(digits.info, 1) is None
+    reason = f"measure {measure.name}: a distilled set is needed, not the whole training set"
+    assert measure.skip(digits.info, None) == reason
 
 
 def test_coverage_needs_more_real_images_than_neighbours(digits: Dataset) -> None:
