@@ -197,5 +197,7 @@ def _sources(experiment: Experiment, known: Sequence[Recipe]) -> Iterator[tuple[
                 source = "--set"
             elif key in OPTIONS and value != in_recipe:
                 source = OPTIONS[key]
+            elif value is None and in_recipe is not None:  # the epochs of a recipe that --set replaces by steps
+                source = "derived"
             # A protocol can have the name of a method, for which `--set NAME.` stands then.
             yield source, key.replace("method.", f"{experiment.method_name}."), value_text(value)

@@ -36,7 +36,8 @@ def test_dry_run_tells_what_is_cached_and_computes_nothing(finished: Finished) -
 
 
 def test_dry_run_says_where_each_changed_value_comes_from(finished: Finished) -> None:
-    outcome = finished.shell.run(*finished.grid, "--arch", "convnet-d3", "--set", "wmdd.bn_weight=0", "--dry-run")
+    more = ("--arch", "convnet-d3", "--set", "wmdd.bn_weight=0", "--set", "evaluator.steps=9")
+    outcome = finished.shell.run(*finished.grid, *more, "--dry-run")
     _, _, text = outcome.out.partition("by source:\n")
     paragraphs = re.split(r"^  (?=\S)", text.partition("\n\n")[0], flags=re.MULTILINE)
     sources = {source: " ".join(values.split()) for source, _, values in (part.partition(": ") for part in paragraphs)}
@@ -44,7 +45,8 @@ def test_dry_run_says_where_each_changed_value_comes_from(finished: Finished) ->
     assert "wmdd.steps=20" in sources["recipe smoke"]
     assert "teacher.arch" not in sources["recipe smoke"]
     assert sources["--arch"] == "teacher.arch=convnet-d3"
-    assert sources["--set"] == "teacher.batch_size=256, wmdd.bn_weight=0.0"
+    assert sources["--set"] == "teacher.batch_size=256, wmdd.bn_weight=0.0, evaluator.steps=9"
+    assert "evaluator.epochs=null" in sources["derived"]
 
 
 def test_dry_run_names_the_cells_of_each_value_and_settings_as_set_takes_them(shell: Shell) -> None:
