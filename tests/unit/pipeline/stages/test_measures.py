@@ -106,6 +106,20 @@ def test_a_student_whose_weights_were_not_kept_is_trained_again_with_equal_numbe
     assert measured.measures["norm"].values["top1"] == plain.metrics.top1_last
 
 
+def test_what_a_measure_needs_is_part_of_the_run(desk: Desk) -> None:
+    """A worker that computes a measure waits for these artifacts."""
+    pipeline = desk.pipeline(desk.cell(**HARD, measures=("coverage", "ece", "size")))
+    stage = pipeline.graph["measures"]
+    needs = {pipeline.measures[part].name: list(stage.needs(pipeline, part)) for part in stage.parts(pipeline)}
+    statistics = [("statistics", label) for label in range(10)]
+    assert needs == {
+        "coverage": [("data", 0), ("distill", 0), ("teacher", 0), *statistics],
+        "ece": [("data", 0), ("evaluate", 0)],
+        "size": [("data", 0), ("distill", 0)],
+    }
+    assert all(number in pipeline.parts_of(name) for pairs in needs.values() for name, number in pairs)
+
+
 def test_students_of_one_set_share_its_measures(desk: Desk) -> None:
     desk.run(**HARD, measures=("size",))
     desk.run("evaluator.epochs=3", **HARD, measures=("size",))
