@@ -60,6 +60,15 @@ def test_the_steps_of_whole_epochs_give_the_student_of_these_epochs(make_task: T
     assert train(make_task(), name, steps=9, batch_size=8) == expected
 
 
+def test_steps_are_those_on_the_images_that_are_not_held_out(make_task: Tasks) -> None:
+    """10 of 20 images are trained on, in two steps an epoch; the fourth epoch, of one step, can be selected."""
+    task = make_task()
+    result = train(task, "hard", steps=7, batch_size=8, select_share=0.5)
+    assert [len(images) for images in task.shown] == [8, 2, 8, 2, 8, 2, 8]
+    assert result.student_steps == 7
+    assert result.selected_epoch in range(1, 5)
+
+
 def test_stored_labels_are_those_of_the_started_epochs(make_task: Tasks) -> None:
     online = train(make_task(), "fkd", steps=4, batch_size=8)
     assert train(make_task(), "fkd", steps=4, batch_size=8, labels="stored") == online

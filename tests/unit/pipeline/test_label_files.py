@@ -127,12 +127,15 @@ def test_the_description_is_enough_to_compute_the_labels_again(runs: Callable[..
         assert torch.allclose(logits, tensors["logits"][epoch, batch].float(), atol=2e-2)
 
 
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"epochs": None, "steps": 8}])
 def test_exported_labels_of_a_budget_are_replayed(
-    runs: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    length: dict[str, Any], runs: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = runs("evaluator.label_views=2", "evaluator.label_top=3", "evaluator.label_bits=4")
+    """Also for a student of eight steps, that is two epochs and two of three steps of a third one."""
+    assignments = [f"evaluator.{name}={'null' if value is None else value}" for name, value in length.items()]
+    pipeline = runs("evaluator.label_views=2", "evaluator.label_top=3", "evaluator.label_bits=4", *assignments)
     record = exported(pipeline, tmp_path / "set")
-    replay = Replay(epochs=3, labels=tmp_path / "set")
+    replay = Replay(labels=tmp_path / "set", **length)
     monkeypatch.setattr(type(pipeline.protocol), "evaluate", lambda self, task: replay.evaluate(task))
     _, meta = pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
     assert meta["metrics"] == record.metrics.model_dump(mode="json")
