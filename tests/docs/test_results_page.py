@@ -240,6 +240,19 @@ def test_clamped_and_unclamped_pixels_are_those_of_the_records() -> None:
     assert sorted(shown) == sorted([*key, cells[True], cells[False]] for key, cells in expected.items())
 
 
+def test_mtt_and_random_images_are_those_of_the_records() -> None:
+    expected = {}
+    for pool in pools(collection("digits-16px-own")):
+        form = pool.example.distilled_form
+        if pool.example.method == "mtt":
+            assert form.keys() == {"pixels", "learning_rate"}
+            assert f"from 0.01 to {form['learning_rate']:.5f}" in (ROOT / "docs" / "faithfulness.md").read_text()
+        top1 = pool_top1(pool.students)
+        assert top1.count_text == "3 on 1 set"
+        expected[f"`{pool.example.method}`"] = [number(top1), f"{pool.example.metrics.image_bytes:,}"]
+    assert rows_of("| set | `own` | bytes of the images |", ROOT / "docs" / "faithfulness.md") == expected
+
+
 def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> None:
     before = printed("ablation")["wasserstein + pcbn"]["IPC 10"]
     runs = collection("imagenette-64px-benchmarks")
