@@ -55,9 +55,9 @@ def test_a_student_takes_exactly_the_steps(make_task: Tasks, ipc: int, batch_siz
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_steps_of_whole_epochs_give_the_student_of_these_epochs(make_task: Tasks, name: str) -> None:
-    expected = train(make_task(), name, epochs=3, batch_size=8)
-    assert expected.student_steps == 9
-    assert train(make_task(), name, steps=9, batch_size=8) == expected
+    expected = train(make_task(), name, epochs=2, batch_size=8)
+    assert expected.student_steps == 6
+    assert train(make_task(), name, steps=6, batch_size=8) == expected
 
 
 def test_steps_are_those_on_the_images_that_are_not_held_out(make_task: Tasks) -> None:
@@ -91,13 +91,13 @@ def test_whole_epochs_have_the_schedule_of_their_number(steps: int) -> None:
         assert factors == [cosine(epoch, length.epochs) for epoch in range(length.epochs)]
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", ["fkd", "hard", "own", "edc"])
 def test_the_curve_ends_with_the_result_and_changes_nothing(make_task: Tasks, name: str) -> None:
-    plain = train(make_task(), name, epochs=3, batch_size=8)
-    curved = train(make_task(), name, epochs=3, batch_size=8, measure_at=[2, 3, 7])
+    plain = train(make_task(), name, epochs=2, batch_size=8)
+    curved = train(make_task(), name, epochs=2, batch_size=8, measure_at=[2, 3])
     assert curved.curve is not None
-    assert [step for step, _ in curved.curve] == [2, 3, 7, 9]
-    assert curved.curve[-1] == (9, curved.top1_last)
+    assert [step for step, _ in curved.curve] == [2, 3, 6]
+    assert curved.curve[-1] == (6, curved.top1_last)
     assert curved.model_copy(update={"curve": None}) == plain
     assert "curve" not in plain.model_dump()
 
