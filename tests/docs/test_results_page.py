@@ -202,11 +202,26 @@ def test_the_sentence_on_32_px_is_that_of_its_records() -> None:
     assert "(three students on two sets)" in text
 
 
+def test_the_sentence_on_crops_once_per_batch_is_that_of_its_records() -> None:
+    (changed,) = [
+        pool
+        for pool in pools(collection("imagenette-64px"))
+        if not pool.example.configuration["method_settings"].get("crop_per_image", True)
+        and pool.example.recipes == ["quick"]
+    ]
+    pooled = pool_top1(changed.students)
+    assert (changed.example.method, changed.example.evaluator, pooled.count_text) == ("wmdd", "fkd", "3 sets")
+    for path in (PAGE, PAGE.parents[1] / "docs" / "faithfulness.md"):
+        assert number(pooled) in path.read_text(encoding="utf-8")
+
+
 def test_the_numbers_under_dsa_are_those_of_their_records() -> None:
     expected = {}
     for pool in pools(collection("imagenette-64px-dsa")):
         method, settings = pool.example.method, pool.example.configuration["method_settings"]
         words = [settings["network"], f"learning rate {settings['learning_rate']:g}"] if settings else []
+        if pool.example.configuration["evaluator_settings"]["strategy"] is None:
+            words.append("no augmentation")
         pooled = pool_top1(pool.students)
         expected[", ".join([method, *words])] = [number(pooled), pooled.count_text]
     assert rows_of("| set | `dsa` | n |") == expected
