@@ -215,6 +215,17 @@ def test_the_sentence_on_crops_once_per_batch_is_that_of_its_records() -> None:
         assert number(pooled) in path.read_text(encoding="utf-8")
 
 
+def test_the_sentence_on_large_batches_is_that_of_its_record() -> None:
+    (record,) = [
+        record
+        for record in collection("imagenette-64px")
+        if record.ipc == 50 and record.configuration["evaluator_settings"].get("batch_size") == 1024
+    ]
+    assert (record.method, record.evaluator) == ("random", "fkd")
+    for path in (PAGE, PAGE.parents[1] / "docs" / "faithfulness.md"):
+        assert f"{record.metrics.top1_last:.2f}" in path.read_text(encoding="utf-8")
+
+
 def test_the_numbers_under_dsa_are_those_of_their_records() -> None:
     expected = {}
     for pool in pools(collection("imagenette-64px-dsa")):
