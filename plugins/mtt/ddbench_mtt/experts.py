@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 from ddbench.api import DSA_STRATEGY, Stage, StageRun, Strategy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ddbench.api import CheckpointIO
-    from ddbench.api.stage import Built
 
 
 class ExpertSettings(BaseModel, frozen=True):
@@ -58,7 +59,7 @@ class Experts(Stage):
         """Counts every training image once per epoch."""
         return settings_of(run).expert_epochs * sum(run.info.train_counts)
 
-    def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> Built:
+    def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Trains one expert. The metadata hold the accuracy of its last epoch on `dataset.val`."""
         from ddbench_mtt.training import train_expert
 

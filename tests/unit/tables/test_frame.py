@@ -31,7 +31,7 @@ def test_published_rows_of_methods_that_are_not_installed_stay(tmp_path: Path) -
     frame = build_frame(spec, request_of(datasets=("imagenette",)), core, None, tmp_path)
     (block,) = text_blocks(spec, frame)
     shown = block.cells.set_index("method")["IPC 10 published"].map(lambda text: text.partition(" [")[0])
-    assert (shown["wmdd"], shown["random"], shown["MTT"]) == ("64.8 ± 0.4", "47.7 ± 2.4", "63.0 ± 1.3")
+    assert (shown["wmdd"], shown["random"], shown["mtt"]) == ("64.8 ± 0.4", "47.7 ± 2.4", "63.0 ± 1.3")
     assert set(frame.loc[frame["row"] == "wmdd", "state"]) == {"published only"}
 
 

@@ -35,7 +35,7 @@ def test_a_cell_that_the_paper_has_not_stays_empty() -> None:
 
 def test_cells_of_the_paper_alone_are_those_of_the_datasets_and_ipcs_that_are_shown() -> None:
     only = published_only(COMPARISON, frame("random"))
-    assert {"MTT", "wmdd"} <= set(only["row"])
+    assert {"mtt", "wmdd"} <= set(only["row"])
     assert "random" not in set(only["row"])
     assert set(only["dataset"]) == {"imagenette"}
     assert set(only["ipc"]) == {10}
