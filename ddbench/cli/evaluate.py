@@ -41,15 +41,7 @@ if TYPE_CHECKING:
 )
 @options.measures
 @options.experiment
-@options.executor
-@options.time_limit
-@options.data
-@options.results
-@options.cache
-@options.dry_run
-@options.strict
-@options.wide
-@options.force
+@options.computation
 @click.pass_obj
 def evaluate_command(
     registry: PluginRegistry,

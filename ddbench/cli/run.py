@@ -24,15 +24,7 @@ if TYPE_CHECKING:
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.measures
 @options.experiment
-@options.executor
-@options.time_limit
-@options.data
-@options.results
-@options.cache
-@options.dry_run
-@options.strict
-@options.wide
-@options.force
+@options.computation
 @click.pass_obj
 def run_command(
     registry: PluginRegistry,

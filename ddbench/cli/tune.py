@@ -43,15 +43,7 @@ if TYPE_CHECKING:
 @options.students
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.experiment
-@options.executor
-@options.time_limit
-@options.data
-@options.results
-@options.cache
-@options.dry_run
-@options.strict
-@options.wide
-@options.force
+@options.computation
 @click.pass_obj
 def tune_command(
     registry: PluginRegistry,

@@ -211,27 +211,8 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
         warn(f"left out: {counted(left_out, 'line')}; choose with --methods and --recipe")
     data = frame(chosen)
     curves.name_mixtures(data, "bytes", warn)
-    return _draw(data)
-
-
-def _draw(data: pd.DataFrame) -> Figure:
-    from matplotlib.figure import Figure
-
-    panels = list(data["panel"].unique())
     labels = list(data.sort_values("label_bytes", kind="stable")["labels"].unique())
-    columns = min(curves.PANELS_PER_ROW, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    names = style.LETTER * max(map(len, data["series"])) + 0.4
-    size = ((curves.PANEL_WIDTH + names) * columns, curves.PANEL_HEIGHT * rows + 1.2)
-    figure = Figure(figsize=size, layout="constrained")
-    for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        if number >= len(panels):
-            axes.set_axis_off()
-            continue
-        _draw_panel(axes, data[data["panel"] == panels[number]], labels)
-        axes.set_title(style.wrapped(panels[number], curves.PANEL_WIDTH - 0.5), loc="left")
-    style.add_caption(figure, caption(data))
-    return figure
+    return curves.draw_panels(data, lambda axes, panel: _draw_panel(axes, panel, labels), caption(data), 1.2)
 
 
 def _draw_panel(axes: Axes, data: pd.DataFrame, labels: list[str]) -> None:
@@ -254,7 +235,6 @@ def _draw_panel(axes: Axes, data: pd.DataFrame, labels: list[str]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"images and labels ({name})")
-    axes.set_ylabel("top-1 accuracy (%)")
     axes.grid(axis="y")
     shown = [text for text in labels if text in set(data["labels"])]
     handles = [Line2D([], [], color=curves.GREY, marker=_marker(text, labels), linestyle="none") for text in shown]

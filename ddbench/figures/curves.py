@@ -75,23 +75,41 @@ def draw(frame: pd.DataFrame, label: str, caption: str) -> Figure:
         label: Label of the x-axis.
         caption: Text below the panels.
     """
+    measured = list(frame.loc[~frame["published"], "series"].unique())
+
+    def draw_panel(axes: Axes, data: pd.DataFrame) -> None:
+        _draw_panel(axes, data, measured)
+        axes.set_xlabel(label)
+
+    return draw_panels(frame, draw_panel, caption)
+
+
+def draw_panels(
+    frame: pd.DataFrame, draw_panel: Callable[[Axes, pd.DataFrame], None], caption: str, caption_height: float = 1.0
+) -> Figure:
+    """Draws the panels of a figure in rows, with room for the names of the lines to the right of each panel.
+
+    Args:
+        frame: Rows with the columns `panel`, the title of their panel, and `series`, the name of their line.
+        draw_panel: Draws the rows of one panel on its axes.
+        caption: Text below the panels.
+        caption_height: The height of the caption in inches.
+    """
     from matplotlib.figure import Figure
 
     panels = list(frame["panel"].unique())
-    measured = list(frame.loc[~frame["published"], "series"].unique())
     columns = min(PANELS_PER_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
     names = style.LETTER * max(map(len, frame["series"])) + 0.4
-    size = ((PANEL_WIDTH + names) * columns, PANEL_HEIGHT * rows + 1.0)
+    size = ((PANEL_WIDTH + names) * columns, PANEL_HEIGHT * rows + caption_height)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number >= len(panels):
             axes.set_axis_off()
             continue
-        _draw_panel(axes, frame[frame["panel"] == panels[number]], measured)
+        draw_panel(axes, frame[frame["panel"] == panels[number]])
         axes.set_title(style.wrapped(panels[number], PANEL_WIDTH - 0.5), loc="left")
-        axes.set_xlabel(label)
         axes.set_ylabel("top-1 accuracy (%)")
     style.add_caption(figure, caption)
     return figure

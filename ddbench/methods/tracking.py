@@ -17,7 +17,7 @@ from ddbench.nn.memory import in_parts
 from ddbench.nn.taps import TappedNetwork
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.loop import fit
-from ddbench.training.schedules import Schedule, cosine
+from ddbench.training.schedules import Schedule, constant, cosine, fifths_at_30_60_80
 from ddbench.training.view_batches import ViewBatch, view_batches
 
 if TYPE_CHECKING:
@@ -29,31 +29,7 @@ if TYPE_CHECKING:
 IMAGES_PER_PASS = 256
 
 
-def constant(step: int, steps: float) -> float:
-    """Returns 1, the factor of a constant learning rate."""
-    return 1.0
-
-
-def three_steps(step: int, steps: float) -> float:
-    """Computes the factor of a schedule that divides the rate by 5 after 30, 60 and 80 % of the steps.
-
-    Source: Toneva et al. (`mtoneva/example_forgetting:run_cifar.py`: after 60, 120 and 160 of 200 epochs).
-
-    Args:
-        step: The step or epoch, from 0.
-        steps: The number of steps or epochs.
-
-    Returns:
-        The factor.
-
-    Example:
-        >>> [round(three_steps(step, 10), 3) for step in (2, 3, 6, 8)]
-        [1.0, 0.2, 0.04, 0.008]
-    """
-    return float(0.2 ** sum(10 * step >= tenths * steps for tenths in (3, 6, 8)))
-
-
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "steps": three_steps, "cosine": cosine}
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "steps": fifths_at_30_60_80, "cosine": cosine}
 
 
 class HistoryCheckpoint:

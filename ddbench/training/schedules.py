@@ -10,6 +10,11 @@ A step may be an epoch, and the last one may be shorter than the others: `steps`
 """
 
 
+def constant(step: int, steps: float) -> float:
+    """Returns 1, the factor of a constant learning rate."""
+    return 1.0
+
+
 def cosine(step: int, steps: float) -> float:
     """Computes the factor of a cosine schedule: 0.5 (1 + cos(pi step / steps)).
 
@@ -126,3 +131,22 @@ def fifths_at_two_thirds(step: int, steps: float) -> float:
         [1.0, 1.0, 1.0, 1.0, 0.2, 0.04]
     """
     return math.prod((0.2 for milestone in (2 * steps // 3, 5 * steps // 6) if step >= milestone), start=1.0)
+
+
+def fifths_at_30_60_80(step: int, steps: float) -> float:
+    """Computes the factor of a step schedule: 1, and a fifth of the previous factor after 30, 60 and 80 % of the steps.
+
+    Source: Toneva et al. (`mtoneva/example_forgetting:run_cifar.py`: after 60, 120 and 160 of 200 epochs).
+
+    Args:
+        step: The step or epoch, from 0.
+        steps: The number of steps or epochs.
+
+    Returns:
+        The factor.
+
+    Example:
+        >>> [round(fifths_at_30_60_80(step, 10), 3) for step in (2, 3, 6, 8)]
+        [1.0, 0.2, 0.04, 0.008]
+    """
+    return float(0.2 ** sum(10 * step >= tenths * steps for tenths in (3, 6, 8)))

@@ -20,7 +20,7 @@ from ddbench.core.interruption import Stopped
 from ddbench.data.dataset import Dataset
 from ddbench.methods.coresets import EL2N, GraNd, Scored
 from ddbench.methods.dynamics import Dynamics
-from ddbench.methods.tracking import SCHEDULES, track
+from ddbench.methods.tracking import track
 from ddbench.nn.build import build_network
 from ddbench.storage.checkpoint import Checkpoint
 from ddbench.training import loop
@@ -122,9 +122,3 @@ def test_networks_differ_and_the_full_gradient_is_an_extra(tracked: Callable[...
     assert torch.equal(full["el2n"], cheap["el2n"])
     assert bool((full["gradient"] > full["last_layer_gradient"]).all())
     assert not torch.equal(cheap["el2n"], other["el2n"])
-
-
-def test_schedules() -> None:
-    steps = [SCHEDULES["steps"](epoch, 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
-    assert steps == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
-    assert {SCHEDULES["constant"](epoch, 20) for epoch in range(20)} == {1.0}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ddbench.training.schedules import (
     cosine,
+    fifths_at_30_60_80,
     fifths_at_two_thirds,
     half_cosine,
     smoothed,
@@ -91,3 +92,8 @@ def test_two_steps_are_those_of_pytorchs_scheduler(epochs: int) -> None:
         assert 0.01 * fifths_at_two_thirds(epoch, epochs) == pytest.approx(optimizer.param_groups[0]["lr"])
     if epochs > 2:
         assert fifths_at_two_thirds(0, epochs) == 1
+
+
+def test_three_steps_are_those_of_forgetting() -> None:
+    factors = [fifths_at_30_60_80(epoch, 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
+    assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
