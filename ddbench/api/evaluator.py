@@ -41,8 +41,8 @@ class Metrics(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), a
         default=None,
         # Added later. The default is excluded, so that existing records do not change.
         exclude_if=lambda curve: curve is None,
-        description="optimiser steps and top-1 on the way of this student, by increasing steps; the last point is the "
-        "result; None if it was measured at the end only",
+        description="top-1 of this student during its training by optimiser steps, in increasing order; the last point "
+        "is the result; None if it was measured at the end only",
     )
     per_class: list[Percent] = Field(description="top-1 of each class, in class order")
     student_steps: int = Field(ge=0, description="optimiser steps of the student")

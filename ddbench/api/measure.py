@@ -25,7 +25,7 @@ Need = Literal["student", "set", "teacher"]
 
 
 class Refusal(DDBenchError):
-    """A measure cannot give an honest number here. The record then holds the reason in place of values."""
+    """A measure cannot give a meaningful number here. The record then holds the reason in place of values."""
 
 
 class MeasureTask(Protocol):
@@ -138,7 +138,7 @@ class Measure(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), a
             are `measure.NAME.VALUE`.
 
         Raises:
-            Refusal: There is no honest number, e.g. because the sample is too small.
+            Refusal: There is no meaningful number, e.g. because the sample is too small.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Top-1 over the optimiser steps of students that were measured on the way: the curves of records."""
+"""Top-1 over the optimiser steps of students that were measured during training: the curves of records."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MEASURED_AT = "measure_at"
 """The setting of a protocol that asks for a curve. It does not change the student."""
 WHEN = "after a number of optimiser steps"
 ONE_RUN = (
-    "A line is one training run with one schedule of the learning rate, measured on the way. Its last point is the "
-    "result; an earlier point is not the result of a run of that length, whose rate would have decayed by then."
+    "A line is one training run with one schedule of the learning rate, measured during training. Its last point is "
+    "the result; an earlier point is not the result of a run of that length, whose rate would have decayed by then."
 )
 
 
@@ -85,7 +85,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
     curved = [record for record in records if record.metrics.curve is not None]
     example = curved[0] if curved else records[0]
     command = command_of(example, settings=() if curved else (f"evaluator.{MEASURED_AT}=[10,30,100]",))
-    missing = f"figure 'compute' needs records of students that were measured on the way; e.g. {command}"
+    missing = f"figure 'compute' needs records of students that were measured during training; e.g. {command}"
     if not curved:
         raise DDBenchError(missing)
     data = curves.with_two_points(frame(curved), missing, warn)
@@ -99,5 +99,5 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
 
 
 def caption(data: pd.DataFrame) -> str:
-    """Returns the caption: the measurements, and what a point on the way is."""
+    """Returns the caption: the measurements, and what an earlier point is."""
     return f"{curves.measurement_note(data, WHEN)}\n{ONE_RUN}"

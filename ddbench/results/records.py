@@ -254,8 +254,8 @@ def store(record: Record, folder: Path) -> Record:
     """Writes the record of a run beside all others: it replaces only a record of the same key and numbers.
 
     A record of another key that has the same name, or of the same key with other numbers (another machine, PyTorch or
-    number of threads), is kept, and the new record gets a longer name. A record that is replaced hands on its trials
-    and its other measures.
+    number of threads), is kept, and the new record gets a longer name. The new record keeps the trials and the other
+    measures of the record that it replaces.
 
     Args:
         record: The record, with its usual name.

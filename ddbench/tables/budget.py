@@ -26,7 +26,7 @@ LABELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 def cells(query: TableQuery) -> Iterable[Cell]:
     """Returns a cell for each method, dataset, IPC and label budget; for random images also at twice the IPC.
 
-    Random images with fewer labels can thus be compared with fewer distilled images of more labels, at equal bytes.
+    At equal bytes, random images with fewer labels can be compared with fewer distilled images with more labels.
     The full data has no cells, because its bytes are those of no label budget.
     """
     for dataset in query.datasets:

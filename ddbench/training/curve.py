@@ -1,4 +1,4 @@
-"""The accuracy of a network on the way of its training."""
+"""The accuracy of a network during its training."""
 
 import contextlib
 from collections.abc import Callable, Container, Mapping

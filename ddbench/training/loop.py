@@ -58,8 +58,8 @@ def fit(
         checkpoint: Stores network, optimiser, epoch, `curve`, `best_epoch` and `average` at the end of an epoch, at
             most every `SAVE_SECONDS`. None: nothing is stored.
         report: Called after every epoch as `report(epoch + 1, epochs, **metrics)`.
-        curve: Measures the network on the way; it is updated after every step. What it measures at the end of an epoch
-            is reported.
+        curve: Measures the network during training; it is updated after every step. What it measures at the end of an
+            epoch is reported.
         seed: The seed of dropout.
         schedule: The factor of the learning rate in each epoch; a cosine by default.
         best_epoch: Selects an epoch; it is updated after every epoch.

@@ -27,7 +27,7 @@ class TrainingState:
         checkpoint: The checkpoint to load and save; None: nothing is loaded or saved.
         best_epoch: The selection of an epoch, if there is one.
         average: The average of the network's parameters, if there is one; it has been updated once.
-        curve: The measurements on the way, if there are any.
+        curve: The measurements during training, if there are any.
 
     Attributes:
         epoch: The number of finished epochs.

@@ -1,4 +1,4 @@
-"""Measurements on the way; `test_loop.py` shows that a resumed training continues them."""
+"""Measurements during training; `test_loop.py` shows that a resumed training continues them."""
 
 from __future__ import annotations
 
