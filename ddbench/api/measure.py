@@ -67,7 +67,7 @@ class MeasureTask(Protocol):
 
 
 class Measure(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
-    """Computes a few numbers of a trained student or of a distilled set. `--measure NAME` asks for them.
+    """Computes a few numbers of a trained student or of a distilled set. `--measure NAME` computes them.
 
     Subclass it, declare the parameters as pydantic fields, implement `compute`, and register the class with the hook
     `ddbench_measures`. Every parameter is part of the cache key and can be changed with `--set NAME.FIELD=VALUE`.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEASURED_AT = "measure_at"
-"""The setting of a protocol that asks for a curve. It does not change the student."""
+"""The setting of a protocol that adds a curve to the record. It does not change the student."""
 WHEN = "after a number of optimiser steps"
 ONE_RUN = (
     "A line is one training run with one schedule of the learning rate, measured during training. Its last point is "

@@ -27,8 +27,8 @@ def test_the_table_runs_all_budgets_and_the_figure_draws_them(shell: Shell) -> N
     assert len(records) == 2 * len(LABELS)
     actual = {}
     for line in table.out.splitlines():
-        if found := re.fullmatch(r"random, IPC (\d), (.*?) +(\d+\.\d+) \(1 set\).*? +(\d+) +(\d+) +(\d+)", line):
-            actual[int(found[1]), found[2]] = float(found[3]), *(int(found[number]) for number in (4, 5, 6))
+        if match := re.fullmatch(r"random, IPC (\d), (.*?) +(\d+\.\d+) \(1 set\).*? +(\d+) +(\d+) +(\d+)", line):
+            actual[int(match[1]), match[2]] = float(match[3]), *(int(match[number]) for number in (4, 5, 6))
     assert list(actual) == [(ipc, labels) for ipc in (1, 2) for labels in LABELS]
     images, view, label = 10 * 3 * 8 * 8, 17, 10 * 2
     for ipc in (1, 2):
