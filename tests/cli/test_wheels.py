@@ -67,18 +67,8 @@ def test_wheels_bring_recipes_templates_and_published_numbers(program: Path, tmp
 def test_wheels_run_methods(program: Path, tmp_path: Path) -> None:
     run(
         *(program, "run", "--method", "wmdd", "--method", "dm", "--dataset", "digits", "--ipc", "1"),
-        *(
-            "--recipe",
-            "smoke",
-            "--image-size",
-            "8",
-            "--arch",
-            "convnet-bn-d1",
-            "--device",
-            "cpu",
-            "--evaluator",
-            "hard",
-        ),
+        *("--recipe", "smoke", "--image-size", "8", "--arch", "convnet-bn-d1", "--device", "cpu"),
+        *("--evaluator", "hard"),
         folder=tmp_path,
     )
     assert len(list((tmp_path / "results" / "records").glob("*.json"))) == 2

@@ -35,7 +35,7 @@ SETTINGS = MTT(
 
 
 class Run:
-    """What a stage sees of a run, and the epochs that it reports."""
+    """The part of a run that a stage uses, and the epochs that it reports."""
 
     device, precision = torch.device("cpu"), "fp32"
 

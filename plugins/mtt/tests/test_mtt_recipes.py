@@ -1,4 +1,4 @@
-"""The recipes say what the authors of MTT say, and quick is said to be far below it."""
+"""The recipe paper has the numbers of the authors of MTT; quick is far below them."""
 
 from __future__ import annotations
 

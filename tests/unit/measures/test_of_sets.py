@@ -1,4 +1,4 @@
-"""Measures of sets: when there is no honest number, and when there is."""
+"""Measures of sets: when they are refused, and when they are not."""
 
 from __future__ import annotations
 
