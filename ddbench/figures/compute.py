@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import counted
+from ddbench.evaluators.length import SETTINGS
 from ddbench.figures import curves
 from ddbench.results.command import command_of
 from ddbench.results.conditions import Pool, pools
@@ -30,8 +31,8 @@ ONE_RUN = (
 def lines(records: Sequence[Record]) -> list[Line]:
     """Groups the curves of records to lines. Records without a curve are left out.
 
-    Students share a panel if they differ only in their distilled sets, also in the number of images per class. Lines of
-    other lengths of the training are in other panels.
+    Students share a panel if they take equal optimiser steps and differ only in their distilled sets, also in the
+    number of images per class. So equal epochs on sets of other sizes are in other panels.
 
     Args:
         records: The records.
@@ -41,6 +42,9 @@ def lines(records: Sequence[Record]) -> list[Line]:
     by_series: dict[tuple[str, str], Line] = {}
     for pool in pools(curved):
         conditions, config = dict(pool.conditions), dict(pool.config)
+        for name in SETTINGS:
+            conditions.pop(f"evaluator.{name}", None)
+        conditions["steps"] = pool.example.metrics.student_steps
         if several:
             config["IPC"] = conditions.pop("ipc")
         panel, variant = canonical_json(conditions), canonical_json(config)

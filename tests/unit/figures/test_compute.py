@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def curved(record: Callable[..., Record]) -> Callable[..., Record]:
-    """A record with a curve from {step: top-1}; the last point is the result."""
+    """A record with a curve from {step: top-1}; the last point is the result. `epochs` are in place of the steps."""
 
-    def make(curve: dict[int, float], steps: int = 300, **changes: Any) -> Record:
+    def make(curve: dict[int, float], steps: int = 300, epochs: int | None = None, **changes: Any) -> Record:
         made = record(curve[max(curve)], **changes)
         metrics = made.metrics.model_copy(update={"curve": list(curve.items()), "student_steps": max(curve)})
-        settings = {**made.configuration["evaluator_settings"], "epochs": None, "steps": steps}
+        settings = {**made.configuration["evaluator_settings"], "epochs": epochs}
+        settings |= {"steps": steps} if epochs is None else {}
         settings["measure_at"] = [step for step in curve if step < steps]
         configuration = {**made.configuration, "evaluator_settings": settings}
         return Record.model_validate(
@@ -75,6 +76,17 @@ def test_sets_of_other_sizes_share_a_panel(curved: Callable[..., Record]) -> Non
     )
     assert set(data["panel"]) == {"imagenette, 64 px\nfkd v1, resnet18"}
     assert set(data["series"]) == {"random, IPC 10", "random, IPC 50", "wmdd, IPC 10"}
+
+
+def test_equal_epochs_on_other_sizes_are_other_lengths(curved: Callable[..., Record]) -> None:
+    """After 300 steps, 300 epochs at IPC 10 have decayed the rate, and at IPC 50 they have not."""
+    small, large = {10: 20.0, 300: 60.0}, {10: 22.0, 300: 55.0, 1500: 70.0}
+    records = [curved(small, epochs=300), curved(large, epochs=300, ipc=50), curved(large, steps=1500, method="random")]
+    panels = compute.frame(records).groupby("panel")["series"].agg(lambda names: sorted({*names}))
+    assert {panel.rpartition(", ")[2]: names for panel, names in panels.items()} == {
+        "steps 300": ["wmdd, IPC 10"],
+        "steps 1500": ["random, IPC 10", "wmdd, IPC 50"],
+    }
 
 
 def test_messages_name_what_is_left_out_and_that_random_is_missing(
