@@ -111,7 +111,8 @@ def test_run_and_evaluate_give_the_records_of_the_commands(place: Shell) -> None
     assert len(frame) == 4
 
     name = frame["name"][0]
-    given = ddbench.evaluate(name, "digits", evaluator="hard", seeds=2, **fast())
+    given = ddbench.evaluate(name, "digits", evaluator="hard", measure="ece", seeds=2, **fast())
+    assert given["measure.ece"].between(0, 100).all()
     means = given.assign(given=given["method"].str.startswith("given:")).groupby("given")["top1_last"].mean()
     assert means[True] == means[False]  # the set is that of `random`
     (line,) = [
