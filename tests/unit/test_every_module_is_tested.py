@@ -31,7 +31,6 @@ COVERED = {
     "tables/comparing.py": TABLES,
     "tables/plan.py": TABLES,
     "tables/runs.py": TABLES,
-    "distillation/measuring.py": MEASURES,
     "distillation/context.py": "tests/unit/distillation/test_recover.py",
     "testing/harness.py": BROKEN,
     "training/ddp.py": PROCESSES,

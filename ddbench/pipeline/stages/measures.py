@@ -72,7 +72,7 @@ class Measures(Stage["Pipeline"]):
 
 def _task(run: Pipeline, part: int, owner: str) -> Any:
     """Returns the task of a measure. What the measure does not declare raises an error, because no key covers it."""
-    from ddbench.distillation.measuring import MeasureContext
+    from ddbench.distillation.context import MeasureContext
 
     measure = run.measures[part]
 

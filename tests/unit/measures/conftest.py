@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.measuring import MeasureContext
+from ddbench.distillation.context import MeasureContext
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench.distillation.measuring import MeasureContext
+from ddbench.distillation.context import MeasureContext
 from ddbench.measures.attack import perturb, robust_accuracy
 from ddbench.measures.predictions import evaluation_batches, student_logits
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddbench.api.teacher import ClassStatistics
-from ddbench.distillation.measuring import MeasureContext
+from ddbench.distillation.context import MeasureContext
 from ddbench.measures.neighbours import coverage_of, coverage_of_classes, radii
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddbench.api.measure import Measure, Refusal
 from ddbench.api.teacher import ClassStatistics
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.measuring import MeasureContext
+from ddbench.distillation.context import MeasureContext
 from ddbench.measures.frechet import frechet_distance
 from ddbench.measures.of_sets import Coverage, FrechetDistance
 

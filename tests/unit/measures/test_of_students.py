@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.measuring import MeasureContext
+from ddbench.distillation.context import MeasureContext
 from ddbench.measures.calibration import calibration_error
 from ddbench.measures.of_students import CalibrationError, CommonCorruptions, ProjectedGradient
 from ddbench.measures.predictions import student_logits

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.measuring import MeasureContext
+from ddbench.distillation.context import MeasureContext
 from ddbench.measures.probe import load_backbone, probe_accuracy
 
 BACKBONE = "test_resnet"
