@@ -91,12 +91,16 @@ class Labels(ABC):
         batches: The batches of an epoch, in positions.
         rows: The images of the set that the views are of, int64 [n].
         weights: Weights of these images, float [n]; None: those of the set.
+        protocol: The name of the protocol that the labels are for.
+        temperature: The temperature that the labels are for; None: any.
     """
 
     epochs: int
     batches: tuple[slice, ...]
     rows: Tensor
     weights: Tensor | None = None
+    protocol: str = "fkd"
+    temperature: float | None = None
 
     @abstractmethod
     def epoch(self, number: int) -> Mapping[str, Tensor]:
@@ -130,6 +134,15 @@ class _Exported(Labels):
 
     def __init__(self, folder: Path) -> None:
         file = read_labels(folder)
+        try:
+            self._open(file)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise DDBenchError(
+                f"{folder / DESCRIPTION} is not as ddbench export --labels writes it ({problem})"
+            ) from error
+
+    def _open(self, file: LabelFile) -> None:
         self._tensors = {name: value for name, value in file.tensors.items() if name != "rows"}
         self._stored = len(self._tensors["order"])
         protocol = file.description["protocol"]
@@ -139,9 +152,14 @@ class _Exported(Labels):
         self._classes = len(file.description["class_names"])
         self.rows = file.tensors["rows"]
         self.batches = tuple(slice(start, stop) for start, stop in file.description["batches"])
+        if self.batches[-1].stop != len(self.rows):
+            raise ValueError(f"batches of {self.batches[-1].stop} views, not {len(self.rows)}")
         self.epochs = self._stored
         if self._budget.views is not None:
             self.epochs = protocol["epochs"] or math.ceil(protocol["steps"] / len(self.batches))
+        if self._budget.top is not None:
+            self.temperature = protocol["temperature"]
+        self.protocol = protocol["name"]
 
     def epoch(self, number: int) -> Mapping[str, Tensor]:
         stored = {name: value[number % self._stored] for name, value in self._tensors.items()}

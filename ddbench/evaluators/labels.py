@@ -284,16 +284,23 @@ class ReplayedLabels(OnlineLabels):
         labels: The labels.
 
     Raises:
-        DDBenchError: The labels are not of this set, or of fewer epochs. The message is one line.
+        DDBenchError: The labels are not of this set, of fewer epochs, or for another temperature. The message is one
+            line.
     """
 
     def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, temperature: float, labels: Labels) -> None:
         super().__init__(task, settings, temperature)
         self.labels = labels
         if labels.epochs < self.length.epochs:
+            unit, most = ("epochs", 1) if settings.steps is None else ("steps", len(labels.batches))
             raise DDBenchError(
-                f"evaluator.epochs={self.length.epochs}: there are labels of {labels.epochs} epochs "
-                f"(--set evaluator.epochs={labels.epochs})"
+                f"evaluator.{unit}={getattr(settings, unit)}: there are labels of {labels.epochs} epochs "
+                f"(--set evaluator.{unit}={labels.epochs * most})"
+            )
+        if labels.temperature not in (None, temperature):
+            raise DDBenchError(
+                f"evaluator.temperature={temperature:g}: the largest probabilities in the labels are those at "
+                f"{labels.temperature:g} (--set evaluator.temperature={labels.temperature:g})"
             )
         count, is_whole = len(labels.rows), torch.equal(labels.rows, torch.arange(len(labels.rows)))
         if int(labels.rows.max()) >= self.count or (is_whole and count < self.count):

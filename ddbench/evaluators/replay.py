@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ddbench.api.evaluator import Metrics
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.base import SoftTargetProtocol
+from ddbench.evaluators.rded import PatchShuffling
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
@@ -23,11 +24,12 @@ class Replay(SoftTargetProtocol, frozen=True, extra="forbid"):
     """`fkd` without a teacher: views and logits are those of a folder of labels for every view.
 
     The folder is that of `ddbench export --labels`, or of the released code of SRe2L and WMDD. Batches, order, crops,
-    flips and CutMix are those of the files.
+    flips and CutMix are those of the files. Labels of `rded` are trained on with its schedule of the learning rate;
+    version 1 had that of `fkd`.
     """
 
     name = "replay"
-    version = "1"
+    version = "2"
     paper = "Shen and Xing, A Fast Knowledge Distillation Framework (ECCV 2022), with stored labels"
     needs_teacher = False
     for_one_set = True
@@ -54,8 +56,10 @@ class Replay(SoftTargetProtocol, frozen=True, extra="forbid"):
         from ddbench.evaluators.label_folders import open_labels
         from ddbench.evaluators.labels import ReplayedLabels
         from ddbench.evaluators.students import evaluate_student
+        from ddbench.training.schedules import cosine, half_cosine
 
         if self.labels is None:
             raise DDBenchError(NEEDED)
         labels = open_labels(self.labels, task.dataset.info.image_size, self.order_seed)
-        return evaluate_student(task, self, ReplayedLabels(task, self, self.temperature, labels))
+        schedule = half_cosine if labels.protocol == PatchShuffling.name else cosine
+        return evaluate_student(task, self, ReplayedLabels(task, self, self.temperature, labels), schedule)

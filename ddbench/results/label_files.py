@@ -47,6 +47,7 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
     trained = ~held_out(classes, share, seed) if share else torch.ones(len(classes), dtype=torch.bool)
     tensors = {**labels.tensors, "rows": trained.nonzero().flatten()}
     batches = batch_slices(len(tensors["rows"]), min(settings["batch_size"], len(tensors["rows"])))
+    factor = "times" if settings.get("squared_temperature") else "without a factor"
     description = {
         "format": FORMAT,
         "record": record.name,
@@ -54,7 +55,7 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
         "teacher": {name: record.teacher[name] for name in ("name", "top1", "digest") if name in record.teacher},
         "student_seed": seed,
         "protocol": {"name": record.evaluator, "version": record.evaluator_version, **settings},
-        "loss": "KL(softmax(logits / T) || softmax(student / T)) without a factor T^2, weighted by the set's `weights`",
+        "loss": f"KL(softmax(logits / T) || softmax(student / T)) {factor} T^2, weighted by the set's `weights`",
         "class_names": real["classes"],
         "image_size": real["image_size"],
         "mean": real["mean"],

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
-from ddbench.evaluators.label_folders import TENSORS, read_labels
+from ddbench.evaluators.label_folders import TENSORS, open_labels, read_labels
 from ddbench.evaluators.packed_views import unpack_views
 from ddbench.evaluators.replay import Replay
 from ddbench.pipeline.pipeline import Pipeline
@@ -139,6 +139,38 @@ def test_exported_labels_of_a_budget_are_replayed(
     monkeypatch.setattr(type(pipeline.protocol), "evaluate", lambda self, task: replay.evaluate(task))
     _, meta = pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
     assert meta["metrics"] == record.metrics.model_dump(mode="json")
+
+
+def test_labels_of_rded_are_replayed_with_its_schedule(
+    desk_in: Callable[..., Desk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = desk_in(tmp_path / "cache")
+    settings = ("evaluator.epochs=8", "evaluator.learning_rate=0.01", "evaluator.label_top=5")
+    pipeline = desk.pipeline(desk.cell(*STORED[:2], *settings, method="random", evaluators=("rded",)))
+    pipeline.run()
+    record = exported(pipeline, tmp_path / "set")
+    replay = Replay(epochs=8, learning_rate=0.01, labels=tmp_path / "set")
+    monkeypatch.setattr(type(pipeline.protocol), "evaluate", lambda self, task: replay.evaluate(task))
+    _, meta = pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
+    assert meta["metrics"] == record.metrics.model_dump(mode="json")
+    replay = Replay(epochs=8, temperature=4, labels=tmp_path / "set")
+    with pytest.raises(DDBenchError, match=r"evaluator.temperature=4: .* at 20 \(--set evaluator.temperature=20\)"):
+        pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
+    replay = Replay(steps=25, labels=tmp_path / "set")
+    with pytest.raises(DDBenchError, match=r"evaluator.steps=25: .* of 8 epochs \(--set evaluator.steps=24\)"):
+        pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spoil", [{"protocol": {}}, {"batches": [[0, 8]]}, {"batches": []}, {"class_names": None}])
+def test_labels_with_another_description_are_refused_in_one_line(
+    spoil: dict[str, Any], runs: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    exported(runs(), tmp_path / "set")
+    path = tmp_path / "set" / "labels.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **spoil}))
+    with pytest.raises(DDBenchError, match=r"labels.json.*(is not as ddbench export|views, not 20)") as refused:
+        open_labels(tmp_path / "set", 8, 42)
+    assert "\n" not in str(refused.value)
 
 
 def test_labels_that_are_not_stored_are_refused(runs: Callable[..., Pipeline], tmp_path: Path) -> None:
