@@ -30,9 +30,8 @@ def digits(digits_at: Callable[..., Dataset]) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class WatchedTask(EvaluateContext):
-    """The real task, with its students, the images that they train on, and those that the teacher labels."""
+    """The real task, with the images that its students train on, and those that the teacher labels."""
 
-    students: list[nn.Module] = dataclasses.field(default_factory=list)
     shown: list[Tensor] = dataclasses.field(default_factory=list)
     labelled: list[Tensor] = dataclasses.field(default_factory=list)
 
@@ -41,7 +40,6 @@ class WatchedTask(EvaluateContext):
         network.register_forward_pre_hook(
             lambda module, inputs: self.shown.append(inputs[0].clone()) if module.training else None
         )
-        self.students.append(network)
         return network
 
 
