@@ -230,6 +230,9 @@ def test_a_set_with_soft_labels_floats_and_a_rate_is_evaluated_by_own(made: Made
     # Another protocol says what it does not use.
     other = made.evaluate(source, *cell, "--evaluator", "hard", "--no-random")
     assert "hard does not use the float pixels (it rounds and clamps them to bytes), the soft labels, the" in other.err
+    # The set's learning rate comes before that of the options.
+    set_by_hand = made.evaluate(source, *cell, "--set", "evaluator.learning_rate=1", "--no-random")
+    assert re.search(r"own does not use evaluator.learning_rate for .*, which has its own: 0.02", set_by_hand.err)
     # An export, in any form, is the same set.
     for form in ("imagefolder", "safetensors"):
         exported = made.shell(

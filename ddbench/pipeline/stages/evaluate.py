@@ -32,6 +32,7 @@ UNUSED = {
     "soft_labels": "the soft labels",
     "learning_rate": "the learning rate",
 }
+RATE = "evaluator.learning_rate"
 
 
 def unused_parts(form: Mapping[str, Any], uses: Iterable[str]) -> list[str]:
@@ -97,6 +98,10 @@ class Evaluate(Stage["Pipeline"]):
         experiment, needs_teacher = run.experiment, run.protocol.needs_teacher
         if unused := unused_parts(run.distilled.form, run.protocol.uses):
             note = f"{experiment.evaluator_name} does not use {', '.join(unused)} of {run.set_label}"
+            run.workspace.note_once(note, "evaluate")
+        rate = run.distilled.form.get("learning_rate")
+        if rate is not None and "learning_rate" in run.protocol.uses and RATE in experiment.changed:
+            note = f"{experiment.evaluator_name} does not use {RATE} for {run.set_label}, which has its own: {rate:g}"
             run.workspace.note_once(note, "evaluate")
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
         shared = run.shared_state("evaluator", experiment.evaluator_name, needs_teacher, run.distilled)
