@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LONGEST_GRID = 1000
 """A larger grid needs a number of trials."""
+MISSES = 1000
+"""After as many draws in a row that were drawn before, a space with a range has no other points."""
 Point = tuple[tuple[str, str], ...]
 """The searched settings of a trial: names as given on the command line, and values as `--set` takes them."""
 
@@ -94,11 +96,20 @@ def parse_over(text: str) -> Over:
         values = parse_plain_yaml(f"[{listed}]")
     except ValueError as error:
         raise DDBenchError(f"--over {text}: '{listed}' is not a list of plain values") from error
-    texts = tuple(dict.fromkeys(map(value_text, values)))
+    texts = _distinct(map(value_text, values))
     if len(texts) < 2:
         hint = "write several, as 1,10 or 1e-4..1e-2, or use --set"
         raise DDBenchError(f"--over {text}: a search needs more than one value; {hint}")
     return Over(section, name, texts)
+
+
+def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    """Returns the texts of distinct values; 1e-3 and 0.001 are one, and 1 and 1.0."""
+    by_value: dict[str, str] = {}
+    for text in texts:
+        value = _value(text)
+        by_value.setdefault(repr(float(value) if type(value) in (int, float) else value), text)
+    return tuple(by_value.values())
 
 
 def _number(text: str) -> float:
@@ -140,6 +151,9 @@ def grid_of(settings: Sequence[Over]) -> list[Point]:
 def draw_points(settings: Sequence[Over], trials: int, seed: int) -> list[Point]:
     """Draws the points of a random search. No point is drawn again before every other one has been drawn as often.
 
+    How many points a space with a range has is not known: it depends on the digits of the values. Of such a space, a
+    point that was not drawn in `MISSES` draws in a row does not count.
+
     Args:
         settings: The settings.
         trials: The number of points.
@@ -149,12 +163,16 @@ def draw_points(settings: Sequence[Over], trials: int, seed: int) -> list[Point]
     generators = [seeds.generator("tune", seed, setting.path) for setting in settings]
     points: list[Point] = []
     counts: Counter[Point] = Counter()
+    misses = 0
     while len(points) < trials:
         pairs = zip(settings, generators, strict=True)
         point = tuple((setting.path, setting.draw(generator)) for setting, generator in pairs)
         if counts[point] <= len(points) // total:
             counts[point] += 1
             points.append(point)
+            misses = 0
+        elif (misses := misses + 1) == MISSES and math.isinf(total):
+            total = len(counts)
     return points
 
 

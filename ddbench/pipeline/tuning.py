@@ -87,13 +87,13 @@ class Search:
         by_method: dict[str, list[Over]] = {method: [] for _, method, _ in self._places}
         fixed = {_path(text) for text in self._request.assignments}
         for setting in over:
-            if setting.path in fixed:
-                raise DDBenchError(f"--over {setting.path}: --set gives it a value too; leave out one of them")
             having = [method for method in by_method if self._targets(setting.path, method)]
             if not having:
                 raise self._refusal(setting, by_method)
             for method in having:
                 targets = self._targets(setting.path, method).items()
+                if any(targets & self._targets(path, method).items() for path in fixed):
+                    raise DDBenchError(f"--over {setting.path}: --set gives it a value too; leave out one of them")
                 if any(targets & self._targets(other.path, method).items() for other in by_method[method]):
                     raise DDBenchError(f"--over {setting.path}: {method} has this setting in another --over too")
                 by_method[method].append(setting)

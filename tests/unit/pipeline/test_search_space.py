@@ -17,6 +17,7 @@ SOLVER = parse_over("method.solver=released,lloyd")
 
 def test_values_are_those_of_set() -> None:
     assert WEIGHT.values == ("0", "1", "10")
+    assert parse_over("method.x=1,true,1.0,1e0,[1]").values == ("1", "true", "[1]")
     assert parse_over(" method.x = a , [1, 2],null").values == ("a", "[1, 2]", "null")
     assert (STEPS.bounds, RATE.bounds) == ((10, 1000), (1e-4, 1e-2))
     assert settings_of((("e.rate", "1e-3"), ("m.betas", "[0.5, 0.9]"), ("m.solver", "lloyd"), ("m.none", "null"))) == {
@@ -35,6 +36,8 @@ def test_values_are_those_of_set() -> None:
         ("method.bn_weight=", "needs more than one value"),
         ("method.bn_weight=1", "needs more than one value; write several"),
         ("method.bn_weight=1,1", "needs more than one value"),
+        ("method.bn_weight=1,1.0", "needs more than one value"),
+        ("evaluator.learning_rate=1e-3,0.001", "needs more than one value"),
         ("method.bn_weight=[1", "'[1' is not a list of plain values"),
         ("evaluator.learning_rate=1e-2..1e-4", "a range has two positive numbers, the lower first"),
         ("evaluator.learning_rate=1e-2..1e-2", "a range has two positive numbers, the lower first"),
@@ -97,3 +100,14 @@ def test_methods_have_equal_draws_of_a_shared_range() -> None:
 def test_values_stay_inside_a_range_with_more_digits() -> None:
     narrow = parse_over("e.x=1.23456..1.23457")
     assert {float(dict(point)["e.x"]) for point in draw_points([narrow], 1, seed=0)} <= {1.23456, 1.23457}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"), [("e.epochs=1..3", ("1", "2", "3")), ("e.x=1.23..1.25", ("1.23", "1.24", "1.25"))]
+)
+def test_a_range_with_fewer_values_than_trials_has_each_equally_often(text: str, values: tuple[str, ...]) -> None:
+    narrow = parse_over(text)
+    points = draw_points([narrow], 9, seed=0)
+    assert Counter(points) == {((narrow.path, value),): 3 for value in values}
+    pairs = draw_points([narrow, SOLVER], 13, seed=0)
+    assert sorted(Counter(pairs).values()) == [2, 2, 2, 2, 2, 3]

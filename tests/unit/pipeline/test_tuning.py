@@ -123,6 +123,7 @@ def test_a_setting_of_one_protocol_is_searched_for_it_alone() -> None:
         ((OVER[0], OVER[0]), {}, "--over method.bn_weight is given 2 times"),
         ((OVER[0], "wmdd.bn_weight=2,3"), {}, "--over wmdd.bn_weight: wmdd has this setting in another --over too"),
         (OVER, {"assignments": ("method.bn_weight=1",)}, "--over method.bn_weight: --set gives it a value too"),
+        (OVER, {"assignments": ("wmdd.bn_weight=1",)}, "--over method.bn_weight: --set gives it a value too"),
         (("method.bn_weight=1,many",), {}, "method.bn_weight (wmdd): Input should be a valid number"),
         (OVER, {"assignments": ("data.holdout=0",)}, "--set data.holdout=0: a search needs held-out training images"),
     ],
