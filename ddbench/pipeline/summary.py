@@ -13,7 +13,7 @@ from ddbench.pipeline.pipeline import Pipeline
 from ddbench.results import published
 from ddbench.results.conditions import pools
 from ddbench.results.labels import recipe_label
-from ddbench.results.measures import measure_columns
+from ddbench.results.measures import PREFIX, measure_columns
 from ddbench.results.pooling import Pooled, pool_top1
 from ddbench.results.records import Record
 
@@ -34,7 +34,8 @@ def summary_text(cells: Iterable[tuple[Pipeline, Record]], wide: bool = False) -
     if not wide:
         frame = frame.drop(columns=list(WIDE_COLUMNS))
     rows = [dict(zip(frame.columns, map(str, row), strict=True)) for row in frame.to_numpy()]
-    return format_rows(rows, SUMMARY_COLUMNS, UNLIMITED if wide else None)
+    measures = [name for name in frame.columns if name.startswith(PREFIX)]
+    return format_rows(rows, (*SUMMARY_COLUMNS, *measures), UNLIMITED if wide else None)
 
 
 def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def trials_text(candidates: Iterable[Candidate]) -> str:
         numbers = ", ".join(map(str, candidate.trials))
         row = {"method": candidate.method, "settings": candidate.settings, "held-out top-1": top1}
         rows.append({**row, "n": counts, "trials": numbers})
-    return format_rows(rows, ("method", "settings"))
+    return format_rows(rows, ("method", "settings", "held-out top-1"))
 
 
 def tuning_text(candidates: Sequence[Candidate], winners: Mapping[str, Candidate], records: Sequence[Record]) -> str:
@@ -102,4 +102,4 @@ def tuning_text(candidates: Sequence[Candidate], winners: Mapping[str, Candidate
                 row["validation top-1"], row["n validation"] = _result(final)
         row["search s"] = f"{seconds_of(record for each in own for record in each.records):.1f}"
         rows.append(row)
-    return format_rows(rows, ("method", "winner", "validation top-1"))
+    return format_rows(rows, ("method", "winner", "held-out top-1", "validation top-1"))

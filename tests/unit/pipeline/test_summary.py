@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddbench.pipeline.summary import summarise
+import pytest
+
+from ddbench.pipeline.summary import summarise, summary_text
+from ddbench.results.measures import Measured
 from ddbench.results.records import Record
 
 if TYPE_CHECKING:
@@ -29,3 +32,17 @@ def test_students_and_sets_are_pooled_and_nothing_counts_twice(
     ]
     assert set(frame["recipe"]) == {"quick"}
     assert "measured on" not in frame
+
+
+def test_equal_values_of_a_measure_stay_in_the_columns_of_a_narrow_table(
+    desk_in: type[Desk], record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    desk = desk_in(tmp_path)
+    pipeline = desk.pipeline(desk.cell())
+    pgd = Measured(version="1", settings={}, values={"top1": 17.25}, seconds=1.0)
+    actual = [record(60.0, method=method, measures={"pgd": pgd}) for method in ("kmeans", "random")]
+    text = summary_text((pipeline, each) for each in actual)
+    assert "measure.pgd.top1 17.25" not in text
+    rows = [line.split() for line in text.splitlines() if "17.25" in line]
+    assert [row[:4] for row in rows] == [[method, "10", "60.00", "17.25"] for method in ("kmeans", "random")]

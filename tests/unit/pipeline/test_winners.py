@@ -53,3 +53,11 @@ def test_the_tables_count_trials_and_students(record: Make) -> None:
     held_out, validation = "60.00 ± 2.83 2 students on 2 sets", "55.00 1 student on 1 set"
     assert " ".join(wmdd.split()[:-1]) == f"wmdd 2 method.x=1 {held_out} {validation}"
     assert random.split() == ["random", "1", "failed", "0.0"]
+
+
+def test_equal_results_stay_in_the_columns_of_a_narrow_table(record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    tried = [candidate("wmdd", value, 60.0, record(60.0)) for value in ("1", "2")]
+    for text in (trials_text(tried), tuning_text(tried, winners_of(tried), [])):
+        table = next(section for section in text.split("\n\n") if "held-out top-1" in section)
+        assert "60.00" in table.splitlines()[2]
