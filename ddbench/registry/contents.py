@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ddbench.api.dataset import DatasetSpec
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
-from ddbench.api.measure import Measure
+from ddbench.api.measure import Measure, Need
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
+from ddbench.config.recipes import SECTIONS
 from ddbench.registry.collection import Kind
 from ddbench.registry.hooks import Hooks
 
@@ -92,6 +93,18 @@ def _class_name(base: type) -> Callable[[Any], str]:
     return check
 
 
+def _measure_name(cls: Any) -> str:
+    """A check for measures: they declare what they need, and `--set NAME.SETTING` must not mean another section."""
+    name = _class_name(Measure)(cls)
+    needs = getattr(cls, "needs", None)
+    if not (isinstance(needs, tuple) and set(needs) <= set(get_args(Need))):
+        kinds = ", ".join(map(repr, get_args(Need)))
+        raise TypeError(f"{cls.__name__} has no class variable `needs` (a tuple of some of {kinds})")
+    if name in SECTIONS:
+        raise ValueError(f"a measure cannot have the name '{name}', which is a section of settings")
+    return name
+
+
 def _spec_name(base: type) -> Callable[[Any], str]:
     """A check for instances of `base`."""
 
@@ -106,7 +119,7 @@ def _spec_name(base: type) -> Callable[[Any], str]:
 _HOOKS: dict[Kind, tuple[str, Callable[[Any], str]]] = {
     "method": ("ddbench_distillers", _class_name(Distiller)),
     "evaluator": ("ddbench_evaluators", _class_name(Evaluator)),
-    "measure": ("ddbench_measures", _class_name(Measure)),
+    "measure": ("ddbench_measures", _measure_name),
     "dataset": ("ddbench_datasets", _spec_name(DatasetSpec)),
     "table": ("ddbench_tables", _spec_name(TableSpec)),
     "stage": ("ddbench_stages", _class_name(Stage)),

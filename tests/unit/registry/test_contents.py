@@ -8,6 +8,7 @@ import pytest
 
 from ddbench.api.distiller import Distiller
 from ddbench.api.hookspecs import hookimpl
+from ddbench.api.measure import Measure
 from ddbench.api.table import TableSpec
 from ddbench.registry.contents import check_name, read_contents
 from ddbench.registry.hooks import Hooks
@@ -23,6 +24,18 @@ class Nameless(Distiller, frozen=True):
 
 class Unversioned(Distiller, frozen=True):
     name = "x"
+
+
+class Needless(Measure, frozen=True):
+    name, version = "needless", "1"
+
+
+class Misnamed(Measure, frozen=True):
+    name, version, needs = "data", "1", ("set",)
+
+
+class Misspelt(Measure, frozen=True):
+    name, version, needs = "misspelt", "1", ("sets",)  # type: ignore[assignment]
 
 
 def hooks_of(**values: Any) -> Hooks:
@@ -50,6 +63,9 @@ def test_items_of_every_kind(tmp_path: Path) -> None:
         ({"distillers": [Unversioned]}, TypeError, "Unversioned has no class variable `version`"),
         ({"distillers": [int]}, TypeError, "is not a subclass of Distiller"),
         ({"evaluators": [Blur]}, TypeError, "is not a subclass of Evaluator"),
+        ({"measures": [Needless]}, TypeError, "Needless has no class variable `needs` (a tuple of some of 'student', "),
+        ({"measures": [Misspelt]}, TypeError, "Misspelt has no class variable `needs` (a tuple of some of 'student', "),
+        ({"measures": [Misnamed]}, ValueError, "a measure cannot have the name 'data', which is a section of settings"),
         ({"datasets": [3]}, TypeError, "3 is not a DatasetSpec"),
         ({"tables": [TableSpec("../x", "a", lambda query: [])]}, ValueError, "'../x' is not a valid name"),
         ({"recipes": ["absent.yaml"]}, ValueError, "the recipe absent.yaml does not exist"),
