@@ -128,9 +128,9 @@ def final_scores(network: nn.Module, dataset: RealData, device: torch.device, fu
             yield batch.contiguous(memory_format=torch.channels_last), labels[rows.to(device)]
 
     network.eval()
-    scores = {}
+    scores: dict[str, list[Tensor]] = {"el2n": [], "last_layer_gradient": []}
     if full:
-        scores["gradient"] = torch.cat([gradient_norms(network, *batch) for batch in batches()])
+        scores["gradient"] = [gradient_norms(network, *batch) for batch in batches()]
     tapped = TappedNetwork(network)
 
     def forward(batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +138,8 @@ def final_scores(network: nn.Module, dataset: RealData, device: torch.device, fu
         return output.logits, output.features
 
     passes = in_parts(forward, "images")
-    outputs = [(*passes(batch), of_batch) for batch, of_batch in batches()]
-    scores["el2n"] = torch.cat([error_norms(logits, of_batch) for logits, _, of_batch in outputs])
-    scores["last_layer_gradient"] = torch.cat([last_layer_gradient_norms(*output) for output in outputs])
-    return scores
+    for batch, of_batch in batches():
+        logits, features = passes(batch)
+        scores["el2n"].append(error_norms(logits, of_batch))
+        scores["last_layer_gradient"].append(last_layer_gradient_norms(logits, features, of_batch))
+    return {name: torch.cat(parts) for name, parts in scores.items()}
