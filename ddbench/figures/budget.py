@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     from ddbench.results.records import Record
 
-LABEL_FACTS = (
-    *("ipc", "evaluator", "evaluator.labels"),
-    *("evaluator.label_views", "evaluator.label_top", "evaluator.label_bits"),
-)
-"""The conditions in which the points of a panel differ."""
+BUDGET = ("label_views", "label_top", "label_bits")
+"""The settings of the label budgets."""
+REGIMES = ("fkd", "soft", "hard")
+"""The protocols that differ in the labels only."""
 MAX_LINES = len(style.COLOURS)
 """The most lines in a panel. Markers show the labels, so lines differ in colour only."""
 
@@ -79,13 +78,14 @@ def lines(records: Iterable[Record]) -> list[Line]:
     """Groups records to lines.
 
     The points of a panel share all conditions but IPC and labels. Students with hard labels have no teacher and no
-    temperature; they are in every panel whose other conditions they share.
+    temperature; they are in every panel whose other conditions they share. Other protocols than `fkd`, `soft` and
+    `hard` differ in more than the labels and have their own panels.
     """
     panels: dict[str, Facts] = {}
     members: list[tuple[Facts, Pool]] = []
     with_hard_labels: list[tuple[Facts, Pool]] = []
     for pool in pools(records):
-        facts = {name: value for name, value in pool.conditions.items() if name not in LABEL_FACTS}
+        facts = _shared_facts(pool)
         if pool.example.metrics.regime == "hard":
             with_hard_labels.append(({name: value for name, value in facts.items() if name != "teacher"}, pool))
         else:
@@ -98,6 +98,14 @@ def lines(records: Iterable[Record]) -> list[Line]:
         key = canonical_json([panel, pool.config, pool.example.ipc])
         by_line.setdefault(key, Line(panel, [])).points.append(pool)
     return list(by_line.values())
+
+
+def _shared_facts(pool: Pool) -> Facts:
+    own = ("ipc", *(f"evaluator.{name}" for name in BUDGET))
+    facts = {name: value for name, value in pool.conditions.items() if name not in own}
+    if facts.get("evaluator.labels") in ("online", "stored"):
+        del facts["evaluator.labels"]
+    return {**facts, "evaluator": None} if pool.example.evaluator in REGIMES else facts
 
 
 def main_lines(every: Sequence[Line]) -> list[Line]:

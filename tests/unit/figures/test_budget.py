@@ -88,6 +88,22 @@ def test_other_settings_of_the_student_are_another_panel(curve: list[Record], st
     assert sorted(map(len, panels)) == [2, 8]
 
 
+def test_protocols_that_differ_in_more_than_labels_have_their_own_panels(
+    curve: list[Record], student: Callable[..., Record]
+) -> None:
+    """A student of `edc` has the settings of `hard`, but another loss, and the average of its weights is measured."""
+    edc = {"ema_decay": 0.99, "ce_weight": 0.025}
+    for ipc in (10, 20):
+        one = student(70.0, 1112400 + ipc, edc, method="random", evaluator="hard", ipc=ipc, teacher=("teacher", 76.0))
+        metrics = one.metrics.model_copy(update={"regime": "fkd"})
+        curve += [one.model_copy(update={"evaluator": "edc", "metrics": metrics, "name": f"edc{ipc}"})]
+    panels = budget.frame(budget.main_lines(budget.lines(curve))).groupby("panel")["top1"].agg(list)
+    assert {panel.partition("\n")[2]: len(top1) for panel, top1 in panels.items()} == {
+        "edc v1, resnet18": 2,
+        "fkd v1, hard v1, soft v1, resnet18": 8,
+    }
+
+
 def test_labels_are_named_by_what_is_stored(student: Callable[..., Record]) -> None:
     named = {
         "hard": student(1.0, 8, evaluator="hard"),
