@@ -159,5 +159,7 @@ def error_text(error: Exception) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown name"
+    elif first["type"] in ("tuple_type", "list_type"):
+        message = "a list such as [1, 2] is needed"
     value = "" if isinstance(first["input"], dict | BaseModel) else f" (got {_short.repr(first['input'])})"
     return f"{location}: {message}{value}" if location else message

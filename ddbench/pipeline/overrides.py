@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -137,7 +138,9 @@ def validated(model: type[Model], section: str, settings: Mapping[str, Mapping[s
     for name in values:
         if name not in model.model_fields:
             raise DDBenchError(f"{section}{of_owner} has no setting '{name}'{did_you_mean(name, model.model_fields)}")
-        if isinstance(values[name], bool) and "bool" not in str(model.model_fields[name].annotation):
+        # pydantic takes a truth value for a number.
+        annotation = str(model.model_fields[name].annotation)
+        if isinstance(values[name], bool) and "bool" not in annotation and re.search(r"\b(int|float)\b", annotation):
             raise DDBenchError(f"{section}.{name}{of_owner}: a number is needed (got {values[name]})")
     try:
         return replace_paths(model(**values), expand_user)

@@ -25,6 +25,7 @@ from ddbench.pipeline.overrides import (
     set_image_size,
     validated,
 )
+from ddbench.registry.collection import unknown_item
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import Kind, PluginRegistry
@@ -174,6 +175,18 @@ def protocol_note(request: Request, registry: PluginRegistry) -> str | None:
     return f"methods are evaluated by their authors' protocols: {pairs}; --evaluator fkd evaluates all by one"
 
 
+def check_protocols(request: Request, registry: PluginRegistry) -> None:
+    """Checks the names of the protocols of a request.
+
+    Raises:
+        DDBenchError: A name is unknown.
+    """
+    known = {OWN_PROTOCOL, *(protocol.name for protocol in registry.evaluators())}
+    for name in request.evaluators:
+        if name not in known:
+            raise unknown_item("evaluator", name, known)
+
+
 def protocols(request: Request, registry: PluginRegistry, method: str) -> list[str]:
     """Returns the distinct names of the protocols that a request has for a method.
 
@@ -181,7 +194,11 @@ def protocols(request: Request, registry: PluginRegistry, method: str) -> list[s
         request: The options.
         registry: The installed methods and protocols.
         method: The name of the method.
+
+    Raises:
+        DDBenchError: A name is unknown.
     """
+    check_protocols(request, registry)
     own = registry.distiller(method).default_evaluator
     return list(_distinct(own if name == OWN_PROTOCOL else name for name in request.evaluators or (OWN_PROTOCOL,)))
 

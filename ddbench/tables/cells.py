@@ -11,7 +11,7 @@ from ddbench.config.datasets import dataset_name
 from ddbench.config.experiment import Experiment
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import value_text
-from ddbench.pipeline.request import OWN_PROTOCOL, Request, expand_cell, protocols
+from ddbench.pipeline.request import Request, check_protocols, expand_cell, protocols
 from ddbench.results import published
 from ddbench.tables.checks import check_spec, checked_cells
 from ddbench.tables.published_columns import published_datasets
@@ -59,8 +59,7 @@ def cells_of(
         registry.dataset(name)
     for name in request.methods:
         registry.distiller(name)
-    for name in {*request.evaluators} - {OWN_PROTOCOL}:
-        registry.evaluator(name)
+    check_protocols(request, registry)
     methods = request.methods or tuple(method.name for method in registry.distillers())
     stored = list(stored)
     ipcs = request.ipcs or (*spec.ipcs, *(sorted({r.ipc for r in stored if r.ipc is not None}) if of_records else ()))

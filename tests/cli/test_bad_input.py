@@ -91,6 +91,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--set", "teacher.checkpoint=absent.pt"), ("checkpoint 'absent.pt' does not exist",)),
     ((*RANDOM, "--set", "data.holdout=1.0"), ("ddbench: data.holdout: Input should be less than 1 (got 1.0)",)),
     ((*RANDOM, "--set", "data.holdout=-0.1"), ("data.holdout: Input should be greater than or equal to 0 (got -0.1)",)),
+    ((*RANDOM, "--set", "evaluator.measure_at=10"), ("a list such as [1, 2] is needed (got 10)",)),
     ((*RANDOM, "--set", "data.holdout=true"), ("data.holdout: a number is needed (got True)",)),
     (
         (*RANDOM, "--set", "data.holdout=0.999"),

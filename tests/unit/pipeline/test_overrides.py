@@ -35,6 +35,8 @@ def test_set_is_remembered_and_may_name_the_method_or_the_protocol(ask: Ask, one
 def test_booleans_and_nothing_are_no_numbers_and_no_paths(one: One, text: str) -> None:
     with pytest.raises(DDBenchError, match=r"a number is needed|there is no value"):
         one(assignments=(text,))
+    with pytest.raises(DDBenchError, match=r"evaluator.augmentation \(fkd\): .* 'default' or 'none' \(got False\)"):
+        one(assignments=("evaluator.augmentation=off",))
     hard = one(evaluators=("hard",))
     assert (hard.evaluator_name, type(hard.evaluator).__name__) == ("hard", "HardLabels")
 

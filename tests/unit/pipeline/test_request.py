@@ -99,6 +99,8 @@ def test_several_protocols_are_several_cells(ask: Ask, one: One) -> None:
 def test_an_unknown_protocol_among_several_is_refused(ask: Ask) -> None:
     with pytest.raises(DDBenchError, match="unknown evaluator 'hrad'; did you mean 'hard'"):
         ask(evaluators=("fkd", "hrad"))
+    with pytest.raises(DDBenchError, match="unknown evaluator 'ownprotocol'; did you mean 'own-protocol'"):
+        ask(evaluators=("ownprotocol",))
 
 
 def test_a_distilled_set_is_not_evaluated_by_training_on_the_real_one(one: One) -> None:
