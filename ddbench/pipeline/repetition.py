@@ -300,7 +300,7 @@ def _newer_settings(record: Record, experiment: Experiment) -> list[str]:
 
 
 def plan_text(record: Record, pipeline: Pipeline) -> str:
-    """Formats what cannot be the same here, and whether the settings are those of the record.
+    """Formats what cannot be the same here, whether the settings are those of the record, and what is not repeated.
 
     Args:
         record: The record.
@@ -314,7 +314,10 @@ def plan_text(record: Record, pipeline: Pipeline) -> str:
     same = record.keys.get("evaluate") == [pipeline.cache_key("evaluate")]
     keys = "equal those of the record: settings, real images, and all versions that keys contain, are the same"
     other = "differ from those of the record" + ("" if rows else ", for a reason that the record does not hold")
-    return "\n".join([*lines, textwrap.fill(f"the cache keys {keys if same else other}", width)])
+    lines.append(textwrap.fill(f"the cache keys {keys if same else other}", width))
+    if record.measures:
+        lines.append(textwrap.fill(f"measures are not computed again: {', '.join(record.measures)}", width))
+    return "\n".join(lines)
 
 
 def agreement(record: Record, repeated: Record) -> tuple[str, bool]:

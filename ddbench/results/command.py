@@ -20,7 +20,7 @@ def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), se
     """Returns the command that reproduces a record, with the same cache keys.
 
     A set or student with a number above 0 is one of the grid that the command runs. A record contains no paths: see
-    `inputs_of`.
+    `inputs_of`. The measures of the record, which no figure needs, are left out.
 
     Args:
         record: The record.

@@ -129,6 +129,12 @@ def test_what_cannot_be_the_same_is_named_first(edited: Callable[[Change], Path]
     assert not repeats(finished.shell).joinpath("sent.json").exists()
 
 
+def test_measures_that_are_not_computed_again_are_named(edited: Callable[[Change], Path], finished: Finished) -> None:
+    measured = {"version": "1", "settings": {}, "values": {"ece": 3.0}, "seconds": 1.0}
+    path = edited(lambda record: record.update(measures={"ece": measured, "pgd": measured}))
+    assert "measures are not computed again: ece, pgd" in finished.shell("repeat", path, "--dry-run").out.splitlines()
+
+
 def _with_out(outcome: Outcome, text: str) -> Outcome:
     return replace(outcome, out=text)
 
