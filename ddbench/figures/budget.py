@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BUDGET = ("label_views", "label_top", "label_bits")
 """The settings of the label budgets."""
+TEACHER_FACTS = ("teacher", "evaluator.temperature", "evaluator.squared_temperature")
+"""The conditions that students with hard labels lack."""
 REGIMES = ("fkd", "soft", "hard")
 """The protocols that differ in the labels only."""
 MAX_LINES = len(style.COLOURS)
@@ -87,11 +89,11 @@ def lines(records: Iterable[Record]) -> list[Line]:
     for pool in pools(records):
         facts = _shared_facts(pool)
         if pool.example.metrics.regime == "hard":
-            with_hard_labels.append(({name: value for name, value in facts.items() if name != "teacher"}, pool))
+            with_hard_labels.append((_without(TEACHER_FACTS, facts), pool))
         else:
             members.append((panels.setdefault(canonical_json(facts), facts), pool))
     for facts, pool in with_hard_labels:
-        shared = [panel for panel in panels.values() if facts == {name: panel.get(name) for name in facts}]
+        shared = [panel for panel in panels.values() if facts == _without(TEACHER_FACTS, panel)]
         members += [(panel, pool) for panel in shared or [panels.setdefault(canonical_json(facts), facts)]]
     by_line: dict[str, Line] = {}
     for panel, pool in members:
@@ -101,11 +103,14 @@ def lines(records: Iterable[Record]) -> list[Line]:
 
 
 def _shared_facts(pool: Pool) -> Facts:
-    own = ("ipc", *(f"evaluator.{name}" for name in BUDGET))
-    facts = {name: value for name, value in pool.conditions.items() if name not in own}
+    facts = _without(("ipc", *(f"evaluator.{name}" for name in BUDGET)), pool.conditions)
     if facts.get("evaluator.labels") in ("online", "stored"):
         del facts["evaluator.labels"]
     return {**facts, "evaluator": None} if pool.example.evaluator in REGIMES else facts
+
+
+def _without(names: Sequence[str], facts: Facts) -> Facts:
+    return {name: value for name, value in facts.items() if name not in names}
 
 
 def main_lines(every: Sequence[Line]) -> list[Line]:

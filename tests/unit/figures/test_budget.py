@@ -104,6 +104,17 @@ def test_protocols_that_differ_in_more_than_labels_have_their_own_panels(
     }
 
 
+def test_hard_labels_do_not_join_students_without_augmentation(
+    curve: list[Record], student: Callable[..., Record]
+) -> None:
+    """Records of augmented students do not have the setting at all."""
+    for evaluator, label_bytes in (("hard", 800), ("soft", 2000)):
+        curve += [student(20.0, label_bytes, {"augmentation": "none"}, method="random", evaluator=evaluator, repeat=2)]
+    panels = budget.frame(budget.main_lines(budget.lines(curve))).groupby("panel")["top1"].agg(list)
+    assert sorted(panels, key=len)[0] == [20.0, 20.0]
+    assert sorted(map(len, panels)) == [2, 8]
+
+
 def test_labels_are_named_by_what_is_stored(student: Callable[..., Record]) -> None:
     named = {
         "hard": student(1.0, 8, evaluator="hard"),
