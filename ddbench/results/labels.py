@@ -11,6 +11,9 @@ from ddbench.core.canonical import canonical_json
 from ddbench.results.conditions import Facts
 from ddbench.results.records import Record
 
+PROTOCOL = "evaluator."
+"""Prefix of the facts that are settings of a protocol."""
+
 
 def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
     """Labels each record by its method, and by further facts that are needed to distinguish the records.
@@ -39,7 +42,8 @@ def disambiguate_labels(labels: Sequence[str], facts: Sequence[Facts], records: 
     """Makes equal labels distinct.
 
     Equal labels get the facts in which their records differ. They get the key of a record in brackets instead if more
-    than two facts differ, or if the facts do not distinguish the record. Facts that some records lack are ignored.
+    than two facts differ, or if the facts do not distinguish the record. A setting of the protocol that some records
+    lack has its default there; other facts that some lack are ignored.
 
     Args:
         labels: A label for each record.
@@ -54,8 +58,10 @@ def disambiguate_labels(labels: Sequence[str], facts: Sequence[Facts], records: 
     for label in {label for label in labels if labels.count(label) > 1}:
         indices = [index for index, other in enumerate(labels) if other == label]
         common = set.intersection(*(set(facts[index]) for index in indices))
-        differing = sorted(name for name in common if len({canonical_json(facts[i][name]) for i in indices}) > 1)
-        texts = {i: ", ".join(_fact_text(name, facts[i][name], records[i]) for name in differing) for i in indices}
+        names = common | {name for index in indices for name in facts[index] if name.startswith(PROTOCOL)}
+        values = {i: {name: facts[i].get(name, "default") for name in names} for i in indices}
+        differing = sorted(name for name in names if len({canonical_json(values[i][name]) for i in indices}) > 1)
+        texts = {i: ", ".join(_fact_text(name, values[i][name], records[i]) for name in differing) for i in indices}
         for index, text in texts.items():
             sufficient = 0 < len(differing) <= 2 and list(texts.values()).count(text) == 1
             distinct[index] += f", {text}" if sufficient else f" [{records[index].name.rpartition('-')[2]}]"

@@ -19,6 +19,12 @@ def test_three_facts_are_too_many_for_a_label(record: Callable[..., Record]) -> 
     assert disambiguate_labels(["m", "n"], facts, actual) == ["m", "n"]
 
 
+def test_a_protocols_setting_that_one_record_lacks_has_its_default(record: Callable[..., Record]) -> None:
+    facts = [{"evaluator.epochs": 3}, {"evaluator.epochs": 3, "evaluator.augmentation": "none"}]
+    actual = [record(1.0, name="x-1"), record(2.0, name="x-2")]
+    assert disambiguate_labels(["m", "m"], facts, actual) == ["m, augmentation default", "m, augmentation none"]
+
+
 def test_a_recipe_says_how_many_settings_were_changed(record: Callable[..., Record]) -> None:
     plain = record(1.0, recipes=("quick", "tuned"))
     assert recipe_label(plain) == "quick+tuned"
