@@ -31,11 +31,12 @@ TEACHER = ("teacher.epochs=5", "teacher.learning_rate=0.05")
 STUDENT = KnowledgeDistillation(epochs=40, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
 MARGIN = 15
 """Points above the best noise. Noise has 10 % in this setting, with a standard deviation of about one point."""
-LIMITS = {"steps": 60, "real_batch": 16, "candidates": 50}
+LIMITS = {"steps": 60, "real_batch": 16, "candidates": 50, "trainings": 1, "epochs": 3}
 """The scaling of a recipe: no setting of these names is larger. `scaled` has the rest of the scaling."""
 METHOD_LIMITS = {
     "dm": {"steps": 20},
     "dm-rbf": {"steps": 20},
+    "datadam": {"steps": 20},
     "dc": {"iterations": 2},
     "dsa": {"iterations": 2},
     "mtt": {
