@@ -7,6 +7,6 @@ FIGURES = {
     "scaling": "Top-1 over images per class, measured and published.",
     "budget": "Top-1 over the bytes of images and labels, by label budget.",
     "lambda": "Figure 5a: top-1 over lambda, the BatchNorm weight.",
-    "compute": "Top-1 over optimiser steps, of students that were measured during training.",
+    "compute": "Top-1 over optimiser steps, measured during the training.",
 }
 """The figures: descriptions by name."""
