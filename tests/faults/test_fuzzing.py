@@ -90,7 +90,7 @@ def value_of(model: type[BaseModel], name: str) -> SearchStrategy[Any]:
     kind = str(field.annotation)
     near: SearchStrategy[Any] = st.sampled_from(LIKELY) | st.text(max_size=5)
     if "Literal" in kind:
-        near = st.sampled_from(re.findall(r"'([^']*)'", kind))
+        near = st.sampled_from(re.findall(r"'([^']*)'", kind) or LIKELY)
     elif "bool" in kind:
         near = st.booleans()
     elif "int" in kind:

@@ -106,7 +106,7 @@ RECORDS: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: re.sub(r'"device": "cpu"', '"device": [1]', changed()(text)),
         "configuration: runtime.device: Input should be a valid string",
     ),
-    "keys of anything": (changed(keys='{"distill": 5}'), "keys.distill: Input should be a valid list"),
+    "keys of anything": (changed(keys='{"distill": 5}'), "keys.distill: a list such as [1, 2] is needed"),
     **{f"no {section}": (without(section), f"configuration: '{section}' is missing") for section in records.SECTIONS},
 }
 READING = (("show",), ("records",), ("records", "--format", "json"), ("report",), ("figure", "scaling"))
