@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PROTOCOLS = ("fkd", "soft", "hard")
 METHODS = (("random",), ("wmdd",), ("wmdd", "released"), ("sre2l",))
 """Method, and a recipe besides --recipe. The first one trains the teacher."""
+COUNTS = (10, 100)
+"""Images of a step of the recover loop: those of ten classes at IPC 1 and 10."""
 MIB = 2**20
 
 
@@ -97,7 +99,7 @@ def count_launches(case: Case, way: tuple[str, bool]) -> str:
 
 def measure_steps(size: int, steps: int) -> Iterator[Row]:
     """Measures the recover loop at IPC 1 and 10 in every variant. The limit is the bare passes in float32."""
-    for count in (10, 100):
+    for count in COUNTS:
         case = Case(count, size, device(), steps=min(steps, 3))
         launches = {name: count_launches(case, way) for name, way in VARIANTS.items()}
         case.limit()
