@@ -24,7 +24,7 @@ from ddbench.cli.table import table_command
 from ddbench.cli.tune import tune_command
 from ddbench.core import interruption, processes
 from ddbench.core.errors import DDBenchError, escape, message_line, os_error_line
-from ddbench.registry import plugin_files
+from ddbench.registry.plugin_files import add_plugin_files, load_plugin_file
 from ddbench.registry.registry import PluginRegistry
 
 ABORTED = 130
@@ -48,10 +48,10 @@ def cli(context: click.Context, plugins: tuple[Path, ...]) -> None:
     `ddbench run` trains a teacher, distils a dataset, trains students on the distilled images, and prints their top-1
     on the real validation set. The other commands show, compare and export the results.
     """
-    if plugins:
-        plugin_files.add_plugin_files(plugins)
-    if plugins or context.obj is None:
+    if context.obj is None:
         context.obj = PluginRegistry()
+    for path in add_plugin_files(plugins):
+        load_plugin_file(path, context.obj.register)
 
 
 for command in (
@@ -95,13 +95,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.NoSuchOption as error:
-        before = error.option_name == "--plugin"
-        fail(
-            "write --plugin FILE before the command: ddbench --plugin FILE run ..."
-            if before
-            else error.format_message(),
-            2,
-        )
+        advice = "write --plugin FILE before the command: ddbench --plugin FILE run ..."
+        fail(advice if error.option_name == "--plugin" else error.format_message(), error.exit_code)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except click.exceptions.Exit as signal:

@@ -25,10 +25,17 @@ def plugin_files() -> list[Path]:
     return [Path(name).absolute() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
 
 
-def add_plugin_files(files: Iterable[Path]) -> None:
-    """Adds files to the environment variable, so that every registry of this process and of its workers loads them."""
-    paths = dict.fromkeys([*plugin_files(), *(file.absolute() for file in files)])
-    os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
+def add_plugin_files(files: Iterable[Path]) -> list[Path]:
+    """Adds files to the environment variable: every later registry of this process and of its workers loads them.
+
+    Returns:
+        The files that the variable did not have, as absolute paths.
+    """
+    before = plugin_files()
+    added = [path for path in dict.fromkeys(file.absolute() for file in files) if path not in before]
+    if added:
+        os.environ[VARIABLE] = os.pathsep.join(map(str, [*before, *added]))
+    return added
 
 
 def load_plugin_file(path: Path, register: Callable[[ModuleType, str], object]) -> None:
@@ -63,6 +70,6 @@ def load_plugin_file(path: Path, register: Callable[[ModuleType, str], object]) 
         sys.modules.pop(name, None)
         if isinstance(error, STOP_REQUESTS):
             raise
-        if isinstance(error, DDBenchError):
-            raise DDBenchError(f"plugin {path}: {error}") from error
-        raise DDBenchError(f"plugin {path}: {exception_line(error)} ({place_of(path.name, error)})") from error
+        known = isinstance(error, DDBenchError)
+        reason = str(error) if known else f"{exception_line(error)} ({place_of(path.name, error)})"
+        raise DDBenchError(f"plugin {path}: {reason}") from error
