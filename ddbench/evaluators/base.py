@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ddbench.api.settings import TrainingSettings
+from ddbench.config.schema import is_none
 from ddbench.evaluators.length import EpochsOrSteps
 
 Augmentation = Annotated[
@@ -81,7 +82,7 @@ class DistilledSetProtocol(EpochsOrSteps, frozen=True, extra="forbid"):
         default=None,
         gt=0,
         lt=1,
-        exclude_if=lambda share: share is None,
+        exclude_if=is_none,
         description="fraction of each class's distilled images that is held out from training to select the epoch of "
         "top1_selected (WMDD, Table 2: 0.2); null = none, the last epoch only",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -229,16 +230,10 @@ class StoredLabels(OnlineLabels):
         budget: The labels that are stored, and their form.
     """
 
-    def __init__(
-        self,
-        task: EvaluateTask,
-        settings: DistilledSetProtocol,
-        temperature: float,
-        budget: LabelBudget = ALL_LABELS,
-    ) -> None:
-        super().__init__(task, settings, temperature, budget)
-        self.stored = self.task.cached("labels", {"seed": task.seed}, self._relabel)
-        self.slices = super().views(0).batches
+    @cached_property
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of the file: the labels and the views of every stored epoch."""
+        return self.task.cached("labels", {"seed": self.task.seed}, self._relabel)
 
     def _relabel(self) -> dict[str, Tensor]:
         epochs = self.label_epochs
@@ -259,7 +254,8 @@ class StoredLabels(OnlineLabels):
     def views(self, epoch: int) -> EpochViews:
         """Returns the stored views of an epoch."""
         packed = {name: tensor[epoch % self.label_epochs] for name, tensor in self.stored.items()}
-        return unpack_views(packed, self.slices, self.task.dataset.info.image_size)
+        batches = batch_slices(self.count, self.batch_size)
+        return unpack_views(packed, batches, self.task.dataset.info.image_size)
 
     def encoded(self, epoch: int, batch: ViewBatch) -> Mapping[str, Tensor]:
         """Returns the stored labels of a batch on the device."""

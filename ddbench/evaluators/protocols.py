@@ -9,6 +9,7 @@ from pydantic import Field
 from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.settings import DSA_STRATEGY, Strategy, TrainingSettings
 from ddbench.config.networks import convnet_for
+from ddbench.config.schema import is_none
 from ddbench.evaluators.base import Augmentation, DistilledSetProtocol, SoftTargetProtocol
 from ddbench.evaluators.length import EpochsOrSteps
 
@@ -35,14 +36,14 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
     label_views: int | None = Field(
         default=None,
         ge=1,
-        exclude_if=lambda views: views is None,
+        exclude_if=is_none,
         description="epochs of views with their labels, which all epochs reuse in turn; null = every epoch has its own "
         "(FKD, SRe2L); for none, use the protocol hard",
     )
     label_top: int | None = Field(
         default=None,
         ge=1,
-        exclude_if=lambda top: top is None,
+        exclude_if=is_none,
         description="largest probabilities of a label that are stored; the other classes share the rest of the mass "
         "evenly (FKD: 5, marginal smoothing with top-k); null = all (SRe2L)",
     )
