@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,7 @@ from ddbench.methods.random import Random
 from ddbench.results.command import command_of
 from ddbench.results.conditions import Facts, Pool, pools
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
-from ddbench.results.mixtures import describe_mixture
-from ddbench.results.pooling import pool_top1
+from ddbench.results.means import panel_title, pooled_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,7 +149,7 @@ def frame(chosen: Sequence[Line]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for line in chosen:
         for pool in line.points:
-            example, pooled = pool.example, pool_top1(pool.students)
+            example = pool.example
             rows.append(
                 {
                     "panel": titles[canonical_json(line.panel)],
@@ -163,11 +161,7 @@ def frame(chosen: Sequence[Line]) -> pd.DataFrame:
                     "labels": labels_of(example),
                     "label_bytes": example.metrics.label_bytes / example.distilled_images,
                     "x": total_bytes(example),
-                    "top1": pooled.mean,
-                    "deviation": math.nan if pooled.deviation is None else pooled.deviation,
-                    "n": pooled.students,
-                    "sets": pooled.sets,
-                    "mixture": describe_mixture(pool.students, [pool]),
+                    **pooled_columns(pool),
                     "published": False,
                 }
             )
@@ -195,13 +189,9 @@ def _names(variants: Sequence[Pool]) -> list[str]:
 
 
 def _titles(panels: Sequence[Sequence[Line]]) -> list[str]:
-    titles = []
-    for inside in panels:
-        record = inside[0].example
-        images = "" if record.measured_on == "validation images" else f", on {record.measured_on}"
-        examples = [pool.example for line in inside for pool in line.points]
-        protocols = sorted({f"{example.evaluator} v{example.evaluator_version}" for example in examples})
-        titles.append(f"{record.dataset}, {record.image_size} px{images}\n{', '.join(protocols)}, {record.student}")
+    titles = [
+        panel_title(inside[0].example, [pool.example for line in inside for pool in line.points]) for inside in panels
+    ]
     return disambiguate_labels(titles, [inside[0].panel for inside in panels], [inside[0].example for inside in panels])
 
 

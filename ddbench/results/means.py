@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,6 @@ def mean_of_lines(every: Sequence[Line], x: str = "") -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for line, value, point in points:
         shared, example = panels[line.panel][0], series[line.variant][0]
-        pooled = pool_top1(point.students)
         rows.append(
             {
                 "panel": titles[line.panel],
@@ -143,11 +142,7 @@ def mean_of_lines(every: Sequence[Line], x: str = "") -> pd.DataFrame:
                 "method": example.method,
                 "recipe": recipe_label(example, x),
                 "x": value,
-                "top1": pooled.mean,
-                "deviation": float("nan") if pooled.deviation is None else pooled.deviation,
-                "n": pooled.students,
-                "sets": pooled.sets,
-                "mixture": describe_mixture(point.students, [point]),
+                **pooled_columns(point),
             }
         )
     rows.sort(key=lambda row: (natural_order(row["panel"]), natural_order(row["series"]), row["x"]))
@@ -160,10 +155,33 @@ def _unzip(pairs: Sequence[tuple[Record, Facts]]) -> tuple[list[Record], list[Fa
 
 def _titles(panels: Sequence[tuple[Record, Facts]]) -> list[str]:
     records, facts = _unzip(panels)
-    titles = []
-    for record, conditions in panels:
-        ipc = f", IPC {record.ipc}" if "ipc" in conditions else ""
-        images = "" if record.measured_on == "validation images" else f", on {record.measured_on}"
-        title = f"{record.dataset}, {record.image_size} px{ipc}{images}"
-        titles.append(f"{title}\n{record.evaluator} v{record.evaluator_version}, {record.student}")
+    titles = [
+        panel_title(record, [record], f", IPC {record.ipc}" if "ipc" in conditions else "")
+        for record, conditions in panels
+    ]
     return disambiguate_labels(titles, facts, records)
+
+
+def panel_title(record: Record, protocols: Iterable[Record], ipc: str = "") -> str:
+    """Returns the title of a panel, in two lines.
+
+    Args:
+        record: A record of the panel, for the dataset and the student.
+        protocols: Records with the protocols of the panel.
+        ipc: Text on the images per class.
+    """
+    images = "" if record.measured_on == "validation images" else f", on {record.measured_on}"
+    names = sorted({f"{one.evaluator} v{one.evaluator_version}" for one in protocols})
+    return f"{record.dataset}, {record.image_size} px{ipc}{images}\n{', '.join(names)}, {record.student}"
+
+
+def pooled_columns(pool: Pool) -> dict[str, Any]:
+    """Returns the columns of the mean of a pool: `top1`, `deviation`, `n`, `sets` and `mixture`."""
+    pooled = pool_top1(pool.students)
+    return {
+        "top1": pooled.mean,
+        "deviation": float("nan") if pooled.deviation is None else pooled.deviation,
+        "n": pooled.students,
+        "sets": pooled.sets,
+        "mixture": describe_mixture(pool.students, [pool]),
+    }
