@@ -1,20 +1,15 @@
-"""Built-in evaluators: the protocols for distilled sets, and the full-data reference; and built-in measures.
-
-Imports no torch.
-"""
+"""Built-in evaluators: the protocols for distilled sets, and the full-data reference. Imports no torch."""
 
 from collections.abc import Iterable
 
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
-from ddbench.api.measure import Measure
 from ddbench.evaluators.edc import AveragedStudent
 from ddbench.evaluators.minimax import MinimaxHardLabels
 from ddbench.evaluators.own import DifficultyAlignedLabels, OwnLabels, TrajectoryLabels
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
 from ddbench.evaluators.rded import PatchShuffling
 from ddbench.evaluators.replay import Replay
-from ddbench.measures import MEASURES
 
 
 @hookimpl
@@ -34,9 +29,3 @@ def ddbench_evaluators() -> Iterable[type[Evaluator]]:
         Replay,
         FullData,
     ]
-
-
-@hookimpl
-def ddbench_measures() -> Iterable[type[Measure]]:
-    """Returns the built-in measures."""
-    return MEASURES

@@ -1,14 +1,13 @@
-"""Built-in measures of students and of distilled sets beside top-1. `ddbench.evaluators` registers them.
+"""Built-in measures of students and of distilled sets beside top-1. Imports no torch."""
 
-Imports no torch.
-"""
+from collections.abc import Iterable
 
+from ddbench.api.hookspecs import hookimpl
 from ddbench.api.measure import Measure
 from ddbench.measures.of_sets import Coverage, FrechetDistance, LinearProbe
 from ddbench.measures.of_students import CalibrationError, CommonCorruptions, ProjectedGradient
 
-MEASURES: tuple[type[Measure], ...] = (
-    *(CalibrationError, CommonCorruptions, ProjectedGradient),
-    *(Coverage, FrechetDistance, LinearProbe),
-)
-"""The built-in measures."""
+
+@hookimpl
+def ddbench_measures() -> Iterable[type[Measure]]:
+    return [CalibrationError, CommonCorruptions, ProjectedGradient, Coverage, FrechetDistance, LinearProbe]

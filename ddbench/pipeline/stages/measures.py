@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,13 +83,6 @@ def _task(run: Pipeline, part: int, owner: str) -> Any:
 
         return get if need in measure.needs else refuse
 
-    student = None
-
-    def load_once() -> nn.Module:
-        nonlocal student
-        student = student or _load_student(run)
-        return student
-
     return MeasureContext(
         name=measure.name,
         dataset=run.dataset,
@@ -96,7 +90,7 @@ def _task(run: Pipeline, part: int, owner: str) -> Any:
         precision=run.precision,
         report=run.report,
         statistics=declared("teacher", run.statistics),
-        _student=declared("student", load_once),
+        _student=declared("student", functools.cache(functools.partial(_load_student, run))),
         _distilled=declared("set", lambda: run.distilled),
         _teacher=declared("teacher", lambda: run.teacher),
     )
