@@ -15,7 +15,7 @@ from torch.nn import functional
 from ddbench.api import StageRun, TrainingSettings, seeds
 from ddbench.augment import augment, batch_slices, draw_augmentation
 from ddbench.nn import build_network
-from ddbench.training import Batch, accuracy, fit, prefetch, to_device
+from ddbench.training import Batch, accuracy, constant, fit, prefetch, to_device
 from ddbench_mtt.experts import ExpertSettings, snapshot
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def train_expert(
         SnapshotCheckpoint(checkpoint, snapshots),
         run.report,
         seed=seed,
-        schedule=lambda epoch, epochs: 1.0,
+        schedule=constant,
     )
     keep(settings.expert_epochs)
     top1, _ = accuracy(network, dataset, "val", device, run.precision)
