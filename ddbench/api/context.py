@@ -5,7 +5,7 @@ DistillTask and EvaluateTask list everything that a method or a protocol may use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddbench.api.images import DistilledImages, RealData
@@ -206,7 +206,13 @@ class DistillTask(Protocol):
         """
 
     def recover(
-        self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings, layer: int | None = None
+        self,
+        unit: Unit,
+        objective: Objective,
+        initial: Tensor,
+        settings: RecoverSettings,
+        layer: int | None = None,
+        networks: Sequence[Teacher] = (),
     ) -> Tensor:
         """Runs the pixel-optimisation loop of teacher inversion, with checkpoints, crops, flips and progress reports.
 
@@ -218,6 +224,7 @@ class DistillTask(Protocol):
             settings: Hyper-parameters of the loop.
             layer: Number of the layer whose features are passed to the objective. None: the input of the last linear
                 layer.
+            networks: Networks on `device` that take turns, one in each step (`Output.turn`). Empty: the teacher.
 
         Returns:
             Pixels in [0, 1], float [n, 3, S, S].

@@ -19,15 +19,17 @@ class Output:
         features: Features of the requested layer, float [B, d].
         bn_inputs: The input of each BatchNorm layer, [B, C, ...], in the order of `Teacher.bn_names`. If only moments
             were requested, each is a `ddbench.nn.Moments` instead.
+        turn: In `DistillTask.recover` with several networks, the number of the network among them, from 0.
     """
 
     logits: Tensor
     features: Tensor
     bn_inputs: list[Tensor]
+    turn: int = 0
 
 
 Objective = Callable[[Output], "dict[str, Tensor]"]
-"""Type of a recover objective: maps the teacher's output for the current views to weighted loss terms by name.
+"""Type of a recover objective: maps a network's output for the current views to weighted loss terms by name.
 
 `DistillTask.recover` minimises the sum of the terms and calls the objective inside autocast. The BatchNorm inputs are
 `ddbench.nn.Moments`, which the terms in `ddbench.losses` accept. If an objective uses the inputs in any other way, it

@@ -5,7 +5,7 @@ Implements `DistillTask` and `EvaluateTask` of `ddbench.api.context`, and `Measu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,7 +15,7 @@ from ddbench.api.context import Cached, CheckpointIO, Progress
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.images import DistilledImages
 from ddbench.api.settings import RecoverSettings, TrainingSettings
-from ddbench.api.teacher import ClassStatistics, Objective
+from ddbench.api.teacher import ClassStatistics, Objective, Teacher
 from ddbench.api.units import Unit
 from ddbench.config.schema import Stem
 from ddbench.core import seeds
@@ -110,24 +110,31 @@ class DistillContext:
         return slot_noise(self.seed, unit, self.info.image_size)
 
     def recover(
-        self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings, layer: int | None = None
+        self,
+        unit: Unit,
+        objective: Objective,
+        initial: Tensor,
+        settings: RecoverSettings,
+        layer: int | None = None,
+        networks: Sequence[Teacher] = (),
     ) -> Tensor:
         """Runs the recover loop on a unit; see `ddbench.distillation.recover.recover`.
 
         Args:
             unit: The unit.
-            objective: Computes the weighted loss terms from the teacher's output.
+            objective: Computes the weighted loss terms from the output of a network.
             initial: The initial images, normalised, [n, 3, S, S]. The images of a set in `settings.initial` replace
                 them.
             settings: Hyper-parameters.
             layer: The layer whose features are passed to the objective, a number as in `statistics`.
+            networks: Networks on `device` that take turns, one in each step (`Output.turn`). Empty: the teacher.
 
         Returns:
             The images, float32 [n, 3, S, S], pixel values in [0, 1].
         """
         if settings.given_set() is not None:
             initial = self._given_images(unit)
-        return recover(self, unit, objective, initial, settings, layer)
+        return recover(self, unit, objective, initial, settings, layer, networks)
 
     def _given_images(self, unit: Unit) -> Tensor:
         """Returns the images of the given set: for the slot (class, j) the image j of the class. Normalised."""

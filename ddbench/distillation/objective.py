@@ -1,16 +1,17 @@
-"""The objective of the recover loop: a pass through the teacher, the loss terms, and their gradient."""
+"""The objective of the recover loop: a pass through a network, the loss terms, and their gradient."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ddbench.api.context import DistillTask
-from ddbench.api.teacher import Objective, Output
+from ddbench.api.teacher import Objective, Output, Teacher
 from ddbench.core.errors import DDBenchError
 from ddbench.nn import compile
 from ddbench.nn.batchnorm_moments import Moments, moments
@@ -20,18 +21,29 @@ from ddbench.nn.taps import TappedNetwork
 Terms = dict[str, Tensor]
 
 
-class TeacherObjective:
-    """An objective on the outputs of the task's teacher, with its gradient.
+class NetworkObjective:
+    """An objective on the outputs of a network, with its gradient.
 
     Args:
-        task: The task whose teacher, device and precision are used.
-        objective: Computes the loss terms from the teacher's output.
+        task: The task whose device and precision are used.
+        network: The network.
+        objective: Computes the loss terms from the output of the network.
         layer: The layer whose features are passed to the objective; None: the input of the classifier.
-        forward: Runs the teacher and returns moments in place of the BatchNorm inputs. It may be compiled.
+        forward: Runs the network and returns moments in place of the BatchNorm inputs. It may be compiled.
+        turn: The number of the network among those that take turns (`Output.turn`).
     """
 
-    def __init__(self, task: DistillTask, objective: Objective, layer: int | None, forward: compile.Forward) -> None:
-        self._task, self._objective, self._layer, self._forward = task, objective, layer, forward
+    def __init__(
+        self,
+        task: DistillTask,
+        network: Teacher,
+        objective: Objective,
+        layer: int | None,
+        forward: compile.Forward,
+        turn: int = 0,
+    ) -> None:
+        self._task, self._network, self._layer, self._forward = task, network, layer, forward
+        self._objective: Objective = lambda output: objective(replace(output, turn=turn))
         self._moments_suffice: bool | None = None
         """Whether the objective accepts moments in place of the BatchNorm inputs; None: not tried yet."""
 
@@ -40,7 +52,7 @@ class TeacherObjective:
 
         Args:
             view: Normalised images [n, 3, S, S].
-            images_at_once: The number of images that pass through the teacher at a time. Fewer than n need less memory
+            images_at_once: The number of images that pass through the network at a time. Fewer than n need less memory
                 and two forward passes; the result is the same up to rounding.
 
         Returns:
@@ -57,7 +69,7 @@ class TeacherObjective:
             images = view.contiguous(memory_format=torch.channels_last)
             terms = self._terms_from_moments(images) if self._moments_suffice is not False else None
             if terms is None:
-                terms = self._objective(self._task.teacher(images, layer=self._layer))
+                terms = self._objective(self._network(images, layer=self._layer))
         _sum(terms).backward()  # type: ignore[no-untyped-call]
         return terms
 
@@ -76,7 +88,7 @@ class TeacherObjective:
         """Computes the result of `_backward` with less memory (gradient caching, Gao et al. 2021).
 
         The objective may be any function of the whole unit: a norm over the batch, or statistics of a class. In
-        evaluation mode the teacher's outputs of an image depend on that image only. So a first pass without a graph
+        evaluation mode the network's outputs of an image depend on that image only. So a first pass without a graph
         gives the outputs of all images, the objective gives its gradient with respect to them, and a second pass
         propagates this gradient part by part. The BatchNorm inputs would take most of the memory; their moments replace
         them.
@@ -110,32 +122,33 @@ class TeacherObjective:
         """Returns logits, features, and mean and variance of every BatchNorm input, each with one row per image."""
         with autocast(self._task.device, self._task.precision):
             images = part.contiguous(memory_format=torch.channels_last)
-            output = self._task.teacher(images, layer=self._layer, moments=True)
+            output = self._network(images, layer=self._layer, moments=True)
             return [output.logits, output.features, *(value for x in output.bn_inputs for value in moments(x))]
 
 
 @contextlib.contextmanager
-def teacher_objective(
-    task: DistillTask, objective: Objective, layer: int | None, shape: torch.Size
-) -> Iterator[TeacherObjective]:
-    """Provides the objective of a task's teacher, which is compiled if `task.compile` is set.
+def network_objective(
+    task: DistillTask, network: Teacher, objective: Objective, layer: int | None, shape: torch.Size, turn: int = 0
+) -> Iterator[NetworkObjective]:
+    """Provides an objective on the outputs of a network, which is compiled if `task.compile` is set.
 
     Args:
         task: The task.
-        objective: Computes the loss terms from the teacher's output.
+        network: The network.
+        objective: Computes the loss terms from the output of the network.
         layer: The layer whose features are passed to the objective; None: the input of the classifier.
         shape: The shape of every view, for compilation.
+        turn: The number of the network among those that take turns (`Output.turn`).
 
     Yields:
         The objective.
     """
     if not task.compile:
-        yield TeacherObjective(task, objective, layer, partial(task.teacher, layer=layer, moments=True))
+        yield NetworkObjective(task, network, objective, layer, partial(network, layer=layer, moments=True), turn)
         return
-    teacher = task.teacher
-    assert isinstance(teacher, TappedNetwork)
-    with compile.network(teacher, layer, shape, task.precision, task.note) as forward:
-        yield TeacherObjective(task, objective, layer, forward)
+    assert isinstance(network, TappedNetwork)
+    with compile.network(network, layer, shape, task.precision, task.note) as forward:
+        yield NetworkObjective(task, network, objective, layer, forward, turn)
 
 
 def _sum(terms: Terms) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -10,13 +12,13 @@ from torch import Tensor
 
 from ddbench.api.context import DistillTask
 from ddbench.api.settings import RecoverSettings
-from ddbench.api.teacher import Objective
+from ddbench.api.teacher import Objective, Teacher
 from ddbench.api.units import Unit
 from ddbench.augment import crops
 from ddbench.core import clock, interruption, seeds
 from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
-from ddbench.distillation.objective import Terms, teacher_objective
+from ddbench.distillation.objective import Terms, network_objective
 from ddbench.nn import memory
 from ddbench.training.schedules import cosine
 
@@ -58,24 +60,26 @@ def recover(
     initial: Tensor,
     settings: RecoverSettings,
     layer: int | None = None,
+    networks: Sequence[Teacher] = (),
 ) -> Tensor:
-    """Optimises the pixels of a unit with Adam so that the teacher's outputs minimise an objective.
+    """Optimises the pixels of a unit with Adam so that the outputs of networks minimise an objective.
 
-    Every step draws a view of the images (random-resized-crop, flip, roll), passes it through the teacher, computes the
+    Every step draws a view of the images (random-resized-crop, flip, roll), passes it through a network, computes the
     objective, propagates its gradient to the pixels, takes an Adam step with a cosine learning rate, and clamps the
     pixels to the valid range. The last iterate is kept. Source: SRe2L and the released WMDD code.
 
     The draws depend only on the seed of the distilled set, the unit and the step, so a resumed run ends with the same
-    bytes. If the unit does not fit into memory, it is passed through the teacher in parts. The parts, and a compiled
-    teacher (`task.compile`), change the result only by rounding.
+    bytes. If the unit does not fit into memory, it is passed through the network in parts. The parts, and a compiled
+    network (`task.compile`), change the result only by rounding.
 
     Args:
         task: The task: teacher, data, device, checkpoint, progress.
         unit: The unit.
-        objective: Computes the weighted loss terms from the teacher's output; their sum is minimised.
+        objective: Computes the weighted loss terms from the output of a network; their sum is minimised.
         initial: The initial images, normalised, [n, 3, S, S].
         settings: Hyper-parameters.
         layer: The layer whose features are passed to the objective; None: the input of the classifier.
+        networks: Networks on the task's device that take turns: step t uses the network t mod n. Empty: the teacher.
 
     Returns:
         The images, float32 [n, 3, S, S], pixel values in [0, 1].
@@ -95,14 +99,19 @@ def recover(
     first_step, earlier_seconds = _load_checkpoint(task, images, optimizer)
     batcher = memory.OOMBatcher("images")
     unchecked: list[Terms] = []
+    networks = networks or (task.teacher,)
 
     def backpropagate(step: int, images_at_once: int) -> Terms:
         optimizer.zero_grad(set_to_none=True)
         view = _draw_view(images, settings, step, seeds.generator("recover", task.seed, unit.index, step), size)
-        return objective_of_view.backward(view, images_at_once)
+        return objectives[step % len(networks)].backward(view, images_at_once)
 
     started = clock.now()
-    with teacher_objective(task, objective, layer, images.shape) as objective_of_view:
+    with contextlib.ExitStack() as opened:
+        objectives = [
+            opened.enter_context(network_objective(task, network, objective, layer, images.shape, turn))
+            for turn, network in enumerate(networks)
+        ]
         for step in range(first_step, settings.steps):
             optimizer.param_groups[0]["lr"] = cosine(step, settings.steps) * settings.learning_rate
             unchecked.append(batcher(partial(backpropagate, step), len(images)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.objective import TeacherObjective, teacher_objective
+from ddbench.distillation.objective import NetworkObjective, network_objective
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 
@@ -46,8 +46,8 @@ def gradient(
     teacher: TappedNetwork, bare_task: Callable[..., Any], digits: Dataset, objective: Any, at_once: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     pixels = view()
-    with teacher_objective(bare_task(digits, teacher), objective, None, pixels.shape) as one:
-        assert isinstance(one, TeacherObjective)
+    with network_objective(bare_task(digits, teacher), teacher, objective, None, pixels.shape) as one:
+        assert isinstance(one, NetworkObjective)
         terms = one.backward(pixels, at_once)
     assert pixels.grad is not None
     assert not any(term.requires_grad for term in terms.values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,12 @@ def pull(output: Output) -> dict[str, Tensor]:
 
 
 def plain_loop(
-    task: DistillContext, unit: Unit, objective: Objective, initial: Tensor, chosen: RecoverSettings
+    task: DistillContext,
+    unit: Unit,
+    objective: Objective,
+    initial: Tensor,
+    chosen: RecoverSettings,
+    networks: Sequence[TappedNetwork] = (),
 ) -> Tensor:
     """The same algorithm as a person writes it down: pixel by pixel bounds, a crop at a time."""
     mean, std = task.dataset.mean[:, None, None], task.dataset.std[:, None, None]
@@ -96,7 +102,9 @@ def plain_loop(
             down, right = (int(n) % SIZE for n in rolls)
             batch = torch.cat([batch[:, :, SIZE - down :], batch[:, :, : SIZE - down]], 2)
             batch = torch.cat([batch[..., SIZE - right :], batch[..., : SIZE - right]], 3)
-        loss = torch.stack(list(objective(task.teacher(batch)).values())).sum()
+        turn = step % len(networks or [0])
+        output = networks[turn](batch) if networks else task.teacher(batch)
+        loss = torch.stack(list(objective(replace(output, turn=turn)).values())).sum()
         for group in adam.param_groups:
             group["lr"] = chosen.learning_rate * (1 + math.cos(math.pi * step / chosen.steps)) / 2
         adam.zero_grad()
@@ -119,6 +127,22 @@ def test_ten_steps_are_those_of_a_plain_loop(make_task: Callable[..., DistillCon
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
     assert float((actual - expected).abs().median()) < 1e-6
     assert float((actual - (task.noise(UNIT) * 0.3 + 0.5)).abs().max()) > 0.1  # it did move
+
+
+def test_networks_take_turns_and_the_objective_gets_the_number_of_each(
+    make_task: Callable[..., DistillContext],
+) -> None:
+    networks = [TappedNetwork(build_network(name, 10, SIZE, seed=2)) for name in ("convnet-bn-d1", "convnet-bn-d2")]
+    task, turns = make_task(), []
+
+    def objective(output: Output) -> dict[str, Tensor]:
+        turns.append(output.turn)
+        return {"features": (output.features - output.turn).square().sum()}
+
+    actual = recover(task, UNIT, objective, task.noise(UNIT), TEN, networks=networks)
+    assert turns == [0, 1] * 5
+    expected = plain_loop(task, UNIT, objective, task.noise(UNIT), TEN, networks)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
 
 
 @settings(max_examples=15, deadline=None)
