@@ -14,7 +14,7 @@ from ddbench.core.text import counted
 from ddbench.figures import curves, style
 from ddbench.methods.random import Random
 from ddbench.results.command import command_of
-from ddbench.results.conditions import Facts, Pool, pools
+from ddbench.results.conditions import Facts, Pool, num_changes, pools
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
 from ddbench.results.means import panel_title, pooled_columns
 
@@ -114,15 +114,23 @@ def _without(names: Sequence[str], facts: Facts) -> Facts:
 def main_lines(every: Sequence[Line]) -> list[Line]:
     """Selects lines: in each panel those of random images, then those with the most points, `MAX_LINES` at most.
 
-    A panel needs two values of bytes. Lines of one point are left out, except for those of random images. Accuracies
-    do not count.
+    Each method has one line for an IPC, that of its best-measured variant; a single method beside random images has a
+    line for each variant. A panel needs two values of bytes. Lines of one point are left out, except for those of
+    random images. Accuracies do not count.
     """
     chosen = []
     for panel in {canonical_json(line.panel): line.panel for line in every}.values():
         inside = [line for line in every if line.panel == panel]
         if len({total_bytes(pool.example) for line in inside for pool in line.points}) > 1:
             kept = [line for line in inside if len(line.points) > 1 or line.is_random]
-            kept.sort(key=lambda line: (not line.is_random, -len(line.points), -_num_records(line)))
+            kept.sort(
+                key=lambda line: (not line.is_random, -len(line.points), -_num_records(line), num_changes(line.example))
+            )
+            if len({line.example.method for line in kept if not line.is_random}) > 1:
+                best: dict[tuple[str, int | None], Line] = {}
+                for line in kept:
+                    best.setdefault((line.example.method, line.example.ipc), line)
+                kept = list(best.values())
             chosen += kept[:MAX_LINES]
     return chosen
 
@@ -241,7 +249,9 @@ def _draw_panel(axes: Axes, data: pd.DataFrame, labels: list[str]) -> None:
     axes.grid(axis="y")
     shown = [text for text in labels if text in set(data["labels"])]
     handles = [Line2D([], [], color=curves.GREY, marker=_marker(text, labels), linestyle="none") for text in shown]
-    axes.legend(handles, shown, loc="lower right", title="labels")
+    opaque: dict[str, Any] = {"frameon": True, "framealpha": 1, "edgecolor": "white"}
+    legend = axes.legend(handles, shown, loc="lower right", title="labels", **opaque)
+    legend.set_zorder(4)  # above the lines that lead to the names
     curves.name_lines(axes, ends)
 
 

@@ -98,6 +98,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
     if without := [panel for panel, part in data.groupby("panel", sort=False) if "random" not in set(part["method"])]:
         beside = command_of(example, method="random")
         warn(f"note: {counted(len(without), 'panel')} without random images; e.g. {beside}")
+    data = curves.at_most(data, warn)
     curves.name_mixtures(data, "step", warn)
     return curves.draw(data, "optimiser steps", caption(data))
 

@@ -22,7 +22,7 @@ OFFSET, MAX_SPREAD = 0.035, 0.25
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.6
 """Width of a panel without the names of its lines, and its height, in inches."""
 MAX_LINES = 8
-"""The most lines in a panel that is drawn without a choice of methods."""
+"""The most lines in a panel."""
 TEXT_HEIGHT = 0.17
 """Distance between the names of two lines in inches."""
 MAX_NOTES = 3
@@ -48,6 +48,22 @@ def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], Non
     if single := frame.loc[count < 2, "panel"].nunique():
         warn(f"left out: {counted(single, 'panel')} with one value on the x-axis")
     return frame[count > 1]
+
+
+def at_most(frame: pd.DataFrame, warn: Callable[[str], None]) -> pd.DataFrame:
+    """Returns the `MAX_LINES` lines of each panel with the most points.
+
+    Args:
+        frame: Data of the curves.
+        warn: Called with a message if lines are left out.
+    """
+    points = frame.groupby(["panel", "series"])["x"].transform("count")
+    ranked = frame.assign(points=points).sort_values("points", ascending=False, kind="stable")
+    lines = ranked[["panel", "series"]].drop_duplicates()
+    kept = lines.groupby("panel").head(MAX_LINES)
+    if others := len(lines) - len(kept):
+        warn(f"left out: {counted(others, 'line')}; choose with --methods and --recipe")
+    return frame.merge(kept, on=["panel", "series"])
 
 
 def name_mixtures(frame: pd.DataFrame, setting: str, warn: Callable[[str], None]) -> None:

@@ -63,6 +63,7 @@ def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
         raise DDBenchError(missing)
     if others := len(records) - int(data["n"].sum()):
         warn(f"left out: {counted(others, 'record')} without another value of {SETTING} in the same conditions")
+    data = curves.at_most(data, warn)
     curves.name_mixtures(data, SETTING, warn)
     return curves.draw(data, f"\u03bb ({SETTING})", caption(data))
 

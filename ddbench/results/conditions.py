@@ -151,6 +151,11 @@ STUDENT_KEYS = (student_key, seeds)
 """Records of one pool with an equal value of either key are one student."""
 
 
+def num_changes(record: Record) -> tuple[int, int]:
+    """Returns the numbers of recipes and of changed settings. The variant with the fewest is the plainest."""
+    return len(record.recipes), len(record.configuration.get("changed", ()))
+
+
 @dataclass(frozen=True)
 class Pool:
     """Records that may be averaged: they differ only in seeds, and in conditions that `results.mixtures` names.
@@ -178,7 +183,7 @@ class Pool:
     @cached_property
     def example(self) -> Record:
         """The first record with the fewest recipes and changed settings. Recipes can have equal settings."""
-        return min(self.records, key=lambda record: (len(record.recipes), len(record.configuration.get("changed", ()))))
+        return min(self.records, key=num_changes)
 
     @cached_property
     def students(self) -> list[Record]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.canonical import canonical_json
-from ddbench.results.conditions import Facts, Pool, pools
+from ddbench.results.conditions import Facts, Pool, num_changes, pools
 from ddbench.results.labels import disambiguate_labels, natural_order, recipe_label, set_labels
 from ddbench.results.mixtures import describe_mixture
 from ddbench.results.pooling import pool_top1
@@ -65,7 +65,8 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
     """Selects the records of the best-measured variant of each method, or of all variants of a single method.
 
     Accuracies do not count in the selection. The best-measured variant has a line with the most values of the setting,
-    then the most records. Conditions under which no line has two values are left out, if others have one.
+    then the most records, then the fewest recipes and changed settings. Conditions under which no line has two values
+    are left out, if others have one.
 
     Args:
         records: The records.
@@ -82,7 +83,11 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
         by_variant.setdefault(line.variant, []).append(line)
     ranked = sorted(
         by_variant.values(),
-        key=lambda group: (-max(len(line.pools) for line in group), -sum(len(line.all_records) for line in group)),
+        key=lambda group: (
+            -max(len(line.pools) for line in group),
+            -sum(len(line.all_records) for line in group),
+            min(num_changes(record) for line in group for record in line.all_records),
+        ),
     )
     by_method: dict[str, list[list[Line]]] = {}
     for variant in ranked:

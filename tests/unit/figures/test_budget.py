@@ -145,6 +145,21 @@ def test_the_lines_with_the_most_budgets_are_drawn(curve: list[Record], student:
     assert [tick for tick in ticks if low < tick < high] == [0.2, 0.5, 1, 2]  # from 0.234 to 2.46 MB
 
 
+def test_a_method_has_one_line_and_a_single_method_has_all(curve: list[Record], student: Callable[..., Record]) -> None:
+    """Of several variants, that with the most points, then the plainest; its name holds no key."""
+    for bn_weight, recipes in ((1.0, ("quick", "tuned", "smoke")), (2.0, ("quick", "tuned"))):
+        curve.insert(0, student(49.0, 2000, evaluator="soft", bn_weight=bn_weight, recipes=recipes))
+        curve.insert(0, student(67.0, 1112400, bn_weight=bn_weight, recipes=recipes))
+    single = [line for line in budget.main_lines(budget.lines(curve)) if not line.is_random]
+    assert [len(line.example.recipes) for line in single] == [1, 2, 3]
+    curve += [student(40.0, 2000, method="kmeans", evaluator="soft"), student(60.0, 1112400, method="kmeans")]
+    several = [line for line in budget.main_lines(budget.lines(curve)) if not line.is_random]
+    assert [(line.example.method, line.example.recipes) for line in several] == [
+        ("wmdd", ["quick"]),
+        ("kmeans", ["quick"]),
+    ]
+
+
 def test_another_recipe_is_named(curve: list[Record], student: Callable[..., Record]) -> None:
     curve += [student(48.0, 2000, method="sre2l", evaluator="soft", recipes=("quick", "tuned"))]
     curve += [student(60.0, 1112400, method="sre2l", recipes=("quick", "tuned"))]

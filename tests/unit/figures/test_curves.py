@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +31,14 @@ def test_what_no_setting_tells_apart_bears_the_key_of_a_record(record: Callable[
     keys = {one.metrics.top1_last: one.name.rpartition("-")[2] for one in (older, newer)}
     assert {row.top1: row.series for row in frame.itertuples()} == {top1: f"wmdd [{key}]" for top1, key in keys.items()}
     assert "In brackets: a record's key" in curves.measurement_note(frame)
+
+
+def test_a_panel_has_eight_lines_those_with_the_most_points() -> None:
+    rows = [("one", f"m{number}", x) for number in range(10) for x in range(1 + number % 5)] + [("two", "m0", 1)]
+    frame = pd.DataFrame(rows, columns=["panel", "series", "x"])
+    messages: list[str] = []
+    kept = curves.at_most(frame, messages.append)
+    assert set(kept.loc[kept["panel"] == "one", "series"]) == {f"m{number}" for number in range(10) if number % 5}
+    assert len(kept[kept["panel"] == "two"]) == 1
+    assert len(kept) == len(rows) - 2
+    assert messages == ["left out: 2 lines; choose with --methods and --recipe"]
