@@ -66,10 +66,10 @@ def records_command(form: str, with_scores: bool, wide: bool, results_dir: Path,
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["imagefolder", "safetensors"]),
+    type=click.Choice(["imagefolder", "safetensors", "huggingface"]),
     default="imagefolder",
     show_default=True,
-    help="PNG files in one folder per class, or one file of tensors.",
+    help="PNG files in one folder per class, one file of tensors, or parquet files with a card.",
 )
 @click.option(
     "--labels",
@@ -78,6 +78,12 @@ def records_command(form: str, with_scores: bool, wide: bool, results_dir: Path,
     help="Also export the stored labels of fkd: labels.safetensors, described in labels.json.",
 )
 @click.option("--output", type=options.LocalPath(path_type=Path), required=True, help="Folder to create.")
+@click.option(
+    "--push",
+    "repository",
+    metavar="OWNER/NAME",
+    help="Also upload the folder to the Hugging Face hub; with --format huggingface.",
+)
 @options.data
 @options.results
 @options.cache
@@ -88,6 +94,7 @@ def export_command(
     form: str,
     with_labels: bool,
     output: Path,
+    repository: str | None,
     data_dir: Path | None,
     results_dir: Path,
     cache_dir: Path,
@@ -100,8 +107,15 @@ def export_command(
     from ddbench.pipeline.workspace import Workspace
     from ddbench.results import records
     from ddbench.results.export import export_run
+    from ddbench.results.hub_export import push_folder, require_push
 
+    if repository is not None and form != "huggingface":
+        raise click.UsageError(f"--push uploads the files of --format huggingface, and --format is {form}")
+    if repository is not None:
+        require_push()
     record = records.read(records.find(results_dir / "records", run))
     workspace = Workspace(registry, options.open_cache(cache_dir), data_dir)
     written = export_run(record, workspace.cache, workspace.dataset, output, form, with_labels)
     click.echo(f"written: {written}")
+    if repository is not None:
+        click.echo(f"uploaded: {push_folder(written, repository)}")

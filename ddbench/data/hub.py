@@ -24,6 +24,8 @@ from ddbench.data.source import EncodedSplit
 
 FOLDER = "hf"
 """The folder of downloaded datasets in the data folder."""
+SET_COLUMNS = ("weight", "probabilities", "logits", "learning_rate")
+"""Columns of a distilled set that `ddbench export` writes beside image and label."""
 T = TypeVar("T")
 
 
@@ -34,11 +36,16 @@ class HubSplit(EncodedSplit):
         what: The name of the dataset, for messages.
         images: The encoded images, a `pyarrow.ChunkedArray` of bytes, in the order of the files.
         labels: Integers [n], in the same order.
+        columns: Other columns by name, with n rows, in the same order.
+
+    Attributes:
+        columns: The other columns, in the order of this split.
     """
 
-    def __init__(self, what: str, images: Any, labels: NDArray[np.int64]) -> None:
+    def __init__(self, what: str, images: Any, labels: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
         self._what, self._images = what, images
         self._rows = np.argsort(labels, kind="stable")
+        self.columns = {name: values[self._rows] for name, values in columns.items()}
         super().__init__(labels[self._rows])
 
     def name(self, index: int) -> str:
@@ -117,7 +124,7 @@ def open_hub_split(reference: str, report: Report) -> tuple[tuple[str, ...], Hub
         splits = [*files]
         raise DDBenchError(f"{reference} has the splits {', '.join(splits)}: name one, e.g. {reference}:{splits[0]}")
     split = _train_split(reference, parsed.split, [*files])
-    return _read_split(reference, split, files[split], features)
+    return _read_split(reference, split, files[split], features, SET_COLUMNS)
 
 
 def fetch_hub(reference: str, data_dir: Path, report: Report) -> None:
@@ -235,22 +242,24 @@ def _train_split(reference: str, chosen: str | None, splits: Sequence[str]) -> s
 
 
 def _read_split(
-    reference: str, split: str, files: Sequence[str], features: Mapping[str, Any] | None
+    reference: str, split: str, files: Sequence[str], features: Mapping[str, Any] | None, others: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], HubSplit]:
-    """Reads class names, labels and encoded images of a split."""
+    """Reads class names, labels and encoded images of a split, and those of the other columns that it has."""
     import pyarrow.compute
     import pyarrow.parquet
     from datasets import ClassLabel, Features, Image
 
-    def read() -> tuple[tuple[str, ...], Any, Any]:
+    def read() -> tuple[tuple[str, ...], Any, Any, dict[str, NDArray[Any]]]:
         known = features or Features.from_arrow_schema(pyarrow.parquet.read_schema(files[0]))
         image, label = (_column(reference, known, kind) for kind in (Image, ClassLabel))
-        table = pyarrow.parquet.read_table([*files], columns=[image, label], partitioning=None)
+        more = [name for name in others if name in known]
+        table = pyarrow.parquet.read_table([*files], columns=[image, label, *more], partitioning=None)
         stored = [known[image].cast_storage(chunk) for chunk in table[image].chunks]
         content = [pyarrow.compute.struct_field(chunk, "bytes") for chunk in stored]
-        return tuple(known[label].names), pyarrow.chunked_array(content, pyarrow.binary()), table[label]
+        columns = {name: np.array(table[name].to_pylist()) for name in more}
+        return tuple(known[label].names), pyarrow.chunked_array(content, pyarrow.binary()), table[label], columns
 
-    names, images, column = _call(f"{reference}: the files of split {split} cannot be read", read)
+    names, images, column, columns = _call(f"{reference}: the files of split {split} cannot be read", read)
     if not len(column):
         raise DDBenchError(f"{reference}: the split {split} is empty")
     if images.null_count or column.null_count:
@@ -261,7 +270,7 @@ def _read_split(
         raise DDBenchError(
             f"{reference}: the labels of the split {split} are {ends}, and there are {len(names)} classes"
         )
-    return names, HubSplit(f"{reference}, split {split}", images, labels)
+    return names, HubSplit(f"{reference}, split {split}", images, labels, columns)
 
 
 def _column(reference: str, features: Mapping[str, Any], kind: type) -> str:

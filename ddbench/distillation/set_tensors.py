@@ -176,11 +176,11 @@ def split_labels(path: Path, labels: Tensor, count: int) -> tuple[Tensor, dict[s
     return labels.long(), {}
 
 
-def find_extras(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
+def find_extras(path: Path | str, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Returns the soft labels and the learning rate among the entries of a file, as float tensors.
 
     Args:
-        path: The file, for messages.
+        path: The file or dataset, for messages.
         entries: Its entries by name.
 
     Raises:
@@ -212,7 +212,7 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.dtype == torch.uint8 else tensor.detach().long()
 
 
-def check_weights(path: Path, weights: Any, count: int) -> None:
+def check_weights(path: Path | str, weights: Any, count: int) -> None:
     """Refuses weights that are not one number of at least 0 per image, in one line."""
     if not (is_plain(weights) and weights.shape == (count,) and are_weights(weights)):
         raise DDBenchError(f"{path}: the weights are not one number >= 0 per image")

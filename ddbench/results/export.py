@@ -1,4 +1,4 @@
-"""Exports a distilled set as an image folder or as a safetensors file."""
+"""Exports a distilled set as an image folder, a safetensors file, or a dataset of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     OpenDataset = Callable[[str, DataConfig], Dataset]
 
-FORMATS = ("imagefolder", "safetensors")
+FORMATS = ("imagefolder", "safetensors", "huggingface")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def export_set(
             with the card. Folders sort in class order, so a reader that numbers them alphabetically finds the same
             labels. "safetensors": `distilled.safetensors` with all tensors and the class names as metadata, and
             `card.json`. An image folder of floats, or with extras, holds `distilled.safetensors` too, because PNG files
-            hold bytes only.
+            hold bytes only. "huggingface": see `write_hub_folder`; of floats, with `distilled.safetensors` too.
         stored: Labels to write beside the set; None: none.
         extras: Soft labels and learning rate, as in `StoredSet`; None: none.
 
@@ -82,6 +82,7 @@ def export_set(
     """
     from ddbench.core.files import atomic_write
     from ddbench.distillation.distilled_set import as_bytes
+    from ddbench.results.hub_export import write_hub_folder
 
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -94,14 +95,24 @@ def export_set(
     plain_card = json.loads(json.dumps(card, default=str))
     with atomic_write(target) as partial:
         partial.mkdir()
+        is_float = images.is_floating_point()
         if format == "imagefolder":
             _write_imagefolder(partial, as_bytes(images), labels, weights, class_names)
-            readme = _readme(images, class_names, plain_card, extras)
+            beside = [*(["float32 pixels"] if is_float else []), *(name.replace("_", " ") for name in extras)]
+            text = (
+                "Each folder is a class, in the order of the labels. `weights.csv` lists the label, the class and the\n"
+                "weight in the loss of each file (the weights of a class sum to 1).\n\n"
+            )
+            readme = _readme(images, class_names, plain_card, text, ", ".join(beside))
             (partial / "README.md").write_text(readme, encoding="utf-8")
+        elif format == "huggingface":
+            text = "The column `weight` is the weight of an image in the loss (the weights of a class sum to 1).\n\n"
+            readme = _readme(images, class_names, plain_card, text, "float32 pixels" if is_float else "")
+            write_hub_folder(partial, as_bytes(images), labels, weights, class_names, extras, readme)
         else:
             text = json.dumps({"class_names": list(class_names), **plain_card}, indent=2, ensure_ascii=False)
             (partial / "card.json").write_text(text + "\n", encoding="utf-8")
-        if format == "safetensors" or images.is_floating_point() or extras:
+        if format == "safetensors" or is_float or (extras and format == "imagefolder"):
             _write_tensors(partial, {"images": images, "labels": labels, "weights": weights, **extras}, class_names)
         if stored is not None:
             stored.write(partial)
@@ -171,14 +182,22 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], class_names: Seq
     )
 
 
-def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any], extras: Mapping[str, Tensor]) -> str:
-    more = [*(["float32 pixels"] if images.is_floating_point() else []), *(name.replace("_", " ") for name in extras)]
+def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any], files: str, beside: str) -> str:
+    """Returns the text of the card.
+
+    Args:
+        images: The images.
+        class_names: The names of the classes.
+        card: How the set was made.
+        files: What the files hold, a paragraph.
+        beside: What only `distilled.safetensors` holds; empty: nothing.
+    """
+    side = images.shape[-1]
     exact = (
-        f"`distilled.safetensors` holds the exact set: {', '.join(more)}. The PNG files are rounded to bytes.\n\n"
-        if more
+        f"`distilled.safetensors` holds the exact set: {beside}. The PNG files are rounded to bytes.\n\n"
+        if beside
         else ""
     )
-    side = images.shape[-1]
     made = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100)
     # The block is indented, not fenced, because text in the card could contain the end of a fence.
     made = "".join(f"    {line}\n" for line in made.splitlines())
@@ -186,10 +205,7 @@ def _readme(images: Tensor, class_names: Sequence[str], card: dict[str, Any], ex
         "# A distilled set\n\n"
         f"{len(images)} images of {len(class_names)} classes, {side} x {side} pixels, exported by ddbench.\n"
         "They replace the whole training set: train a network from scratch on them.\n\n"
-        "Each folder is a class, in the order of the labels. `weights.csv` lists the label, the class and the\n"
-        "weight in the loss of each file (the weights of a class sum to 1).\n\n"
-        f"{exact}"
-        f"## How they were made\n\n{made}"
+        f"{files}{exact}## How they were made\n\n{made}"
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import ddbench
 
 if TYPE_CHECKING:
@@ -105,3 +107,28 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     (path,) = folder.rglob("*.parquet")
     table = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
     return list(table.cast_column("image", datasets.Image(decode=False)))
+
+
+def test_an_export_is_read_by_the_library_of_the_hub_and_has_the_digest_of_its_run(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+
+    assert run(shell, "digits", "--method", "dm").code == 0
+    (made,) = [record for record in records(shell) if record["method"] == "dm"]
+    folder = shell.root / "set"
+    options = ("--format", "huggingface", "--output", folder)
+    assert shell("export", made["name"], *options).code == 0
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    assert len(load_dataset(str(folder))["train"]) == 10
+    options = ("--dataset", "digits", "--recipe", "smoke", "--image-size", "8", "--device", "cpu", *SMALL)
+    assert shell("evaluate", f"hf:{folder}", "--no-random", *options).code == 0
+    assert records(shell)[-1]["distilled_digest"] == made["distilled_digest"]
+
+
+def test_an_upload_needs_its_format_and_a_token(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    options = ("export", "x", "--output", tmp_path / "set", "--push", "me/set")
+    shell(*options).refused("--push uploads the files of --format huggingface, and --format is imagefolder")
+    shell(*options, "--format", "huggingface").refused("--push needs a token of the hub")
