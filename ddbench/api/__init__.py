@@ -26,11 +26,12 @@ from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, Traini
 from ddbench.api.stage import Stage, StageRun
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
 from ddbench.api.teacher import ClassStatistics, Objective, Output, Teacher
+from ddbench.api.tracker import Tracker
 from ddbench.api.units import Slot, Unit, UnitResult, units_across_classes, units_of_whole_classes
 from ddbench.core import interruption, seeds
 from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
-from ddbench.core.events import Event
+from ddbench.core.events import Context, Event
 
 __all__ = [
     "DSA_STRATEGY",
@@ -41,6 +42,7 @@ __all__ = [
     "Cell",
     "CheckpointIO",
     "ClassStatistics",
+    "Context",
     "DDBenchError",
     "DatasetInfo",
     "DatasetSpec",
@@ -73,6 +75,7 @@ __all__ = [
     "TableQuery",
     "TableSpec",
     "Teacher",
+    "Tracker",
     "TrainingSettings",
     "Unit",
     "UnitResult",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ddbench.api.measure import Measure
     from ddbench.api.stage import Stage
     from ddbench.api.table import TableSpec
+    from ddbench.api.tracker import Tracker
     from ddbench.core.events import Event
 
 PROJECT = "ddbench"
@@ -63,6 +64,11 @@ def ddbench_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
 @hookspec
 def ddbench_stages() -> Iterable[type[Stage[Any]]]:  # type: ignore[empty-body]
     """Returns the stages of this plugin: subclasses of `ddbench.api.stage.Stage` with `name` and `version`."""
+
+
+@hookspec
+def ddbench_trackers() -> Iterable[type[Tracker]]:  # type: ignore[empty-body]
+    """Returns the experiment trackers of this plugin: subclasses of `ddbench.api.Tracker` with a `name`."""
 
 
 @hookspec

@@ -38,6 +38,8 @@ _display: _Display | None = None
 def ddbench_event(event: Event) -> None:
     """Shows one event. It never raises, because a progress display must not end a run."""
     global _display
+    if event.kind == "preview":  # the summary lists the pictures
+        return
     with suppress(Exception):
         if _display is None:
             _display = _choose()

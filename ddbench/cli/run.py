@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 @options.students
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.measures
+@options.names(
+    "--track",
+    "trackers",
+    help="Send losses, accuracies, images and records to tensorboard, wandb or mlflow (docs/trackers.md).",
+)
 @options.experiment
 @options.computation
 @click.pass_obj
@@ -41,6 +46,7 @@ def run_command(
     executor: str,
     ray_address: str | None,
     assignments: tuple[str, ...],
+    trackers: tuple[str, ...],
     **request_fields: Any,
 ) -> None:
     """Distils datasets, trains students and prints their top-1.
@@ -53,6 +59,7 @@ def run_command(
     from ddbench.pipeline.request import Request, experiments, protocol_note
 
     with options.kept_tracebacks(registry, results_dir):
+        tracker_classes = [registry.tracker(name) for name in trackers]
         executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
         request = Request(**request_fields, assignments=assignments)
         cells = experiments(request, registry)
@@ -62,6 +69,7 @@ def run_command(
         from ddbench.pipeline import dry_run as planning
         from ddbench.pipeline import run as running
         from ddbench.pipeline.workspace import Workspace
+        from ddbench.registry.tracking import tracking
 
         cache = options.open_cache(cache_dir, force)
         workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
@@ -70,7 +78,8 @@ def run_command(
             return
 
         def work() -> int:
-            with interruption.handle_signals(time_limit and time_limit * 60):
+            limit = time_limit and time_limit * 60
+            with interruption.handle_signals(limit), tracking(registry, tracker_classes, results_dir):
                 echo, warn = options.print_result, options.print_error
                 return len(running.run(cells, workspace, results_dir, echo, warn, strict, wide))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ddbench.core.events import Event
+from ddbench.core.events import Context, Event
 
 STEP_SECONDS = 1.0
 """Seconds between two step events of one worker."""
@@ -35,7 +36,8 @@ class EventQueue:
 class EventSender:
     """An observer in a worker that sends events to the queue. Step events are sent at most once per second.
 
-    It does not send "cached" events, because the driver emits them, or the configuration of the cell.
+    It does not send "cached" events, because the driver emits them. It sends the context of an event as the name of
+    the record.
     """
 
     def __init__(self) -> None:
@@ -51,9 +53,16 @@ class EventSender:
             if now - self._last_step < STEP_SECONDS:
                 return
             self._last_step = now
-        self.queue.put.remote(json.dumps(asdict(replace(event, configuration=None))))
+        record = event.context.record if event.context else ""
+        self.queue.put.remote(json.dumps({**asdict(replace(event, context=None)), "context": record}))
 
 
-def decode_event(payload: str) -> Event:
-    """Returns the event of a payload."""
-    return Event(**json.loads(payload))
+def decode_event(payload: str, contexts: Mapping[str, Context]) -> Event:
+    """Returns the event of a payload.
+
+    Args:
+        payload: The event as JSON.
+        contexts: The cells of the grid, by the names of their records.
+    """
+    fields = json.loads(payload)
+    return Event(**{**fields, "context": contexts.get(fields["context"])})

@@ -96,7 +96,7 @@ class RayExecutor:
                 # in the workers, and the cells fail.
                 with contextlib.suppress(DDBenchError):
                     dataset.decode()
-            session = _Session(work, pipelines[0], self._resources)
+            session = _Session(work, pipelines, self._resources)
             yield session.wait_for
         finally:
             ray.shutdown()
@@ -144,8 +144,9 @@ def _restored_sigterm() -> Iterator[None]:
 class _Session:
     """One grid in progress: the submitted tasks and their answers."""
 
-    def __init__(self, work: WorkList, first: Pipeline, resources: ResourceConfig) -> None:
-        self._work, self._workspace, self._resources = work, first.workspace, resources
+    def __init__(self, work: WorkList, pipelines: Sequence[Pipeline], resources: ResourceConfig) -> None:
+        self._work, self._workspace, self._resources = work, pipelines[0].workspace, resources
+        self._contexts = {pipeline.context.record: pipeline.context for pipeline in pipelines}
         self._node_cores = min(int(node["Resources"].get("CPU", 0)) or sys.maxsize for node in ray.nodes())
         self._groups: list[TaskGroup] = []
         self._functions = RemoteFns(worker.run_work)
@@ -241,7 +242,7 @@ class _Session:
             payloads = ray.get(self._queue.take.remote(), timeout=10 * TICK)
         except RayError:
             return  # a lost queue only loses progress events
-        for event in map(decode_event, payloads):
+        for event in (decode_event(payload, self._contexts) for payload in payloads):
             if event.kind != "step" or self._is_due(event.kind, STEP_SECONDS):
                 self._workspace.relay(event)
         if not self._work.remaining:

@@ -16,7 +16,7 @@ from ddbench.api.evaluator import Evaluator
 from ddbench.config.experiment import Experiment
 from ddbench.core import clock
 from ddbench.core.errors import DDBenchError
-from ddbench.core.events import Event
+from ddbench.core.events import Context, Event
 from ddbench.data.dataset import Dataset
 from ddbench.nn import device as devices
 from ddbench.nn import memory
@@ -43,7 +43,13 @@ class Builder:
     """
 
     def __init__(
-        self, workspace: Workspace, experiment: Experiment, dataset: Dataset, device: torch.device, threads: int
+        self,
+        workspace: Workspace,
+        experiment: Experiment,
+        dataset: Dataset,
+        device: torch.device,
+        threads: int,
+        context: Callable[[], Context],
     ) -> None:
         self.changed: list[str] = []
         self._workspace = workspace
@@ -51,8 +57,8 @@ class Builder:
         self._dataset = dataset
         self._device = device
         self._threads = threads
-        self._cell = experiment.name
-        self._configuration = experiment.public()
+        self._context = context
+        self._parts: dict[tuple[str, str], int] = {}
         self._artifacts: dict[Path, Artifact] = {}
         self._made_from: list[dict[str, str]] = []
         self._on_demand: list[dict[str, dict[str, Any]]] = []
@@ -68,6 +74,7 @@ class Builder:
         build: Callable[[Checkpoint], Built],
         unit: str = "",
         prepare: Callable[[], None] = lambda: None,
+        part: int = 0,
     ) -> Artifact:
         """Returns an artifact. Builds it if it is not in the cache.
 
@@ -77,10 +84,12 @@ class Builder:
             build: Builds the artifact. Its argument is the checkpoint, which is empty or holds the state of a killed
                 process.
             unit: The name of the part, for messages.
+            part: The number of the part, for events.
             prepare: Builds the inputs. Its time is not part of the time of this build.
         """
         cache = self._workspace.cache
         path = cache.path(stage, depends_on)
+        self._parts[stage, unit] = part
         if path not in self._artifacts:
             is_cached = True
             units = set(depends_on.get("units", ()))
@@ -256,9 +265,10 @@ class Builder:
             self._nested_seconds[-1] = nested + clock.now() - start
 
     def _emit(self, event: Event) -> None:
+        context, part = self._context(), self._parts.get((event.stage, event.unit), 0)
         several = self._workspace.has_several_datasets
-        unit = f"{self._configuration['dataset']} {event.unit}".strip() if several else event.unit
-        self._workspace.emit(replace(event, unit=unit, cell=self._cell, configuration=self._configuration))
+        unit = f"{context.configuration['dataset']} {event.unit}".strip() if several else event.unit
+        self._workspace.emit(replace(event, unit=unit, part=part, context=context))
 
     def report(self, stage: str, unit: str) -> Progress:
         """Returns a function that reports the progress of a build."""

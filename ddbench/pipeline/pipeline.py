@@ -15,6 +15,7 @@ from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
+from ddbench.core.events import Context
 from ddbench.distillation.distilled_set import DistilledSet, assemble
 from ddbench.distillation.units import check_units
 from ddbench.nn import compile
@@ -32,6 +33,7 @@ from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.shared_state import SharedState
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.collection import Kind
+from ddbench.results.records import run_name
 from ddbench.storage.artifacts import Artifact, Built
 from ddbench.storage.checkpoint import Checkpoint
 
@@ -67,7 +69,9 @@ class Pipeline:
         self.threads = compiled.threads or devices.default_threads(self.device)
         self._refuse_impossible()
         self.units = self._checked_units()
-        self.builder = Builder(workspace, self.experiment, self.dataset, self.device, self.threads)
+        self.builder = Builder(
+            workspace, self.experiment, self.dataset, self.device, self.threads, context=lambda: self.context
+        )
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version, self._stage_keys)
         self._known_keys: dict[tuple[str, int], Mapping[str, Any]] = {}
         if self.parts_of("given"):  # read it now: workers and later runs find it in the cache
@@ -117,6 +121,7 @@ class Pipeline:
             lambda checkpoint: self._build(contract, part, checkpoint),
             contract.label(self, part),
             build_inputs,
+            part,
         )
 
     def _build(self, stage: Stage[Any], part: int, checkpoint: Checkpoint) -> Built:
@@ -263,6 +268,14 @@ class Pipeline:
     def unit_keys(self) -> tuple[str, ...]:
         """The keys of the units of the distilled set. They are computed without building the units."""
         return tuple(self.cache_key("distill", number) for number in range(len(self.units)))
+
+    @cached_property
+    def context(self) -> Context:
+        """The cell, as events name it."""
+        experiment = self.experiment
+        key = self.cache_key("evaluate")
+        record = run_name(experiment.method_name, self.info.name, experiment.ipc, key)
+        return Context(experiment.name, record, experiment.public())
 
     @property
     def set_label(self) -> str:

@@ -11,7 +11,6 @@ from ddbench.core.canonical import canonical_json
 from ddbench.data.dataset import Dataset
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.pipeline import Pipeline
-from ddbench.results import records
 from ddbench.results.measures import Measured
 from ddbench.results.provenance import build_facts
 from ddbench.results.records import Record, Trial
@@ -37,7 +36,7 @@ def build_record(pipeline: Pipeline) -> Record:
     teacher = used.get("teacher")
     builds = _builds(pipeline, used)
     return Record(
-        name=records.run_name(experiment.method_name, info.name, experiment.ipc, evaluation.key),
+        name=pipeline.context.record,
         created=evaluation.meta["made"]["created"],
         method=experiment.method_name,
         method_version=pipeline.method.version,

@@ -137,13 +137,17 @@ def finish_cell(
         where = _write_traceback(pipeline, error, results_dir)
         raise DDBenchError(f"{pipeline.attribute(error)} ({where})") from error
     record = records.store(record, results_dir / "records")
-    pipeline.workspace.registry.emit_record(record)
+    preview = None
     try:
-        return record, _write_preview(pipeline, record, results_dir)
+        preview = _write_preview(pipeline, record, results_dir)
     except Exception as error:
         text = f"the preview of {record.name} could not be drawn: {exception_line(error)}"
         pipeline.workspace.relay(Event("note", "evaluate", message=text))
-        return record, None
+    else:
+        event = Event("preview", "distill", pipeline.set_label, context=pipeline.context, image=preview)
+        pipeline.workspace.emit(event)
+    pipeline.workspace.registry.emit_record(record)
+    return record, preview
 
 
 def _write_traceback(pipeline: Pipeline, error: BaseException | None, results_dir: Path) -> str:

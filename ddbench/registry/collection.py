@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 from ddbench.core.errors import DDBenchError, unknown
 
-Kind = Literal["method", "evaluator", "measure", "dataset", "table", "stage"]
+Kind = Literal["method", "evaluator", "measure", "dataset", "table", "stage", "tracker"]
 """The kinds of items that a plugin registers by name."""
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from ddbench.api.evaluator import Evaluator
 from ddbench.api.measure import Measure, Need
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
+from ddbench.api.tracker import Tracker
 from ddbench.config.recipes import SECTIONS
 from ddbench.registry.collection import Kind
 from ddbench.registry.hooks import Hooks
@@ -79,13 +80,13 @@ def check_name(name: object) -> str:
     return name
 
 
-def _class_name(base: type) -> Callable[[Any], str]:
-    """A check for classes that derive from `base` and have the class variables `name` and `version`."""
+def _class_name(base: type, *attributes: str) -> Callable[[Any], str]:
+    """A check for classes that derive from `base` and have these class variables, which are strings."""
 
     def check(cls: Any) -> str:
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise TypeError(f"{cls!r} is not a subclass of {base.__name__}")
-        for attribute in ("name", "version"):
+        for attribute in attributes:
             if not isinstance(getattr(cls, attribute, None), str):
                 raise TypeError(f"{cls.__name__} has no class variable `{attribute}` (a string)")
         return check_name(cls.name)  # type: ignore[attr-defined]
@@ -95,7 +96,7 @@ def _class_name(base: type) -> Callable[[Any], str]:
 
 def _measure_name(cls: Any) -> str:
     """A check for measures: they declare what they need, and `--set NAME.SETTING` must not mean another section."""
-    name = _class_name(Measure)(cls)
+    name = _class_name(Measure, "name", "version")(cls)
     needs = getattr(cls, "needs", None)
     if not (isinstance(needs, tuple) and set(needs) <= set(get_args(Need))):
         kinds = ", ".join(map(repr, get_args(Need)))
@@ -117,11 +118,12 @@ def _spec_name(base: type) -> Callable[[Any], str]:
 
 
 _HOOKS: dict[Kind, tuple[str, Callable[[Any], str]]] = {
-    "method": ("ddbench_distillers", _class_name(Distiller)),
-    "evaluator": ("ddbench_evaluators", _class_name(Evaluator)),
+    "method": ("ddbench_distillers", _class_name(Distiller, "name", "version")),
+    "evaluator": ("ddbench_evaluators", _class_name(Evaluator, "name", "version")),
     "measure": ("ddbench_measures", _measure_name),
     "dataset": ("ddbench_datasets", _spec_name(DatasetSpec)),
     "table": ("ddbench_tables", _spec_name(TableSpec)),
-    "stage": ("ddbench_stages", _class_name(Stage)),
+    "stage": ("ddbench_stages", _class_name(Stage, "name", "version")),
+    "tracker": ("ddbench_trackers", _class_name(Tracker, "name")),
 }
 """The hook that returns the items of each kind, and the check that returns the name of an item."""

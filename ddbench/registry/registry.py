@@ -17,6 +17,7 @@ from ddbench.api.hookspecs import PROJECT
 from ddbench.api.measure import Measure
 from ddbench.api.stage import Stage
 from ddbench.api.table import TableSpec
+from ddbench.api.tracker import Tracker
 from ddbench.config.given_sets import METHOD_PREFIX
 from ddbench.config.recipes import Recipe, load_file
 from ddbench.core.errors import DDBenchError, exception_line
@@ -65,9 +66,10 @@ class PluginRegistry:
         self._datasets: Collection[DatasetSpec] = Collection("dataset")
         self._tables: Collection[TableSpec] = Collection("table")
         self._stages: Collection[type[Stage[Any]]] = Collection("stage")
+        self._trackers: Collection[type[Tracker]] = Collection("tracker")
         collections = (
             *(self._distillers, self._evaluators, self._measures),
-            *(self._datasets, self._tables, self._stages),
+            *(self._datasets, self._tables, self._stages, self._trackers),
         )
         self._collections: dict[Kind, Collection[Any]] = {collection.kind: collection for collection in collections}
         self._recipe_files: dict[Path, str] = {}
@@ -130,6 +132,10 @@ class PluginRegistry:
     def stage(self, name: str) -> type[Stage[Any]]:
         """Returns the stage class called `name`. Raises DDBenchError for an unknown name."""
         return self._stages.find(name)
+
+    def tracker(self, name: str) -> type[Tracker]:
+        """Returns the tracker class called `name`. Raises DDBenchError for an unknown name."""
+        return self._trackers.find(name)
 
     def distillers(self) -> tuple[type[Distiller], ...]:
         """Returns every registered method, in alphabetical order."""

@@ -25,6 +25,7 @@ COVERED = {
     "cli/figure.py": "tests/unit/figures/test_scaling.py",
     "cli/repeat.py": REPEAT,
     "cli/run.py": COMMANDS,
+    "registry/tracking.py": "tests/cli/test_trackers.py",
     "cli/tune.py": "tests/cli/test_tune.py",
     "cli/table.py": "tests/cli/test_tables.py",
     "report/sections.py": "tests/unit/report/test_page.py",

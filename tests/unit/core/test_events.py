@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ddbench.core.events import Event
+from ddbench.core.events import Context, Event
 
 
 def test_an_event_has_defaults_and_cannot_change() -> None:
@@ -16,5 +16,8 @@ def test_an_event_has_defaults_and_cannot_change() -> None:
     assert Event("note", "data") == Event("note", "data", "", 0, 0, {}, "")
 
 
-def test_a_configuration_is_not_printed() -> None:
-    assert "secret" not in repr(Event("started", "teacher", configuration={"secret": 1}))
+def test_an_event_has_the_cell_and_the_configuration_of_its_context() -> None:
+    event = Event("started", "teacher", context=Context("random, digits", "random-digits-ipc1-01234567", {"secret": 1}))
+    assert (event.cell, event.configuration) == ("random, digits", {"secret": 1})
+    assert "secret" not in repr(event)
+    assert (Event("note", "data").cell, Event("note", "data").configuration) == ("", None)

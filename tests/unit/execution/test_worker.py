@@ -66,7 +66,8 @@ def test_a_worker_answers_with_the_reason_that_inline_gives(
     answer = json.loads(worker.run_work(json.dumps(order), queue))
     assert answer["reason"] == str(inline.value)
     assert "raise KeyError" in answer["traceback"]
-    assert [(event.kind, event.stage) for event in map(decode_event, queue.payloads)][-1] == ("started", "distill")
+    event = decode_event(queue.payloads[-1], {cell.context.record: cell.context})
+    assert (event.kind, event.stage, event.context) == ("started", "distill", cell.context)
     # What another node made cannot be seen here.
     answer = json.loads(worker.run_work(json.dumps({**order, "inputs": ["teacher/" + 32 * "0"]}), queue))
     assert "must be on shared storage" in answer["reason"]
