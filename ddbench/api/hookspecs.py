@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ddbench.api.measure import Measure
     from ddbench.api.stage import Stage
     from ddbench.api.table import TableSpec
-    from ddbench.api.tracker import Tracker
     from ddbench.core.events import Event
 
 PROJECT = "ddbench"
@@ -67,7 +66,7 @@ def ddbench_stages() -> Iterable[type[Stage[Any]]]:  # type: ignore[empty-body]
 
 
 @hookspec
-def ddbench_trackers() -> Iterable[type[Tracker]]:  # type: ignore[empty-body]
+def ddbench_trackers() -> Iterable[type[Any]]:  # type: ignore[empty-body]
     """Returns the experiment trackers of this plugin: subclasses of `ddbench.api.Tracker` with a `name`."""
 
 
