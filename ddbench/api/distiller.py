@@ -33,6 +33,13 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         batch_settings: Names of the fields that bound the memory of `distill`. An out-of-memory error names them.
         caveat: What a reader must know of the method's numbers under other evaluators than `default_evaluator`. Tables
             print it as a note beside each of them. Empty: nothing.
+        summary: What the method of the paper computes, in one to four sentences.
+        departures: What this implementation leaves out or changes, in a few sentences.
+        cost: The number of image passes of a set and of the method's own stages, as a formula in the names of settings,
+            `classes`, `ipc` and `images`, the number of real training images. One pass takes one image forwards and
+            backwards through a network; forwards alone is a third of a pass.
+
+        `ddbench list methods NAME` and docs/methods.md print these three as plain text.
 
     Example:
         A method that averages random real images of a class::
@@ -75,6 +82,9 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
     default_evaluator: ClassVar[str] = "fkd"
     batch_settings: ClassVar[tuple[str, ...]] = ()
     caveat: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    departures: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Decides whether the method can run. Called before anything is trained.

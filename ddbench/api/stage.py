@@ -158,7 +158,11 @@ class Stage(ABC, Generic[Run]):
         return {**run.common_key(self), "version": self.version, "part": part, "depends_on": dict(self.depends_on(run))}
 
     def image_passes(self, run: Run, part: int) -> float:
-        """Returns the number of forward and backward passes of one image through a network, for the time estimate."""
+        """Returns the number of forward and backward passes of one image through a network, for the time estimate.
+
+        `ddbench list methods` prints the passes of a plugin's stage without opening a dataset: such a stage uses only
+        `run.method` and `run.info`, here and in `count`.
+        """
         return 0.0
 
     def parts_per_task(self, run: Run) -> int:

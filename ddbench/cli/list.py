@@ -21,6 +21,7 @@ def list_command(registry: PluginRegistry, kind: str, name: str | None) -> None:
     """Lists the installed methods, datasets, recipes and more.
 
     With NAME, prints the details of one item: for a method, evaluator or dataset the parameters with types, defaults
-    and descriptions, and the recipes that set them.
+    and descriptions, and the recipes that set them; for a method also what its paper computes, what is left out, and
+    its cost.
     """
     click.echo(listing_text(kind, name, registry))

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.measure import Measure
+from ddbench.cli.listing_cost import cost_section
 from ddbench.cli.listing_settings import parameter_section, recipe_page, recipe_section
 from ddbench.config.schema import DataConfig
 from ddbench.core.errors import unknown
@@ -55,12 +56,15 @@ def _list_methods(registry: PluginRegistry, name: str | None, width: int) -> str
     facts = [
         ("version", cls.version),
         ("paper", cls.paper),
+        ("method", cls.summary),
+        ("departures", cls.departures),
+        ("image passes", cls.cost),
         ("needs a teacher", _yes_no(cls.needs_teacher)),
         ("needs an IPC", _yes_no(cls.needs_ipc)),
         ("default evaluator", cls.default_evaluator),
         *([("caveat", cls.caveat)] if cls.caveat else []),
     ]
-    return _model_page("method", cls, Distiller, facts, registry, width)
+    return _model_page("method", cls, Distiller, facts, registry, width, cost_section(cls, registry, width))
 
 
 def _list_evaluators(registry: PluginRegistry, name: str | None, width: int) -> str:
@@ -187,9 +191,11 @@ def _model_page(
     facts: list[tuple[str, str]],
     registry: PluginRegistry,
     width: int,
+    more: str = "",
 ) -> str:
     return join_sections(
         _facts(kind, cls, base, facts, registry, width),
+        more,
         parameter_section(kind, cls, width),
         recipe_section(kind, kind, cls.name, cls, registry.recipes(), width),
     )

@@ -22,6 +22,12 @@ class Confidence(Selection, frozen=True, extra="forbid"):
     name = "confidence"
     version = "1"
     paper = "baseline: stratified random real images"
+    summary = (
+        "Sorts the images of a class by the teacher's probability of the class, divides them into IPC parts of equal "
+        "size, and draws one image from each part."
+    )
+    departures = "A baseline of ddbench; no paper defines it."
+    cost = "none; the probabilities take images / 3"
 
     share: float = Field(
         default=1.0, gt=0, le=1, description="the most confident share of a class that images are drawn from"

@@ -25,6 +25,12 @@ class Scored(Selection, frozen=True, extra="forbid"):
     """
 
     needs_teacher = False
+    departures = (
+        "IPC images of each class are kept, instead of a share of all classes together. The networks see "
+        "random-resized-crops instead of shifted images, and SGD has no Nesterov momentum. The recipe `quick` keeps "
+        "the easiest images, which are better in small sets."
+    )
+    cost = "dynamics: trainings * images * (epochs + 1 / 3)"
     score: ClassVar[str]
     sign: ClassVar[int] = 1
 
@@ -115,6 +121,10 @@ class EL2N(Ranked, frozen=True, extra="forbid"):
     name = "el2n"
     version = "1"
     paper = "Paul et al., Deep Learning on a Data Diet, NeurIPS 2021 (arXiv 2107.07075)"
+    summary = (
+        "Scores each image by the norm of its error after a few epochs of training: the probabilities minus the label, "
+        "averaged over networks. The paper prunes large datasets and keeps the images of high scores."
+    )
     score = "el2n"
 
 
@@ -124,6 +134,11 @@ class GraNd(Ranked, frozen=True, extra="forbid"):
     name = "grand"
     version = "1"
     paper = "Paul et al., Deep Learning on a Data Diet, NeurIPS 2021 (arXiv 2107.07075)"
+    summary = (
+        "Scores each image by the norm of the gradient of its loss after a few epochs of training, averaged over "
+        "networks. The paper prunes large datasets and keeps the images of high scores."
+    )
+    cost = "dynamics: trainings * images * (epochs + (4 if gradient == 'full' else 1) / 3)"
 
     gradient: Literal["full", "last-layer"] = Field(
         default="full",
@@ -146,6 +161,10 @@ class Forgetting(Ranked, frozen=True, extra="forbid"):
     name = "forgetting"
     version = "1"
     paper = "Toneva et al., An Empirical Study of Example Forgetting, ICLR 2019 (arXiv 1812.05159)"
+    summary = (
+        "Counts how often training forgets an image: it is correct in one epoch and wrong in the next. The paper keeps "
+        "the images that are forgotten most often."
+    )
     score = "forgetting"
 
 
@@ -155,6 +174,11 @@ class AUM(Ranked, frozen=True, extra="forbid"):
     name = "aum"
     version = "1"
     paper = "Pleiss et al., Identifying Mislabeled Data using the Area Under the Margin Ranking, NeurIPS 2020"
+    summary = (
+        "Scores each image by its margin, averaged over the epochs of a training: the logit of its class minus the "
+        "largest other logit. The paper finds mislabelled images by low margins; here the margin is a score of "
+        "hardness."
+    )
     score = "aum"
     sign = -1
 
@@ -165,6 +189,15 @@ class CCS(Scored, frozen=True, extra="forbid"):
     name = "ccs"
     version = "1"
     paper = "Zheng et al., Coverage-centric Coreset Selection for High Pruning Rates, ICLR 2023 (arXiv 2210.15809)"
+    summary = (
+        "Removes the hardest images, which are often mislabelled, divides the range of the scores of the others into "
+        "strata of equal width, and draws images from every stratum, so that easy and hard images are covered."
+    )
+    departures = (
+        "IPC images of each class are kept, and images are scored, cut off and divided within each class. The share "
+        "that is removed is not tuned for each budget, and there are more strata than images at small IPC. The "
+        "networks see random-resized-crops instead of shifted images."
+    )
     score = "probability_margin"
 
     cutoff: float = Field(

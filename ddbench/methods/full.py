@@ -17,6 +17,8 @@ class Full(Distiller, frozen=True, extra="forbid"):
     name = "full"
     version = "1"
     paper = "reference: the whole dataset"
+    summary = "Trains the student on the whole training set with class labels. It is the upper reference."
+    cost = "none"
     needs_teacher = False
     needs_ipc = False
     default_evaluator = "full-data"

@@ -16,6 +16,15 @@ class Herding(Selection, frozen=True, extra="forbid"):
     name = "herding"
     version = "1"
     paper = "Welling, Herding Dynamical Weights to Learn, ICML 2009; as a selection: iCaRL (Rebuffi et al., CVPR 2017)"
+    summary = (
+        "Selects real images one after another: each one brings the mean of the selected features closest to the mean "
+        "feature of the class."
+    )
+    departures = (
+        "Each image is selected at most once; Welling draws with replacement. The features are those of the teacher "
+        "and are not scaled to unit length, as iCaRL scales them."
+    )
+    cost = "none; the features of the real images are the stage `statistics`, which methods share: images / 3"
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
         """Selects images greedily by the distance of the mean of the selected features to the class mean.

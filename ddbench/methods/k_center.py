@@ -16,6 +16,16 @@ class KCenter(Selection, frozen=True, extra="forbid"):
     name = "k-center"
     version = "1"
     paper = "Sener and Savarese, Active Learning for CNNs: A Core-Set Approach, ICLR 2018 (arXiv 1708.00489)"
+    summary = (
+        "Covers the features of a class with few images: greedily selects the image that is farthest from all selected "
+        "ones."
+    )
+    departures = (
+        "The mixed-integer program of the paper, which is robust to outliers, is left out: the greedy algorithm "
+        "selects outliers. The first image is the one nearest to the class mean, because there are no labelled images "
+        "to start from."
+    )
+    cost = "none; the features of the real images are the stage `statistics`, which methods share: images / 3"
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
         """Selects images with the greedy 2-approximation of the k-center problem (Algorithm 1 of the paper).

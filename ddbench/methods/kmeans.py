@@ -16,6 +16,14 @@ class KMeans(Selection, frozen=True, extra="forbid"):
     name = "kmeans"
     version = "1"
     paper = "baseline: Lloyd, Least Squares Quantization in PCM, 1982; k-means++ (Arthur and Vassilvitskii, 2007)"
+    summary = (
+        "Computes IPC k-means centroids of the teacher's features of a class, and takes the real image nearest to each "
+        "centroid."
+    )
+    departures = (
+        "A baseline of ddbench; no paper defines it. The sizes of the clusters are not used as weights of the images."
+    )
+    cost = "none; the features of the real images are the stage `statistics`, which methods share: images / 3"
 
     def numerics(self) -> tuple[str, ...]:
         """Returns the name of the k-means solver's version, `LLOYD`."""

@@ -19,6 +19,11 @@ class Random(Distiller, frozen=True, extra="forbid"):
     version = "1"
     paper = "baseline: random real images"
     needs_teacher = False
+    summary = (
+        "Draws IPC real images of each class without replacement. It is the baseline that a method should beat under "
+        "the same protocol."
+    )
+    cost = "none"
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses an IPC above the number of images of the smallest class."""

@@ -21,6 +21,16 @@ class RDED(Distiller, frozen=True, extra="forbid"):
     version = "1"
     paper = "Sun et al., On the Diversity and Realism of Distilled Dataset, CVPR 2024 (arXiv 2312.03526)"
     default_evaluator = "rded"
+    summary = (
+        "Cuts random crops from real images, keeps the crop of each image that has the lowest teacher loss, and "
+        "stitches factor x factor of the best crops into one image. Nothing is optimised. Students get soft labels for "
+        "views in which the crops are shuffled (protocol `rded`)."
+    )
+    departures = (
+        "Crops come from the stored images instead of the original files, and the images are stored without JPEG "
+        "compression. The teacher is that of the recipe, not the authors'."
+    )
+    cost = "distill: classes * candidates * crops // 3"
     caveat = "its crops are made for the protocol rded"
 
     candidates: int = Field(

@@ -14,6 +14,9 @@ from typing import Any
 
 from ddbench.registry.hooks import CORE
 
+DESCRIPTIONS = frozenset({"summary", "departures", "cost"})
+"""Texts of a class that are only printed."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -22,8 +25,8 @@ class Source:
     Attributes:
         distribution: The distribution that provides it.
         digest: A digest of the Python files of its package, and of the modules of its base classes in other packages.
-            Comments, docstrings and layout do not affect it. For a class of a notebook, the digest of the cells that
-            define its functions. Empty for the core and for code whose text is not known.
+            Comments, docstrings, `DESCRIPTIONS` and layout do not affect it. For a class of a notebook, the digest of
+            the cells that define its functions. Empty for the core and for code whose text is not known.
     """
 
     distribution: str
@@ -106,7 +109,7 @@ def _digest(paths: tuple[Path, ...]) -> str:
 
 
 def normalised(code: str | bytes) -> str:
-    """Returns Python code without comments, docstrings and layout, as a text that can be compared.
+    """Returns Python code without comments, docstrings, `DESCRIPTIONS` and layout, as a text that can be compared.
 
     The text is the same for all versions of Python. Bytes are decoded as Python decodes a source file.
 
@@ -121,7 +124,17 @@ def normalised(code: str | bytes) -> str:
             ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.ClassDef):
+            node.body = [line for line in node.body if not _is_description(line)] or [ast.Pass()]
         if not getattr(node, "type_params", True):
             del node.type_params  # type: ignore[attr-defined]  # Python 3.12 and later
     options: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
     return ast.dump(tree, **options)
+
+
+def _is_description(statement: ast.stmt) -> bool:
+    """Returns whether a statement of a class assigns a literal text to one of `DESCRIPTIONS`."""
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str())):
+            return name in DESCRIPTIONS
+    return False

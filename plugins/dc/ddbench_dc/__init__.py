@@ -31,6 +31,16 @@ class DC(Distiller, frozen=True, extra="forbid"):
     name = "dc"
     version = "1"
     paper = "Zhao, Mopuri and Bilen, Dataset Condensation with Gradient Matching, ICLR 2021 (arXiv 2006.05929)"
+    summary = (
+        "Optimises images so that a network has the same gradients on them as on real images, layer by layer and class "
+        "by class. The network is trained on the images between the matching steps, and every iteration starts from a "
+        "new one."
+    )
+    departures = (
+        "The pixels are clamped to [0, 1] at the end and stored as bytes; the released code evaluates unclamped "
+        "floats, as `clamp=false` does. MNIST is left out, and images above 32 px use deeper ConvNets."
+    )
+    cost = "distill: iterations * classes * (outer_loop * (real_batch + 3 * ipc) + (outer_loop - 1) * inner_loop * ipc)"
     needs_teacher = False
     default_evaluator = "dsa"
     batch_settings = ("real_batch", "network_batch")
@@ -127,6 +137,10 @@ class DSA(DC, frozen=True, extra="forbid"):
     name = "dsa"
     paper = (
         "Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021 (arXiv 2102.08259)"
+    )
+    summary = (
+        "DC with differentiable siamese augmentation: in every matching step, real and synthetic images get the same "
+        "random augmentation, and the gradient passes through it."
     )
 
     initial: Literal["noise", "real"] = Field(

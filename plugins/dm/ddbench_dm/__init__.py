@@ -26,6 +26,15 @@ class DM(Distiller, frozen=True, extra="forbid"):
     name = "dm"
     version = "1"
     paper = "Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023 (arXiv 2110.04181)"
+    summary = (
+        "Optimises images so that their mean embedding equals that of the real images of each class. Every step draws "
+        "a network with new random weights, and real and synthetic images get the same random augmentation."
+    )
+    departures = (
+        "The pixels are clamped to [0, 1] and stored as bytes; the released code evaluates unclamped floats, as "
+        "`clamp=false` does."
+    )
+    cost = "distill: steps * classes * (ipc + real_batch // 3)"
     needs_teacher = False
     default_evaluator = "dsa"
     batch_settings = ("real_batch",)
@@ -95,6 +104,14 @@ class DMRbf(DM, frozen=True, extra="forbid"):
     name = "dm-rbf"
     version = "1"
     paper = "Zhang et al., M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy, AAAI 2024 (loss alone)"
+    summary = (
+        "DM with another distance of the embeddings: the squared maximum mean discrepancy under a sum of Gaussian "
+        "kernels, which compares whole distributions instead of means. It is the loss of M3D."
+    )
+    departures = (
+        "Only the loss is that of M3D, with other bandwidths. M3D also takes several steps for each network and "
+        "combines small images into one."
+    )
 
     bandwidths: tuple[float, ...] = Field(
         default=(0.5, 0.5**0.5, 1.0, 2**0.5, 2.0),
@@ -130,6 +147,15 @@ class DataDAM(DM, frozen=True, extra="forbid"):
     version = "1"
     paper = (
         "Sajedi et al., DataDAM: Efficient Dataset Distillation with Attention Matching, ICCV 2023 (arXiv 2310.00093)"
+    )
+    summary = (
+        "DM with attention maps: matches, for every layer but the last, the mean map of where the network is active, "
+        "and for the last layer the mean embedding."
+    )
+    departures = (
+        "The recipes `paper` and `released` differ in the exponent of the maps, the steps and the pixels, as paper and "
+        "code do. Students have the epochs and the batch size of the protocol `dsa`. The result is that of the last "
+        "step; the released code reports the best of several evaluations on the test images."
     )
 
     steps: int = Field(default=8_000, ge=1, description="optimisation steps (DataDAM: 8,000; released code: 20,000)")

@@ -30,6 +30,20 @@ class MTT(ExpertSettings, Distiller, frozen=True, extra="forbid"):
         "Cazenavette et al., Dataset Distillation by Matching Training Trajectories, CVPR 2022 (arXiv 2203.11932); "
         "constant memory as in Cui et al., TESLA, ICML 2023 (arXiv 2211.10586)"
     )
+    summary = (
+        "Trains experts on the real data and stores their parameters after every epoch. A student starts from the "
+        "parameters of an expert and takes some steps on the synthetic images. The images and the learning rate of the "
+        "student are optimised so that its parameters come near those that the expert has some epochs later."
+    )
+    departures = (
+        "ZCA whitening and the option for textures are left out. The gradient equals that of the unrolled steps but is "
+        "computed with the memory of one step, an idea of TESLA. The result is that of the last iteration; the "
+        "released code reports the best of several evaluations on the test images."
+    )
+    cost = (
+        "experts: experts * expert_epochs * images; distill: 4 * iterations * student_steps * min(batch_size, classes "
+        "* ipc)"
+    )
     needs_teacher = False
     default_evaluator = "mtt"
     batch_settings = ("batch_size",)

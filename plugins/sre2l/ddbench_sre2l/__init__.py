@@ -26,6 +26,15 @@ class SRe2L(RecoverSettings, Distiller, frozen=True, extra="forbid"):
     name = "sre2l"
     version = "1"
     paper = "Yin et al., Squeeze, Recover and Relabel, NeurIPS 2023 (arXiv 2306.13092)"
+    summary = (
+        "Trains a teacher (squeeze), optimises images from noise for the teacher's cross-entropy and for its running "
+        "BatchNorm statistics (recover), and trains students with soft labels of every view (relabel, protocol `fkd`)."
+    )
+    departures = (
+        "All methods share the teacher of the recipe, and the images are stored without JPEG compression. The authors "
+        "have no settings for ImageNette: `paper` uses those for ImageNet-1K with 2,000 steps."
+    )
+    cost = "distill: classes * ipc * steps"
 
     steps: int = Field(default=4000, ge=1, description="optimisation steps per unit (released scripts: 4000)")
     bn_weight: float = Field(
@@ -63,6 +72,10 @@ class CDA(SRe2L, frozen=True, extra="forbid"):
     paper = (
         "Yin and Shen, Dataset Distillation via Curriculum Data Synthesis in Large Data Era, TMLR 2024 "
         "(arXiv 2311.18838)"
+    )
+    summary = (
+        "SRe2L with a curriculum: the random crops of the optimised images are large at first and become smaller, so "
+        "that images get their global structure before their details."
     )
 
     def crop_scale(self, step: int) -> tuple[float, float]:

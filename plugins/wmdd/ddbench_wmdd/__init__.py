@@ -161,6 +161,17 @@ class WMDD(BarycenterMatching, frozen=True, extra="forbid"):
 
     name = "wmdd"
     paper = PAPER
+    summary = (
+        "Computes the Wasserstein barycenter of the teacher's features of each class, and optimises images from noise: "
+        "their features match the points of the barycenter, and their BatchNorm statistics match those of the class. "
+        "The weights of the barycenter are the weights of the images."
+    )
+    departures = (
+        "The formulas of the paper and of the released code differ; the recipe `paper` has those of the paper, "
+        "`released` those of the code. The images are stored without JPEG compression (except with `released`), and "
+        "the crops of the teacher come from the stored images instead of the original files."
+    )
+    cost = "distill: classes * ipc * steps"
 
     solver: Literal["paper", "released", "lloyd"] = Field(
         default="paper",
@@ -197,6 +208,16 @@ class SlicedWMDD(BarycenterMatching, frozen=True, extra="forbid"):
 
     name = "wmdd-sliced"
     paper = PAPER
+    summary = (
+        "WMDD with another barycenter: that of the sliced Wasserstein distance, which is the mean over projections on "
+        "random directions and needs no transport plans."
+    )
+    departures = (
+        "The paper reports accuracies and times of this variant without details, and the released code does not "
+        "contain it. The solver and the numbers of directions and rounds are choices of ddbench; everything else is as "
+        "in WMDD."
+    )
+    cost = "distill: classes * ipc * steps"
 
     projections: int = Field(
         default=512,

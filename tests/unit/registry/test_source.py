@@ -112,6 +112,16 @@ def test_the_text_is_that_of_python_3_11_on_every_version() -> None:
     )
 
 
+def test_texts_that_are_only_printed_do_not_count() -> None:
+    """They are literal texts of a class."""
+    plain = source.normalised("class A: x = 1")
+    assert source.normalised("class A:\n    summary = 'one ' 'two'\n    cost = 'steps'\n    x = 1") == plain
+    assert source.normalised("class A:\n    summary = text()\n    x = 1") != plain
+    assert source.normalised("class A:\n    summary = x = 1") != plain
+    assert source.normalised("class A: cost = ''") == source.normalised("class A: pass")
+    assert source.normalised("cost = 'steps'\nclass A: x = 1") != plain
+
+
 def test_the_core_and_code_without_a_file_have_no_digest() -> None:
     assert source_of(Random, "ddbench") == Source("ddbench", "")
     typed = type("Method", (), {"__module__": "no_such_module"})
