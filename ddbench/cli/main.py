@@ -12,6 +12,7 @@ import click
 from ddbench.cli import options
 from ddbench.cli.cache import cache_group
 from ddbench.cli.compare import compare_command
+from ddbench.cli.doctor import doctor_command
 from ddbench.cli.evaluate import evaluate_command
 from ddbench.cli.figure import figure_command
 from ddbench.cli.list import list_command
@@ -41,13 +42,20 @@ ABORTED = 130
     metavar="FILE",
     help="A Python file with hooks, before the command: `ddbench --plugin my_method.py run ...`. Repeat for several.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress of stages, only results, notes and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print a line for every step of a stage.")
 @click.pass_context
-def cli(context: click.Context, plugins: tuple[Path, ...]) -> None:
+def cli(context: click.Context, plugins: tuple[Path, ...], quiet: bool, verbose: bool) -> None:
     """Benchmark for dataset distillation.
 
     `ddbench run` trains a teacher, distils a dataset, trains students on the distilled images, and prints their top-1
     on the real validation set. The other commands show, compare and export the results.
     """
+    from ddbench.cli import progress
+
+    if quiet and verbose:
+        raise DDBenchError("--quiet and --verbose: give one of them")
+    progress.set_verbosity("quiet" if quiet else "verbose" if verbose else "normal")
     if context.obj is None:
         context.obj = PluginRegistry()
     for path in add_plugin_files(plugins):
@@ -69,6 +77,7 @@ for command in (
     export_command,
     new_plugin_command,
     cache_group,
+    doctor_command,
 ):
     cli.add_command(command)
 
@@ -95,8 +104,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.NoSuchOption as error:
-        advice = "write --plugin FILE before the command: ddbench --plugin FILE run ..."
-        fail(advice if error.option_name == "--plugin" else error.format_message(), error.exit_code)
+        usage = {"--plugin": "--plugin FILE", **{name: name for name in ("-q", "--quiet", "-v", "--verbose")}}
+        option = usage.get(error.option_name)
+        advice = f"write {option} before the command: ddbench {option} run ..."
+        fail(advice if option else error.format_message(), error.exit_code)
     except click.ClickException as error:
         fail(error.format_message(), error.exit_code)
     except click.exceptions.Exit as signal:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ddbench.api.hookspecs import hookimpl
 from ddbench.core.errors import message_line
@@ -32,6 +32,14 @@ class _Display(Protocol):
 
 
 _display: _Display | None = None
+_verbosity: Literal["quiet", "normal", "verbose"] = "normal"
+
+
+def set_verbosity(verbosity: Literal["quiet", "normal", "verbose"]) -> None:
+    """Sets what is shown: notes alone (quiet), or a line for every event (verbose)."""
+    global _verbosity
+    close()
+    _verbosity = verbosity
 
 
 @hookimpl
@@ -56,6 +64,10 @@ def close() -> None:
 
 
 def _choose() -> _Display:
+    if _verbosity == "quiet":
+        return QuietDisplay()
+    if _verbosity == "verbose":
+        return PlainDisplay(every=0.0)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         # A live display hides the cursor of the terminal, so it must be closed when the program ends.
         atexit.register(close)
@@ -154,6 +166,15 @@ class PlainDisplay:
 
     def close(self) -> None:
         """Does nothing: there is no live display."""
+
+
+class QuietDisplay(PlainDisplay):
+    """Prints every note, and nothing else."""
+
+    def show(self, event: Event) -> None:
+        """Prints the line of a note."""
+        if event.kind == "note":
+            super().show(event)
 
 
 class RichDisplay:

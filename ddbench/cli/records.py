@@ -50,12 +50,20 @@ def show_command(run: str | None, results_dir: Path) -> None:
     multiple=True,
     help="Only records of this recipe. Repeat it for records of several recipes, in their order.",
 )
+@click.option("--schema", is_flag=True, help="Print the JSON schema of the files of records.")
 @click.option("--sort", metavar="COLUMN", help="Sort by this column, numbers from the largest.")
 @options.wide
 @options.results
-def records_command(form: str, with_scores: bool, wide: bool, results_dir: Path, **selection: Any) -> None:
+def records_command(
+    form: str, with_scores: bool, schema: bool, wide: bool, results_dir: Path, **selection: Any
+) -> None:
     """Lists the records in one table."""
     from ddbench.results import text as results_text
+    from ddbench.results.schema import schema_text
+
+    if schema:
+        click.echo(schema_text(), nl=False)
+        return
 
     folder, selected = results_dir / "records", results_text.Selection(**selection)
     click.echo(results_text.records_text(folder, form, with_scores, options.print_error, selected, wide))

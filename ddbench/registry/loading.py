@@ -31,7 +31,9 @@ def owner_of(point: metadata.EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unknown distribution"
 
 
-def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None:
+def load(
+    point: metadata.EntryPoint, inspect: Callable[[object], T], failed: Callable[[str], object] = lambda text: None
+) -> T | None:
     """Imports the plugin of an entry point and inspects it.
 
     If the plugin raises an exception, even SystemExit, a warning on stderr names its distribution. Output to stdout is
@@ -43,6 +45,7 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
     Args:
         point: The entry point.
         inspect: Called with the imported plugin.
+        failed: Called with the text of the warning if the plugin raises.
 
     Returns:
         The result of `inspect`, or None if the import or `inspect` raises.
@@ -55,7 +58,9 @@ def load(point: metadata.EntryPoint, inspect: Callable[[object], T]) -> T | None
     except STOP_REQUESTS:
         raise
     except BaseException as error:
-        print_warning(f"{plugin} is left out: {exception_line(error)} ({place_of(plugin, error)})")
+        text = f"{plugin} is left out: {exception_line(error)} ({place_of(plugin, error)})"
+        print_warning(text)
+        failed(text)
     return result
 
 

@@ -53,11 +53,15 @@ class PluginRegistry:
         entry_points: The entry points to load instead of the installed ones and the plugin files, e.g. `()` for an
             empty registry.
 
+    Attributes:
+        failures: The warnings about installed plugins that cannot be loaded.
+
     Raises:
         DDBenchError: If two plugins register items of the same kind and name, or a plugin file cannot be loaded.
     """
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
+        self.failures: list[str] = []
         self._hooks = Hooks()
         self._observers = Observers(self._hooks)
         self._distillers: Collection[type[Distiller]] = Collection("method")
@@ -78,7 +82,7 @@ class PluginRegistry:
         for point in in_load_order(metadata.entry_points(group=GROUP) if entry_points is None else entry_points):
             owner = owner_of(point)
             name = f"{owner}:{point.name}"
-            contents = load(point, functools.partial(self._inspect, name=name, owner=owner))
+            contents = load(point, functools.partial(self._inspect, name=name, owner=owner), self.failures.append)
             if contents is not None:
                 self._accept(contents, owner)
         for path in plugin_files() if entry_points is None else ():
@@ -160,6 +164,10 @@ class PluginRegistry:
     def stages(self) -> tuple[type[Stage[Any]], ...]:
         """Returns every registered stage, in alphabetical order."""
         return self._stages.all()
+
+    def names(self) -> list[tuple[Kind, str]]:
+        """Returns kind and name of every registered item."""
+        return [(kind, name) for kind, collection in self._collections.items() for name in sorted(collection.items)]
 
     def recipe_files(self) -> tuple[Path, ...]:
         """Returns the recipe files of the plugins: those of the core first, then by distribution."""

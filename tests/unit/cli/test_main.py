@@ -10,7 +10,9 @@ from unittest import mock
 
 import pytest
 
+from ddbench.cli import progress
 from ddbench.cli.listing import KINDS
+from ddbench.core.events import Event
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -22,6 +24,48 @@ def test_a_bare_group_shows_its_help_as_a_page(shell: "Shell", command: str) -> 
     assert outcome.code == 2
     assert outcome.err.startswith("Usage: ddbench")
     assert len(outcome.errors) > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ((), ["teacher net: started", "data: a note"]),
+        (("-q",), ["data: a note"]),
+        (("--verbose",), ["teacher net: started", "teacher net: step 1/9", "data: a note"]),
+    ],
+)
+def test_quiet_and_verbose_choose_what_is_shown(
+    options: tuple[str, ...], lines: list[str], shell: "Shell", capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell(*options, "list", "tables").code == 0
+    try:
+        for event in (
+            Event("started", "teacher", "net"),
+            Event("step", "teacher", "net", 1, 9),
+            Event("note", "data", message="a note"),
+        ):
+            progress.ddbench_event(event)
+    finally:
+        progress.set_verbosity("normal")
+    assert [line.partition(", ")[0] for line in capsys.readouterr().err.splitlines()] == lines
+
+
+def test_options_of_the_program_go_before_the_command(shell: "Shell") -> None:
+    outcome = shell("run", "-q", "--method", "random", "--dataset", "digits")
+    assert (outcome.code, outcome.errors) == (2, ["ddbench: write -q before the command: ddbench -q run ..."])
+    assert shell("-q", "-v", "list", "tables").errors == ["ddbench: --quiet and --verbose: give one of them"]
+
+
+@pytest.mark.parametrize(
+    ("words", "completion"), [("ddbench do", "plain,doctor"), ("ddbench run --tr", "plain,--track")]
+)
+def test_the_shell_completes_commands_and_options(words: str, completion: str) -> None:
+    script = "import sys; from ddbench.cli.main import main; sys.argv = ['ddbench']; main()"
+    number = len(words.split()) - 1
+    environment = {"_DDBENCH_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    assert done.stdout.splitlines() == [completion]
 
 
 def test_version(shell: "Shell") -> None:

@@ -157,6 +157,9 @@ def test_without_a_terminal_rich_is_not_even_imported() -> None:
     assert done.stderr == "teacher resnet18: started\n"
 
 
+COLOUR = r"\x1b\[(\d+;)*3\d[m;]"
+
+
 def read_to_the_end(terminal: int) -> bytes:
     """Everything written to a pseudo-terminal until its last writer has closed it."""
     parts = []
@@ -185,6 +188,7 @@ def test_on_a_terminal_bars_live_while_something_runs_and_give_the_terminal_back
     """
     leader, follower = os.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    environment.pop("NO_COLOR", None)
     command = [sys.executable, "-c", dedent(code)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=follower, env=environment) as child:
@@ -205,6 +209,7 @@ def test_on_a_terminal_bars_live_while_something_runs_and_give_the_terminal_back
     assert "wmdd [1/2]: a [note]" in written
     # The run above ends inside a stage: the cursor, hidden while bars are live, must be back all the same.
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+    assert re.search(COLOUR, written)
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
@@ -230,7 +235,7 @@ def test_at_80_columns_counts_and_times_are_complete(unit: str, title: str) -> N
             show(Event("step", "evaluate", {unit!r}, step, 300, metrics, counted="epoch"))
     """
     leader, follower = os.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
     with subprocess.Popen([sys.executable, "-c", dedent(code)], stderr=follower, env=environment):
         os.close(follower)
         written = read_to_the_end(leader).decode()
@@ -240,3 +245,4 @@ def test_at_80_columns_counts_and_times_are_complete(unit: str, title: str) -> N
     assert len(line) <= 80
     assert re.match(rf". {title} +3/300 0:00:0\d ETA (-+:)?[\d:-]+ ", line)
     assert line.endswith("…")
+    assert not re.search(COLOUR, written)
