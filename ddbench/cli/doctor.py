@@ -37,8 +37,9 @@ EXTRA = re.compile(r"""([\w.-]+).*extra == ['"](\w+)['"]""")
 def doctor_command(registry: PluginRegistry, data_dir: Path | None, cache_dir: Path | str) -> None:
     """Shows what is here, and what is broken.
 
-    These are versions, device, cache, datasets and plugins. The exit code is 1 if something is broken: the device does not compute, the cache cannot be written, the data folder
-    does not exist, a dataset cannot be read, or a plugin cannot be loaded.
+    These are versions, device, cache, datasets and plugins. The exit code is 1 if something is broken: the device does
+    not compute, the cache cannot be written, the data folder does not exist, a dataset cannot be read, or a plugin
+    cannot be loaded.
     """
     problems = list(registry.failures)
     facts = [
