@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from typing_extensions import TypeVar
+
+from ddbench.core.files import name_in_keys
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +132,10 @@ class Stage(ABC, Generic[Run]):
         return 1
 
     def depends_on(self, run: Run) -> Mapping[str, Any]:
-        """Returns the settings that the results depend on, as a JSON tree. They are part of the key."""
+        """Returns the settings that the results depend on, as a JSON tree. They are part of the key.
+
+        A setting can be a `Path`: the key contains the digest of the content of the file or folder.
+        """
         return {}
 
     @abstractmethod
@@ -155,7 +161,11 @@ class Stage(ABC, Generic[Run]):
 
     def key(self, run: Run, part: int) -> Mapping[str, Any]:
         """Returns everything that the artifact depends on, as a JSON tree."""
-        return {**run.common_key(self), "version": self.version, "part": part, "depends_on": dict(self.depends_on(run))}
+        depends_on = {
+            name: name_in_keys(value) if isinstance(value, Path) else value
+            for name, value in self.depends_on(run).items()
+        }
+        return {**run.common_key(self), "version": self.version, "part": part, "depends_on": depends_on}
 
     def image_passes(self, run: Run, part: int) -> float:
         """Returns the number of forward and backward passes of one image through a network, for the time estimate.

@@ -1,5 +1,6 @@
 """Augmentations: random-resized-crops, patch shuffling, CutMix, the views of an epoch, siamese augmentation."""
 
+from ddbench.augment.colours import Colours, random_colours, shift_colours
 from ddbench.augment.crops import crop_resize, denormalise, normalise, random_boxes
 from ddbench.augment.mixing import Mix, cutmix, cutmix_box, kept_share, paste
 from ddbench.augment.shuffling import random_places, shuffle_patches
@@ -8,6 +9,7 @@ from ddbench.augment.views import EpochViews, batch_slices, epoch_views
 
 __all__ = [
     "Augmentation",
+    "Colours",
     "EpochViews",
     "Mix",
     "augment",
@@ -22,6 +24,8 @@ __all__ = [
     "normalise",
     "paste",
     "random_boxes",
+    "random_colours",
     "random_places",
+    "shift_colours",
     "shuffle_patches",
 ]

@@ -220,6 +220,15 @@ def file_digest(path: Path) -> str:
         raise DDBenchError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def name_in_keys(path: Path) -> str:
+    """Returns what cache keys contain for a path among the settings: the digest of its content, else its name.
+
+    Raises:
+        DDBenchError: A file cannot be read.
+    """
+    return content_digest(path) or path.name
+
+
 def content_digest(path: Path) -> str | None:
     """Returns a digest of the content of a file, or of the names and contents of the files in a folder.
 

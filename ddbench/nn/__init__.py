@@ -2,6 +2,7 @@
 
 from ddbench.nn.batchnorm_moments import Moments, moments
 from ddbench.nn.build import build_network
+from ddbench.nn.checkpoint_files import read_checkpoint
 from ddbench.nn.device import autocast
 from ddbench.nn.layers import batch_norms, final_classifier, weighted_layers
 from ddbench.nn.memory import OOMBatcher, in_parts, is_out_of_memory
@@ -18,5 +19,6 @@ __all__ = [
     "in_parts",
     "is_out_of_memory",
     "moments",
+    "read_checkpoint",
     "weighted_layers",
 ]

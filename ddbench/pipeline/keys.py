@@ -13,7 +13,7 @@ from ddbench.config.experiment import Experiment
 from ddbench.config.schema import TeacherConfig, replace_paths
 from ddbench.core import versions
 from ddbench.core.canonical import key_of
-from ddbench.core.files import content_digest, file_digest
+from ddbench.core.files import file_digest, name_in_keys
 
 if TYPE_CHECKING:
     from ddbench.data.dataset import Dataset
@@ -257,5 +257,5 @@ def teacher_label(config: TeacherConfig) -> str:
 
 
 def _content(path: Path) -> Path:
-    """Returns what keys contain for a path among the settings: the digest of its content, else its name."""
-    return Path(content_digest(path) or path.name)
+    """Returns `name_in_keys` as a path, the type of the setting."""
+    return Path(name_in_keys(path))

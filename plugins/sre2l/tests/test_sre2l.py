@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.api.settings import RecoverSettings
-from ddbench.api.teacher import Objective
+from ddbench.api.teacher import Objective, Teacher
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
@@ -58,7 +58,16 @@ class Captured(DistillContext):
 
     calls: list[tuple[Objective, Tensor, RecoverSettings]] = dataclasses.field(default_factory=list)
 
-    def recover(self, unit: Unit, objective: Objective, initial: Tensor, settings: RecoverSettings) -> Tensor:
+    def recover(
+        self,
+        unit: Unit,
+        objective: Objective,
+        initial: Tensor,
+        settings: RecoverSettings,
+        layer: int | None = None,
+        networks: Sequence[Teacher] = (),
+    ) -> Tensor:
+        assert not networks
         self.calls.append((objective, initial, settings))
         return torch.zeros(len(unit.slots), 3, SIZE, SIZE)
 

@@ -71,7 +71,25 @@ def test_quick_takes_the_steps_of_wmdd(method: str, dataset: str, varied: dict[s
 
 def test_every_block_is_for_this_plugins_methods_alone() -> None:
     paths = [path for path in PluginRegistry().recipe_files() if path.parent.parent.name == "ddbench_sre2l"]
-    assert [path.stem for path in paths] == ["paper", "quick", "smoke"]
+    assert [path.stem for path in paths] == ["paper", "quick", "released", "smoke"]
     for recipe in map(load_file, paths):
         for block in recipe.blocks:
-            assert set(block.applies["method"]) <= {"sre2l", "cda"}
+            assert set(block.applies["method"]) <= {"sre2l", "cda", "scdd"}
+
+
+RATES = {"imagenet-1k": (0.25, 0.03), "imagenette": (0.25, 0.03), "tiny-imagenet": (0.6, 0.06)}
+
+
+@pytest.mark.parametrize("dataset", RATES)
+def test_scdd_has_the_numbers_of_its_table_and_of_its_commands(dataset: str) -> None:
+    recover, squeeze = RATES[dataset]
+    actual = settings("scdd", dataset, "paper")
+    assert (actual["learning_rate"], actual["bn_weight"], actual["steps"]) == (recover, 0.01, 1000)
+    assert (actual["backbone_learning_rate"], actual["head_learning_rate"]) == (squeeze, squeeze)
+    assert (actual["backbone_epochs"], actual["head_epochs"], actual["crop_per_image"]) == (200, 200, False)
+    assert actual["network"] == ("resnet18" if dataset == "tiny-imagenet" else "resnet50")
+    assert settings("scdd", dataset, "released")["learning_rate"] == (0.6 if dataset == "tiny-imagenet" else 0.1)
+    assert resolved("scdd", dataset, "paper").evaluator_name == "fkd"
+    cifar = settings("scdd", "cifar100", "quick")
+    views = (cifar["crop_scale_min"], cifar["flip"])
+    assert (cifar["learning_rate"], cifar["bn_weight"], *views) == (0.4, 0.005, 1, False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +53,23 @@ def test_a_method_that_does_not_use_it_needs_no_part() -> None:
 
 def test_all_parts_of_its_inputs_are_built_before() -> None:
     assert Trajectories().needs(Run(), 2) == [("data", 0), ("data", 1), ("teacher", 0)]
+
+
+def test_the_key_holds_the_content_of_a_file(tmp_path: Path) -> None:
+    class Loading(Trajectories):
+        def depends_on(self, run: Any) -> dict[str, Any]:
+            return {"start": tmp_path / run.place, "none": None}
+
+    def depends_on(place: str) -> Any:
+        run: Any = Run()
+        run.place = place
+        return Loading().key(run, 0)["depends_on"]
+
+    for place, content in (("one", b"a"), ("two", b"a"), ("three", b"b")):
+        (tmp_path / place).write_bytes(content)
+    assert depends_on("one") == depends_on("two") == {"start": hashlib.sha256(b"a").hexdigest(), "none": None}
+    assert depends_on("three") != depends_on("one")
+    assert depends_on("absent") == {"start": "absent", "none": None}
 
 
 def test_the_key_holds_version_part_and_settings() -> None:

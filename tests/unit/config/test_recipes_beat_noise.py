@@ -43,6 +43,10 @@ METHOD_LIMITS = {
         **{"experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "target_epochs": 1, "student_steps": 2},
         **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
     },
+    "scdd": {
+        **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
+        **{"head_epochs": 3, "head_batch": 64, "head_learning_rate": 0.03},
+    },
     "wmdd-sliced": {"iterations": 3},
 }
 
@@ -78,7 +82,7 @@ def scaled(experiment: Experiment) -> Experiment:
     if "jitter" in own:
         changes["jitter"] = round(own["jitter"] * digits.data.image_size / experiment.data.image_size)
     if "network" in own:
-        changes["network"] = "convnet-d3"
+        changes["network"] = "convnet-bn-d3" if own.get("bn_weight") else "convnet-d3"
     distill = digits.distill.model_copy(update={"jpeg_quality": experiment.distill.jpeg_quality})
     sections = {"statistics": experiment.statistics, "distill": distill, "evaluator": STUDENT}
     return digits.model_copy(update={**sections, "method": method.model_copy(update=changes)})
