@@ -11,11 +11,16 @@ from ddbench.cli import options
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.registry.scaffold import Kind
 
 
 @options.command("new-plugin")
 @click.argument("name")
-@click.option("--evaluator", is_flag=True, help="Create a protocol instead of a method.")
+@click.option("--method", "kind", flag_value="method", default=True, help="Create a method (default).")
+@click.option("--evaluator", "kind", flag_value="evaluator", help="Create a protocol.")
+@click.option("--dataset", "kind", flag_value="dataset", help="Create a dataset.")
+@click.option("--table", "kind", flag_value="table", help="Create a table.")
+@click.option("--stage", "kind", flag_value="stage", help="Create a stage, and a method that uses it.")
 @click.option(
     "--output",
     type=options.LocalPath(path_type=Path, file_okay=False),
@@ -24,11 +29,12 @@ if TYPE_CHECKING:
     help="Folder in which the package is created.",
 )
 @click.pass_obj
-def new_plugin_command(registry: PluginRegistry, name: str, evaluator: bool, output: Path) -> None:
-    """Creates a plugin package with a method and its tests.
+def new_plugin_command(registry: PluginRegistry, name: str, kind: Kind, output: Path) -> None:
+    """Creates a plugin package with a method, or another item, and its tests.
 
-    The package is called ddbench-NAME. The generated method works and passes the conformance tests.
+    The package is called ddbench-NAME. What is generated works and passes its tests; those of methods and protocols are
+    the conformance tests.
     """
     from ddbench.registry.scaffold import new_plugin
 
-    click.echo(f"written: {new_plugin(registry, name, 'evaluator' if evaluator else 'method', output)}")
+    click.echo(f"written: {new_plugin(registry, name, kind, output)}")

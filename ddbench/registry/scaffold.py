@@ -1,4 +1,4 @@
-"""Writes the package of a new plugin: one method or evaluator that works, and its tests. Imports no torch."""
+"""Writes the package of a new plugin: one item that works, and its tests. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from ddbench.core.errors import DDBenchError
 from ddbench.core.files import translate_os_errors
 from ddbench.registry.registry import PluginRegistry
 
-Kind = Literal["method", "evaluator"]
-
+Kind = Literal["method", "evaluator", "dataset", "table", "stage"]
+"""What a new plugin can provide. That of a stage also provides a method of the same name, which uses it."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 """Valid names. A name is typed on command lines and is part of file names."""
 # The suffix ensures that the name of the class cannot shadow an imported name.
-CLASS_SUFFIX = {"method": "Method", "evaluator": "Protocol"}
+CLASS_SUFFIX = {"method": "Method", "evaluator": "Protocol", "stage": "Method"}
 RUN_COMMANDS = {
     "method": "ddbench run --method {name} --dataset digits --ipc 1 --recipe smoke",
     "evaluator": "ddbench run --evaluator {name} --method random --dataset digits --ipc 1 --recipe smoke",
+    "dataset": "ddbench run --dataset {name} --method random --ipc 1 --recipe smoke",
+    "table": "ddbench table {name} --dataset digits --recipe smoke --run",
+    "stage": "ddbench run --method {name} --dataset digits --ipc 1 --recipe smoke",
 }
 
 
@@ -31,7 +34,7 @@ def new_plugin(registry: PluginRegistry, name: str, kind: Kind, output: Path) ->
 
     Args:
         registry: The installed plugins, whose names cannot be used.
-        name: The name of the method or evaluator.
+        name: The name of the item.
         kind: What the plugin provides.
         output: The folder in which the package is created. It is created if necessary.
 
@@ -46,12 +49,15 @@ def new_plugin(registry: PluginRegistry, name: str, kind: Kind, output: Path) ->
     target = output / distribution
     if target.exists():
         raise DDBenchError(f"new-plugin: {target} exists already: choose another name or another --output")
+    title = "".join(part.capitalize() for part in name.split("-"))
     substitutions = {
         "name": name,
         "kind": kind,
         "distribution": distribution,
         "package": distribution.replace("-", "_"),
-        "class_name": "".join(part.capitalize() for part in name.split("-")) + CLASS_SUFFIX[kind],
+        "class_name": f"{title}{CLASS_SUFFIX.get(kind, '')}",
+        "stage_class": f"{title}Stage",
+        "listed": "methods" if kind == "stage" else f"{kind}s",
         "run": RUN_COMMANDS[kind].format(name=name),
     }
     with translate_os_errors(target):
@@ -82,10 +88,11 @@ def _check_name(registry: PluginRegistry, name: str, kind: Kind, distribution: s
             f"new-plugin: '{name}' is not a valid name: use lower-case letters, digits and dashes, "
             "and begin with a letter"
         )
-    classes = registry.distillers() if kind == "method" else registry.evaluators()
-    if name in {cls.name for cls in classes}:
-        owner = registry.distribution_of(kind, name)
-        raise DDBenchError(f"new-plugin: {kind} '{name}' is in {owner} already: choose another name")
+    kinds: tuple[Kind, ...] = ("method", "stage") if kind == "stage" else (kind,)
+    for provided in kinds:
+        if (provided, name) in registry.names():
+            owner = registry.distribution_of(provided, name)
+            raise DDBenchError(f"new-plugin: {provided} '{name}' is in {owner} already: choose another name")
     with contextlib.suppress(metadata.PackageNotFoundError):
         metadata.distribution(distribution)
         raise DDBenchError(f"new-plugin: {distribution} is installed already: choose another name")
