@@ -5,7 +5,7 @@ The names in `__all__` of `ddbench.ot`, `ddbench.losses`, `ddbench.nn`, `ddbench
 notice.
 """
 
-from ddbench.api.context import Cached, CheckpointIO, DistillTask, EvaluateTask, Progress
+from ddbench.api.context import Cached, CheckpointIO, DistillTask, EvaluateTask, ImageLoss, Progress
 from ddbench.api.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -53,6 +53,7 @@ __all__ = [
     "EvaluateTask",
     "Evaluator",
     "Event",
+    "ImageLoss",
     "Images",
     "Measure",
     "MeasureTask",

@@ -5,7 +5,7 @@ DistillTask and EvaluateTask list everything that a method or a protocol may use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddbench.api.images import DistilledImages, RealData
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[..., None]
 """Type of a progress callback, `report(step, total, **metrics)`. The metrics are floats."""
+
+ImageLoss = Callable[["Tensor", int], "dict[str, Tensor]"]
+"""Type of a loss of `DistillTask.optimise`: maps the normalised images [n, 3, S, S] and the step, from 0, to weighted
+loss terms by name, whose sum is minimised."""
 
 Cached = Callable[[str, Mapping[str, Any], Callable[[], "dict[str, Tensor]"]], "dict[str, Tensor]"]
 """Type of `DistillTask.cached`: `cached(name, depends_on, fn)` returns the tensors of `fn()`, computed only once."""
@@ -92,6 +96,22 @@ class DistillTask(Protocol):
     @property
     def teacher(self) -> Teacher:
         """The teacher on `device`. It is trained at the first use."""
+
+    def teachers(self, *architectures: str) -> Sequence[Teacher]:
+        """Returns teachers of several architectures on `device`. They are trained at the first use.
+
+        Args:
+            *architectures: Names of networks that `Distiller.teacher_pool` returns, or that of the configured teacher.
+
+        Returns:
+            The teachers, in the order of the names.
+
+        Example:
+            Two teachers in turn::
+
+                teachers = task.teachers("resnet18", "mobilenet_v2")
+                logits = teachers[step % 2](view, bn=False).logits
+        """
 
     @property
     def checkpoint(self) -> CheckpointIO:
@@ -240,6 +260,40 @@ class DistillTask(Protocol):
                 return task.recover(unit, objective, task.noise(unit), self)
         """
 
+    def optimise(
+        self,
+        unit: Unit,
+        loss: ImageLoss,
+        initial: Tensor,
+        settings: RecoverSettings,
+        state: MutableMapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Runs the loop of `recover` with a loss that makes its own views and passes, e.g. through several teachers.
+
+        Args:
+            unit: The unit.
+            loss: Returns the weighted loss terms of all images at one step.
+            initial: As in `recover`.
+            settings: Hyper-parameters of the loop. `view` uses those of crop, flip and roll.
+            state: Tensors that the loss keeps from step to step. Checkpoints contain them.
+
+        Returns:
+            Pixels in [0, 1], float [n, 3, S, S].
+        """
+
+    def view(self, unit: Unit, images: Tensor, settings: RecoverSettings, step: int) -> Tensor:
+        """Draws the view of a step of `recover`: a random-resized-crop, a flip and a roll. Differentiable.
+
+        Args:
+            unit: The unit.
+            images: Normalised images [n, 3, S, S].
+            settings: The settings of the views.
+            step: The step, from 0.
+
+        Returns:
+            The view [n, 3, S, S].
+        """
+
 
 class EvaluateTask(Protocol):
     """The argument of `Evaluator.evaluate`: everything that a protocol may use for one student with one seed."""
@@ -283,6 +337,22 @@ class EvaluateTask(Protocol):
     @property
     def teacher(self) -> Teacher:
         """The teacher on `device`."""
+
+    def teachers(self, *architectures: str) -> Sequence[Teacher]:
+        """Returns teachers of several architectures on `device`. They are trained at the first use.
+
+        Args:
+            *architectures: Names of networks that `Evaluator.teacher_pool` returns, or that of the configured teacher.
+
+        Returns:
+            The teachers, in the order of the names.
+
+        Example:
+            Two teachers in turn::
+
+                teachers = task.teachers("resnet18", "mobilenet_v2")
+                logits = teachers[step % 2](view, bn=False).logits
+        """
 
     @property
     def teacher_training(self) -> TrainingSettings:

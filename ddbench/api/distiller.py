@@ -130,6 +130,13 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """Returns the names of the networks that `distill` builds. They are checked before anything is trained."""
         return ()
 
+    def teacher_pool(self) -> tuple[str, ...]:
+        """Returns the architectures of the teachers that `distill` uses (`task.teachers`).
+
+        Each is trained with the settings of the teacher and cached as one. Default: none besides the configured one.
+        """
+        return ()
+
     def layers(self) -> tuple[int, ...]:
         """Returns the teacher's layers whose features `distill` uses. They are checked before anything is trained."""
         return ()

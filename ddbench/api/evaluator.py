@@ -189,6 +189,13 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """
         return None
 
+    def teacher_pool(self) -> tuple[str, ...]:
+        """Returns the architectures of the teachers that the protocol uses (`task.teachers`).
+
+        Each is trained with the settings of the teacher and cached as one. Default: none besides the configured one.
+        """
+        return ()
+
     def image_passes(self, images: int) -> int:
         """Counts forward-and-backward passes of the student, for the time estimate only.
 

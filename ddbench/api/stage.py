@@ -51,6 +51,15 @@ class StageRun(Protocol):
     def teacher(self) -> Teacher:
         """The teacher on `device`. The stage needs "teacher" among its `inputs`."""
 
+    def teachers(self, *architectures: str) -> Sequence[Teacher]:
+        """Returns teachers of `Distiller.teacher_pool` on `device`. Add their `teacher_key` to the stage's key."""
+
+    def teacher_part(self, architecture: str) -> int:
+        """Returns the part of the stage `teacher` that trains an architecture of the pool, for `Stage.needs`."""
+
+    def teacher_key(self, architecture: str) -> str:
+        """Returns the key of a teacher of the pool, for `Stage.key`."""
+
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
         """Returns statistics of the real images of one class. The stage needs "statistics" among its `inputs`."""
 

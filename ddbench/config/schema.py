@@ -127,6 +127,20 @@ class TeacherConfig(TrainingSettings):
             raise ValueError("classes names the outputs of teacher.checkpoint, which is not given")
         return self
 
+    def of(self, arch: str) -> "TeacherConfig":
+        """Returns the settings of the teacher with another network: trained here, in the same way.
+
+        Args:
+            arch: The network.
+
+        Example:
+            >>> TeacherConfig(arch="resnet18", stem="small", epochs=5).of("mobilenet_v2").stem
+            'auto'
+        """
+        if arch == self.arch:
+            return self
+        return self.model_copy(update={"arch": arch, "stem": "auto", "checkpoint": None, "classes": None})
+
     def stem_of(self, student: str) -> Stem:
         """Returns the first layers of a student: those of the teacher if both have the same network."""
         return self.stem if student == self.arch else "auto"

@@ -5,13 +5,13 @@ Implements `DistillTask` and `EvaluateTask` of `ddbench.api.context`, and `Measu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from ddbench.api.context import Cached, CheckpointIO, Progress
+from ddbench.api.context import Cached, CheckpointIO, ImageLoss, Progress
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.images import DistilledImages
 from ddbench.api.settings import RecoverSettings, TrainingSettings
@@ -20,7 +20,7 @@ from ddbench.api.units import Unit
 from ddbench.config.schema import Stem
 from ddbench.core import seeds
 from ddbench.data.dataset import Dataset
-from ddbench.distillation.recover import recover, slot_noise
+from ddbench.distillation.recover import draw_view, optimise, recover, slot_noise
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
 
@@ -47,6 +47,7 @@ class DistillContext:
         compile: Whether the recover loop compiles its network.
         note: Prints one line for the user.
         tensors: Returns the tensors of a stage in `Distiller.stages`, as `tensors(stage, part=0, names=None)`.
+        teachers: Returns the teachers of the networks in `Distiller.teacher_pool`, as `teachers(*names)`.
     """
 
     dataset: Dataset
@@ -65,6 +66,7 @@ class DistillContext:
     compile: bool = False
     note: Callable[[str], None] = lambda text: None
     tensors: Callable[..., dict[str, Tensor]] = lambda stage, part=0, names=None: {}
+    teachers: Callable[..., Sequence[TappedNetwork]] = lambda *names: []
 
     @property
     def info(self) -> DatasetInfo:
@@ -132,9 +134,52 @@ class DistillContext:
         Returns:
             The images, float32 [n, 3, S, S], pixel values in [0, 1].
         """
-        if settings.given_set() is not None:
-            initial = self._given_images(unit)
-        return recover(self, unit, objective, initial, settings, layer, networks)
+        return recover(self, unit, objective, self._start(unit, initial, settings), settings, layer, networks)
+
+    def optimise(
+        self,
+        unit: Unit,
+        loss: ImageLoss,
+        initial: Tensor,
+        settings: RecoverSettings,
+        state: MutableMapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Runs the recover loop with a loss that makes its own passes; see `ddbench.distillation.recover.optimise`.
+
+        Args:
+            unit: The unit.
+            loss: Computes the weighted loss terms of the images at a step.
+            initial: As in `recover`.
+            settings: Hyper-parameters.
+            state: Tensors that the loss keeps from step to step.
+
+        Returns:
+            The images, float32 [n, 3, S, S], pixel values in [0, 1].
+        """
+
+        def backward(images: Tensor, step: int) -> dict[str, Tensor]:
+            terms = loss(images, step)
+            torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            return {name: term.detach() for name, term in terms.items()}
+
+        return optimise(self, unit, backward, self._start(unit, initial, settings), settings, state)
+
+    def view(self, unit: Unit, images: Tensor, settings: RecoverSettings, step: int) -> Tensor:
+        """Draws the view of a step of the recover loop: a random-resized-crop, a flip and a roll.
+
+        Args:
+            unit: The unit.
+            images: Normalised images [n, 3, S, S].
+            settings: The settings of the views.
+            step: The step, from 0.
+
+        Returns:
+            The view [n, 3, S, S]. Differentiable in the images.
+        """
+        return draw_view(self, unit, images, settings, step)
+
+    def _start(self, unit: Unit, initial: Tensor, settings: RecoverSettings) -> Tensor:
+        return initial if settings.given_set() is None else self._given_images(unit)
 
     def _given_images(self, unit: Unit) -> Tensor:
         """Returns the images of the given set: for the slot (class, j) the image j of the class. Normalised."""
@@ -161,6 +206,7 @@ class EvaluateContext:
         report: Reports progress as `report(step, total, **metrics)`.
         cached: Caches stored labels as `cached(name, depends_on, fn)`. The key holds the distilled set, the teacher,
             the protocol, and `depends_on`.
+        teachers: Returns the teachers of the networks in `Evaluator.teacher_pool`, as `teachers(*names)`.
         students: Receives the student.
     """
 
@@ -177,6 +223,7 @@ class EvaluateContext:
     report: Progress
     cached: Cached
     _teacher: Callable[[], TappedNetwork]
+    teachers: Callable[..., Sequence[TappedNetwork]] = lambda *names: []
     students: list[nn.Module] = field(default_factory=list)
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +23,8 @@ from ddbench.training.schedules import cosine
 
 REPORT_EVERY = 25
 """Steps between two reports, and between two checks of the loss for NaN and infinity."""
+KEPT = "kept/"
+"""Prefix of the names of a loss's own tensors in a checkpoint."""
 
 
 def slot_noise(seed: int, unit: Unit, size: int) -> Tensor:
@@ -90,55 +91,101 @@ def recover(
             stays.
         Stopped: A stop was requested (`ddbench.core.interruption`); the checkpoint is saved.
     """
-    device, size = task.device, task.info.image_size
+    batcher = memory.OOMBatcher("images")
+    with contextlib.ExitStack() as opened:
+        objectives = [
+            opened.enter_context(network_objective(task, network, objective, layer, initial.shape, turn))
+            for turn, network in enumerate(networks or (task.teacher,))
+        ]
+
+        def backward(images: Tensor, step: int) -> Terms:
+            turn = objectives[step % len(objectives)]
+
+            def attempt(images_at_once: int) -> Terms:
+                images.grad = None  # of an attempt that ran out of memory
+                return turn.backward(draw_view(task, unit, images, settings, step), images_at_once)
+
+            return batcher(attempt, len(images))
+
+        return optimise(task, unit, backward, initial, settings)
+
+
+def optimise(
+    task: DistillTask,
+    unit: Unit,
+    backward: Callable[[Tensor, int], Terms],
+    initial: Tensor,
+    settings: RecoverSettings,
+    state: MutableMapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Optimises the pixels of a unit with Adam, as `recover` does, for any loss of the images.
+
+    Args:
+        task: The task: data, device, checkpoint, progress.
+        unit: The unit.
+        backward: Propagates the gradient of the loss at a step into the images, and returns the detached terms.
+        initial: The initial images, normalised, [n, 3, S, S].
+        settings: Hyper-parameters.
+        state: Tensors that `backward` keeps from step to step. Checkpoints contain them; a resumed run restores them.
+
+    Returns:
+        The images, float32 [n, 3, S, S], pixel values in [0, 1].
+
+    Raises:
+        DDBenchError: See `recover`.
+        Stopped: See `recover`.
+    """
+    device = task.device
     mean = task.dataset.mean.to(device).view(1, 3, 1, 1)
     std = task.dataset.std.to(device).view(1, 3, 1, 1)
     low, high = (0 - mean) / std, (1 - mean) / std
     images = initial.to(device=device, dtype=torch.float32).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas, fused=True)
-    first_step, earlier_seconds = _load_checkpoint(task, images, optimizer)
-    batcher = memory.OOMBatcher("images")
+    kept = {} if state is None else state
+    first_step, earlier_seconds = _load_checkpoint(task, images, optimizer, kept)
     unchecked: list[Terms] = []
-    networks = networks or (task.teacher,)
-
-    def backpropagate(step: int, images_at_once: int) -> Terms:
-        optimizer.zero_grad(set_to_none=True)
-        view = _draw_view(images, settings, step, seeds.generator("recover", task.seed, unit.index, step), size)
-        return objectives[step % len(networks)].backward(view, images_at_once)
-
     started = clock.now()
-    with contextlib.ExitStack() as opened:
-        objectives = [
-            opened.enter_context(network_objective(task, network, objective, layer, images.shape, turn))
-            for turn, network in enumerate(networks)
-        ]
-        for step in range(first_step, settings.steps):
-            optimizer.param_groups[0]["lr"] = cosine(step, settings.steps) * settings.learning_rate
-            unchecked.append(batcher(partial(backpropagate, step), len(images)))
-            optimizer.step()
-            with torch.no_grad():
-                images.clamp_(low, high)
-            task.tick()
+    for step in range(first_step, settings.steps):
+        optimizer.param_groups[0]["lr"] = cosine(step, settings.steps) * settings.learning_rate
+        optimizer.zero_grad(set_to_none=True)
+        unchecked.append(backward(images, step))
+        optimizer.step()
+        with torch.no_grad():
+            images.clamp_(low, high)
+        task.tick()
 
-            done = step + 1
-            reports = done % REPORT_EVERY == 0 or done == settings.steps
-            saves = (done % task.checkpoint_every == 0 or interruption.requested()) and done < settings.steps
-            if not (reports or saves):
-                continue
-            terms = _read_terms(unchecked, done, unit)
-            if reports:
-                task.report(done, settings.steps, loss=sum(terms.values()), **terms)
-            if saves:
-                seconds = earlier_seconds + clock.now() - started
-                task.checkpoint.save(_finite_state(unit, images, optimizer, done), {"step": done, "seconds": seconds})
-                interruption.raise_if_requested()
-    _finite_state(unit, images, optimizer, settings.steps)
+        done = step + 1
+        reports = done % REPORT_EVERY == 0 or done == settings.steps
+        saves = (done % task.checkpoint_every == 0 or interruption.requested()) and done < settings.steps
+        if not (reports or saves):
+            continue
+        terms = _read_terms(unchecked, done, unit)
+        if reports:
+            task.report(done, settings.steps, loss=sum(terms.values()), **terms)
+        if saves:
+            seconds = earlier_seconds + clock.now() - started
+            tensors = _finite_state(unit, images, optimizer, kept, done)
+            task.checkpoint.save(tensors, {"step": done, "seconds": seconds})
+            interruption.raise_if_requested()
+    _finite_state(unit, images, optimizer, kept, settings.steps)
     task.timing.update(steps=settings.steps, seconds=earlier_seconds + clock.now() - started)
     return ((images.detach() * std) + mean).clamp(0, 1)
 
 
-def _draw_view(images: Tensor, settings: RecoverSettings, step: int, generator: torch.Generator, size: int) -> Tensor:
-    """Draws one random-resized-crop, flip and roll of the images. Differentiable in the images."""
+def draw_view(task: DistillTask, unit: Unit, images: Tensor, settings: RecoverSettings, step: int) -> Tensor:
+    """Draws the random-resized-crop, flip and roll of a step. Differentiable in the images.
+
+    Args:
+        task: The task.
+        unit: The unit.
+        images: Normalised images [n, 3, S, S].
+        settings: The settings of the views.
+        step: The step, from 0.
+
+    Returns:
+        The view [n, 3, S, S].
+    """
+    generator, size = seeds.generator("recover", task.seed, unit.index, step), task.info.image_size
     count = images.shape[0]
     draws = count if settings.crop_per_image else 1
     sizes = torch.tensor([[size, size]]).expand(draws, 2)
@@ -167,22 +214,30 @@ def _read_terms(unchecked: list[Terms], done: int, unit: Unit) -> dict[str, floa
     return values
 
 
-def _finite_state(unit: Unit, images: Tensor, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Tensor]:
-    """Returns the images and the optimiser's state after `step`. Raises DDBenchError if they are not finite."""
+def _finite_state(
+    unit: Unit, images: Tensor, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor], step: int
+) -> dict[str, Tensor]:
+    """Returns images, optimiser's and loss's state after `step`. Raises DDBenchError if they are not finite."""
     state = optimizer.state[images]
     tensors = {"images": images.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+    tensors |= {f"{KEPT}{name}": tensor for name, tensor in kept.items()}
     require_finite(f"recover, after step {step} of unit {unit.index}", tensors, "; a lower learning rate may help")
     return tensors
 
 
-def _load_checkpoint(task: DistillTask, images: Tensor, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Restores the images and the optimiser. Returns the number of finished steps and the seconds they took."""
+def _load_checkpoint(
+    task: DistillTask, images: Tensor, optimizer: torch.optim.Optimizer, kept: MutableMapping[str, Tensor]
+) -> tuple[int, float]:
+    """Restores images, optimiser and `kept`. Returns the number of finished steps and the seconds they took."""
     saved = task.checkpoint.load()
     if saved is None:
         return 0, 0.0
     tensors, meta = saved
     with torch.no_grad():
         images.copy_(tensors["images"])
+    for name, tensor in tensors.items():
+        if name.startswith(KEPT):
+            kept[name.removeprefix(KEPT)] = tensor.to(images.device, copy=True)
     optimizer.state[images] = {
         "step": torch.tensor(float(meta["step"]), device=images.device),
         "exp_avg": tensors["exp_avg"].to(images.device, copy=True),

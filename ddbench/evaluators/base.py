@@ -130,7 +130,21 @@ class DistilledSetProtocol(EpochsOrSteps, frozen=True, extra="forbid"):
         )
 
 
-class SoftTargetProtocol(DistilledSetProtocol, frozen=True, extra="forbid"):
+class TeacherLabelProtocol(DistilledSetProtocol, frozen=True, extra="forbid"):
+    """A student that learns from the logits of one teacher, or from their mean over several teachers."""
+
+    teachers: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda teachers: not teachers,
+        description="networks of the teachers whose logits are averaged (G-VBSM, EDC); empty = the teacher alone",
+    )
+
+    def teacher_pool(self) -> tuple[str, ...]:
+        """Returns the networks of the teachers."""
+        return self.teachers
+
+
+class SoftTargetProtocol(TeacherLabelProtocol, frozen=True, extra="forbid"):
     """A student that matches soft labels by their KL divergence at a temperature."""
 
     temperature: float = Field(default=20.0, gt=0, description="temperature of both softmaxes (SRe2L: 20)")

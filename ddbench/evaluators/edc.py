@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ddbench.api.evaluator import Metrics
-from ddbench.evaluators.base import DistilledSetProtocol
+from ddbench.evaluators.base import TeacherLabelProtocol
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
     from ddbench.api.settings import TrainingSettings
 
 
-class AveragedStudent(DistilledSetProtocol, frozen=True, extra="forbid"):
+class AveragedStudent(TeacherLabelProtocol, frozen=True, extra="forbid"):
     """The protocol of EDC: the student matches logits and class, and the average of its weights is measured.
 
     The loss is MSE-GT: the mean squared error to the teacher's logits of every view, rounded to fp16, plus `ce_weight`

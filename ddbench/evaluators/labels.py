@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -36,12 +36,16 @@ SampleLosses = Callable[[Tensor], Tensor]
 """Maps the student's logits, float32 [B, K], to the loss of each sample [B]."""
 
 
-def teacher_logits(task: EvaluateTask, images: Tensor) -> Tensor:
-    """Computes the teacher's logits in fp16. If memory runs out, the batch is split.
+def teacher_logits(task: EvaluateTask, images: Tensor, networks: Sequence[str] = ()) -> Tensor:
+    """Computes the teacher's logits, or their mean over several teachers, in fp16. If memory runs out, in parts.
+
+    G-VBSM and EDC average logits, not probabilities (`shaoshitong/G_VBSM_Dataset_Condensation:Branch_CIFAR_10/relabel/
+    generate_soft_label_with_db.py`, `shaoshitong/EDC:Branch_CIFAR_10/train/direct_train.py`).
 
     Args:
         task: The task.
         images: Normalised images [B, 3, S, S] on the device.
+        networks: The networks of the teachers; empty: the configured teacher.
 
     Returns:
         Logits on the device, float16 [B, K].
@@ -50,9 +54,13 @@ def teacher_logits(task: EvaluateTask, images: Tensor) -> Tensor:
         DDBenchError: If a logit is not finite in fp16. In this case no label is stored.
     """
 
+    teachers = task.teachers(*networks) if networks else [task.teacher]
+
     def forward(part: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast(task.device, task.precision):
-            return [task.teacher(part.contiguous(memory_format=torch.channels_last), bn=False).logits]
+            view = part.contiguous(memory_format=torch.channels_last)
+            logits = [teacher(view, bn=False).logits for teacher in teachers]
+        return logits if len(logits) == 1 else [torch.stack(logits).float().mean(0)]
 
     (logits,) = memory.in_parts(forward, "views")(images)
     half: Tensor = logits.half()
@@ -203,7 +211,8 @@ class OnlineLabels(LabelSource):
 
     def encoded(self, epoch: int, batch: ViewBatch) -> Mapping[str, Tensor]:
         """Returns the labels of a batch as they are stored (`LabelBudget.encode`), on the device."""
-        return self.budget.encode(teacher_logits(self.task, batch.images), self.temperature)
+        logits = teacher_logits(self.task, batch.images, self.settings.teacher_pool())
+        return self.budget.encode(logits, self.temperature)
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
         """Returns the logits of the labels of a batch on the device [B, K], float16 without a budget."""
@@ -350,7 +359,8 @@ class FixedSoftLabels(LabelSource):
         device, images = task.device, self.task.images
         mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
         parts = batch_slices(self.count, self.batch_size)
-        logits = [teacher_logits(task, crops.normalise(to_device(images[rows], device), mean, std)) for rows in parts]
+        views = (crops.normalise(to_device(images[rows], device), mean, std) for rows in parts)
+        logits = [teacher_logits(task, view, settings.teacher_pool()) for view in views]
         self.targets = torch.softmax(torch.cat(logits).float() / self.temperature, 1)
 
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:

@@ -15,7 +15,7 @@ from ddbench.evaluators.rded import PatchShuffling
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
 
-FROM_FILES = ("batch_size", "min_crop", "cutmix_alpha", "augmentation", "select_share")
+FROM_FILES = ("batch_size", "min_crop", "cutmix_alpha", "augmentation", "select_share", "teachers")
 """Settings of `fkd` that the files of the labels determine."""
 NEEDED = "evaluator 'replay' needs the labels of the set: --set evaluator.labels=FOLDER"
 

@@ -16,7 +16,7 @@ from ddbench.nn.taps import TappedNetwork
 Variance = Literal["exact", "batch-mean"]
 
 
-class _Accumulator:
+class MomentAccumulator:
     """Merges mean and variance per channel over batches, one batch at a time (Chan et al., 1983), in float64."""
 
     def __init__(self) -> None:
@@ -33,6 +33,11 @@ class _Accumulator:
         self.within = self.within + variance * size
         self.count += size
         self.mean = self.mean + shift * (size / self.count)
+
+    def statistics(self, variance: Variance) -> tuple[Tensor, Tensor]:
+        """Returns the mean and the variance of all batches; see `collect`."""
+        total = self.within + self.between if variance == "exact" else self.within
+        return self.mean, total / self.count
 
 
 @torch.no_grad()
@@ -65,7 +70,7 @@ def collect(
 
     in_parts = memory.in_parts(forward, "images")
     features: list[Tensor] = []
-    accumulators = [_Accumulator() for _ in network.bn_names]
+    accumulators = [MomentAccumulator() for _ in network.bn_names]
     for images in batches:
         batch_features, *values = in_parts(images)
         features.append(batch_features.float().cpu())
@@ -73,11 +78,9 @@ def collect(
             accumulator.add(means, variances)
     if not features:
         raise DDBenchError("statistics need at least one image of the class")
-    totals = [part.within + part.between if variance == "exact" else part.within for part in accumulators]
+    merged = [part.statistics(variance) for part in accumulators]
     statistics = ClassStatistics(
-        torch.cat(features),
-        [part.mean.float().cpu() for part in accumulators],
-        [(total / part.count).float().cpu() for total, part in zip(totals, accumulators, strict=True)],
+        torch.cat(features), [mean.float().cpu() for mean, _ in merged], [value.float().cpu() for _, value in merged]
     )
     tensors = {"the teacher's features": statistics.features}
     for name, mean, spread in zip(network.bn_names, statistics.bn_means, statistics.bn_vars, strict=True):

@@ -62,6 +62,8 @@ def check_networks(pipelines: Sequence[Pipeline]) -> None:
                 counts = _layer_counts(teacher.arch, teacher.stem, *sizes)
             else:
                 counts = _count_layers(pipeline.checkpoint_network())
+            for name in pipeline.teacher_networks[1:]:
+                _layer_counts(name, "auto", *sizes)
             with _named(experiment, pipelines):
                 pipeline.check_teacher(*counts)
 

@@ -83,9 +83,13 @@ class Keys:
             names = read_checkpoint(config.checkpoint).classes
         return {} if names in (None, self.dataset.info.class_names) else {"outputs": list(names or ())}
 
-    def teacher(self) -> Depends:
-        """Returns the dependencies of the teacher: data, and either recipe and device or the checkpoint's content."""
-        config = self.experiment.teacher
+    def teacher(self, arch: str | None = None) -> Depends:
+        """Returns the dependencies of a teacher: data, and either recipe and device or the checkpoint's content.
+
+        Args:
+            arch: Its network; None: the configured one.
+        """
+        config = self.experiment.teacher.of(arch or self.experiment.teacher.arch)
         if config.checkpoint is not None:
             made: Depends = {
                 "arch": config.arch,
@@ -97,6 +101,10 @@ class Keys:
             made = {**config.model_dump(mode="json", exclude={"checkpoint", "classes"}), **self._device}
         core = {"models": versions.MODELS, "training": versions.TRAINING, "views": versions.VIEWS}
         return {**self._real, "teacher": made, "versions": core}
+
+    def _teachers(self, pool: Iterable[str]) -> Depends:
+        keys = {arch: key_of(self.teacher(arch)) for arch in pool}
+        return {"teachers": keys} if keys else {}
 
     def statistics(self, label: int, layer: int | None = None) -> Depends:
         """Returns the dependencies of the float32 statistics of one class, of `layer` if it is given."""
@@ -125,6 +133,7 @@ class Keys:
             real = {
                 "teacher": key_of(self.teacher()),
                 "statistics": self._statistics,
+                **self._teachers(experiment.method.teacher_pool()),
             }
         return {
             "method": experiment.method_name,
@@ -242,6 +251,7 @@ class Keys:
             "units": list(units),
             "real": self._real,
             "teacher": teacher,
+            **self._teachers(settings.teacher_pool() if settings.needs_teacher else ()),
             "recipe": recipe if settings.on_real_data else None,
             "evaluator": experiment.evaluator_name,
             "evaluator_version": self.evaluator_version,

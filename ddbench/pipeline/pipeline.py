@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ddbench.api.dataset import DatasetInfo
+from ddbench.api.distiller import Distiller
+from ddbench.api.evaluator import Evaluator
 from ddbench.api.stage import Stage
 from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
+from ddbench.config.schema import TeacherConfig
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.events import Context
@@ -128,7 +132,8 @@ class Pipeline:
         """Builds a part of a stage. A stage of a method is a plugin's code, as the method is."""
         if stage.name not in self.method.stages():
             return stage.build(self, part, checkpoint)
-        shared = self.shared_state("stage", stage.name, self.uses_teacher)
+        teachers = [number for name, number in stage.needs(self, part) if name == "teacher"]
+        shared = self.shared_state("stage", stage.name, teachers)
         with self.builder.plugin("stage", stage.name, stage.name, shared):
             return stage.build(self, part, checkpoint)
 
@@ -182,17 +187,62 @@ class Pipeline:
     @property
     def teacher(self) -> TappedNetwork:
         """The teacher on the device, as a `TappedNetwork` in evaluation mode with frozen parameters."""
+        teacher = self._teacher(0)
+        self.check_teacher(len(teacher.bn_names), len(teacher.layer_names))
+        return teacher
+
+    @cached_property
+    def teacher_networks(self) -> tuple[str, ...]:
+        """The networks of the teachers, by part of the stage: the configured one, then the others of both pools."""
+        pools = (owner.teacher_pool() for owner in (self.method, self.protocol) if owner.needs_teacher)
+        return tuple(dict.fromkeys((self.experiment.teacher.arch, *itertools.chain.from_iterable(pools))))
+
+    def teacher_config(self, part: int) -> TeacherConfig:
+        """Returns the settings of a teacher."""
+        return self.experiment.teacher.of(self.teacher_networks[part])
+
+    def teacher_part(self, architecture: str) -> int:
+        """Returns the part of the stage `teacher` that trains an architecture."""
+        return self.teacher_networks.index(architecture)
+
+    def teacher_parts(self, owner: Distiller | Evaluator) -> list[int]:
+        """Returns the parts of the stage `teacher` that the method or the protocol uses."""
+        if not owner.needs_teacher:
+            return []
+        return sorted({0, *(self.teacher_part(name) for name in owner.teacher_pool())})
+
+    def teacher_key(self, architecture: str) -> str:
+        """Returns the key of the teacher of an architecture."""
+        return key_of(self.keys.teacher(architecture))
+
+    def teachers(self, *architectures: str) -> list[TappedNetwork]:
+        """Returns the teachers of architectures of the method's pool."""
+        return self.pool(self.method, architectures)
+
+    def pool(self, owner: Distiller | Evaluator, architectures: Iterable[str]) -> list[TappedNetwork]:
+        """Returns the teachers of architectures of the pool of the method or the protocol, on the device.
+
+        Raises:
+            DDBenchError: An architecture is not in the pool, so that no key covers its teacher.
+        """
+        pool = (self.experiment.teacher.arch, *owner.teacher_pool())
+        for name in architectures:
+            if name not in pool:
+                raise DDBenchError(
+                    f"'{owner.name}' uses the teacher {name}, which its teacher_pool() lacks: {', '.join(pool)}"
+                )
+        return [self._teacher(self.teacher_part(name)) for name in architectures]
+
+    def _teacher(self, part: int) -> TappedNetwork:
         # Request the artifact each time, so that it is recorded as an input of the current build.
-        artifact = self.artifact("teacher")
+        artifact = self.artifact("teacher", part)
 
         def load() -> TappedNetwork:
-            network = self.new_teacher()
+            network = self.new_teacher(part)
             network.load_state_dict(artifact.tensors)
             return TappedNetwork(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-        teacher = self.workspace.teacher(f"{artifact.digest} on {self.device}", load)
-        self.check_teacher(len(teacher.bn_names), len(teacher.layer_names))
-        return teacher
+        return self.workspace.teacher(f"{artifact.digest} on {self.device}", load, len(self.teacher_networks))
 
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
         """Returns features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class.
@@ -220,15 +270,16 @@ class Pipeline:
         return dict(self.artifact(stage, part).tensors)
 
     def shared_state(
-        self, kind: Kind, name: str, uses_teacher: bool, distilled: DistilledSet | None = None
+        self, kind: Kind, name: str, teacher_parts: Iterable[int], distilled: DistilledSet | None = None
     ) -> SharedState:
         """Returns the present state of the shared objects that a method or a protocol can access."""
-        owner, teacher = self.workspace.registry.describe(kind, name), self.teacher if uses_teacher else None
+        owner = self.workspace.registry.describe(kind, name)
+        teachers = [self._teacher(part) if part else self.teacher for part in teacher_parts]
         settings = {
             "the settings of the method": self.experiment.method,
             "the settings of the protocol": self.experiment.evaluator,
         }
-        return SharedState(owner, self.dataset, teacher, distilled, settings, self.workspace.discard_teacher)
+        return SharedState(owner, self.dataset, teachers, distilled, settings, self.workspace.discard_teachers)
 
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Reports the progress of the part that is being built."""
@@ -320,9 +371,9 @@ class Pipeline:
                 check_units(units, self.info.num_classes, experiment.ipc, owner)
         return units
 
-    def new_teacher(self) -> torch.nn.Module:
-        """Returns the teacher's network with its initial weights, on the CPU."""
-        config = self.experiment.teacher
+    def new_teacher(self, part: int = 0) -> torch.nn.Module:
+        """Returns the network of a teacher with its initial weights, on the CPU."""
+        config = self.teacher_config(part)
         return build_network(config.arch, self.info.num_classes, self.info.image_size, config.stem, config.seed)
 
     def checkpoint_network(self) -> torch.nn.Module:

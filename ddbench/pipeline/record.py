@@ -58,6 +58,7 @@ def build_record(pipeline: Pipeline) -> Record:
             "per_class": teacher[0].meta["per_class"],
             "key": teacher[0].key,
             "digest": digest_of(teacher[0].tensors),
+            **({"others": _other_teachers(pipeline, teacher)} if len(teacher) > 1 else {}),
         }
         if teacher
         else {},
@@ -89,6 +90,20 @@ def build_record(pipeline: Pipeline) -> Record:
         stages={stage: _distinct_conditions(each.values()) for stage, each in builds.items()},
         built={stage: max(facts["created"] for facts in each.values()) for stage, each in builds.items()},
     )
+
+
+def _other_teachers(pipeline: Pipeline, teachers: list[Artifact]) -> dict[str, dict[str, Any]]:
+    """Returns the teachers besides the configured one by network, and whether method or protocol use them."""
+    pools = {"method": pipeline.method.teacher_pool(), "evaluator": pipeline.protocol.teacher_pool()}
+    return {
+        name: {
+            "top1": artifact.meta["top1"],
+            "key": artifact.key,
+            "digest": digest_of(artifact.tensors),
+            "used_by": [user for user, pool in pools.items() if name in pool],
+        }
+        for name, artifact in list(zip(pipeline.teacher_networks, teachers, strict=True))[1:]
+    }
 
 
 def _measured(pipeline: Pipeline) -> dict[str, Measured]:

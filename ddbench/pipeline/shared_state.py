@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -76,22 +76,22 @@ class SharedState:
     Args:
         owner: The description of the plugin, for messages.
         dataset: The real data.
-        teacher: The teacher, if the plugin can access it.
+        teachers: The teachers that the plugin can access.
         distilled: The distilled set, if the plugin can access it.
         settings: The settings that the plugin can access, by a name for messages.
-        discard_teacher: Makes the workspace load the teacher again.
+        discard_teachers: Makes the workspace load the teachers again.
     """
 
     def __init__(
         self,
         owner: str,
         dataset: Dataset,
-        teacher: TappedNetwork | None,
+        teachers: Sequence[TappedNetwork],
         distilled: DistilledSet | None,
         settings: Mapping[str, BaseModel],
-        discard_teacher: Callable[[], None],
+        discard_teachers: Callable[[], None],
     ) -> None:
-        self._owner, self._teacher, self._discard_teacher = owner, teacher, discard_teacher
+        self._owner, self._discard_teachers = owner, discard_teachers
         images = {"the training images": dataset.train, "the validation images": dataset.val}
         self._tensors = {"the mean of the dataset": dataset.mean, "the standard deviation of the dataset": dataset.std}
         self._tensors |= {f"the labels of {name}": split.labels for name, split in images.items()}
@@ -111,7 +111,7 @@ class SharedState:
             # Real images are too large for a digest, so they are always read again.
             self._discard_images = distilled.discard_images
         self._distilled_digests = _digests(self._distilled)
-        self._teacher_state = {} if teacher is None else teacher_state(teacher)
+        self._teachers = [(teacher, teacher_state(teacher)) for teacher in teachers]
 
     def verify(self) -> None:
         """Restores the changed objects.
@@ -133,11 +133,11 @@ class SharedState:
         self._discard_images()
         digests = _digests(self._distilled)
         changed += [name for name in digests if digests[name] != self._distilled_digests[name]]
-        if self._teacher is not None:
-            state = teacher_state(self._teacher)
-            teacher_changes = [name for name in state if state[name] != self._teacher_state[name]]
+        for teacher, before in self._teachers:
+            state = teacher_state(teacher)
+            teacher_changes = [name for name in state if state[name] != before[name]]
             if teacher_changes:
-                self._discard_teacher()
+                self._discard_teachers()
                 changed.append(f"the teacher ({', '.join(teacher_changes)})")
         if changed:
             raise SharedStateError(self._owner, changed)

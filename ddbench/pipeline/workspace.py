@@ -38,7 +38,7 @@ def _one_process(stage: str, experiment: Experiment) -> AbstractContextManager[S
 class Workspace:
     """The objects that the cells of a grid share.
 
-    It keeps the last dataset and the last teacher, because most cells use the same ones.
+    It keeps the last dataset and the last teachers, because most cells use the same ones.
 
     Args:
         registry: The installed methods, protocols, datasets and stages.
@@ -151,13 +151,20 @@ class Workspace:
             self._opened_sets[key] = given.digest
         return method.model_copy(update={"initial": f"{SET_PREFIX}{self._opened_sets[key]}"})
 
-    def teacher(self, key: str, load: Callable[[], TappedNetwork]) -> TappedNetwork:
-        """Returns the teacher with this key on its device. Calls `load` unless it is the teacher of the last call."""
+    def teacher(self, key: str, load: Callable[[], TappedNetwork], count: int) -> TappedNetwork:
+        """Returns the teacher with this key on its device. Calls `load` unless it is kept.
+
+        Args:
+            key: Identifies the weights and the device.
+            load: Loads the teacher.
+            count: The number of teachers that the cell uses. As many are kept, those that were loaded last.
+        """
         if key not in self._teachers:
-            self._teachers.clear()
+            for oldest in list(self._teachers)[: max(0, len(self._teachers) - count + 1)]:
+                del self._teachers[oldest]
             self._teachers[key] = load()
         return self._teachers[key]
 
-    def discard_teacher(self) -> None:
-        """Discards the loaded teacher, so that it is loaded from its artifact at the next use."""
+    def discard_teachers(self) -> None:
+        """Discards the loaded teachers, so that they are loaded from their artifacts at the next use."""
         self._teachers.clear()

@@ -54,6 +54,7 @@ def distillation_config(record: Record) -> Facts:
     if "statistics" in record.keys:
         facts |= _prefixed("statistics", configuration["statistics"])
         facts["teacher"] = teacher_identity(record)
+        facts |= _other_teachers(record, "method")
     return facts | {"distill numerics": other_numerics(record, lambda part: part not in STUDENT_NUMERICS) or INSTALLED}
 
 
@@ -72,6 +73,7 @@ def evaluation_conditions(record: Record) -> Facts:
         "student_stem": configuration["student_stem"],
         # Hard labels do not depend on a teacher, although the images may.
         "teacher": None if record.metrics.regime == "hard" else teacher_identity(record),
+        **_other_teachers(record, "evaluator"),
         # On the whole training set, a student is trained as a teacher is.
         **(training_recipe(record) if record.ipc is None else {}),
         "device": f"{_device_type(runtime['device'])} {runtime['precision']}",
@@ -86,6 +88,12 @@ def teacher_identity(record: Record) -> str | None:
     (trained with other numbers of threads).
     """
     return record.teacher.get("digest") or record.teacher.get("key")
+
+
+def _other_teachers(record: Record, user: str) -> Facts:
+    """Returns the digests of the teachers that the method or the protocol uses besides the configured one."""
+    others = record.teacher.get("others", {})
+    return {f"{user} teacher {name}": facts["digest"] for name, facts in others.items() if user in facts["used_by"]}
 
 
 def other_numerics(record: Record, selects: Callable[[str], bool] = lambda part: True) -> str:

@@ -105,7 +105,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     metrics: Metrics
     teacher: Annotated[Tree, _require_values(name=str, top1=int | float)] = Field(
         description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class), "
-        "key, digest; empty without a teacher"
+        "key, digest; others: top1, key, digest and used_by of further teachers, by network; empty without a teacher"
     )
     feature_transport_cost: float | None = Field(
         description="W_2^2 between the features of the set and of its class, mean over classes; None without a teacher"

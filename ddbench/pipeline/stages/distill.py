@@ -47,12 +47,13 @@ class Distill(Stage["Pipeline"]):
         return range(len(run.units))
 
     def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
-        """Returns the data and the method's stages; with a teacher also the teacher and the unit's class statistics."""
+        """Returns the data and the method's stages; with a teacher also teachers and the unit's class statistics."""
         needed = [("data", 0), *((name, number) for name in run.method.stages() for number in run.parts_of(name))]
         if run.method.needs_teacher:
             labels = {slot.label for slot in run.units[part].slots}
             statistics = [number for number in run.parts_of("statistics") if number % run.info.num_classes in labels]
-            needed += [("teacher", 0), *(("statistics", number) for number in statistics)]
+            needed += [("teacher", number) for number in run.teacher_parts(run.method)]
+            needed += [("statistics", number) for number in statistics]
         return needed
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
@@ -103,6 +104,7 @@ class Distill(Stage["Pipeline"]):
             compile=experiment.runtime.compile == "on",
             note=run.builder.note("distill", self.label(run, part)),
             tensors=tensors,
+            teachers=(lambda *names: run.pool(run.method, names)) if run.method.needs_teacher else refused,
         )
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
@@ -116,7 +118,7 @@ class Distill(Stage["Pipeline"]):
         if isinstance(run.method, Given):
             return run.tensors("given"), facts
         experiment, unit = run.experiment, run.units[part]
-        shared = run.shared_state("method", experiment.method_name, run.method.needs_teacher)
+        shared = run.shared_state("method", experiment.method_name, run.teacher_parts(run.method))
         task = self.task(run, part, checkpoint, shared.verify)
         with run.builder.plugin("method", experiment.method_name, "distill", shared) as owner:
             result = check_result(run.method.distill(task, unit), unit, run.dataset, owner)

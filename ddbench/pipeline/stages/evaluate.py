@@ -64,9 +64,9 @@ class Evaluate(Stage["Pipeline"]):
         return (0,)
 
     def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
-        """Returns the data, the distilled set, and the teacher if the protocol uses it."""
-        units = [("distill", number) for number in run.parts_of("distill")]
-        return [("data", 0), *((("teacher", 0),) if run.protocol.needs_teacher else ()), *units]
+        """Returns the data, the distilled set, and the teachers that the protocol uses."""
+        teachers = [("teacher", number) for number in run.teacher_parts(run.protocol)]
+        return [("data", 0), *teachers, *(("distill", number) for number in run.parts_of("distill"))]
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
         """Returns the units, the protocol with all its settings, the teacher, the student and its seed."""
@@ -104,7 +104,9 @@ class Evaluate(Stage["Pipeline"]):
             note = f"{experiment.evaluator_name} does not use {RATE} for {run.set_label}, which has its own: {rate:g}"
             run.workspace.note_once(note, "evaluate")
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
-        shared = run.shared_state("evaluator", experiment.evaluator_name, needs_teacher, run.distilled)
+        shared = run.shared_state(
+            "evaluator", experiment.evaluator_name, run.teacher_parts(run.protocol), run.distilled
+        )
         task = EvaluateContext(
             dataset=run.dataset,
             distilled=run.distilled,
@@ -119,6 +121,7 @@ class Evaluate(Stage["Pipeline"]):
             report=run.builder.report("evaluate", run.student_label),
             cached=partial(Labels().cached, run, shared.verify),
             _teacher=(lambda: run.teacher) if needs_teacher else refused,
+            teachers=(lambda *names: run.pool(run.protocol, names)) if needs_teacher else refused,
         )
         with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate", shared) as owner:
             metrics = check_metrics(run.protocol.evaluate(task), run.info.num_classes, owner)

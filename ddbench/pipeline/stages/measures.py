@@ -62,7 +62,7 @@ class Measures(Stage["Pipeline"]):
         measure = run.measures[part]
         uses_teacher, uses_set = "teacher" in measure.needs, "set" in measure.needs
         distilled = run.distilled if uses_set else None
-        shared = run.shared_state("measure", measure.name, uses_teacher, distilled)
+        shared = run.shared_state("measure", measure.name, (0,) if uses_teacher else (), distilled)
         with run.builder.plugin("measure", measure.name, self.name, shared) as owner:
             try:
                 return {}, {"values": check_values(measure.compute(_task(run, part, owner)), owner)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddbench.api.stage import Stage
@@ -34,6 +34,10 @@ class Statistics(Stage["Pipeline"]):
             return range(run.info.num_classes) if is_needed else ()
         layers = (0, *run.method.layers())
         return [label + layer * run.info.num_classes for layer in layers for label in range(run.info.num_classes)]
+
+    def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
+        """Returns the data and the configured teacher."""
+        return [("data", 0), ("teacher", 0)]
 
     def _class_and_layer(self, run: Pipeline, part: int) -> tuple[int, int | None]:
         layer, label = divmod(part, run.info.num_classes)

@@ -1,4 +1,4 @@
-"""Stage `teacher`: the classifier that is trained on the real data ("squeeze"). Imports no torch at module level."""
+"""Stage `teacher`: classifiers that are trained on the real data ("squeeze"). Imports no torch at module level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TeacherTraining(Stage["Pipeline"]):
-    """Trains the teacher, or loads the user's checkpoint, and measures its accuracy."""
+    """Trains the teachers, or loads the user's checkpoint, and measures their accuracy. Each part is one network."""
 
     name = "teacher"
     version = "1"
@@ -23,23 +23,23 @@ class TeacherTraining(Stage["Pipeline"]):
     progress_unit = "epoch"
 
     def parts(self, run: Pipeline) -> Sequence[int]:
-        """Returns one part if the method, the protocol or a measure uses a teacher, else none."""
-        return (0,) if run.needs_teacher else ()
+        """Returns one part per network: the configured teacher, then the other ones of the pools; none if unused."""
+        return range(len(run.teacher_networks)) if run.needs_teacher else ()
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
         """Returns the real data, the training recipe or the checkpoint's content, device and precision."""
-        return run.keys.teacher()
+        return run.keys.teacher(run.teacher_networks[part])
 
     def image_passes(self, run: Pipeline, part: int) -> float:
         """Counts every training image once per epoch."""
-        config = run.experiment.teacher
+        config = run.teacher_config(part)
         return 0.0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the architecture, and the name of the checkpoint if there is one."""
         from ddbench.pipeline.keys import teacher_label
 
-        return teacher_label(run.experiment.teacher)
+        return teacher_label(run.teacher_config(part))
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
         """Returns the weights. The metadata hold the accuracy on `dataset.val`.
@@ -50,7 +50,7 @@ class TeacherTraining(Stage["Pipeline"]):
         from ddbench.training.class_order import check_class_order
         from ddbench.training.teacher import accuracy_of, predictions, train_teacher
 
-        config = run.experiment.teacher
+        config = run.teacher_config(part)
         if config.checkpoint is None:
             network = train_teacher(run.dataset, config, run.device, run.precision, checkpoint, run.report)
         else:
