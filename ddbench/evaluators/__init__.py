@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
-from ddbench.evaluators.edc import AveragedStudent
+from ddbench.evaluators.edc import AveragedStudent, EnsembleStudent
 from ddbench.evaluators.minimax import MinimaxHardLabels
 from ddbench.evaluators.own import DifficultyAlignedLabels, OwnLabels, TrajectoryLabels
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SiameseAugmentation, SoftLabels
@@ -22,6 +22,7 @@ def ddbench_evaluators() -> Iterable[type[Evaluator]]:
         SiameseAugmentation,
         PatchShuffling,
         AveragedStudent,
+        EnsembleStudent,
         OwnLabels,
         TrajectoryLabels,
         DifficultyAlignedLabels,

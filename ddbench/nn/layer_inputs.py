@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ddbench.api.teacher import Teacher
 from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
 from ddbench.nn import memory
 from ddbench.nn.batchnorm_moments import Moments, moments
 from ddbench.nn.statistics import MomentAccumulator, Variance
-from ddbench.nn.taps import TappedNetwork
 
 
 class Statistics(NamedTuple):
@@ -103,7 +103,7 @@ def patch_moments(x: Tensor, patch: int) -> Moments:
 
 @torch.no_grad()
 def collect_inputs(
-    network: TappedNetwork, batches: Iterable[Tensor], names: Sequence[str], patch: int, variance: Variance
+    network: Teacher, batches: Iterable[Tensor], names: Sequence[str], patch: int, variance: Variance
 ) -> dict[str, tuple[Statistics, Statistics]]:
     """Computes the statistics of the inputs of layers over real images in one pass, with one batch in memory.
 

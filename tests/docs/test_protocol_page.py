@@ -20,7 +20,7 @@ from ddbench.registry.registry import PluginRegistry
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
 IMAGES, CLASSES, SIZE = 100, 10, 224
-EVERY_VIEW, ONE_LABEL, OWN_LABELS = ("fkd", "rded", "edc"), ("soft",), ("datm-dsa", "own")
+EVERY_VIEW, ONE_LABEL, OWN_LABELS = ("fkd", "rded", "edc", "gvbsm"), ("soft",), ("datm-dsa", "own")
 """Protocols by the labels that they store; the others store classes."""
 ROWS = {
     cells[0]: cells[1:]
@@ -55,8 +55,9 @@ def test_a_row_is_that_of_the_recipe_and_the_code(name: str) -> None:
     steps = len(batch_slices(IMAGES, settings.batch_size)) * (settings.epochs or 0)
     assert (student, length) == (cell.student, f"{settings.epochs}, {settings.batch_size}, {steps}")
     passes = settings.image_passes(IMAGES)
+    teachers = getattr(settings, "teachers", ()) or ("resnet18",)
     of_teacher = passes if name in EVERY_VIEW else IMAGES if name in ONE_LABEL else 0
-    assert teacher == f"{of_teacher:,}"
+    assert teacher == f"{of_teacher * len(teachers):,}"
 
     classes = 8 * IMAGES
     stored = 4 * IMAGES * CLASSES if name in OWN_LABELS else 2 * IMAGES * CLASSES if name in ONE_LABEL else classes
@@ -67,9 +68,10 @@ def test_a_row_is_that_of_the_recipe_and_the_code(name: str) -> None:
             IMAGES, sizes, 0, 0, batch, cutmix_alpha=1.0, image_size=SIZE, factor=settings.shuffle_factor
         )
         stored = (settings.epochs or 0) * (num_bytes(pack_views(views)) + 2 * IMAGES * CLASSES)
-        stored += classes if name == "edc" else 0
+        stored += classes if name in ("edc", "gvbsm") else 0
     assert label_bytes == f"{stored:,}"
 
     of_fkd = 30_000 * 4 * operations("resnet18", "imagenet")
-    actual = 3 * passes * operations(cell.student, cell.student_stem) + of_teacher * operations("resnet18", "imagenet")
+    actual = 3 * passes * operations(cell.student, cell.student_stem)
+    actual += of_teacher * sum(operations(teacher, "imagenet") for teacher in teachers)
     assert float(cost) == pytest.approx(actual / of_fkd, abs=0.05)

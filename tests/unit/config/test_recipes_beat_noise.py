@@ -43,6 +43,7 @@ METHOD_LIMITS = {
         **{"experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "target_epochs": 1, "student_steps": 2},
         **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
     },
+    "gvbsm": {"steps": 100},
     "scdd": {
         **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
         **{"head_epochs": 3, "head_batch": 64, "head_learning_rate": 0.03},
@@ -72,15 +73,18 @@ def scaled(experiment: Experiment) -> Experiment:
     method = experiment.method
     own: dict[str, Any] = method.model_dump()
     limits = {**LIMITS, **METHOD_LIMITS.get(method.name, {})}
-    if isinstance(method, RecoverSettings) and own.get("initial") != "real":
+    from_noise = isinstance(method, RecoverSettings) and own.get("initial") != "real"
+    if from_noise and "steps" not in METHOD_LIMITS.get(method.name, {}):
         # A step of Adam moves a pixel by the learning rate, so images that start from noise need more small steps.
         limits["steps"] = max(limits["steps"], round(15 / own["learning_rate"]))
     if own.get("outer_loop", 0) is None and own["initial"] == "noise":
         limits["iterations"] = 20  # at IPC 1 an iteration has a single matching step
     changes: dict[str, Any] = {name: min(limit, own[name]) for name, limit in limits.items() if name in own}
     digits = on_digits(method.name)
-    if "jitter" in own:
-        changes["jitter"] = round(own["jitter"] * digits.data.image_size / experiment.data.image_size)
+    for shift in {"jitter", "padding"} & own.keys():
+        changes[shift] = round(own[shift] * digits.data.image_size / experiment.data.image_size)
+    if "teachers" in own:
+        changes["teachers"] = ("convnet-bn-d3", "convnet-d2")
     if "network" in own:
         changes["network"] = "convnet-bn-d3" if own.get("bn_weight") else "convnet-d3"
     distill = digits.distill.model_copy(update={"jpeg_quality": experiment.distill.jpeg_quality})

@@ -75,6 +75,7 @@ def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., WatchedTask]:
             "report": lambda step, total, **metrics: None,
             "cached": cached,
             "_teacher": lambda: tapped,
+            "teachers": lambda *names: [tapped for _ in names],
             "labelled": labelled,
         }
         return WatchedTask(**{**given, **changes})

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, OnlineLabels
 from ddbench.evaluators.protocols import HardLabels, KnowledgeDistillation, SoftLabels
+from ddbench.nn.build import build_network
+from ddbench.nn.taps import TappedNetwork
 
 if TYPE_CHECKING:
     from tests.unit.evaluators.conftest import WatchedTask
@@ -91,6 +93,23 @@ def test_teacher_logits_are_rounded_to_half_precision(make_task: Callable[..., W
         exact = task.teacher(batch.images).logits
     assert torch.equal(source.logits(0, batch), exact.half())
     assert not torch.equal(exact.half().float(), exact)
+
+
+def test_the_labels_of_several_teachers_are_the_mean_of_their_logits(make_task: Callable[..., WatchedTask]) -> None:
+    networks = {f"convnet-bn-d{depth}": TappedNetwork(build_network(f"convnet-bn-d{depth}", 10, 8)) for depth in (1, 2)}
+    task = make_task(teachers=lambda *names: [networks[name] for name in names])
+    source = OnlineLabels(task, fkd(teachers=tuple(networks)), temperature=20)
+    batch = next(iter(source.batches(source.views(0))))
+    with torch.no_grad():
+        first, second = (network(batch.images).logits for network in networks.values())
+    mean = ((first + second) / 2).half()
+    torch.testing.assert_close(source.logits(0, batch), mean)
+    soft = SoftLabels.model_validate({**SMALL, "teachers": list(networks)})
+    plain = task.dataset.normalise(task.images)
+    with torch.no_grad():
+        logits = torch.stack([network(plain).logits for network in networks.values()]).mean(0).half()
+    torch.testing.assert_close(FixedSoftLabels(task, soft, 20).targets, torch.softmax(logits.float() / 20, 1))
+    assert not torch.allclose(first, second, atol=0.1)
 
 
 def test_sizes_are_recorded(make_task: Callable[..., WatchedTask]) -> None:

@@ -21,6 +21,7 @@ PINNED: dict[str, tuple[str, dict[str, Any], float]] = {
     "dsa": ("1", SMALL, 0.9568849),
     "rded": ("1", SMALL, 1.102463),
     "edc": ("1", SMALL, 1.161483),
+    "gvbsm": ("1", SMALL, 0.7887336),
     "own": ("1", SMALL, 0.9568849),
     "mtt": ("1", SMALL, 0.9568849),
     "datm-dsa": ("1", SMALL, 0.9568849),

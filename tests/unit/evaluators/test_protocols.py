@@ -128,6 +128,7 @@ def test_defaults_are_the_published_protocol() -> None:
         "dsa",
         "rded",
         "edc",
+        "gvbsm",
         "own",
         "mtt",
         "datm-dsa",
@@ -136,7 +137,7 @@ def test_defaults_are_the_published_protocol() -> None:
         "full-data",
     }
     assert {protocol.name for protocol in ddbench_evaluators()} == names
-    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded", "edc"]
+    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded", "edc", "gvbsm"]
 
 
 def test_the_hook_imports_no_torch() -> None:

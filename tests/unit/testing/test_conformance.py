@@ -24,10 +24,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "rded": {"factor": 1},
     **{name: {**TRAINED, "take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
     "ccs": TRAINED,
+    "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1")},
 }
 DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
-PROTOCOLS: dict[str, dict[str, Any]] = {"edc": {"ema_decay": 0.8}}
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "edc": {"ema_decay": 0.8},
+    "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1")},
+}
 
 
 def smoke(method: str, *evaluators: str) -> tuple[Distiller, Evaluator]:
