@@ -65,6 +65,7 @@ def test_shellcheck_accepts_the_script(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_is_one_that_ddbench_accepts(name: str, submit: Submit, shell: Shell, tmp_path: Path) -> None:
     done = submit(name)

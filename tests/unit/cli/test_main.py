@@ -56,6 +56,7 @@ def test_options_of_the_program_go_before_the_command(shell: "Shell") -> None:
     assert shell("-q", "-v", "list", "tables").errors == ["ddbench: --quiet and --verbose: give one of them"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "completion"), [("ddbench do", "plain,doctor"), ("ddbench run --tr", "plain,--track")]
 )

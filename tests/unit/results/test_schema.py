@@ -20,6 +20,7 @@ def test_the_published_schema_is_the_generated_one() -> None:
     assert file.read_text(encoding="utf-8") == schema_text(), "ddbench records --schema > results/record.schema.json"
 
 
+@pytest.mark.slow
 def test_every_committed_record_fits_the_schema() -> None:
     schema = record_schema()
     Draft202012Validator.check_schema(schema)
