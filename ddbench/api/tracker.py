@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Tracker(ABC):
-    """Keeps one run for each record: losses, learning rates, metrics_of, a picture of the set, the record.
+    """Keeps one run for each record: losses, learning rates, accuracies, a picture of the set, the record.
 
     Subclass it and register the class with the hook `ddbench_trackers`. `ddbench run --track NAME` creates it, and it
     then receives events and records as every observer does. What several cells share, such as a teacher, is in the run

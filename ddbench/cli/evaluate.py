@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ddbench.cli import options
+from ddbench.cli.computation import Computation, computation_options
 from ddbench.config.given_sets import SPACES, ZCA
-from ddbench.core import interruption
-from ddbench.execution import choose, launch
+from ddbench.execution import launch
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @options.measures
 @options.experiment
-@options.computation
+@computation_options
 @click.pass_obj
 def evaluate_command(
     registry: PluginRegistry,
@@ -51,17 +51,7 @@ def evaluate_command(
     pixels: str | None,
     classes: Path | None,
     with_random: bool,
-    results_dir: Path,
-    cache_dir: Path,
-    data_dir: Path | None,
-    dry_run: bool,
-    verbose: bool,
-    strict: bool,
-    wide: bool,
-    force: tuple[str, ...],
-    time_limit: float | None,
-    executor: str,
-    ray_address: str | None,
+    computation: Computation,
     assignments: tuple[str, ...],
     repeats: int,
     **request_fields: Any,
@@ -78,24 +68,20 @@ def evaluate_command(
     from ddbench.pipeline.composition import load_recipes
     from ddbench.pipeline.evaluate_set import differences, evaluation_cells
     from ddbench.pipeline.request import Request
-    from ddbench.pipeline.workspace import Workspace
 
-    executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
+    executor_used, assignments = computation.choose(assignments, registry)
     request = Request(methods=("random",), datasets=(dataset,), ipcs=(1,), assignments=assignments, **request_fields)
-    cache = options.open_cache(cache_dir, force)
-    workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
+    workspace = computation.workspace(registry, executor_used)
+    results_dir, strict, wide = computation.results_dir, computation.strict, computation.wide
 
     def work() -> bool:
         echo, warn, random_sets = options.print_result, options.print_error, repeats if with_random else 0
-        with (
-            options.kept_tracebacks(registry, results_dir),
-            interruption.handle_signals(time_limit and time_limit * 60),
-        ):
+        with options.kept_tracebacks(registry, results_dir), computation.stop_requests():
             reading = (pixels, classes, random_sets)
             method, cells = evaluation_cells(source, request, workspace, results_dir, warn, *reading)
-            if dry_run:
+            if computation.dry_run:
                 recipes = load_recipes(request.recipes, registry)
-                planning.dry_run(cells, workspace, recipes, echo, verbose, strict)
+                planning.dry_run(cells, workspace, recipes, echo, computation.verbose, strict)
                 return True
             made = running.run(cells, workspace, results_dir, echo, warn, strict, wide)
         for line in differences(made, method):

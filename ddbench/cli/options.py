@@ -297,8 +297,6 @@ def ipcs(help: str) -> Callable[[Decorated], Decorated]:
 
 
 force = names("--force", type=StageName(), help="Recompute this stage and the stages that depend on it.")
-computation = all_of(executor, time_limit, data, results, cache, dry_run, strict, wide, force)
-"""The options of the commands that compute a grid, beside those of `experiment`."""
 methods = names("--method", "--methods", "methods", help="Only these methods.")
 measures = names(
     "--measure", "--measures", "measures", help="Numbers of students and sets beside top-1 (ddbench list measures)."

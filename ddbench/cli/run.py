@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ddbench.cli import options
-from ddbench.core import interruption
-from ddbench.execution import choose, launch
+from ddbench.cli.computation import Computation, computation_options
+from ddbench.execution import launch
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
@@ -29,22 +28,12 @@ if TYPE_CHECKING:
     help="Send losses, accuracies, images and records to tensorboard, wandb or mlflow (docs/trackers.md).",
 )
 @options.experiment
-@options.computation
+@computation_options
 @click.pass_obj
 def run_command(
     registry: PluginRegistry,
     /,
-    results_dir: Path,
-    cache_dir: Path,
-    data_dir: Path | None,
-    dry_run: bool,
-    verbose: bool,
-    strict: bool,
-    wide: bool,
-    force: tuple[str, ...],
-    time_limit: float | None,
-    executor: str,
-    ray_address: str | None,
+    computation: Computation,
     assignments: tuple[str, ...],
     trackers: tuple[str, ...],
     **request_fields: Any,
@@ -58,9 +47,9 @@ def run_command(
     from ddbench.pipeline.composition import load_recipes
     from ddbench.pipeline.request import Request, experiments, protocol_note
 
-    with options.kept_tracebacks(registry, results_dir):
+    with options.kept_tracebacks(registry, computation.results_dir):
         tracker_classes = [registry.tracker(name) for name in trackers]
-        executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
+        executor_used, assignments = computation.choose(assignments, registry)
         request = Request(**request_fields, assignments=assignments)
         cells = experiments(request, registry)
         if note := protocol_note(request, registry):
@@ -68,20 +57,19 @@ def run_command(
 
         from ddbench.pipeline import dry_run as planning
         from ddbench.pipeline import run as running
-        from ddbench.pipeline.workspace import Workspace
         from ddbench.registry.tracking import tracking
 
-        cache = options.open_cache(cache_dir, force)
-        workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
-        if dry_run:
-            planning.dry_run(cells, workspace, load_recipes(request.recipes, registry), click.echo, verbose, strict)
+        workspace = computation.workspace(registry, executor_used)
+        strict = computation.strict
+        if computation.dry_run:
+            known = load_recipes(request.recipes, registry)
+            planning.dry_run(cells, workspace, known, click.echo, computation.verbose, strict)
             return
 
         def work() -> int:
-            limit = time_limit and time_limit * 60
-            with interruption.handle_signals(limit), tracking(registry, tracker_classes, results_dir):
-                echo, warn = options.print_result, options.print_error
-                return len(running.run(cells, workspace, results_dir, echo, warn, strict, wide))
+            results_dir, echo, warn = computation.results_dir, options.print_result, options.print_error
+            with computation.stop_requests(), tracking(registry, tracker_classes, results_dir):
+                return len(running.run(cells, workspace, results_dir, echo, warn, strict, computation.wide))
 
         if launch.run_distributed(work, workspace) not in (None, len(cells)):
             sys.exit(1)

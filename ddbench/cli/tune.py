@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ddbench.cli import options
-from ddbench.core import interruption
-from ddbench.execution import choose, launch
+from ddbench.cli.computation import Computation, computation_options
+from ddbench.execution import launch
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 @options.students
 @options.names("--evaluator", "evaluators", help="Protocols (default: own-protocol, the default of each method).")
 @options.experiment
-@options.computation
+@computation_options
 @click.pass_obj
 def tune_command(
     registry: PluginRegistry,
@@ -51,17 +50,7 @@ def tune_command(
     over: tuple[str, ...],
     trials: int | None,
     trial_repeats: int,
-    results_dir: Path,
-    cache_dir: Path,
-    data_dir: Path | None,
-    dry_run: bool,
-    verbose: bool,
-    strict: bool,
-    wide: bool,
-    force: tuple[str, ...],
-    time_limit: float | None,
-    executor: str,
-    ray_address: str | None,
+    computation: Computation,
     assignments: tuple[str, ...],
     **request_fields: Any,
 ) -> None:
@@ -78,29 +67,28 @@ def tune_command(
     """
     from ddbench.pipeline.request import Request, protocol_note
 
-    with options.kept_tracebacks(registry, results_dir):
-        executor_used, assignments = choose.choose(executor, ray_address, assignments, registry)
+    with options.kept_tracebacks(registry, computation.results_dir):
+        executor_used, assignments = computation.choose(assignments, registry)
         request = Request(**request_fields, assignments=assignments)
 
         from ddbench.pipeline import dry_run as planning
         from ddbench.pipeline import run as running
         from ddbench.pipeline.tuning import Search
         from ddbench.pipeline.winners import trials_text, tuning_text, winners_of
-        from ddbench.pipeline.workspace import Workspace
 
         search = Search(request, over, trials, trial_repeats, registry)
         if note := protocol_note(request, registry):
             options.print_error(note)
-        cache = options.open_cache(cache_dir, force)
-        workspace = Workspace(registry, cache, data_dir, download=not dry_run, executor=executor_used)
-        if dry_run:
-            planning.dry_run(search.cells, workspace, search.known, click.echo, verbose, strict)
-            click.echo(f"{'# ' if verbose else ''}{search.plan_text(workspace)}")
+        workspace = computation.workspace(registry, executor_used)
+        results_dir, strict, wide = computation.results_dir, computation.strict, computation.wide
+        if computation.dry_run:
+            planning.dry_run(search.cells, workspace, search.known, click.echo, computation.verbose, strict)
+            click.echo(f"{'# ' if computation.verbose else ''}{search.plan_text(workspace)}")
             return
 
         def work() -> bool:
             echo, warn = options.print_result, options.print_error
-            with interruption.handle_signals(time_limit and time_limit * 60):
+            with computation.stop_requests():
                 made = running.run(search.cells, workspace, results_dir, lambda _: None, warn, strict)
                 candidates = search.candidates(made)
                 winners = winners_of(candidates)

@@ -20,6 +20,7 @@ COVERED = {
     "api/images.py": "tests/unit/data/test_dataset.py",
     "api/teacher.py": "tests/unit/nn/test_taps.py",
     # Command lines.
+    "cli/computation.py": COMMANDS,
     "cli/compare.py": "tests/unit/results/test_comparison.py",
     "cli/evaluate.py": "tests/cli/test_evaluate.py",
     "cli/figure.py": "tests/unit/figures/test_scaling.py",
