@@ -19,7 +19,8 @@ COVERED = {
     "api/hookspecs.py": "tests/unit/registry/test_hooks.py",
     "api/images.py": "tests/unit/data/test_dataset.py",
     "api/teacher.py": "tests/unit/nn/test_taps.py",
-    # Command lines.
+    # Python and command lines.
+    "python/arguments.py": "tests/unit/test_python.py",
     "cli/computation.py": COMMANDS,
     "cli/compare.py": "tests/unit/results/test_comparison.py",
     "cli/evaluate.py": "tests/cli/test_evaluate.py",

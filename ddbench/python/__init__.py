@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core import interruption, processes
 from ddbench.core.checks import FOLDER, require_type
-from ddbench.core.errors import DDBenchError, os_error_line, unknown
+from ddbench.core.errors import DDBenchError, os_error_line
+from ddbench.python.arguments import SEVERAL, name_of, plain, request_of, several, space_of, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ddbench.api.distiller import Distiller
     from ddbench.pipeline.load_set import LoadedSet
-    from ddbench.pipeline.request import Request
     from ddbench.pipeline.workspace import Workspace
     from ddbench.registry.registry import PluginRegistry
     from ddbench.results.records import Record
@@ -93,8 +90,8 @@ def run(
     from ddbench.registry.registry import PluginRegistry
 
     registry = PluginRegistry()
-    methods = [_name_of(one, registry) for one in _values(method)]
-    request = _request(
+    methods = [name_of(one, registry) for one in values_of(method)]
+    request = request_of(
         "run",
         settings,
         method=methods,
@@ -169,11 +166,11 @@ def evaluate(
     registry = PluginRegistry()
     require_type("evaluate", "set", set, FOLDER, "a file, a folder or the name of a record")
     require_type("evaluate", "dataset", dataset, str, "the name of a dataset")
-    require_type("evaluate", "random_sets", _plain(random_sets), int, "a number of sets")
+    require_type("evaluate", "random_sets", plain(random_sets), int, "a number of sets")
     if random_sets < 0:
         raise DDBenchError(f"random_sets is {random_sets}; pass a number of at least 0")
     require_type("evaluate", "classes", classes or "", FOLDER, "a file as text or Path")
-    request = _request(
+    request = request_of(
         "evaluate",
         settings,
         dataset=dataset,
@@ -188,7 +185,7 @@ def evaluate(
         device=device,
         precision=precision,
     )
-    reading = (_space(pixels), None if classes is None else Path(classes), random_sets)
+    reading = (space_of(pixels), None if classes is None else Path(classes), random_sets)
     with _session(registry, results_dir) as folder:
         workspace = _workspace(registry, cache_dir, data_dir)
         method, cells = evaluation_cells(os.fspath(set), request, workspace, folder, print_error, *reading)
@@ -230,7 +227,7 @@ def records(
     from ddbench.results.text import Selection
 
     names = {"method": method, "dataset": dataset, "recipe": recipe}
-    chosen = {_SEVERAL[name][0]: _several("records", name, values) for name, values in names.items()}
+    chosen = {SEVERAL[name][0]: several("records", name, values) for name, values in names.items()}
     folder = _results("records", results_dir) / "records"
     stored = read_all(folder, print_error)
     if not stored:
@@ -277,7 +274,7 @@ def table(
 
     require_type("table", "name", name, str, "the name of a table, e.g. 'comparison'")
     cells = {"method": method, "dataset": dataset, "ipc": ipc, "evaluator": evaluator, "image_size": image_size}
-    request = _request("table", settings, recipe=recipe, **cells)
+    request = request_of("table", settings, recipe=recipe, **cells)
     registry = PluginRegistry()
     spec = with_protocol_columns(registry.table(name), request)
     return build_frame(spec, request, registry, None, _results("table", results_dir), print_error)
@@ -313,92 +310,7 @@ def load(
 
     require_type("load", "set", set, FOLDER, "a file, a folder or the name of a record")
     workspace = _workspace(PluginRegistry(), cache_dir, data_dir)
-    return load_set(os.fspath(set), workspace, _results("load", results_dir), _space(pixels))
-
-
-_SEVERAL: dict[str, tuple[str, type | tuple[type, ...]]] = {
-    "method": ("methods", str),
-    "dataset": ("datasets", str),
-    "ipc": ("ipcs", int),
-    "recipe": ("recipes", (str, os.PathLike)),
-    "evaluator": ("evaluators", str),
-    "student": ("students", str),
-    "measure": ("measures", str),
-}
-"""Arguments that are one value or several: their field of a request, and the type of a value."""
-_ONE: dict[str, type] = {
-    **dict.fromkeys(("seed", "seeds", "repeats", "image_size"), int),
-    **dict.fromkeys(("arch", "device", "precision"), str),
-}
-"""Arguments that are one value: its type."""
-
-
-def _request(function: str, settings: dict[str, Any] | None, **arguments: Any) -> Request:
-    """Returns the request of a function's arguments.
-
-    Args:
-        function: The name of the function, for messages.
-        settings: Values by `section.name`.
-        arguments: Values by names in `_SEVERAL` and `_ONE`.
-    """
-    from ddbench.pipeline.request import Request
-
-    fields: dict[str, Any] = {"methods": (), "ipcs": ()}
-    fields |= {_SEVERAL[name][0]: _several(function, name, arguments[name]) for name in arguments if name in _SEVERAL}
-    for name in arguments.keys() & _ONE.keys():
-        value = _plain(arguments[name])
-        if value is not None or name not in ("image_size", "arch"):
-            require_type(function, name, value, _ONE[name], f"a value of type {_ONE[name].__name__}")
-        if name in ("seeds", "repeats") and value < 1:
-            raise DDBenchError(f"{name} is {value}; pass a number of at least 1")
-        fields[name] = value
-    require_type(function, "settings", settings or {}, dict, "a dict, e.g. {'method.steps': 100}")
-    # JSON is YAML, which the texts of --set are.
-    texts = (f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items())
-    return Request(**fields, assignments=tuple(texts))
-
-
-def _name_of(method: object, registry: PluginRegistry) -> object:
-    """Returns the name of a method. A class that is not installed is registered."""
-    if not isinstance(method, type):
-        return method
-    name = getattr(method, "name", None)
-    if method not in registry.distillers():
-        from ddbench.api.hookspecs import hookimpl
-
-        registry.register(SimpleNamespace(ddbench_distillers=hookimpl(lambda: [method])))
-        if not registry.source_of("method", str(name)).digest:
-            raise DDBenchError(f"method '{name}': its code is in no file and no notebook, so edits would go unnoticed")
-    return name
-
-
-def _space(pixels: str | None) -> str | None:
-    """Returns the space of float images. Raises DDBenchError for an unknown one."""
-    from ddbench.config.given_sets import SPACES, ZCA
-
-    if pixels is not None and pixels not in (*SPACES, ZCA):
-        raise unknown("space of pixels", str(pixels), SPACES)
-    return pixels
-
-
-def _values(given: object) -> tuple[Any, ...]:
-    """Returns one value or several as a tuple, and the integers of NumPy and pandas as int."""
-    if isinstance(given, str | os.PathLike | type) or not isinstance(given, Iterable):
-        return (_plain(given),)
-    return tuple(_plain(value) for value in given)
-
-
-def _plain(value: object) -> Any:
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-
-
-def _several(function: str, name: str, given: object) -> tuple[Any, ...]:
-    """Returns one value or several as a tuple."""
-    types, values = _SEVERAL[name][1], _values(given)
-    kinds = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
-    for value in values:
-        require_type(function, name, value, types, f"a value of type {kinds}, or a list of them")
-    return values
+    return load_set(os.fspath(set), workspace, _results("load", results_dir), space_of(pixels))
 
 
 @contextlib.contextmanager
