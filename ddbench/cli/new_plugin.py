@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def new_plugin_command(registry: PluginRegistry, name: str, kind: Kind, output: Path) -> None:
-    """Creates a plugin package with a method, or another item, and its tests.
+    """Creates a plugin package and its tests.
 
-    The package is called ddbench-NAME. What is generated works and passes its tests; those of methods and protocols are
-    the conformance tests.
+    The package is called ddbench-NAME. It has a method, a protocol, a dataset, a table or a stage, which works and
+    passes its tests. Those of methods and protocols are the conformance tests.
     """
     from ddbench.registry.scaffold import new_plugin
 
