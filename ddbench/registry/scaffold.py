@@ -23,9 +23,9 @@ CLASS_SUFFIX = {"method": "Method", "evaluator": "Protocol", "stage": "Method"}
 RUN_COMMANDS = {
     "method": "ddbench run --method {name} --dataset digits --ipc 1 --recipe smoke",
     "evaluator": "ddbench run --evaluator {name} --method random --dataset digits --ipc 1 --recipe smoke",
-    "dataset": "ddbench run --dataset {name} --method random --ipc 1 --recipe smoke",
+    "dataset": "ddbench run --dataset {name} --method random --ipc 1 --recipe smoke --evaluator hard",
     "table": "ddbench table {name} --dataset digits --recipe smoke --run",
-    "stage": "ddbench run --method {name} --dataset digits --ipc 1 --recipe smoke",
+    "stage": "ddbench run --method {name} --dataset digits --ipc 1 --recipe smoke --evaluator hard",
 }
 
 
