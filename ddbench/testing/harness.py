@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from ddbench.training import loop
 SHARED_STAGES = ("data", "teacher", "statistics")  # their artifacts depend on no method or protocol
 TEACHER = ("teacher.epochs=3", "teacher.batch_size=64", "teacher.learning_rate=0.05", "distill.checkpoint_every=3")
 REAL_DATA = ("teacher.batch_size=8",)  # with larger batches, training on a few real images has too few steps
+STUDENT_OF_PROTOCOLS = "convnet-bn-d1"
 STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
 
 
@@ -136,9 +137,7 @@ class Harness:
         for stage in SHARED_STAGES:
             pipeline.build(stage)
         root = Path(tempfile.mkdtemp(dir=self.folder))
-        for stage in SHARED_STAGES:
-            (self.shared / stage).mkdir(exist_ok=True)
-            (root / stage).symlink_to(self.shared / stage)
+        _link(SHARED_STAGES, self.shared, root)
         return root
 
     def digests(self, pipeline: Pipeline, reverse: bool = False) -> dict[str, str]:
@@ -218,6 +217,7 @@ class Harness:
             The digests of the final result, and the counts of saves and loads.
         """
         root, interrupter = self.new_cache(), Interrupter(moment)
+        _link(self.experiment.method.stages(), self.first.root, root)  # only the stage under test is interrupted
 
         def emit(event: Event) -> None:
             if (event.stage, event.kind) == (self.stage, "step"):
@@ -275,6 +275,7 @@ def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budg
         datasets=(dataset,),
         ipcs=() if on_real_data else (ipc,),
         recipes=(budget,),
+        students=(STUDENT_OF_PROTOCOLS,) if isinstance(subject, Evaluator) else (),
         precision="fp32",
         assignments=(*TEACHER, *(REAL_DATA if on_real_data else ()), *sizes),
     )
@@ -306,6 +307,13 @@ def registry_with(cls: type[Distiller] | type[Evaluator]) -> PluginRegistry:
         hook = "ddbench_distillers" if issubclass(cls, Distiller) else "ddbench_evaluators"
         registry.register(SimpleNamespace(**{hook: hookimpl(lambda: [cls])}), "the conformance test")
     return registry
+
+
+def _link(stages: Sequence[str], source: Path, root: Path) -> None:
+    """Makes the cache in `root` use the artifacts of some stages of the cache in `source`."""
+    for stage in stages:
+        (source / stage).mkdir(exist_ok=True)
+        (root / stage).symlink_to(source / stage)
 
 
 def build_units(experiment: Experiment, root: Path) -> None:

@@ -33,11 +33,13 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 import gpu, measuring
-measuring.RESULTS = Path(sys.argv[2])
-del sys.argv[1:3]
 gpu.VARIANTS = {name: way for name, way in gpu.VARIANTS.items() if not way[1]}  # compilation takes minutes on a CPU
 gpu.COUNTS = (10,)
-gpu.main()
+results, *options = sys.argv[2:]
+for name, more in (("run", []), ("late", ["--minutes", "0", "--steps", "1"])):
+    measuring.RESULTS = Path(results) / name
+    sys.argv[1:] = [*options, *more]
+    gpu.main()
 """
 
 
@@ -71,15 +73,15 @@ def test_a_part_is_measured_written_and_shown(tmp_path):
 
 @pytest.mark.slow
 def test_the_script_for_a_gpu_measures_every_cell_and_the_recover_loop(tmp_path):
-    """Five steps at 32 px. A cut run keeps its rows: with no time left, no cell starts."""
-    options = ["--dataset", "digits", "--size", 32, "--ipc", 1, "--recipe", "smoke", "--steps", 5]
+    """Five steps at 16 px. A cut run keeps its rows: with no time left, no cell starts."""
+    options = ["--dataset", "digits", "--size", 16, "--ipc", 1, "--recipe", "smoke", "--steps", 5]
     options += ["--cache-dir", tmp_path / "cache", "--results-dir", tmp_path / "results"]
     done = run_script(ON_A_GPU, tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "gpu-cpu.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "run" / "gpu-cpu.json").read_text())["rows"]
     cells = [row["case"] for row in rows if row["part"] == "cell"]
     methods = ["random, smoke", "wmdd, smoke", "wmdd, smoke + released", "sre2l, smoke"]
-    assert cells == [f"{name}, 32 px, IPC 1, {protocol}" for name in methods for protocol in ("fkd", "soft", "hard")]
+    assert cells == [f"{name}, 16 px, IPC 1, {protocol}" for name in methods for protocol in ("fkd", "soft", "hard")]
     frame = load(tmp_path / "results" / "records")
     assert [f"top-1 {top1:.2f}" for top1 in sorted(frame["top1_last"])] == sorted(
         (row["agreement"].partition(",")[0] for row in rows[: len(cells)]), key=lambda text: float(text.split()[1])
@@ -88,9 +90,7 @@ def test_the_script_for_a_gpu_measures_every_cell_and_the_recover_loop(tmp_path)
     steps = [row for row in rows if row["part"] == "recover step"]
     assert len(steps) == 2
     assert all(int(row["agreement"].split(" operators / step")[0]) > 1000 for row in steps)
-
-    late = run_script(ON_A_GPU, tmp_path, *options, "--minutes", 0)
-    assert late.stdout.count("not started: ") == len(cells)
+    assert done.stdout.count("not started: ") == len(cells)
 
 
 def test_the_comparison_with_dd_ranking_is_that_of_the_committed_result():

@@ -148,7 +148,8 @@ def test_an_interrupt_of_a_reading_command_promises_no_checkpoint_and_keeps_its_
 
 
 def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
-    arguments = "run --method full --dataset digits --recipe smoke --device cpu --set teacher.epochs=500"
+    arguments = "run --method full --dataset digits --recipe smoke --device cpu --image-size 8 --student convnet-d1"
+    arguments += " --set teacher.epochs=500"
     command = [sys.executable, "-m", "ddbench", *arguments.split(), "--cache-dir", str(tmp_path / "cache")]
     environment = {**os.environ, **stop_at("evaluate", "step", 3, "SIGINT")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

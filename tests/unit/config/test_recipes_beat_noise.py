@@ -67,8 +67,9 @@ def on_digits(method: str) -> Experiment:
 def scaled(experiment: Experiment) -> Experiment:
     """Applies the method settings of an experiment to digits at IPC 1, with few steps.
 
-    Shifts are in proportion to the image size, and embedding networks have the depth for 16 px. All other settings are
-    those of the recipe: losses, weights, rates, initial images, crops, flips, solvers.
+    Shifts are in proportion to the image size. Networks that images are embedded in have the depth for 16 px, and those
+    that a stage trains have one layer. All other settings are those of the recipe: losses, weights, rates, initial
+    images, crops, flips, solvers.
     """
     method = experiment.method
     own: dict[str, Any] = method.model_dump()
@@ -86,7 +87,8 @@ def scaled(experiment: Experiment) -> Experiment:
     if "teachers" in own:
         changes["teachers"] = ("convnet-bn-d3", "convnet-d2")
     if "network" in own:
-        changes["network"] = "convnet-bn-d3" if own.get("bn_weight") else "convnet-d3"
+        plain = "convnet-d1" if method.stages() else "convnet-d3"
+        changes["network"] = "convnet-bn-d3" if own.get("bn_weight") else plain
     distill = digits.distill.model_copy(update={"jpeg_quality": experiment.distill.jpeg_quality})
     sections = {"statistics": experiment.statistics, "distill": distill, "evaluator": STUDENT}
     return digits.model_copy(update={**sections, "method": method.model_copy(update=changes)})

@@ -66,14 +66,14 @@ def test_layers_of_a_resnet_are_those_that_its_name_counts(name: str) -> None:
 
 def test_features_of_a_layer_are_the_means_of_what_feeds_it() -> None:
     """Against what hooks see of the modules before it, in float64."""
-    network: Any = build_network("resnet18", 5, 32, seed=3).double()
+    network: Any = build_network("resnet18", 5, 16, seed=3).double()
     tapped = TappedNetwork(network)
     seen: dict[int, Tensor] = {}
     before = {5: network.layer1[1].bn1, 10: network.layer2, 15: network.layer4[0].bn1, 16: network.layer4[0]}
     for layer, module in {**before, 17: network.layer4[1].bn1, 18: network.layer4}.items():
         # A block's ReLU after its first norm has no output of its own to hook, for it serves the second one too.
         module.register_forward_hook(lambda _, args, out, layer=layer: seen.update({layer: out.relu()}))
-    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     plain = tapped(images)
     for layer, width in ((5, 64), (10, 128), (15, 512), (16, 512), (17, 512), (18, 512)):
         output = tapped(images, layer=layer)

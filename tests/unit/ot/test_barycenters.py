@@ -27,7 +27,7 @@ from ddbench.nn.checkpoints import load_checkpoint
 from ddbench.nn.taps import TappedNetwork
 from ddbench.ot.barycenters import Start, barycenter_paper, barycenter_released, newton_step, project_simplex
 from ddbench.ot.exact import nearest_shares, squared_distances, transport_cost, transport_plan
-from ddbench.ot.lloyd import barycenter_lloyd
+from ddbench.ot.lloyd import barycenter_lloyd, kmeans_plus_plus
 from ddbench.ot.points import Barycenter
 from ddbench.storage.cache import Cache
 
@@ -133,11 +133,14 @@ def test_kmeans_seeds_are_drawn_by_squared_distance_and_the_better_of_two_is_kep
             kept = a if cost_a <= cost_b else b
             expected[first, kept] += 0.25 * share[a] * share[b] / (1 - share[a])
     draws = 4000
-    actual = torch.zeros(4, 4, dtype=torch.float64)
-    for draw in range(draws):
-        seeds = barycenter_paper(features, 2, generator("seeds", draw), iterations=0).points
-        first, second = squared_distances(seeds, features).argmin(1)
-        actual[first, second] += 1 / draws
+    times = [torch.empty(4, 2).double().exponential_(generator=generator("seeds", draw)).T for draw in range(draws)]
+    z = (features - features.mean(0)).expand(draws, 4, 1)
+    seeds = kmeans_plus_plus(z, torch.ones(draws, 4, dtype=torch.bool), torch.stack(times, 1))
+    for draw in range(100):
+        assert torch.equal(
+            barycenter_paper(features, 2, generator("seeds", draw), iterations=0).points, features[seeds[draw]]
+        )
+    actual = torch.bincount(4 * seeds[:, 0] + seeds[:, 1], minlength=16).view(4, 4) / draws
     # Four standard deviations of a frequency; what cannot be drawn never is.
     assert ((actual - expected).abs() <= 4 * (expected * (1 - expected) / draws).sqrt() + 1e-12).all()
 

@@ -21,11 +21,14 @@ RECOVERED = {"steps": 40, "jitter": 0, "batch_size": 10}
 TRAINED = {"network": "convnet-d1", "trainings": 1, "epochs": 1, "batch_size": 64}
 METHODS: dict[str, dict[str, Any]] = {
     "dc": {"learning_rate": 1.0},
-    "rded": {"factor": 1},
+    "mtt": {"expert_batch": 32},
+    "rded": {"factor": 1, "candidates": 20},
     **{name: {**TRAINED, "take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
     "ccs": TRAINED,
     "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1")},
 }
+# Methods that train networks on the real images, and need no teacher.
+ON_FEW_DIGITS = {"el2n", "grand", "forgetting", "aum", "ccs", "mtt"}
 DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -51,8 +54,9 @@ def method_kit(cls: type[Distiller]) -> type[DistillerConformance]:
     method, _ = smoke(cls.name)
     recovered: dict[str, Any] = RECOVERED if isinstance(method, RecoverSettings) else {}
     distiller = with_settings(method, **recovered, **METHODS.get(cls.name, {}))
+    attributes: dict[str, Any] = {"distiller": distiller, "depends_on_seed": cls.name not in DETERMINISTIC}
     return type(
-        "Kit", (DistillerConformance,), {"distiller": distiller, "depends_on_seed": cls.name not in DETERMINISTIC}
+        "Kit", (DistillerConformance,), attributes | ({"dataset": "few-digits"} if cls.name in ON_FEW_DIGITS else {})
     )
 
 
