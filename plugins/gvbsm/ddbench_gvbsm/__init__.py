@@ -29,6 +29,19 @@ class GVBSM(ConvolutionSettings, RecoverSettings, Distiller, frozen=True, extra=
         "Shao et al., Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching, "
         "CVPR 2024 (arXiv 2311.17950)"
     )
+    summary = (
+        "Optimises images from noise for several teachers in turn. Besides the cross-entropy, means and variances "
+        "match those of the real images, at BatchNorm layers and at convolutions, for channels and for patches. A "
+        "further term flattens the eigenvalues of the Gram matrix of each class, so that the images of a class differ. "
+        "Students learn from the mean logits of the teachers (protocol `gvbsm`)."
+    )
+    departures = (
+        "The teachers are networks of torchvision and ddbench; WRN-16-2 and the variants for 32 px are left out. The "
+        "statistics of the real images come from central views; those of the released code come from batches of random "
+        "crops. With `paper`, moving averages start with the first statistics, with `released` at zero, as in the "
+        "code."
+    )
+    cost = "convolutions: images * len(teachers) / 3; distill: classes * ipc * steps"
     default_evaluator = "gvbsm"
 
     steps: int = Field(

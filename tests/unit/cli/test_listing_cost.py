@@ -36,7 +36,7 @@ def test_the_formula_is_what_the_time_estimate_counts(cls: type[Distiller]) -> N
     for (recipe, stage), counts in table.items():
         for ipc, count in zip((1, 10, 50), counts, strict=True):
             settings = experiments(Request((cls.name,), ("imagenette",), (ipc,), (recipe,)), REGISTRY)[0].method
-            values = {"classes": 10, "ipc": ipc, "images": IMAGES, "min": min, "max": max}
+            values = {"classes": 10, "ipc": ipc, "images": IMAGES, "min": min, "len": len}
             for name in type(settings).model_fields:  # null: as many as there are, or the numbers of `loops`
                 value = getattr(settings, name)
                 values[name] = math.inf if value is None else value
