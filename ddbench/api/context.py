@@ -36,7 +36,7 @@ class CheckpointIO(Protocol):
     It remains if the process is killed, and is deleted when the result is stored.
 
     Example:
-        A loop that resumes and that stops cleanly on Ctrl-C::
+        A loop that resumes and that stops cleanly on Ctrl-C:
 
             from ddbench.api import interruption
 
@@ -165,7 +165,7 @@ class DistillTask(Protocol):
             The tensors on the CPU, by name.
 
         Example:
-            A barycenter that depends on one hyper-parameter::
+            A barycenter that depends on one hyper-parameter:
 
                 tensors = task.cached("barycenter", {"class": label, "rounds": self.rounds}, solve)
         """
@@ -250,7 +250,7 @@ class DistillTask(Protocol):
             Pixels in [0, 1], float [n, 3, S, S].
 
         Example:
-            An objective of one term, the teacher's cross-entropy::
+            An objective of one term, the teacher's cross-entropy:
 
                 labels = torch.tensor([slot.label for slot in unit.slots], device=task.device)
 

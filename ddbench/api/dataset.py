@@ -220,7 +220,7 @@ class DatasetSpec:
             files.
 
     Example:
-        Noise images of two classes::
+        Noise images of two classes:
 
             from ddbench.api import DatasetSpec, Source, hookimpl
 

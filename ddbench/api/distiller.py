@@ -42,7 +42,7 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         `ddbench list methods NAME` and docs/methods.md print these three as plain text.
 
     Example:
-        A method that averages random real images of a class::
+        A method that averages random real images of a class:
 
             from ddbench.api import Distiller, hookimpl
             from pydantic import Field

@@ -105,7 +105,7 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
             evaluates no random images beside it.
 
     Example:
-        A protocol that trains on hard labels for a fixed number of steps::
+        A protocol that trains on hard labels for a fixed number of steps:
 
             from ddbench.api import Evaluator, Metrics, hookimpl
             from pydantic import Field

@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 PROJECT = "ddbench"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Decorator that marks a function as the implementation of the hook of the same name::
-
-    @hookimpl
-    def ddbench_distillers():
-        return [MyMethod]
-"""
+"""Decorator that marks a function as the implementation of the hook of the same name, e.g. `ddbench_distillers`."""
 
 
 @hookspec

@@ -80,7 +80,7 @@ class Measure(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), a
             once for all its students.
 
     Example:
-        The mean brightness of the distilled images::
+        The mean brightness of the distilled images:
 
             from ddbench.api import Measure, hookimpl
 

@@ -37,7 +37,7 @@ class RecoverSettings(BaseModel, frozen=True):
     `task.recover`.
 
     Example:
-        A method that inverts the teacher::
+        A method that inverts the teacher:
 
             class Invert(RecoverSettings, Distiller):
                 name = "invert"

@@ -103,7 +103,7 @@ class TableSpec:
             returns the new frame.
 
     Example:
-        A table of two temperatures of the student's loss, registered by a hook::
+        A table of two temperatures of the student's loss, registered by a hook:
 
             from ddbench.api import Cell, TableSpec, hookimpl
 

@@ -24,7 +24,7 @@ class Tracker(ABC):
         name: Name on the command line.
 
     Example:
-        A tracker that prints each value::
+        A tracker that prints each value:
 
             from ddbench.api import Tracker, hookimpl
 

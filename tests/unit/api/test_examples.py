@@ -17,7 +17,7 @@ from ddbench.api import DatasetSpec, Distiller, Evaluator, TableSpec
 
 def example(documented: type) -> str:
     """The source in the section `Example` of a docstring."""
-    lines = inspect.cleandoc(documented.__doc__ or "").partition("Example:")[2].partition("::\n")[2].splitlines()
+    lines = inspect.cleandoc(documented.__doc__ or "").partition("Example:")[2].partition(":\n")[2].splitlines()
     code = []
     for line in lines:
         if line.strip() and not line.startswith(" " * 8):
