@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses $(WORKERS) --dist worksteal
 # Tests start many processes: Python keeps what it has compiled, also where the environment says otherwise.
 test test-all faults: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-all test-lowest faults lint install clean
+.PHONY: demo test test-all test-lowest faults lint docs install clean
 
 demo: $(STAMP)
 	$(BIN)/ddbench run --method wmdd --method random --dataset digits --ipc 10 --seeds 3
@@ -56,6 +56,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
+
+# The documentation site, in build/site. Serve it: .venv/bin/python -m http.server --directory build/site
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(STAMP)
+	$(BIN)/mkdocs build --quiet
 
 install: $(STAMP)
 
