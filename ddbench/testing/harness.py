@@ -35,7 +35,7 @@ from ddbench.training import loop
 SHARED_STAGES = ("data", "teacher", "statistics")  # their artifacts depend on no method or protocol
 TEACHER = ("teacher.epochs=3", "teacher.batch_size=64", "teacher.learning_rate=0.05", "distill.checkpoint_every=3")
 REAL_DATA = ("teacher.batch_size=8",)  # with larger batches, training on a few real images has too few steps
-STUDENT_OF_PROTOCOLS = "convnet-bn-d1"
+STUDENT_OF_SETS = "convnet-bn-d1"  # of protocols; three epochs on a few real images need the teacher's network
 STUDENT = HardLabels(epochs=60, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
 
 
@@ -270,12 +270,13 @@ def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budg
     registry = registry_with(type(subject))
     on_real_data = isinstance(subject, Evaluator) and subject.on_real_data
     sizes = data.IMAGE_SIZES if dataset == data.FEW_DIGITS else ()
+    students = (STUDENT_OF_SETS,) if isinstance(subject, Evaluator) and not on_real_data else ()
     request = Request(
         methods=("full" if on_real_data else "random",),
         datasets=(dataset,),
         ipcs=() if on_real_data else (ipc,),
         recipes=(budget,),
-        students=(STUDENT_OF_PROTOCOLS,) if isinstance(subject, Evaluator) else (),
+        students=students,
         precision="fp32",
         assignments=(*TEACHER, *(REAL_DATA if on_real_data else ()), *sizes),
     )
