@@ -25,7 +25,7 @@ from ddbench.api.measure import Measure, MeasureTask, Refusal
 from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, TrainingSettings
 from ddbench.api.stage import Stage, StageRun
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
-from ddbench.api.teacher import ClassStatistics, Objective, Output, Teacher
+from ddbench.api.teacher import ClassStatistics, Objective, Output, Phase, Teacher
 from ddbench.api.tracker import Tracker
 from ddbench.api.units import Slot, Unit, UnitResult, units_across_classes, units_of_whole_classes
 from ddbench.core import interruption, seeds
@@ -62,6 +62,7 @@ __all__ = [
     "MissingDataError",
     "Objective",
     "Output",
+    "Phase",
     "Progress",
     "RealData",
     "RecoverSettings",

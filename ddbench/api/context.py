@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddbench.api.images import DistilledImages, RealData
-from ddbench.api.teacher import ClassStatistics, Objective, Teacher
+from ddbench.api.teacher import ClassStatistics, Objective, Phase, Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -233,6 +233,7 @@ class DistillTask(Protocol):
         settings: RecoverSettings,
         layer: int | None = None,
         networks: Sequence[Teacher] = (),
+        phases: Sequence[Phase] = (),
     ) -> Tensor:
         """Runs the pixel-optimisation loop of teacher inversion, with checkpoints, crops, flips and progress reports.
 
@@ -245,6 +246,7 @@ class DistillTask(Protocol):
             layer: Number of the layer whose features are passed to the objective. None: the input of the last linear
                 layer.
             networks: Networks on `device` that take turns, one in each step (`Output.turn`). Empty: the teacher.
+            phases: Parts of the loop that optimise some of the images, or change them at their start. Empty: none.
 
         Returns:
             Pixels in [0, 1], float [n, 3, S, S].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,12 +21,37 @@ class Output:
         bn_inputs: The input of each BatchNorm layer, [B, C, ...], in the order of `Teacher.bn_names`. If only moments
             were requested, each is a `ddbench.nn.Moments` instead.
         turn: In `DistillTask.recover` with several networks, the number of the network among them, from 0.
+        rows: In `DistillTask.recover`, the rows of the unit that the output is of, as an index: those of
+            `Phase.images`, or all (`...`).
     """
 
     logits: Tensor
     features: Tensor
     bn_inputs: list[Tensor]
     turn: int = 0
+    rows: Tensor | EllipsisType = ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the loop `DistillTask.recover`.
+
+    Attributes:
+        steps: The number of steps. Those of all phases sum to the steps of the settings.
+        images: The numbers of the images of the unit that are optimised, ascending. The next phases have these images
+            too. None: all.
+        start: Changes the images before the first step: maps normalised images [n, 3, S, S] to [n, 3, T, T]. Adam then
+            starts anew. None: the phase goes on with the images and with Adam.
+
+    Example:
+        A second half at another size::
+
+            phases = [Phase(500), Phase(500, start=lambda images: resize(images, 64))]
+    """
+
+    steps: int
+    images: tuple[int, ...] | None = None
+    start: Callable[[Tensor], Tensor] | None = None
 
 
 Objective = Callable[[Output], "dict[str, Tensor]"]

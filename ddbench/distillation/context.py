@@ -15,7 +15,7 @@ from ddbench.api.context import Cached, CheckpointIO, ImageLoss, Progress
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.images import DistilledImages
 from ddbench.api.settings import RecoverSettings, TrainingSettings
-from ddbench.api.teacher import ClassStatistics, Objective, Teacher
+from ddbench.api.teacher import ClassStatistics, Objective, Phase, Teacher
 from ddbench.api.units import Unit
 from ddbench.config.schema import Stem
 from ddbench.core import seeds
@@ -119,6 +119,7 @@ class DistillContext:
         settings: RecoverSettings,
         layer: int | None = None,
         networks: Sequence[Teacher] = (),
+        phases: Sequence[Phase] = (),
     ) -> Tensor:
         """Runs the recover loop on a unit; see `ddbench.distillation.recover.recover`.
 
@@ -130,11 +131,13 @@ class DistillContext:
             settings: Hyper-parameters.
             layer: The layer whose features are passed to the objective, a number as in `statistics`.
             networks: Networks on `device` that take turns, one in each step (`Output.turn`). Empty: the teacher.
+            phases: Parts of the loop that optimise some of the images, or change them at their start. Empty: none.
 
         Returns:
             The images, float32 [n, 3, S, S], pixel values in [0, 1].
         """
-        return recover(self, unit, objective, self._start(unit, initial, settings), settings, layer, networks)
+        initial = self._start(unit, initial, settings)
+        return recover(self, unit, objective, initial, settings, layer, networks, phases)
 
     def optimise(
         self,

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -43,17 +44,19 @@ class NetworkObjective:
         turn: int = 0,
     ) -> None:
         self._task, self._network, self._layer, self._forward = task, network, layer, forward
-        self._objective: Objective = lambda output: objective(replace(output, turn=turn))
+        self._objective: Objective = lambda output: objective(replace(output, turn=turn, rows=self._rows))
+        self._rows: Tensor | EllipsisType = ...
         self._moments_suffice: bool | None = None
         """Whether the objective accepts moments in place of the BatchNorm inputs; None: not tried yet."""
 
-    def backward(self, view: Tensor, images_at_once: int) -> Terms:
+    def backward(self, view: Tensor, images_at_once: int, rows: Tensor | EllipsisType = ...) -> Terms:
         """Computes the loss terms of a view, and propagates the gradient of their sum into it.
 
         Args:
             view: Normalised images [n, 3, S, S].
             images_at_once: The number of images that pass through the network at a time. Fewer than n need less memory
                 and two forward passes; the result is the same up to rounding.
+            rows: The rows of the unit that the view shows (`Output.rows`).
 
         Returns:
             The loss terms, detached scalars.
@@ -61,6 +64,7 @@ class NetworkObjective:
         Raises:
             DDBenchError: `images_at_once` is less than n, and the objective needs the BatchNorm inputs themselves.
         """
+        self._rows = rows
         terms = self._backward(view) if images_at_once == len(view) else self._backward_in_parts(view, images_at_once)
         return {name: term.detach() for name, term in terms.items()}
 

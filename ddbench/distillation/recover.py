@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from itertools import accumulate, pairwise
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
 from ddbench.api.context import DistillTask
 from ddbench.api.settings import RecoverSettings
-from ddbench.api.teacher import Objective, Teacher
+from ddbench.api.teacher import Objective, Phase, Teacher
 from ddbench.api.units import Unit
 from ddbench.augment import crops
 from ddbench.core import clock, interruption, seeds
 from ddbench.core.checks import require_finite
 from ddbench.core.errors import DDBenchError
-from ddbench.distillation.objective import Terms, network_objective
+from ddbench.distillation.objective import NetworkObjective, Terms, network_objective
 from ddbench.nn import memory
 from ddbench.training.schedules import cosine
 
@@ -62,6 +65,7 @@ def recover(
     settings: RecoverSettings,
     layer: int | None = None,
     networks: Sequence[Teacher] = (),
+    phases: Sequence[Phase] = (),
 ) -> Tensor:
     """Optimises the pixels of a unit with Adam so that the outputs of networks minimise an objective.
 
@@ -81,33 +85,58 @@ def recover(
         settings: Hyper-parameters.
         layer: The layer whose features are passed to the objective; None: the input of the classifier.
         networks: Networks on the task's device that take turns: step t uses the network t mod n. Empty: the teacher.
+        phases: Parts of the loop. The learning rate follows one cosine over all of them. Empty: one of all images.
 
     Returns:
         The images, float32 [n, 3, S, S], pixel values in [0, 1].
 
     Raises:
-        DDBenchError: The loss, the images or the optimiser are not finite. For the loss, the error is raised within
+        DDBenchError: The steps of the phases do not sum to those of the settings, or a phase leaves out an image of an
+            earlier one. The loss, the images or the optimiser are not finite. For the loss, the error is raised within
             `REPORT_EVERY` steps and names the step and the terms. That state is not saved; the previous checkpoint
             stays.
         Stopped: A stop was requested (`ddbench.core.interruption`); the checkpoint is saved.
     """
-    batcher = memory.OOMBatcher("images")
+    batcher, networks = memory.OOMBatcher("images"), networks or (task.teacher,)
+    firsts, rows_of = _schedule(phases, len(initial), settings.steps, task.device)
+    objectives: dict[tuple[int, torch.Size], NetworkObjective] = {}
     with contextlib.ExitStack() as opened:
-        objectives = [
-            opened.enter_context(network_objective(task, network, objective, layer, initial.shape, turn))
-            for turn, network in enumerate(networks or (task.teacher,))
-        ]
+
+        def objective_of(turn: int, shape: torch.Size) -> NetworkObjective:
+            if (turn, shape) not in objectives:
+                opening = network_objective(task, networks[turn], objective, layer, shape, turn)
+                objectives[turn, shape] = opened.enter_context(opening)
+            return objectives[turn, shape]
 
         def backward(images: Tensor, step: int) -> Terms:
-            turn = objectives[step % len(objectives)]
+            rows = rows_of[bisect_right(firsts, step) - 1]
 
             def attempt(images_at_once: int) -> Terms:
                 images.grad = None  # of an attempt that ran out of memory
-                return turn.backward(draw_view(task, unit, images, settings, step), images_at_once)
+                view = draw_view(task, unit, images[rows], settings, step)
+                return objective_of(step % len(networks), view.shape).backward(view, images_at_once, rows)
 
-            return batcher(attempt, len(images))
+            return batcher(attempt, len(images[rows]))
 
-        return optimise(task, unit, backward, initial, settings)
+        starts = {first: phase.start for first, phase in zip(firsts, phases, strict=False) if phase.start is not None}
+        return optimise(task, unit, backward, initial, settings, starts=starts)
+
+
+def _schedule(
+    phases: Sequence[Phase], count: int, steps: int, device: torch.device
+) -> tuple[list[int], list[Tensor | EllipsisType]]:
+    """Returns the first step of each phase, and the rows of the images that it optimises."""
+    if not phases:
+        return [0], [...]
+    lengths = [phase.steps for phase in phases]
+    if sum(lengths) != steps or min(lengths) < 1:
+        raise DDBenchError(f"recover: the phases have {lengths} steps, which must be positive and sum to {steps}")
+    rows = [tuple(range(count)) if phase.images is None else phase.images for phase in phases]
+    for number, (earlier, later) in enumerate(pairwise(rows), 2):
+        if not set(earlier) <= set(later):
+            raise DDBenchError(f"recover: phase {number} leaves out images of the phase before it")
+    firsts = list(accumulate(lengths[:-1], initial=0))
+    return firsts, [... if len(row) == count else torch.tensor(row, device=device) for row in rows]
 
 
 def optimise(
@@ -117,6 +146,7 @@ def optimise(
     initial: Tensor,
     settings: RecoverSettings,
     state: MutableMapping[str, Tensor] | None = None,
+    starts: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
 ) -> Tensor:
     """Optimises the pixels of a unit with Adam, as `recover` does, for any loss of the images.
 
@@ -127,6 +157,7 @@ def optimise(
         initial: The initial images, normalised, [n, 3, S, S].
         settings: Hyper-parameters.
         state: Tensors that `backward` keeps from step to step. Checkpoints contain them; a resumed run restores them.
+        starts: Changes of the images before a step (`Phase.start`), by the number of the step.
 
     Returns:
         The images, float32 [n, 3, S, S], pixel values in [0, 1].
@@ -139,13 +170,14 @@ def optimise(
     mean = task.dataset.mean.to(device).view(1, 3, 1, 1)
     std = task.dataset.std.to(device).view(1, 3, 1, 1)
     low, high = (0 - mean) / std, (1 - mean) / std
-    images = initial.to(device=device, dtype=torch.float32).clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas, fused=True)
     kept = {} if state is None else state
-    first_step, earlier_seconds = _load_checkpoint(task, images, optimizer, kept)
+    starts = {} if starts is None else starts
+    images, optimizer, first_step, earlier_seconds = _begin(task, initial, settings, kept, starts)
     unchecked: list[Terms] = []
     started = clock.now()
     for step in range(first_step, settings.steps):
+        if step in starts:
+            images, optimizer = _with_adam(starts[step](images.detach()), device, settings)
         optimizer.param_groups[0]["lr"] = cosine(step, settings.steps) * settings.learning_rate
         optimizer.zero_grad(set_to_none=True)
         unchecked.append(backward(images, step))
@@ -185,7 +217,7 @@ def draw_view(task: DistillTask, unit: Unit, images: Tensor, settings: RecoverSe
     Returns:
         The view [n, 3, S, S].
     """
-    generator, size = seeds.generator("recover", task.seed, unit.index, step), task.info.image_size
+    generator, size = seeds.generator("recover", task.seed, unit.index, step), images.shape[-1]
     count = images.shape[0]
     draws = count if settings.crop_per_image else 1
     sizes = torch.tensor([[size, size]]).expand(draws, 2)
@@ -225,22 +257,35 @@ def _finite_state(
     return tensors
 
 
-def _load_checkpoint(
-    task: DistillTask, images: Tensor, optimizer: torch.optim.Optimizer, kept: MutableMapping[str, Tensor]
-) -> tuple[int, float]:
-    """Restores images, optimiser and `kept`. Returns the number of finished steps and the seconds they took."""
+def _with_adam(
+    initial: Tensor, device: torch.device, settings: RecoverSettings
+) -> tuple[Tensor, torch.optim.Optimizer]:
+    """Returns a copy of images on a device, and a new optimiser of it."""
+    images = initial.to(device=device, dtype=torch.float32).clone().requires_grad_(True)
+    return images, torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+def _begin(
+    task: DistillTask,
+    initial: Tensor,
+    settings: RecoverSettings,
+    kept: MutableMapping[str, Tensor],
+    starts: Iterable[int],
+) -> tuple[Tensor, torch.optim.Optimizer, int, float]:
+    """Returns images, optimiser, the number of finished steps and the seconds they took. Restores `kept`."""
     saved = task.checkpoint.load()
     if saved is None:
-        return 0, 0.0
+        return *_with_adam(initial, task.device, settings), 0, 0.0
     tensors, meta = saved
-    with torch.no_grad():
-        images.copy_(tensors["images"])
+    images, optimizer = _with_adam(tensors["images"], task.device, settings)
+    done = int(meta["step"])
+    adam_since = max((first for first in starts if first < done), default=0)
     for name, tensor in tensors.items():
         if name.startswith(KEPT):
             kept[name.removeprefix(KEPT)] = tensor.to(images.device, copy=True)
     optimizer.state[images] = {
-        "step": torch.tensor(float(meta["step"]), device=images.device),
+        "step": torch.tensor(float(done - adam_since), device=images.device),
         "exp_avg": tensors["exp_avg"].to(images.device, copy=True),
         "exp_avg_sq": tensors["exp_avg_sq"].to(images.device, copy=True),
     }
-    return int(meta["step"]), float(meta["seconds"])
+    return images, optimizer, done, float(meta["seconds"])

@@ -1,4 +1,4 @@
-"""SRe2L, CDA and SCDD: dataset distillation by inverting a network.
+"""SRe2L, CDA, SCDD, DELT and FADRM+: dataset distillation by inverting networks.
 
 The entry point of the plugin: hook implementations. Imports no torch.
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ddbench.api import Distiller, Stage, hookimpl
+from ddbench_sre2l.delt import DELT
+from ddbench_sre2l.fadrm import FADRMPlus
 from ddbench_sre2l.scdd import SCDD, Backbone, Head
 from ddbench_sre2l.sre2l import CDA, SRe2L
 
@@ -16,7 +18,7 @@ from ddbench_sre2l.sre2l import CDA, SRe2L
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
     """Returns the methods."""
-    return [SRe2L, CDA, SCDD]
+    return [SRe2L, CDA, SCDD, DELT, FADRMPlus]
 
 
 @hookimpl

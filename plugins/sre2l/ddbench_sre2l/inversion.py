@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ddbench import losses
 from ddbench.api import Unit
 
 if TYPE_CHECKING:
-    from ddbench.api import DistillTask, Output, Teacher
+    from ddbench.api import DistillTask, Output, Phase, Teacher
     from ddbench_sre2l.sre2l import SRe2L
 
 
-def distill(method: SRe2L, task: DistillTask, unit: Unit, networks: Sequence[Teacher] = ()) -> Tensor:
-    """Optimises the images of one unit from noise.
+def distill(
+    method: SRe2L,
+    task: DistillTask,
+    unit: Unit,
+    networks: Sequence[Teacher] = (),
+    initial: Tensor | None = None,
+    phases: Sequence[Phase] = (),
+) -> Tensor:
+    """Optimises the images of one unit.
 
     The loss is the mean cross-entropy with the slots' classes plus `bn_weight` times the distance of the batch's
     BatchNorm statistics to the running statistics of the network, as in the released code. The image priors of the
@@ -28,6 +36,8 @@ def distill(method: SRe2L, task: DistillTask, unit: Unit, networks: Sequence[Tea
         task: The task.
         unit: The unit.
         networks: The networks that are inverted, in turn. Empty: the teacher.
+        initial: The initial images, normalised. None: noise.
+        phases: The phases of the recover loop.
 
     Returns:
         The images [n, 3, S, S] in [0, 1].
@@ -36,10 +46,36 @@ def distill(method: SRe2L, task: DistillTask, unit: Unit, networks: Sequence[Tea
     statistics = [network.running_statistics() for network in networks or (task.teacher,)]
 
     def objective(output: Output) -> dict[str, Tensor]:
-        terms = {"cross_entropy": losses.cross_entropy(output.logits, labels)}
-        if method.bn_weight:
+        terms = {"cross_entropy": losses.cross_entropy(output.logits, labels[output.rows])}
+        if method.bn_weight and output.bn_inputs:
             alignment = losses.global_bn(output.bn_inputs, *statistics[output.turn], method.first_bn_scale)
             terms["bn"] = method.bn_weight * alignment
         return terms
 
-    return task.recover(unit, objective, task.noise(unit), method, networks=networks)
+    start = task.noise(unit) if initial is None else initial
+    return task.recover(unit, objective, start, method, networks=networks, phases=phases)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resizes images [n, 3, S, S] to [n, 3, size, size], bilinear as in FADRM's released code."""
+    return functional.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+
+
+def mix(real: Tensor, share: float, size: int, images: Tensor) -> Tensor:
+    """Resizes two sets of images and mixes them. Source: FADRM's released code (`recover/recover.py`).
+
+    Args:
+        real: Real images [n, 3, S, S].
+        share: The share of `images`, in [0, 1].
+        size: The side of the result in pixels.
+        images: Optimised images [n, 3, T, T].
+
+    Returns:
+        Images [n, 3, size, size].
+
+    Example:
+        >>> mix(torch.zeros(1, 3, 4, 4), 0.25, 2, torch.ones(1, 3, 3, 3))[0, 0]
+        tensor([[0.2500, 0.2500],
+                [0.2500, 0.2500]])
+    """
+    return share * resize(images, size) + (1 - share) * resize(real, size)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddbench.api.settings import RecoverSettings
-from ddbench.api.teacher import Objective, Teacher
+from ddbench.api.teacher import Objective, Phase, Teacher
 from ddbench.api.units import Slot, Unit
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
@@ -66,8 +66,10 @@ class Captured(DistillContext):
         settings: RecoverSettings,
         layer: int | None = None,
         networks: Sequence[Teacher] = (),
+        phases: Sequence[Phase] = (),
     ) -> Tensor:
         assert not networks
+        assert not phases
         self.calls.append((objective, initial, settings))
         return torch.zeros(len(unit.slots), 3, SIZE, SIZE)
 

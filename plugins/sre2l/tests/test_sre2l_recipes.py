@@ -74,7 +74,7 @@ def test_every_block_is_for_this_plugins_methods_alone() -> None:
     assert [path.stem for path in paths] == ["paper", "quick", "released", "smoke"]
     for recipe in map(load_file, paths):
         for block in recipe.blocks:
-            assert set(block.applies["method"]) <= {"sre2l", "cda", "scdd"}
+            assert set(block.applies["method"]) <= {"sre2l", "cda", "scdd", "delt", "fadrm-plus"}
 
 
 RATES = {"imagenet-1k": (0.25, 0.03), "imagenette": (0.25, 0.03), "tiny-imagenet": (0.6, 0.06)}

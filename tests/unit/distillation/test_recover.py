@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ddbench.api.settings import RecoverSettings
-from ddbench.api.teacher import Objective, Output
+from ddbench.api.teacher import Objective, Output, Phase
 from ddbench.api.units import Slot, Unit, units_of_whole_classes
 from ddbench.augment import crops
 from ddbench.core import seeds
@@ -76,35 +76,43 @@ def plain_loop(
     initial: Tensor,
     chosen: RecoverSettings,
     networks: Sequence[TappedNetwork] = (),
+    phases: Sequence[Phase] = (),
 ) -> Tensor:
     """The same algorithm as a person writes it down: pixel by pixel bounds, a crop at a time."""
     mean, std = task.dataset.mean[:, None, None], task.dataset.std[:, None, None]
     images = torch.nn.Parameter(initial.clone())
     adam = torch.optim.Adam([images], betas=chosen.betas)
+    ends = [sum(phase.steps for phase in phases[: number + 1]) for number in range(len(phases))]
     for step in range(chosen.steps):
+        phase = next((phase for phase, end in zip(phases, ends, strict=True) if step < end), Phase(chosen.steps))
+        if phase.start is not None and step in (0, *ends):
+            images = torch.nn.Parameter(phase.start(images.data))
+            adam = torch.optim.Adam([images], betas=chosen.betas)
+        rows, side = list(phase.images or range(len(initial))), images.shape[-1]
         draw = seeds.generator("recover", task.seed, unit.index, step)
-        drawn = len(initial) if chosen.crop_per_image else 1
-        sizes = torch.tensor([[SIZE, SIZE]] * drawn)
+        drawn = len(rows) if chosen.crop_per_image else 1
+        sizes = torch.tensor([[side, side]] * drawn)
         boxes = crops.random_boxes(sizes, (chosen.crop_scale_min, 1.0), generator=draw).tolist()
         flips = (torch.rand(drawn, generator=draw) < 0.5).tolist()
         seen = []
-        for number, image in enumerate(images):
+        for number, image in enumerate(images[rows]):
             top, left, height, width = boxes[number % drawn]
             cut = image[None, :, top : top + height, left : left + width]
             view = torch.nn.functional.interpolate(
-                cut, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
+                cut, (side, side), mode="bilinear", antialias=True, align_corners=False
             )
             seen.append(view.flip(3) if chosen.flip and flips[number % drawn] else view)
         batch = torch.cat(seen)
         if chosen.jitter:
             lowest = -chosen.jitter if chosen.centred_jitter else 0
             rolls = torch.randint(lowest, chosen.jitter + 1, (2,), generator=draw)
-            down, right = (int(n) % SIZE for n in rolls)
-            batch = torch.cat([batch[:, :, SIZE - down :], batch[:, :, : SIZE - down]], 2)
-            batch = torch.cat([batch[..., SIZE - right :], batch[..., : SIZE - right]], 3)
+            down, right = (int(n) % side for n in rolls)
+            batch = torch.cat([batch[:, :, side - down :], batch[:, :, : side - down]], 2)
+            batch = torch.cat([batch[..., side - right :], batch[..., : side - right]], 3)
         turn = step % len(networks or [0])
         output = networks[turn](batch) if networks else task.teacher(batch)
-        loss = torch.stack(list(objective(replace(output, turn=turn)).values())).sum()
+        output = replace(output, turn=turn, rows=torch.tensor(rows))
+        loss = torch.stack(list(objective(output).values())).sum()
         for group in adam.param_groups:
             group["lr"] = chosen.learning_rate * (1 + math.cos(math.pi * step / chosen.steps)) / 2
         adam.zero_grad()
@@ -143,6 +151,102 @@ def test_networks_take_turns_and_the_objective_gets_the_number_of_each(
     assert turns == [0, 1] * 5
     expected = plain_loop(task, UNIT, objective, task.noise(UNIT), TEN, networks)
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+
+
+@pytest.fixture
+def resnet() -> TappedNetwork:
+    """A network that takes images of several sizes."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 10),
+    )  # fmt: skip
+    draw = torch.Generator().manual_seed(7)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=draw) / 3
+    return TappedNetwork(network)
+
+
+def target(output: Output) -> dict[str, Tensor]:
+    """Each image of the unit has a target of its own."""
+    targets = torch.arange(6.0)[output.rows]
+    return {"features": (output.features.mean(1) - targets).square().sum()}
+
+
+def halve_and_fade(images: Tensor) -> Tensor:
+    return 0.5 * torch.nn.functional.avg_pool2d(images, 2)
+
+
+PHASES = (
+    [Phase(3, (0, 3)), Phase(4, (0, 1, 3)), Phase(3)],
+    [Phase(5), Phase(5, start=halve_and_fade)],
+    [Phase(2, (5,), start=halve_and_fade), Phase(8)],
+)
+
+
+@pytest.mark.parametrize("phases", PHASES)
+@pytest.mark.parametrize("change", [{}, {"crop_per_image": False}])
+def test_phases_are_those_of_a_plain_loop(
+    make_task: Callable[..., DistillContext], resnet: TappedNetwork, phases: list[Phase], change: dict[str, Any]
+) -> None:
+    task, chosen = make_task(), TEN.model_copy(update=change)
+    start = torch.randn(6, 3, 2 * SIZE, 2 * SIZE, generator=torch.Generator().manual_seed(2)) / 2
+    start = start if any(phase.start for phase in phases) else start[..., :SIZE, :SIZE]
+    actual = recover(task, UNIT, target, start, chosen, networks=[resnet], phases=phases)
+    expected = plain_loop(task, UNIT, target, start, chosen, [resnet], phases)
+    assert actual.shape == (6, 3, SIZE, SIZE)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+
+
+def test_images_that_have_not_joined_keep_their_pixels(
+    make_task: Callable[..., DistillContext], resnet: TappedNetwork
+) -> None:
+    task = make_task()
+    start = task.noise(UNIT).clamp(-0.5, 0.5)
+    actual = recover(task, UNIT, target, start, TEN, networks=[resnet], phases=[Phase(10, (1, 4))])
+    std, mean = task.dataset.std.view(3, 1, 1), task.dataset.mean.view(3, 1, 1)
+    moved = ((actual - (start * std + mean)).abs() > 1e-6).flatten(1).any(1)
+    assert moved.tolist() == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("stop", [4, 5, 7])
+def test_phases_resume_at_their_size(
+    make_task: Callable[..., DistillContext], resnet: TappedNetwork, stop: int
+) -> None:
+    start, phases = torch.zeros(6, 3, 2 * SIZE, 2 * SIZE), PHASES[1]
+    whole = recover(make_task("whole"), UNIT, target, start, TEN, networks=[resnet], phases=phases)
+    calls = 0
+
+    def dying(output: Output) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls > stop:
+            raise KeyboardInterrupt
+        return target(output)
+
+    task = make_task("killed", every=1)
+    with pytest.raises(KeyboardInterrupt):
+        recover(task, UNIT, dying, start, TEN, networks=[resnet], phases=phases)
+    saved = task.checkpoint.load()
+    assert saved is not None
+    assert saved[1]["step"] == stop
+    resumed = recover(make_task("killed"), UNIT, target, start, TEN, networks=[resnet], phases=phases)
+    assert torch.equal(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("phases", "text"),
+    [
+        ([Phase(3), Phase(6)], r"have \[3, 6\] steps, which must be positive and sum to 10"),
+        ([Phase(10), Phase(0)], "must be positive"),
+        ([Phase(5, (0, 1)), Phase(5, (1, 2))], "phase 2 leaves out images of the phase before it"),
+    ],
+)
+def test_impossible_phases_are_refused(
+    make_task: Callable[..., DistillContext], phases: list[Phase], text: str
+) -> None:
+    task = make_task()
+    with pytest.raises(DDBenchError, match=text):
+        recover(task, UNIT, pull, task.noise(UNIT), TEN, phases=phases)
 
 
 @settings(max_examples=15, deadline=None)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from ddbench.api.distiller import Distiller
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.settings import RecoverSettings
+from ddbench.nn import build_network
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.testing import DistillerConformance, EvaluatorConformance
@@ -19,10 +24,25 @@ REGISTRY = PluginRegistry()
 RECOVERED = {"steps": 40, "jitter": 0, "batch_size": 10}
 # Two of the hardest images of a class train students that are little better than those of noise.
 TRAINED = {"network": "convnet-d1", "trainings": 1, "epochs": 1, "batch_size": 64}
+
+
+def random_backbone(arch: str) -> str:
+    """The path of a checkpoint of random weights, which is deleted when the process ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    save_file(build_network(arch, 10, 16, seed=1).state_dict(), f"{folder}/backbone.safetensors")
+    return f"{folder}/backbone.safetensors"
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "dc": {"learning_rate": 1.0},
     "mtt": {"expert_batch": 32},
     "rded": {"factor": 1, "candidates": 20},
+    # Without the training of a backbone, which plugins/sre2l/tests tests.
+    "scdd": {
+        **{"network": "convnet-bn-d1", "backbone": random_backbone("convnet-bn-d1")},
+        **{"head_epochs": 5, "head_batch": 32, "head_learning_rate": 0.1},
+    },
     **{name: {**TRAINED, "take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
     "ccs": TRAINED,
     "gvbsm": {"teachers": ("convnet-bn-d2", "convnet-d1")},

@@ -1,0 +1,55 @@
+"""Real images of medium confidence, from which DELT and FADRM+ start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ddbench.api import DistillTask, Unit
+
+IMAGES_PER_PASS = 256
+
+
+def medium_ranks(count: int, wanted: int) -> list[int]:
+    """Returns ranks around the middle: the middle, the next, the one before, and so on.
+
+    Source: `VILA-Lab/DELT:data_selection.py`, `store_medium`. Ranks beyond an end go on at the other end.
+
+    Args:
+        count: The number of ranked images.
+        wanted: The number of ranks, at most `count`.
+
+    Example:
+        >>> medium_ranks(9, 4)
+        [5, 6, 4, 7]
+    """
+    middle = -(-count // 2)
+    offsets = [(index + 1) // 2 * (1 if index % 2 else -1) for index in range(wanted)]
+    return [(middle + offset) % count for offset in offsets]
+
+
+@torch.no_grad()
+def medium_images(task: DistillTask, unit: Unit) -> Tensor:
+    """Returns one real image for each slot, of medium probability of its class for the teacher.
+
+    Args:
+        task: The task.
+        unit: The unit. The slot (class, j) has the image of the j-th of `medium_ranks`.
+
+    Returns:
+        Central views, normalised, float32 [n, 3, S, S], on the task's device.
+    """
+    rows: dict[tuple[int, int], Tensor] = {}
+    for label in {slot.label for slot in unit.slots}:
+        indices, parts = task.dataset.train.of_class(label), []
+        for part in torch.split(indices, IMAGES_PER_PASS):
+            logits = task.teacher(task.dataset.evaluation_view("train", part).to(task.device), bn=False).logits
+            parts.append(logits.double().log_softmax(1)[:, label].cpu())
+        ascending = indices[torch.cat(parts).argsort(stable=True)]
+        for index, rank in enumerate(medium_ranks(len(indices), task.ipc)):
+            rows[label, index] = ascending[rank]
+    chosen = torch.stack([rows[slot.label, slot.index] for slot in unit.slots])
+    return task.dataset.evaluation_view("train", chosen).to(task.device)
