@@ -1,4 +1,7 @@
-"""The WMDD paper's numbers, as printed. They are shown next to measured numbers. Imports no torch."""
+"""Published numbers: those of the WMDD paper, and for newer methods those of their authors. Imports no torch.
+
+They are shown next to measured numbers.
+"""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ class _CellFormatter:
     """
 
     def __init__(self, spec: TableSpec, part: pd.DataFrame, published_numbers: pd.DataFrame) -> None:
-        self.spec = spec
+        self.spec, self.rows = spec, set(part["row"])
         measured = part[part["state"] == "measured"]
         # The most frequent protocol and student. Cells mention only others.
         self.usual = {
@@ -351,7 +351,10 @@ class _CellFormatter:
     def _source(self) -> str:
         with_error = self.published.dropna(subset=["error", "n"]).to_dict("records")
         kinds = sorted({f"{row['error_kind']} over {row['n']}" for row in with_error})
-        sources = ", ".join(dict.fromkeys(map(str, self.published["source"]))) or self.spec.reference
+        # The numbers of other papers are for single methods, which can be absent from the table.
+        of_paper = self.published["source"].str.startswith(self.spec.reference.partition(",")[0])
+        counted = self.published.loc[of_paper | self.published["ours"].isin(self.rows), "source"]
+        sources = ", ".join(dict.fromkeys(map(str, counted))) or self.spec.reference
         note = f"; {self.common_note}" if self.common_note else ""
         return f"published: {sources}" + (f" (± {', '.join(kinds)})" if kinds else "") + note
 
