@@ -44,6 +44,7 @@ METHOD_LIMITS = {
         **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
     },
     "gvbsm": {"steps": 100},
+    "delt": {"steps": 60, "rounds": 4},
     "scdd": {
         **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
         **{"head_epochs": 3, "head_batch": 64, "head_learning_rate": 0.03},
@@ -86,6 +87,8 @@ def scaled(experiment: Experiment) -> Experiment:
         changes[shift] = round(own[shift] * digits.data.image_size / experiment.data.image_size)
     if "teachers" in own:
         changes["teachers"] = ("convnet-bn-d3", "convnet-d2")
+    if "scales" in own:
+        changes["scales"] = (1.0,) * len(own["scales"])  # a ConvNet takes images of one size
     if "network" in own:
         plain = "convnet-d1" if method.stages() else "convnet-d3"
         changes["network"] = "convnet-bn-d3" if own.get("bn_weight") else plain
