@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ddbench.nn.taps import TappedNetwork
 from ddbench.training.batches import Batch, to_device
 from ddbench.training.loop import fit
 from ddbench.training.schedules import Schedule, constant, cosine, fifths_at_30_60_80
+from ddbench.training.state import ExtendedCheckpoint
 from ddbench.training.view_batches import ViewBatch, view_batches
 
 if TYPE_CHECKING:
@@ -30,30 +31,6 @@ IMAGES_PER_PASS = 256
 
 
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "steps": fifths_at_30_60_80, "cosine": cosine}
-
-
-class HistoryCheckpoint:
-    """A checkpoint of a training that also stores the history of the images.
-
-    Args:
-        checkpoint: The checkpoint of the training.
-        history: The history. `load` restores it.
-    """
-
-    def __init__(self, checkpoint: CheckpointIO, history: History) -> None:
-        self._checkpoint, self._history = checkpoint, history
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Loads the training's state and restores the history."""
-        saved = self._checkpoint.load()
-        if saved is not None:
-            for name, tensor in self._history.tensors.items():
-                tensor.copy_(saved[0].pop(f"history/{name}"))
-        return saved
-
-    def save(self, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Saves both."""
-        self._checkpoint.save(tensors | {f"history/{k}": v for k, v in self._history.tensors.items()}, meta)
 
 
 def track(run: StageRun, method: Scored, part: int, checkpoint: CheckpointIO) -> dict[str, Tensor]:
@@ -97,7 +74,7 @@ def track(run: StageRun, method: Scored, part: int, checkpoint: CheckpointIO) ->
         settings,
         device,
         run.precision,
-        HistoryCheckpoint(checkpoint, history),
+        ExtendedCheckpoint(checkpoint, history.tensors),
         run.report,
         seed=seed,
         schedule=SCHEDULES[method.schedule],

@@ -4,10 +4,12 @@ from ddbench.training.averaging import WeightAverage
 from ddbench.training.batches import Batch, prefetch, to_device
 from ddbench.training.loop import fit
 from ddbench.training.schedules import constant, cosine, step_at_half
+from ddbench.training.state import ExtendedCheckpoint
 from ddbench.training.teacher import accuracy, train_on_real_images
 
 __all__ = [
     "Batch",
+    "ExtendedCheckpoint",
     "WeightAverage",
     "accuracy",
     "constant",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from ddbench.core.checks import require_finite
 from ddbench.training.averaging import WeightAverage
 from ddbench.training.best_epoch import BestEpoch
 from ddbench.training.curve import Curve
+
+OTHER = "other/"
+"""Prefix of the names of the tensors in a checkpoint that are not of the training; `TrainingState` ignores them."""
 
 
 @dataclass
@@ -146,6 +150,34 @@ class TrainingState:
             like = parameters[number] if tensor.shape == parameters[number].shape else tensor
             state.setdefault(number, {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+@dataclass(frozen=True)
+class ExtendedCheckpoint:
+    """A checkpoint of a training that also stores other tensors, such as records of the images.
+
+    Attributes:
+        checkpoint: The checkpoint of the training.
+        tensors: The other tensors by name. `load` writes the saved ones into them and adds those that are missing.
+    """
+
+    checkpoint: CheckpointIO
+    tensors: dict[str, Tensor]
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Loads the state of the training and the other tensors. See CheckpointIO.load."""
+        saved = self.checkpoint.load()
+        if saved is not None:
+            for name, tensor in _with_prefix(OTHER, saved[0]).items():
+                if name in self.tensors:
+                    self.tensors[name].copy_(tensor)
+                else:
+                    self.tensors[name] = tensor.clone()
+        return saved
+
+    def save(self, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Saves both. See CheckpointIO.save."""
+        self.checkpoint.save(tensors | {OTHER + name: tensor for name, tensor in self.tensors.items()}, meta)
 
 
 def get_rng_states(device: torch.device) -> list[Tensor]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from torch.nn import functional
 from ddbench.api import StageRun, TrainingSettings, seeds
 from ddbench.augment import augment, batch_slices, draw_augmentation
 from ddbench.nn import build_network
-from ddbench.training import Batch, accuracy, constant, fit, prefetch, to_device
+from ddbench.training import Batch, ExtendedCheckpoint, accuracy, constant, fit, prefetch, to_device
 from ddbench_mtt.experts import ExpertSettings, snapshot
 
 if TYPE_CHECKING:
@@ -29,33 +28,6 @@ def as_vector(network: nn.Module) -> Tensor:
     torch.Size([9])
     """
     return torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
-
-
-@dataclass(frozen=True)
-class SnapshotCheckpoint:
-    """A checkpoint of a training that also saves and loads the snapshots so far.
-
-    Attributes:
-        checkpoint: The checkpoint of the part.
-        snapshots: The snapshots by name. `load` adds the saved ones.
-    """
-
-    checkpoint: CheckpointIO
-    snapshots: dict[str, Tensor]
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Loads the state of the training and adds the saved snapshots to `snapshots`."""
-        saved = self.checkpoint.load()
-        if saved is None:
-            return None
-        tensors, meta = saved
-        count = int(meta["snapshots"])
-        self.snapshots.update({name: tensors.pop(name).clone() for name in map(snapshot, range(count))})
-        return tensors, {name: value for name, value in meta.items() if name != "snapshots"}
-
-    def save(self, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Saves the state of the training with the snapshots."""
-        self.checkpoint.save({**tensors, **self.snapshots}, {**meta, "snapshots": len(self.snapshots)})
 
 
 def train_expert(
@@ -115,7 +87,7 @@ def train_expert(
         training,
         device,
         run.precision,
-        SnapshotCheckpoint(checkpoint, snapshots),
+        ExtendedCheckpoint(checkpoint, snapshots),
         run.report,
         seed=seed,
         schedule=constant,

@@ -10,7 +10,7 @@ from torch import nn
 
 from ddbench.core.errors import DDBenchError
 from ddbench.storage.checkpoint import Checkpoint
-from ddbench.training.state import TrainingState
+from ddbench.training.state import ExtendedCheckpoint, TrainingState
 
 CPU = torch.device("cpu")
 
@@ -45,6 +45,21 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     before, after = one.require_finite("x"), other.require_finite("x")
     assert before.keys() == after.keys()
     assert {"network/weight", "optimizer/0/exp_avg", "optimizer/1/exp_avg_sq", "optimizer/0/step"} <= before.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_other_tensors_are_restored_in_place_or_added_and_the_training_ignores_them(tmp_path: Path) -> None:
+    plain = Checkpoint(tmp_path / "slot.safetensors")
+    one, other = state_at(tmp_path, 1), state_at(tmp_path, 2)
+    one.checkpoint = ExtendedCheckpoint(plain, {"counts": torch.arange(3), "weight": torch.ones(2)})
+    one.save()
+    counts = torch.zeros(3, dtype=torch.int64)
+    other.checkpoint = ExtendedCheckpoint(plain, {"counts": counts})
+    other.load()
+    assert counts.tolist() == [0, 1, 2]
+    assert other.checkpoint.tensors["weight"].tolist() == [1, 1]
+    before, after = one.require_finite("x"), other.require_finite("x")
+    assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
