@@ -24,8 +24,10 @@ COMMANDS = (
     "table comparison",
     "table regimes",
     "report",
+    "leaderboard",
     "figure scaling",
 )
+PAGES = {"report": "results/report.html", "leaderboard": "site/index.html"}
 MEGABYTE = 2**20
 # A process of its own starts the command: on Linux, a peak includes that of the process that forks.
 MEASURED = """
@@ -76,8 +78,8 @@ def measure(repetitions: int) -> list[Row]:
                 taken = sorted(run(command, root) for _ in range(repetitions))
                 seconds, cpu, memory = taken[len(taken) // 2]
                 about = f"CPU {cpu:.1f} s, peak {memory / MEGABYTE:.0f} MB"
-                if command == "report":
-                    about += f", page {(root / 'results' / 'report.html').stat().st_size / MEGABYTE:.1f} MB"
+                if page := PAGES.get(command):
+                    about += f", page {(root / page).stat().st_size / MEGABYTE:.1f} MB"
                 rows.append(Row("reading", f"{command}, {count:,} records", seconds, limit=limit, agreement=about))
     return rows
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from ddbench.cli import options
+from ddbench.cli.bundle import submit_command, verify_command
 from ddbench.cli.cache import cache_group
 from ddbench.cli.compare import compare_command
 from ddbench.cli.doctor import doctor_command
 from ddbench.cli.evaluate import evaluate_command
 from ddbench.cli.figure import figure_command
+from ddbench.cli.leaderboard import leaderboard_command
 from ddbench.cli.list import list_command
 from ddbench.cli.new_plugin import new_plugin_command
 from ddbench.cli.records import export_command, records_command, show_command
@@ -71,6 +73,9 @@ for command in (
     table_command,
     figure_command,
     report_command,
+    leaderboard_command,
+    submit_command,
+    verify_command,
     list_command,
     show_command,
     records_command,

@@ -15,7 +15,9 @@ from ddbench.core.files import expand_user
 from ddbench.execution import launch
 
 if TYPE_CHECKING:
+    from ddbench.pipeline.repetition import Files
     from ddbench.registry.registry import PluginRegistry
+    from ddbench.results.records import Record
 
 
 @options.command("repeat")
@@ -52,18 +54,48 @@ def repeat_command(
     The exit code is 0 if the distilled sets and all accuracies are equal, and 1 if not.
     """
     from ddbench.pipeline import repetition
-    from ddbench.pipeline import run as running
-    from ddbench.pipeline.pipeline import Pipeline
-    from ddbench.pipeline.workspace import Workspace
     from ddbench.results import records
 
     path = expand_user(Path(record))
     is_path = path.is_file() or os.sep in record
     if not is_path:
         path = records.find(results_dir / "records", record)
-    stored = records.read(path)
     folders = (path.parent, Path(), *([data_dir] if data_dir else []))
-    files = repetition.Files(given, folders)
+    files, places = repetition.Files(given, folders), (data_dir, results_dir, cache_dir)
+    if repeat_record(registry, records.read(path), files, time_limit, *places, dry_run) is False:
+        sys.exit(1)
+
+
+def repeat_record(
+    registry: PluginRegistry,
+    stored: Record,
+    files: Files,
+    time_limit: float | None,
+    data_dir: Path | None,
+    results_dir: Path,
+    cache_dir: Path,
+    dry_run: bool = False,
+) -> bool | None:
+    """Runs again what a record describes, and prints what differs.
+
+    Args:
+        registry: The installed plugins.
+        stored: The record.
+        files: Finds the files that the record names.
+        time_limit: Minutes after which the run stops; None: no limit.
+        data_dir: Folder of the datasets.
+        results_dir: The results folder.
+        cache_dir: Folder or URL of the cache.
+        dry_run: Whether only the plan is printed.
+
+    Returns:
+        Whether the numbers are equal; None in a process that only helps another one.
+    """
+    from ddbench.pipeline import repetition
+    from ddbench.pipeline import run as running
+    from ddbench.pipeline.pipeline import Pipeline
+    from ddbench.pipeline.workspace import Workspace
+
     experiment = repetition.recorded_experiment(stored, registry, files)
     cache = repetition.own_cache(options.open_cache(cache_dir), stored, options.print_error)
     workspace = Workspace(registry, cache, data_dir, download=not dry_run)
@@ -87,5 +119,4 @@ def repeat_command(
         return agrees
 
     with options.kept_tracebacks(registry, results_dir):
-        if launch.run_distributed(work, workspace) is False:
-            sys.exit(1)
+        return launch.run_distributed(work, workspace)

@@ -3,10 +3,14 @@ const compare = (sign) => (a, b) => (a === "") - (b === "") || sign * (a - b);
 const order = window.$.fn.dataTable.ext.type.order;
 order["measured-asc"] = compare(1);
 order["measured-desc"] = compare(-1);
+const filter = { extend: "searchList", title: "Filter by [title]" };
 window.$("table.interactive").DataTable({
   autoWidth: false,
   order: [],
-  columnDefs: [{ targets: "number", type: "measured", orderSequence: ["desc", "asc", ""] }],
+  columnDefs: [
+    { targets: "number", type: "measured", orderSequence: ["desc", "asc", ""] },
+    { targets: "filter", columnControl: [{ extend: "dropdown", icon: "search", text: "Filter", content: [filter] }] },
+  ],
   layout: { topStart: "search", topEnd: null, bottomStart: "info", bottomEnd: "paging" },
   language: { search: "Filter:" },
 });

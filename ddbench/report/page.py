@@ -1,19 +1,17 @@
-"""Renders the report as one HTML file with embedded pictures, styles and scripts."""
+"""The report of a results folder: one HTML file with embedded pictures, styles and scripts."""
 
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ddbench.figures import FIGURES
 from ddbench.report import pictures, sections
+from ddbench.report.document import render
 from ddbench.results import records
 from ddbench.results import text as results_text
 from ddbench.results.labels import recipe_label
@@ -87,8 +85,6 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     Raises:
         DDBenchError: If the folder has no record.
     """
-    from jinja2 import Environment, StrictUndefined
-
     folder = results_dir / "records"
     stored = records.read_all(folder, warn)
     if not stored:
@@ -100,13 +96,13 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
     budget = pictures.PictureBudget()
     figures = [(picture, FIGURES.get(picture.title, "")) for picture in pictures.figures(results_dir, budget)]
     previews = pictures.previews(shown, results_dir, budget, warn)
-    scripts = [_datatables(".js"), _read("page.js")]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(
-        anchor=anchor, other_fields=_other_fields, configuration=_configuration, rows=results_text.record_rows
-    )
-    return environment.from_string(_read("page.html.jinja")).render(
-        version=metadata.version("ddbench"),
+    return render(
+        "page.html.jinja",
+        picture_sources="data:",
+        anchor=anchor,
+        other_fields=_other_fields,
+        configuration=_configuration,
+        rows=results_text.record_rows,
         records=shown,
         listed=listed,
         count=len(stored),
@@ -118,9 +114,6 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
         previews=previews,
         left_out=budget.left_out,
         columns=COLUMNS,
-        styles=[_datatables(".css"), _read("page.css")],
-        scripts=scripts,
-        script_hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
     )
 
 
@@ -150,18 +143,3 @@ def _other_fields(record: Record) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.0f}"
-
-
-def _read(name: str) -> str:
-    return (resources.files("ddbench.report") / name).read_text(encoding="utf-8")
-
-
-def _datatables(suffix: str) -> str:
-    """The script or style sheet of DataTables, from the package itables."""
-    import itables.options
-
-    return Path(itables.options.dt_bundle).with_suffix(suffix).read_text(encoding="utf-8")
-
-
-def _digest(script: str) -> str:
-    return b64encode(sha256(script.encode()).digest()).decode("ascii")

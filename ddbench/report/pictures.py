@@ -113,7 +113,7 @@ def previews(
         if len(pictures) == MAX_PREVIEWS:
             budget.left_out.append(name)
             continue
-        reduced = _reduced(path, warn)
+        reduced = reduced_preview(path, warn)
         if reduced is None:
             continue
         content, size = reduced
@@ -129,8 +129,13 @@ def _title(record: Record) -> str:
     return f"{record.method}, {record.dataset}, {record.image_size} px, {size}, {recipe}, set {record.repeat}"
 
 
-def _reduced(path: Path, warn: Callable[[str], None]) -> tuple[bytes, tuple[int, int]] | None:
-    """Returns the preview as WebP, and its size. None if it cannot be read."""
+def reduced_preview(path: Path, warn: Callable[[str], None]) -> tuple[bytes, tuple[int, int]] | None:
+    """Returns a preview as WebP of at most `MAX_SIZE`, and its size. None if it cannot be read.
+
+    Args:
+        path: The PNG file.
+        warn: Receives a message if it cannot be read.
+    """
     from PIL import Image
 
     try:

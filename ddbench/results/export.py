@@ -263,8 +263,31 @@ def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> Store
             real images changed, or if it is not a distilled set.
     """
     from ddbench.config.schema import DataConfig
-    from ddbench.distillation.distilled_set import assemble, joined, set_digest
-    from ddbench.distillation.units import extras_in
+    from ddbench.distillation.distilled_set import assemble
+
+    stored = _stored_parts(record, cache)
+    if stored is None:
+        return None
+    units, parts, class_names = stored
+    if "images" in parts:
+        return _of_parts(parts, class_names)
+    name = record.configuration["dataset"]
+    dataset = open_dataset(name, DataConfig(**record.configuration["data"]))
+    distilled = assemble(dataset, units, (), record.method)
+    if distilled.digest != record.distilled_digest:
+        raise DDBenchError(f"the images of {name} are no longer the images of {record.name}")
+    return _of_parts({**parts, **distilled.tensors, "images": distilled.images}, class_names)
+
+
+def stored_images(record: Record, cache: Cache) -> StoredSet | None:
+    """Reads the distilled set of a record from the cache, as `stored_set`; None for a set of real images."""
+    stored = _stored_parts(record, cache)
+    return _of_parts(*stored[1:]) if stored and "images" in stored[1] else None
+
+
+def _stored_parts(record: Record, cache: Cache) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], list[str]] | None:
+    """The tensors of each unit, those of the set, and the names of its classes."""
+    from ddbench.distillation.distilled_set import joined, set_digest
 
     keys = record.keys.get("distill", [])
     units = [unit for unit in (cache.read("distill", key) for key in keys) if unit is not None]
@@ -273,15 +296,14 @@ def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> Store
     class_names = units[0].meta.get("classes")
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise DDBenchError(f"the distilled set of {record.name} in the cache has no class names")
-    parts = joined([unit.tensors for unit in units], len(class_names))
-    extras = extras_in(parts)
-    if "images" in parts:
-        if set_digest(parts) != record.distilled_digest:
-            raise DDBenchError(f"the set in the cache is no longer the set of {record.name}: run it again")
-        return StoredSet(parts["images"], parts["labels"], parts["weights"], class_names, extras)
-    name = record.configuration["dataset"]
-    dataset = open_dataset(name, DataConfig(**record.configuration["data"]))
-    distilled = assemble(dataset, [unit.tensors for unit in units], (), record.method)
-    if distilled.digest != record.distilled_digest:
-        raise DDBenchError(f"the images of {name} are no longer the images of {record.name}")
-    return StoredSet(distilled.images, distilled.labels, distilled.weights, class_names, extras)
+    tensors = [dict(unit.tensors) for unit in units]
+    parts = joined(tensors, len(class_names))
+    if "images" in parts and set_digest(parts) != record.distilled_digest:
+        raise DDBenchError(f"the set in the cache is no longer the set of {record.name}: run it again")
+    return tensors, parts, class_names
+
+
+def _of_parts(parts: Mapping[str, Tensor], class_names: list[str]) -> StoredSet:
+    from ddbench.distillation.units import extras_in
+
+    return StoredSet(parts["images"], parts["labels"], parts["weights"], class_names, extras_in(parts))

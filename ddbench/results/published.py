@@ -74,14 +74,14 @@ def load(table: str | None = None) -> pd.DataFrame:
 def _frame(table: str) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame(_printed_rows(table))
+    frame = pd.DataFrame(printed_rows(table))
     numeric = ["error", "ipc", "n"] + (["value"] if table != "hyperparameters" else [])
     frame[numeric] = frame[numeric].apply(pd.to_numeric)
     return frame.astype({"error": float, "ipc": "Int64", "n": "Int64"})
 
 
 @cache
-def _printed_rows(table: str) -> tuple[dict[str, str], ...]:
+def printed_rows(table: str) -> tuple[dict[str, str], ...]:
     """Returns the rows of a table, with every number as the paper prints it (59.30, not 59.3)."""
     if table not in TABLES:
         raise unknown("published table", table, TABLES)
@@ -99,7 +99,7 @@ def is_quoted(note: str) -> bool:
 
 def lambda_setting() -> tuple[str, str]:
     """Returns the method and the name of the setting that the paper calls lambda (Eq. 15), from its Table 7."""
-    path = next(row["ours"] for row in _printed_rows("hyperparameters") if row["metric"] == "lambda")
+    path = next(row["ours"] for row in printed_rows("hyperparameters") if row["metric"] == "lambda")
     method, _, setting = path.partition(".")
     return method, setting
 
@@ -164,7 +164,7 @@ def published_text(experiment: Experiment, classes: int | None = None) -> str:
     if experiment.evaluator_name != experiment.method.default_evaluator or difference_from_paper(experiment, classes):
         return ""
     cell = (experiment.method_name, experiment.dataset, str(experiment.ipc or ""), experiment.student)
-    for row in _printed_rows("comparison"):
+    for row in printed_rows("comparison"):
         if (row["ours"], row["dataset"], row["ipc"], row["architecture"]) == cell and not is_quoted(row["note"]):
             number = f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
             departure = departures(experiment)

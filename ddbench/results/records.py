@@ -301,13 +301,23 @@ def read(path: Path) -> Record:
         DDBenchError: If the file is missing, damaged, edited by hand or not a record.
     """
     try:
-        return Record(**verified_json.load(path.read_text(encoding="utf-8")))
+        return parse(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise DDBenchError(f"no record {path}") from error
     except OSError as error:
         raise DDBenchError(f"record {path} cannot be read: {error.strerror}") from error
+
+
+def parse(content: bytes, name: Path | str) -> Record:
+    """Returns the record in the content of a file.
+
+    Raises:
+        DDBenchError: The content is damaged, edited by hand or not a record. The message contains the name of the file.
+    """
+    try:
+        return Record(**verified_json.load(content.decode("utf-8")))
     except (ValueError, TypeError, ValidationError) as error:
-        raise DDBenchError(f"{path} is not a record: {error_text(error)}") from error
+        raise DDBenchError(f"{name} is not a record: {error_text(error)}") from error
 
 
 def find(folder: Path, name: str | None) -> Path:

@@ -114,9 +114,19 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
 
     every = pools(records.from_frame(frame))
     groups = [pool for pool in every if pool.example.ipc is not None and regime in (None, pool.example.metrics.regime)]
+    return pd.DataFrame(score_rows(groups, every), columns=list(SCORE_COLUMNS))
+
+
+def score_rows(groups: list[Pool], every: list[Pool]) -> list[dict[str, Any]]:
+    """Computes the rows of `scores`.
+
+    Args:
+        groups: The students of each row.
+        every: All pools, in which references are searched.
+    """
     rows = [_score_row(pool, every) for pool in groups]
     _distinguish(rows, groups)
-    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+    return rows
 
 
 def _distinguish(rows: list[dict[str, Any]], groups: list[Pool]) -> None:

@@ -23,6 +23,7 @@ COMMANDS = (
     "table comparison --dataset imagenette --data-dir data --cache-dir cache",
     "table efficiency --data-dir data --cache-dir cache",
     "report",
+    "leaderboard",
     "figure scaling",
 )
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "ot")

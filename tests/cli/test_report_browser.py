@@ -1,4 +1,4 @@
-"""The report in a real browser: tables sort and filter, numbers open their records, and no network is used."""
+"""Report and leaderboard in a real browser: tables sort and filter, numbers open records, and no network is used."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
-from ddbench.results import verified_json
+from ddbench.report import leaderboard
+from ddbench.results import records, verified_json
+from ddbench.results.preview import preview_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +27,11 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 MEASURED = Path(__file__).parents[2] / "results" / "reference" / "imagenette-64px" / "records"
 HOSTILE = '"><script>window.pwned = 1</script><img src=x onerror="window.pwned = 2">'
 WIDTHS = (1280, 390)
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+READY = "document.querySelectorAll('table.interactive:not(.dataTable)').length === 0"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, shell_in: Callable[[Path], 
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as running:
         # Chromium's own sandbox needs a user that is not root, and a container that allows it.
-        opened = running.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        opened = running.chromium.launch(executable_path=BROWSER, args=FLAGS)
         yield opened
         opened.close()
 
@@ -55,17 +63,25 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
     """The report, opened; fails on anything in the console and on any request beside the file itself."""
-    opened = browser.new_page(viewport={"width": request.param, "height": 900})
+    yield from watched(browser, report, request.param)
+
+
+def watched(browser: Any, path: Path, width: int, scheme: str = "light") -> Iterator[Any]:
+    """A page, opened; fails on anything in the console and on any request beside the file itself."""
+    opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     messages: list[str] = []
     urls: list[str] = []
     opened.on("console", lambda message: messages.append(message.text))
     opened.on("pageerror", lambda error: messages.append(str(error)))
     opened.on("request", lambda made: urls.append(made.url))
-    opened.goto(report.as_uri())
-    opened.wait_for_function("document.querySelectorAll('table.interactive:not(.dataTable)').length === 0")
+    opened.goto(path.as_uri())
+    opened.wait_for_function(READY)
     yield opened
     assert messages == []
-    assert [url for url in urls if not url.startswith("data:")] == [report.as_uri()]
+    assert {url for url in urls if not url.startswith("data:")} <= {
+        path.as_uri(),
+        *(image.as_uri() for image in (path.parent / "images").glob("*")),
+    }
     assert opened.evaluate("window.pwned") is None
     opened.close()
 
@@ -116,7 +132,9 @@ def test_the_field_filters_rows(page: Any) -> None:
     page.locator("#records input[type=search]").fill("rded")
     page.wait_for_function(f"document.querySelectorAll('#records tbody tr').length < {everything}")
     assert 0 < rows.count() < everything
-    assert set(column(page, "method")) == {"rded"}
+    # Random images are evaluated under the protocol `rded` too.
+    assert "rded" in column(page, "method")
+    assert all("rded" in text for text in rows.all_inner_texts())
     # Other tables keep theirs.
     assert "random" in page.locator("#table-comparison tbody").first.inner_text()
 
@@ -185,7 +203,7 @@ def test_a_dark_window_gets_a_dark_page(browser: Any, report: Path) -> None:
     context = browser.new_context(color_scheme="dark", viewport={"width": 1280, "height": 900})
     dark = context.new_page()
     dark.goto(report.as_uri())
-    dark.wait_for_function("document.querySelectorAll('table.interactive:not(.dataTable)').length === 0")
+    dark.wait_for_function(READY)
     shades = dark.evaluate(
         "['body', '#headline td', '#records thead th', '.published', 'a'].map(name => {"
         " const style = getComputedStyle(document.querySelector(name));"
@@ -207,3 +225,75 @@ def test_without_scripts_everything_is_there_to_read(browser: Any, report: Path)
     plain.locator("#table-comparison td details[open] a").first.click()
     assert plain.locator("article.record:target h2").is_visible()
     context.close()
+
+
+@pytest.fixture(scope="module")
+def site(report: Path) -> Path:
+    """A leaderboard of the same records, with a preview of the first set."""
+    stored = records.read_all(report.parent / "records", lambda line: None)
+    picture = preview_path(next(record for record in stored if record.method == "rded"), report.parent)
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(picture)
+    return leaderboard.write([report.parent], report.parents[1] / "site", lambda line: None)
+
+
+@pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")])
+def board(request: pytest.FixtureRequest, browser: Any, site: Path) -> Iterator[Any]:
+    """The leaderboard, opened."""
+    yield from watched(browser, site, *request.param)
+
+
+def test_the_leaderboard_filters_by_values_with_the_keyboard(board: Any) -> None:
+    rows = board.locator("#results tbody tr")
+    everything = rows.count()
+    head = board.get_by_role("columnheader", name="method").filter(has=board.get_by_role("button", name="Filter")).first
+    head.get_by_role("button", name="Filter").focus()
+    board.keyboard.press("Enter")
+    dialog = board.get_by_role("dialog", name="Filter")
+    assert "Filter by method" in dialog.inner_text()
+    dialog.get_by_role("button", name="rded", exact=True).focus()
+    board.keyboard.press("Enter")
+    playwright.expect(rows).not_to_have_count(everything)
+    assert set(board.locator("#results tbody th").all_inner_texts()) == {"rded"}
+    board.keyboard.press("Escape")
+    playwright.expect(dialog).to_have_count(0)
+
+
+def test_a_result_opens_at_its_permalink_with_names_for_a_screen_reader(board: Any, site: Path) -> None:
+    link = board.locator("#results tbody tr", has=board.get_by_text("rded", exact=True)).first.locator("a")
+    number, name = link.inner_text(), link.get_attribute("aria-label")
+    assert name.startswith(f"{number}: rded (")
+    link.focus()
+    board.keyboard.press("Enter")
+    opened = board.get_by_role("dialog")
+    assert opened.count() == 1
+    assert opened.get_attribute("aria-label") == name.removeprefix(f"{number}: ")
+    assert "ddbench run --method rded" in opened.locator("pre").inner_text()
+    assert opened.evaluate("element => element.scrollWidth <= element.clientWidth")
+    board.keyboard.press("Tab")
+    assert board.evaluate("document.activeElement.textContent") == "Close"
+    file = opened.locator("tbody a").first.get_attribute("href")
+    assert records.read(site.parent / file).method == "rded"
+    address = board.url
+    board.keyboard.press("Escape")
+    assert opened.count() == 0
+    board.goto(address)
+    assert opened.count() == 1
+
+
+def test_the_leaderboard_fits_the_window_and_shows_the_images_of_a_set(board: Any) -> None:
+    width = board.viewport_size["width"]
+    assert board.evaluate("document.documentElement.scrollWidth") == width
+    assert board.locator("tr.published").count() > 10
+    shades = board.evaluate(
+        "['body', '.published th', '.published td', '.dtcc-button'].map(name => {"
+        " const style = getComputedStyle(document.querySelector(name));"
+        " const light = text => Math.max(...text.match(/[\\d.]+/g).slice(0, 3).map(Number));"
+        " return [light(style.color), style.backgroundColor.endsWith(', 0)') ? -1 : light(style.backgroundColor)]; })"
+    )
+    page_is_dark = shades[0][1] < 60
+    assert all((text > 90) == page_is_dark for text, _ in shades), shades
+    assert all(ground == -1 or (ground < 60) == page_is_dark for _, ground in shades), shades
+    picture = board.locator("article.record img").first
+    board.evaluate("id => { location.hash = id; }", picture.evaluate("element => element.closest('article').id"))
+    playwright.expect(board.locator("article.record:target img").first).to_have_js_property("naturalWidth", 64)
