@@ -131,6 +131,7 @@ def test_uneven_phases_are_refused(make: Callable[[], object], text: str) -> Non
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["delt", "fadrm-plus"])
 def test_a_run_from_the_command_line(shell: Shell, method: str) -> None:
     outcome = shell.run("--dataset", "digits", "--method", method, "--ipc", "2", "--image-size", "8")

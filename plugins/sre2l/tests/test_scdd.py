@@ -142,6 +142,7 @@ def trained(dataset: Dataset, checkpoint: Any) -> tuple[dict[str, Tensor], Run]:
     return train_backbone(network, SETTINGS, cast(StageRun, run), checkpoint), run
 
 
+@pytest.mark.slow
 def test_a_killed_backbone_resumes_to_the_same_weights_and_trains_all_of_its_layers(
     digits_at: Callable[..., Dataset], tmp_path: Path
 ) -> None:
@@ -256,6 +257,7 @@ def artifacts(cache: Path, stage: str) -> list[Path]:
     return sorted((cache / stage).glob("[!.]*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_backbone_is_trained_once_for_two_ipcs_and_two_seeds_and_can_be_given(shell: Shell, tmp_path: Path) -> None:
     plan = shell.run(*RUN, *SMALL, "--ipc", "1", "--dry-run")
     assert {"backbone", "head", "distill"} <= plan.rows[0].keys()
