@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     **{name: {**TRAINED, "take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
     "ccs": TRAINED,
-    "gvbsm": {"teachers": ("convnet-bn-d2", "convnet-d1")},
+    "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1"), "learning_rate": 0.25},
 }
 # Methods that train networks on the real images, and need no teacher.
 ON_FEW_DIGITS = {"el2n", "grand", "forgetting", "aum", "ccs", "mtt"}
@@ -53,7 +53,7 @@ DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "edc": {"ema_decay": 0.8},
-    "gvbsm": {"teachers": ("convnet-bn-d2", "convnet-d1")},
+    "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1")},
 }
 
 
