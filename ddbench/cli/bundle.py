@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ddbench.cli import options
-from ddbench.cli.repeat import repeat_record
-from ddbench.core.files import expand_user
+from ddbench.cli.repeat import record_path, repeat_record
 
 if TYPE_CHECKING:
     from ddbench.registry.registry import PluginRegistry
@@ -35,13 +33,9 @@ def submit_command(named: tuple[str, ...], output: Path, results_dir: Path, cach
     card, the distilled images, previews, and a digest of every file. Real images are not sent. `ddbench verify` checks
     it.
     """
-    from ddbench.results import bundle, records
+    from ddbench.results import bundle
 
-    paths = []
-    for name in named:
-        path = expand_user(Path(name))
-        is_path = path.is_file() or os.sep in name
-        paths.append(path if is_path else records.find(results_dir / "records", name))
+    paths = [record_path(name, results_dir) for name in named]
     cache = options.open_cache(cache_dir)
     click.echo(f"written: {bundle.write(paths, results_dir, cache, output, options.print_error)}")
 

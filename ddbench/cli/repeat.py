@@ -56,14 +56,19 @@ def repeat_command(
     from ddbench.pipeline import repetition
     from ddbench.results import records
 
-    path = expand_user(Path(record))
-    is_path = path.is_file() or os.sep in record
-    if not is_path:
-        path = records.find(results_dir / "records", record)
+    path = record_path(record, results_dir)
     folders = (path.parent, Path(), *([data_dir] if data_dir else []))
     files, places = repetition.Files(given, folders), (data_dir, results_dir, cache_dir)
     if repeat_record(registry, records.read(path), files, time_limit, *places, dry_run) is False:
         sys.exit(1)
+
+
+def record_path(name: str, results_dir: Path) -> Path:
+    """Returns the file of a record: a path, or the name of a record in the results folder or a prefix of it."""
+    from ddbench.results import records
+
+    path = expand_user(Path(name))
+    return path if path.is_file() or os.sep in name else records.find(results_dir / "records", name)
 
 
 def repeat_record(
