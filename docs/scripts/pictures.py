@@ -31,7 +31,12 @@ IMAGENETTE: dict[str, tuple[int, tuple[str, ...]]] = {
     "wmdd": (10, ("wmdd.crop_per_image=false",)),
 }
 """Methods that are shown on ImageNette at 64 px: the IPC, and settings that differ from the recipe."""
-DIGITS: dict[str, tuple[int, tuple[str, ...]]] = {"mtt": (1, ("mtt.iterations=80",))}
+DIGITS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "dm-rbf": (1, ("dm-rbf.steps=30", "dm-rbf.real_batch=16")),
+    "datadam": (1, ("datadam.steps=30", "datadam.real_batch=16")),
+    "mtt": (1, ("mtt.iterations=40",)),
+    "wmdd-sliced": (1, ("wmdd-sliced.iterations=10",)),
+}
 """The same for digits, which show the other methods."""
 QUALITY = 88
 
