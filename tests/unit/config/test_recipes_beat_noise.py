@@ -43,7 +43,6 @@ METHOD_LIMITS = {
         **{"experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "target_epochs": 1, "student_steps": 2},
         **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
     },
-    "gvbsm": {"steps": 100},
     "delt": {"steps": 60, "rounds": 4},
     "scdd": {
         **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
@@ -75,8 +74,7 @@ def scaled(experiment: Experiment) -> Experiment:
     method = experiment.method
     own: dict[str, Any] = method.model_dump()
     limits = {**LIMITS, **METHOD_LIMITS.get(method.name, {})}
-    from_noise = isinstance(method, RecoverSettings) and own.get("initial") != "real"
-    if from_noise and "steps" not in METHOD_LIMITS.get(method.name, {}):
+    if isinstance(method, RecoverSettings) and own.get("initial") != "real":
         # A step of Adam moves a pixel by the learning rate, so images that start from noise need more small steps.
         limits["steps"] = max(limits["steps"], round(15 / own["learning_rate"]))
     if own.get("outer_loop", 0) is None and own["initial"] == "noise":
