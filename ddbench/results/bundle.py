@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,10 +29,18 @@ MANIFEST = "bundle.json"
 """The file that lists all others. Its digest is part of it, as of a record."""
 CARD = "README.md"
 SET_FILE = "distilled.safetensors"
+LAYOUT = re.compile(
+    r"README\.md|bundle\.json|records/[^/\\:]+\.json|runs/[\w-]+/(preview\.png|set/\w[\w.-]*)", re.ASCII
+)
+"""The paths of the files of a bundle. None leads out of the folder in which a bundle is unpacked."""
+NAME = re.compile(r"[\w-]+", re.ASCII)
+"""The names of records, which `verify` prints."""
 MAX_RECORD_BYTES = 10_000_000
 """The largest record that is read."""
 MAX_SET_BYTES = 4_000_000_000
 """The largest file of a distilled set that is read."""
+MAX_BYTES = 20_000_000_000
+"""The largest sum of all files of a bundle, unpacked."""
 CLOCKS = timedelta(days=1)
 """How far the clocks of two machines may differ."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -169,6 +179,7 @@ def check(path: Path) -> list[Record]:
     """
     try:
         root = open_bundle(path)
+        _check_layout(root)
         manifest = _manifest(root)
         _check_files(root, manifest)
         names = [name for name in manifest.files if PurePosixPath(name).parent.as_posix() == "records"]
@@ -196,6 +207,31 @@ def _manifest(root: Root) -> Manifest:
         raise DDBenchError(f"{MANIFEST}: {error_text(error)}") from error
 
 
+def _check_layout(root: Root) -> None:
+    """Refuses files that a bundle does not have, before any is read: it may be unpacked by another program.
+
+    Raises:
+        DDBenchError: A file has another path than those of `LAYOUT`, is a link or is there twice, or all are too large.
+    """
+    if isinstance(root, zipfile.Path):
+        entries = [entry for entry in root.root.infolist() if not entry.is_dir()]
+        sizes = [(entry.filename, entry.file_size) for entry in entries]
+        links = [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    else:
+        paths = [path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()]
+        sizes = [(path.relative_to(root).as_posix(), path.lstat().st_size) for path in paths]
+        links = [path.relative_to(root).as_posix() for path in paths if not stat.S_ISREG(path.lstat().st_mode)]
+    names = [name for name, _ in sizes]
+    if strange := next((name for name in names if not LAYOUT.fullmatch(name)), None):
+        raise DDBenchError(f"the file {strange} does not belong in a bundle")
+    if links:
+        raise DDBenchError(f"{links[0]} is not a file, but a link or a device")
+    if len(set(names)) < len(names):
+        raise DDBenchError(f"it holds two files {next(name for name in names if names.count(name) > 1)}")
+    if sum(size for _, size in sizes) > MAX_BYTES:
+        raise DDBenchError(f"its files have more than {MAX_BYTES // 10**9} GB")
+
+
 def _check_files(root: Root, manifest: Manifest) -> None:
     actual = set(_files(root)) - {MANIFEST}
     if missing := sorted(manifest.files.keys() - actual):
@@ -215,6 +251,7 @@ def _check_plausible(record: Record) -> None:
     """
     metrics = record.metrics
     problems = {
+        "a name with other characters than letters, digits, - and _": not NAME.fullmatch(record.name),
         f"top-1 of {len(metrics.per_class)} classes, and the dataset has {record.classes}": len(metrics.per_class)
         != record.classes,
         f"top-1 {metrics.top1_last:.2f} is not between those of its classes": not _within(

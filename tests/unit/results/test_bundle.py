@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ddbench.core.errors import DDBenchError
 from ddbench.core.files import file_digest
 from ddbench.distillation.distilled_set import set_digest
 from ddbench.results import bundle, records, verified_json
@@ -172,6 +175,56 @@ def test_a_changed_bundle_is_refused(
     assert message in refusal(finished.shell, copied)
 
 
+def zipped(path: Path, entries: dict[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+LINK = zipfile.ZipInfo("records/a.json")
+LINK.create_system, LINK.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("../evil.json", "the file ../evil.json does not belong in a bundle"),
+        ("records/../../evil.json", "does not belong in a bundle"),
+        ("/etc/evil.json", "does not belong in a bundle"),
+        ("records/..\\evil.json", "does not belong in a bundle"),
+        ("C:evil.json", "does not belong in a bundle"),
+        ("run.sh", "the file run.sh does not belong in a bundle"),
+        ("/".join(["deep"] * 3000), "does not belong in a bundle"),
+        (LINK, "records/a.json is not a file, but a link or a device"),
+    ],
+)
+def test_a_bundle_has_no_file_that_leads_out_of_it(entry: str | zipfile.ZipInfo, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DDBenchError, match=re.escape(message)):
+        bundle.check(zipped(tmp_path / "sent.zip", {bundle.MANIFEST: b"{}", entry: b"{}"}))
+
+
+def test_a_folder_with_a_link_is_refused(copied: Path, finished: Finished) -> None:
+    (path, _) = (copied / "records").iterdir()
+    path.rename(copied.with_name("elsewhere.json"))
+    path.symlink_to(copied.with_name("elsewhere.json"))
+    assert refusal(finished.shell, copied) == f"records/{path.name} is not a file, but a link or a device"
+
+
+def test_a_bundle_with_two_files_of_one_name_or_too_many_bytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tmp_path / "sent.zip", {bundle.MANIFEST: b"{}", "README.md": b"a"})
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("README.md", b"b")
+    with pytest.raises(DDBenchError, match="it holds two files README"):
+        bundle.check(path)
+    monkeypatch.setattr(bundle, "MAX_BYTES", 2)
+    path = zipped(tmp_path / "sent.zip", {bundle.MANIFEST: b"{}", "README.md": b"a"})
+    with pytest.raises(DDBenchError, match="its files have more than"):
+        bundle.check(path)
+
+
 def test_what_is_no_bundle_is_refused(finished: Finished, tmp_path: Path) -> None:
     for name, content in (("text.zip", b"text"), ("torn.zip", b"PK\x03\x04torn")):
         (tmp_path / name).write_bytes(content)
@@ -194,6 +247,7 @@ def set_field(name: str, value: object) -> Change:
     ("change", "message"),
     [
         (set_metric("per_class", [99.0] * 10), "is not between those of its classes"),
+        (set_field("name", "\x1b[2Ja"), "is implausible: a name with other characters"),
         (set_metric("per_class", [10.0]), "is implausible: top-1 of 1 classes, and the dataset has 10"),
         (
             set_metric("top1_last", 101.0),
