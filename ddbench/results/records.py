@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from typing_extensions import TypedDict
 
 from ddbench.api.evaluator import Metrics
 from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, recorded_name
@@ -49,6 +50,28 @@ def _require_values(**types: Any) -> AfterValidator:
                 raise ValueError(f"'{name}' is missing")
             if not isinstance(tree[name], type_):
                 raise ValueError(f"'{name}' is a {type(tree[name]).__name__}")
+        return tree
+
+    return AfterValidator(check)
+
+
+class OtherTeacher(TypedDict):
+    """What is compared of a teacher besides the configured one."""
+
+    digest: str
+    used_by: list[str]
+
+
+def _check_optional(**types: Any) -> AfterValidator:
+    """Refuses a tree in which one of these names is present with another type."""
+    adapters = {name: TypeAdapter(type_) for name, type_ in types.items()}
+
+    def check(tree: Tree) -> Tree:
+        for name in adapters.keys() & tree.keys():
+            try:
+                adapters[name].validate_python(tree[name])
+            except ValidationError as error:
+                raise ValueError(f"'{name}': {error_text(error)}") from error
         return tree
 
     return AfterValidator(check)
@@ -103,9 +126,12 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     repeat: int = Field(description="number of the distilled set")
     student_seed: int = Field(description="number of the student on that set")
     metrics: Metrics
-    teacher: Annotated[Tree, _require_values(name=str, top1=int | float)] = Field(
+    teacher: Annotated[
+        Tree, _require_values(name=str, top1=int | float), _check_optional(others=dict[str, OtherTeacher])
+    ] = Field(
         description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class), "
-        "key, digest; others: top1, key, digest and used_by of further teachers, by network; empty without a teacher"
+        "key, digest; others: top1, key, digest and used_by of further teachers, by network; empty without a "
+        "teacher"
     )
     feature_transport_cost: float | None = Field(
         description="W_2^2 between the features of the set and of its class, mean over classes; None without a teacher"
@@ -143,6 +169,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         Tree,
         Field(min_length=1),
         _require_values(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
+        _check_optional(changed=list[str], recipe_files=dict[str, str]),
         AfterValidator(_check_sections),
     ]
     seconds: dict[str, float] = Field(

@@ -105,6 +105,28 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         records.write(record(), tmp_path / "file")
 
 
+@pytest.mark.parametrize(
+    "others",
+    [[], None, {"convnet": []}, {"convnet": {"digest": 1, "used_by": []}}, {"convnet": {"digest": "0"}}],
+)
+def test_further_teachers_that_cannot_be_compared_are_refused(others: object, tmp_path: Path) -> None:
+    tree = verified_json.load(records.write(record(), tmp_path).read_text())
+    teacher = {"name": "resnet18", "top1": 90.0, "others": others}
+    with pytest.raises(DDBenchError, match=r"changed\.json is not a record: teacher: .*'others'"):
+        records.parse(verified_json.dump({**tree, "teacher": teacher}).encode(), "changed.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("changed", None), ("changed", 3), ("changed", [1]), ("recipe_files", []), ("recipe_files", {"own": 1})],
+)
+def test_optional_parts_of_a_configuration_have_their_types(name: str, value: object, tmp_path: Path) -> None:
+    tree = verified_json.load(records.write(record(), tmp_path).read_text())
+    changed = {**tree, "configuration": {**tree["configuration"], name: value}}
+    with pytest.raises(DDBenchError, match=rf"changed\.json is not a record: configuration: .*'{name}'"):
+        records.parse(verified_json.dump(changed).encode(), "changed.json")
+
+
 def test_unknown_and_missing_fields_are_refused(tmp_path: Path) -> None:
     tree = verified_json.load(records.write(record(), tmp_path).read_text())
     for changed, message in (({**tree, "top1": 99}, "top1"), ({k: v for k, v in tree.items() if k != "ipc"}, "ipc")):
