@@ -53,6 +53,7 @@ def write_hub_folder(
 ) -> None:
     """Writes `data/train-*.parquet`, `README.md` and `croissant.json` into a folder.
 
+    Class names that are not distinct get their numbers in front, as the format requires.
     `datasets.load_dataset(FOLDER)` reads the parquet files. Their columns are `image` (lossless PNG), `label`,
     `weight`, and one for each of the extras; a learning rate is repeated in every row.
 
@@ -73,7 +74,7 @@ def write_hub_folder(
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Image, List, Value
 
-    columns = {"image": Image(), "label": ClassLabel(names=list(class_names)), "weight": Value("float32")}
+    columns = {"image": Image(), "label": ClassLabel(names=_distinct(class_names)), "weight": Value("float32")}
     for name in extras:
         columns[name] = Value("float64") if name == "learning_rate" else List(Value("float32"))
     schema = Features(columns).arrow_schema
@@ -152,6 +153,13 @@ def require_hub_packages(what: str) -> None:
     for package in ("datasets", "huggingface_hub", "pyarrow"):
         if importlib.util.find_spec(package) is None:
             raise DDBenchError(f"{what} needs the package {package}, which is not installed: pip install 'ddbench[hf]'")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    if len(set(names)) == len(names):
+        return list(names)
+    digits = len(str(len(names) - 1))
+    return [f"{number:0{digits}d}_{name}" for number, name in enumerate(names)]
 
 
 def _png(image: Tensor) -> bytes:

@@ -95,6 +95,13 @@ def test_large_sets_are_several_files_of_row_groups_in_order(folder: Path, monke
     assert torch.equal(back.labels, expected["labels"])
 
 
+def test_classes_of_one_name_get_their_numbers(folder: Path) -> None:
+    export_set(**{**parts(), "class_names": ("crane", "church", "crane")}, target=folder, format="huggingface")
+    back = read(folder)
+    assert back.names == ("0_crane", "1_church", "2_crane")
+    assert torch.equal(back.labels, parts()["labels"])
+
+
 def test_floats_are_in_a_file_of_tensors_beside_rounded_images(folder: Path) -> None:
     from safetensors.torch import load_file
 
