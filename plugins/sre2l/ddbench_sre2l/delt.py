@@ -33,7 +33,7 @@ class DELT(CDA, frozen=True, extra="forbid"):
     )
     cost = (
         "distill: classes * steps / rounds * (ipc // rounds * rounds * (rounds + 1) / 2 + ipc % rounds * (2 * rounds + "
-        "1 - ipc % rounds) / 2)"
+        "1 - ipc % rounds) / 2); the confidences take images / 3"
     )
     starts = ("medium", "noise")
 

@@ -30,7 +30,8 @@ class FADRMPlus(SRe2L, frozen=True, extra="forbid"):
         "The authors start from their released patches of medium difficulty; here they are real images of medium "
         "confidence, selected as in DELT. Students have the labels of the protocol; theirs are the ensemble's."
     )
-    cost = "distill: classes * ipc * steps"
+    cost = "distill: classes * ipc * steps; the confidences take images / 3"
+    starts = ("medium", "noise")
 
     steps: int = Field(default=2000, ge=1, description="steps of all phases together (released scripts: 4 x 500)")
     teachers: tuple[str, ...] = Field(
@@ -43,6 +44,13 @@ class FADRMPlus(SRe2L, frozen=True, extra="forbid"):
         min_length=1,
         description="side of the images in each phase, in sides of the distilled images (released scripts: 200 and "
         "224 px; 64 and 32 px throughout); networks with flattened maps, such as ConvNets, need 1",
+    )
+    initial: str = Field(
+        default="medium",
+        # The default is excluded: keys and records from before this default have no other value for the same images.
+        exclude_if=lambda initial: initial == "medium",
+        description="initial images; medium: the real images of medium confidence that are mixed in (paper); noise; or "
+        "a distilled set: a file, a folder or set:DIGEST",
     )
     alpha: float = Field(
         default=0.5, ge=0, le=1, description="share of the optimised images in a mixture (released scripts: 0.5)"
@@ -72,7 +80,10 @@ class FADRMPlus(SRe2L, frozen=True, extra="forbid"):
 
         real = medium_images(task, unit)
         first, *others = [max(1, round(scale * task.info.image_size)) for scale in self.scales]
-        steps = self.steps // len(self.scales)
-        phases = [Phase(steps), *(Phase(steps, start=partial(mix, real, self.alpha, size)) for size in others)]
+        steps, initial = self.steps // len(self.scales), task.noise(unit) if self.initial == "noise" else real
+        phases = [
+            Phase(steps, start=partial(resize, size=first)),
+            *(Phase(steps, start=partial(mix, real, self.alpha, size)) for size in others),
+        ]
         teachers = task.teachers(*self.teachers)
-        return distill(self, task, unit, teachers, initial=resize(real, first), phases=phases)
+        return distill(self, task, unit, teachers, initial=initial, phases=phases)

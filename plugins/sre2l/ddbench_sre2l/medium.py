@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,12 +45,18 @@ def medium_images(task: DistillTask, unit: Unit) -> Tensor:
     """
     rows: dict[tuple[int, int], Tensor] = {}
     for label in {slot.label for slot in unit.slots}:
-        indices, parts = task.dataset.train.of_class(label), []
-        for part in torch.split(indices, IMAGES_PER_PASS):
-            logits = task.teacher(task.dataset.evaluation_view("train", part).to(task.device), bn=False).logits
-            parts.append(logits.double().log_softmax(1)[:, label].cpu())
-        ascending = indices[torch.cat(parts).argsort(stable=True)]
-        for index, rank in enumerate(medium_ranks(len(indices), task.ipc)):
+        ascending = task.cached("confidence", {"class": label}, partial(_by_confidence, task, label))["indices"]
+        for index, rank in enumerate(medium_ranks(len(ascending), task.ipc)):
             rows[label, index] = ascending[rank]
     chosen = torch.stack([rows[slot.label, slot.index] for slot in unit.slots])
     return task.dataset.evaluation_view("train", chosen).to(task.device)
+
+
+@torch.no_grad()
+def _by_confidence(task: DistillTask, label: int) -> dict[str, Tensor]:
+    """Returns the images of a class by ascending probability of the class for the teacher, as `indices` [n]."""
+    indices, parts = task.dataset.train.of_class(label), []
+    for part in torch.split(indices, IMAGES_PER_PASS):
+        logits = task.teacher(task.dataset.evaluation_view("train", part).to(task.device), bn=False).logits
+        parts.append(logits.double().log_softmax(1)[:, label].cpu())
+    return {"indices": indices[torch.cat(parts).argsort(stable=True)]}

@@ -108,14 +108,32 @@ def test_fadrm_mixes_its_real_images_in_between_phases_of_two_sizes(task: Captur
     assert [phase.steps for phase in phases] == [3, 3, 3]
     assert all(phase.images is None for phase in phases)
     real = medium_images(task, unit)
-    torch.testing.assert_close(initial, torch.nn.functional.interpolate(real, (4, 4), mode="bilinear"))
-    optimised = torch.randn_like(initial)
-    assert phases[0].start is None
+    assert torch.equal(initial, real)
+    assert phases[0].start is not None
+    small = phases[0].start(initial)
+    torch.testing.assert_close(small, torch.nn.functional.interpolate(real, (4, 4), mode="bilinear"))
+    optimised = torch.randn_like(small)
     for phase, images in ((phases[1], optimised), (phases[2], resize(optimised, SIZE))):
         assert phase.start is not None
         expected = 0.25 * resize(images, SIZE) + 0.75 * real
         torch.testing.assert_close(phase.start(images), expected)
     assert torch.equal(mix(real, 1, 4, optimised), optimised)
+
+
+@pytest.mark.parametrize("method", [DELT(rounds=2, initial="noise"), FADRMPlus(teachers=("a",), initial="noise")])
+def test_both_start_from_noise_if_it_is_chosen(method: DELT | FADRMPlus, task: Captured) -> None:
+    captured = dataclasses.replace(task, teachers=lambda *names: [task.teacher for _ in names])
+    unit = method.units(10, 5)[0]
+    method.distill(captured, unit)
+    ((initial, _, _),) = captured.calls
+    assert torch.equal(initial, captured.noise(unit))
+
+
+@pytest.mark.parametrize("cls", [DELT, FADRMPlus])
+def test_the_default_start_is_named(cls: type[DELT | FADRMPlus]) -> None:
+    assert cls().initial == "medium"
+    assert cls(initial="set:0123").given_set() == "set:0123"
+    assert "initial" not in FADRMPlus().model_dump()
 
 
 @pytest.mark.parametrize(
