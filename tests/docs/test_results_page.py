@@ -11,7 +11,7 @@ import pytest
 
 from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
-from ddbench.results import records
+from ddbench.results import published, records
 from ddbench.results.conditions import Pool, pools
 from ddbench.results.pooling import Pooled, pool_top1
 from ddbench.results.records import Record
@@ -35,6 +35,7 @@ COMPARED = {
     "| images per class | WMDD | wmdd-sliced |",
     "| | WMDD | random | SRe2L | RDED | CDA | DC |",
     "| set | `dsa` | n |",
+    "| method | protocol | top-1 | published | source |",
     "| record | distilled set | top-1 in the record | top-1 repeated |",
     "| | ResNet-18 | ResNet-50 | ViT-Tiny |",
     "| | DC | DM | SRe2L | WMDD |",
@@ -370,3 +371,18 @@ def test_efficiency_is_as_printed() -> None:
     assert extrapolated == [float(row["IPC 1 s for 2,000 iterations"]) for row in cells]
     paper = rows["paper, seconds per iteration (RTX-3090, 224 px)"]
     assert paper == [value(row["IPC 1 s / iteration published"]) for row in cells]
+
+
+def test_the_numbers_at_224_pixels_are_those_of_their_records_and_of_the_published_table() -> None:
+    expected = {}
+    for pool in pools(collection("imagenette-224px")):
+        record = pool.example
+        assert (record.ipc, record.configuration["data"]["image_size"], record.recipes[0]) == (1, 224, "paper")
+        words = [record.method, *(f"`{recipe}`" for recipe in record.recipes[1:])]
+        expected[", ".join(words)] = [f"`{record.evaluator}`", number(pool_top1(pool.students))]
+    table = rows_of("| method | protocol | top-1 | published | source |")
+    assert {method: cells[:2] for method, cells in table.items()} == expected
+    frame = published.load("comparison").query("dataset == 'imagenette' and ipc == 1").set_index("ours")
+    for method, ours in (("wmdd, `released`", "wmdd"), ("sre2l", "sre2l")):
+        row = frame.loc[ours]
+        assert table[method][2:] == [f"{row['value']} ± {row['error']}", row["source"]]
