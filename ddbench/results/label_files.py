@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.label_folders import FORMAT, TENSORS, LabelFile
@@ -52,7 +53,7 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
         "format": FORMAT,
         "record": record.name,
         "distilled_digest": record.distilled_digest,
-        "teacher": {name: record.teacher[name] for name in ("name", "top1", "digest") if name in record.teacher},
+        **_teachers(record, settings.get("teachers", ())),
         "student_seed": seed,
         "protocol": {"name": record.evaluator, "version": record.evaluator_version, **settings},
         "loss": f"KL(softmax(logits / T) || softmax(student / T)) {factor} T^2, weighted by the set's `weights`",
@@ -68,3 +69,15 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
         },
     }
     return LabelFile(tensors, description)
+
+
+def _teachers(record: Record, pool: Sequence[str]) -> dict[str, Any]:
+    """Returns the teacher of the labels as `teacher`, or the teachers of a pool, whose mean they are, as `teachers`."""
+    others = record.teacher.get("others", {})
+    if not pool:
+        return {"teacher": _identity(record.teacher)}
+    return {"teachers": [{**_identity(others.get(name, record.teacher)), "name": name} for name in pool]}
+
+
+def _identity(teacher: dict[str, Any]) -> dict[str, Any]:
+    return {name: teacher[name] for name in ("name", "top1", "digest") if name in teacher}

@@ -76,6 +76,23 @@ def test_exported_labels_train_the_same_student(
     assert len(read.tensors["rows"]) == (10 if "evaluator.select_share=0.5" in settings else 20)
 
 
+def test_the_description_names_the_teachers_whose_mean_the_labels_are(
+    runs: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    alone = runs()
+    own = exported(alone, tmp_path / "alone").teacher
+    arch = alone.experiment.teacher.arch
+    pool = exported(runs(f"evaluator.teachers=[convnet-d1,{arch}]"), tmp_path / "pool").teacher["others"]["convnet-d1"]
+    about = [json.loads((tmp_path / name / "labels.json").read_text()) for name in ("alone", "pool")]
+    assert about[0]["teacher"] == {name: own[name] for name in ("name", "top1", "digest")}
+    assert "teacher" not in about[1]
+    assert about[1]["teachers"] == [
+        {"name": "convnet-d1", "top1": pool["top1"], "digest": pool["digest"]},
+        {"name": arch, "top1": own["top1"], "digest": own["digest"]},
+    ]
+    assert pool["digest"] != own["digest"]
+
+
 class NoCheckpoint:
     """A checkpoint that holds and keeps nothing."""
 
