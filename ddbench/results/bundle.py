@@ -100,16 +100,16 @@ def _write_records(folder: Path, stored: Mapping[Path, Record]) -> None:
 
 
 def _write_set(folder: Path, record: Record, results_dir: Path, cache: Cache, warn: Callable[[str], None]) -> None:
-    """Writes the images of a record's set as tensors, and its preview. The real images of others are not sent."""
+    """Writes the images of a record's set as tensors, and its preview. Real images are not sent, also as preview."""
+    images = stored_images(record, cache)
+    if images is None:
+        warn(f"note: without the images of {record.name}: they are real images, or no longer in the cache")
+        return
     run = preview_path(record, folder).parent
     preview = preview_path(record, results_dir)
     if preview.is_file():
         run.mkdir(parents=True)
         (run / preview.name).write_bytes(preview.read_bytes())
-    images = stored_images(record, cache)
-    if images is None:
-        warn(f"note: without the images of {record.name}: they are real images, or no longer in the cache")
-        return
     parts = (images.images, images.labels, images.weights, images.class_names)
     export_set(*parts, record.model_dump(mode="json"), run / "set", "safetensors", extras=images.extras)
 

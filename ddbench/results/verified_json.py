@@ -40,7 +40,7 @@ def load(text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     if "digest" in content and content.pop("digest") != digest(content):
-        raise ValueError("damaged, or changed by hand: it does not match its digest; run its cell again")
+        raise ValueError("damaged, or changed by hand: it does not match its digest")
     return content
 
 
