@@ -85,8 +85,8 @@ def simsiam_loss(outputs: Tensor) -> Tensor:
 
     Example:
         >>> same = torch.ones(4, 5, 2)
-        >>> simsiam_loss(same).item()
-        -1.0
+        >>> simsiam_loss(same)
+        tensor(-1.)
     """
     first, second, z1, z2 = outputs.unbind()
     similarity = functional.cosine_similarity(first, z2.detach()) + functional.cosine_similarity(second, z1.detach())
