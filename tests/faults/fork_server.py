@@ -23,15 +23,13 @@ from typing import TextIO
 
 import torch
 
-from ddbench.cli import progress
 from ddbench.cli.main import main
 from ddbench.training import loop
 
 
 def ddbench(arguments: list[str]) -> int:
     """The command; its exit code."""
-    sys.argv = ["ddbench", *arguments]
-    progress._display = progress.PlainDisplay(every=0)
+    sys.argv = ["ddbench", "-v", *arguments]
     try:
         main()
     except SystemExit as end:

@@ -24,9 +24,10 @@ from ddbench.storage.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from conftest import Place, Small
 
-OPTIONAL = {"dynamics", "experts", "measures"}
-"""Stages that the small run does not have."""
-STAGES = tuple(name for name in stage_graph(PluginRegistry()).names if name not in OPTIONAL)
+REGISTRY = PluginRegistry()
+OPTIONAL = {"measures", *(name for method in REGISTRY.distillers() for name in method().stages())}
+"""Stages that the small run does not have: those of measures and of other methods."""
+STAGES = tuple(name for name in stage_graph(REGISTRY).names if name not in OPTIONAL)
 
 
 def stage_at(lines: Sequence[str]) -> str:

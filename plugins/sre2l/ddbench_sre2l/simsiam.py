@@ -84,9 +84,9 @@ def simsiam_loss(outputs: Tensor) -> Tensor:
         A scalar in [-1, 1]: the mean over the images.
 
     Example:
-        >>> same = torch.ones(4, 5, 2)
-        >>> simsiam_loss(same)
-        tensor(-1.)
+        >>> same = torch.eye(2).expand(4, 2, 2)
+        >>> simsiam_loss(same).item()
+        -1.0
     """
     first, second, z1, z2 = outputs.unbind()
     similarity = functional.cosine_similarity(first, z2.detach()) + functional.cosine_similarity(second, z1.detach())
