@@ -2,99 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
-from typing_extensions import TypedDict
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from ddbench.api.evaluator import Metrics
 from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, recorded_name
-from ddbench.config.schema import DataConfig, DistillConfig, RuntimeConfig, StatisticsConfig, TeacherConfig
-from ddbench.core.canonical import canonical_json
 from ddbench.core.checks import FOLDER, require_type
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
 from ddbench.core.text import error_text
 from ddbench.results import verified_json
 from ddbench.results.measures import Measured, measure_columns
+from ddbench.results.record_checks import (
+    SECTIONS,
+    OtherTeacher,
+    Tree,
+    check_optional,
+    check_sections,
+    require_values,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Tree = dict[str, Any]
-
-_SECTION_MODELS: dict[str, type[BaseModel]] = {
-    "data": DataConfig,
-    "teacher": TeacherConfig,
-    "statistics": StatisticsConfig,
-    "distill": DistillConfig,
-    "runtime": RuntimeConfig,
-}
 LONGEST_PART = 40
 """Largest length of the method, and of the dataset, in the name of a record."""
-SECTIONS = (*_SECTION_MODELS, "method_settings", "evaluator_settings")
-"""Sections of `Record.configuration`."""
-
-
-def _require_values(**types: Any) -> AfterValidator:
-    """Refuses a non-empty tree that lacks one of these names or holds a value of another type."""
-
-    def check(tree: Tree) -> Tree:
-        for name, type_ in types.items() if tree else ():
-            if name not in tree:
-                raise ValueError(f"'{name}' is missing")
-            if not isinstance(tree[name], type_):
-                raise ValueError(f"'{name}' is a {type(tree[name]).__name__}")
-        return tree
-
-    return AfterValidator(check)
-
-
-class OtherTeacher(TypedDict):
-    """What is compared of a teacher besides the configured one."""
-
-    digest: str
-    used_by: list[str]
-
-
-def _check_optional(**types: Any) -> AfterValidator:
-    """Refuses a tree in which one of these names is present with another type."""
-    adapters = {name: TypeAdapter(type_) for name, type_ in types.items()}
-
-    def check(tree: Tree) -> Tree:
-        for name in adapters.keys() & tree.keys():
-            try:
-                adapters[name].validate_python(tree[name])
-            except ValidationError as error:
-                raise ValueError(f"'{name}': {error_text(error)}") from error
-        return tree
-
-    return AfterValidator(check)
-
-
-def _check_sections(configuration: Tree) -> Tree:
-    """Validates the core's sections. Settings that this version does not have are ignored."""
-    required = {"runtime": {"device", "precision"}, "distill": {"jpeg_quality"}}
-    for name, model in _SECTION_MODELS.items():
-        section = configuration[name]
-        if missing := required.get(name, set()) - section.keys():
-            raise ValueError(f"'{name}.{min(missing)}' is missing")
-        try:
-            _check_section(model, canonical_json(section))
-        except ValidationError as error:
-            raise ValueError(f"{name}.{error_text(error)}") from error
-    return configuration
-
-
-@lru_cache(maxsize=1024)
-def _check_section(model: type[BaseModel], text: str) -> None:
-    """Validates a section once for all records that share it."""
-    model(**{key: value for key, value in json.loads(text).items() if key in model.model_fields})
 
 
 class Trial(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -127,7 +63,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     student_seed: int = Field(description="number of the student on that set")
     metrics: Metrics
     teacher: Annotated[
-        Tree, _require_values(name=str, top1=int | float), _check_optional(others=dict[str, OtherTeacher])
+        Tree, require_values(name=str, top1=int | float), check_optional(others=dict[str, OtherTeacher])
     ] = Field(
         description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class), "
         "key, digest; others: top1, key, digest and used_by of further teachers, by network; empty without a "
@@ -168,9 +104,9 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     configuration: Annotated[
         Tree,
         Field(min_length=1),
-        _require_values(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
-        _check_optional(changed=list[str], recipe_files=dict[str, str]),
-        AfterValidator(_check_sections),
+        require_values(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
+        check_optional(changed=list[str], recipe_files=dict[str, str]),
+        AfterValidator(check_sections),
     ]
     seconds: dict[str, float] = Field(
         description="of each stage, the sum over its artifacts of their own seconds when they were built: without the "
@@ -178,7 +114,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     )
     seconds_per_iteration: float | None = Field(description="of the method's optimisation loop, if it has one")
     peak_memory: dict[str, int] = Field(description="bytes: on the device, and resident in the process")
-    device: Annotated[Tree, Field(min_length=1), _require_values(type=str, name=str, threads=int)]
+    device: Annotated[Tree, Field(min_length=1), require_values(type=str, name=str, threads=int)]
     versions: dict[str, str]
     git_commit: str | None
     stages: dict[str, list[dict[str, Any]]] = Field(

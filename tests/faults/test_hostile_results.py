@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ddbench.results import records
+from ddbench.results.record_checks import SECTIONS
 from ddbench.storage.artifacts import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ RECORDS: dict[str, tuple[Callable[[str], str], str]] = {
         "configuration: runtime.device: Input should be a valid string",
     ),
     "keys of anything": (changed(keys='{"distill": 5}'), "keys.distill: a list such as [1, 2] is needed"),
-    **{f"no {section}": (without(section), f"configuration: '{section}' is missing") for section in records.SECTIONS},
+    **{f"no {section}": (without(section), f"configuration: '{section}' is missing") for section in SECTIONS},
 }
 READING = (("show",), ("records",), ("records", "--format", "json"), ("report",), ("figure", "scaling"))
 
@@ -133,7 +133,7 @@ def test_a_record_of_strange_settings_hurts_no_other(copied: Shell) -> None:
     path = record_of(copied)
     tree = json.loads(path.read_text())
     tree.pop("digest")
-    odd: dict[str, Any] = {name: {"strange": [1, {"x": None}]} for name in records.SECTIONS}
+    odd: dict[str, Any] = {name: {"strange": [1, {"x": None}]} for name in SECTIONS}
     odd["runtime"] |= {"device": "cpu", "precision": "fp32"}
     odd["distill"] |= {"jpeg_quality": None}
     for key, value in {"name": "odd", "configuration": {**tree["configuration"], **odd}}.items():

@@ -47,6 +47,7 @@ COVERED = {
     "measures/predictions.py": "tests/unit/measures/test_of_students.py",
     "pipeline/stages/data.py": GRAPH,
     "pipeline/stages/transport_cost.py": GRAPH,
+    "results/record_checks.py": "tests/unit/results/test_records.py",
     "results/label_files.py": "tests/unit/pipeline/test_label_files.py",
     # Sets that the user gives.
     "config/given_sets.py": GIVEN,

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from ddbench.api.evaluator import Metrics
 from ddbench.core.errors import DDBenchError
-from ddbench.results import provenance, records, verified_json
+from ddbench.results import provenance, record_checks, records, verified_json
 from ddbench.results.records import Record
 from ddbench.results.text import record_rows
 
 SECTIONS: dict[str, Any] = {
-    **{name: {} for name in records.SECTIONS},
+    **{name: {} for name in record_checks.SECTIONS},
     "data": {"image_size": 16},
     "distill": {"jpeg_quality": None},
     "runtime": {"device": "cpu", "precision": "fp32"},
