@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ddbench.api.context import DistillTask
 
-IMAGES_PER_PASS = 256
-
 
 class Confidence(Selection, frozen=True, extra="forbid"):
     """Draws one image from each of IPC equal parts of a class, which is sorted by the teacher's confidence."""
@@ -35,14 +33,9 @@ class Confidence(Selection, frozen=True, extra="forbid"):
 
     def describe(self, task: DistillTask, label: int) -> Tensor:
         """Returns the logarithm of the teacher's probability of the class for each image of it, float64 [n]."""
-        import torch
+        from ddbench.training.teacher import class_confidence
 
-        parts = []
-        with torch.no_grad():
-            for rows in torch.split(task.dataset.train.of_class(label), IMAGES_PER_PASS):
-                logits = task.teacher(task.dataset.evaluation_view("train", rows).to(task.device), bn=False).logits
-                parts.append(logits.double().log_softmax(1)[:, label].cpu())
-        return torch.cat(parts)
+        return class_confidence(task.teacher, task.dataset, label, task.device)
 
     def choose(self, features: Tensor, count: int, generator: Generator) -> Tensor:
         """Draws one image at random from each of `count` parts of the most confident images.

@@ -5,13 +5,14 @@ from ddbench.training.batches import Batch, prefetch, to_device
 from ddbench.training.loop import fit
 from ddbench.training.schedules import constant, cosine, step_at_half
 from ddbench.training.state import ExtendedCheckpoint
-from ddbench.training.teacher import accuracy, train_on_real_images
+from ddbench.training.teacher import accuracy, class_confidence, train_on_real_images
 
 __all__ = [
     "Batch",
     "ExtendedCheckpoint",
     "WeightAverage",
     "accuracy",
+    "class_confidence",
     "constant",
     "cosine",
     "fit",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ddbench.api.context import CheckpointIO, Progress
     from ddbench.api.images import RealData
     from ddbench.api.settings import TrainingSettings
+    from ddbench.api.teacher import Teacher
     from ddbench.config.schema import TeacherConfig
 
 
@@ -205,3 +206,26 @@ def accuracy_of(predicted: Tensor, labels: Tensor, classes: int) -> tuple[float,
     correct_per_class = torch.bincount(labels, weights=correct, minlength=classes)
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     return 100 * float(correct.mean()), (100 * correct_per_class / counts).tolist()
+
+
+@torch.no_grad()
+def class_confidence(
+    teacher: Teacher, dataset: RealData, label: int, device: torch.device, batch_size: int = 256
+) -> Tensor:
+    """Computes the logarithm of the teacher's probability of a class for each training image of the class.
+
+    Args:
+        teacher: The teacher, on `device`.
+        dataset: The real data.
+        label: The class.
+        device: The device.
+        batch_size: Images per pass.
+
+    Returns:
+        float64 [n], on the CPU, in the order of `dataset.train.of_class(label)`.
+    """
+    parts = []
+    for rows in torch.split(dataset.train.of_class(label), batch_size):
+        logits = teacher(dataset.evaluation_view("train", rows).to(device), bn=False).logits
+        parts.append(logits.double().log_softmax(1)[:, label].cpu())
+    return torch.cat(parts)

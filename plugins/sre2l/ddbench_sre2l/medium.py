@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ddbench.training import class_confidence
+
 if TYPE_CHECKING:
     from ddbench.api import DistillTask, Unit
-
-IMAGES_PER_PASS = 256
 
 
 def medium_ranks(count: int, wanted: int) -> list[int]:
@@ -52,11 +52,7 @@ def medium_images(task: DistillTask, unit: Unit) -> Tensor:
     return task.dataset.evaluation_view("train", chosen).to(task.device)
 
 
-@torch.no_grad()
 def _by_confidence(task: DistillTask, label: int) -> dict[str, Tensor]:
     """Returns the images of a class by ascending probability of the class for the teacher, as `indices` [n]."""
-    indices, parts = task.dataset.train.of_class(label), []
-    for part in torch.split(indices, IMAGES_PER_PASS):
-        logits = task.teacher(task.dataset.evaluation_view("train", part).to(task.device), bn=False).logits
-        parts.append(logits.double().log_softmax(1)[:, label].cpu())
-    return {"indices": indices[torch.cat(parts).argsort(stable=True)]}
+    confidence = class_confidence(task.teacher, task.dataset, label, task.device)
+    return {"indices": task.dataset.train.of_class(label)[confidence.argsort(stable=True)]}
