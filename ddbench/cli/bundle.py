@@ -79,10 +79,8 @@ def verify_command(
         options.print_result(f"{record.name}: top-1 {record.metrics.top1_last:.2f} ({label})")
     options.print_result(f"good: {counted(len(stored), 'record')}")
     if repeat:
-        files, places = (
-            repetition.Files((), (Path(), *([data_dir] if data_dir else []))),
-            (data_dir, results_dir, cache_dir),
-        )
+        files = repetition.Files((), (Path(), *([data_dir] if data_dir else [])))
+        places = (data_dir, results_dir, cache_dir)
         agreements = [repeat_record(registry, record, files, time_limit, *places) for record in stored]
         if False in agreements:
             sys.exit(1)

@@ -62,6 +62,20 @@ class HubSplit(EncodedSplit):
             yield json.dumps([label, digest.tobytes().hex()]).encode()
 
 
+def require_packages(what: str) -> None:
+    """Refuses what needs the packages of the hub where they are not installed.
+
+    Args:
+        what: The beginning of the message, e.g. an option.
+
+    Raises:
+        DDBenchError: A package is not installed.
+    """
+    for package in ("datasets", "huggingface_hub", "pyarrow"):
+        if importlib.util.find_spec(package) is None:
+            raise DDBenchError(f"{what} needs the package {package}, which is not installed: pip install 'ddbench[hf]'")
+
+
 def open_hub(reference: str, data_dir: Path | None) -> Source:
     """Opens a dataset `hf:OWNER/NAME[@REVISION][:SPLIT]` or `hf:./FOLDER[:SPLIT]`, without network access.
 
@@ -210,8 +224,7 @@ def _call(problem: str, read: Callable[[], T]) -> T:
 
 def _list_files(folder: Path, reference: str) -> tuple[dict[str, list[str]], Mapping[str, Any] | None]:
     """Returns the parquet files of each split, and the features if the README states them."""
-    if importlib.util.find_spec("datasets") is None:
-        raise DDBenchError(f"{reference} needs the package datasets, which is not installed: pip install 'ddbench[hf]'")
+    require_packages(reference)
     from datasets import load_dataset_builder
     from datasets.packaged_modules.parquet.parquet import Parquet
 

@@ -14,7 +14,7 @@ from ddbench.results import published
 from ddbench.results.conditions import pools
 from ddbench.results.labels import recipe_label
 from ddbench.results.measures import PREFIX, measure_columns
-from ddbench.results.pooling import Pooled, pool_top1
+from ddbench.results.pooling import pool_top1
 from ddbench.results.records import Record
 
 SUMMARY_COLUMNS = ("method", "ipc", "top-1 (last epoch)", "n")
@@ -56,7 +56,7 @@ def summarise(cells: Iterable[tuple[Pipeline, Record]]) -> pd.DataFrame:
                 "protocol": f"{record.evaluator} v{record.evaluator_version}",
                 "recipe": recipe_label(record),
                 "measured on": record.measured_on,
-                "top-1 (last epoch)": spread(top1),
+                "top-1 (last epoch)": top1.text,
                 **_measured(students),
                 "n": f"{counted(top1.students, 'student')} on {counted(top1.sets, 'set')}",
                 "W2² of features": f"{fmean(costs):.2f}" if costs else "",
@@ -78,13 +78,3 @@ def _measured(students: Iterable[Record]) -> dict[str, str]:
         for name, number in measure_columns(student.measures).items():
             values.setdefault(name, []).append(number)
     return {name: f"{fmean(numbers):.4g}" for name, numbers in values.items()}
-
-
-def spread(pooled: Pooled) -> str:
-    """Returns mean and standard deviation as text, or only the mean if there is one value.
-
-    >>> spread(Pooled(62.3, 0.424, sets=2, students=2))
-    '62.30 ± 0.42'
-    """
-    deviation = "" if pooled.deviation is None else f" ± {pooled.deviation:.2f}"
-    return f"{pooled.mean:.2f}{deviation}"

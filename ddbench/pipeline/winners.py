@@ -9,7 +9,6 @@ from statistics import fmean
 from ddbench.core.text import counted
 from ddbench.core.text_layout import format_rows
 from ddbench.pipeline.search_space import Point
-from ddbench.pipeline.summary import spread
 from ddbench.results.conditions import pools
 from ddbench.results.pooling import pool_top1
 from ddbench.results.records import Record
@@ -60,7 +59,7 @@ def _result(records: Sequence[Record]) -> tuple[str, str]:
     """Returns mean top-1 with its standard deviation, and the counts, as text. Several pools have only a mean."""
     pooled = [pool_top1(pool.students) for pool in pools(records)]
     if len(pooled) == 1:
-        return spread(pooled[0]), f"{counted(pooled[0].students, 'student')} on {counted(pooled[0].sets, 'set')}"
+        return pooled[0].text, f"{counted(pooled[0].students, 'student')} on {counted(pooled[0].sets, 'set')}"
     return f"{mean_top1(records):.2f}", f"{counted(len(records), 'student')} in {counted(len(pooled), 'cell')}"
 
 

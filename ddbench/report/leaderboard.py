@@ -21,6 +21,7 @@ from ddbench.report.pictures import reduced_preview
 from ddbench.results import published, records
 from ddbench.results.command import command_of, inputs_of
 from ddbench.results.conditions import Pool, pools
+from ddbench.results.pooling import pool_top1
 from ddbench.results.preview import preview_path
 from ddbench.results.records import Record
 from ddbench.results.scores import score_rows
@@ -255,7 +256,7 @@ def _measured(pool: Pool, row: dict[str, Any], site: Site, results_dirs: Sequenc
     ordered = sorted(pool.records, key=lambda record: (record.repeat, record.student_seed, record.name))
     on = "" if example.measured_on == "validation images" else f", {example.measured_on}"
     ipc = "all" if row["ipc"] is None else str(row["ipc"])
-    number = _deviating(row["top1"], row["deviation"])
+    number = pool_top1(pool.students).text
     counts = f"{row['n']} on {row['sets']}" if row["n"] != row["sets"] else str(row["n"])
     scores = {} if row["ipc"] is None else row
     recipes, settings = "+".join(example.recipes), re.sub(r"\b(method|evaluator)\.", "", row["settings"])
@@ -308,7 +309,7 @@ def published_results(datasets: set[str]) -> list[Result]:
 
 def _published(row: dict[str, str]) -> Result:
     size = "" if published.is_quoted(row["note"]) else str(published.PAPER_SIZES[row["dataset"]])
-    number = f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
+    number = published.number_text(row)
     cells = {
         **{title: Cell("") for title, _ in COLUMNS},
         "method": Cell(row["method"]),
@@ -371,10 +372,6 @@ def _anchor(cells: dict[str, Cell]) -> str:
 def _line(record: Record, address: str) -> RecordLine:
     seeds = f"set {record.repeat}, student {record.student_seed}, seed {record.seed}"
     return RecordLine(record.name, address, seeds, f"{record.metrics.top1_last:.2f}", record.created[:10])
-
-
-def _deviating(mean: float, deviation: float) -> str:
-    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def _score(value: float | None, form: str) -> Cell:

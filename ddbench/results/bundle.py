@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,8 +142,7 @@ def _pack(folder: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in _files(folder):
             with (folder / name).open("rb") as source, archive.open(zipfile.ZipInfo(name, EPOCH), "w") as file:
-                while block := source.read(2**20):
-                    file.write(block)
+                shutil.copyfileobj(source, file)
 
 
 Root = Path | zipfile.Path
@@ -249,7 +249,7 @@ def _check_plausible(record: Record) -> None:
     Raises:
         DDBenchError: The message names the record and the number.
     """
-    metrics = record.metrics
+    metrics, fault_of_time = record.metrics, _fault_of_time(record.created)
     problems = {
         "a name with other characters than letters, digits, - and _": not NAME.fullmatch(record.name),
         f"top-1 of {len(metrics.per_class)} classes, and the dataset has {record.classes}": len(metrics.per_class)
@@ -259,9 +259,7 @@ def _check_plausible(record: Record) -> None:
         ),
         f"{record.distilled_images} images of {record.classes} classes at IPC {record.ipc}": record.ipc is not None
         and abs(record.distilled_images - record.ipc * record.classes) >= record.classes,
-        f"it was created on {record.created[:10]}, {_fault_of_time(record.created)}": bool(
-            _fault_of_time(record.created)
-        ),
+        f"it was created on {record.created[:10]}, {fault_of_time}": bool(fault_of_time),
         "a stage with less than 0 seconds": min(record.seconds.values(), default=0.0) < 0,
         "a teacher with a top-1 outside 0 to 100 %": not 0 <= record.teacher.get("top1", 0) <= 100,
     }
@@ -328,11 +326,8 @@ def _files(root: Root, prefix: str = "") -> Iterator[str]:
 
 
 def _digest(root: Root, name: str) -> str:
-    digest = hashlib.sha256()
     with (root / name).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # both types have readinto
 
 
 def _bytes(root: Root, name: str, limit: int) -> bytes:

@@ -207,9 +207,8 @@ def _group_rows(block: Block) -> list[dict[str, str]]:
     rows = []
     for name, group in block.groups.items():
         pooled = pool_top1(group.students)
-        deviation = "" if pooled.deviation is None else f" ± {pooled.deviation:.2f}"
         recipe = "+".join(group.example.recipes)
-        rows.append({"group": name, "recipe": recipe, "top-1": f"{pooled.mean:.2f}{deviation}", "n": pooled.count_text})
+        rows.append({"group": name, "recipe": recipe, "top-1": pooled.text, "n": pooled.count_text})
     return rows
 
 

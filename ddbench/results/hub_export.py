@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddbench.core.errors import DDBenchError
+from ddbench.core.files import file_digest
+from ddbench.data.hub import require_packages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def write_hub_folder(
     Raises:
         DDBenchError: A package is not installed.
     """
-    require_hub_packages("--format huggingface")
+    require_packages("--format huggingface")
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Image, List, Value
@@ -134,25 +134,11 @@ def require_push() -> None:
     Raises:
         DDBenchError: A package is not installed, or there is no token of the hub.
     """
-    require_hub_packages("--push")
+    require_packages("--push")
     from huggingface_hub import get_token
 
     if get_token() is None:
         raise DDBenchError("--push needs a token of the hub: run 'hf auth login', or set HF_TOKEN")
-
-
-def require_hub_packages(what: str) -> None:
-    """Refuses what needs the packages of the hub where they are not installed.
-
-    Args:
-        what: The beginning of the message, e.g. an option.
-
-    Raises:
-        DDBenchError: A package is not installed.
-    """
-    for package in ("datasets", "huggingface_hub", "pyarrow"):
-        if importlib.util.find_spec(package) is None:
-            raise DDBenchError(f"{what} needs the package {package}, which is not installed: pip install 'ddbench[hf]'")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -207,7 +193,7 @@ def _croissant(folder: Path, paths: Sequence[Path], columns: Sequence[str]) -> d
             "name": path.name,
             "contentUrl": path.relative_to(folder).as_posix(),
             "encodingFormat": "application/x-parquet",
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": file_digest(path),
         }
         for path in paths
     ]

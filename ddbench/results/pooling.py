@@ -27,6 +27,16 @@ class Pooled:
     students: int
 
     @property
+    def text(self) -> str:
+        """Mean and standard deviation as text, or only the mean if there is one value.
+
+        Example:
+            >>> Pooled(62.3, 0.424, sets=2, students=2).text
+            '62.30 ± 0.42'
+        """
+        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+    @property
     def count_text(self) -> str:
         """The counts as text: `3 sets`, or `5 on 3 sets` if a set has several students."""
         sets = counted(self.sets, "set")

@@ -6,6 +6,7 @@ They are shown next to measured numbers.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +90,11 @@ def printed_rows(table: str) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
+def number_text(row: Mapping[str, str]) -> str:
+    """Returns the number of a row of `printed_rows` with its error, e.g. "64.8 ± 0.4"."""
+    return f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
+
+
 def is_quoted(note: str) -> bool:
     """Tests by the `note` of a number whether the paper quotes it or measured it under other conditions.
 
@@ -166,7 +172,7 @@ def published_text(experiment: Experiment, classes: int | None = None) -> str:
     cell = (experiment.method_name, experiment.dataset, str(experiment.ipc or ""), experiment.student)
     for row in printed_rows("comparison"):
         if (row["ours"], row["dataset"], row["ipc"], row["architecture"]) == cell and not is_quoted(row["note"]):
-            number = f"{row['value']} ± {row['error']}" if row["error"] else row["value"]
+            number = number_text(row)
             departure = departures(experiment)
             return f"{number} ({departure})" if departure else number
     return ""
