@@ -59,9 +59,10 @@ def records_command(
 ) -> None:
     """Lists the records in one table."""
     from ddbench.results import text as results_text
-    from ddbench.results.schema import schema_text
 
     if schema:
+        from ddbench.results.schema import schema_text
+
         click.echo(schema_text(), nl=False)
         return
 

@@ -20,6 +20,7 @@ from ddbench.api.units import Unit
 from ddbench.config.schema import Stem
 from ddbench.core import seeds
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.objective import backpropagate
 from ddbench.distillation.recover import draw_view, optimise, recover, slot_noise
 from ddbench.nn.build import build_network
 from ddbench.nn.taps import TappedNetwork
@@ -161,9 +162,7 @@ class DistillContext:
         """
 
         def backward(images: Tensor, step: int) -> dict[str, Tensor]:
-            terms = loss(images, step)
-            torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
-            return {name: term.detach() for name, term in terms.items()}
+            return backpropagate(loss(images, step))
 
         return optimise(self, unit, backward, self._start(unit, initial, settings), settings, state)
 

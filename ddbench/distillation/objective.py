@@ -65,8 +65,7 @@ class NetworkObjective:
             DDBenchError: `images_at_once` is less than n, and the objective needs the BatchNorm inputs themselves.
         """
         self._rows = rows
-        terms = self._backward(view) if images_at_once == len(view) else self._backward_in_parts(view, images_at_once)
-        return {name: term.detach() for name, term in terms.items()}
+        return self._backward(view) if images_at_once == len(view) else self._backward_in_parts(view, images_at_once)
 
     def _backward(self, view: Tensor) -> Terms:
         with autocast(self._task.device, self._task.precision):
@@ -74,8 +73,7 @@ class NetworkObjective:
             terms = self._terms_from_moments(images) if self._moments_suffice is not False else None
             if terms is None:
                 terms = self._objective(self._network(images, layer=self._layer))
-        _sum(terms).backward()  # type: ignore[no-untyped-call]
-        return terms
+        return backpropagate(terms)
 
     def _terms_from_moments(self, images: Tensor) -> Terms | None:
         """Computes the loss terms from the moments. Returns None if the objective needs the inputs themselves."""
@@ -111,7 +109,7 @@ class NetworkObjective:
                     "out of memory, and this method's objective needs more of the BatchNorm inputs than their moments: "
                     "use a smaller batch size or a device with more memory"
                 ) from error
-        _sum(terms).backward()  # type: ignore[no-untyped-call]
+        terms = backpropagate(terms)
         output_gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in outputs]
         per_part = zip(*(torch.split(gradient, images_at_once) for gradient in output_gradients), strict=True)
         gradients = []
@@ -155,5 +153,7 @@ def network_objective(
         yield NetworkObjective(task, network, objective, layer, forward, turn)
 
 
-def _sum(terms: Terms) -> Tensor:
-    return torch.stack([term.float() for term in terms.values()]).sum()
+def backpropagate(terms: Terms) -> Terms:
+    """Propagates the gradient of the sum of the terms, and returns the detached terms."""
+    torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    return {name: term.detach() for name, term in terms.items()}
