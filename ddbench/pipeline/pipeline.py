@@ -132,8 +132,9 @@ class Pipeline:
         """Builds a part of a stage. A stage of a method is a plugin's code, as the method is."""
         if stage.name not in self.method.stages():
             return stage.build(self, part, checkpoint)
-        teachers = [number for name, number in stage.needs(self, part) if name == "teacher"]
-        shared = self.shared_state("stage", stage.name, teachers)
+        teachers = {number for name, number in stage.needs(self, part) if name == "teacher"}
+        teachers |= {0} if self.uses_teacher else set()  # `run.teacher`, which a stage can use without declaring it
+        shared = self.shared_state("stage", stage.name, sorted(teachers))
         with self.builder.plugin("stage", stage.name, stage.name, shared):
             return stage.build(self, part, checkpoint)
 
