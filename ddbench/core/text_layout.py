@@ -42,12 +42,35 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: i
         cifar10  ten classes of
                  photographs
     """
-    cells = [[cell.replace(" ± ", f"{NO_BREAK}±{NO_BREAK}") for cell in row] for row in (headers, *rows)]
+    cells = [[_join_deviations(cell) for cell in row] for row in (headers, *rows)]
     columns = list(zip(*cells, strict=True))
     available = width - len(GAP) * (len(columns) - 1)
     widths = _column_widths([_longest(column) for column in columns], list(map(_longest_word, columns)), available)
     header, *body = (_format_row(row, widths).replace(NO_BREAK, " ") for row in cells)
     return "\n".join([header, GAP.join("-" * column for column in widths), *body])
+
+
+def fill(text: str, width: int) -> str:
+    """Wraps a text. There is no line break within a word or beside `±`.
+
+    Args:
+        text: One paragraph.
+        width: Characters per line. A longer word is a line of its own.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> print(fill("a mean of three (± deviation)", width=20))
+        a mean of three
+        (± deviation)
+    """
+    joined = _join_deviations(text)
+    return textwrap.fill(joined, width, break_on_hyphens=False, break_long_words=False).replace(NO_BREAK, " ")
+
+
+def _join_deviations(text: str) -> str:
+    return text.replace("± ", f"±{NO_BREAK}").replace(" ±", f"{NO_BREAK}±")
 
 
 def _longest(column: Iterable[str]) -> int:

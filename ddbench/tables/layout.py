@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ddbench.api.table import Metric, TableSpec
-from ddbench.core.text_layout import GAP, divide_columns, terminal_width
+from ddbench.core.text_layout import GAP, divide_columns, fill, terminal_width
 from ddbench.core.text_layout import format_table as format_columns
 from ddbench.results import published, significance
 from ddbench.results.pooling import Pooled, pool
@@ -87,8 +86,8 @@ def _format_block(form: str, block: TextBlock) -> str:
     headers = [_header(str(name)) for name in cells]
     if form == "text":
         width = terminal_width()
-        wrapped = [textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False) for line in notes]
-        title = textwrap.fill(heading, width, break_on_hyphens=False, break_long_words=False)
+        wrapped = [fill(line, width) for line in notes]
+        title = fill(heading, width)
         return "\n".join([title, "\n\n".join(_text_tables(headers, cells, width)), *wrapped])
     start, end = ("**", "**") if form == "markdown" else (BOLD_START, BOLD_END)
 
