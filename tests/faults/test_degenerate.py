@@ -72,6 +72,8 @@ def run(place: Shell, data: str, method: str, *more: str) -> dict[str, Any] | st
     """The record of a method at IPC 1 on `single` and 3 on `alike`; the last line on stderr where it is refused."""
     fields = PluginRegistry().distiller(method).model_fields
     short = [part for name, text in FEW_STEPS.items() if name in fields for part in ("--set", text)]
+    if {"network", "bn_weight"} <= fields.keys():  # its statistics are matched at BatchNorm layers
+        short = [text.replace("convnet-d2", "convnet-bn-d2") for text in short]
     ipc = () if method == "full" else ("--ipc", "1" if data == "single" else "3")
     results = place.root / f"{data}-{method}-{len(list(place.root.iterdir()))}"
     outcome = place(
