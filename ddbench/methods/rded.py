@@ -74,6 +74,7 @@ class RDED(Distiller, frozen=True, extra="forbid"):
 
     def distill(self, task: DistillTask, unit: Unit) -> UnitResult:
         """Returns the stitched images of the unit's class."""
-        from ddbench.methods.patches import distill
+        from ddbench.training import stitched_patches
 
-        return distill(task, unit, self.candidates, self.crops, self.factor)
+        label = unit.slots[0].label
+        return UnitResult(images=stitched_patches(task, label, self.candidates, self.crops, self.factor))

@@ -35,11 +35,11 @@ from ddbench.evaluators.labels import teacher_logits
 from ddbench.evaluators.selection import score_on
 from ddbench.losses import batchnorm, features
 from ddbench.losses.features import mean_match
-from ddbench.methods.patches import teacher_loss
 from ddbench.nn import memory
 from ddbench.nn.build import build_network
 from ddbench.nn.statistics import Variance, collect
 from ddbench.nn.taps import TappedNetwork
+from ddbench.training.patches import teacher_loss
 from ddbench.training.teacher import accuracy
 
 if TYPE_CHECKING:

@@ -9,8 +9,14 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import resized_crop
 
+from ddbench.api.context import DistillTask
+from ddbench.data.dataset import Dataset
 from ddbench.evaluators.protocols import FullData, HardLabels, KnowledgeDistillation, SoftLabels
+from ddbench.nn.taps import TappedNetwork
 from ddbench.results.records import Record
 
 Tree = dict[str, Any]
@@ -167,3 +173,43 @@ def changed() -> Change:
         return actual
 
     return change
+
+
+class Small(nn.Module):
+    """One strided convolution and a linear classifier of ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 6, 3, stride=2)
+        self.classifier = nn.Linear(6 * 16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.convolution(images).relu().flatten(1))
+        return logits
+
+
+@pytest.fixture
+def make_task(digits_at: Callable[..., Dataset], bare_task: Callable[..., DistillTask]) -> Callable[..., DistillTask]:
+    """Makes the task of a method on digits of 9 px, whose teacher has random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        teacher = TappedNetwork(Small())
+
+    def make(ipc: int = 3, seed: int = 0, dataset: Dataset | None = None) -> DistillTask:
+        task: DistillTask = bare_task(dataset or digits_at(9, 11), teacher, ipc=ipc, seed=seed)
+        return task
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def brute_force() -> Callable[..., Tensor]:
+    """The crop of lowest loss of one image, cut by torchvision, one after the other."""
+
+    def best(task: DistillTask, index: int, boxes: Tensor, side: int, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        height, width = task.dataset.train.sizes[index].tolist()
+        image = task.dataset.train.read(torch.tensor([index]))[0][0, :, :height, :width].float() / 255
+        crops: list[Tensor] = [resized_crop(image, *box, [side, side], antialias=True) for box in boxes.tolist()]
+        return min(crops, key=lambda crop: float(loss(crop[None])))
+
+    return best

@@ -14,10 +14,10 @@ from torch import Tensor
 from ddbench.api.context import DistillTask
 from ddbench.api.dataset import DatasetInfo
 from ddbench.api.units import Unit
-from ddbench.methods.patches import random_crops, teacher_loss
 from ddbench.methods.rded import RDED
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
+from ddbench.training.patches import random_crops, teacher_loss
 
 SIZE = 9
 

@@ -16,10 +16,10 @@ from torch.nn.functional import cross_entropy
 from ddbench.api.context import DistillTask
 from ddbench.config.schema import DataConfig
 from ddbench.data.dataset import load_dataset
-from ddbench.methods import patches as numerics
-from ddbench.methods.patches import best_crops, random_crops, stitch, teacher_loss
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.cache import Cache
+from ddbench.training import patches as numerics
+from ddbench.training.patches import best_crops, random_crops, stitch, teacher_loss
 
 SIZE = 9
 

@@ -1,4 +1,4 @@
-"""The steps of RDED for one class: draw crops, rank them by the teacher's loss, stitch the best ones to images."""
+"""The images of RDED for one class: crops of real images, ranked by the teacher's loss and stitched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench.api.units import Unit, UnitResult
 from ddbench.augment import crops as crops_module
 from ddbench.nn import memory
 from ddbench.nn.device import autocast
@@ -24,29 +23,29 @@ Loss = Callable[[Tensor], Tensor]
 CROPS_PER_BATCH = 256
 
 
-def distill(task: DistillTask, unit: Unit, count: int, crops: int, factor: int) -> UnitResult:
-    """Makes the images of one class (paper: Section 4; released code: `synthesize`).
+def stitched_patches(task: DistillTask, label: int, count: int, crops: int, factor: int) -> Tensor:
+    """Makes the images of one class of RDED (paper: Section 4; released code: `synthesize`).
 
     Unlike in the released code, crops are taken from the stored images instead of the files, and images are
     normalised for the teacher with the dataset's own statistics (released code: those of ImageNet, also for CIFAR).
     The released code stores images as 8-bit JPEG files: set `distill.jpeg_quality=75` to reproduce it.
 
     Args:
-        task: The task.
-        unit: A unit of the slots of one class.
+        task: The task of the method.
+        label: The class.
         count: The number of real images that crops are taken from, at most all images of the class.
         crops: The number of crops of each real image.
         factor: An image is composed of factor x factor patches.
 
     Returns:
-        The images in the unit's order, pixels in [0, 1].
+        One image for each slot of the class, [IPC, 3, S, S], pixels in [0, 1], on the CPU.
     """
-    label, size = unit.slots[0].label, task.info.image_size
+    size = task.info.image_size
     candidates = task.sample(label, count, "rded", "images")
     boxes = random_crops(task, candidates, crops, task.generator("rded", "crops", label))
     patches, losses = best_crops(task, candidates, boxes, size // factor, teacher_loss(task, label))
     best = losses.argsort(stable=True)[: factor**2 * task.ipc]
-    return UnitResult(images=stitch(patches[best], size, factor))
+    return stitch(patches[best], size, factor)
 
 
 def random_crops(task: DistillTask, candidates: Tensor, crops: int, generator: torch.Generator) -> Tensor:
