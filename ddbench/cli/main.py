@@ -44,7 +44,7 @@ ABORTED = 130
     metavar="FILE",
     help="A Python file with hooks, before the command: `ddbench --plugin my_method.py run ...`. Repeat for several.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print no progress of stages, only results, notes and errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress, only results, notes and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print a line for every step of a stage.")
 @click.pass_context
 def cli(context: click.Context, plugins: tuple[Path, ...], quiet: bool, verbose: bool) -> None:

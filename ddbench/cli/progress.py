@@ -104,6 +104,8 @@ class _Lines:
 
     def line(self, event: Event, silent: tuple[str, ...] = ()) -> str | None:
         """The line of an event; None if the last line was too recent or the event is of a `silent` kind."""
+        if event.kind == "cell":
+            return message_line(event.message)
         now = self._now()
         clock = self._clock(event, now)
         is_shown = event.kind not in silent and self._is_due(event, clock, now)

@@ -113,7 +113,7 @@ def repeat_record(
         repetition.check_teacher(pipeline, stored)
         options.print_result(repetition.plan_text(stored, pipeline))
         if dry_run:
-            running.announce_duration([pipeline], options.print_error)
+            running.announce_duration([pipeline])
             return True
         repeats, silent = results_dir / "repeats", lambda text: None
         with interruption.handle_signals(time_limit and time_limit * 60):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["started", "step", "finished", "cached", "resumed", "note", "preview"]
+Kind = Literal["started", "step", "finished", "cached", "resumed", "note", "cell", "preview"]
 
 PROGRESS_LINE_SECONDS = 5.0
 """Seconds between two progress lines if the output is not a terminal."""
@@ -32,8 +32,9 @@ class Event:
     """One event in the life of a stage.
 
     Attributes:
-        kind: `started`, `step`, `finished`, `cached` (the artifact exists already), `resumed` (from a checkpoint) or
-            `note` (a line for the user), or `preview` (the picture of the distilled set of a finished cell).
+        kind: `started`, `step`, `finished`, `cached` (the artifact exists already), `resumed` (from a checkpoint),
+            `note` (a line for the user), `cell` (a line of progress: the estimated time of a grid, the next cell, its
+            record), or `preview` (the picture of the distilled set of a finished cell).
         stage: Name of the stage. The stage `grid` counts the finished parts of a grid that other processes compute.
         unit: The part of the stage in words, e.g. the name of a network or `1/4`.
         part: The number of the part, from 0.

@@ -44,7 +44,7 @@ def run(
         workspace: The objects that the cells share.
         results_dir: The folder of records and pictures.
         echo: Prints a line of the result.
-        warn: Prints a line about the progress.
+        warn: Prints a line about a possible data leak or a failed cell.
         strict: Whether a grid with a possible data leak is refused.
         wide: Whether the summary has all columns.
 
@@ -61,7 +61,7 @@ def run(
         check_networks(pipelines)
     with translate_os_errors(results_dir):
         (results_dir / "records").mkdir(parents=True, exist_ok=True)
-    schedule = announce_duration(pipelines, warn) if incomplete else None
+    schedule = announce_duration(pipelines) if incomplete else None
     for note in leaks:
         warn(note)
     cells: list[tuple[Pipeline, Record]] = []
@@ -72,7 +72,7 @@ def run(
         for number, pipeline in enumerate(pipelines, 1):
             if len(pipelines) > 1 and pipeline.missing():
                 left = f"; {left}" if schedule and (left := schedule.left(number - 1)) else ""
-                warn(f"cell {number} of {len(pipelines)}: {pipeline.experiment.name}{left}")
+                report_cell(pipeline, f"cell {number} of {len(pipelines)}: {pipeline.experiment.name}{left}")
             try:
                 record, preview = finish_cell(pipeline, results_dir, wait_for_artifacts)
             except DDBenchError as error:
@@ -86,7 +86,7 @@ def run(
             cells.append((pipeline, record))
             if preview is not None:
                 previews[preview] = None
-            warn(f"record: {results_dir / 'records' / record.name}.json")
+            report_cell(pipeline, f"record: {results_dir / 'records' / record.name}.json")
     if not cells:
         raise DDBenchError(f"every cell failed: {_listed([name for names in failures.values() for name in names])}")
     echo(summary_text(cells, wide))
@@ -169,16 +169,22 @@ def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Pat
     return path
 
 
-def announce_duration(pipelines: list[Pipeline], warn: Print) -> estimate.Schedule:
+def announce_duration(pipelines: list[Pipeline]) -> estimate.Schedule:
     """Returns the schedule of a grid, and prints its estimated duration if it is more than a minute.
 
     Args:
         pipelines: The cells.
-        warn: Prints a line about the progress.
     """
     schedule = estimate.Schedule(pipelines)
     if schedule.total > estimate.ANNOUNCED_SECONDS:
-        warn(f"this will take about {estimate.readable(schedule.total)} {schedule.where}")
+        report_cell(pipelines[0], f"this will take about {estimate.readable(schedule.total)} {schedule.where}")
     if schedule.total > estimate.LONG_SECONDS and "paper" in pipelines[0].experiment.recipes:
-        warn("a smaller budget, but not the paper's protocol: the same command with --recipe quick")
+        report_cell(
+            pipelines[0], "a smaller budget, but not the paper's protocol: the same command with --recipe quick"
+        )
     return schedule
+
+
+def report_cell(pipeline: Pipeline, text: str) -> None:
+    """Emits a line of progress about a cell."""
+    pipeline.workspace.emit(Event("cell", "grid", message=text, context=pipeline.context))

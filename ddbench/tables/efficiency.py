@@ -196,12 +196,13 @@ def _with_state(row: Row, numbers: Numbers) -> Row:
 
 def _measure(pipeline: Pipeline, cell: Cell, row: Row, context: TableContext) -> Numbers:
     """Computes the teacher and the statistics, then measures the method in a separate process."""
+    from ddbench.pipeline.run import report_cell
     from ddbench.tables.cells import cell_name
 
     if pipeline.method.needs_teacher:
         for label in range(pipeline.info.num_classes):
             pipeline.statistics(label)
-    context.warn(f"{row['table']}: {cell_name(cell)}: measuring in a separate process")
+    report_cell(pipeline, f"{row['table']}: {cell_name(cell)}: measuring in a separate process")
     return _measure_in_process(cell, context)
 
 

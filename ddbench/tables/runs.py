@@ -121,6 +121,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     """
     from ddbench.pipeline import estimate
     from ddbench.pipeline.checks import check_leaks
+    from ddbench.pipeline.run import report_cell
 
     assert context.workspace is not None
     stored = records_by_key(context.stored)
@@ -143,7 +144,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
                 if record is None:
                     number += 1
                     left = f"; {left}" if (left := schedule.left(number - 1)) else ""
-                    context.warn(f"cell {number} of {len(missing)}: {pipeline.experiment.name}{left}")
+                    report_cell(pipeline, f"cell {number} of {len(missing)}: {pipeline.experiment.name}{left}")
                     title = f"{spec.name} {number}/{len(missing)}: {cell_name(resolved.cell)}"
                     record, state, reason = _run_pipeline(pipeline, title, context, wait_for_artifacts)
                 experiment, classes = pipeline.experiment, pipeline.info.num_classes
@@ -155,11 +156,11 @@ def _run_pipeline(
     pipeline: Pipeline, title: str, context: TableContext, wait_for_artifacts: WaitForArtifacts
 ) -> tuple[Record | None, str, str]:
     """Returns the record, or a state and the reason."""
-    from ddbench.pipeline.run import finish_cell
+    from ddbench.pipeline.run import finish_cell, report_cell
 
     try:
         record, _ = finish_cell(pipeline, context.results_dir, wait_for_artifacts)
     except Exception as error:  # after any exception, the other cells are still run
         return None, "failed", context.report_failure(title, error)
-    context.warn(f"{title}: record {context.results_dir / 'records' / record.name}.json")
+    report_cell(pipeline, f"{title}: record {context.results_dir / 'records' / record.name}.json")
     return record, "", ""

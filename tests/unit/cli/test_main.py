@@ -29,9 +29,9 @@ def test_a_bare_group_shows_its_help_as_a_page(shell: "Shell", command: str) -> 
 @pytest.mark.parametrize(
     ("options", "lines"),
     [
-        ((), ["teacher net: started", "data: a note"]),
+        ((), ["teacher net: started", "cell 1 of 2: a cell", "data: a note"]),
         (("-q",), ["data: a note"]),
-        (("--verbose",), ["teacher net: started", "teacher net: step 1/9", "data: a note"]),
+        (("--verbose",), ["teacher net: started", "teacher net: step 1/9", "cell 1 of 2: a cell", "data: a note"]),
     ],
 )
 def test_quiet_and_verbose_choose_what_is_shown(
@@ -42,6 +42,7 @@ def test_quiet_and_verbose_choose_what_is_shown(
         for event in (
             Event("started", "teacher", "net"),
             Event("step", "teacher", "net", 1, 9),
+            Event("cell", "grid", message="cell 1 of 2: a cell"),
             Event("note", "data", message="a note"),
         ):
             progress.ddbench_event(event)
