@@ -77,10 +77,12 @@ def verify_command(
     for record in stored:
         label = f"{record.evaluator} v{record.evaluator_version}"
         options.print_result(f"{record.name}: top-1 {record.metrics.top1_last:.2f} ({label})")
-    options.print_result(f"good: {counted(len(stored), 'record')}")
+    advice = "" if repeat else "; --repeat computes their numbers again"
+    options.print_result(f"valid: {counted(len(stored), 'record')}{advice}")
     if repeat:
         files = repetition.Files((), (Path(), *([data_dir] if data_dir else [])))
         places = (data_dir, results_dir, cache_dir)
         agreements = [repeat_record(registry, record, files, time_limit, *places) for record in stored]
+        options.print_result(f"\nrepeated: {agreements.count(True)} of {counted(len(stored), 'record')} agree")
         if False in agreements:
             sys.exit(1)

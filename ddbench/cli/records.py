@@ -110,8 +110,8 @@ def export_command(
 ) -> None:
     """Exports a distilled set as images or tensors.
 
-    RUN is the name of a record of this set or a unique prefix of it. The weights of the images and a description of the
-    set are exported too.
+    RUN is the name of a record of this set, or a prefix that only records of this set have. The weights of the images
+    and a description of the set are exported too.
     """
     from ddbench.pipeline.workspace import Workspace
     from ddbench.results import records
@@ -122,7 +122,7 @@ def export_command(
         raise click.UsageError(f"--push uploads the files of --format huggingface, and --format is {form}")
     if repository is not None:
         require_push()
-    record = records.read(records.find(results_dir / "records", run))
+    record = records.read(records.find(results_dir / "records", run, of_set=not with_labels))
     workspace = Workspace(registry, options.open_cache(cache_dir), data_dir)
     written = export_run(record, workspace.cache, workspace.dataset, output, form, with_labels)
     click.echo(f"written: {written}")

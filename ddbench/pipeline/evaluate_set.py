@@ -88,7 +88,7 @@ def record_of(source: str, results_dir: Path) -> Record:
     if path.suffix == ".json" and (os.sep in source or path.is_file()):
         return records.read(path)
     try:
-        return records.read(records.find(results_dir / "records", source))
+        return records.read(records.find(results_dir / "records", source, of_set=True))
     except DDBenchError as error:
         raise DDBenchError(f"{source} is neither a file nor a folder, and as a record: {error}") from error
 

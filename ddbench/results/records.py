@@ -283,12 +283,13 @@ def parse(content: bytes, name: Path | str) -> Record:
         raise DDBenchError(f"{name} is not a record: {error_text(error)}") from error
 
 
-def find(folder: Path, name: str | None) -> Path:
+def find(folder: Path, name: str | None, of_set: bool = False) -> Path:
     """Finds the file of a record.
 
     Args:
         folder: Folder of records.
         name: Name of the record, or the beginning of one name. None: the newest record.
+        of_set: Whether the record stands for its distilled set: of several that match and have one set, the newest.
 
     Raises:
         DDBenchError: If no record or more than one matches.
@@ -300,6 +301,8 @@ def find(folder: Path, name: str | None) -> Path:
         return paths[-1]
     exact = [path for path in paths if path.stem == name.removesuffix(".json")]
     matching = exact or [path for path in paths if path.stem.startswith(name)]
+    if of_set and len({read(path).distilled_digest for path in matching}) == 1:
+        return matching[-1]
     if len(matching) > 1:
         raise DDBenchError(f"{len(matching)} records begin with '{name}'; {_newest(matching)}")
     if not matching:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import FAST
+
 if TYPE_CHECKING:
     from conftest import Finished, Shell
 
@@ -157,7 +159,8 @@ def test_seeds_and_repeats_are_counted(finished: "Finished", tmp_path: Path) -> 
 def test_two_students_stand_in_two_rows(finished: "Finished", tmp_path: Path) -> None:
     shell = copy_of(finished, tmp_path)
     students = ("--student", "convnet-bn-d3", "--student", "convnet-d2")
-    outcome = shell.run("--method", "random", "--dataset", "digits", "--ipc", "1", *students)
+    outcome = shell("-q", "run", *FAST, "--method", "random", "--dataset", "digits", "--ipc", "1", *students)
+    assert (outcome.code, outcome.errors) == (0, [])
     assert [row["student"] for row in outcome.rows] == ["convnet-bn-d3", "convnet-d2"]
 
 

@@ -53,7 +53,9 @@ def is_quick(command: str) -> bool:
 README, USAGE = ROOT / "README.md", ROOT / "docs" / "usage.md"
 COMMANDS = list(dict.fromkeys([*commands(README), *commands(USAGE)]))
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
-INSTALL = [command for command in COMMANDS if command.startswith("pip ")]  # the test of the packages installs them
+INSTALL = [
+    command for command in COMMANDS if command.startswith(("pip ", "uv "))
+]  # the test of the packages installs them
 QUICK = [command for command in COMMANDS if is_quick(command)]
 LONG = [command for command in COMMANDS if command.startswith("ddbench ") and not is_quick(command)]
 REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"

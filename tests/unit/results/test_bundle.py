@@ -97,7 +97,7 @@ def test_a_good_bundle_passes_as_folder_and_as_zip_file(sent: Path, finished: Fi
     for path in (sent, tmp_path / "one.zip"):
         outcome = shell("verify", path)
         assert outcome.code == 0, outcome.err
-        assert outcome.out.endswith("good: 2 records\n")
+        assert outcome.out.endswith("valid: 2 records; --repeat computes their numbers again\n")
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         archive.extractall(tmp_path / "received")
     assert shell("leaderboard", tmp_path / "received", "--output", tmp_path / "site").code == 0
@@ -291,6 +291,7 @@ def test_repeat_computes_the_records_again(copied: Path, finished: Finished, tmp
     outcome = shell("verify", copied, "--repeat", *results)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("agrees: the same distilled set and the same accuracies") == 2
+    assert outcome.out.endswith("repeated: 2 of 2 records agree\n")
 
     def better(content: dict[str, Any]) -> None:
         content["metrics"]["per_class"][0] += 10

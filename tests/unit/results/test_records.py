@@ -173,6 +173,13 @@ def test_a_name_like_no_record_gives_the_newest_three(folder: Path) -> None:
     assert str(error.value) == f"no record 'nothing' in {folder}; {newest}"
 
 
+def test_records_of_one_set_stand_for_it(folder: Path) -> None:
+    assert records.find(folder, "a-ipc10", of_set=True).stem == "a-ipc10-00"
+    records.write(record(name="a-ipc10-02", distilled_digest="another"), folder)
+    with pytest.raises(DDBenchError, match="3 records begin with 'a-ipc10'"):
+        records.find(folder, "a-ipc10", of_set=True)
+
+
 def test_an_exact_name_wins_over_longer_ones(folder: Path) -> None:
     records.write(record(name="a-ipc1-00-again"), folder)
     assert records.find(folder, "a-ipc1-00").stem == "a-ipc1-00"
