@@ -1,13 +1,13 @@
-"""The loss of G-VBSM: cross-entropy, statistics at BatchNorm layers and convolutions, density of each class."""
+"""The terms of the loss that G-VBSM and EDC share: cross-entropy, statistics at BatchNorm layers and convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, MutableMapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ddbench import losses
 from ddbench.nn import Moments, Statistics, autocast, batch_norms, moments, patch_moments, tap_inputs
@@ -15,68 +15,81 @@ from ddbench_gvbsm.statistics import TENSORS
 
 if TYPE_CHECKING:
     from ddbench.api import DistillTask, Teacher, Unit
-    from ddbench_gvbsm import GVBSM
-
-DENSITY_SIZE = 32
-"""Side to which images are averaged for their Gram matrix, in pixels (released code)."""
+    from ddbench_gvbsm.gvbsm import StatisticsMatching
 
 
-def distill(method: GVBSM, task: DistillTask, unit: Unit) -> Tensor:
-    """Optimises the images of one unit from noise. In step t, teacher t mod T takes its turn.
+class Targets(NamedTuple):
+    """Statistics of the real images, which those of a batch are compared with.
+
+    Attributes:
+        statistics: By layer: those of channels [C] and, at convolutions, those of patches [P]. With `weights`, [R, C]
+            and [R, P].
+        share: The weight of the comparison.
+        weights: Weights [R, B] of the images for R groups of images, e.g. classes; see `losses.class_moments`. None:
+            all images are one group.
+        prefix: Prefix of the names of the moving averages.
+    """
+
+    statistics: Mapping[str, Sequence[Statistics]]
+    share: float = 1.0
+    weights: Tensor | None = None
+    prefix: str = ""
+
+
+class MatchingLoss:
+    """The loss of a unit: cross-entropy and statistics. In step t, teacher t mod T takes its turn.
 
     Args:
         method: The hyper-parameters.
         task: The task.
         unit: The unit, of whole classes.
 
-    Returns:
-        The images [n, 3, S, S] in [0, 1].
+    Attributes:
+        labels: The classes of the images, int64 [n].
+        teachers: The teachers.
+        state: The tensors that are kept from step to step.
     """
-    labels = torch.tensor([slot.label for slot in unit.slots], device=task.device)
-    teachers = task.teachers(*method.teachers)
-    state: dict[str, Tensor] = {}
-    matches = [
-        StatisticsMatch(method, teacher, task.tensors("convolutions", number), state, f"{number}/", task.device)
-        for number, teacher in enumerate(teachers)
-    ]
 
-    def loss(images: Tensor, step: int) -> dict[str, Tensor]:
-        view = draw_view(method, task, unit, images, step)
-        match = matches[step % len(matches)]
-        draws = task.generator("dropped convolutions", unit.index, step)
-        logits, distance = match.distance(view, task.precision, draws)
+    def __init__(self, method: StatisticsMatching, task: DistillTask, unit: Unit) -> None:
+        self.method, self.task, self.unit = method, task, unit
+        self.labels = torch.tensor([slot.label for slot in unit.slots], device=task.device)
+        self.teachers = task.teachers(*method.teachers)
+        self.state: dict[str, Tensor] = {}
+        self._matches = [
+            StatisticsMatch(method, teacher, self.targets(number), self.state, f"{number}/", task.device)
+            for number, teacher in enumerate(self.teachers)
+        ]
+
+    def minimise(self, initial: Tensor) -> Tensor:
+        """Optimises normalised images [n, 3, S, S], and returns them in [0, 1]."""
+        return self.task.optimise(self.unit, self, initial, self.method, self.state)
+
+    def targets(self, number: int) -> list[Targets]:
+        """Returns the statistics that those of one teacher are compared with."""
+        return [Targets(all_statistics(self.teachers[number], self.tensors("convolutions", number)))]
+
+    def tensors(self, stage: str, number: int) -> dict[str, Tensor]:
+        """Returns the statistics of a stage for one teacher, on the device."""
+        return {name: value.to(self.task.device) for name, value in self.task.tensors(stage, number).items()}
+
+    def view(self, images: Tensor, step: int) -> Tensor:
+        """Returns the view [n, 3, S, S] of the images in a step."""
+        raise NotImplementedError
+
+    def further_terms(self, images: Tensor, view: Tensor, logits: Tensor, step: int) -> dict[str, Tensor]:
+        """Returns the other weighted terms of the loss."""
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor, step: int) -> dict[str, Tensor]:
+        """Returns the weighted terms of the loss; see `ddbench.api.ImageLoss`."""
+        view, match = self.view(images, step), self._matches[step % len(self._matches)]
+        draws = self.task.generator("dropped convolutions", self.unit.index, step)
+        logits, distance = match.distance(view, self.task.precision, draws)
         return {
-            "cross_entropy": losses.cross_entropy(logits, labels),
-            "statistics": method.statistics_weight * distance,
-            "density": method.density_weight * density(view, labels, method.temperature),
+            "cross_entropy": losses.cross_entropy(logits, self.labels),
+            "statistics": self.method.statistics_weight * distance,
+            **self.further_terms(images, view, logits, step),
         }
-
-    return task.optimise(unit, loss, task.noise(unit), method, state)
-
-
-def draw_view(method: GVBSM, task: DistillTask, unit: Unit, images: Tensor, step: int) -> Tensor:
-    """Draws the view of a step: that of `task.view`, or with `padding` one padded crop, flip and roll for all images.
-
-    Args:
-        method: The hyper-parameters.
-        task: The task.
-        unit: The unit.
-        images: Normalised images [n, 3, S, S].
-        step: The step.
-
-    Returns:
-        The view [n, 3, S, S].
-    """
-    if not method.padding:
-        return task.view(unit, images, method, step)
-    generator, size = task.generator("padded crop", unit.index, step), images.shape[-1]
-    top, left = torch.randint(2 * method.padding + 1, (2,), generator=generator).tolist()
-    view = functional.pad(images, [method.padding] * 4)[..., top : top + size, left : left + size]
-    if method.flip and torch.rand((), generator=generator) < 0.5:
-        view = view.flip(3)
-    lowest = -method.jitter if method.centred_jitter else 0
-    down, right = torch.randint(lowest, method.jitter + 1, (2,), generator=generator).tolist()
-    return view.roll((down, right), (2, 3))
 
 
 class StatisticsMatch:
@@ -85,7 +98,7 @@ class StatisticsMatch:
     Args:
         method: The hyper-parameters.
         teacher: The teacher.
-        real: The tensors of the stage `convolutions`.
+        targets: What the statistics are compared with. The first one has all layers.
         state: Holds the moving averages.
         prefix: Prefix of their names.
         device: The device.
@@ -93,23 +106,19 @@ class StatisticsMatch:
 
     def __init__(
         self,
-        method: GVBSM,
+        method: StatisticsMatching,
         teacher: Teacher,
-        real: Mapping[str, Tensor],
+        targets: Sequence[Targets],
         state: MutableMapping[str, Tensor],
         prefix: str,
         device: torch.device,
     ) -> None:
         self._method, self._teacher, self._state, self._prefix, self._device = method, teacher, state, prefix, device
-        self.convolutions = list(dict.fromkeys(name.rpartition("/")[0] for name in real))
-        self._real = {
-            name: _pairs([real[f"{name}/{kind}"].to(device) for kind in TENSORS]) for name in self.convolutions
-        }
-        means, variances = teacher.running_statistics()
-        for name, mean, variance in zip(teacher.bn_names, means, variances, strict=True):
-            self._real[name] = [Statistics(mean, variance)]
-        layers = batch_norms(teacher.network).keys() | self._real.keys()
-        self._first = next(name for name, _ in teacher.network.named_modules() if name in layers)
+        self._targets = targets
+        layers = targets[0].statistics
+        self.convolutions = [name for name in layers if name not in teacher.bn_names]
+        known = batch_norms(teacher.network).keys() | layers.keys()
+        self._first = next(name for name, _ in teacher.network.named_modules() if name in known)
 
     def distance(self, view: Tensor, precision: str, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Passes a view through the teacher.
@@ -121,7 +130,7 @@ class StatisticsMatch:
 
         Returns:
             A tuple of the logits [n, K] and the distance, a scalar: the unsquared norms of the differences of all means
-            and variances, summed over layers.
+            and variances, averaged over groups of images and summed over layers.
         """
         kept = torch.rand(len(self.convolutions), generator=draws) >= self._method.drop
         names = [name for name, keep in zip(self.convolutions, kept.tolist(), strict=True) if keep]
@@ -135,32 +144,66 @@ class StatisticsMatch:
         total = torch.zeros((), device=self._device)
         for name, every in layers.items():
             scale = self._method.first_scale if name == self._first else 1.0
-            for kind, (synthetic, real) in enumerate(zip(every, self._real[name], strict=True)):
-                actual = over_images(synthetic)
-                for moment, now, target in zip(Statistics._fields, actual, real, strict=True):
-                    key = f"{self._prefix}{name}/{kind}/{moment}"
+            for kind, target in product(range(len(every)), self._targets):
+                actual = over_images(every[kind], target.weights)
+                for moment, now, real in zip(Statistics._fields, actual, target.statistics[name][kind], strict=True):
+                    key = f"{self._prefix}{target.prefix}{name}/{kind}/{moment}"
                     average = moving_average(self._state, key, now, self._method.ema, self._method.ema_start)
-                    total = total + scale * torch.linalg.vector_norm(target - average)
+                    sizes = torch.linalg.vector_norm(real - average, dim=-1)
+                    total = total + scale * target.share * sizes.mean()
         return output.logits, total
 
 
-def _pairs(values: list[Tensor]) -> list[Statistics]:
-    return [Statistics(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
+def grouped(tensors: Mapping[str, Tensor]) -> dict[str, list[Statistics]]:
+    """Groups the tensors of a stage by layer.
+
+    Args:
+        tensors: `LAYER/KIND` for the kinds in `TENSORS`, or the first two of them.
+
+    Returns:
+        The statistics of channels and, where they are, of patches, by layer.
+    """
+    layers: dict[str, list[Tensor]] = {}
+    for name in dict.fromkeys(name.rpartition("/")[0] for name in tensors):
+        layers[name] = [tensors[f"{name}/{kind}"] for kind in TENSORS if f"{name}/{kind}" in tensors]
+    return {
+        name: [Statistics(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
+        for name, values in layers.items()
+    }
 
 
-def over_images(x: Moments) -> Statistics:
-    """Computes the mean and the variance of a batch from the moments of its images.
+def all_statistics(teacher: Teacher, convolutions: Mapping[str, Tensor]) -> dict[str, list[Statistics]]:
+    """Returns the statistics of all real images, at convolutions and BatchNorm layers.
+
+    Args:
+        teacher: The teacher.
+        convolutions: The tensors of the stage `convolutions`.
+
+    Returns:
+        The statistics by layer; those of BatchNorm layers are the running ones.
+    """
+    pairs = zip(*teacher.running_statistics(), strict=True)
+    return grouped(convolutions) | {
+        name: [Statistics(*pair)] for name, pair in zip(teacher.bn_names, pairs, strict=True)
+    }
+
+
+def over_images(x: Moments, weights: Tensor | None = None) -> Statistics:
+    """Computes the mean and the variance of groups of images from the moments of the images.
 
     Args:
         x: Moments [B, C].
+        weights: Weights [R, B]; see `losses.class_moments`. None: all images are one group.
 
     Returns:
-        The statistics [C].
+        The statistics [C], or with `weights` [R, C].
 
     Example:
         >>> over_images(Moments(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [2.0]])))
         Statistics(mean=tensor([2.]), variance=tensor([2.]))
     """
+    if weights is not None:
+        return Statistics(*losses.class_moments(x, weights))
     mean, variance = losses.class_moments(x, torch.ones(1, len(x), device=x.device))
     return Statistics(mean[0], variance[0])
 
@@ -189,26 +232,3 @@ def moving_average(state: MutableMapping[str, Tensor], key: str, now: Tensor, de
     before = state.get(key, value if start == "first" else torch.zeros_like(value))
     state[key] = decay * before + (1 - decay) * value
     return state[key] + now - value
-
-
-def density(images: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Computes the sum over classes of KL(softmax(l / temperature) || softmax(l)), l the eigenvalues of a Gram matrix.
-
-    The target is constant. The Gram matrix is that of the images of a class, averaged to 32 px.
-
-    Args:
-        images: Normalised images [n, 3, S, S].
-        labels: Their classes [n].
-        temperature: The temperature of the target.
-
-    Returns:
-        A scalar; 0 for one image per class.
-    """
-    flat = functional.adaptive_avg_pool2d(images, DENSITY_SIZE).flatten(1)
-    total = torch.zeros((), device=images.device, dtype=flat.dtype)
-    for label in torch.unique(labels):
-        rows = flat[labels == label]
-        eigenvalues = torch.linalg.eigvalsh(rows @ rows.T)
-        target = torch.softmax(eigenvalues.detach() / temperature, 0)
-        total = total + functional.kl_div(eigenvalues.log_softmax(0), target, reduction="sum")
-    return total

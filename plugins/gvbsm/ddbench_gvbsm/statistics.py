@@ -36,8 +36,8 @@ class ConvolutionSettings(BaseModel, frozen=True):
     )
     variance: Literal["exact", "batch-mean"] = Field(
         default="exact",
-        description="exact: over all training images; batch-mean: mean of the variances within batches of 64 (released "
-        "code)",
+        description="exact: over all training images; batch-mean: mean of the variances within batches of 64, for the "
+        "statistics of a class within each image (released code)",
     )
 
 
@@ -96,6 +96,39 @@ class ConvolutionStatistics(Stage):
         for name, (channels, patches) in collected.items():
             tensors |= {f"{name}/{kind}": value for kind, value in zip(TENSORS, (*channels, *patches), strict=True)}
         return tensors, {}
+
+
+class CategoryStatistics(ConvolutionStatistics):
+    """Computes the same statistics for each class, and those of the channels that BatchNorm layers get.
+
+    The tensors are those of `ConvolutionStatistics` with a row for each class; BatchNorm layers have no patches.
+    """
+
+    name = "categories"
+    version = "1"
+
+    def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Passes all training images through one teacher, class by class."""
+        import torch
+
+        from ddbench.nn import collect_inputs, convolutions
+
+        settings, real = settings_of(run), run.dataset.train
+        (teacher,) = run.teachers(settings.teachers[part])
+        names = [*convolutions(teacher.network), *teacher.bn_names]
+        size = BATCH_SIZE if settings.variance == "exact" else 1
+        rows: dict[str, list[Tensor]] = {}
+        for label in range(run.info.num_classes):
+            batches = (
+                run.dataset.evaluation_view("train", indices).to(run.device)
+                for indices in torch.split(real.of_class(label), size)
+            )
+            collected = collect_inputs(teacher, batches, names, settings.patch, settings.variance)
+            for name, (channels, patches) in collected.items():
+                values = (*channels, *(() if name in teacher.bn_names else patches))
+                for kind, value in zip(TENSORS, values, strict=False):
+                    rows.setdefault(f"{name}/{kind}", []).append(value)
+        return {name: torch.stack(values) for name, values in rows.items()}, {}
 
 
 def settings_of(run: StageRun) -> ConvolutionSettings:

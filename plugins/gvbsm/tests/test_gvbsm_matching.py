@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from ddbench_gvbsm import GVBSM
-from ddbench_gvbsm.matching import StatisticsMatch, density, moving_average
+from ddbench_gvbsm.density import density
+from ddbench_gvbsm.matching import StatisticsMatch, Targets, all_statistics, moving_average
 from ddbench_gvbsm.statistics import TENSORS
 from torch import Tensor
 
@@ -40,7 +41,8 @@ def real_statistics(teacher: TappedNetwork) -> dict[str, Tensor]:
 
 def match(teacher: TappedNetwork, state: dict[str, Tensor], **settings: float | str) -> StatisticsMatch:
     method = GVBSM(patch=4, **settings)
-    return StatisticsMatch(method, teacher, real_statistics(teacher), state, "0/", torch.device("cpu"))
+    targets = [Targets(all_statistics(teacher, real_statistics(teacher)))]
+    return StatisticsMatch(method, teacher, targets, state, "0/", torch.device("cpu"))
 
 
 def layer_inputs(teacher: TappedNetwork, view: Tensor) -> dict[str, Tensor]:
