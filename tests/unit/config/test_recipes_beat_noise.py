@@ -74,7 +74,7 @@ def scaled(experiment: Experiment) -> Experiment:
     method = experiment.method
     own: dict[str, Any] = method.model_dump()
     limits = {**LIMITS, **METHOD_LIMITS.get(method.name, {})}
-    if isinstance(method, RecoverSettings) and own.get("initial") != "real":
+    if isinstance(method, RecoverSettings) and own.get("initial", "noise") == "noise":
         # A step of Adam moves a pixel by the learning rate, so images that start from noise need more small steps.
         limits["steps"] = max(limits["steps"], round(15 / own["learning_rate"]))
     if own.get("outer_loop", 0) is None and own["initial"] == "noise":

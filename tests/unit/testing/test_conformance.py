@@ -46,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{name: {**TRAINED, "take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
     "ccs": TRAINED,
     "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1"), "learning_rate": 0.25},
+    "edc": {"teachers": ("convnet-bn-d3", "convnet-d1"), "steps": 12},  # it starts from real images
 }
 # Methods that train networks on the real images, and need no teacher.
 ON_FEW_DIGITS = {"el2n", "grand", "forgetting", "aum", "ccs", "mtt"}
@@ -73,7 +74,7 @@ def with_settings(subject: Any, **changes: Any) -> Any:
 def method_kit(cls: type[Distiller]) -> type[DistillerConformance]:
     method, _ = smoke(cls.name)
     recovered: dict[str, Any] = RECOVERED if isinstance(method, RecoverSettings) else {}
-    distiller = with_settings(method, **recovered, **METHODS.get(cls.name, {}))
+    distiller = with_settings(method, **{**recovered, **METHODS.get(cls.name, {})})
     attributes: dict[str, Any] = {"distiller": distiller, "depends_on_seed": cls.name not in DETERMINISTIC}
     return type(
         "Kit", (DistillerConformance,), attributes | ({"dataset": "few-digits"} if cls.name in ON_FEW_DIGITS else {})
