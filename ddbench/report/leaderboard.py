@@ -177,6 +177,7 @@ class Site:
             path.write_bytes(content)
 
 
+@records.collection_paused()
 def write(folders: Sequence[Path], output: Path, warn: Callable[[str], None]) -> Path:
     """Writes the leaderboard of several results folders.
 

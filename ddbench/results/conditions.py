@@ -98,9 +98,14 @@ def _other_teachers(record: Record, user: str) -> Facts:
 
 def other_numerics(record: Record, selects: Callable[[str], bool] = lambda part: True) -> str:
     """Returns the selected versions in `ddbench.core.versions` that differ from the installed ones."""
-    installed = set(versions()["numerics"].split())
+    installed = _installed_numerics()
     recorded = record.versions.get("numerics", "").split()
     return " ".join(part for part in recorded if part not in installed and selects(part.partition("=")[0]))
+
+
+@cache
+def _installed_numerics() -> frozenset[str]:
+    return frozenset(versions()["numerics"].split())
 
 
 def dataset_identity(record: Record) -> str:

@@ -1,5 +1,6 @@
 """Records: read back as written, whole or not at all, found by name, and all together as a frame."""
 
+import gc
 import json
 import os
 import string
@@ -171,6 +172,13 @@ def test_a_name_like_no_record_gives_the_newest_three(folder: Path) -> None:
         records.find(folder, "nothing")
     newest = "the newest: a-ipc1-00, a-ipc10-00, a-ipc10-01 (ddbench records lists all)"
     assert str(error.value) == f"no record 'nothing' in {folder}; {newest}"
+
+
+def test_garbage_is_collected_again_after_the_records_are_read(folder: Path) -> None:
+    (folder / "torn.json").write_text("{")
+    enabled: list[bool] = []
+    assert len(records.read_all(folder, lambda _: enabled.append(gc.isenabled()))) == 4
+    assert (enabled, gc.isenabled()) == ([False], True)
 
 
 def test_records_of_one_set_stand_for_it(folder: Path) -> None:
