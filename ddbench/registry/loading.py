@@ -13,12 +13,16 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from ddbench.core.errors import exception_line
 from ddbench.registry.attribution import STOP_REQUESTS, place_of, print_warning
 from ddbench.registry.hooks import CORE
 
 T = TypeVar("T")
+
+# `Distribution.name` parses the whole metadata at each access.
+_NAMES: WeakKeyDictionary[metadata.Distribution, str] = WeakKeyDictionary()
 
 
 def in_load_order(points: Iterable[metadata.EntryPoint]) -> list[metadata.EntryPoint]:
@@ -28,7 +32,11 @@ def in_load_order(points: Iterable[metadata.EntryPoint]) -> list[metadata.EntryP
 
 def owner_of(point: metadata.EntryPoint) -> str:
     """Returns the name of the distribution that declares an entry point."""
-    return point.dist.name if point.dist is not None else "an unknown distribution"
+    if point.dist is None:
+        return "an unknown distribution"
+    if point.dist not in _NAMES:
+        _NAMES[point.dist] = point.dist.name
+    return _NAMES[point.dist]
 
 
 def load(
