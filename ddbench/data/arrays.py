@@ -1,6 +1,8 @@
 """Opens datasets of raw pixels: digits, the binary version of CIFAR, Fashion-MNIST, and SVHN."""
 
+import functools
 import gzip
+import importlib.util
 import struct
 import zlib
 from dataclasses import dataclass
@@ -34,15 +36,25 @@ def open_digits() -> Source:
         >>> len(source.train.labels), len(source.val.labels)
         (1437, 360)
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.argsort(digits.target, kind="stable")
-    pixels = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
-    labels = digits.target[order]
+    table = _digits()
+    order = np.argsort(table[:, -1], kind="stable")
+    pixels = np.rint(table[order, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[order, -1].astype(np.int64)
     val = np.arange(len(order)) % 5 == 0
     names = tuple(str(k) for k in range(10))
     return Source(names, ArraySplit(pixels[~val], labels[~val]), ArraySplit(pixels[val], labels[val]), names)
+
+
+@functools.cache
+def _digits() -> NDArray[np.float64]:
+    """Reads the file of scikit-learn's digits: a row has 64 gray levels and the label.
+
+    `sklearn.datasets.load_digits` returns the same values, but its import takes a second.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return np.loadtxt(Path(spec.origin).with_name("datasets") / "data" / "digits.csv.gz", delimiter=",")
 
 
 @dataclass(frozen=True)
