@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import io
 import os
@@ -54,6 +55,23 @@ FAST = (
     *("--recipe", "smoke", "--device", "cpu", "--precision", "fp32"),
     *("--image-size", "8", "--set", "teacher.batch_size=256"),
 )
+
+
+def pytest_collection() -> None:
+    """Collects no garbage while modules are imported."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Exempts the modules and collected tests, over a million objects, from the collections of garbage that follow."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Includes them again: extension modules report objects that are left at the exit."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
