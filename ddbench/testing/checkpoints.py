@@ -32,12 +32,14 @@ class Interrupter:
         remaining: Interruptions still to come.
         saves: Checkpoints saved so far.
         loads: Checkpoints loaded so far.
+        reports: Steps reported so far.
     """
 
     moment: Moment
     remaining: int = INTERRUPTIONS
     saves: int = 0
     loads: int = 0
+    reports: int = 0
 
     def reach(self, moment: Moment) -> None:
         """Raises Interruption if builds are interrupted at this kind of moment and interruptions remain."""
