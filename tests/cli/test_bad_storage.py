@@ -50,8 +50,10 @@ def test_a_fault_of_the_cache_is_reported_once_for_all_cells(shell: "Shell", exe
     outcome.refused("every cell failed: random, digits, IPC 1, ", "; kmeans, digits, IPC 2, ")
     (line,) = [line for line in outcome.errors if f"cannot write to {shell.cache / 'distill'}" in line]
     assert line.startswith("failed: random, digits, IPC 1, ")
+    if executor == "ray":
+        return  # a table shows the failures of any executor alike, and another cluster takes long to start
     # In a table, all cells have the same note.
-    outcome = shell("table", "comparison", *grid[1:], "--run", "--executor", executor)
+    outcome = shell("table", "comparison", *grid[1:], "--run")
     assert outcome.code == 1
     assert outcome.out.count(" failed [1]") == 4
     assert outcome.out.count("Not a directory") == outcome.err.count("Not a directory") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import re
 import signal
@@ -11,11 +13,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
+from ddbench.registry import source
+
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Outcome, Place, Shell
 
 PARTS, STEPS = 3, 4
 PLUGIN = '''
@@ -96,19 +101,34 @@ COMMAND = (
     *("run", "--method", "walk", "--method", "other-walk", "--dataset", "digits", "--ipc", "1", "--ipc", "2"),
     *("--repeats", "2", "--recipe", "smoke", "--evaluator", "hard", "--student", "convnet-d1", "--image-size", "8"),
     *("--device", "cpu", "--precision", "fp32", "--set", "evaluator.epochs=1"),
+    *("--set", "runtime.threads=1"),
 )
 
 
 class Probe:
     """Runs the command line with the plugin installed, and counts the steps of its stage."""
 
-    def __init__(self, folder: Path, install_plugin: Callable[[Path, str, str], None]) -> None:
-        self.site, self.log = folder / "site", folder / "log"
+    def __init__(
+        self, folder: Path, install_plugin: Callable[[Path, str, str], None], shell_in: Callable[[Path], Shell]
+    ) -> None:
+        self.site, self.log, self._shell_in = folder / "site", folder / "log", shell_in
         install_plugin(self.site, "walks-plugin", PLUGIN)
 
-    def __call__(self, place: Place, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, place: Place, *options: str) -> Outcome:
+        """In this process, which imports the plugin anew."""
+        sys.modules.pop("walks_plugin", None)
+        importlib.invalidate_caches()
+        source._digest.cache_clear()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, {"PROBE_LOG": str(self.log)}))
+            stack.enter_context(mock.patch.object(sys, "path", [str(self.site), *sys.path]))
+            stack.enter_context(mock.patch.object(sys, "dont_write_bytecode", True))
+            return self._shell_in(place.root)(*COMMAND, *place.options, *options)
+
+    def apart(self, place: Place, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """In a process of its own."""
         paths = (str(self.site), os.environ.get("PYTHONPATH", ""))
-        own = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PROBE_LOG": str(self.log), "OMP_NUM_THREADS": "1"}
+        own = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PROBE_LOG": str(self.log)}
         command = [sys.executable, "-m", "ddbench", *COMMAND, *place.options, *options]
         environment = {**os.environ, **own, "RAY_USAGE_STATS_ENABLED": "0", **environment}
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place.root, check=False)
@@ -127,8 +147,12 @@ def states(plan: str, stage: str) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory, install_plugin: Callable[[Path, str, str], None]) -> Probe:
-    return Probe(tmp_path_factory.mktemp("probe"), install_plugin)
+def probe(
+    tmp_path_factory: pytest.TempPathFactory,
+    install_plugin: Callable[[Path, str, str], None],
+    shell_in: Callable[[Path], Shell],
+) -> Probe:
+    return Probe(tmp_path_factory.mktemp("probe"), install_plugin, shell_in)
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +160,14 @@ def inline(probe: Probe, tmp_path_factory: pytest.TempPathFactory, place_at: Cal
     """The artifacts of a run that was killed and given again."""
     place = place_at(tmp_path_factory.mktemp("inline"))
     plan = probe(place, "--dry-run")
-    assert plan.returncode == 0, plan.stderr
-    assert states(plan.stdout, "walks") == {"to do": 1, "shared": 7}
-    killed = probe(place, PROBE_KILL="1")
+    assert plan.code == 0, plan.err
+    assert states(plan.out, "walks") == {"to do": 1, "shared": 7}
+    killed = probe.apart(place, PROBE_KILL="1")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert probe.steps() == Counter([(0, step) for step in range(STEPS)] + [(1, 0), (1, 1)])
     resumed = probe(place)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed" in resumed.stderr
+    assert resumed.code == 0, resumed.err
+    assert "resumed" in resumed.err
     return place
 
 
@@ -158,16 +182,16 @@ def test_a_stage_is_built_once_for_two_methods_two_ipcs_and_two_repeats_though_i
         assert conditions["distribution"] == "walks-plugin"
         assert len(conditions["digest"]) == 32
     plan = probe(inline, "--dry-run")
-    assert states(plan.stdout, "walks") == {"cached": 8}
+    assert states(plan.out, "walks") == {"cached": 8}
 
 
 def test_another_setting_is_another_artifact_and_force_builds_what_depends_on_it(inline: Place, probe: Probe) -> None:
     plan = probe(inline, "--dry-run", "--set", "walk.steps=5")
-    assert states(plan.stdout, "walks") == {"to do": 1, "shared": 3, "cached": 4}
+    assert states(plan.out, "walks") == {"to do": 1, "shared": 3, "cached": 4}
     forced = probe(inline, "--dry-run", "--force", "walks")
-    assert states(forced.stdout, "data") == {"cached": 8}
-    assert states(forced.stdout, "walks") == {"to do": 1, "shared": 7}
-    assert states(forced.stdout, "distill") == states(forced.stdout, "evaluate") == {"to do": 8}
+    assert states(forced.out, "data") == {"cached": 8}
+    assert states(forced.out, "walks") == {"to do": 1, "shared": 7}
+    assert states(forced.out, "distill") == states(forced.out, "evaluate") == {"to do": 8}
 
 
 def test_edited_code_is_planned_again_and_an_edited_comment_is_not(inline: Place, probe: Probe) -> None:
@@ -176,14 +200,14 @@ def test_edited_code_is_planned_again_and_an_edited_comment_is_not(inline: Place
     try:
         file.write_text(f"# A comment.\n{code}".replace('"""Random walks;', '"""Walks;'))
         plan = probe(inline, "--dry-run")
-        assert states(plan.stdout, "walks") == states(plan.stdout, "evaluate") == {"cached": 8}
+        assert states(plan.out, "walks") == states(plan.out, "evaluate") == {"cached": 8}
         file.write_text(code.replace("position += ", "position += 2 * "))
         plan = probe(inline, "--dry-run")
-        assert states(plan.stdout, "walks") == {"to do": 1, "shared": 7}
-        assert states(plan.stdout, "distill") == states(plan.stdout, "evaluate") == {"to do": 8}
+        assert states(plan.out, "walks") == {"to do": 1, "shared": 7}
+        assert states(plan.out, "distill") == states(plan.out, "evaluate") == {"to do": 8}
     finally:
         file.write_text(code)
-    lines = [line for line in plan.stderr.splitlines() if "its source has changed" in line]
+    lines = [line for line in plan.errors if "its source has changed" in line]
     assert [line.partition(" of walks-plugin, version 1: ")[0] for line in sorted(lines)] == [
         "cache: method 'other-walk'",
         "cache: method 'walk'",
@@ -197,7 +221,7 @@ def test_on_ray_the_artifacts_are_equal(
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
     place, before = place_at(tmp_path / "ray"), probe.steps()
-    outcome = probe(place, "--executor", "ray")
+    outcome = probe.apart(place, "--executor", "ray")
     assert outcome.returncode == 0, outcome.stderr
     assert probe.steps() - before == Counter((part, step) for part in range(PARTS) for step in range(STEPS))
     assert place.digests() == inline.digests()

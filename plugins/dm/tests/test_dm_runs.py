@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ddbench_dm import DM, DMRbf
@@ -20,65 +20,54 @@ from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.artifacts import read_tensors
 
-PATIENCE = 900.0
+if TYPE_CHECKING:
+    from conftest import Shell
+
+RUN = (
+    *("run", "--method", "dm", "--dataset", "digits", "--ipc", "2", "--recipe", "smoke", "--evaluator", "dsa"),
+    *("--student", "convnet-d2", "--device", "cpu", "--precision", "fp32", "--set", "runtime.threads=1"),
+)
 
 
-def command(folder: Path, *more: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "ddbench", "run", "--method", "dm", "--dataset", "digits", "--ipc", "2"),
-        *(
-            "--recipe",
-            "smoke",
-            "--evaluator",
-            "dsa",
-            "--student",
-            "convnet-d2",
-            "--device",
-            "cpu",
-            "--precision",
-            "fp32",
-        ),
-        *("--cache-dir", str(folder / "cache"), "--results-dir", str(folder / "results"), *more),
-    ]
-
-
-def finish(folder: Path, *more: str) -> dict[str, dict[str, Any]]:
+def finish(shell: Shell, *more: str) -> dict[str, dict[str, Any]]:
     """Runs to the end; the records by method."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(folder, *more), env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(path.read_text()) for path in (folder / "results" / "records").glob("*.json")]
+    outcome = shell(*RUN, *more)
+    assert outcome.code == 0, outcome.err
+    records = [json.loads(path.read_text()) for path in (shell.results / "records").glob("*.json")]
     return {record["method"]: record for record in records}
 
 
 @pytest.mark.slow
-def test_a_run_of_both_from_the_command_line(tmp_path: Path) -> None:
-    records = finish(tmp_path, "--method", "dm-rbf")
+def test_a_run_of_both_from_the_command_line(shell: Shell) -> None:
+    records = finish(shell, "--method", "dm-rbf")
     assert {method: record["evaluator"] for method, record in records.items()} == {"dm": "dsa", "dm-rbf": "dsa"}
     assert len({record["distilled_digest"] for record in records.values()}) == 2
-    assert not list((tmp_path / "cache").glob("teacher/*.safetensors"))
-    units = [read_tensors(path) for path in (tmp_path / "cache" / "distill").glob("[!.]*.safetensors")]
+    assert not list(shell.cache.glob("teacher/*.safetensors"))
+    units = [read_tensors(path) for path in (shell.cache / "distill").glob("[!.]*.safetensors")]
     assert [tuple(content[0]["images"].shape) for content in units if content is not None] == [(20, 3, 16, 16)] * 2
 
 
 @pytest.mark.slow
 def test_killed_in_the_middle_a_run_ends_with_the_bytes_of_an_untouched_one(
-    tmp_path: Path, stop_at: Callable[..., dict[str, str]]
+    tmp_path: Path, shell_in: Callable[[Path], Shell], stop_at: Callable[..., dict[str, str]]
 ) -> None:
+    shells = [shell_in(tmp_path / name) for name in ("untouched", "killed")]
+    for shell in shells:
+        shell.root.mkdir()
     more = ("--image-size", "8", "--set", "method.steps=60")
-    untouched = finish(tmp_path / "untouched", *more)["dm"]
-    folder = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **stop_at("distill", "step", 25, "SIGKILL")}
-    killed = subprocess.run(command(folder, *more), env=environment, capture_output=True, check=False)
+    untouched = finish(shells[0], *more)["dm"]
+    shell = shells[1]
+    command = [sys.executable, "-m", "ddbench", *RUN, *more, "--cache-dir", str(shell.cache)]
+    environment = {**os.environ, **stop_at("distill", "step", 25, "SIGKILL")}
+    environment["PYTHONPATH"] = os.pathsep.join((environment["PYTHONPATH"], os.environ.get("PYTHONPATH", "")))
+    killed = subprocess.run(command, cwd=shell.root, env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (checkpoint,) = (folder / "cache" / "checkpoints" / "distill").glob("[!.]*")
+    (checkpoint,) = (shell.cache / "checkpoints" / "distill").glob("[!.]*")
     saved = read_tensors(checkpoint)
     assert saved is not None
     assert 0 < saved[1]["step"] <= 25
-    assert not list((folder / "cache").glob("distill/[!.]*.safetensors"))
-    resumed = finish(folder, *more)["dm"]
+    assert not list(shell.cache.glob("distill/[!.]*.safetensors"))
+    resumed = finish(shell, *more)["dm"]
     assert resumed["distilled_digest"] == untouched["distilled_digest"]
     assert resumed["metrics"] == untouched["metrics"]
 

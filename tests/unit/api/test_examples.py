@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ddbench.api import DatasetSpec, Distiller, Evaluator, TableSpec
+
+if TYPE_CHECKING:
+    from conftest import Shell
 
 
 def example(documented: type) -> str:
@@ -27,23 +29,25 @@ def example(documented: type) -> str:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, install_plugin: Callable[[Path, str, str], None]) -> dict[str, str]:
-    """The environment of a process in which the examples are installed as a plugin."""
+def examples(
+    tmp_path: Path, install_plugin: Callable[[Path, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """The examples are installed as a plugin."""
     source = "\n".join(example(documented) for documented in (Distiller, Evaluator, DatasetSpec, TableSpec))
-    install_plugin(tmp_path, "examples", source)
-    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+    install_plugin(tmp_path / "site", "examples", source)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    yield
+    del sys.modules["examples"]
 
 
 @pytest.mark.slow
-def test_examples_run(environment: dict[str, str], tmp_path: Path) -> None:
-    def ddbench(*arguments: str) -> str:
-        folders = ("--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results"))
-        command = [sys.executable, "-m", "ddbench", *arguments, *folders, "--recipe", "smoke", "--device", "cpu"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+@pytest.mark.usefixtures("examples")
+def test_examples_run(shell: Shell) -> None:
     names = ("--method", "blur", "--dataset", "noise", "--evaluator", "plain", "--student", "convnet-d2")
-    assert "plain" in ddbench("run", *names, "--ipc", "2", "--set", "evaluator.steps=2", "--image-size", "16")
-    table = ("table", "temperature", "--methods", "blur", "--dataset", "noise", "--ipc", "2")
-    assert "blur, T = 20" in ddbench(*table)
+    run = shell.run(*names, "--ipc", "2", "--set", "evaluator.steps=2", "--image-size", "16")
+    assert "plain" in run.out
+    outcome = shell(
+        "table", "temperature", "--methods", "blur", "--dataset", "noise", "--ipc", "2", "--recipe", "smoke"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "blur, T = 20" in outcome.out

@@ -146,7 +146,10 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    return Runner(tmp_path_factory.mktemp("cache"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # all pytest workers of a session use this folder, so that they share the teacher
+    return Runner(folder / "noise")
 
 
 def test_every_method_and_recipe_is_tested() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -29,6 +29,9 @@ from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
 from ddbench.storage.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from conftest import Shell
 
 CPU = torch.device("cpu")
 UNIT = Unit(0, tuple(Slot(label, 0) for label in range(4)))
@@ -78,32 +81,30 @@ def test_nothing_is_compiled_on_its_own_account_without_a_compiler(
     assert not compile.possible("cpu")
 
 
-def command(folder: Path, chosen: str, **environment: str) -> tuple[list[str], dict[str, Any]]:
-    """Lines on stderr and the record of a small run in a process of its own."""
-    arguments = [
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(shell: Shell) -> None:
+    """A compiler that failed stays failed for a process, so that run has its own."""
+    run = (
         *("run", "--method", "wmdd", "--dataset", "digits", "--ipc", "1", "--recipe", "smoke", "--device", "cpu"),
         *("--precision", "fp32", "--image-size", "8", "--arch", "convnet-bn-d1", "--set", "teacher.batch_size=512"),
-        *("--set", "method.steps=3", "--set", "evaluator.epochs=1", "--compile", chosen),
-        *("--cache-dir", str(folder / "cache"), "--results-dir", str(folder / chosen)),
-    ]
+        *("--set", "method.steps=3", "--set", "evaluator.epochs=1", "--set", "runtime.threads=1"),
+    )
     ran = subprocess.run(
-        [sys.executable, "-m", "ddbench", *arguments],
+        [sys.executable, "-m", "ddbench", *run, "--compile", "on", "--cache-dir", str(shell.cache)],
+        cwd=shell.root,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), **environment},
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(shell.root / "inductor"), "CXX": "/bin/false"},
     )
     assert ran.returncode == 0, ran.stderr
-    (path,) = (folder / chosen / "records").glob("*.json")
-    return ran.stderr.splitlines(), json.loads(path.read_text())
-
-
-@pytest.mark.slow
-def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(tmp_path: Path) -> None:
-    lines, compiled = command(tmp_path, "on", CXX="/bin/false")
+    lines = ran.stderr.splitlines()
     assert sum("torch.compile failed, continuing without it" in line for line in lines) == 1
     assert not any("Traceback" in line for line in lines)
-    _, plain = command(tmp_path, "auto")
+    outcome = shell(*run, "--compile", "auto", "--results-dir", "plain")
+    assert outcome.code == 0, outcome.err
+    paths = [next((shell.root / results / "records").glob("*.json")) for results in ("results", "plain")]
+    compiled, plain = (json.loads(path.read_text()) for path in paths)
     runtimes = [record["configuration"]["runtime"]["compile"] for record in (compiled, plain)]
     assert runtimes == ["on", "off"]
     assert compiled["distilled_digest"] == plain["distilled_digest"]

@@ -39,6 +39,27 @@ REQUEST = Request(
 )
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the data, the teacher and the statistics of REQUEST."""
+    folder = tmp_path_factory.mktemp("shared")
+    pipeline(folder, gray(0.2)).build("statistics")
+    return folder
+
+
+def link(shared: Path, folder: Path) -> Path:
+    """Makes a cache that has these stages already."""
+    for stage in ("data", "teacher", "statistics"):
+        folder.mkdir(exist_ok=True)
+        (folder / stage).symlink_to(shared / stage)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache_in_tmp_path(shared: Path, tmp_path: Path) -> None:
+    link(shared, tmp_path)
+
+
 def gray(level: float, before: Callable[[DistillTask], object] = lambda task: None) -> type[Distiller]:
     class Gray(Distiller, frozen=True, extra="forbid"):
         """Gray images."""
@@ -230,7 +251,7 @@ def test_the_first_import_of_a_library_is_not_time_of_the_stage(
     def imports(task: DistillTask) -> None:
         import slow_library  # noqa: F401
 
-    run = pipeline(tmp_path / "cache", gray(0.2, imports))
+    run = pipeline(tmp_path, gray(0.2, imports))
     run.build("statistics")
     start = time.perf_counter()
     seconds = run.artifact("distill").meta["cost"]["seconds"]
@@ -250,11 +271,12 @@ def test_nested_statistics_under_autocast_are_float32(tmp_path: Path) -> None:
     assert torch.equal(inside.statistics(0, layer=1).features, expected.features)
 
 
-def test_threads_are_a_setting_that_the_artifact_tells_and_no_key_holds(tmp_path: Path) -> None:
+def test_threads_are_a_setting_that_the_artifact_tells_and_no_key_holds(shared: Path, tmp_path: Path) -> None:
     seen: list[int] = []
     method, before = gray(0.2, lambda task: seen.append(torch.get_num_threads())), torch.get_num_threads()
-    usual = pipeline(tmp_path / "usual", method)
-    more = pipeline(tmp_path / "more", method, assignments=(*REQUEST.assignments, f"runtime.threads={before + 1}"))
+    threads = (*REQUEST.assignments, f"runtime.threads={before + 1}")
+    usual = pipeline(link(shared, tmp_path / "usual"), method)
+    more = pipeline(link(shared, tmp_path / "more"), method, assignments=threads)
     messages = [run.artifact("distill").meta["device"]["threads"] for run in (usual, more)]
     assert seen == messages == [before, before + 1]
     assert torch.get_num_threads() == before

@@ -44,20 +44,6 @@ def write(path: Path, method: str, start: int = 0) -> Path:
     return path
 
 
-def run_program(folder: Path, plugin: Path, *arguments: str) -> None:
-    """Runs `ddbench --plugin PLUGIN run` with the method `mine` in a process of its own."""
-    command = [sys.executable, "-m", "ddbench", "--plugin", plugin.name, "run", *FAST, "--method", "mine"]
-    command += ["--dataset", "digits", "--ipc", "1", "--evaluator", "hard", *arguments]
-    done = subprocess.run(
-        [*command, "--cache-dir", "cache", "--results-dir", "results"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_file_adds_a_method(shell: Shell) -> None:
     write(shell.root / "early.py", "early")
     listed = shell("--plugin", "early.py", "list", "methods")
@@ -67,15 +53,23 @@ def test_a_file_adds_a_method(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_edited_code_is_computed_again_and_workers_load_the_file(tmp_path: Path) -> None:
-    plugin = write(tmp_path / "mine.py", "mine")
-    run_program(tmp_path, plugin)
-    run_program(tmp_path, plugin)
-    (first,) = load(tmp_path / "results" / "records").to_dict("records")
+def test_edited_code_is_computed_again_and_workers_load_the_file(shell: Shell) -> None:
+    """A new process, and its workers, find the edited file."""
+    plugin = write(shell.root / "mine.py", "mine")
+    run = ("run", *FAST, "--method", "mine", "--dataset", "digits", "--ipc", "1", "--evaluator", "hard")
+    for _ in range(2):
+        outcome = shell("--plugin", plugin.name, *run)
+        assert outcome.code == 0, outcome.err
+    (first,) = load(shell.results / "records").to_dict("records")
     assert first["stages"]["distill"][0]["distribution"] == "mine.py"
     write(plugin, "mine", start=1)
-    run_program(tmp_path, plugin, "--executor", "ray")
-    digests = set(load(tmp_path / "results" / "records")["distilled_digest"])
+    command = [sys.executable, "-m", "ddbench", "--plugin", plugin.name, *run, "--executor", "ray"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "--cache-dir", "cache"], cwd=shell.root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    digests = set(load(shell.results / "records")["distilled_digest"])
     assert digests > {first["distilled_digest"]}
 
 
