@@ -280,6 +280,20 @@ def test_mtt_and_random_images_are_those_of_the_records() -> None:
     assert rows_of("| set | `own` | bytes of the images |", ROOT / "docs" / "faithfulness.md") == expected
 
 
+def test_gvbsm_and_random_images_are_those_of_the_records() -> None:
+    expected: dict[str, dict[str, str]] = {}
+    for pool in pools(collection("digits-16px-gvbsm")):
+        settings, top1 = pool.example.configuration["method_settings"], pool_top1(pool.students)
+        assert top1.count_text in ("3 sets", "1 set")
+        row = f"`{pool.example.method}`"
+        if pool.example.method == "gvbsm":
+            row += f", weight {settings['statistics_weight']:g}, {settings['steps']} steps"
+        expected.setdefault(row, {})[pool.example.evaluator] = number(top1)
+    protocols = ("gvbsm", "fkd", "soft", "hard")
+    shown = rows_of("| set | `gvbsm` | `fkd` | `soft` | `hard` |", ROOT / "docs" / "faithfulness.md")
+    assert shown == {row: [cells.get(name, "") for name in protocols] for row, cells in expected.items()}
+
+
 def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> None:
     before = printed("ablation")["wasserstein + pcbn"]["IPC 10"]
     runs = collection("imagenette-64px-benchmarks")
