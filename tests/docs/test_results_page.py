@@ -267,17 +267,19 @@ def test_clamped_and_unclamped_pixels_are_those_of_the_records() -> None:
     assert sorted(shown) == sorted([*key, cells[True], cells[False]] for key, cells in expected.items())
 
 
-def test_mtt_and_random_images_are_those_of_the_records() -> None:
+@pytest.mark.parametrize(("name", "protocol"), [("digits-16px-own", "own"), ("imagenette-32px-mtt", "mtt")])
+def test_mtt_and_random_images_are_those_of_the_records(name: str, protocol: str) -> None:
+    page = ROOT / "docs" / "faithfulness.md"
     expected = {}
-    for pool in pools(collection("digits-16px-own")):
+    for pool in pools(collection(name)):
         form = pool.example.distilled_form
         if pool.example.method == "mtt":
             assert form.keys() == {"pixels", "learning_rate"}
-            assert f"from 0.01 to {form['learning_rate']:.5f}" in (ROOT / "docs" / "faithfulness.md").read_text()
+            assert f"from 0.01 to {form['learning_rate']:.5f}" in page.read_text(encoding="utf-8")
         top1 = pool_top1(pool.students)
         assert top1.count_text == "3 on 1 set"
         expected[f"`{pool.example.method}`"] = [number(top1), f"{pool.example.metrics.image_bytes:,}"]
-    assert rows_of("| set | `own` | bytes of the images |", ROOT / "docs" / "faithfulness.md") == expected
+    assert rows_of(f"| set | `{protocol}` | bytes of the images |", page) == expected
 
 
 def test_gvbsm_and_random_images_are_those_of_the_records() -> None:
