@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from ddbench.api.evaluator import Evaluator
 from ddbench.api.hookspecs import hookimpl
+from ddbench.evaluators.committee import CommitteeLabels
 from ddbench.evaluators.edc import AveragedStudent, EnsembleStudent
 from ddbench.evaluators.minimax import MinimaxHardLabels
 from ddbench.evaluators.own import DifficultyAlignedLabels, OwnLabels, TrajectoryLabels
@@ -21,6 +22,7 @@ def ddbench_evaluators() -> Iterable[type[Evaluator]]:
         HardLabels,
         SiameseAugmentation,
         PatchShuffling,
+        CommitteeLabels,
         AveragedStudent,
         EnsembleStudent,
         OwnLabels,

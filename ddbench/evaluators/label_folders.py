@@ -91,7 +91,7 @@ class Labels(ABC):
         batches: The batches of an epoch, in positions.
         rows: The images of the set that the views are of, int64 [n].
         weights: Weights of these images, float [n]; None: those of the set.
-        protocol: The name of the protocol that the labels are for.
+        schedule: The schedule of the learning rate under the protocol of the labels, "cosine" or "half-cosine".
         temperature: The temperature that the labels are for; None: any.
     """
 
@@ -99,7 +99,7 @@ class Labels(ABC):
     batches: tuple[slice, ...]
     rows: Tensor
     weights: Tensor | None = None
-    protocol: str = "fkd"
+    schedule: str = "cosine"
     temperature: float | None = None
 
     @abstractmethod
@@ -159,7 +159,8 @@ class _Exported(Labels):
             self.epochs = protocol["epochs"] or math.ceil(protocol["steps"] / len(self.batches))
         if self._budget.top is not None:
             self.temperature = protocol["temperature"]
-        self.protocol = protocol["name"]
+        default = "half-cosine" if protocol["name"] == "rded" else "cosine"
+        self.schedule = protocol.get("schedule", default)
 
     def epoch(self, number: int) -> Mapping[str, Tensor]:
         stored = {name: value[number % self._stored] for name, value in self._tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -24,11 +25,13 @@ from ddbench.evaluators.packed_views import num_bytes, pack_views, unpack_views
 from ddbench.evaluators.selection import split
 from ddbench.nn import memory
 from ddbench.nn.device import autocast
+from ddbench.nn.layers import batch_statistics
 from ddbench.training.batches import to_device
 from ddbench.training.view_batches import ViewBatch, view_batches
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
+    from ddbench.api.teacher import Teacher
     from ddbench.evaluators.base import DistilledSetProtocol
     from ddbench.evaluators.label_folders import Labels
 
@@ -36,7 +39,13 @@ SampleLosses = Callable[[Tensor], Tensor]
 """Maps the student's logits, float32 [B, K], to the loss of each sample [B]."""
 
 
-def teacher_logits(task: EvaluateTask, images: Tensor, networks: Sequence[str] = ()) -> Tensor:
+def teacher_logits(
+    task: EvaluateTask,
+    images: Tensor,
+    networks: Sequence[str] = (),
+    weights: Sequence[float] = (),
+    of_batch: bool = False,
+) -> Tensor:
     """Computes the teacher's logits, or their mean over several teachers, in fp16. If memory runs out, in parts.
 
     G-VBSM and EDC average logits, not probabilities (`shaoshitong/G_VBSM_Dataset_Condensation:Branch_CIFAR_10/relabel/
@@ -46,6 +55,9 @@ def teacher_logits(task: EvaluateTask, images: Tensor, networks: Sequence[str] =
         task: The task.
         images: Normalised images [B, 3, S, S] on the device.
         networks: The networks of the teachers; empty: the configured teacher.
+        weights: The weights of the teachers in the mean, of sum 1; empty: equal weights.
+        of_batch: Whether the BatchNorm layers of the teachers use the statistics of `images`; false: their running
+            statistics. A batch is then not divided if memory runs out.
 
     Returns:
         Logits on the device, float16 [B, K].
@@ -56,13 +68,20 @@ def teacher_logits(task: EvaluateTask, images: Tensor, networks: Sequence[str] =
 
     teachers = task.teachers(*networks) if networks else [task.teacher]
 
+    def logits_of(teacher: Teacher, view: Tensor) -> Tensor:
+        with batch_statistics(teacher.network) if of_batch else nullcontext():
+            return teacher(view, bn=False).logits
+
     def forward(part: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast(task.device, task.precision):
             view = part.contiguous(memory_format=torch.channels_last)
-            logits = [teacher(view, bn=False).logits for teacher in teachers]
-        return logits if len(logits) == 1 else [torch.stack(logits).float().mean(0)]
+            logits = [logits_of(teacher, view) for teacher in teachers]
+        if len(logits) == 1:
+            return logits
+        of_teachers = torch.stack(logits).float()
+        return [torch.tensordot(of_teachers.new_tensor(weights), of_teachers, 1) if weights else of_teachers.mean(0)]
 
-    (logits,) = memory.in_parts(forward, "views")(images)
+    (logits,) = forward(images) if of_batch else memory.in_parts(forward, "views")(images)
     half: Tensor = logits.half()
     if not bool(half.isfinite().all()):
         largest = float(logits.float().abs().max())
@@ -180,6 +199,8 @@ class OnlineLabels(LabelSource):
         settings: The protocol.
         temperature: The temperature of both softmaxes.
         budget: The labels that are stored, and their form. Online labels are converted to this form and back.
+        weights: The weights of the teachers; see `teacher_logits`.
+        of_batch: Whether the teachers label with the statistics of the batch; see `teacher_logits`.
 
     Attributes:
         classes: The number of classes K.
@@ -194,9 +215,11 @@ class OnlineLabels(LabelSource):
         settings: DistilledSetProtocol,
         temperature: float,
         budget: LabelBudget = ALL_LABELS,
+        weights: Sequence[float] = (),
+        of_batch: bool = False,
     ) -> None:
         super().__init__(task, settings)
-        self.temperature, self.budget = temperature, budget
+        self.temperature, self.budget, self.weights, self.of_batch = temperature, budget, weights, of_batch
         self.classes = task.dataset.info.num_classes
         self.empty_label = budget.encode(torch.zeros(1, self.classes, dtype=torch.float16), temperature)
 
@@ -210,8 +233,18 @@ class OnlineLabels(LabelSource):
         return super().views(epoch % self.label_epochs)
 
     def encoded(self, epoch: int, batch: ViewBatch) -> Mapping[str, Tensor]:
-        """Returns the labels of a batch as they are stored (`LabelBudget.encode`), on the device."""
-        logits = teacher_logits(self.task, batch.images, self.settings.teacher_pool())
+        """Returns the labels of a batch as they are stored (`LabelBudget.encode`), on the device.
+
+        Raises:
+            DDBenchError: The labels need the statistics of the batch, and this process has a part of it.
+        """
+        if self.of_batch and len(batch.images) < batch.global_size:
+            raise DDBenchError(
+                "evaluator.label_statistics=batch: each of several processes has a part of the batch: compute the "
+                "labels before the training (--set evaluator.labels=stored)"
+            )
+        pool = self.settings.teacher_pool()
+        logits = teacher_logits(self.task, batch.images, pool, self.weights, self.of_batch)
         return self.budget.encode(logits, self.temperature)
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
@@ -237,6 +270,8 @@ class StoredLabels(OnlineLabels):
         settings: The protocol.
         temperature: The temperature of both softmaxes.
         budget: The labels that are stored, and their form.
+        weights: As in `OnlineLabels`.
+        of_batch: As in `OnlineLabels`.
     """
 
     @cached_property

@@ -52,6 +52,16 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
         exclude_if=lambda bits: bits == 16,
         description="bits of a stored logit: 16 (fp16; SRe2L), or 8 or 4 (linear, fp16 scale and offset per label)",
     )
+    label_statistics: Literal["running", "batch"] = Field(
+        default="running",
+        exclude_if=lambda statistics: statistics == "running",
+        description="statistics of the teachers' BatchNorm layers for a label: running (FKD, SRe2L), or those of the "
+        "batch that is labelled (CV-DD, SRe2L++)",
+    )
+
+    def teacher_weights(self) -> tuple[float, ...]:
+        """Returns the weights of the teachers' logits in their mean, of sum 1. Empty: equal weights."""
+        return ()
 
     def label_source(self, task: EvaluateTask) -> OnlineLabels:
         """Returns the views and labels of a task."""
@@ -60,7 +70,8 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
 
         source = OnlineLabels if self.labels == "online" else StoredLabels
         budget = LabelBudget(self.label_views, self.label_top, self.label_bits)
-        return source(task, self, self.temperature, budget)
+        weights, of_batch = self.teacher_weights(), self.label_statistics == "batch"
+        return source(task, self, self.temperature, budget, weights, of_batch)
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on the teacher's logits of every view and measures it."""

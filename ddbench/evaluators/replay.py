@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from ddbench.api.evaluator import Metrics
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.base import SoftTargetProtocol
-from ddbench.evaluators.rded import PatchShuffling
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
@@ -24,8 +23,8 @@ class Replay(SoftTargetProtocol, frozen=True, extra="forbid"):
     """`fkd` without a teacher: views and logits are those of a folder of labels for every view.
 
     The folder is that of `ddbench export --labels`, or of the released code of SRe2L and WMDD. Batches, order, crops,
-    flips and CutMix are those of the files. Labels of `rded` are trained on with its schedule of the learning rate;
-    version 1 had that of `fkd`.
+    flips and CutMix are those of the files. Labels of `rded` and `cv-dd` are trained on with their schedule of the
+    learning rate; version 1 had that of `fkd`.
     """
 
     name = "replay"
@@ -61,5 +60,5 @@ class Replay(SoftTargetProtocol, frozen=True, extra="forbid"):
         if self.labels is None:
             raise DDBenchError(NEEDED)
         labels = open_labels(self.labels, task.dataset.info.image_size, self.order_seed)
-        schedule = half_cosine if labels.protocol == PatchShuffling.name else cosine
+        schedule = half_cosine if labels.schedule == "half-cosine" else cosine
         return evaluate_student(task, self, ReplayedLabels(task, self, self.temperature, labels), schedule)

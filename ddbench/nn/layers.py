@@ -1,5 +1,7 @@
 """Finds layers of a network: the final classifier, BatchNorm layers, numbered layers."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -51,6 +53,32 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
         ['1']
     """
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+@contextlib.contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Normalises with the mean and the variance of each batch inside the block, in place of the running statistics.
+
+    The running statistics do not change. Other layers, such as dropout, stay as they are.
+
+    Args:
+        network: A network in evaluation mode.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.BatchNorm1d(1, eps=0.0).eval()
+        >>> with batch_statistics(layer), torch.no_grad():
+        ...     layer(torch.tensor([[1.0], [3.0]])).flatten()
+        tensor([-1.,  1.])
+    """
+    before = [(layer, layer.training, layer.track_running_stats) for layer in batch_norms(network).values()]
+    try:
+        for layer, *_ in before:
+            layer.training, layer.track_running_stats = True, False
+        yield
+    finally:
+        for layer, training, tracks in before:
+            layer.training, layer.track_running_stats = training, tracks
 
 
 def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:

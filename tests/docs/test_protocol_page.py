@@ -20,7 +20,7 @@ from ddbench.registry.registry import PluginRegistry
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
 IMAGES, CLASSES, SIZE = 100, 10, 224
-EVERY_VIEW, ONE_LABEL, OWN_LABELS = ("fkd", "rded", "edc", "gvbsm"), ("soft",), ("datm-dsa", "own")
+EVERY_VIEW, ONE_LABEL, OWN_LABELS = ("fkd", "rded", "cv-dd", "edc", "gvbsm"), ("soft",), ("datm-dsa", "own")
 """Protocols by the labels that they store; the others store classes."""
 ROWS = {
     cells[0]: cells[1:]

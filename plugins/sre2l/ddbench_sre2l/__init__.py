@@ -1,4 +1,4 @@
-"""SRe2L, CDA, SCDD, DELT and FADRM+: dataset distillation by inverting networks.
+"""SRe2L, CDA, SCDD, DELT, FADRM+ and CV-DD: dataset distillation by inverting networks.
 
 The entry point of the plugin: hook implementations. Imports no torch.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ddbench.api import Distiller, Stage, hookimpl
+from ddbench_sre2l.cvdd import CVDD
 from ddbench_sre2l.delt import DELT
 from ddbench_sre2l.fadrm import FADRMPlus
 from ddbench_sre2l.scdd import SCDD, Backbone, Head
@@ -18,7 +19,7 @@ from ddbench_sre2l.sre2l import CDA, SRe2L
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
     """Returns the methods."""
-    return [SRe2L, CDA, SCDD, DELT, FADRMPlus]
+    return [SRe2L, CDA, SCDD, DELT, FADRMPlus, CVDD]
 
 
 @hookimpl

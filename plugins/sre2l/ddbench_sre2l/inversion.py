@@ -46,14 +46,30 @@ def distill(
     statistics = [network.running_statistics() for network in networks or (task.teacher,)]
 
     def objective(output: Output) -> dict[str, Tensor]:
-        terms = {"cross_entropy": losses.cross_entropy(output.logits, labels[output.rows])}
-        if method.bn_weight and output.bn_inputs:
-            alignment = losses.global_bn(output.bn_inputs, *statistics[output.turn], method.first_bn_scale)
-            terms["bn"] = method.bn_weight * alignment
-        return terms
+        return loss_terms(method, output, labels[output.rows], statistics[output.turn])
 
     start = task.noise(unit) if initial is None else initial
     return task.recover(unit, objective, start, method, networks=networks, phases=phases)
+
+
+def loss_terms(
+    method: SRe2L, output: Output, labels: Tensor, statistics: tuple[list[Tensor], list[Tensor]]
+) -> dict[str, Tensor]:
+    """Computes the terms of the loss from one pass through a network.
+
+    Args:
+        method: The hyper-parameters.
+        output: The output of the network.
+        labels: The classes of the images [n].
+        statistics: The running means and variances of the network.
+
+    Returns:
+        The cross-entropy and the weighted BatchNorm alignment, if the network has BatchNorm.
+    """
+    terms = {"cross_entropy": losses.cross_entropy(output.logits, labels)}
+    if method.bn_weight and output.bn_inputs:
+        terms["bn"] = method.bn_weight * losses.global_bn(output.bn_inputs, *statistics, method.first_bn_scale)
+    return terms
 
 
 def resize(images: Tensor, size: int) -> Tensor:

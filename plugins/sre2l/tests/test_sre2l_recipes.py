@@ -71,10 +71,12 @@ def test_quick_takes_the_steps_of_wmdd(method: str, dataset: str, varied: dict[s
 
 def test_every_block_is_for_this_plugins_methods_alone() -> None:
     paths = [path for path in PluginRegistry().recipe_files() if path.parent.parent.name == "ddbench_sre2l"]
-    assert [path.stem for path in paths] == ["paper", "quick", "released", "smoke"]
+    assert [path.stem for path in paths] == ["paper", "quick", "released", "smoke", "sre2l-plus-plus"]
     for recipe in map(load_file, paths):
         for block in recipe.blocks:
-            assert set(block.applies["method"]) <= {"sre2l", "cda", "scdd", "delt", "fadrm-plus"}
+            methods = block.applies.get("method", block.applies.get("evaluator", ()))
+            assert set(methods) <= {"sre2l", "cda", "scdd", "delt", "fadrm-plus", "cv-dd"}
+            assert methods
 
 
 RATES = {"imagenet-1k": (0.25, 0.03), "imagenette": (0.25, 0.03), "tiny-imagenet": (0.6, 0.06)}
@@ -93,3 +95,42 @@ def test_scdd_has_the_numbers_of_its_table_and_of_its_commands(dataset: str) -> 
     cifar = settings("scdd", "cifar100", "quick")
     views = (cifar["crop_scale_min"], cifar["flip"])
     assert (cifar["learning_rate"], cifar["bn_weight"], *views) == (0.4, 0.005, 1, False)
+
+
+FIVE = ("resnet18", "resnet50", "shufflenet_v2_x1_0", "mobilenet_v2", "densenet121")
+COMMITTEES = {
+    ("imagenette", 1): {"mobilenet_v2": 54, "densenet121": 60.8},
+    ("imagenette", 10): dict(zip(FIVE, (62.4, 52, 57.2, 54, 60.8), strict=True)),
+    ("imagenet-1k", 1): {"resnet18": 56.4, "shufflenet_v2_x1_0": 52.5},
+    ("imagenet-1k", 50): dict(zip(FIVE, (56.4, 42.3, 52.5, 44.2, 40.6), strict=True)),
+    ("tiny-imagenet", 1): {"resnet18": 46.5, "mobilenet_v2": 44.8},
+}
+
+
+@pytest.mark.parametrize(("cell", "priors"), COMMITTEES.items())
+def test_cvdd_has_the_committees_of_its_scripts(cell: tuple[str, int], priors: dict[str, float]) -> None:
+    """`Jiacheng8/CV-DD:recover/recover.py`, `recover/scripts`: model settings 4 and 5, `model_prior_weight_dict`."""
+    request = Request(("cv-dd",), (cell[0],), (cell[1],), ("paper",))
+    (experiment,) = experiments(request, PluginRegistry())
+    actual = experiment.method.model_dump()
+    assert dict(zip(actual["teachers"], actual["priors"], strict=True)) == priors
+    assert experiment.evaluator_name == "cv-dd"
+    varied = {
+        "learning_rate": 0.25,
+        "bn_weight": 0.01,
+        "steps": 4000,
+        "jitter": 4 if cell[0] == "tiny-imagenet" else 32,
+    }
+    expected = {**RELEASED, **varied, "crop_per_image": False, "committee": 2, "prior_temperature": 5}
+    assert {name: actual[name] for name in expected} == expected
+
+
+def test_the_recipe_of_sre2l_plus_plus_has_the_teacher_of_the_run_alone() -> None:
+    cell = resolved("cv-dd", "imagenette", "paper")
+    request = Request(("cv-dd", "random"), ("imagenette",), (10,), ("paper", "sre2l-plus-plus"), evaluators=("cv-dd",))
+    alone, random = experiments(request, PluginRegistry())
+    changes = {"teachers": (), "priors": (), "committee": 1}
+    assert alone.method.model_dump() == {**cell.method.model_dump(), **changes}
+    changes.pop("committee")
+    assert alone.evaluator.model_dump() == random.evaluator.model_dump() == {**cell.evaluator.model_dump(), **changes}
+    assert alone.method.teacher_pool() == alone.evaluator.teacher_pool() == ()

@@ -83,8 +83,10 @@ def scaled(experiment: Experiment) -> Experiment:
     digits = on_digits(method.name)
     for shift in {"jitter", "padding"} & own.keys():
         changes[shift] = round(own[shift] * digits.data.image_size / experiment.data.image_size)
-    if "teachers" in own:
+    if own.get("teachers"):
         changes["teachers"] = ("convnet-bn-d3", "convnet-d2")
+    if own.get("priors"):
+        changes["priors"] = (60.0, 55.0)
     if "scales" in own:
         changes["scales"] = (1.0,) * len(own["scales"])  # a ConvNet takes images of one size
     if "network" in own:

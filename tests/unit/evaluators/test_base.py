@@ -69,7 +69,7 @@ def test_without_augmentation_every_view_is_the_stored_image(name: str, make_tas
 
 
 def test_every_protocol_on_a_distilled_set_can_turn_its_augmentation_off() -> None:
-    assert set(AUGMENTED) == {"fkd", "soft", "hard", "rded", "edc", "gvbsm", "minimax-hard", *SIAMESE}
+    assert set(AUGMENTED) == {"fkd", "soft", "hard", "rded", "cv-dd", "edc", "gvbsm", "minimax-hard", *SIAMESE}
     for protocol in AUGMENTED.values():
         assert "augmentation" not in protocol().model_dump()
         assert protocol(augmentation="none").model_dump()["augmentation"] == "none"

@@ -20,6 +20,7 @@ PINNED: dict[str, tuple[str, dict[str, Any], float]] = {
     "hard": ("1", SMALL, 1.142825),
     "dsa": ("1", SMALL, 0.9568849),
     "rded": ("1", SMALL, 1.102463),
+    "cv-dd": ("1", {**SMALL, "teachers": ()}, 1.321881),
     "edc": ("1", SMALL, 1.161483),
     "gvbsm": ("1", SMALL, 0.7887336),
     "own": ("1", SMALL, 0.9568849),

@@ -127,6 +127,7 @@ def test_defaults_are_the_published_protocol() -> None:
         "hard",
         "dsa",
         "rded",
+        "cv-dd",
         "edc",
         "gvbsm",
         "own",
@@ -137,7 +138,7 @@ def test_defaults_are_the_published_protocol() -> None:
         "full-data",
     }
     assert {protocol.name for protocol in ddbench_evaluators()} == names
-    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded", "edc", "gvbsm"]
+    assert [p.name for p in ddbench_evaluators() if p.needs_teacher] == ["fkd", "soft", "rded", "cv-dd", "edc", "gvbsm"]
 
 
 def test_the_hook_imports_no_torch() -> None:

@@ -178,6 +178,20 @@ def test_labels_of_rded_are_replayed_with_its_schedule(
         pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
 
 
+def test_the_schedule_of_labels_is_that_of_their_protocol(runs: Callable[..., Pipeline], tmp_path: Path) -> None:
+    exported(runs(), tmp_path / "set")
+    path = tmp_path / "set" / "labels.json"
+    written = json.loads(path.read_text())
+    for protocol, schedule in (
+        ({}, "cosine"),
+        ({"name": "rded"}, "half-cosine"),
+        ({"name": "cv-dd", "schedule": "half-cosine"}, "half-cosine"),
+        ({"name": "cv-dd", "schedule": "cosine"}, "cosine"),
+    ):
+        path.write_text(json.dumps({**written, "protocol": {**written["protocol"], **protocol}}))
+        assert open_labels(tmp_path / "set", 8, 42).schedule == schedule
+
+
 @pytest.mark.parametrize("spoil", [{"protocol": {}}, {"batches": [[0, 8]]}, {"batches": []}, {"class_names": None}])
 def test_labels_with_another_description_are_refused_in_one_line(
     spoil: dict[str, Any], runs: Callable[..., Pipeline], tmp_path: Path

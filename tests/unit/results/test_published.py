@@ -78,7 +78,7 @@ def test_every_row_keeps_the_schema(table: str, registry: PluginRegistry) -> Non
         else:
             assert row["architecture"] == ("" if "quoted" in row["note"] else "resnet18")
         others = table == "comparison" and row["note"].startswith("reported elsewhere: by its authors")
-        source = r"(DELT|FADRM) paper, table of README.md \(imgs?/\w+.png\)|EDC paper, Table 1"
+        source = r"(DELT|FADRM|CV-DD) paper, table of README.md \(imgs?/\w+.png\)|EDC paper, Table 1"
         wmdd = r"WMDD paper, (Table \d[a-d]?|section \d\.\d)"
         assert re.fullmatch(source if others else wmdd, row["source"])
         assert bool(row["error"]) == bool(row["error_kind"])

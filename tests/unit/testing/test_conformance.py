@@ -46,7 +46,9 @@ METHODS: dict[str, dict[str, Any]] = {
     **{name: {**TRAINED, "take": "easiest"} for name in ("el2n", "grand", "forgetting", "aum")},
     "ccs": TRAINED,
     "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1"), "learning_rate": 0.25},
-    "edc": {"teachers": ("convnet-bn-d3", "convnet-d1"), "steps": 12},  # it starts from real images
+    # These start from real images.
+    "edc": {"teachers": ("convnet-bn-d3", "convnet-d1"), "steps": 12},
+    "cv-dd": {"teachers": ("convnet-bn-d1", "convnet-d1"), "steps": 12},
 }
 # Methods that train networks on the real images, and need no teacher.
 ON_FEW_DIGITS = {"el2n", "grand", "forgetting", "aum", "ccs", "mtt"}
@@ -55,6 +57,7 @@ STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "edc": {"ema_decay": 0.8},
     "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1")},
+    "cv-dd": {"teachers": ("convnet-bn-d1", "convnet-d1"), "batch_size": 100},
 }
 
 
