@@ -44,6 +44,7 @@ METHOD_LIMITS = {
         **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
     },
     "delt": {"steps": 60, "rounds": 4},
+    "cv-dd": {"steps": 20},
     "scdd": {
         **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
         **{"head_epochs": 3, "head_batch": 64, "head_learning_rate": 0.03},

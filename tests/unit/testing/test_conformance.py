@@ -57,7 +57,7 @@ STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "edc": {"ema_decay": 0.8},
     "gvbsm": {"teachers": ("convnet-bn-d3", "convnet-d1")},
-    "cv-dd": {"teachers": ("convnet-bn-d1", "convnet-d1"), "batch_size": 100},
+    "cv-dd": {"teachers": ("convnet-bn-d3", "convnet-d1")},
 }
 
 
