@@ -55,6 +55,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_wheels_bring_recipes_templates_and_published_numbers(program: Path, tmp_path: Path) -> None:
+    assert "Commands:" in run(program, "--help", folder=tmp_path)
     recipes = run(program, "list", "recipes", folder=tmp_path)
     assert all(name in recipes for name in ("paper", "quick", "smoke", "released", "tuned"))
     comparison = run(program, "table", "comparison", "--dataset", "imagenette", folder=tmp_path)
