@@ -112,7 +112,7 @@ def collect_inputs(
         batches: Normalised float32 images [B, 3, S, S] on the network's device; B may vary.
         names: Names of layers whose inputs are feature maps.
         patch: Side of a patch; see `patch_moments`.
-        variance: "exact" or "batch-mean"; see `ddbench.nn.statistics.collect`.
+        variance: "exact", "batch-mean" or "image-mean"; see `ddbench.nn.statistics.collect`.
 
     Returns:
         The statistics of channels and of patches by layer, float32 on the CPU.

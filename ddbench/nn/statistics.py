@@ -13,7 +13,7 @@ from ddbench.nn import memory
 from ddbench.nn.batchnorm_moments import moments
 from ddbench.nn.taps import TappedNetwork
 
-Variance = Literal["exact", "batch-mean"]
+Variance = Literal["exact", "batch-mean", "image-mean"]
 
 
 class MomentAccumulator:
@@ -21,7 +21,7 @@ class MomentAccumulator:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = self.within = self.between = torch.zeros((), dtype=torch.float64)
+        self.mean = self.within = self.between = self.within_images = torch.zeros((), dtype=torch.float64)
 
     def add(self, means: Tensor, variances: Tensor) -> None:
         """Adds a batch, given the mean and variance of each image, [B, C] each."""
@@ -31,13 +31,18 @@ class MomentAccumulator:
         shift = mean - self.mean
         self.between = self.between + shift.square() * (self.count * size / (self.count + size))
         self.within = self.within + variance * size
+        self.within_images = self.within_images + variances.sum(0)
         self.count += size
         self.mean = self.mean + shift * (size / self.count)
 
     def statistics(self, variance: Variance) -> tuple[Tensor, Tensor]:
         """Returns the mean and the variance of all batches; see `collect`."""
-        total = self.within + self.between if variance == "exact" else self.within
-        return self.mean, total / self.count
+        totals = {
+            "exact": self.within + self.between,
+            "batch-mean": self.within,
+            "image-mean": self.within_images,
+        }
+        return self.mean, totals[variance] / self.count
 
 
 @torch.no_grad()
@@ -53,7 +58,8 @@ def collect(
         batches: Normalised float32 images [B, 3, S, S] of one class, on the network's device; B may vary.
         variance: Population variance over images and positions. "exact": over all images, by the law of total variance,
             independent of the batches. "batch-mean": the mean of the within-batch variances weighted by batch size
-            (released code), which lacks the variance of the batch means.
+            (released code), which lacks the variance of the batch means. "image-mean": the mean of the variances of the
+            images.
         layer: Number of the layer whose input gives the features; see `TappedNetwork.forward`. None: the input of the
             classifier.
 

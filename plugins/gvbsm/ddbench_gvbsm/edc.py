@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ddbench.api import DatasetInfo, DistillTask, Unit
 
-RDED_CROPS = (300, 5, 2)
-"""Real images of a class, crops of each, and crops along the side of an image (scripts of RDED)."""
+CROPS, FACTOR = 5, 2
+"""RDED: crops of each real image, and crops along the side of a distilled image (its scripts for ImageNet)."""
 
 
 class EDC(StatisticsMatching, frozen=True, extra="forbid"):
@@ -38,7 +38,8 @@ class EDC(StatisticsMatching, frozen=True, extra="forbid"):
     )
     cost = (
         "convolutions: images * len(teachers) / 3; categories: images * len(teachers) / 3; distill: classes * ipc * "
-        "steps * (4 if flatness_weight else 3) // 3 + (classes * 500 if initial == 'rded' else 0)"
+        "steps * (4 if flatness_weight else 3) // 3 + (classes * "
+        f"max(candidates, {FACTOR**2} * ipc) * {CROPS} // 3 if initial == 'rded' else 0)"
     )
     default_evaluator = "edc"
     starts = ("rded", "real", "noise")
@@ -66,6 +67,12 @@ class EDC(StatisticsMatching, frozen=True, extra="forbid"):
         description="initial images; rded: those of RDED, of 2 x 2 crops (paper, ImageNet-1K and ImageNet-10); real: "
         "random real images (paper, CIFAR and Tiny ImageNet); noise; or a set: a file, a folder or set:DIGEST",
     )
+    candidates: int = Field(
+        default=300,
+        ge=1,
+        description="real images of each class whose crops the images of RDED are made of, at least four for each "
+        "(scripts of RDED: 300)",
+    )
     alpha: float = Field(
         default=0.5,
         ge=0,
@@ -87,7 +94,7 @@ class EDC(StatisticsMatching, frozen=True, extra="forbid"):
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses an IPC for which a class has too few images to start from."""
-        needed = (ipc or 0) * {"rded": RDED_CROPS[2] ** 2, "real": 1}.get(self.initial, 0)
+        needed = (ipc or 0) * {"rded": FACTOR**2, "real": 1}.get(self.initial, 0)
         for name, count in zip(dataset.class_names, dataset.train_counts, strict=True):
             if needed > count:
                 return (
@@ -96,13 +103,17 @@ class EDC(StatisticsMatching, frozen=True, extra="forbid"):
                 )
         return None
 
+    def crop_sources(self, ipc: int) -> int:
+        """Returns the number of real images of a class whose crops the images of RDED are made of."""
+        return max(self.candidates, FACTOR**2 * ipc)
+
     def stages(self) -> tuple[str, ...]:
         """Returns the stages of the statistics of the real images."""
         return (*super().stages(), CategoryStatistics.name)
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
         """Counts every image once per step, forward passes of its moving average, and those of the crops of RDED."""
-        crops = num_classes * RDED_CROPS[0] * RDED_CROPS[1] // 3 if self.initial == "rded" else 0
+        crops = num_classes * self.crop_sources(ipc) * CROPS // 3 if self.initial == "rded" else 0
         return super().image_passes(num_classes, ipc) * (4 if self.flatness_weight else 3) // 3 + crops
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddbench import losses
 from ddbench.nn import autocast
 from ddbench.training import stitched_patches
-from ddbench_gvbsm.edc import RDED_CROPS
+from ddbench_gvbsm.edc import CROPS, FACTOR
 from ddbench_gvbsm.matching import MatchingLoss, Targets, grouped, moving_average
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def initial_images(method: EDC, task: DistillTask, unit: Unit) -> Tensor:
     """Returns the normalised images [n, 3, S, S] that a unit of whole classes starts from."""
     labels = dict.fromkeys(slot.label for slot in unit.slots)
     if method.initial == "rded":
-        return task.dataset.normalise(torch.cat([stitched_patches(task, label, *RDED_CROPS) for label in labels]))
+        count = method.crop_sources(task.ipc)
+        return task.dataset.normalise(torch.cat([stitched_patches(task, k, count, CROPS, FACTOR) for k in labels]))
     if method.initial == "real":
         rows = torch.cat([task.sample(label, task.ipc, "initial") for label in labels])
         return task.dataset.evaluation_view("train", rows)

@@ -116,14 +116,14 @@ class CategoryStatistics(ConvolutionStatistics):
         settings, real = settings_of(run), run.dataset.train
         (teacher,) = run.teachers(settings.teachers[part])
         names = [*convolutions(teacher.network), *teacher.bn_names]
-        size = BATCH_SIZE if settings.variance == "exact" else 1
+        variance: Literal["exact", "image-mean"] = "exact" if settings.variance == "exact" else "image-mean"
         rows: dict[str, list[Tensor]] = {}
         for label in range(run.info.num_classes):
             batches = (
                 run.dataset.evaluation_view("train", indices).to(run.device)
-                for indices in torch.split(real.of_class(label), size)
+                for indices in torch.split(real.of_class(label), BATCH_SIZE)
             )
-            collected = collect_inputs(teacher, batches, names, settings.patch, settings.variance)
+            collected = collect_inputs(teacher, batches, names, settings.patch, variance)
             for name, (channels, patches) in collected.items():
                 values = (*channels, *(() if name in teacher.bn_names else patches))
                 for kind, value in zip(TENSORS, values, strict=False):

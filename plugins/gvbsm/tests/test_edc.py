@@ -166,6 +166,8 @@ def test_it_starts_from_the_images_of_rded_or_from_random_real_images(
     rded = [RDED().distill(task, Unit(0, unit.slots[first : first + 2])).images for first in (0, 2, 4)]
     expected = task.dataset.normalise(torch.cat([images for images in rded if images is not None]))
     assert torch.equal(initial_images(method, task, unit), expected)
+    few = method.model_copy(update={"candidates": 1})  # too few: as many as there are crops
+    assert initial_images(few, task, unit).shape == expected.shape
     real = initial_images(method.model_copy(update={"initial": "real"}), task, unit)
     for place, image in enumerate(real):
         views = task.dataset.evaluation_view("train", task.dataset.train.of_class(3 + place // 2))

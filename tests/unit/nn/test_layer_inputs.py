@@ -56,6 +56,7 @@ def test_inputs_are_collected_and_the_network_is_unchanged(teacher: TappedNetwor
     [
         ("exact", lambda parts: torch.cat(parts).var(correction=0)),
         ("batch-mean", lambda parts: sum(len(p) * p.var(correction=0) for p in parts) / sum(map(len, parts))),
+        ("image-mean", lambda parts: sum(image.var(correction=0) for image in (*parts[0].chunk(3), parts[1])) / 4),
     ],
 )
 def test_real_statistics_are_those_of_all_images(
