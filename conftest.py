@@ -72,6 +72,7 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Includes them again: extension modules report objects that are left at the exit."""
     gc.unfreeze()
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
