@@ -121,11 +121,3 @@ def test_killed_in_the_experts_and_in_the_loop_a_run_gives_the_same_set(
     assert "experts 1/2: started" not in outcome.err
     assert "resumed" in outcome.err
     assert digests(shell.results) == untouched
-
-
-@pytest.mark.slow
-def test_on_ray_the_set_is_the_same(shell: Shell, untouched: Digests) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
-    shell.run(*RUN, "--ipc", "1", "--executor", "ray")
-    assert len(artifacts(shell.cache, "experts")) == 2
-    assert digests(shell.results) == untouched
