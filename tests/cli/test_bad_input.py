@@ -113,7 +113,7 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*WMDD, "--set", f"teacher.seed={2**63}"), ("teacher.seed",)),
     ((*WMDD, "--seeds", "0"), ("'--seeds': 0 is not in the range",)),
     ((*PLAIN, "--precision", "fp8"), ("'fp8' is not one of",)),
-    ((*WMDD, "--force", "train"), ("unknown stage 'train'; known: backbone, convolutions, data, distill",)),
+    ((*WMDD, "--force", "train"), ("unknown stage 'train'; known: backbone, categories, convolutions, data, distill",)),
     (
         (*RANDOM, "--methods", "wmdd", "--ipc", "9999"),
         ("random, digits, IPC 9999, set 0, fkd, ", "seed 0: --ipc 9999 is more than the 142 training images"),
