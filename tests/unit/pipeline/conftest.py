@@ -71,9 +71,18 @@ class Desk:
 
 
 @pytest.fixture(scope="session")
-def desk_in() -> type[Desk]:
-    """Makes a desk in a folder."""
-    return Desk
+def desk_in(tmp_path_factory: pytest.TempPathFactory) -> type[Desk]:
+    """Makes a desk in a folder. All have the same decoded images, a third of the work of a small run."""
+    decoded = tmp_path_factory.mktemp("decoded")
+
+    class Sharing(Desk):
+        def __init__(self, folder: Path, plugins: Iterable[object] = ()) -> None:
+            super().__init__(folder, plugins)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "data").exists():
+                (folder / "data").symlink_to(decoded)
+
+    return Sharing
 
 
 class FinishedDesk(Desk):
