@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -23,6 +24,25 @@ T = TypeVar("T")
 
 # `Distribution.name` parses the whole metadata at each access.
 _NAMES: WeakKeyDictionary[metadata.Distribution, str] = WeakKeyDictionary()
+
+
+def installed_points(group: str) -> tuple[metadata.EntryPoint, ...]:
+    """Returns the installed entry points of a group. They are read again if sys.path or a folder in it changes."""
+    return _read_points(group, tuple(map(_state_of, sys.path)))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_points(group: str, state: tuple[object, ...]) -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=group))
+
+
+def _state_of(path: str) -> tuple[object, ...]:
+    """Returns what changes if a distribution is added to a folder or removed from it."""
+    try:
+        status = Path(path).stat()  # an empty path is the working directory
+    except (OSError, ValueError):
+        return (path,)
+    return path, status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def in_load_order(points: Iterable[metadata.EntryPoint]) -> list[metadata.EntryPoint]:

@@ -27,7 +27,7 @@ from ddbench.registry.attribution import STOP_REQUESTS, print_warning
 from ddbench.registry.collection import Collection, Kind
 from ddbench.registry.contents import PluginContents, read_contents
 from ddbench.registry.hooks import CORE, Hooks
-from ddbench.registry.loading import in_load_order, load, owner_of
+from ddbench.registry.loading import in_load_order, installed_points, load, owner_of
 from ddbench.registry.observers import Observers
 from ddbench.registry.plugin_files import load_plugin_file, plugin_files
 from ddbench.registry.source import Source, source_of
@@ -79,7 +79,7 @@ class PluginRegistry:
         self._recipe_files: dict[Path, str] = {}
         self._recipes: dict[Path, Recipe] = {}
         self._num_registered = 0
-        for point in in_load_order(metadata.entry_points(group=GROUP) if entry_points is None else entry_points):
+        for point in in_load_order(installed_points(GROUP) if entry_points is None else entry_points):
             owner = owner_of(point)
             name = f"{owner}:{point.name}"
             contents = load(point, functools.partial(self._inspect, name=name, owner=owner), self.failures.append)

@@ -1,8 +1,10 @@
 """Entry points: their order, and plugins that fail when they are imported."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ddbench.registry.loading import in_load_order, load, owner_of
+from ddbench.registry.loading import in_load_order, installed_points, load, owner_of
 
 
 def point(name: str, value: str, owner: str | None = None) -> metadata.EntryPoint:
@@ -31,6 +33,18 @@ def test_the_core_comes_first() -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+def test_entry_points_are_read_again_when_a_distribution_is_added_or_removed(
+    site: Path, install_plugin: Callable[[Path, str, str], None]
+) -> None:
+    before = installed_points("ddbench")
+    assert installed_points("ddbench") is before
+    install_plugin(site, "ddload-late", "")
+    (added,) = set(installed_points("ddbench")) - set(before)
+    assert (added.value, owner_of(added)) == ("ddload_late", "ddload-late")
+    shutil.rmtree(site / "ddload_late-1.0.dist-info")
+    assert installed_points("ddbench") == before
 
 
 def test_a_plugin_is_inspected_and_its_output_is_no_result(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
