@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,15 @@ from ddbench.data.source import FileSplit
 from ddbench.storage.artifacts import read_tensors, write_tensors
 
 KEPT_ABOVE_BYTES = 2 * 1024**3
+KEPT_ABOVE_FILES = 20_000
 """The digests of smaller datasets are computed in every run, which takes seconds."""
 SETTLED_SECONDS = 2.0
 """The digest of a file that changed so shortly before the run is not kept: a later change could have the same time."""
 _REPORT_EVERY = 500
+Rows = NDArray[np.uint8]
 
 
-def read_digests(source: Source, cache: Path, report: Report) -> None:
+def read_digests(source: Source, cache: Path, report: Report, verify: bool = False) -> None:
     """Reads stored digests of a large dataset's files from `CACHE/digests`; computes and stores digests of new files.
 
     A file is recognised by its path, size, inode and times (of modification, and of the last change of inode or
@@ -35,38 +37,59 @@ def read_digests(source: Source, cache: Path, report: Report) -> None:
         source: The dataset. Splits without files are not changed.
         cache: The folder of the cache.
         report: Called with progress events.
+        verify: Whether every file is read, and compared with its stored digest.
 
     Raises:
         DDBenchError: A file cannot be read.
     """
     settled = time.time() - SETTLED_SECONDS
     splits = [split for split in source.splits.values() if isinstance(split, FileSplit)]
-    if sum(int(split.status[:, 0].sum()) for split in splits) <= KEPT_ABOVE_BYTES:
+    num_bytes, num_files = sum(int(split.status[:, 0].sum()) for split in splits), sum(len(s.names) for s in splits)
+    if num_bytes <= KEPT_ABOVE_BYTES and num_files <= KEPT_ABOVE_FILES:
         return
     root = os.path.realpath(splits[0].root)
     path = cache / "digests" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.safetensors"
-    kept = _load(path)
-    identities = [_identities(split) for split in splits]
-    missing = [
-        (split, number, index)
-        for number, split in enumerate(splits)
-        for index, identity in enumerate(identities[number])
-        if identity not in kept
-    ]
-    if missing:
+    files = np.concatenate([_identities(split) for split in splits])
+    stored_files, stored_digests = _load(path)
+    digests, known = _look_up(files, stored_files, stored_digests)
+    read = np.zeros_like(known) if verify else known.copy()
+    if not read.all():
+        changed = 0
         try:
-            for (_, number, index), digest in zip(missing, _read(missing, report), strict=True):
-                kept[identities[number][index]] = digest
+            missing = np.flatnonzero(~read).tolist()
+            for index, digest in zip(missing, _read(splits, missing, report), strict=True):
+                row = np.frombuffer(digest, dtype=np.uint8)
+                changed += bool(known[index]) and not np.array_equal(digests[index], row)
+                digests[index], read[index] = row, True
         finally:  # an interrupted run continues with the next file
-            _save(path, splits, identities, kept, settled)
-    for split, known in zip(splits, identities, strict=True):
-        split.digests = _rows((kept[identity] for identity in known), 32)
+            times = np.concatenate([split.status[:, 2] for split in splits])
+            kept = (read | known) & (times < settled * 1e9)
+            _save(path, files[kept], digests[kept])
+        if changed:
+            text = f"{changed} of {num_files} files have another content than before, with the same size and times"
+            report(Event("note", "data", message=text))
+    for split, rows in zip(splits, np.split(digests, [len(splits[0].names)]), strict=False):
+        split.digests = rows
 
 
-def _read(files: list[tuple[FileSplit, int, int]], report: Report) -> Iterator[bytes]:
+def _look_up(files: Rows, stored_files: Rows, stored_digests: Rows) -> tuple[Rows, NDArray[np.bool_]]:
+    """Returns the stored digest of each file, and whether there is one."""
+    if np.array_equal(files, stored_files):  # nothing has changed
+        return stored_digests.copy(), np.ones(len(files), dtype=bool)
+    rows = {file.tobytes(): row for row, file in enumerate(stored_files)}
+    found = np.array([rows.get(file.tobytes(), -1) for file in files])
+    digests = np.zeros((len(files), 32), dtype=np.uint8)
+    digests[found >= 0] = stored_digests[found[found >= 0]]
+    return digests, found >= 0
+
+
+def _read(splits: list[FileSplit], files: list[int], report: Report) -> Iterator[bytes]:
+    """Yields the digests of files, which are numbered through all splits."""
+    first = len(splits[0].names)
+
     def digest(position: int) -> bytes:
-        split, _, index = files[position]
-        return split.read_digest(index)
+        index = files[position]
+        return splits[0].read_digest(index) if index < first else splits[1].read_digest(index - first)
 
     report(Event("started", "data", "reading content", total=len(files)))
     for done, content in enumerate(parallel_map(digest, len(files)), 1):
@@ -76,34 +99,23 @@ def _read(files: list[tuple[FileSplit, int, int]], report: Report) -> Iterator[b
     report(Event("finished", "data", "reading content", len(files), len(files)))
 
 
-def _identities(split: FileSplit) -> list[bytes]:
-    return [
+def _identities(split: FileSplit) -> Rows:
+    digests = (
         hashlib.sha256(os.fsencode(name) + b"\0" + status.tobytes()).digest()[:16]
         for name, status in zip(split.names, split.status, strict=True)
-    ]
+    )
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
 
 
-def _load(path: Path) -> dict[bytes, bytes]:
+def _load(path: Path) -> tuple[Rows, Rows]:
+    """Returns the identities [n, 16] and the digests [n, 32] that are stored."""
     stored = read_tensors(path)
     if stored is None:
-        return {}
-    files, digests = (stored[0][name].numpy() for name in ("files", "digests"))
-    return {file.tobytes(): digest.tobytes() for file, digest in zip(files, digests, strict=True)}
+        return np.empty((0, 16), dtype=np.uint8), np.empty((0, 32), dtype=np.uint8)
+    return stored[0]["files"].numpy(), stored[0]["digests"].numpy()
 
 
-def _save(
-    path: Path, splits: list[FileSplit], identities: list[list[bytes]], kept: dict[bytes, bytes], settled: float
-) -> None:
-    files = [
-        identity
-        for split, known in zip(splits, identities, strict=True)
-        for identity, changed in zip(known, split.status[:, 2].tolist(), strict=True)
-        if changed < settled * 1e9 and identity in kept
-    ]
-    tensors = {"files": _rows(files, 16), "digests": _rows((kept[file] for file in files), 32)}
+def _save(path: Path, files: Rows, digests: Rows) -> None:
+    tensors = {"files": torch.from_numpy(files), "digests": torch.from_numpy(digests)}
     with contextlib.suppress(DDBenchError):  # without the file, the next run only takes longer
-        write_tensors(path, {name: torch.from_numpy(rows.copy()) for name, rows in tensors.items()}, {})
-
-
-def _rows(values: Iterable[bytes], width: int) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, width)
+        write_tensors(path, tensors, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from ddbench.data.content import read_digests
 from ddbench.data.decode import DECODE_VERSION, READABLE_VERSION
 from ddbench.data.folders import VALIDATION_PARTS
 from ddbench.data.holdout import HOLDOUT_VERSION, ImageSubset, hold_out
-from ddbench.data.images import Images, is_cached, load_images
+from ddbench.data.images import Images, decode_image, is_cached, load_images
 from ddbench.data.registry import open_source
 from ddbench.data.source import ArraySplit, EncodedSplit
 from ddbench.storage.cache import Cache
@@ -136,6 +137,16 @@ class Dataset:
         """Decodes both splits, or opens them if the cache holds them."""
         _ = self._images
 
+    def decode_some(self, count: int) -> list[int]:
+        """Decodes some training images without storing them, to measure the time. Returns the bytes of each."""
+        split = self._source.train
+        indices = np.unique(np.linspace(0, len(split.labels) - 1, count).astype(int)).tolist()
+        sizes = []
+        for index in indices:
+            with contextlib.suppress(DDBenchError):  # a run reports corrupt images, or skips them
+                sizes.append(decode_image(split, index, self.config).nbytes)
+        return sizes
+
     def is_decoded(self) -> bool:
         """Whether both splits are open, or the cache holds them."""
         if "_images" in self.__dict__:
@@ -242,7 +253,7 @@ def load_dataset(
     source = open_source(spec, data_dir, report, download)
     source.check()
     _check_split(spec.name, source, config)
-    read_digests(source, cache.root, report)
+    read_digests(source, cache.root, report, verify="data" in cache.forced)
     for note in source.notes:
         report(Event("note", "data", message=note))
     return Dataset(spec, source, config, cache, report)

@@ -170,13 +170,23 @@ class FileImages(Images):
         return ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
 
     def _decode(self, index: int) -> Tensor:
-        return torch.from_numpy(_decode_image(self._split, index, self._config).copy())
+        return torch.from_numpy(decode_image(self._split, index, self._config).copy())
 
     def _iterate(self, indices: Tensor) -> Iterator[Tensor]:
         return self._pool.map(self._decode, self.positions[indices].tolist())
 
 
-def _decode_image(split: Split, index: int, config: DataConfig) -> Pixels:
+def decode_image(split: Split, index: int, config: DataConfig) -> Pixels:
+    """Decodes an image at its stored size.
+
+    Args:
+        split: The source of the image.
+        index: The position of the image in the split.
+        config: Stored size and resize filter.
+
+    Raises:
+        DDBenchError: The image is corrupt. The message names it.
+    """
     try:
         return to_stored(split.image(index), config.stored_size, config.resize)
     except CorruptImage as error:
@@ -316,7 +326,7 @@ def _decode_split(name: str, split: Split, kept: Tensor, sizes: Tensor, config: 
 
     def fill(position: int) -> None:
         index, offset, (height, width) = images[position]
-        pixels = _decode_image(split, index, config)
+        pixels = decode_image(split, index, config)
         if pixels.shape != (3, height, width):
             raise _corrupt(split, index, "the size in its header differs from its content")
         flat[offset : offset + pixels.size] = pixels.ravel()

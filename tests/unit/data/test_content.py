@@ -13,6 +13,7 @@ from ddbench.core.events import Event
 from ddbench.data import content
 from ddbench.data.content import read_digests
 from ddbench.data.folders import open_imagefolder
+from ddbench.storage.artifacts import read_tensors, write_tensors
 
 MakeFolder = Callable[..., Path]
 
@@ -93,6 +94,36 @@ def test_an_interrupted_reading_goes_on(
     with pytest.raises(Stop):
         read_digests(open_imagefolder(root), cache, stop)
     assert opened(root, cache)[1] == 6
+
+
+def test_every_file_is_read_again_on_request(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """One stored digest is wrong, as if the content had changed and nothing else."""
+    root, cache = make_folder(), tmp_path / "cache"
+    before, _ = opened(root, cache)
+    (path,) = (cache / "digests").iterdir()
+    tensors = {name: tensor.clone() for name, tensor in read_tensors(path)[0].items()}  # type: ignore[index]
+    tensors["digests"][3] = 7
+    write_tensors(path, tensors, {})
+    trusted = open_imagefolder(root)
+    read_digests(trusted, cache, lambda event: None)
+    assert trusted.fingerprint() != before.fingerprint()
+    events: list[Event] = []
+    verified = open_imagefolder(root)
+    read_digests(verified, cache, events.append, verify=True)
+    assert verified.fingerprint() == before.fingerprint()
+    assert [event.total for event in events if event.kind == "finished"] == [10]
+    message = "1 of 10 files have another content than before, with the same size and times"
+    assert [event.message for event in events if event.kind == "note"] == [message]
+    assert opened(root, cache)[1] == 0  # the stored digest is right again
+
+
+def test_many_small_files_are_read_once(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "KEPT_ABOVE_BYTES", 2**31)
+    monkeypatch.setattr(content, "KEPT_ABOVE_FILES", 9)
+    root, cache = make_folder(), tmp_path / "cache"
+    assert [opened(root, cache)[1], opened(root, cache)[1]] == [10, 0]
 
 
 def test_a_small_dataset_leaves_nothing_behind(
