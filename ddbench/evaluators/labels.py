@@ -46,7 +46,7 @@ def teacher_logits(
     weights: Sequence[float] = (),
     of_batch: bool = False,
 ) -> Tensor:
-    """Computes the teacher's logits, or their mean over several teachers, in fp16. If memory runs out, in parts.
+    """Computes the teacher's logits, or their mean over several teachers. If memory runs out, in parts.
 
     G-VBSM and EDC average logits, not probabilities (`shaoshitong/G_VBSM_Dataset_Condensation:Branch_CIFAR_10/relabel/
     generate_soft_label_with_db.py`, `shaoshitong/EDC:Branch_CIFAR_10/train/direct_train.py`).
@@ -60,10 +60,7 @@ def teacher_logits(
             statistics. A batch is then not divided if memory runs out.
 
     Returns:
-        Logits on the device, float16 [B, K].
-
-    Raises:
-        DDBenchError: If a logit is not finite in fp16. In this case no label is stored.
+        Logits on the device [B, K].
     """
 
     teachers = task.teachers(*networks) if networks else [task.teacher]
@@ -82,14 +79,16 @@ def teacher_logits(
         return [torch.tensordot(of_teachers.new_tensor(weights), of_teachers, 1) if weights else of_teachers.mean(0)]
 
     (logits,) = forward(images) if of_batch else memory.in_parts(forward, "views")(images)
-    half: Tensor = logits.half()
-    if not bool(half.isfinite().all()):
-        largest = float(logits.float().abs().max())
+    return logits
+
+
+def require_half(largest: Tensor) -> None:
+    """Raises DDBenchError if the largest absolute logit, a scalar, is not finite in fp16."""
+    if not bool(largest.half().isfinite()):
         raise DDBenchError(
             "labels: the teacher's logits are not finite in fp16, whose largest number is 65504 "
-            f"(largest logit: {largest:g}): check the teacher's weights"
+            f"(largest logit: {float(largest):g}): check the teacher's weights"
         )
-    return half
 
 
 def divergences(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -185,6 +184,12 @@ class LabelSource(ABC):
             batch: A batch of `views(epoch)`.
         """
 
+    def check(self) -> None:  # noqa: B027 (fixed labels need no check)
+        """Raises DDBenchError if a label so far is invalid. Called after the training.
+
+        A check in `losses` would make the host wait for the device in every step.
+        """
+
     @property
     @abstractmethod
     def label_bytes(self) -> int:
@@ -220,6 +225,7 @@ class OnlineLabels(LabelSource):
     ) -> None:
         super().__init__(task, settings)
         self.temperature, self.budget, self.weights, self.of_batch = temperature, budget, weights, of_batch
+        self._largest = torch.zeros(())
         self.classes = task.dataset.info.num_classes
         self.empty_label = budget.encode(torch.zeros(1, self.classes, dtype=torch.float16), temperature)
 
@@ -245,7 +251,13 @@ class OnlineLabels(LabelSource):
             )
         pool = self.settings.teacher_pool()
         logits = teacher_logits(self.task, batch.images, pool, self.weights, self.of_batch)
-        return self.budget.encode(logits, self.temperature)
+        largest = logits.float().abs().amax()
+        self._largest = torch.maximum(largest, self._largest.to(largest.device))
+        return self.budget.encode(logits.half(), self.temperature)
+
+    def check(self) -> None:
+        """Checks that the logits are finite in fp16."""
+        require_half(self._largest)
 
     def logits(self, epoch: int, batch: ViewBatch) -> Tensor:
         """Returns the logits of the labels of a batch on the device [B, K], float16 without a budget."""
@@ -292,6 +304,7 @@ class StoredLabels(OnlineLabels):
             for batch in self.batches(views):
                 for name, label in super().encoded(epoch, batch).items():
                     labels[name][epoch, batch.positions] = label.cpu()
+            self.check()
             self.task.report(epoch + 1, epochs)
         return {**labels, **{name: torch.stack([part[name] for part in packed]) for name in packed[0]}}
 
@@ -395,8 +408,9 @@ class FixedSoftLabels(LabelSource):
         mean, std = task.dataset.mean.to(device), task.dataset.std.to(device)
         parts = batch_slices(self.count, self.batch_size)
         views = (crops.normalise(to_device(images[rows], device), mean, std) for rows in parts)
-        logits = [teacher_logits(task, view, settings.teacher_pool()) for view in views]
-        self.targets = torch.softmax(torch.cat(logits).float() / self.temperature, 1)
+        logits = torch.cat([teacher_logits(task, view, settings.teacher_pool()) for view in views])
+        require_half(logits.float().abs().amax())
+        self.targets = torch.softmax(logits.half().float() / self.temperature, 1)
 
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:
         """Returns the KL divergence to the soft labels, mixed by area."""

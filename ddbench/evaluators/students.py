@@ -150,19 +150,22 @@ def evaluate_student(
             loss = weighted(source.losses(epoch, batch), weights[batch.rows])
             yield Batch(batch.images, loss, batch.global_size)
 
-    return train_and_measure(
-        task,
-        settings,
-        epoch_batches,
-        settings.training(source.batch_size),
-        source.length,
-        source.label_bytes,
-        source.regime,
-        settings.validate_every,
-        with_warmup(settings.warmup_epochs, schedule),
-        best_epoch=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
-        average=None if settings.average_decay is None else WeightAverage(settings.average_decay),
-    )
+    try:
+        return train_and_measure(
+            task,
+            settings,
+            epoch_batches,
+            settings.training(source.batch_size),
+            source.length,
+            source.label_bytes,
+            source.regime,
+            settings.validate_every,
+            with_warmup(settings.warmup_epochs, schedule),
+            best_epoch=None if settings.select_share is None else BestEpoch(score_on(task, source.held_out)),
+            average=None if settings.average_decay is None else WeightAverage(settings.average_decay),
+        )
+    finally:  # invalid labels are the reason of a loss that is not finite
+        source.check()
 
 
 def evaluate_with_siamese_augmentation(
