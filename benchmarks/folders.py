@@ -10,8 +10,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+import torch
 from measuring import Row, write
 from PIL import Image
 
@@ -40,7 +42,7 @@ def make_folder(folder: Path, count: int) -> None:
             path.write_bytes(encoded.getvalue() + f"{split} {index}".encode())  # decoders ignore what follows
 
 
-def read(folder: str, cache: str) -> dict[str, float]:
+def read(folder: str, cache: str) -> dict[str, Any]:
     """Opens the folder as a run does, with the check for validation images among the training images."""
     content.SETTLED_SECONDS = 0.0
     spec = PluginRegistry().dataset(f"imagefolder:{folder}")
@@ -48,7 +50,7 @@ def read(folder: str, cache: str) -> dict[str, float]:
     dataset = load_dataset(spec, DataConfig(image_size=8, stored_size=8), None, Cache(Path(cache)))
     assert dataset.measured_in_train == 0
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    with devices.measured(devices.torch.device("cpu")) as cost:
+    with devices.measured(torch.device("cpu")) as cost:
         pass
     return {
         "seconds": seconds,

@@ -207,6 +207,26 @@ class Evaluator(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """
         return 0
 
+    def label_passes(self, images: int) -> int:
+        """Counts forward passes of each teacher that labels the student's views, for the time estimate only.
+
+        Args:
+            images: Number of images in the set.
+
+        Returns:
+            Number of passes of one image. 0: none, or unknown.
+        """
+        return 0
+
+    def stored_label_bytes(self, images: int, classes: int) -> int:
+        """Counts the bytes of the labels that the protocol stores in the cache, for the estimate of the disk only.
+
+        Args:
+            images: Number of images in the set.
+            classes: Number of classes.
+        """
+        return 0
+
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student from scratch with one seed and measures it.
 

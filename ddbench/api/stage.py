@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.core.files import name_in_keys
 
 if TYPE_CHECKING:
@@ -183,6 +184,10 @@ class Stage(ABC, Generic[Run]):
         `run.method` and `run.info`, here and in `count`.
         """
         return 0.0
+
+    def cost(self, run: Run, part: int) -> Cost:
+        """Returns the cost of a part, for the estimates. By default `image_passes` through the method's networks."""
+        return Cost((Passes(self.image_passes(run, part)),))
 
     def parts_per_task(self, run: Run) -> int:
         """Returns how many parts one worker builds in one task."""

@@ -86,6 +86,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def bytes_text(count: float) -> str:
+    """Returns a number of bytes as text.
+
+    >>> bytes_text(2_340_000), bytes_text(1_260_000_000), bytes_text(310)
+    ('2.3 MB', '1.3 GB', '0.3 kB')
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
 def value_text(value: Any) -> str:
     """Formats a value as `--set` and recipes accept it: YAML in flow style.
 

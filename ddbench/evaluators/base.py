@@ -143,6 +143,10 @@ class TeacherLabelProtocol(DistilledSetProtocol, frozen=True, extra="forbid"):
         """Returns the networks of the teachers."""
         return self.teachers
 
+    def label_passes(self, images: int) -> int:
+        """Counts every view of the student."""
+        return self.image_passes(images)
+
 
 class SoftTargetProtocol(TeacherLabelProtocol, frozen=True, extra="forbid"):
     """A student that matches soft labels by their KL divergence at a temperature."""

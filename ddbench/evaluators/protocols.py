@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ddbench.evaluators.labels import OnlineLabels
 
 
+VIEW_BYTES = 17
+"""Bytes of a stored view without its label."""
+
+
 class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
     """FKD: the student matches the teacher's logits of every view, after CutMix.
 
@@ -63,6 +67,15 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
         """Returns the weights of the teachers' logits in their mean, of sum 1. Empty: equal weights."""
         return ()
 
+    def label_passes(self, images: int) -> int:
+        """Counts every view that is labelled."""
+        views = super().label_passes(images)
+        return views if self.label_views is None else min(views, images * self.label_views)
+
+    def stored_label_bytes(self, images: int, classes: int) -> int:
+        """Counts the logits of all views in fp16, and their crops, flips and partners."""
+        return self.label_passes(images) * (2 * classes + VIEW_BYTES) if self.labels == "stored" else 0
+
     def label_source(self, task: EvaluateTask) -> OnlineLabels:
         """Returns the views and labels of a task."""
         from ddbench.evaluators.label_budgets import LabelBudget
@@ -88,6 +101,10 @@ class SoftLabels(SoftTargetProtocol, frozen=True, extra="forbid"):
 
     name = "soft"
     version = "1"
+
+    def label_passes(self, images: int) -> int:
+        """Counts every image once."""
+        return images
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on one soft label per image and measures it."""

@@ -79,7 +79,7 @@ def dry_run(
     lines += ["", *leaks, *(f"states and times are not known: {reason}" for reason in missing.values())]
     if pipelines:
         about = f"in all about {readable(total.total)} on this device" if total.total else "everything is in the cache"
-        lines.append(f"{counted(len(experiments), 'cell')}: {about}")
+        lines += [f"{counted(len(experiments), 'cell')}: {about}", *filter(None, [total.detail])]
     if any("shared" in row.values() for row in rows):
         lines.append("shared: an earlier cell of this grid computes it")
     lines += ["", *_setting_lines(experiments, known)]

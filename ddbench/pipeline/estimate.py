@@ -1,42 +1,66 @@
-"""Estimates how long a run will take: image passes of the missing stages times the time of one pass on this device."""
+"""Estimates time, memory and disk of a run: the cost of its missing artifacts, times measurements on this device."""
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 
-import torch
+import psutil
 
-from ddbench.core import seeds
-from ddbench.nn.build import build_network
-from ddbench.nn.device import autocast
+from ddbench.api.cost import Cost, Passes
+from ddbench.config.schema import Stem
+from ddbench.core.text import bytes_text
 from ddbench.pipeline.executor import Inline
 from ddbench.pipeline.pipeline import Pipeline
+from ddbench.pipeline.probe import USUAL_BATCH, Probe
 
 ANNOUNCED_SECONDS = 60.0
 """Longer work is announced before it starts."""
 LONG_SECONDS = 3600.0
 """A table starts longer work only with `--yes`."""
-PROBE_IMAGES = 8
-PROBE_ROUNDS = 3
-PROBE_SECONDS = 3.0
-"""No further round starts after this time."""
+WEIGHT_BYTES = 4
+OPTIMIZER_BYTES = 12
+"""Bytes of a trained parameter beside its weight: the gradient and two moments."""
 
 
 class Estimate:
-    """Adds up the estimated seconds of pipelines. An artifact that several of them share counts once.
+    """Adds up the estimated costs of pipelines. An artifact that several of them share counts once.
 
-    The estimate is rough. It is used for a warning and is not recorded.
+    The estimate is used for messages and is not recorded.
+
+    Args:
+        now: Clock in seconds, for the measurements.
 
     Attributes:
-        total: Seconds of all pipelines that were added.
+        seconds: Seconds of all pipelines that were added, by stage.
+        disk: Bytes of the artifacts that they add to the cache.
+        memory: Peak memory in bytes: of the process on a CPU, of the device on CUDA.
     """
 
-    def __init__(self) -> None:
-        self.total = 0.0
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.disk = 0.0
+        self.memory = 0.0
         self._counted: set[str] = set()
-        self._seconds_per_image: dict[tuple[str, int], float] = {}
+        self._probe = Probe(now)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all pipelines that were added."""
+        return sum(self.seconds.values())
+
+    @property
+    def detail(self) -> str:
+        """A line with the longest stage, memory and disk, after one with the time. Empty if there is no work.
+
+        Example: `mostly teacher (9 min); about 1.2 GB of memory, 45.0 MB of disk`.
+        """
+        if not self.total:
+            return ""
+        stage, seconds = max(self.seconds.items(), key=lambda item: item[1])
+        needs = f"about {bytes_text(self.memory)} of memory, {bytes_text(self.disk)} of disk"
+        return f"mostly {stage} ({readable(seconds)}); {needs}"
 
     def add(self, pipeline: Pipeline, stages: Container[str] | None = None) -> float:
         """Adds a pipeline. Returns its seconds without the artifacts that earlier pipelines also need.
@@ -45,31 +69,56 @@ class Estimate:
             pipeline: The pipeline.
             stages: Only these stages count. None: all.
         """
-        images = 0.0
+        before = self.total
         for stage, part in pipeline.missing():
-            if stages is not None and stage not in stages:
-                continue
             name = f"{stage}/{pipeline.cache_key(stage, part)}"
-            if name not in self._counted:
+            if name not in self._counted and (stages is None or stage in stages):
                 self._counted.add(name)
-                images += pipeline.graph[stage].image_passes(pipeline, part)
-        return self.add_images(pipeline, images)
+                self.add_part(pipeline, stage, part)
+        return self.total - before
 
-    def add_images(self, pipeline: Pipeline, images: float) -> float:
-        """Adds image passes through the teacher's network of a pipeline. Returns their seconds."""
-        seconds = images * self._pace(pipeline) if images else 0.0
-        self.total += seconds
-        return seconds
+    def add_part(self, pipeline: Pipeline, stage: str, part: int, share: float = 1.0) -> None:
+        """Adds a share of a part of a stage."""
+        cost = pipeline.graph[stage].cost(pipeline, part)
+        per_image, num_bytes = self._probe.decoded_image(pipeline) if cost.decoded else (0.0, 0.0)
+        stored = cost.stored_bytes + cost.decoded * num_bytes
+        seconds = cost.decoded * per_image
+        for passes in filter(lambda passes: passes.images, cost.passes):
+            networks = passes.networks or _networks_of_method(pipeline)
+            seconds += sum(self._seconds(pipeline, passes, network) for network in networks) / len(networks)
+        self.seconds[stage] += share * seconds
+        self.disk += stored + self._stored_weights(pipeline, cost)
+        self.memory = max(self.memory, _occupied(pipeline) + self._memory(pipeline, cost))
 
     def counts(self, pipeline: Pipeline, stage: str, part: int) -> bool:
         """Returns whether a part of a stage was added with an earlier pipeline."""
         return f"{stage}/{pipeline.cache_key(stage, part)}" in self._counted
 
-    def _pace(self, pipeline: Pipeline) -> float:
-        network = (pipeline.experiment.teacher.arch, pipeline.info.image_size)
-        if network not in self._seconds_per_image:
-            self._seconds_per_image[network] = probe(pipeline)
-        return self._seconds_per_image[network]
+    def _seconds(self, pipeline: Pipeline, passes: Passes, network: str) -> float:
+        stem, batch_size = _stem(pipeline, network), passes.batch_size or USUAL_BATCH
+        return passes.images * self._probe.seconds_per_image(pipeline, passes.kind, network, stem, batch_size)
+
+    def _stored_weights(self, pipeline: Pipeline, cost: Cost) -> float:
+        """Returns the bytes of the weights and of the features that an artifact holds."""
+        sizes = [self._probe.size(pipeline, network, _stem(pipeline, network)) for network in cost.stored_networks]
+        values = sum(size.parameters for size in sizes)
+        if cost.stored_features:
+            arch = pipeline.experiment.teacher.arch
+            values += cost.stored_features * self._probe.size(pipeline, arch, _stem(pipeline, arch)).features
+        return WEIGHT_BYTES * values
+
+    def _memory(self, pipeline: Pipeline, cost: Cost) -> float:
+        """Returns the bytes that the passes of a part need: weights, optimiser, and the activations of a batch."""
+        half = 0.5 if pipeline.precision == "bf16" else 1.0
+        needed = 0.0
+        for passes in filter(lambda passes: passes.images, cost.passes):
+            held = WEIGHT_BYTES + (OPTIMIZER_BYTES if passes.kind == "training" else 0)
+            for network in passes.networks or _networks_of_method(pipeline):
+                size = self._probe.size(pipeline, network, _stem(pipeline, network))
+                image = 2 * size.largest if passes.kind == "forward" else size.activations
+                batch = half * image * (passes.batch_size or USUAL_BATCH)
+                needed = max(needed, held * size.parameters + batch)
+        return needed
 
 
 class Schedule:
@@ -82,15 +131,16 @@ class Schedule:
         now: Clock in seconds.
 
     Attributes:
+        estimate: The estimate of all cells.
         total: Estimated seconds of all cells.
         where: What computes in the estimate, for messages.
     """
 
     def __init__(self, pipelines: Sequence[Pipeline], now: Callable[[], float] = time.monotonic) -> None:
-        estimate = Estimate()
-        self._seconds = [estimate.add(pipeline) for pipeline in pipelines]
+        self.estimate = Estimate()
+        self._seconds = [self.estimate.add(pipeline) for pipeline in pipelines]
         self._is_inline = all(isinstance(pipeline.workspace.executor, Inline) for pipeline in pipelines)
-        self.total = estimate.total
+        self.total = self.estimate.total
         self.where = "on this device" if self._is_inline else "in one process on this machine"
         self._start, self._now = now(), now
 
@@ -107,30 +157,19 @@ class Schedule:
         return f"about {readable(scale * sum(self._seconds[done:]))} left"
 
 
-def probe(pipeline: Pipeline) -> float:
-    """Measures the seconds that one image takes forward and backward through the teacher's network on this device.
+def _networks_of_method(pipeline: Pipeline) -> Sequence[str]:
+    """Returns the networks that the method builds, else those of its teachers."""
+    method = pipeline.method
+    return tuple(method.networks()) or tuple(method.teacher_pool()) or (pipeline.experiment.teacher.arch,)
 
-    The device of a grid on Ray may exist only in the cluster. The CPU is measured in that case.
-    """
-    config, info = pipeline.experiment.teacher, pipeline.info
-    device, precision = pipeline.device, pipeline.precision
-    if device.type == "cuda" and not torch.cuda.is_available():
-        device, precision = torch.device("cpu"), "fp32"
-    network = build_network(config.arch, info.num_classes, info.image_size, config.stem, 0)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Use random images, because with zeros the arithmetic has slow denormal numbers. The first round is a warm-up and
-    # is measured only if there is no time for another one.
-    shape = (PROBE_IMAGES, 3, info.image_size, info.image_size)
-    images = torch.randn(shape, generator=seeds.generator("probe")).to(device)
-    times: list[float] = []
-    while len(times) <= PROBE_ROUNDS and sum(times) < PROBE_SECONDS:
-        start = time.perf_counter()
-        with autocast(device, precision):
-            loss = network(images).float().logsumexp(1).mean()
-        loss.backward()
-        loss.item()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:] or times) / PROBE_IMAGES
+
+def _stem(pipeline: Pipeline, network: str) -> Stem:
+    return pipeline.experiment.teacher.stem_of(network)
+
+
+def _occupied(pipeline: Pipeline) -> int:
+    """Returns the bytes that this process occupies now, before the work; none on the GPU."""
+    return 0 if pipeline.device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def readable(value: float) -> str:

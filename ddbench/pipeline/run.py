@@ -178,6 +178,7 @@ def announce_duration(pipelines: list[Pipeline]) -> estimate.Schedule:
     schedule = estimate.Schedule(pipelines)
     if schedule.total > estimate.ANNOUNCED_SECONDS:
         report_cell(pipelines[0], f"this will take about {estimate.readable(schedule.total)} {schedule.where}")
+        report_cell(pipelines[0], schedule.estimate.detail)
     if schedule.total > estimate.LONG_SECONDS and "paper" in pipelines[0].experiment.recipes:
         report_cell(
             pipelines[0], "a smaller budget, but not the paper's protocol: the same command with --recipe quick"

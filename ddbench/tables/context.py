@@ -41,12 +41,13 @@ class TableContext:
     strict: bool = False
     _reasons: dict[str, str] = field(default_factory=dict)
 
-    def check_duration(self, seconds: float, where: str = "on this device") -> None:
+    def check_duration(self, seconds: float, where: str = "on this device", detail: str = "") -> None:
         """Prints the estimated duration of long work, and refuses it without `yes`.
 
         Args:
             seconds: The estimate.
             where: What computes in the estimate.
+            detail: `Estimate.detail`.
 
         Raises:
             DDBenchError: If it is above an hour and `yes` is not set.
@@ -58,7 +59,8 @@ class TableContext:
         about = f"about {readable(seconds)} {where}"
         if not self.yes:
             raise DDBenchError(f"the missing cells take {about}: --yes starts them, --dry-run lists them")
-        self.warn(f"this will take {about}")
+        for line in filter(None, (f"this will take {about}", detail)):
+            self.warn(line)
 
     def report_failure(self, where: str, error: Exception) -> str:
         """Reports why a cell failed. A cause that several cells share is reported once; the table marks every cell.

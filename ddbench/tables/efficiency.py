@@ -93,7 +93,7 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
         for measurement in measurements:
             if measurement and measurement.stored is None:
                 _add_to(estimate, measurement.pipeline)
-        context.check_duration(estimate.total)
+        context.check_duration(estimate.total, detail=estimate.detail)
         rows = [_cost_row(spec, *each, context) for each in zip(resolved, measurements, strict=True)]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*FRAME_COLUMNS, *COST_COLUMNS]))).astype({"ipc": "Int64"})
 
@@ -123,7 +123,7 @@ def _add_to(estimate: Estimate, pipeline: Pipeline) -> None:
         estimate.add(pipeline, ("data", "teacher", "statistics"))
     steps = getattr(pipeline.method, "steps", None)
     share = _num_iterations(pipeline) / (steps if isinstance(steps, int) and steps > 0 else TOTAL)
-    estimate.add_images(pipeline, min(1.0, share) * pipeline.graph["distill"].image_passes(pipeline, 0))
+    estimate.add_part(pipeline, "distill", 0, min(1.0, share))
 
 
 def _num_iterations(pipeline: Pipeline) -> int:

@@ -64,7 +64,8 @@ def plan(
         rows.append((*_labels(resolved.cell, resolved), _state(resolved, len(missing)), time))
     text = format_table(HEADINGS, rows, terminal_width())
     notes = "".join(f"\n{note}" for note in dict.fromkeys(leaks))
-    return f"{text}\n{notes}\nin all about {estimate.readable(total.total)} on this device"
+    about = f"in all about {estimate.readable(total.total)} on this device\n{total.detail}".rstrip()
+    return f"{text}\n{notes}\n{about}"
 
 
 def _labels(cell: Cell, resolved: ResolvedCell | None = None) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     records = {id(pipeline): stored_record(pipeline, stored) for pipeline in pipelines}
     missing = [pipeline for pipeline in pipelines if records[id(pipeline)] is None]
     schedule = estimate.Schedule(missing)
-    context.check_duration(schedule.total, schedule.where)
+    context.check_duration(schedule.total, schedule.where, schedule.estimate.detail)
     for note in check_leaks(missing, context.strict):
         context.warn(note)
     rows, number = [], 0

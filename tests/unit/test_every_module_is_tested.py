@@ -16,6 +16,7 @@ BROKEN, GIVEN = "tests/unit/testing/test_methods.py", "tests/unit/pipeline/test_
 COVERED = {
     # Protocols and declarations.
     "api/context.py": "tests/unit/testing/test_conformance.py",
+    "api/cost.py": "tests/unit/pipeline/test_estimate.py",
     "api/hookspecs.py": "tests/unit/registry/test_hooks.py",
     "api/images.py": "tests/unit/data/test_dataset.py",
     "api/teacher.py": "tests/unit/nn/test_taps.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost
 from ddbench.api.stage import Stage
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class Data(Stage["Pipeline"]):
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
         """Returns the dependencies of the decoded images."""
         return run.dataset.depends_on
+
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts the images of both splits."""
+        return Cost(decoded=sum(run.info.train_counts) + sum(run.info.val_counts))
 
     def is_built(self, run: Pipeline, part: int) -> bool:
         """Returns whether both splits are decoded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.stage import Stage
 from ddbench.distillation.given import Given
 from ddbench.pipeline.stages.on_demand import OnDemand
@@ -60,11 +61,18 @@ class Distill(Stage["Pipeline"]):
         """Returns the method with all its settings, the teacher, the statistics, IPC, seed and unit."""
         return run.keys.unit(part)
 
-    def image_passes(self, run: Pipeline, part: int) -> float:
-        """Returns the method's image passes times the unit's fraction of all slots."""
-        slots = sum(len(unit.slots) for unit in run.units)
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts the method's image passes times the unit's fraction of all slots."""
+        slots, own = sum(len(unit.slots) for unit in run.units), len(run.units[part].slots)
         total = run.method.image_passes(run.info.num_classes, run.experiment.ipc or 0)
-        return total * len(run.units[part].slots) / max(1, slots)
+        images, bounds = total * own / max(1, slots), [getattr(run.method, name) for name in run.method.batch_settings]
+        if run.method.recover_steps() is not None:
+            passes = Passes(images, "pixels", batch_size=own)
+        elif run.method.networks():
+            passes = Passes(images, "training", batch_size=max([value for value in bounds if value], default=own))
+        else:  # the method only evaluates the teacher, and counts each evaluation as a third
+            passes = Passes(3 * images, "forward")
+        return Cost((passes,), stored_bytes=3 * run.info.image_size**2 * own)
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the name of the set and the number of the unit."""

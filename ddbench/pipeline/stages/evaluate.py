@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.stage import Stage
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.stages.on_demand import OnDemand
@@ -72,12 +73,27 @@ class Evaluate(Stage["Pipeline"]):
         """Returns the units, the protocol with all its settings, the teacher, the student and its seed."""
         return run.keys.evaluate(run.unit_keys)
 
-    def image_passes(self, run: Pipeline, part: int) -> float:
-        """Returns the protocol's image passes; without an IPC, one pass of every real image per epoch."""
-        experiment = run.experiment
-        if experiment.ipc is None:
-            return experiment.teacher.epochs * sum(run.info.train_counts)
-        return run.protocol.image_passes(run.info.num_classes * experiment.ipc)
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts the passes of student and teachers, and every validation image once.
+
+        Without an IPC, every real image passes once per epoch.
+        """
+        experiment, protocol, student = run.experiment, run.protocol, (run.experiment.student,)
+        images, teacher = run.info.num_classes * (experiment.ipc or 0), experiment.teacher
+        trained = protocol.image_passes(images) if experiment.ipc else teacher.epochs * sum(run.info.train_counts)
+        batch_size = getattr(protocol, "batch_size", teacher.batch_size)
+        batch_size = min(batch_size, images) if images else batch_size
+        passes = [Passes(trained, "training", student, batch_size)]
+        passes += [Passes(sum(run.info.val_counts), "forward", student)]
+        if protocol.needs_teacher:
+            labels = protocol.label_passes(images)
+            networks = protocol.teacher_pool() or (teacher.arch,)
+            passes += [Passes(labels, "forward", (network,), batch_size) for network in networks]
+        return Cost(
+            tuple(passes),
+            stored_bytes=protocol.stored_label_bytes(images, run.info.num_classes),
+            stored_networks=student if experiment.keeps_student else (),
+        )
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the name of the student and its seed."""

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.measure import Refusal, check_values
 from ddbench.api.stage import Stage
 from ddbench.core.errors import DDBenchError
@@ -48,9 +49,9 @@ class Measures(Stage["Pipeline"]):
         units = run.unit_keys if "set" in measure.needs else None
         return run.keys.measurement(measure, source.digest, student, units)
 
-    def image_passes(self, run: Pipeline, part: int) -> float:
-        """Returns the measure's image passes."""
-        return run.measures[part].image_passes(run.info)
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts the measure's image passes."""
+        return Cost((Passes(run.measures[part].image_passes(run.info), networks=(run.experiment.student,)),))
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the names of the measure and of the student or the set."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.stage import Stage
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class Statistics(Stage["Pipeline"]):
         """Returns the teacher, the settings of the statistics, the class and the layer."""
         return run.keys.statistics(*self._class_and_layer(run, part))
 
-    def image_passes(self, run: Pipeline, part: int) -> float:
-        """Counts a third of a pass for every image of the class (forward pass only)."""
-        return run.info.train_counts[part % run.info.num_classes] / 3
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts every image of the class once."""
+        images, experiment = run.info.train_counts[part % run.info.num_classes], run.experiment
+        forward = Passes(images, "forward", (experiment.teacher.arch,), experiment.statistics.batch_size)
+        return Cost((forward,), stored_features=images)
 
     def parts_per_task(self, run: Pipeline) -> int:
         """Returns the number of classes per task, such that there are at most `TASKS` tasks per layer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.stage import Stage
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ class TeacherTraining(Stage["Pipeline"]):
         """Returns the real data, the training recipe or the checkpoint's content, device and precision."""
         return run.keys.teacher(run.teacher_networks[part])
 
-    def image_passes(self, run: Pipeline, part: int) -> float:
-        """Counts every training image once per epoch."""
-        config = run.teacher_config(part)
-        return 0.0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts every training image once per epoch, and every validation image once."""
+        config, networks = run.teacher_config(part), (run.teacher_networks[part],)
+        trained = 0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
+        training = Passes(trained, "training", networks, config.batch_size)
+        return Cost((training, Passes(sum(run.info.val_counts), "forward", networks)), stored_networks=networks)
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the architecture, and the name of the checkpoint if there is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.stage import Stage
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ class TransportCost(Stage["Pipeline"]):
         """Returns the units, the teacher and the settings of the statistics."""
         return run.keys.measure(run.unit_keys)
 
-    def image_passes(self, run: Pipeline, part: int) -> float:
-        """Counts a third of a pass for every distilled image (forward pass only)."""
-        return run.info.num_classes * (run.experiment.ipc or 0) / 3
+    def cost(self, run: Pipeline, part: int) -> Cost:
+        """Counts every distilled image once."""
+        images = run.info.num_classes * (run.experiment.ipc or 0)
+        return Cost((Passes(images, "forward", (run.experiment.teacher.arch,), BATCH_SIZE),))
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the name of the set."""

@@ -32,6 +32,8 @@ def test_dry_run_tells_what_is_cached_and_computes_nothing(finished: Finished) -
         ("3", "1", True),
     ]
     assert re.search(r"^4 cells: in all about \d+ \w+ on this device$", outcome.out, re.MULTILINE)
+    detail = r"^mostly \w+ \(\d+ \w+\); about [\d.]+ [MG]B of memory, [\d.]+ [kM]B of disk$"
+    assert re.search(detail, outcome.out, re.MULTILINE)
     assert finished.shell.files() == before
 
 
