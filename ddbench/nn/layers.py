@@ -66,7 +66,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
     Example:
         >>> import torch
-        >>> layer = nn.BatchNorm1d(1, eps=0.0).eval()
+        >>> layer = nn.BatchNorm1d(1, eps=1e-12).eval()
         >>> with batch_statistics(layer), torch.no_grad():
         ...     layer(torch.tensor([[1.0], [3.0]])).flatten()
         tensor([-1.,  1.])
