@@ -45,7 +45,7 @@ METHOD_LIMITS = {
     },
     "delt": {"steps": 60, "rounds": 4},
     "cv-dd": {"steps": 20},
-    "edc": {"steps": 20, "patch": 4},
+    "edc": {"patch": 4},
     "scdd": {
         **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
         **{"head_epochs": 3, "head_batch": 64, "head_learning_rate": 0.03},
