@@ -297,6 +297,18 @@ def test_gvbsm_and_random_images_are_those_of_the_records() -> None:
     assert shown == {row: [cells.get(name, "") for name in protocols] for row, cells in expected.items()}
 
 
+def test_the_weights_of_gvbsm_on_held_out_images_are_those_of_the_records() -> None:
+    expected: dict[str, dict[str, str]] = {}
+    for pool in pools(collection("digits-16px-gvbsm-search")):
+        assert pool.example.configuration["data"]["holdout"] == 0.2
+        assert pool_top1(pool.students).count_text == "3 sets"
+        weight = pool.example.configuration["method_settings"].get("statistics_weight")
+        row = f"`{pool.example.method}`" + (f", weight {weight:g}" if weight else "")
+        expected.setdefault(row, {})[pool.example.evaluator] = number(pool_top1(pool.students))
+    shown = rows_of("| set | held out, `gvbsm` | held out, `fkd` |", ROOT / "docs" / "faithfulness.md")
+    assert shown == {row: [cells["gvbsm"], cells["fkd"]] for row, cells in expected.items()}
+
+
 def test_gvbsm_and_random_images_on_imagenette_are_those_of_the_records() -> None:
     rows: dict[str, dict[str, str]] = {"`random`": {}, "`gvbsm`": {}, "`gvbsm`, `released`": {}}
     for record in collection("imagenette-64px"):
