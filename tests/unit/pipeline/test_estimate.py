@@ -64,6 +64,7 @@ def test_each_teacher_of_a_pool_counts_with_its_own_network(
 ) -> None:
     """Two teachers of 3 epochs, whose mean logits label each view of a student of 2 epochs."""
     pool = ("evaluator.teachers=[convnet-d1]", "teacher.epochs=3", "teacher.arch=convnet-d2")
+    (tmp_path / "data").mkdir()  # empty and not shared: decoding counts, whichever tests ran before
     desk = desk_in(tmp_path)
     cell = desk.cell(*pool, method="random", evaluators=("gvbsm",), students=("convnet-d3",))
     pipeline = desk.pipeline(cell)
