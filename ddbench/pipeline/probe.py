@@ -48,6 +48,8 @@ MOST_SECONDS = 1.2
 """A larger batch is measured only if that is expected to take no longer."""
 ROUNDS = 2
 """Passes of a measurement, without the first one, which is not measured."""
+LEARNING_RATE = 1e-6
+"""Learning rate of the measured training steps."""
 USUAL_BATCH = 100
 DECODED = 16
 """Images that are decoded to measure the time of an image."""
@@ -179,7 +181,7 @@ def _training(
         drawn = view_batches(pixels.__getitem__, pipeline.dataset, views, device)
         return [Batch(batch.images, lambda logits: functional.cross_entropy(logits, labels)) for batch in drawn]
 
-    settings = TrainingSettings(epochs=ROUNDS + 2, learning_rate=1e-6, optimizer="adamw")
+    settings = TrainingSettings(epochs=ROUNDS + 2, learning_rate=LEARNING_RATE, optimizer="adamw")
     fit(network, batches, settings, device, precision)
     return [after - before for before, after in pairwise(times)][1:]
 

@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from ddbench.api.hookspecs import PROJECT
 from ddbench.core.errors import DDBenchError, exception_line
@@ -18,6 +19,13 @@ VARIABLE = "DDBENCH_PLUGINS"
 """The environment variable with the files, joined as in PATH. Worker processes inherit it."""
 MARKER = f"{PROJECT}_impl"
 """The attribute that pluggy adds to functions with @hookimpl."""
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles the file itself: the cached bytecode of a file that changes within a second is that of before."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def plugin_files() -> list[Path]:
@@ -55,14 +63,16 @@ def load_plugin_file(path: Path, register: Callable[[ModuleType, str], object]) 
         raise DDBenchError(f"plugin {path}: the plugin {module.__file__} has the same name; rename one of them")
     if not path.is_file():
         raise DDBenchError(f"plugin {path}: there is no such file")
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise DDBenchError(f"plugin {path}: this is no Python file (FILE.py)")
+    loader = _SourceLoader(name, str(path))
+    spec = ModuleSpec(name, loader, origin=str(path))
+    spec.has_location = True
     try:
         with contextlib.redirect_stdout(sys.stderr):
             if module is None:
                 module = sys.modules[name] = module_from_spec(spec)
-                spec.loader.exec_module(module)
+                loader.exec_module(module)
             if not any(hasattr(value, MARKER) for value in vars(module).values()):
                 raise DDBenchError("none of its functions has the decorator @hookimpl")
             register(module, path.name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ddbench.pipeline import probe
 from ddbench.results import records
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def watched() -> Iterator[list[tuple[torch.Tensor, ...]]]:
-    """The parameters before every optimiser step of this process."""
+    """The parameters before every optimiser step of this process, without those of the estimate."""
     seen: list[tuple[torch.Tensor, ...]] = []
 
     def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
         groups = optimizer.param_groups
+        if groups[0]["lr"] <= probe.LEARNING_RATE:
+            return
         seen.append(tuple(one.detach().clone() for group in groups for one in group["params"]))
 
     handle = register_optimizer_step_pre_hook(note)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import FAST
-from ddbench.registry.plugin_files import VARIABLE, add_plugin_files, plugin_files
+from ddbench.registry.plugin_files import VARIABLE, add_plugin_files, load_plugin_file, plugin_files
 from ddbench.results.records import load
 
 if TYPE_CHECKING:
@@ -71,6 +71,19 @@ def test_edited_code_is_computed_again_and_workers_load_the_file(shell: Shell) -
     assert done.returncode == 0, done.stderr
     digests = set(load(shell.results / "records")["distilled_digest"])
     assert digests > {first["distilled_digest"]}
+
+
+def test_code_that_is_edited_within_the_same_second_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads the cached bytecode of a file whose size and second of modification have not changed."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "edited_quickly.py"
+    loaded: list[object] = []
+    for number in (1, 2):
+        path.write_text(f"from ddbench.api import hookimpl\nNUMBER = {number}\n@hookimpl\ndef ddbench_tables(): ...\n")
+        os.utime(path, (1e9, 1e9))
+        load_plugin_file(path, lambda module, _: loaded.append(vars(module)["NUMBER"]))
+        del sys.modules["ddbench_plugin_file_edited_quickly"]
+    assert loaded == [1, 2]
 
 
 @pytest.mark.parametrize(
