@@ -62,7 +62,6 @@ def teacher_logits(
     Returns:
         Logits on the device [B, K].
     """
-
     teachers = task.teachers(*networks) if networks else [task.teacher]
 
     def logits_of(teacher: Teacher, view: Tensor) -> Tensor:
