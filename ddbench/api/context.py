@@ -341,19 +341,13 @@ class EvaluateTask(Protocol):
         """The teacher on `device`."""
 
     def teachers(self, *architectures: str) -> Sequence[Teacher]:
-        """Returns teachers of several architectures on `device`. They are trained at the first use.
+        """Returns teachers of several architectures, as `DistillTask.teachers`.
 
         Args:
             *architectures: Names of networks that `Evaluator.teacher_pool` returns, or that of the configured teacher.
 
         Returns:
             The teachers, in the order of the names.
-
-        Example:
-            Two teachers in turn::
-
-                teachers = task.teachers("resnet18", "mobilenet_v2")
-                logits = teachers[step % 2](view, bn=False).logits
         """
 
     @property
