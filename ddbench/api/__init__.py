@@ -22,7 +22,7 @@ from ddbench.api.evaluator import Evaluator, Metrics
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.images import DistilledImages, Images, RealData
 from ddbench.api.measure import Measure, MeasureTask, Refusal
-from ddbench.api.settings import DSA_STRATEGY, RecoverSettings, Strategy, TrainingSettings
+from ddbench.api.settings import DSA_STRATEGY, CommitteeSettings, RecoverSettings, Strategy, TrainingSettings
 from ddbench.api.stage import Stage, StageRun
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
 from ddbench.api.teacher import ClassStatistics, Objective, Output, Phase, Teacher
@@ -42,6 +42,7 @@ __all__ = [
     "Cell",
     "CheckpointIO",
     "ClassStatistics",
+    "CommitteeSettings",
     "Context",
     "DDBenchError",
     "DatasetInfo",

@@ -1,8 +1,8 @@
 """Settings that several methods and protocols share, as pydantic models. Imports no torch."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from ddbench.core.errors import DDBenchError, unknown
 
@@ -122,6 +122,64 @@ class RecoverSettings(BaseModel, frozen=True):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError("both must be at least 0 and below 1")
         return betas
+
+
+class CommitteeSettings(BaseModel, frozen=True):
+    """Hyper-parameters of teachers that vote by weight. Use it as a base class of a Distiller or an Evaluator.
+
+    Source: CV-DD (`Jiacheng8/CV-DD:recover/utils_recover.py`, `load_recover_model`, and `relabel/relabel.py`).
+
+    Example:
+        Weights 1 / (1 + 1 / e) and 1 / (1 + e):
+
+        >>> settings = CommitteeSettings(teachers=("a", "b"), priors=(60, 50))
+        >>> [round(weight, 4) for weight in settings.vote_weights(0, 1)]
+        [0.7311, 0.2689]
+    """
+
+    teachers: tuple[str, ...] = Field(
+        default=("resnet18", "resnet50", "shufflenet_v2_x1_0", "mobilenet_v2", "densenet121"),
+        description="networks of the teachers (CV-DD: these five); empty = the teacher of the run alone (SRe2L++)",
+    )
+    priors: tuple[float, ...] = Field(
+        default=(),
+        description="prior accuracy of each teacher in percent: that of students of a set that it distils alone "
+        "(CV-DD, ImageNette: 62.4, 52, 57.2, 54, 60.8); empty = equal weights",
+    )
+    prior_temperature: float = Field(
+        default=10.0,
+        gt=0,
+        description="temperature of the softmax of the priors, in percentage points (CV-DD: 5 for images, 10 for "
+        "labels)",
+    )
+
+    @model_validator(mode="after")
+    def _require_a_prior_for_each_teacher(self) -> Self:
+        count = len(self.teachers) or 1
+        if self.priors and len(self.priors) != count:
+            raise ValueError(
+                f"priors has {len(self.priors)} numbers for {count} teachers: "
+                "give one for each, or [] for equal weights"
+            )
+        return self
+
+    def teacher_pool(self) -> tuple[str, ...]:
+        """Returns the networks of the teachers."""
+        return self.teachers
+
+    def vote_weights(self, *members: int) -> tuple[float, ...]:
+        """Computes the weights of some of the teachers: the softmax of their priors over the temperature.
+
+        Args:
+            *members: The numbers of the teachers, from 0.
+
+        Returns:
+            The weights in this order, of sum 1.
+        """
+        import torch
+
+        priors = [self.priors[number] if self.priors else 0.0 for number in members]
+        return tuple((torch.tensor(priors, dtype=torch.float64) / self.prior_temperature).softmax(0).tolist())
 
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "rotate", "scale")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
-from ddbench.api import too_few_images
+from ddbench.api import CommitteeSettings, too_few_images
 from ddbench_sre2l.sre2l import SRe2L
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddbench.api import DatasetInfo, DistillTask, Unit
 
 
-class CVDD(SRe2L, frozen=True, extra="forbid"):
+class CVDD(CommitteeSettings, SRe2L, frozen=True, extra="forbid"):
     """SRe2L from real images, whose loss is the weighted sum of the losses of several teachers."""
 
     name = "cv-dd"
@@ -37,21 +37,11 @@ class CVDD(SRe2L, frozen=True, extra="forbid"):
     default_evaluator = "cv-dd"
     starts = ("medium", "noise")
 
-    teachers: tuple[str, ...] = Field(
-        default=("resnet18", "resnet50", "shufflenet_v2_x1_0", "mobilenet_v2", "densenet121"),
-        description="networks of all teachers (released scripts: these five); empty: the teacher of the run alone "
-        "(SRe2L++, with committee 1)",
-    )
     committee: int = Field(
         default=2,
         ge=1,
         description="teachers of an image; image j of each class has the j-th combination of the teachers, in their "
         "order (released scripts: 2)",
-    )
-    priors: tuple[float, ...] = Field(
-        default=(),
-        description="prior accuracy of each teacher in percent: that of students of a set that it distils alone "
-        "(released code, ImageNette: 62.4, 52, 57.2, 54, 60.8); empty: equal weights",
     )
     prior_temperature: float = Field(
         default=5.0, gt=0, description="temperature of the softmax of the priors, in percentage points (released: 5)"
@@ -63,24 +53,15 @@ class CVDD(SRe2L, frozen=True, extra="forbid"):
     )
 
     @model_validator(mode="after")
-    def _require_teachers(self) -> Self:
+    def _require_a_teacher_for_each_member(self) -> Self:
         count = len(self.teachers) or 1
         if self.committee > count:
             raise ValueError(f"committee {self.committee} is larger than the number of teachers, {count}")
-        if self.priors and len(self.priors) != count:
-            raise ValueError(
-                f"priors has {len(self.priors)} numbers for {count} teachers: "
-                "give one for each, or [] for equal weights"
-            )
         return self
 
     def skip(self, dataset: DatasetInfo, ipc: int | None) -> str | None:
         """Refuses an IPC above the number of images of the smallest class if the initial images are real."""
         return too_few_images(dataset, ipc) if self.initial == "medium" else None
-
-    def teacher_pool(self) -> tuple[str, ...]:
-        """Returns the teachers."""
-        return self.teachers
 
     def image_passes(self, num_classes: int, ipc: int) -> int:
         """Counts every image once per step and teacher of its committee."""

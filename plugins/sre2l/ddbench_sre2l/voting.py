@@ -15,28 +15,6 @@ if TYPE_CHECKING:
     from ddbench_sre2l.cvdd import CVDD
 
 
-def vote_weights(method: CVDD, members: tuple[int, ...]) -> list[float]:
-    """Returns the weights of the teachers of a committee: the softmax of their priors over the temperature.
-
-    Source: the released code (`recover/utils_recover.py`, `load_recover_model`).
-
-    Args:
-        method: The hyper-parameters.
-        members: The numbers of the teachers.
-
-    Returns:
-        The weights, of sum 1.
-
-    Example:
-        >>> from ddbench_sre2l.cvdd import CVDD
-        >>> method = CVDD(teachers=("a", "b"), priors=(60, 55))  # 1 / (1 + 1 / e)
-        >>> [round(weight, 4) for weight in vote_weights(method, (0, 1))]
-        [0.7311, 0.2689]
-    """
-    priors = [method.priors[number] if method.priors else 0.0 for number in members]
-    return (torch.tensor(priors, dtype=torch.float64) / method.prior_temperature).softmax(0).tolist()
-
-
 def distill(method: CVDD, task: DistillTask, unit: Unit, initial: Tensor) -> Tensor:
     """Optimises the images of one unit. Each step passes one view through every teacher of the committee.
 
@@ -56,7 +34,7 @@ def distill(method: CVDD, task: DistillTask, unit: Unit, initial: Tensor) -> Ten
     names = [method.teachers[number] for number in members] if method.teachers else []
     teachers = task.teachers(*names) if names else [task.teacher]
     statistics = [teacher.running_statistics() for teacher in teachers]
-    weights = vote_weights(method, members)
+    weights = method.vote_weights(*members)
 
     def loss(images: Tensor, step: int) -> dict[str, Tensor]:
         view = task.view(unit, images, method, step).contiguous(memory_format=torch.channels_last)

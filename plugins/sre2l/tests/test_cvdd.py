@@ -12,7 +12,6 @@ import pytest
 import torch
 from ddbench_sre2l import CVDD, SRe2L
 from ddbench_sre2l.medium import medium_images
-from ddbench_sre2l.voting import vote_weights
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -106,8 +105,8 @@ def test_the_loss_is_the_weighted_sum_of_the_losses_of_its_committee(task: Captu
 
 def test_weights_are_the_softmax_of_the_priors_of_the_committee_alone() -> None:
     method = CVDD(priors=(62.4, 52, 57.2, 54, 60.8))
-    assert vote_weights(method, (0, 1)) == pytest.approx([1 / (1 + math.exp(-10.4 / 5)), 1 / (1 + math.exp(10.4 / 5))])
-    assert vote_weights(CVDD(), (2, 4)) == [0.5, 0.5]
+    assert method.vote_weights(0, 1) == pytest.approx((1 / (1 + math.exp(-10.4 / 5)), 1 / (1 + math.exp(10.4 / 5))))
+    assert CVDD().vote_weights(2, 4) == (0.5, 0.5)
     released = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
     assert [method.members(index) for index in range(20)] == released * 2
     assert method.image_passes(10, 3) == 10 * 3 * 4000 * 2
@@ -131,10 +130,9 @@ def test_a_committee_of_the_teacher_alone_is_sre2l(
     [
         ({"teachers": ("a",)}, "committee 2 is larger than the number of teachers, 1"),
         ({"teachers": ()}, "committee 2 is larger"),
-        ({"priors": (60, 50)}, r"priors has 2 numbers for 5 teachers: give one for each, or \[\] for equal weights"),
     ],
 )
-def test_unequal_numbers_are_refused(settings: dict[str, Any], text: str) -> None:
+def test_a_committee_larger_than_the_number_of_teachers_is_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         CVDD(**settings)
 

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from ddbench.api.settings import DSA_STRATEGY, OPERATIONS, RecoverSettings, Strategy, TrainingSettings, operations_of
+from ddbench.api.settings import (
+    DSA_STRATEGY,
+    OPERATIONS,
+    CommitteeSettings,
+    RecoverSettings,
+    Strategy,
+    TrainingSettings,
+    operations_of,
+)
 from ddbench.core.errors import DDBenchError
 
 
@@ -44,3 +52,11 @@ def test_recover_defaults() -> None:
 def test_training_settings_refuse_infinity() -> None:
     with pytest.raises(ValidationError):
         TrainingSettings(learning_rate=float("inf"))
+
+
+def test_a_committee_has_a_prior_for_each_teacher_or_none() -> None:
+    assert CommitteeSettings(teachers=("a", "b")).vote_weights(0, 1) == (0.5, 0.5)
+    assert CommitteeSettings(teachers=(), priors=(60,)).vote_weights(0) == (1.0,)
+    for teachers, count in (((), 1), (("a", "b"), 2)):
+        with pytest.raises(ValidationError, match=rf"3 numbers for {count} teachers: .* \[\] for equal weights"):
+            CommitteeSettings(teachers=teachers, priors=(60, 50, 40))

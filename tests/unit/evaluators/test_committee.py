@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from ddbench.augment.views import batch_slices
@@ -115,12 +114,6 @@ def test_learning_rates(schedule: Any, period: int, make_task: Callable[..., Wat
     CommitteeLabels(**{**SMALL, "epochs": 4}, schedule=schedule, learning_rate=0.5).evaluate(task)
     expected = [0.25 * (1 + math.cos(math.pi * epoch / period)) for epoch in range(4)]
     assert sorted({round(rate, 9) for rate in rates}, reverse=True) == pytest.approx(expected)
-
-
-def test_priors_belong_to_the_teachers() -> None:
-    assert CommitteeLabels(**SMALL).teacher_weights() == ()
-    with pytest.raises(ValidationError, match=r"priors has 1 numbers for 2 teachers: .* \[\] for equal weights"):
-        CommitteeLabels(priors=(60,), **SMALL)
 
 
 FIVE = {"imagenette": (62.4, 52, 57.2, 54, 60.8), "imagenet-1k": (56.4, 42.3, 52.5, 44.2, 40.6),
