@@ -32,16 +32,20 @@ class AveragedStudent(TeacherLabelProtocol, frozen=True, extra="forbid"):
     batch_size: int = Field(
         default=50, ge=1, description="images per step; a smaller last batch is kept (EDC, ImageNet-10 at IPC 10: 50)"
     )
-    learning_rate: float = Field(default=1e-3, gt=0, description="initial learning rate (EDC: AdamW 0.001, SGD 0.1)")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="initial learning rate (EDC, G-VBSM: AdamW 0.001, SGD 0.1)"
+    )
     weight_decay: float = Field(
         default=0.01,
         ge=0,
-        description="weight decay of parameters of two or more dimensions (EDC: AdamW 0.01, SGD 5e-4)",
+        description="weight decay of parameters of two or more dimensions (EDC, G-VBSM: AdamW 0.01, SGD 5e-4; "
+        "G-VBSM, CIFAR-10: 0)",
     )
     optimizer: Literal["adamw", "sgd"] = Field(
         default="adamw",
         exclude_if=lambda optimizer: optimizer == "adamw",
-        description="adamw, or sgd with momentum 0.875 (EDC: Tiny ImageNet)",
+        description="adamw, or sgd with momentum 0.875 (EDC: Tiny ImageNet), in gvbsm 0.9 (G-VBSM: Tiny ImageNet, "
+        "CIFAR-100)",
     )
     min_crop: float = Field(
         default=0.5, gt=0, le=1, description="smallest fraction of the area that a crop keeps (EDC: 0.5; G-VBSM: 0.08)"
@@ -118,17 +122,6 @@ class EnsembleStudent(AveragedStudent, frozen=True, extra="forbid"):
         default=100,
         ge=1,
         description="images per step; a smaller last batch is kept (G-VBSM: ImageNet-1K 1024; CIFAR-10 100)",
-    )
-    learning_rate: float = Field(default=1e-3, gt=0, description="initial learning rate (G-VBSM: AdamW 0.001, SGD 0.1)")
-    weight_decay: float = Field(
-        default=0.01,
-        ge=0,
-        description="weight decay of parameters of two or more dimensions (G-VBSM: AdamW 0.01, CIFAR-10 0; SGD 5e-4)",
-    )
-    optimizer: Literal["adamw", "sgd"] = Field(
-        default="adamw",
-        exclude_if=lambda optimizer: optimizer == "adamw",
-        description="adamw, or sgd with momentum 0.9 (G-VBSM: Tiny ImageNet, CIFAR-100)",
     )
     min_crop: float = Field(
         default=0.08, gt=0, le=1, description="smallest fraction of the area that a crop keeps (G-VBSM: 0.08)"
