@@ -121,7 +121,7 @@ def _labels(experiment: Experiment) -> dict[str, str]:
 def _states(pipeline: Pipeline, total: Estimate) -> dict[str, str]:
     """Returns the state of each stage, and under `takes about` the time of what no earlier cell computes."""
     states = dict(pipeline.plan())
-    fresh = {stage for stage, part in pipeline.missing() if not total.counts(pipeline, stage, part)}
+    fresh = {stage for stage, _ in total.new_parts(pipeline).values()}
     states = {name: state if state == "cached" or name in fresh else "shared" for name, state in states.items()}
     seconds = total.add(pipeline)
     return {**states, "takes about": readable(seconds) if seconds else ""}

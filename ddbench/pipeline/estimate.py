@@ -62,6 +62,11 @@ class Estimate:
         needs = f"about {bytes_text(self.memory)} of memory, {bytes_text(self.disk)} of disk"
         return f"mostly {stage} ({readable(seconds)}); {needs}"
 
+    def new_parts(self, pipeline: Pipeline) -> dict[str, tuple[str, int]]:
+        """Returns the missing (stage, part) pairs of a pipeline that no earlier pipeline adds, by artifact."""
+        pairs = {f"{stage}/{pipeline.cache_key(stage, part)}": (stage, part) for stage, part in pipeline.missing()}
+        return {name: pair for name, pair in pairs.items() if name not in self._counted}
+
     def add(self, pipeline: Pipeline, stages: Container[str] | None = None) -> float:
         """Adds a pipeline. Returns its seconds without the artifacts that earlier pipelines also need.
 
@@ -70,9 +75,8 @@ class Estimate:
             stages: Only these stages count. None: all.
         """
         before = self.total
-        for stage, part in pipeline.missing():
-            name = f"{stage}/{pipeline.cache_key(stage, part)}"
-            if name not in self._counted and (stages is None or stage in stages):
+        for name, (stage, part) in self.new_parts(pipeline).items():
+            if stages is None or stage in stages:
                 self._counted.add(name)
                 self.add_part(pipeline, stage, part)
         return self.total - before
@@ -89,10 +93,6 @@ class Estimate:
         self.seconds[stage] += share * seconds
         self.disk += stored + self._stored_weights(pipeline, cost)
         self.memory = max(self.memory, _occupied(pipeline) + self._memory(pipeline, cost))
-
-    def counts(self, pipeline: Pipeline, stage: str, part: int) -> bool:
-        """Returns whether a part of a stage was added with an earlier pipeline."""
-        return f"{stage}/{pipeline.cache_key(stage, part)}" in self._counted
 
     def _seconds(self, pipeline: Pipeline, passes: Passes, network: str) -> float:
         stem, batch_size = _stem(pipeline, network), passes.batch_size or USUAL_BATCH
