@@ -8,7 +8,18 @@ from importlib import import_module
 
 from measuring import Row, table, write
 
-PARTS = ("startup", "reading", "barycenters", "recover", "networks", "training", "end_to_end")
+PARTS = (
+    "startup",
+    "reading",
+    "folders",
+    "barycenters",
+    "recover",
+    "networks",
+    "training",
+    "several_students",
+    "estimates",
+    "end_to_end",
+)
 """Modules in this folder, each with `measure(repetitions)`."""
 
 

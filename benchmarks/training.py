@@ -1,4 +1,4 @@
-"""A student step with online labels, and the input pipeline of a teacher step on real images, ResNet-18."""
+"""A student step with online labels, the input pipeline of a teacher step, and the statistics of a class, ResNet-18."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ddbench.evaluators.students import weighted
 from ddbench.nn import device as devices
 from ddbench.nn.build import build_network
 from ddbench.nn.device import autocast
+from ddbench.nn.statistics import collect
 from ddbench.nn.taps import TappedNetwork
 from ddbench.storage.cache import Cache
 from ddbench.training import batches, loop
@@ -177,13 +178,49 @@ class Views:
             torch.autograd.grad(loss, list(self.network.parameters()))
 
 
+class Statistics:
+    """The statistics of one class: features, and mean and variance of every BatchNorm input, in float32."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.rows = dataset.train.of_class(0)[: BATCH["student"]]
+        self.plain, self.teacher = network(4).eval(), TappedNetwork(network(4))
+
+    def ours(self) -> list[Tensor]:
+        """The stage's own function on evaluation views. Returns the variances."""
+        views = self.dataset.evaluation_view("train", self.rows).to(device())
+        return collect(self.teacher, [views], "exact").bn_vars
+
+    @torch.no_grad()
+    def reference(self) -> list[Tensor]:
+        """Reads the images one by one, and computes the variances in hooks of the network."""
+        variances: list[Tensor] = []
+        layers = [layer for layer in self.plain.modules() if isinstance(layer, nn.BatchNorm2d)]
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs: variances.append(inputs[0].var((0, 2, 3), correction=0)))
+            for layer in layers
+        ]
+        views = [self.dataset.evaluation_view("train", row.view(1)) for row in self.rows]
+        self.plain(torch.cat(views).to(device()))
+        for hook in hooks:
+            hook.remove()
+        return variances
+
+    @torch.no_grad()
+    def limit(self) -> None:
+        """Runs the forward pass on one existing batch."""
+        self.plain(
+            torch.zeros(len(self.rows), 3, SIZE, SIZE, device=device()).contiguous(memory_format=torch.channels_last)
+        )
+
+
 def per_step(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
     """Returns the median seconds of one step of each run."""
     return {name: value / STEPS for name, value in interleaved(runs, repetitions, warm=1).items()}
 
 
 def measure(repetitions: int) -> list[Row]:
-    """Measures both, in the precision that suits the device."""
+    """Measures all three, the steps in the precision that suits the device."""
     precision = devices.resolve(RuntimeConfig(device=device().type)).precision
     with tempfile.TemporaryDirectory() as folder:
         dataset = digits(Path(folder))
@@ -203,6 +240,13 @@ def measure(repetitions: int) -> list[Row]:
                 agreement=f"views: {apart:.0e}",
             )
         )
+        statistics = Statistics(dataset)
+        apart = max(map(difference, statistics.ours(), (value.cpu() for value in statistics.reference())))
+        taken = interleaved(
+            {"reference": statistics.reference, "ours": statistics.ours, "limit": statistics.limit}, repetitions
+        )
+        case = f"{len(statistics.rows)} x {SIZE} px, fp32"
+        rows.append(Row("statistics of a class", case, **taken, agreement=f"variances: {apart:.0e}"))
     return rows
 
 

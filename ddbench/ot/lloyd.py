@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ddbench.core.errors import DDBenchError
 from ddbench.ot.points import Barycenter, check_count, check_finite
@@ -83,16 +82,14 @@ def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], 
     means = [z.mean(0) for z in features]
     for mean in means:
         check_finite(mean.unsqueeze(0), "features")  # the mean is NaN or infinite if any feature is
-    z = pad_sequence([z - mean for z, mean in zip(features, means, strict=True)], batch_first=True)
-    counts = torch.tensor([len(z) for z in features], device=z.device)
+    z = features[0].new_zeros(len(features), max(map(len, features)), features[0].shape[1])
+    for row, class_features, mean in zip(z, features, means, strict=True):
+        torch.sub(class_features, mean, out=row[: len(class_features)])
+    counts = torch.tensor([len(class_features) for class_features in features], device=z.device)
     valid = torch.arange(z.shape[1], device=z.device) < counts.unsqueeze(1)
 
     projected = _project(z, generators)
-    nearest, cost = _start(z, projected, valid, m, generators, iterations)
-    for _ in range(1, _SEEDS // m):
-        other_nearest, other_cost = _start(z, projected, valid, m, generators, iterations)
-        better = other_cost < cost
-        nearest, cost = other_nearest.where(better.unsqueeze(1), nearest), torch.minimum(other_cost, cost)
+    nearest = _best_start(z, projected, valid, m, generators, iterations)
     # On a CPU, one class at a time is as fast as a batch, and a class stops when it has converged.
     parts = torch.split(torch.arange(len(z)), 1 if z.device.type == "cpu" else len(z))
     results = [_descend(z[part], valid[part], nearest[part], m, iterations) for part in parts]
@@ -105,22 +102,40 @@ def _lloyd(features: Sequence[Tensor], m: int, generators: Sequence[Generator], 
     return barycenters
 
 
-def _start(
+def _best_start(
     z: Tensor, projected: Tensor, valid: Tensor, m: int, generators: Sequence[Generator], iterations: int
-) -> tuple[Tensor, Tensor]:
-    """Clusters `projected` from k-means++ centres; returns `nearest` and its cost [k] in `z`, up to a constant."""
+) -> Tensor:
+    """Clusters `projected` from several initialisations; returns the `nearest` with the lowest cost in `z`."""
+    nearest = _start(projected, valid, m, generators, iterations)
+    if (starts := _SEEDS // m) <= 1:
+        return nearest
+    cost = _cost(z, valid, nearest, m)
+    for _ in range(1, starts):
+        other_nearest = _start(projected, valid, m, generators, iterations)
+        other_cost = _cost(z, valid, other_nearest, m)
+        better = other_cost < cost
+        nearest, cost = other_nearest.where(better.unsqueeze(1), nearest), torch.minimum(other_cost, cost)
+    return nearest
+
+
+def _start(projected: Tensor, valid: Tensor, m: int, generators: Sequence[Generator], iterations: int) -> Tensor:
+    """Clusters `projected` from k-means++ centres; returns `nearest`."""
     races = [
         # This has the distribution of exponential_ and takes a third of the time.
-        -torch.rand(m, int(count), generator=generator, dtype=z.dtype).log()
+        -torch.rand(m, int(count), generator=generator, dtype=projected.dtype).log()
         for count, generator in zip(valid.sum(1), generators, strict=True)
     ]
     times = torch.stack([nn.functional.pad(race, (0, valid.shape[1] - race.shape[1])) for race in races], 1)
-    nearest = _nearest(_rows(projected, kmeans_plus_plus(projected, valid, times.to(z.device))), projected)
-    nearest = _descend(projected, valid, nearest, m, iterations)[1]
+    nearest = _nearest(_rows(projected, kmeans_plus_plus(projected, valid, times.to(projected.device))), projected)
+    return _descend(projected, valid, nearest, m, iterations)[1]
+
+
+def _cost(z: Tensor, valid: Tensor, nearest: Tensor, m: int) -> Tensor:
+    """Returns the cost [k] of the assignment `nearest`, up to a constant of each class."""
     sums, sizes = _sums(z, valid, nearest, m)
     # The cost of a cluster is the sum of its squared features minus its size times its squared mean. The sum of squares
     # over all clusters is constant, so it is left out.
-    return nearest, -(sums.square().sum(-1, keepdim=True) / sizes.clamp_min(1)).sum((1, 2))
+    return -(sums.square().sum(-1, keepdim=True) / sizes.clamp_min(1)).sum((1, 2))
 
 
 def _project(z: Tensor, generators: Sequence[Generator]) -> Tensor:
