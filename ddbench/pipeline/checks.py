@@ -61,11 +61,11 @@ def check_networks(pipelines: Sequence[Pipeline]) -> None:
             if teacher.checkpoint is None:
                 counts = _layer_counts(teacher.arch, teacher.stem, *sizes)
             else:
-                counts = _count_layers(pipeline.checkpoint_network())
-            for name in pipeline.teacher_networks[1:]:
+                counts = _count_layers(pipeline.pool.checkpoint_network())
+            for name in pipeline.pool.networks[1:]:
                 _layer_counts(name, "auto", *sizes)
             with _named(experiment, pipelines):
-                pipeline.check_teacher(*counts)
+                pipeline.pool.check(*counts)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,12 +10,9 @@ import torch
 from torch import Tensor
 
 from ddbench.api.dataset import DatasetInfo
-from ddbench.api.distiller import Distiller
-from ddbench.api.evaluator import Evaluator
 from ddbench.api.stage import Stage
 from ddbench.api.teacher import ClassStatistics
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import TeacherConfig
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.events import Context
@@ -24,17 +20,13 @@ from ddbench.distillation.distilled_set import DistilledSet, assemble
 from ddbench.distillation.units import check_units
 from ddbench.nn import compile
 from ddbench.nn import device as devices
-from ddbench.nn.build import build_network
-from ddbench.nn.checkpoint_files import read_checkpoint
-from ddbench.nn.checkpoints import has_one_channel, load_checkpoint, output_count
-from ddbench.nn.class_order import outputs_of_classes
-from ddbench.nn.layers import check_layer
 from ddbench.nn.taps import TappedNetwork
 from ddbench.pipeline.build import Builder
 from ddbench.pipeline.given_sets import check_given_set
 from ddbench.pipeline.graph import StageGraph
 from ddbench.pipeline.keys import Keys
 from ddbench.pipeline.shared_state import SharedState
+from ddbench.pipeline.teacher_pool import TeacherPool
 from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.collection import Kind
 from ddbench.results.records import run_name
@@ -75,6 +67,9 @@ class Pipeline:
         self.units = self._checked_units()
         self.builder = Builder(
             workspace, self.experiment, self.dataset, self.device, self.threads, context=lambda: self.context
+        )
+        self.pool = TeacherPool(
+            workspace, self.experiment, self.dataset, self.device, lambda part: self.artifact("teacher", part)
         )
         self.keys = Keys(self.experiment, self.dataset, self.method.version, self.protocol.version, self._stage_keys)
         self._known_keys: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -188,29 +183,11 @@ class Pipeline:
     @property
     def teacher(self) -> TappedNetwork:
         """The teacher on the device, as a `TappedNetwork` in evaluation mode with frozen parameters."""
-        teacher = self._teacher(0)
-        self.check_teacher(len(teacher.bn_names), len(teacher.layer_names))
-        return teacher
-
-    @cached_property
-    def teacher_networks(self) -> tuple[str, ...]:
-        """The networks of the teachers, by part of the stage: the configured one, then the others of both pools."""
-        pools = (owner.teacher_pool() for owner in (self.method, self.protocol) if owner.needs_teacher)
-        return tuple(dict.fromkeys((self.experiment.teacher.arch, *itertools.chain.from_iterable(pools))))
-
-    def teacher_config(self, part: int) -> TeacherConfig:
-        """Returns the settings of a teacher."""
-        return self.experiment.teacher.of(self.teacher_networks[part])
+        return self.pool.teacher(0)
 
     def teacher_part(self, architecture: str) -> int:
         """Returns the part of the stage `teacher` that trains an architecture."""
-        return self.teacher_networks.index(architecture)
-
-    def teacher_parts(self, owner: Distiller | Evaluator) -> list[int]:
-        """Returns the parts of the stage `teacher` that the method or the protocol uses."""
-        if not owner.needs_teacher:
-            return []
-        return sorted({0, *(self.teacher_part(name) for name in owner.teacher_pool())})
+        return self.pool.part(architecture)
 
     def teacher_key(self, architecture: str) -> str:
         """Returns the key of the teacher of an architecture."""
@@ -218,32 +195,7 @@ class Pipeline:
 
     def teachers(self, *architectures: str) -> list[TappedNetwork]:
         """Returns the teachers of architectures of the method's pool."""
-        return self.pool(self.method, architectures)
-
-    def pool(self, owner: Distiller | Evaluator, architectures: Iterable[str]) -> list[TappedNetwork]:
-        """Returns the teachers of architectures of the pool of the method or the protocol, on the device.
-
-        Raises:
-            DDBenchError: An architecture is not in the pool, so that no key covers its teacher.
-        """
-        pool = (self.experiment.teacher.arch, *owner.teacher_pool())
-        for name in architectures:
-            if name not in pool:
-                raise DDBenchError(
-                    f"'{owner.name}' uses the teacher {name}, which its teacher_pool() lacks: {', '.join(pool)}"
-                )
-        return [self._teacher(self.teacher_part(name)) for name in architectures]
-
-    def _teacher(self, part: int) -> TappedNetwork:
-        # Request the artifact each time, so that it is recorded as an input of the current build.
-        artifact = self.artifact("teacher", part)
-
-        def load() -> TappedNetwork:
-            network = self.new_teacher(part)
-            network.load_state_dict(artifact.tensors)
-            return TappedNetwork(network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-        return self.workspace.teacher(f"{artifact.digest} on {self.device}", load, len(self.teacher_networks))
+        return self.pool.teachers(self.method, architectures)
 
     def statistics(self, label: int, layer: int | None = None) -> ClassStatistics:
         """Returns features (of `layer`, else of the classifier's input) and BatchNorm statistics of one class.
@@ -275,7 +227,7 @@ class Pipeline:
     ) -> SharedState:
         """Returns the present state of the shared objects that a method or a protocol can access."""
         owner = self.workspace.registry.describe(kind, name)
-        teachers = [self._teacher(part) if part else self.teacher for part in teacher_parts]
+        teachers = [self.pool.teacher(part) for part in teacher_parts]
         settings = {
             "the settings of the method": self.experiment.method,
             "the settings of the protocol": self.experiment.evaluator,
@@ -371,47 +323,3 @@ class Pipeline:
                 owner = registry.describe("method", experiment.method_name)
                 check_units(units, self.info.num_classes, experiment.ipc, owner)
         return units
-
-    def new_teacher(self, part: int = 0) -> torch.nn.Module:
-        """Returns the network of a teacher with its initial weights, on the CPU."""
-        config = self.teacher_config(part)
-        return build_network(config.arch, self.info.num_classes, self.info.image_size, config.stem, config.seed)
-
-    def checkpoint_network(self) -> torch.nn.Module:
-        """Returns the network of the user's checkpoint, on the CPU.
-
-        Raises:
-            DDBenchError: The checkpoint does not fit the dataset.
-        """
-        network, config = self.new_teacher(), self.experiment.teacher
-        assert config.checkpoint is not None
-        checkpoint = read_checkpoint(config.checkpoint)
-        count = output_count(network, checkpoint)
-        outputs = outputs_of_classes(checkpoint, count, self.info.class_names, config.classes)
-        load_checkpoint(network, checkpoint, outputs)
-        if has_one_channel(network, checkpoint) and not self.dataset.is_gray:
-            raise DDBenchError(
-                f"checkpoint '{config.checkpoint}' takes gray images, and data.mean or data.std differ between "
-                "channels: set both as it was trained, e.g. --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
-            )
-        if outputs is not None:
-            name = config.checkpoint.name
-            self.workspace.note_once(
-                f"{name}: its outputs are put in the order of the dataset's classes by their names", "teacher"
-            )
-        return network
-
-    def check_teacher(self, batch_norms: int, layers: int) -> None:
-        """Checks that the method supports a teacher with the given numbers of BatchNorm and weighted layers.
-
-        Raises:
-            DDBenchError: The method does not support it.
-        """
-        if not self.method.needs_teacher:
-            return
-        with self.workspace.registry.attribute_errors("method", self.experiment.method_name):
-            reason, required = self.method.skip_teacher(batch_norms), tuple(self.method.layers())
-        if reason:
-            raise DDBenchError(reason)
-        for layer in required:
-            check_layer(layer, layers, self.experiment.teacher.arch)

@@ -102,7 +102,7 @@ def _other_teachers(pipeline: Pipeline, teachers: list[Artifact]) -> dict[str, d
             "digest": digest_of(artifact.tensors),
             "used_by": [user for user, pool in pools.items() if name in pool],
         }
-        for name, artifact in list(zip(pipeline.teacher_networks, teachers, strict=True))[1:]
+        for name, artifact in list(zip(pipeline.pool.networks, teachers, strict=True))[1:]
     }
 
 

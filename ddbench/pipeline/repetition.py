@@ -213,7 +213,7 @@ def check_teacher(pipeline: Pipeline, record: Record) -> None:
     checkpoint, recorded = pipeline.experiment.teacher.checkpoint, record.teacher.get("digest")
     if checkpoint is None or recorded is None or not pipeline.uses_teacher:
         return
-    actual = digest_of(pipeline.checkpoint_network().state_dict())
+    actual = digest_of(pipeline.pool.checkpoint_network().state_dict())
     if actual != recorded:
         weights = f"it has the weights {actual[:12]}, and the teacher of the record {recorded[:12]}"
         raise DDBenchError(f"{checkpoint} is another teacher: {weights}; give the right one with --file")

@@ -53,7 +53,7 @@ class Distill(Stage["Pipeline"]):
         if run.method.needs_teacher:
             labels = {slot.label for slot in run.units[part].slots}
             statistics = [number for number in run.parts_of("statistics") if number % run.info.num_classes in labels]
-            needed += [("teacher", number) for number in run.teacher_parts(run.method)]
+            needed += [("teacher", number) for number in run.pool.parts(run.method)]
             needed += [("statistics", number) for number in statistics]
         return needed
 
@@ -112,7 +112,7 @@ class Distill(Stage["Pipeline"]):
             compile=experiment.runtime.compile == "on",
             note=run.builder.note("distill", self.label(run, part)),
             tensors=tensors,
-            teachers=(lambda *names: run.pool(run.method, names)) if run.method.needs_teacher else refused,
+            teachers=(lambda *names: run.pool.teachers(run.method, names)) if run.method.needs_teacher else refused,
         )
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
@@ -126,7 +126,7 @@ class Distill(Stage["Pipeline"]):
         if isinstance(run.method, Given):
             return run.tensors("given"), facts
         experiment, unit = run.experiment, run.units[part]
-        shared = run.shared_state("method", experiment.method_name, run.teacher_parts(run.method))
+        shared = run.shared_state("method", experiment.method_name, run.pool.parts(run.method))
         task = self.task(run, part, checkpoint, shared.verify)
         with run.builder.plugin("method", experiment.method_name, "distill", shared) as owner:
             result = check_result(run.method.distill(task, unit), unit, run.dataset, owner)

@@ -66,7 +66,7 @@ class Evaluate(Stage["Pipeline"]):
 
     def needs(self, run: Pipeline, part: int) -> Iterable[tuple[str, int]]:
         """Returns the data, the distilled set, and the teachers that the protocol uses."""
-        teachers = [("teacher", number) for number in run.teacher_parts(run.protocol)]
+        teachers = [("teacher", number) for number in run.pool.parts(run.protocol)]
         return [("data", 0), *teachers, *(("distill", number) for number in run.parts_of("distill"))]
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
@@ -120,9 +120,7 @@ class Evaluate(Stage["Pipeline"]):
             note = f"{experiment.evaluator_name} does not use {RATE} for {run.set_label}, which has its own: {rate:g}"
             run.workspace.note_once(note, "evaluate")
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
-        shared = run.shared_state(
-            "evaluator", experiment.evaluator_name, run.teacher_parts(run.protocol), run.distilled
-        )
+        shared = run.shared_state("evaluator", experiment.evaluator_name, run.pool.parts(run.protocol), run.distilled)
         task = EvaluateContext(
             dataset=run.dataset,
             distilled=run.distilled,
@@ -137,7 +135,7 @@ class Evaluate(Stage["Pipeline"]):
             report=run.builder.report("evaluate", run.student_label),
             cached=partial(Labels().cached, run, shared.verify),
             _teacher=(lambda: run.teacher) if needs_teacher else refused,
-            teachers=(lambda *names: run.pool(run.protocol, names)) if needs_teacher else refused,
+            teachers=(lambda *names: run.pool.teachers(run.protocol, names)) if needs_teacher else refused,
         )
         with run.builder.plugin("evaluator", experiment.evaluator_name, "evaluate", shared) as owner:
             metrics = check_metrics(run.protocol.evaluate(task), run.info.num_classes, owner)

@@ -25,15 +25,15 @@ class TeacherTraining(Stage["Pipeline"]):
 
     def parts(self, run: Pipeline) -> Sequence[int]:
         """Returns one part per network: the configured teacher, then the other ones of the pools; none if unused."""
-        return range(len(run.teacher_networks)) if run.needs_teacher else ()
+        return range(len(run.pool.networks)) if run.needs_teacher else ()
 
     def key(self, run: Pipeline, part: int) -> Mapping[str, Any]:
         """Returns the real data, the training recipe or the checkpoint's content, device and precision."""
-        return run.keys.teacher(run.teacher_networks[part])
+        return run.keys.teacher(run.pool.networks[part])
 
     def cost(self, run: Pipeline, part: int) -> Cost:
         """Counts every training image once per epoch, and every validation image once."""
-        config, networks = run.teacher_config(part), (run.teacher_networks[part],)
+        config, networks = run.pool.config(part), (run.pool.networks[part],)
         trained = 0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
         training = Passes(trained, "training", networks, config.batch_size)
         return Cost((training, Passes(sum(run.info.val_counts), "forward", networks)), stored_networks=networks)
@@ -42,7 +42,7 @@ class TeacherTraining(Stage["Pipeline"]):
         """Returns the architecture, and the name of the checkpoint if there is one."""
         from ddbench.pipeline.keys import teacher_label
 
-        return teacher_label(run.teacher_config(part))
+        return teacher_label(run.pool.config(part))
 
     def build(self, run: Pipeline, part: int, checkpoint: CheckpointIO) -> Built:
         """Returns the weights. The metadata hold the accuracy on `dataset.val`.
@@ -53,11 +53,11 @@ class TeacherTraining(Stage["Pipeline"]):
         from ddbench.training.class_order import check_class_order
         from ddbench.training.teacher import accuracy_of, predictions, train_teacher
 
-        config = run.teacher_config(part)
+        config = run.pool.config(part)
         if config.checkpoint is None:
             network = train_teacher(run.dataset, config, run.device, run.precision, checkpoint, run.report)
         else:
-            network = run.checkpoint_network().to(run.device)
+            network = run.pool.checkpoint_network().to(run.device)
         predicted, labels = predictions(network, run.dataset, "val", run.device, "fp32"), run.dataset.val.labels
         top1, per_class = accuracy_of(predicted, labels, run.info.num_classes)
         if config.checkpoint is not None:
