@@ -21,7 +21,7 @@ from ddbench.tables.published_columns import with_published
 from ddbench.tables.rows import FRAME_COLUMNS, SETTING_COLUMNS
 
 if TYPE_CHECKING:
-    pass
+    from tests.unit.tables.conftest import Stored
 
 
 SPEC = TableSpec("ablation", "hand-made", lambda request: [], "WMDD paper, Table 4", "loss + regulariser")
@@ -312,3 +312,65 @@ def test_pairs_have_the_same_seed_of_the_run() -> None:
     shifted = [{**line, "seed": 10} for line in second]
     (block,) = text_blocks(SPEC, compared(first, shifted))
     assert block.best == {("a", "IPC 10"), ("b", "IPC 10")}
+
+
+def test_hours_are_those_of_sets_not_of_students(stored: Stored) -> None:
+    """Two recipes make sets of the same seeds: each set has its own hours, and a set with several students one."""
+    stored_records = [
+        stored.record(
+            stored.experiment(ipcs=(1,), recipes=recipes).model_copy(
+                update={"repeat": repeat, "student_seed": student}
+            ),
+            50.0,
+            seconds={"evaluate": 1.0, "distill": 1800.0 * (repeat + 1) * len(recipes)},
+            distilled_digest=f"{'+'.join(recipes)} {repeat}",
+            name=f"r{repeat}{student}{len(recipes)}",
+        )
+        for recipes in (("smoke",), ("smoke", "tuned"))
+        for repeat in (0, 1)
+        for student in (0, 1, 2)
+    ]
+    (block,) = text_blocks(
+        stored.registry.table("sliced"), stored.frame(*stored_records, name="sliced", datasets=("digits",), ipcs=(1,))
+    )
+    assert block.cells["IPC 1 hours"].tolist() == ["0.75 ± 0.354 (2 sets)", "1.5 ± 0.707 (2 sets)", ""]
+    assert block.cells["IPC 1 top-1"].tolist() == [*2 * ["50.00 ± 0.00 (6 on 2 sets)"], "never run"]
+
+
+def test_a_recipe_that_leaves_data_and_teacher_is_a_row_beside_the_others(stored: Stored) -> None:
+    tuned = stored.experiment(recipes=("quick", "tuned"))
+    sets = [stored.record(tuned.model_copy(update={"repeat": repeat}), 60.0 + 2 * repeat) for repeat in (0, 1)]
+    others = [
+        stored.record(stored.experiment(methods=(name,)), top1) for name, top1 in (("random", 30.0), ("kmeans", 40.0))
+    ]
+    frame = stored.frame(*sets, *others, stored.record(stored.experiment(), 50.0), name="comparison", ipcs=(10,))
+    (block,) = text_blocks(stored.registry.table("comparison"), frame[frame["dataset"] == "digits"])
+    assert block.heading.startswith("digits, 10 classes, 16 px, recipe quick, ")
+    shown = dict(zip(block.cells["method"], block.cells["IPC 10"], strict=True))
+    measured = {row: cell for row, cell in shown.items() if cell not in ("", "never run")}
+    assert measured == {
+        "kmeans": "40.00 (1 set)",
+        "random": "30.00 (1 set)",
+        "wmdd": "50.00 (1 set)",
+        "wmdd, quick+tuned": "61.00 ± 1.41 (2 sets)",
+    }
+    assert list(shown).index("wmdd, quick+tuned") == list(shown).index("wmdd") + 1
+    assert set(frame.loc[frame["top1"] >= 60, "recipe"]) == {"quick+tuned"}
+
+
+def test_the_caveat_of_a_method_stands_beside_its_numbers(stored: Stored) -> None:
+    """The caveat of RDED is about other protocols than its own."""
+    measured = [
+        stored.record(stored.experiment(methods=(name,), evaluators=("fkd",)), 30.0) for name in ("random", "rded")
+    ]
+    frame = stored.frame(*measured, name="regimes")
+    (block,) = text_blocks(stored.registry.table("regimes"), frame[frame["dataset"] == "digits"])
+    shown = block.cells.set_index("method")["IPC 10 fkd top-1"]
+    assert (shown["random"], shown["rded"]) == ("30.00 (1 set)", "30.00 (1 set) [1]")
+    assert block.notes == ["[1] rded: its crops are made for the protocol rded"]
+
+    frame = stored.frame(stored.record(stored.experiment(methods=("rded",)), 30.0), name="comparison")
+    (block,) = text_blocks(stored.registry.table("comparison"), frame[frame["dataset"] == "digits"])
+    shown = block.cells.set_index("method")["IPC 10"]
+    assert shown["rded"].startswith("30.00 (1 set)")
+    assert not block.notes
