@@ -15,6 +15,7 @@ from ddbench.results import published, records
 from ddbench.results.conditions import Pool, pools
 from ddbench.results.pooling import Pooled, pool_top1
 from ddbench.results.records import Record
+from ddbench.results.scores import scores
 from ddbench.tables.frame import build_frame
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ COMPARED = {
     "| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |",
     "| images per class | WMDD | wmdd-sliced |",
     "| | WMDD | random | SRe2L | RDED | CDA | DC |",
+    "| method | with augmentation | IOR | without augmentation | IOR | raw ARS | ARS |",
     "| set | `dsa` | n |",
     "| method | protocol | top-1 | published | source |",
     "| record | distilled set | top-1 in the record | top-1 repeated |",
@@ -439,3 +441,23 @@ def test_the_numbers_at_224_pixels_are_those_of_their_records_and_of_the_publish
     for method, ours in (("wmdd, `released`", "wmdd"), ("sre2l", "sre2l")):
         row = frame.loc[ours]
         assert table[method][2:] == [f"{row['value']} ± {row['error']}", row["source"]]
+
+
+def test_the_scores_without_augmentation_are_those_of_the_records() -> None:
+    first = (10, "soft", "resnet18", 0)
+    used = [r for r in collection("imagenette-64px") if (r.ipc, r.evaluator, r.student, r.student_seed) == first]
+    bare = [r for r in used if "augmentation" in r.configuration["evaluator_settings"]]
+
+    def label(method: str, recipe: str) -> str:
+        return method + (", `tuned`" if "tuned" in recipe else "")
+
+    alone = {label(p.example.method, "+".join(p.example.recipes)): number(pool_top1(p.students)) for p in pools(bare)}
+    expected = {}
+    for row in scores(records.to_frame(used), "soft").dropna(subset=["ars"]).to_dict("records"):
+        name = label(row["method"], row["recipe"])
+        gaps = (row["ior"], row["unaugmented"] - row["unaugmented_random"])
+        ior, bare_ior = ("", "") if name == "random" else (f"{gap:+.2f}" for gap in gaps)
+        raw = "0.00" if name == "random" else f"{row['ars_raw']:+.2f}"
+        top1 = f"{row['top1']:.2f} ± {row['deviation']:.2f}"
+        expected[name] = [top1, ior, alone[name], bare_ior, raw, f"{row['ars']:.3f}"]
+    assert rows_of("| method | with augmentation | IOR | without augmentation | IOR | raw ARS | ARS |") == expected
