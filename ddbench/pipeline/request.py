@@ -302,8 +302,9 @@ def _aliases(request: Request, registry: PluginRegistry, method: str, evaluator:
     methods = frozenset(distiller.name for distiller in registry.distillers())
     evaluators = frozenset(protocol.name for protocol in registry.evaluators())
     # A name of both a method and a protocol (dsa) is that of the method, unless the user requests the protocol.
-    used = {name for other in request.methods for name in protocols(request, registry, other)}
-    used -= set(request.methods) - set(request.evaluators)
+    chosen = set(request.evaluators or (OWN_PROTOCOL,))
+    own = {registry.distiller(name).default_evaluator for name in request.methods} if OWN_PROTOCOL in chosen else set()
+    used = (chosen - {OWN_PROTOCOL} | own) - (set(request.methods) - set(request.evaluators))
     return (
         SectionAlias("method", methods, frozenset(request.methods), method),
         SectionAlias("evaluator", evaluators, frozenset(used), evaluator),

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from ddbench.config.recipes import Recipe
 
+Group = dict[tuple[str, int | None, str, str], list[Pool]]
+"""The pools of a setting by method, IPC, protocol and student."""
+
 
 def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext) -> list[Row]:
     """Returns the rows of all records that belong to a cell, in each setting of the records.
@@ -63,50 +66,59 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
         except DDBenchError:
             return None
 
-    for setting, distinction, group in group_by_setting(context.stored):
-        rows = []
-        by_names: dict[tuple[object, ...], list[Pool]] = {}
-        for pool in group:
+    def rows_of(number: int, setting: Setting, distinction: str, group: Group) -> list[Row]:
+        """The rows of a cell by its number in a setting: one for each of its students, or one without a number."""
+        cell = cells[number]
+        varying = (setting.recipes, setting.teacher.arch, setting.data.image_size)
+        experiment = experiment_of(number, *varying) if _is_possible(cell, setting, context, known) else None
+        if experiment is None or not _matches_options(setting, context.request, experiment):
+            return []
+        experiment = _in_setting(experiment, setting, next(iter(group.values()))[0].example)
+        row = frame_row(
+            *(spec, cell, context.request, experiment),
+            classes=setting.classes,
+            numerics=setting.numerics,
+            distinction=distinction,
+        )
+        names = (experiment.method_name, experiment.ipc, experiment.evaluator_name, experiment.student)
+        # A record from before a setting existed is in another pool than those that have its default.
+        matching = [pool for pool in group.get(names, ()) if is_result_of(pool.example, experiment)]
+        students = distinct_students(record for pool in matching for record in pool.records)
+        return [measured_row(row, record) for record in sorted(students, key=seeds)] or [row]
+
+    for setting, distinction, pools in group_by_setting(context.stored):
+        group: Group = {}
+        for pool in pools:
             record = pool.example
-            names = (record.method, record.evaluator, record.student, record.ipc)
-            by_names.setdefault(names, []).append(pool)
-        for number, cell in enumerate(cells):
-            possible = _is_possible(cell, setting, context, known)
-            varying = (setting.recipes, setting.teacher.arch, setting.data.image_size)
-            experiment = experiment_of(number, *varying) if possible else None
-            if experiment is not None and _matches_options(setting, context.request, experiment):
-                experiment = _in_setting(experiment, setting, group[0].example)
-                row = frame_row(
-                    *(spec, cell, context.request, experiment),
-                    classes=setting.classes,
-                    numerics=setting.numerics,
-                    distinction=distinction,
-                )
-                names = (experiment.method_name, experiment.evaluator_name, experiment.student, experiment.ipc)
-                # A record from before a setting existed is in another pool than those that have its default.
-                matching = [pool for pool in by_names.get(names, ()) if is_result_of(pool.example, experiment)]
-                students = distinct_students(record for pool in matching for record in pool.records)
-                rows += [measured_row(row, record) for record in sorted(students, key=seeds)] or [row]
-        by_dataset.setdefault(setting.dataset, []).extend(_drop_unused_ipcs(rows, context.request, table))
+            group.setdefault((record.method, record.ipc, record.evaluator, record.student), []).append(pool)
+        # Only these cells can have a number. The others are needed if one of these has one.
+        held = {(method, ipc) for method, ipc, *_ in group}
+        numbers = [number for number, cell in enumerate(cells) if (cell.method, cell.ipc) in held]
+        rows = {number: rows_of(number, setting, distinction, group) for number in numbers}
+        ipcs = _shown_ipcs([row for of_cell in rows.values() for row in of_cell], context.request, table)
+        others = [number for number, cell in enumerate(cells) if number not in rows and cell.ipc in ipcs]
+        rows |= {number: rows_of(number, setting, distinction, group) for number in others}
+        shown = [row for number in sorted(rows) for row in rows[number] if row["ipc"] in ipcs]
+        by_dataset.setdefault(setting.dataset, []).extend(shown)
     measured = [dataset for dataset, rows in by_dataset.items() if rows]
     default = context.request.datasets or published_datasets(spec)
     for cell in cells:
-        shown = cell.dataset in default or not (default or measured)
-        if shown and cell.dataset not in measured and cell.ipc in (None, *(context.request.ipcs or spec.ipcs)):
+        is_shown = cell.dataset in default or not (default or measured)
+        if is_shown and cell.dataset not in measured and cell.ipc in (None, *(context.request.ipcs or spec.ipcs)):
             by_dataset.setdefault(cell.dataset, []).append(frame_row(spec, cell, context.request))
     datasets = dict.fromkeys(cell.dataset for cell in cells)
     return [row for dataset in datasets for row in by_dataset.get(dataset, [])]
 
 
-def _drop_unused_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | None) -> list[Row]:
-    """Keeps rows whose IPC occurs in the records, the options or the paper's table. Without records, keeps none."""
+def _shown_ipcs(rows: list[Row], request: Request, table: pd.DataFrame | None) -> set[int | None]:
+    """Returns the IPCs of the records, the options and the paper's table. Without records, returns none."""
     ipcs = {row["ipc"] for row in rows if row["state"] == "measured"}
     if not ipcs:
-        return []
+        return set()
     ipcs |= {None, *request.ipcs}
     if table is not None:
         ipcs |= set(table["ipc"][table["dataset"] == rows[0]["dataset"]].dropna())
-    return [row for row in rows if row["ipc"] in ipcs]
+    return ipcs
 
 
 def _is_possible(cell: Cell, setting: Setting, context: TableContext, known: list[Recipe]) -> bool:
@@ -139,11 +151,9 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
     )
     if any(requested not in (None, actual) for requested, actual in options):
         return False
-    changed = [name.partition(".") for name in experiment.changed]
-    given = {"data": experiment.data, "teacher": without_folders(experiment.teacher)}
-    actual = {"data": setting.data, "teacher": setting.teacher}
+    sections = {"data": setting.data, "teacher": setting.teacher}
     return all(
-        getattr(given[section], name) == getattr(actual[section], name)
-        for section, _, name in changed
-        if section in given
+        getattr(without_folders(getattr(experiment, section)), name) == getattr(sections[section], name)
+        for section, _, name in (name.partition(".") for name in experiment.changed)
+        if section in sections
     )
