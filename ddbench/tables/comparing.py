@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddbench.api.hookspecs import hookimpl
 from ddbench.api.table import TOP1, Cell, Metric, TableQuery, TableSpec
@@ -13,6 +14,8 @@ from ddbench.tables.hyperparameters import methods_by_dataset, recipe_settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ddbench.tables.rows import Row
 
 STUDENTS = ("resnet18", "resnet50", "resnet101", "vit_tiny_patch16_224", "vit_small_patch16_224")
 REGIMES = ("fkd", "soft", "hard")
@@ -78,15 +81,19 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The frame with the columns. All students of a cell have the same values.
     """
+    import pandas as pd
+
     from ddbench.results.scores import scores, without_augmentation
     from ddbench.tables.rows import BLOCK_COLUMNS
 
     notes = [f"{name}_note" for name in SCORES]
-    frame = frame.assign(**dict.fromkeys(SCORES, float("nan")), **dict.fromkeys(notes, ""))
-    if records.empty:
-        return frame
-    unaugmented = without_augmentation(records)
-    for _, part in frame[frame["state"] == "measured"].groupby(list(BLOCK_COLUMNS), dropna=False):
+    # Dicts, because writing into a frame is slow.
+    values: dict[Any, Row] = {
+        index: {**dict.fromkeys(SCORES, math.nan), **dict.fromkeys(notes, "")} for index in frame.index
+    }
+    measured = frame[frame["state"] == "measured"]
+    unaugmented = without_augmentation(records) if len(records) else pd.Series(dtype=bool)
+    for _, part in measured.groupby(list(BLOCK_COLUMNS), dropna=False):
         rows = scores(records[records["name"].isin(part["record"]) | unaugmented]).to_dict("records")
         of_record = {name: score for score in rows for name in score["records"]}
         for _, cell in part.groupby(["row", "recipe", "ipc", "evaluator"]):
@@ -95,17 +102,21 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
             if score is None:
                 continue
             if any(other is not score for other in of_cell):
-                frame.loc[cell.index, notes] = "the students of the cell are not all comparable"
+                for index in cell.index:
+                    values[index] |= dict.fromkeys(notes, "the students of the cell are not all comparable")
                 continue
             missing = score["missing"].split("; ") if score["missing"] else []
             for name, references in SCORES.items():
                 if name != "hlr" or score["regime"] == "hard":
                     texts = [text for text in missing if text.partition(": ")[0] in references]
-                    frame.loc[cell.index, [name, f"{name}_note"]] = score[name], "; ".join(texts)
-        for _, column in frame.loc[part.index].groupby(["ipc", "evaluator"]):
-            absent = [f"{name}_note" for name in ROBUST if column[name].isna().all()]
-            frame.loc[column.index, absent] = ""
-    return frame
+                    for index in cell.index:
+                        values[index] |= {name: score[name], f"{name}_note": "; ".join(texts)}
+        for _, column in part.groupby(["ipc", "evaluator"]):
+            of_column = [values[index] for index in column.index]
+            absent = [f"{name}_note" for name in ROBUST if all(math.isnan(row[name]) for row in of_column)]
+            for row in of_column:
+                row |= dict.fromkeys(absent, "")
+    return frame.join(pd.DataFrame(list(values.values()), frame.index, [*SCORES, *notes]))
 
 
 @hookimpl
