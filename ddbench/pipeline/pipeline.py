@@ -17,6 +17,7 @@ from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.events import Context
 from ddbench.distillation.distilled_set import DistilledSet, assemble
+from ddbench.distillation.given import Given
 from ddbench.distillation.units import check_units
 from ddbench.nn import compile
 from ddbench.nn import device as devices
@@ -166,6 +167,14 @@ class Pipeline:
         return self.method.needs_teacher or self.protocol.needs_teacher
 
     @property
+    def student_images(self) -> int:
+        """The number of images that a student is trained on; 0 without an IPC."""
+        factor = self.method.decode_factor()
+        if isinstance(self.method, Given):
+            factor = int(self.tensors("given").get("decode_factor", factor))
+        return self.info.num_classes * (self.experiment.ipc or 0) * factor**2
+
+    @property
     def measures_need_teacher(self) -> bool:
         """Whether a measure uses a teacher."""
         return any("teacher" in measure.needs for measure in self.measures)
@@ -309,6 +318,9 @@ class Pipeline:
             reason = self.method.skip(self.info, experiment.ipc)
         with registry.attribute_errors("evaluator", experiment.evaluator_name):
             reason = reason or self.protocol.skip(experiment.ipc)
+        if self.info.image_size % (factor := self.method.decode_factor()):
+            parts = f"the {factor} x {factor} parts of an image of {experiment.method_name}"
+            reason = reason or f"--image-size {self.info.image_size} is not divisible by {factor}, for {parts}"
         for measure in self.measures:
             with registry.attribute_errors("measure", measure.name):
                 reason = reason or measure.skip(self.info, experiment.ipc)

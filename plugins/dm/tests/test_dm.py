@@ -11,7 +11,7 @@ import ddbench_dm.matching
 import pytest
 import torch
 from ddbench_dm import DM, DMRbf
-from ddbench_dm.matching import embedding, kernel_match
+from ddbench_dm.matching import embedding, kernel_match, mean_distance
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -193,7 +193,7 @@ def test_real_images_are_shown_as_the_synthetic_ones_are(
     operations = set()
     for step in range(8):
         synthetic = [image.clone().requires_grad_(True) for image in images]
-        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_match, max_classes=1)
+        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_distance, max_classes=1)
         assert float(loss) == 0
         assert all(not image.grad.any() for image in synthetic if image.grad is not None)
         operations |= {
