@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ddbench_dm.matching
@@ -20,44 +19,13 @@ from ddbench.api.units import Unit, UnitResult
 from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
-from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
 from ddbench.losses.features import mean_match
 from ddbench.nn.build import build_network
-from ddbench.storage.checkpoint import Checkpoint
 
 IPC = 2
 SIZE = 8
 SMALL: dict[str, Any] = {"network": "convnet-d2", "steps": 3, "real_batch": 12, "learning_rate": 0.3}
-
-
-@pytest.fixture(scope="module")
-def digits(digits_at: Callable[..., Dataset]) -> Dataset:
-    return digits_at(SIZE)
-
-
-@pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillContext]:
-    def no_teacher() -> Any:
-        raise AssertionError("the method asked for a teacher")
-
-    def make(seed: int = 0, report: Callable[..., None] = lambda step, total, **metrics: None) -> DistillContext:
-        return DistillContext(
-            dataset=digits,
-            ipc=IPC,
-            seed=seed,
-            device=torch.device("cpu"),
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / "slot.safetensors"),
-            checkpoint_every=2,
-            report=report,
-            cached=lambda name, depends_on, fn: fn(),
-            statistics=lambda label: no_teacher(),
-            timing={},
-            _teacher=no_teacher,
-        )
-
-    return make
 
 
 UNIT: Unit = DM().units(10, IPC)[0]
