@@ -113,7 +113,7 @@ class DistilledImages(Protocol):
 
     @property
     def pixels(self) -> Tensor:
-        """The images in the type of the stored ones: uint8, or float32 with 0 for black and 1 for white, not bounded."""
+        """The images in the type of the stored ones: uint8, or unbounded float32, 0 for black and 1 for white."""
 
     @property
     def soft_labels(self) -> Tensor | None:
