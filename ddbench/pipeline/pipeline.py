@@ -316,11 +316,11 @@ class Pipeline:
         registry, experiment = self.workspace.registry, self.experiment
         with registry.attribute_errors("method", experiment.method_name):
             reason = self.method.skip(self.info, experiment.ipc)
+            if self.info.image_size % (factor := self.method.decode_factor()):
+                problem = f"--image-size {self.info.image_size} is not divisible by {factor}"
+                reason = reason or f"{problem}: {experiment.method_name} cuts each image into {factor} x {factor} parts"
         with registry.attribute_errors("evaluator", experiment.evaluator_name):
             reason = reason or self.protocol.skip(experiment.ipc)
-        if self.info.image_size % (factor := self.method.decode_factor()):
-            parts = f"the {factor} x {factor} parts of an image of {experiment.method_name}"
-            reason = reason or f"--image-size {self.info.image_size} is not divisible by {factor}, for {parts}"
         for measure in self.measures:
             with registry.attribute_errors("measure", measure.name):
                 reason = reason or measure.skip(self.info, experiment.ipc)
