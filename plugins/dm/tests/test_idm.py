@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ddbench_dm.matching
@@ -14,13 +15,18 @@ from ddbench_dm.pool import NetworkPool, embedding_and_logits, idm_distance
 from torch import Tensor, nn
 from torch.nn import functional
 
+import ddbench
 from ddbench.api.units import UnitResult
 from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core import seeds
 from ddbench.distillation.context import DistillContext
 from ddbench.nn.build import build_network
+from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
+from ddbench.pipeline.stages.evaluate import Evaluate
+from ddbench.pipeline.workspace import Workspace
 from ddbench.registry.registry import PluginRegistry
+from ddbench.storage.cache import Cache
 
 IPC = 2
 SIZE = 8
@@ -205,6 +211,14 @@ def test_a_size_that_the_parts_do_not_divide_is_refused(shell: Any) -> None:
     assert "--image-size 15 is not divisible by 2" in outcome.err
 
 
+def test_estimates_count_the_images_that_students_see(tmp_path: Path) -> None:
+    registry = PluginRegistry()
+    (cell,) = experiments(Request(("idm",), ("digits",), (2,), ("smoke",)), registry)
+    pipeline = Pipeline(Workspace(registry, Cache(tmp_path), None), cell)
+    assert pipeline.student_images == 10 * 2 * 4
+    assert Evaluate().cost(pipeline, 0).passes[0].images == 80 * 3  # three epochs
+
+
 @pytest.mark.slow
 def test_a_run_and_the_evaluation_of_its_export(shell: Any) -> None:
     """Students of the exported set are those of the run; IPC, bytes and digest count stored images."""
@@ -225,3 +239,5 @@ def test_a_run_and_the_evaluation_of_its_export(shell: Any) -> None:
     assert len(records) == 2
     assert len({one["distilled_digest"] for one in records}) == 1
     assert len({(one["ipc"], one["metrics"]["top1_last"]) for one in records}) == 1
+    loaded = ddbench.load(shell.root / "set", cache_dir=shell.cache)
+    assert (len(loaded), loaded.labels.tolist()) == (80, [label for label in range(10) for _ in range(8)])
