@@ -325,3 +325,11 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("folder", [".", "docs", "results"])
+def test_pages_have_no_marks_of_a_merge_conflict(folder: str) -> None:
+    pages = list((ROOT / folder).glob("*.md"))
+    marked = [page.name for page in pages if re.search(r"^[<>]{7} ", page.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert pages
+    assert marked == []
