@@ -16,7 +16,7 @@ from ddbench.config.given_sets import SPACES, ZCA
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import counted
 from ddbench.distillation.distilled_set import to_uint8
-from ddbench.distillation.units import EXTRAS, are_probabilities, are_weights
+from ddbench.distillation.units import are_probabilities, are_weights
 from ddbench.nn.checkpoint_files import read_torch_file, reason_unreadable
 
 IMAGES = ("images", "data", "x")
@@ -177,7 +177,7 @@ def split_labels(path: Path, labels: Tensor, count: int) -> tuple[Tensor, dict[s
 
 
 def find_extras(path: Path | str, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Returns those of `EXTRAS` among the entries of a file: floats, and the factor in its own type.
+    """Returns the soft labels and the learning rate among the entries of a file, as float tensors.
 
     Args:
         path: The file or dataset, for messages.
@@ -187,19 +187,14 @@ def find_extras(path: Path | str, entries: Mapping[Any, Any]) -> dict[str, Tenso
         DDBenchError: One is not a tensor or a number. The message is one line.
     """
     extras: dict[str, Tensor] = {}
-    for name in EXTRAS:
-        names = RATES if name == "learning_rate" else (name,)
+    for name, names in {"probabilities": ("probabilities",), "logits": ("logits",), "learning_rate": RATES}.items():
         value = next((entries[entry] for entry in names if entry in entries), None)
         if isinstance(value, int | float):
-            value = torch.tensor(value)
+            value = torch.tensor(float(value))
         if value is not None and not is_plain(value):
             raise DDBenchError(f"{path}: {name} is not a tensor of numbers")
         if value is not None:
-            value = value.detach()
-            if name == "decode_factor":
-                extras[name] = value.flatten() if value.is_floating_point() else value.flatten().long()
-            else:
-                extras[name] = value.double().flatten() if name == "learning_rate" else value.float()
+            extras[name] = value.detach().double().flatten() if name == "learning_rate" else value.detach().float()
     return extras
 
 

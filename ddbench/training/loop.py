@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 20.0
 """The shortest time between two checkpoints."""
 
+Gradient = Callable[[nn.Module, Callable[[], Tensor]], Tensor]
+"""`gradient(network, compute)` leaves the gradient of a step in the network and returns the loss. `compute()` does so
+for the batch and the present parameters."""
+
 
 def fit(
     network: nn.Module,
@@ -42,6 +47,7 @@ def fit(
     schedule: Schedule = cosine,
     best_epoch: BestEpoch | None = None,
     average: WeightAverage | None = None,
+    gradient: Gradient | None = None,
 ) -> None:
     """Trains a network in place. The weights of the last epoch are the result, or with `average` their average.
 
@@ -64,6 +70,7 @@ def fit(
         schedule: The factor of the learning rate in each epoch; a cosine by default.
         best_epoch: Selects an epoch; it is updated after every epoch.
         average: Averages the parameters over the steps; `curve` and `best_epoch` see the network with the average.
+        gradient: Computes the gradient of each step from one or more gradients of its batch. None: that of the loss.
 
     Raises:
         DDBenchError: A loss, the network or the optimiser is not finite. That state is not saved; the previous
@@ -96,7 +103,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
 
-        loss = _train_epoch(state, gradient_step, epoch_batches(epoch), seed)
+        loss = _train_epoch(state, gradient_step, epoch_batches(epoch), seed, gradient)
 
         metrics = {"loss": loss, "learning_rate": learning_rate}
         if curve is not None and curve.step in curve.top1:
@@ -118,13 +125,16 @@ def fit(
         average.copy_to(network)
 
 
-def _train_epoch(state: TrainingState, gradient_step: GradientStep, batches: Iterable[Batch], seed: int) -> float:
+def _train_epoch(
+    state: TrainingState, gradient_step: GradientStep, batches: Iterable[Batch], seed: int, gradient: Gradient | None
+) -> float:
     """Trains on the remaining batches of the current epoch. Returns the mean loss over the whole epoch."""
     epoch, losses = state.epoch, state.losses
     state.network.train()
     with state.network_draws(seeds.derive("fit", seed, epoch)):
         for batch in itertools.islice(batches, len(losses), None):
-            losses.append(gradient_step(batch, seed, epoch, len(losses)))
+            compute = partial(gradient_step, batch, seed, epoch, len(losses))
+            losses.append(compute() if gradient is None else gradient(state.network, compute))
             state.step()
             if interruption.requested():
                 _mean_loss(losses, epoch)

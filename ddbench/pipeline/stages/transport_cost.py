@@ -36,7 +36,8 @@ class TransportCost(Stage["Pipeline"]):
 
     def cost(self, run: Pipeline, part: int) -> Cost:
         """Counts every distilled image once."""
-        return Cost((Passes(run.student_images, "forward", (run.experiment.teacher.arch,), BATCH_SIZE),))
+        images = run.info.num_classes * (run.experiment.ipc or 0)
+        return Cost((Passes(images, "forward", (run.experiment.teacher.arch,), BATCH_SIZE),))
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the name of the set."""
@@ -49,7 +50,7 @@ class TransportCost(Stage["Pipeline"]):
         from ddbench.nn import memory
         from ddbench.ot.exact import transport_cost
 
-        teacher, distilled = run.teacher, run.distilled.decoded
+        teacher, distilled = run.teacher, run.distilled
 
         def forward(pixels: Tensor) -> list[Tensor]:
             return [teacher(run.dataset.normalise(pixels), bn=False).features]

@@ -1,4 +1,4 @@
-"""The experts of MTT: networks trained on the real data, with a snapshot per epoch. Module level: no torch."""
+"""Experts: networks trained on the real data, with a snapshot per epoch. Module level: no torch."""
 
 from __future__ import annotations
 
@@ -34,6 +34,31 @@ class ExpertSettings(BaseModel, frozen=True):
     expert_momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of that SGD (released code: 0)")
     expert_batch: int = Field(default=256, ge=1, description="real images per step of that SGD (released code: 256)")
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that a training depends on."""
+        return {name: getattr(self, name) for name in ExpertSettings.model_fields if name != "experts"}
+
+
+class FlatExpertSettings(ExpertSettings, frozen=True):
+    """The hyper-parameters of experts with flat trajectories (FTD)."""
+
+    expert_rho: float = Field(
+        default=0.01,
+        ge=0,
+        description="size of the perturbation of adaptive GSAM, whose gradients train the experts; 0: plain gradients, "
+        "and the experts of mtt (released code: 0.01)",
+    )
+    expert_alpha: float = Field(
+        default=0.3, ge=0, description="weight of the part of the gradient that GSAM subtracts (released code: 0.3)"
+    )
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that a training depends on. Without a perturbation they are those of other experts."""
+        flat = {"expert_rho": self.expert_rho, "expert_alpha": self.expert_alpha}
+        return super().training | (flat if self.expert_rho else {})
+
 
 class Experts(Stage):
     """Trains the experts: each part is one training, with the parameters after every epoch.
@@ -52,12 +77,13 @@ class Experts(Stage):
 
     def depends_on(self, run: StageRun) -> Mapping[str, Any]:
         """Returns the settings of a training."""
-        settings = settings_of(run)
-        return {name: getattr(settings, name) for name in ExpertSettings.model_fields if name != "experts"}
+        return settings_of(run).training
 
     def image_passes(self, run: StageRun, part: int) -> float:
-        """Counts every training image once per epoch."""
-        return settings_of(run).expert_epochs * sum(run.info.train_counts)
+        """Counts every training image once per epoch, or twice for the two gradients of GSAM."""
+        settings = settings_of(run)
+        gradients = 2 if "expert_rho" in settings.training else 1
+        return gradients * settings.expert_epochs * sum(run.info.train_counts)
 
     def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Trains one expert. The metadata hold the accuracy of its last epoch on `dataset.val`."""

@@ -1,4 +1,4 @@
-"""The loop of MTT: images and a learning rate with which a student follows the trajectories of experts."""
+"""The loop of trajectory matching: images and a learning rate with which a student follows the paths of experts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ddbench.api import DDBenchError, Unit, UnitResult, interruption, require_fi
 from ddbench.augment import Augmentation, augment, batch_slices, draw_augmentation
 from ddbench.nn import autocast, build_network
 from ddbench_mtt.experts import snapshot
-from ddbench_mtt.gradient import Matched, match_trajectory
+from ddbench_mtt.gradient import Matched, Synthetic, match_trajectory
 
 if TYPE_CHECKING:
     from ddbench.api import DistillTask
-    from ddbench_mtt import MTT
+    from ddbench_mtt.base import TrajectoryMatching
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,32 @@ class Step:
 
 @dataclass(frozen=True)
 class Matching:
-    """The iterations of MTT. Images are normalised float32 [classes * IPC, 3, S, S], sorted by class.
+    """The iterations of MTT. Images are normalised float32 [classes * IPC, 3, S, S], sorted by class; labels are fixed.
 
     Attributes:
         method: The hyper-parameters.
         task: The task.
     """
 
-    method: MTT
+    method: TrajectoryMatching
     task: DistillTask
 
-    def initial(self, unit: Unit) -> Tensor:
+    def initial(self, unit: Unit) -> dict[str, Tensor]:
         """Returns the initial images: real images of each class, or noise that is seeded by slot."""
         task = self.task
         if self.method.initial == "noise":
-            return task.noise(unit).to(task.device)
+            return {"images": task.noise(unit).to(task.device)}
         rows = torch.cat([task.sample(label, task.ipc, "initial") for label in range(task.info.num_classes)])
-        return task.dataset.evaluation_view("train", rows).to(task.device)
+        return {"images": task.dataset.evaluation_view("train", rows).to(task.device)}
+
+    def targets(self, rows: Tensor, synthetic: Synthetic) -> Tensor:
+        """Returns the labels of synthetic images for the cross-entropy: classes [B], or probabilities [B, K].
+
+        Args:
+            rows: Positions in the set, int64 [B].
+            synthetic: The synthetic data.
+        """
+        return rows // self.task.ipc
 
     @cached_property
     def network(self) -> nn.Module:
@@ -67,18 +76,14 @@ class Matching:
         network = build_network(self.method.network, info.num_classes, info.image_size, seed=0)
         return network.to(self.task.device).train()
 
-    def training_loss(self, step: Step, seed: int, parameters: Tensor, images: Tensor) -> Tensor:
-        """Computes the student's loss on the images of one step: the mean cross-entropy with their classes.
+    def logits(self, parameters: Tensor, images: Tensor, seed: int) -> Tensor:
+        """Computes the logits of the network.
 
         Args:
-            step: The step.
+            parameters: The parameters, [P].
+            images: The images, [B, 3, S, S].
             seed: Seeds dropout.
-            parameters: The student's parameters, [P].
-            images: All synthetic images.
         """
-        batch = images[step.rows]
-        if step.augmentation is not None:
-            batch = augment(batch, step.augmentation)
         own = list(self.network.named_parameters())
         pieces = torch.split(parameters, [value.numel() for _, value in own])
         replaced = {name: piece.view_as(value) for (name, value), piece in zip(own, pieces, strict=True)}
@@ -89,8 +94,22 @@ class Matching:
             autocast(device, self.task.precision),
         ):
             torch.manual_seed(seed)
-            logits = functional_call(self.network, replaced, (batch,))
-        return functional.cross_entropy(logits.to(parameters.dtype), step.rows // self.task.ipc)
+            logits: Tensor = functional_call(self.network, replaced, (images,))
+        return logits.to(parameters.dtype)
+
+    def training_loss(self, step: Step, seed: int, parameters: Tensor, synthetic: Synthetic) -> Tensor:
+        """Computes the student's loss on the images of one step: the mean cross-entropy with their labels.
+
+        Args:
+            step: The step.
+            seed: Seeds dropout.
+            parameters: The student's parameters, [P].
+            synthetic: The synthetic data.
+        """
+        batch = synthetic["images"][step.rows]
+        if step.augmentation is not None:
+            batch = augment(batch, step.augmentation)
+        return functional.cross_entropy(self.logits(parameters, batch, seed), self.targets(step.rows, synthetic))
 
     def steps(self, iteration: int, count: int) -> list[Step]:
         """Draws the training steps of one iteration: epochs over the images in random order.
@@ -121,74 +140,77 @@ class Matching:
         """Reads the start and the target of one iteration from the experts, and nothing else.
 
         The experts take turns, in a new random order in each round. The start is the snapshot after a random number of
-        epochs below `max_start_epoch`, the target that after `target_epochs` more.
+        epochs among `start_epochs`, the target that after `target_epochs` more.
         """
         method, task = self.method, self.task
         rounds, place = divmod(iteration, method.experts)
         order = torch.randperm(method.experts, generator=task.generator("experts", rounds))
-        epoch = int(torch.randint(method.max_start_epoch, (), generator=task.generator("start", iteration)))
+        epochs = method.start_epochs(iteration)
+        epoch = epochs[int(torch.randint(len(epochs), (), generator=task.generator("start", iteration)))]
         names = (snapshot(epoch), snapshot(epoch + method.target_epochs))
         tensors = task.tensors("experts", int(order[place]), names)
         start, target = (tensors[name].to(task.device) for name in names)
         return start, target
 
-    def match(self, iteration: int, images: Tensor, rate: Tensor) -> Matched:
+    def match(self, iteration: int, synthetic: Synthetic, rate: Tensor) -> Matched:
         """Computes the loss of one iteration and its gradient.
 
         Args:
             iteration: The iteration, which seeds the draws.
-            images: The synthetic images.
+            synthetic: The synthetic data.
             rate: The student's learning rate, a scalar.
         """
         start, target = self.segment(iteration)
-        steps = self.steps(iteration, len(images))
+        steps = self.steps(iteration, len(synthetic["images"]))
         seed = seeds.derive("distill", self.task.seed, "student draws", iteration)
         return match_trajectory(
-            lambda number, parameters, pixels: self.training_loss(steps[number], seed + number, parameters, pixels),
-            *(start, target, images, rate),
+            lambda number, parameters, data: self.training_loss(steps[number], seed + number, parameters, data),
+            *(start, target, synthetic, rate),
             len(steps),
         )
 
 
-def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
-    """Optimises the images and the student's learning rate to match the trajectories of experts (MTT, Algorithm 1).
+def distill(matching: Matching, unit: Unit) -> UnitResult:
+    """Optimises the synthetic data and the student's learning rate to match the trajectories of experts.
 
-    Each iteration takes one step of SGD with momentum on the normalised pixels, and one on the learning rate. Pixels
-    are not bounded (released code). All draws are seeded by iteration, so that a resumed run gives the same bytes.
+    Each iteration takes one step of SGD with momentum on the normalised pixels, on the labels if they are learned, and
+    on the learning rate (MTT, Algorithm 1). Pixels are not bounded (released code). All draws are seeded by iteration,
+    so that a resumed run gives the same bytes.
 
     Args:
-        method: The hyper-parameters.
-        task: The task.
+        matching: The iterations of a method.
         unit: A unit of all slots, sorted by class.
 
     Returns:
-        The images, normalised, and the learning rate.
+        The images, normalised, the labels as logits if they are learned, and the learning rate.
 
     Raises:
         DDBenchError: The loss, its gradient or the pixels are not finite, or the rate is not positive. The message
             names the iteration and the settings to lower; the last checkpoint is kept.
     """
-    matching = Matching(method, task)
-    hint = diverged(method, "learning_rate", "rate_learning_rate", "student_steps")
-    images = matching.initial(unit)
+    method, task, updates = matching.method, matching.task, matching.method.updates()
+    hint = diverged(method, *(update.setting for update in updates.values()), "student_steps")
+    synthetic = matching.initial(unit)
+    images = synthetic["images"]
     rate = torch.tensor(method.initial_rate, dtype=images.dtype, device=images.device)
-    state = {"images": images, "rate": rate}
+    state = {**synthetic, "rate": rate}
     state |= {f"{name} momentum": torch.zeros_like(value) for name, value in state.items()}
-    start, seconds = _resume(task, state)
+    start, seconds, skipped = _resume(task, state)
     began = time.perf_counter()
 
     for iteration in range(start, method.iterations):
         done = iteration + 1
-        matched = matching.match(iteration, images, rate)
+        matched = matching.match(iteration, synthetic, rate)
         loss = float(matched.loss)
-        if not all(bool(value.isfinite().all()) for value in matched):
-            what = "the gradient of the loss is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-            raise DDBenchError(f"{method.name}: {what} in iteration {done}{hint}")
-        for name, gradient, size in (
-            ("images", matched.images, method.learning_rate),
-            ("rate", matched.rate, method.rate_learning_rate),
-        ):
-            state[name].sub_(state[f"{name} momentum"].mul_(method.momentum).add_(gradient), alpha=size)
+        if method.accepts(loss):
+            if not all(bool(value.isfinite().all()) for value in (matched.loss, *matched.gradients.values())):
+                what = "the gradient of the loss is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+                raise DDBenchError(f"{method.name}: {what} in iteration {done}{hint}")
+            for name, (setting, momentum) in updates.items():
+                step = state[f"{name} momentum"].mul_(momentum).add_(matched.gradients[name])
+                state[name].sub_(step, alpha=getattr(method, setting))
+        else:
+            skipped += 1
         if not float(rate) > 0:
             raise DDBenchError(
                 f"{method.name}: the student's learning rate is {float(rate):g} after iteration {done}"
@@ -200,23 +222,26 @@ def distill(method: MTT, task: DistillTask, unit: Unit) -> UnitResult:
         if stopped or done == method.iterations or done % task.checkpoint_every == 0:
             require_finite(f"{method.name}, after iteration {done}", state, hint)
         if stopped or (done < method.iterations and done % task.checkpoint_every == 0):
-            task.checkpoint.save(state, {"iteration": done, "seconds": seconds + time.perf_counter() - began})
+            meta = {"iteration": done, "seconds": seconds + time.perf_counter() - began, "skipped": skipped}
+            task.checkpoint.save(state, meta)
         interruption.raise_if_requested()
+    if skipped:
+        task.note(f"{method.name}: {skipped} of {method.iterations} iterations are skipped, because of their loss")
     task.timing.update(steps=method.iterations, seconds=seconds + time.perf_counter() - began)
-    return UnitResult(images, pixels="normalised", learning_rate=float(rate))
+    return UnitResult(images, pixels="normalised", logits=synthetic.get("labels"), learning_rate=float(rate))
 
 
-def diverged(method: MTT, *names: str) -> str:
+def diverged(method: TrajectoryMatching, *names: str) -> str:
     """Returns the end of the message about a diverged run: the settings to lower, with their values."""
     return "; it diverges: lower " + " or ".join(f"{name} ({getattr(method, name):g})" for name in names)
 
 
-def _resume(task: DistillTask, state: dict[str, Tensor]) -> tuple[int, float]:
-    """Loads a checkpoint into the tensors of the state. Returns the first iteration and the seconds so far."""
+def _resume(task: DistillTask, state: dict[str, Tensor]) -> tuple[int, float, int]:
+    """Loads a checkpoint into the state. Returns the first iteration, and the seconds and skipped iterations so far."""
     saved = task.checkpoint.load()
     if saved is None:
-        return 0, 0.0
+        return 0, 0.0, 0
     tensors, meta = saved
     for name, value in state.items():
         value.copy_(tensors[name])
-    return int(meta["iteration"]), float(meta["seconds"])
+    return int(meta["iteration"]), float(meta["seconds"]), int(meta["skipped"])

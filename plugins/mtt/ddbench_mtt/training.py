@@ -15,7 +15,8 @@ from ddbench.api import StageRun, TrainingSettings, seeds
 from ddbench.augment import augment, batch_slices, draw_augmentation
 from ddbench.nn import build_network
 from ddbench.training import Batch, ExtendedCheckpoint, accuracy, constant, fit, prefetch, to_device
-from ddbench_mtt.experts import ExpertSettings, snapshot
+from ddbench_mtt.experts import ExpertSettings, FlatExpertSettings, snapshot
+from ddbench_mtt.flat import SurrogateGap
 
 if TYPE_CHECKING:
     from ddbench.api import CheckpointIO
@@ -34,6 +35,8 @@ def train_expert(
     settings: ExpertSettings, run: StageRun, part: int, checkpoint: CheckpointIO
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Trains one expert with SGD at a constant learning rate (MTT, section 3.2, and the released code).
+
+    The gradients are those of the loss, or those of GSAM for a flat trajectory (FTD).
 
     Every epoch visits all training images, in their evaluation view, in a new random order and keeps its last, smaller
     batch. One operation of siamese augmentation is drawn per batch, with separate parameters for each image.
@@ -91,10 +94,18 @@ def train_expert(
         run.report,
         seed=seed,
         schedule=constant,
+        gradient=flat_gradient(settings),
     )
     keep(settings.expert_epochs)
     top1, _ = accuracy(network, dataset, "val", device, run.precision)
     return snapshots, {"top1": top1}
+
+
+def flat_gradient(settings: ExpertSettings) -> SurrogateGap | None:
+    """Returns what computes the gradient of a flat trajectory; None for other experts."""
+    if isinstance(settings, FlatExpertSettings) and settings.expert_rho:
+        return SurrogateGap(settings.expert_rho, settings.expert_alpha)
+    return None
 
 
 def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:

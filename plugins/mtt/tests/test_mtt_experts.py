@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
-from ddbench_mtt import MTT
-from ddbench_mtt.experts import Experts, snapshot
+from ddbench_mtt import DATM, MTT
+from ddbench_mtt.experts import Experts, ExpertSettings, snapshot
+from ddbench_mtt.flat import SurrogateGap
 from ddbench_mtt.training import as_vector, train_expert
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench.api import StageRun, interruption, seeds
@@ -48,7 +49,7 @@ class Run:
 
 
 def trained(
-    settings: MTT, dataset: Dataset, checkpoint: Any, part: int = 0
+    settings: ExpertSettings, dataset: Dataset, checkpoint: Any, part: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, Any], Run]:
     run = Run(dataset)
     return *train_expert(settings, cast(StageRun, run), part, checkpoint), run
@@ -114,8 +115,8 @@ def test_experts_differ_by_their_number(digits_at: Callable[..., Dataset], tmp_p
     assert not torch.equal(first[snapshot(1)], second[snapshot(1)])
 
 
-def keys(tmp_path: Path, *assignments: str, ipc: int = 1, **options: Any) -> list[str]:
-    request = Request(("mtt",), ("digits",), (ipc,), ("smoke",), assignments=assignments, device="cpu", **options)
+def keys(tmp_path: Path, *assignments: str, method: str = "mtt", ipc: int = 1, **options: Any) -> list[str]:
+    request = Request((method,), ("digits",), (ipc,), ("smoke",), assignments=assignments, device="cpu", **options)
     cells = experiments(request, PluginRegistry())
     workspace = Workspace(PluginRegistry(), Cache(tmp_path), None)
     pipelines = [Pipeline(workspace, cell) for cell in cells]
@@ -130,6 +131,69 @@ def test_the_key_holds_the_training_and_nothing_of_the_distillation(tmp_path: Pa
     assert keys(tmp_path, "method.experts=3")[:2] == base
     for name, value in (("expert_epochs", 3), ("expert_batch", 8), ("network", "convnet-d2"), ("strategy", "flip")):
         assert not set(keys(tmp_path, f"method.{name}={value}")) & set(base)
+
+
+def test_experts_of_datm_are_those_of_mtt_without_a_perturbation_and_other_ones_with_one(tmp_path: Path) -> None:
+    assert keys(tmp_path, "method.expert_rho=0", "method.expert_alpha=1", method="datm") == keys(tmp_path)
+    flat = [keys(tmp_path, *change, method="datm") for change in ((), ("method.expert_alpha=1",))]
+    assert len({key for pair in (*flat, keys(tmp_path)) for key in pair}) == 6
+
+
+def test_the_gradient_of_a_flat_path_is_that_of_the_definition() -> None:
+    """For the loss w A w / 2 of a vector w: the gradient at w is A w."""
+    draw = torch.Generator().manual_seed(0)
+    weights, matrix = (torch.randn(*shape, dtype=torch.float64, generator=draw) for shape in ((4,), (4, 4)))
+    matrix = matrix @ matrix.T
+    network = nn.Linear(3, 1).double()
+
+    @torch.no_grad()
+    def place(vector: Tensor) -> None:
+        network.weight.copy_(vector[None, :3])
+        network.bias.copy_(vector[3:])
+
+    def compute() -> Tensor:
+        network.zero_grad()
+        vector = torch.cat([network.weight.flatten(), network.bias])
+        loss = vector @ matrix @ vector / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    place(weights)
+    loss = SurrogateGap(rho=0.5, alpha=0.3)(network, compute)
+    g = matrix @ weights
+    h = matrix @ (weights + 0.5 * weights**2 * g / (weights * g).norm())
+    expected = h - 0.3 * (g - (g @ h) / (h @ h) * h)
+    assert network.weight.grad is not None
+    assert network.bias.grad is not None
+    torch.testing.assert_close(torch.cat([network.weight.grad.flatten(), network.bias.grad]), expected)
+    assert torch.equal(as_vector(network), weights)
+    assert float(loss) == pytest.approx(float(weights @ matrix @ weights / 2))
+
+
+def test_a_flat_expert_takes_the_steps_of_sgd_with_that_gradient(
+    digits_at: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset = digits_at(8)
+    settings = DATM(
+        network="convnet-d1", experts=1, expert_epochs=1, max_start_epoch=1, initial_max_start_epoch=1,
+        target_epochs=1, expert_batch=2000, expert_learning_rate=0.1, expert_rho=0.5, strategy=None,
+    )  # fmt: skip
+    snapshots, _, run = trained(settings, dataset, Checkpoint(tmp_path / "c"))
+    network = build_network("convnet-d1", 10, 8, seed=seeds.derive("expert", 0))
+    images, labels = dataset.evaluation_view("train", torch.arange(len(dataset.train))), dataset.train.labels
+
+    def compute() -> Tensor:
+        network.zero_grad()
+        loss = functional.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    SurrogateGap(0.5, 0.3)(network, compute)
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    torch.testing.assert_close(snapshots[snapshot(1)], as_vector(network), rtol=1e-4, atol=1e-5)
+    run_of_datm: Any = run
+    run_of_datm.method = settings
+    assert Experts().image_passes(run_of_datm, 0) == 2 * len(labels)
 
 
 def test_the_estimate_counts_every_image_once_per_epoch(digits_at: Callable[..., Dataset]) -> None:

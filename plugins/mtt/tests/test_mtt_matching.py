@@ -70,7 +70,7 @@ MakeTask = Callable[..., Watched]
 
 
 def result(method: MTT, task: Watched) -> tuple[Tensor, float]:
-    made = distill(method, task, UNIT)
+    made = distill(Matching(method, task), UNIT)
     assert isinstance(made, UnitResult)
     assert made.images is not None
     assert made.learning_rate is not None
@@ -82,14 +82,14 @@ def test_an_iteration_is_a_step_of_sgd_with_momentum_on_unbounded_pixels_and_on_
     task = make_task()
     images, rate = result(method, task)
     matching = Matching(method, make_task())
-    values = [matching.initial(UNIT).requires_grad_(True), torch.tensor(0.01, requires_grad=True)]
+    values = [matching.initial(UNIT)["images"].requires_grad_(True), torch.tensor(0.01, requires_grad=True)]
     optimizers = [
         torch.optim.SGD([value], lr=size, momentum=0.5) for value, size in zip(values, (50, 1e-4), strict=True)
     ]
     losses = []
     for iteration in range(5):
-        matched = matching.match(iteration, values[0].detach(), values[1].detach())
-        values[0].grad, values[1].grad = matched.images, matched.rate
+        matched = matching.match(iteration, {"images": values[0].detach()}, values[1].detach())
+        values[0].grad, values[1].grad = matched.gradients["images"], matched.gradients["rate"]
         losses.append(float(matched.loss))
         for optimizer in optimizers:
             optimizer.step()
@@ -141,7 +141,7 @@ def test_only_two_snapshots_of_one_expert_are_read_and_experts_take_turns(make_t
 def test_an_interrupted_run_ends_with_the_same_bytes(make_task: MakeTask, stop_at: int) -> None:
     untouched = result(METHOD, make_task())
     with pytest.raises(KeyboardInterrupt):
-        distill(METHOD, make_task(stop_at, slot="stopped", checkpoint_every=2), UNIT)
+        distill(Matching(METHOD, make_task(stop_at, slot="stopped", checkpoint_every=2)), UNIT)
     task = make_task(slot="stopped", checkpoint_every=2)
     images, rate = result(METHOD, task)
     assert len(task.reported) == {2: 5, 3: 3}[stop_at]
@@ -162,7 +162,7 @@ def test_a_diverged_run_says_what_to_lower_and_saves_nothing(
 ) -> None:
     method, task = METHOD.model_copy(update=changes), make_task(checkpoint_every=1)
     with pytest.raises(DDBenchError) as caught:
-        distill(method, task, UNIT)
+        distill(Matching(method, task), UNIT)
     text = str(caught.value)
     assert text.startswith(message)
     lower = "" if "rate is" in message else f"learning_rate ({method.learning_rate:g}) or "

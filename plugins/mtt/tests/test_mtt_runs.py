@@ -1,4 +1,4 @@
-"""MTT from the command line: experts are shared, runs are resumed, diverged and impossible ones are refused."""
+"""MTT and DATM from the command line: experts are shared, runs are resumed, diverged and impossible ones refused."""
 
 from __future__ import annotations
 
@@ -61,6 +61,25 @@ def test_experts_are_trained_once_for_two_ipcs_and_two_seeds_and_sets_hold_float
     forced = shell.run(*RUN, "--ipc", "1", "--force", "experts", "--dry-run")
     (row,) = forced.rows
     assert row["experts"] == row["distill"] == row["evaluate"] == "to do"
+
+
+@pytest.mark.slow
+def test_datm_stores_soft_labels_and_uses_the_experts_of_mtt_if_their_paths_are_not_flat(shell: Shell) -> None:
+    shell.run(*RUN, "--ipc", "1")
+    experts = artifacts(shell.cache, "experts")
+    datm = ("--method", "datm", *RUN[2:], "--ipc", "1")
+    outcome = shell.run(*datm, "--set", "datm.expert_rho=0")
+    assert artifacts(shell.cache, "experts") == experts
+    assert "experts 1/2: cached" in outcome.err
+    (record,) = (record for record in records(shell.results) if record["method"] == "datm")
+    assert record["evaluator"] == "datm-dsa"
+    assert {**record["distilled_form"], "learning_rate": None} == {
+        "pixels": "float32", "soft_labels": "logits", "learning_rate": None
+    }  # fmt: skip
+    assert record["distilled_form"]["learning_rate"] not in (None, 0.01)
+    plan = shell.run(*datm, "--dry-run")
+    (row,) = plan.rows
+    assert row["experts"] == "to do"
 
 
 @pytest.mark.parametrize(

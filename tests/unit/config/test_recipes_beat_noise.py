@@ -33,19 +33,32 @@ MARGIN = 15
 """Points above the best noise. Noise has 10 % in this setting, with a standard deviation of about one point."""
 LIMITS = {"steps": 60, "real_batch": 16, "candidates": 50, "trainings": 1, "epochs": 3}
 """The scaling of a recipe: no setting of these names is larger. `scaled` has the rest of the scaling."""
+FOLLOWED = {
+    **{"experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "target_epochs": 1, "student_steps": 2},
+    **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
+}
+"""Trajectories of one epoch."""
 METHOD_LIMITS = {
     "dm": {"steps": 20},
     "dm-rbf": {"steps": 20},
     "datadam": {"steps": 20},
-    "idm": {
-        **{"steps": 10, "class_weight": 0.1, "pool_size": 10, "pool_interval": 5},
-        **{"network_steps": 1, "network_batch": 16},
-    },
     "dc": {"iterations": 2},
     "dsa": {"iterations": 2},
-    "mtt": {
-        **{"experts": 1, "expert_epochs": 1, "max_start_epoch": 1, "target_epochs": 1, "student_steps": 2},
-        **{"iterations": 1, "initial_rate": 0.001, "rate_learning_rate": 1e-7},
+    "mtt": FOLLOWED,
+    "datm": {
+        **{
+            **FOLLOWED,
+            "min_start_epoch": 0,
+            "initial_max_start_epoch": 1,
+            "widening_iterations": 1,
+            "label_experts": 1,
+        },
+        **{
+            "expert_rho": 0,
+            "expert_alpha": 0,
+            "max_loss": 1,
+            "label_learning_rate": 1,
+        },  # the student has labels of its own
     },
     "delt": {"steps": 60, "rounds": 4},
     "cv-dd": {"steps": 20},

@@ -37,6 +37,7 @@ def random_backbone(arch: str) -> str:
 METHODS: dict[str, dict[str, Any]] = {
     "dc": {"learning_rate": 1.0},
     "mtt": {"expert_batch": 32},
+    "datm": {"expert_batch": 32},
     "rded": {"factor": 1, "candidates": 20},
     # Without the training of a backbone, which plugins/sre2l/tests tests.
     "scdd": {
@@ -51,7 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "cv-dd": {"teachers": ("convnet-bn-d1", "convnet-d1"), "steps": 12},
 }
 # Methods that train networks on the real images, and need no teacher; and edc, which passes twice over all of them.
-ON_FEW_DIGITS = {"el2n", "grand", "forgetting", "aum", "ccs", "mtt", "edc"}
+ON_FEW_DIGITS = {"el2n", "grand", "forgetting", "aum", "ccs", "mtt", "datm", "edc"}
 DETERMINISTIC = {"herding", "k-center", "el2n", "grand", "aum"}
 STUDENT = {"epochs": 40, "learning_rate": 5e-3}
 PROTOCOLS: dict[str, dict[str, Any]] = {

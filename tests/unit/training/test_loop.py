@@ -252,3 +252,29 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
 
     with pytest.raises(DDBenchError, match="nan at step 3 of epoch 2"):
         run(TrainingSettings(epochs=3), small_network(), explode)
+
+
+def test_a_step_can_take_a_gradient_that_is_computed_from_several_ones_of_its_batch() -> None:
+    """The midpoint method for the loss w^2 / 2, whose gradient is w: a step multiplies w by 1 - r + r^2 / 2."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False))
+    nn.init.ones_(network[1].weight)
+    batch = Batch(torch.ones(1, 1, 1, 1), lambda logits: logits.square().sum() / 2)
+    reported: list[float] = []
+
+    def midpoint(network: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+        loss = compute()
+        (weight,) = network.parameters()
+        start = weight.detach().clone()
+        weight.data.sub_(weight.grad, alpha=0.1)
+        compute()
+        weight.data.copy_(start)
+        return loss
+
+    loop.fit(
+        network, lambda epoch: [batch], TrainingSettings(epochs=2, learning_rate=0.2, momentum=0, weight_decay=0), CPU,
+        "fp32", report=lambda step, total, **metrics: reported.append(metrics["loss"]), schedule=schedules.constant,
+        gradient=midpoint,
+    )  # fmt: skip
+    factor = 1 - 0.2 + 0.02
+    assert float(network[1].weight) == pytest.approx(factor**2)
+    assert reported == pytest.approx([0.5, factor**2 / 2])
