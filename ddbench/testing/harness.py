@@ -71,12 +71,14 @@ class Harness:
         stage: The stage under test.
         experiment: The experiment that the tests run.
         registry: The plugins, with the dataset of the conformance tests and the class under test.
+        observer: Replaces the protocol in the first run; None: nothing does.
     """
 
     folder: Path
     stage: Literal["distill", "evaluate"]
     experiment: Experiment
     registry: PluginRegistry
+    observer: Any = None
 
     @property
     def subject(self) -> Distiller | Evaluator:
@@ -175,17 +177,20 @@ class Harness:
         with state.reseeded_global_generators():
             return self.rerun_digests()
 
-    def run(self, experiment: Experiment | None = None) -> Run:
+    def run(self, experiment: Experiment | None = None, observer: Any = None) -> Run:
         """Runs all stages in a new cache.
 
         Args:
             experiment: The experiment; default: the harness's.
+            observer: Replaces the protocol; None: nothing does.
 
         Returns:
             The outcome, without `leaked`.
         """
         root = self.new_cache(experiment)
         pipeline = self.pipeline(root, experiment)
+        if observer is not None:
+            pipeline.protocol = observer
         digests: dict[str, str] = {}
         shared_changes: list[str] = []
         try:
@@ -206,7 +211,7 @@ class Harness:
     @cached_property
     def _first(self) -> Run | DDBenchError:
         try:
-            return self.run()
+            return self.run(observer=self.observer)
         except DDBenchError as error:
             return error
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -107,10 +107,20 @@ class EvaluatorConformance(Conformance):
         """Returns the protocol."""
         return cls.evaluator
 
+    @classmethod
+    def harness_in(cls, folder: Path) -> Harness:
+        """Creates a harness of the protocol that observes the first run. See Conformance.harness_in."""
+        harness = super().harness_in(folder)
+        harness.observer = cls._new_observer()
+        return harness
+
+    @classmethod
+    def _new_observer(cls) -> ObservedEvaluator:
+        return ObservedEvaluator(cls.evaluator, WeightAverage(cls.average_decay))
+
     def test_metrics_are_complete_and_consistent(self, harness: Harness) -> None:
-        pipeline = harness.pipeline(successful_run(harness).root)
-        metrics = Metrics(**pipeline.artifact("evaluate").meta["metrics"])
-        counts = pipeline.dataset.info.val_counts
+        metrics = _metrics(harness)
+        counts = harness.pipeline(harness.shared).dataset.info.val_counts
         requirement = "metrics are complete and consistent"
         mean = sum(top1 * count for top1, count in zip(metrics.per_class, counts, strict=True)) / sum(counts)
         require(
@@ -133,7 +143,7 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_optimiser_steps_are_counted(self, harness: Harness) -> None:
-        observed, metrics = self._observed(harness)
+        metrics, observed = _metrics(harness), harness.observer
         _ = observed.student
         require(
             metrics.student_steps == observed.steps > 0,
@@ -143,7 +153,8 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_last_epoch_is_the_result(self, harness: Harness) -> None:
-        observed, _ = self._observed(harness)
+        successful_run(harness)
+        observed = harness.observer
         expected = observed.average.parameters
         require(
             all(torch.equal(current, expected[name]) for name, current in observed.student.named_parameters()),
@@ -154,9 +165,9 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_whole_validation_set_is_used(self, harness: Harness) -> None:
-        observed, metrics = self._observed(harness)
+        metrics = _metrics(harness)
         pipeline = harness.pipeline(harness.shared)
-        top1, per_class = teacher.accuracy(observed.student, pipeline.dataset, "val", pipeline.device, "fp32")
+        top1, per_class = teacher.accuracy(harness.observer.student, pipeline.dataset, "val", pipeline.device, "fp32")
         require(
             abs(top1 - metrics.top1_last) < 1e-6 and per_class == metrics.per_class,
             "the result is the student's accuracy on every image of task.dataset.val, in its evaluation view",
@@ -165,9 +176,10 @@ class EvaluatorConformance(Conformance):
         )
 
     def test_another_seed_gives_another_student(self, harness: Harness) -> None:
-        first, _ = self._observed(harness)
-        second, _ = self._observed(harness, student_seed=1)
-        pairs = zip(first.student.parameters(), second.student.parameters(), strict=True)
+        successful_run(harness)
+        other = self._new_observer()
+        harness.run(harness.experiment.model_copy(update={"student_seed": 1}), other)
+        pairs = zip(harness.observer.student.parameters(), other.student.parameters(), strict=True)
         is_equal = all(torch.equal(one, two) for one, two in pairs)
         require(
             is_equal != self.depends_on_seed,
@@ -188,16 +200,7 @@ class EvaluatorConformance(Conformance):
             "give the test's evaluator more epochs; check that images are normalised and labels belong to them",
         )
 
-    def _observed(self, harness: Harness, student_seed: int = 0) -> tuple[ObservedEvaluator, Metrics]:
-        return _observed_evaluation(harness, student_seed, self.average_decay)
 
-
-@functools.lru_cache(maxsize=4)
-def _observed_evaluation(
-    harness: Harness, student_seed: int, average_decay: float
-) -> tuple[ObservedEvaluator, Metrics]:
-    experiment = harness.experiment.model_copy(update={"student_seed": student_seed})
-    pipeline = harness.pipeline(harness.new_cache(), experiment)
-    observed = ObservedEvaluator(pipeline.protocol, WeightAverage(average_decay))
-    pipeline.protocol = observed  # type: ignore[assignment]
-    return observed, Metrics(**pipeline.artifact("evaluate").meta["metrics"])
+def _metrics(harness: Harness) -> Metrics:
+    """The metrics of the first run."""
+    return Metrics(**harness.pipeline(successful_run(harness).root).artifact("evaluate").meta["metrics"])
