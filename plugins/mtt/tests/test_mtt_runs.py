@@ -1,19 +1,12 @@
-"""MTT and DATM from the command line: experts are shared, runs are resumed, diverged and impossible ones refused."""
+"""MTT and DATM from the command line: experts are shared, diverged and impossible ones are refused."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from ddbench.storage.artifacts import read_tensors
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -107,36 +100,3 @@ def test_a_diverged_or_impossible_run_ends_with_one_line_and_nothing_half_writte
     assert all(part in lines[-1] for part in parts)
     assert not artifacts(shell.cache, "distill")
     assert not records(shell.results)
-
-
-@pytest.fixture(scope="module")
-def untouched(
-    shell_in: Callable[[Path], Shell], tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[int, int], str]:
-    """The digest of the set of a run that nothing disturbs."""
-    shell = shell_in(tmp_path_factory.mktemp("untouched"))
-    shell.run(*RUN, "--ipc", "1")
-    return digests(shell.results)
-
-
-@pytest.mark.slow
-def test_killed_in_the_experts_and_in_the_loop_a_run_gives_the_same_set(
-    shell: Shell, untouched: Digests, stop_at: Callable[..., dict[str, str]]
-) -> None:
-    fast = ("--recipe", "smoke", "--image-size", "8", "--device", "cpu", "--precision", "fp32", "--ipc", "1")
-    places = ("--cache-dir", str(shell.cache), "--results-dir", str(shell.results))
-    for stage, kind, step in (("experts", "finished", 1), ("distill", "step", 3)):
-        environment = {**os.environ, **stop_at(stage, kind, step, "SIGKILL")}
-        environment["PYTHONPATH"] = os.pathsep.join((environment["PYTHONPATH"], os.environ.get("PYTHONPATH", "")))
-        command = [sys.executable, "-m", "ddbench", "run", *RUN, *fast, *places]
-        killed = subprocess.run(command, env=environment, capture_output=True, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert not artifacts(shell.cache, "distill")
-    (checkpoint,) = (shell.cache / "checkpoints" / "distill").glob("[!.]*")
-    saved = read_tensors(checkpoint)
-    assert saved is not None
-    assert saved[1]["iteration"] == 2
-    outcome = shell.run(*RUN, "--ipc", "1")
-    assert "experts 1/2: started" not in outcome.err
-    assert "resumed" in outcome.err
-    assert digests(shell.results) == untouched
