@@ -38,20 +38,15 @@ def test_a_read_only_cache(shell: "Shell") -> None:
 GRID = (*DIGITS, "--method", "random,kmeans", "--ipc", "1", "--ipc", "2", "--image-size", "8")
 
 
-@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_fault_of_the_cache_is_reported_once_for_all_cells(shell: "Shell", executor: str) -> None:
-    """Each cell needs another file of the same folder, which cannot be written."""
-    if executor == "ray":
-        pytest.importorskip("ray", reason="Ray is not installed: pip install 'ddbench[ray]'")
+def test_a_fault_of_the_cache_is_reported_once_for_all_cells(shell: "Shell") -> None:
+    """Each cell needs another file of the same folder, which cannot be written. On Ray: tests/faults."""
     shell.cache.mkdir()
     (shell.cache / "distill").write_text("a file")
     grid = (*GRID, "--set", "teacher.batch_size=256")
-    outcome = shell(*grid, "--executor", executor)
+    outcome = shell(*grid)
     outcome.refused("every cell failed: random, digits, IPC 1, ", "; kmeans, digits, IPC 2, ")
     (line,) = [line for line in outcome.errors if f"cannot write to {shell.cache / 'distill'}" in line]
     assert line.startswith("failed: random, digits, IPC 1, ")
-    if executor == "ray":
-        return  # a table shows the failures of any executor alike, and another cluster takes long to start
     # In a table, all cells have the same note.
     outcome = shell("table", "comparison", *grid[1:], "--run")
     assert outcome.code == 1

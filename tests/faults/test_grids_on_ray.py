@@ -228,6 +228,7 @@ def test_a_teacher_is_trained_by_two_processes_one_of_which_is_killed(
         tally(f"a teacher of two processes on two Ray nodes, {'none' if victim is None else victim} killed: as inline")
 
 
+@pytest.mark.slow(20)
 def test_any_number_of_workers_gives_the_bytes_of_inline(
     cluster: Nodes,
     storage: Storage,
@@ -308,6 +309,18 @@ class Driver:
     def end(self) -> int:
         """Its exit code."""
         return self.process.wait(300)
+
+
+def test_a_fault_of_the_cache_is_reported_once_for_all_cells(cluster: Nodes, small_images: Path, shell: Shell) -> None:
+    """As inline, in tests/cli/test_bad_storage.py: each cell needs another file of a folder that cannot be written."""
+    cluster.have(1)
+    shell.cache.mkdir()
+    (shell.cache / "distill").write_text("a file")
+    grid = ("--method", "random,kmeans", "--dataset", f"imagefolder:{small_images}", *SMALL, "--ipc", "1", "--ipc", "2")
+    outcome = shell("run", *grid, "--executor", "ray", *cluster.address)
+    outcome.refused("every cell failed: random, imagefolder:", "; kmeans, imagefolder:")
+    (line,) = [line for line in outcome.errors if f"cannot write to {shell.cache / 'distill'}" in line]
+    assert line.startswith("failed: random, imagefolder:")
 
 
 def test_a_search_on_ray_ends_as_inline(
