@@ -62,6 +62,16 @@ def pytest_collection() -> None:
     gc.disable()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the modules with the longest tests to the front, so that no worker runs such a test alone at the end."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        seconds = (mark.args[0] for mark in item.iter_markers("slow") if mark.args)
+        longest[item.path] = max(longest.get(item.path, 0), *seconds, 0)
+    items.sort(key=lambda item: -longest[item.path])
+
+
 def pytest_collection_finish() -> None:
     """Exempts the modules and collected tests, over a million objects, from the collections of garbage that follow."""
     gc.collect()

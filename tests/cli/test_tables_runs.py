@@ -300,7 +300,7 @@ WATCHER = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_two_processes_make_one_table_together(
     tmp_path: Path, install_plugin: Callable[[Path, str, str], None]
 ) -> None:

@@ -71,7 +71,7 @@ def test_a_part_is_measured_written_and_shown(tmp_path):
         assert [cell.strip() for cell in line.strip("|").split("|")][-2:] == [faster, row["agreement"]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_the_script_for_a_gpu_measures_every_cell_and_the_recover_loop(tmp_path):
     """Five steps at 16 px. A cut run keeps its rows: with no time left, no cell starts."""
     options = ["--dataset", "digits", "--size", 16, "--ipc", 1, "--recipe", "smoke", "--steps", 5]

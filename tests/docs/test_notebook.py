@@ -30,7 +30,7 @@ def test_no_outputs_are_committed() -> None:
     assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(17)
 def test_the_notebook_runs_and_shows_progress_results_and_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

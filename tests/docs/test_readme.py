@@ -98,7 +98,7 @@ def test_make_targets(command: str, shell: Shell) -> None:
     assert re.findall(r"^(\w+) +digits ", told, re.MULTILINE) == [*3 * ["wmdd"], *3 * ["random"]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(36)
 def test_quick_commands_run(shell: Shell) -> None:
     """Runs the commands in the order of the pages in one folder, because later ones use earlier results."""
     shutil.copytree(REFERENCE, shell.root / REFERENCE.relative_to(ROOT))

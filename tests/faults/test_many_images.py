@@ -66,7 +66,7 @@ def folder(root: Path, count: int) -> Path:
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells what is resident")
 def test_many_times_the_images_take_no_more_memory(
     tmp_path: Path, counted: Callable[[int, int], int], tally: Callable[[str], None]

@@ -409,6 +409,7 @@ def test_a_batch_that_cannot_be_cut_is_one_line_that_names_its_setting(shell: Sh
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on a process's memory is Linux's")
+@pytest.mark.slow(24)
 def test_short_of_memory(tally: Callable[[str], None]) -> None:
     """The tests above that are marked `alone`, in a process of their own: a library may not recover from it."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__]

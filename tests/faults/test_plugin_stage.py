@@ -215,7 +215,7 @@ def test_edited_code_is_planned_again_and_an_edited_comment_is_not(inline: Place
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(22)
 def test_on_ray_the_artifacts_are_equal(
     inline: Place, probe: Probe, tmp_path: Path, place_at: Callable[[Path], Place]
 ) -> None:

@@ -56,7 +56,7 @@ def ddbench_record(record):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(27)
 def test_the_same_command_gives_the_same_numbers_and_events_inline_and_on_ray(
     tmp_path: Path, in_one_process: Callable[..., list[str]]
 ) -> None:

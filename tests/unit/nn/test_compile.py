@@ -81,7 +81,7 @@ def test_nothing_is_compiled_on_its_own_account_without_a_compiler(
     assert not compile.possible("cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(19)
 def test_a_compiler_that_fails_is_one_line_and_the_numbers_are_those_without_it(shell: Shell) -> None:
     """A compiler that failed stays failed for a process, so that run has its own."""
     run = (

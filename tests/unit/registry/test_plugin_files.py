@@ -52,7 +52,7 @@ def test_a_file_adds_a_method(shell: Shell) -> None:
     assert "early" not in shell("list", "methods").out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(26)
 def test_edited_code_is_computed_again_and_workers_load_the_file(shell: Shell) -> None:
     """A new process, and its workers, find the edited file."""
     plugin = write(shell.root / "mine.py", "mine")

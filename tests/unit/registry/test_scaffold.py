@@ -153,7 +153,7 @@ def test_what_is_written_runs_from_its_wheel(
     assert {(record["method"], record["evaluator"]) for record in records} == {("blur", "fkd"), ("random", "quiet")}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(36)
 def test_what_is_written_keeps_its_promises(environment: Environment) -> None:
     folders = " ".join(f"ddbench-{name}/tests" for name in ("blur", "quiet"))
     done = environment(f"python -m pytest -q --import-mode=importlib -p no:cacheprovider {folders}")

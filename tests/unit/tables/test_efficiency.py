@@ -189,7 +189,7 @@ def cells(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(16)
 def test_each_method_has_a_process_and_its_numbers_are_kept(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, install_plugin: Callable[[Path, str, str], None]
 ) -> None:
