@@ -27,10 +27,15 @@ REGISTRY = PluginRegistry()
 METHODS = [cls.name for cls in REGISTRY.distillers() if cls.needs_ipc]
 DATASETS = ["digits", "imagefolder:pictures"]
 DATASETS += [spec.name for spec in REGISTRY.datasets() if spec.name != "digits" and ":" not in spec.name]
+IMAGE_SIZE = {"dsa": 16}
+"""Side of the digits in pixels, for methods that do not take them as they are, with 8.
+
+At 8 px DSA passes with a rate of 300 too: images of zeros and ones are still digits.
+"""
 TEACHER = ("teacher.epochs=5", "teacher.learning_rate=0.05")
 STUDENT = KnowledgeDistillation(epochs=40, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
 MARGIN = 15
-"""Points above the best noise. Noise has 10 % in this setting, with a standard deviation of about one point."""
+"""Points above the best noise. Noise has 10 % in this setting, with a standard deviation of one or two points."""
 LIMITS = {"steps": 60, "real_batch": 16, "candidates": 50, "trainings": 1, "epochs": 3}
 """The scaling of a recipe: no setting of these names is larger. `scaled` has the rest of the scaling."""
 FOLLOWED = {
@@ -64,8 +69,8 @@ METHOD_LIMITS = {
     "cv-dd": {"steps": 20},
     "edc": {"patch": 4},
     "scdd": {
-        **{"backbone_epochs": 1, "backbone_batch": 64, "backbone_learning_rate": 0.03},
-        **{"head_epochs": 3, "head_batch": 64, "head_learning_rate": 0.03},
+        **{"backbone_epochs": 2, "backbone_batch": 64, "backbone_learning_rate": 0.03},
+        **{"head_epochs": 6, "head_batch": 64, "head_learning_rate": 0.03},
     },
     "wmdd-sliced": {"iterations": 3},
 }
@@ -78,17 +83,24 @@ def composed(method: str, dataset: str, ipc: int, recipes: tuple[str, ...], **op
     return experiment
 
 
+def depth_for(method: str) -> int:
+    """The depth of a ConvNet whose last layer has 2 x 2 pixels."""
+    return IMAGE_SIZE.get(method, 8).bit_length() - 2
+
+
 def on_digits(method: str) -> Experiment:
-    options = {"assignments": TEACHER, "evaluators": ("fkd",), "students": ("convnet-bn-d2",)}
+    size, depth = IMAGE_SIZE.get(method, 8), depth_for(method)
+    sizes = (f"data.image_size={size}", f"data.stored_size={size}", f"teacher.arch=convnet-bn-d{depth}")
+    options = {"assignments": (*sizes, *TEACHER), "evaluators": ("fkd",), "students": (f"convnet-bn-d{depth - 1}",)}
     return composed(method, "digits", 1, ("quick",), **options)
 
 
 def scaled(experiment: Experiment) -> Experiment:
     """Applies the method settings of an experiment to digits at IPC 1, with few steps.
 
-    Shifts are in proportion to the image size. Networks that images are embedded in have the depth for 16 px, and those
-    that a stage trains have one layer. All other settings are those of the recipe: losses, weights, rates, initial
-    images, crops, flips, solvers.
+    Shifts are in proportion to the image size, and at least a pixel. Networks that images are embedded in have the
+    depth for that size, and those that a stage trains have one layer. All other settings are those of the recipe:
+    losses, weights, rates, initial images, crops, flips, solvers.
     """
     method = experiment.method
     own: dict[str, Any] = method.model_dump()
@@ -99,18 +111,19 @@ def scaled(experiment: Experiment) -> Experiment:
     if own.get("outer_loop", 0) is None and own["initial"] == "noise":
         limits["iterations"] = 20  # at IPC 1 an iteration has a single matching step
     changes: dict[str, Any] = {name: min(limit, own[name]) for name, limit in limits.items() if name in own}
-    digits = on_digits(method.name)
+    digits, depth = on_digits(method.name), depth_for(method.name)
     for shift in {"jitter", "padding"} & own.keys():
-        changes[shift] = round(own[shift] * digits.data.image_size / experiment.data.image_size)
+        pixels = round(own[shift] * digits.data.image_size / experiment.data.image_size)
+        changes[shift] = max(pixels, min(own[shift], 1))
     if own.get("teachers"):
-        changes["teachers"] = ("convnet-bn-d3", "convnet-d2")
+        changes["teachers"] = (f"convnet-bn-d{depth}", f"convnet-d{depth - 1}")
     if own.get("priors"):
         changes["priors"] = (60.0, 55.0)
     if "scales" in own:
         changes["scales"] = (1.0,) * len(own["scales"])  # a ConvNet takes images of one size
     if "network" in own:
-        plain = "convnet-d1" if method.stages() else "convnet-d3"
-        changes["network"] = "convnet-bn-d3" if own.get("bn_weight") else plain
+        plain = "convnet-d1" if method.stages() else f"convnet-d{depth}"
+        changes["network"] = f"convnet-bn-d{depth}" if own.get("bn_weight") else plain
     distill = digits.distill.model_copy(update={"jpeg_quality": experiment.distill.jpeg_quality})
     sections = {"statistics": experiment.statistics, "distill": distill, "evaluator": STUDENT}
     return digits.model_copy(update={**sections, "method": method.model_copy(update=changes)})
@@ -154,15 +167,19 @@ class Runner:
         registry = PluginRegistry()
         registry.register(SimpleNamespace(ddbench_distillers=hookimpl(lambda: [Noise])), "ddbench-noise")
         self.workspace = Workspace(registry, Cache(folder), None)
-        self.noise = cache(lambda: max(self.top1(self.noise_of(seed)) for seed in range(3)))
+        self._noise = cache(lambda method: max(self.top1(self.noise_of(seed, method)) for seed in range(3)))
+
+    def noise(self, method: str) -> float:
+        """The best noise for a method."""
+        return self._noise(method if method in IMAGE_SIZE else "random")
 
     def top1(self, experiment: Experiment) -> float:
         return float(Pipeline(self.workspace, experiment).artifact("evaluate").meta["metrics"]["top1_last"])
 
     @staticmethod
-    def noise_of(seed: int) -> Experiment:
+    def noise_of(seed: int, method: str) -> Experiment:
         changes = {"method_name": "noise", "method": Noise(), "seed": seed}
-        return scaled(on_digits("random")).model_copy(update=changes)
+        return scaled(on_digits(method)).model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +208,7 @@ def test_a_recipe_beats_noise(name: str, runner: Runner) -> None:
     length, for the images of its dataset, for their size (see the next test) or with a deeper network.
     """
     experiment, cells = SHIPPED[name]
-    assert runner.top1(experiment) > runner.noise() + MARGIN, f"also {', '.join(cells[1:])}"
+    assert runner.top1(experiment) > runner.noise(experiment.method_name) + MARGIN, f"also {', '.join(cells[1:])}"
 
 
 @pytest.mark.slow
