@@ -26,7 +26,6 @@ from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core import seeds
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
-from ddbench.losses.features import mean_match
 from ddbench.nn.build import ConvNet, build_network
 
 STEPS = 2
@@ -76,7 +75,7 @@ class Bench:
     def ours(self) -> Tensor:
         """The images after STEPS steps, through the method's own loop."""
         if self.case.method == "dm":
-            return embeddings.distill(self.dm, self.task, self.unit, mean_match)
+            return embeddings.distill(self.dm, self.task, self.unit, embeddings.mean_distance)
         return gradients.distill(self.dc, self.task, self.unit)
 
     def reference(self) -> Tensor:

@@ -153,6 +153,15 @@ class Distiller(BaseModel, frozen=True, extra="forbid", protected_namespaces=(),
         """Returns the steps of the recover loop, or None without it. `RecoverSettings` overrides it."""
         return None
 
+    def decode_factor(self) -> int:
+        """Returns the number of parts along a side of a stored image that students are trained on.
+
+        With a factor f above 1, each image that `distill` returns holds f x f images of its class, and students get
+        these parts, enlarged to the size of the image (`ddbench.augment.enlarge_parts`). IPC and bytes count stored
+        images. Default: 1, the stored images themselves.
+        """
+        return 1
+
     def given_set(self) -> str | None:
         """Returns the distilled set that the method starts from: a file, a folder, or `set:DIGEST`. Default: None."""
         return None

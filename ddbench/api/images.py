@@ -102,7 +102,10 @@ class RealData(Protocol):
 
 
 class DistilledImages(Protocol):
-    """A distilled set: images, labels and weights in the same order."""
+    """A distilled set: images, labels and weights in the same order.
+
+    If the set has a decoder (`Distiller.decode_factor`), these are the decoded images.
+    """
 
     @property
     def images(self) -> Tensor:
@@ -110,7 +113,7 @@ class DistilledImages(Protocol):
 
     @property
     def pixels(self) -> Tensor:
-        """The images as they are stored: uint8, or float32 with 0 for black and 1 for white, not bounded."""
+        """The images in the type of the stored ones: uint8, or unbounded float32, 0 for black and 1 for white."""
 
     @property
     def soft_labels(self) -> Tensor | None:
@@ -131,6 +134,10 @@ class DistilledImages(Protocol):
     @property
     def image_bytes(self) -> int:
         """Size of the images in bytes, as they are stored."""
+
+    @property
+    def images_per_stored(self) -> int:
+        """Number of images that are parts of one stored image, and share its label; 1 without a decoder."""
 
     def part(self, rows: Tensor) -> DistilledImages:
         """Returns a subset.

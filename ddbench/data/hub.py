@@ -24,7 +24,7 @@ from ddbench.data.source import EncodedSplit
 
 FOLDER = "hf"
 """The folder of downloaded datasets in the data folder."""
-SET_COLUMNS = ("weight", "probabilities", "logits", "learning_rate")
+SET_COLUMNS = ("weight", "probabilities", "logits", "learning_rate", "decode_factor")
 """Columns of a distilled set that `ddbench export` writes beside image and label."""
 T = TypeVar("T")
 

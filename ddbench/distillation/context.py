@@ -20,6 +20,7 @@ from ddbench.api.units import Unit
 from ddbench.config.schema import Stem
 from ddbench.core import seeds
 from ddbench.data.dataset import Dataset
+from ddbench.distillation.distilled_set import decode
 from ddbench.distillation.objective import backpropagate
 from ddbench.distillation.recover import draw_view, optimise, recover, slot_noise
 from ddbench.nn.build import build_network
@@ -185,7 +186,7 @@ class DistillContext:
 
     def _given_images(self, unit: Unit) -> Tensor:
         """Returns the images of the given set: for the slot (class, j) the image j of the class. Normalised."""
-        given = self.tensors("given")
+        given = decode(self.tensors("given"))
         rows = [(given["labels"] == slot.label).nonzero().flatten()[slot.index] for slot in unit.slots]
         return self.dataset.normalise(given["images"][torch.stack(rows)])
 

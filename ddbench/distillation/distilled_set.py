@@ -1,4 +1,4 @@
-"""The distilled set: images or indices of real images, labels, weights, soft labels and a learning rate."""
+"""The distilled set: images or indices of real images, labels, weights, soft labels, a learning rate, a decoder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ddbench.api.units import UnitResult
 from ddbench.augment.crops import denormalise
+from ddbench.augment.parts import enlarge_parts
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
-from ddbench.distillation.units import check_stored, extras_in, soft_labels_in
+from ddbench.distillation.units import OF_WHOLE_SET, check_stored, extras_in, soft_labels_in
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 BODIES = ("images", "indices")
+DECODED_AT_ONCE = 256
+"""Images that are floats at once while bytes are decoded."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class DistilledSet:
             of real images.
         indices: Indices into the training images, int64 [m]; None for a set of stored images.
         extras: Those of `EXTRAS` that the set has.
+        images_per_stored: Of the result of `decoded`, the number of images that one stored image became.
     """
 
     dataset: Dataset
@@ -49,6 +53,7 @@ class DistilledSet:
     stored: Tensor | None = None
     indices: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    images_per_stored: int = 1
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
@@ -78,6 +83,21 @@ class DistilledSet:
         """The student's learning rate that belongs to the set; None if it has none."""
         return float(self.extras["learning_rate"]) if "learning_rate" in self.extras else None
 
+    @cached_property
+    def decoded(self) -> DistilledSet:
+        """The images that students are trained on: with a decoder the parts of the stored images, else this set."""
+        if "decode_factor" not in self.extras:
+            return self
+        tensors = decode(self.tensors)
+        return replace(
+            self,
+            labels=tensors["labels"],
+            weights=tensors["weights"],
+            stored=tensors["images"],
+            extras=extras_in(tensors),
+            images_per_stored=int(self.extras["decode_factor"]) ** 2,
+        )
+
     @property
     def form(self) -> dict[str, Any]:
         """What the set holds besides uint8 images, classes and weights, for records. Most sets hold nothing else."""
@@ -86,6 +106,7 @@ class DistilledSet:
             **({"pixels": "float32"} if self.stored is not None and self.stored.is_floating_point() else {}),
             **({"soft_labels": kind} if kind else {}),
             **({"learning_rate": self.learning_rate} if self.learning_rate is not None else {}),
+            **({"decode_factor": int(self.extras["decode_factor"])} if "decode_factor" in self.extras else {}),
         }
 
     @property
@@ -108,7 +129,9 @@ class DistilledSet:
     @property
     def image_bytes(self) -> int:
         """The size of the images in bytes, as they are stored. Real images are counted as uint8."""
-        return len(self) * 3 * self.dataset.config.image_size**2 if self.stored is None else self.stored.nbytes
+        if self.stored is None:
+            return len(self) * 3 * self.dataset.config.image_size**2
+        return self.stored.nbytes // self.images_per_stored
 
     def part(self, rows: Tensor) -> DistilledSet:
         """Returns a subset of the images. Its weights are scaled so that those of each class sum to 1.
@@ -126,7 +149,7 @@ class DistilledSet:
             weights=class_weights(labels, self.weights[rows]),
             stored=None if self.stored is None else self.stored[rows],
             indices=None if self.indices is None else self.indices[rows],
-            extras={name: value if name == "learning_rate" else value[rows] for name, value in self.extras.items()},
+            extras={name: value if name in OF_WHOLE_SET else value[rows] for name, value in self.extras.items()},
         )
 
     def head(self, per_class: int) -> tuple[Tensor, Tensor]:
@@ -158,6 +181,39 @@ def set_digest(tensors: Mapping[str, Tensor], meta: str = "") -> str:
         meta: The dataset that indices refer to, as JSON.
     """
     return digest_of({"body" if name in BODIES else name: value for name, value in tensors.items()}, meta)
+
+
+def decode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Decodes the stored images of a set to those that students are trained on.
+
+    Args:
+        tensors: As `DistilledSet.tensors`, or a part of it with `images`.
+
+    Returns:
+        The same tensors without `decode_factor`: the images of `enlarge_parts`, in the type of the stored ones, with
+        the label and the soft label of their stored image each, and its weight in equal parts. Without a decoder,
+        `tensors`.
+
+    Example:
+        >>> stored = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+        >>> tensors = {"images": stored, "labels": torch.tensor([7]), "decode_factor": torch.tensor([2])}
+        >>> decode(tensors)["labels"], decode(tensors)["images"][:, 0, 0, 0]
+        (tensor([7, 7, 7, 7]), tensor([0, 1, 2, 3], dtype=torch.uint8))
+    """
+    if "decode_factor" not in tensors:
+        return dict(tensors)
+    factor = int(tensors["decode_factor"])
+    each = {name: value for name, value in tensors.items() if name not in OF_WHOLE_SET}
+    decoded = {name: value.repeat_interleave(factor**2, 0) for name, value in each.items() if name != "images"}
+    if "weights" in decoded:
+        decoded["weights"] = decoded["weights"] / factor**2
+    if "learning_rate" in tensors:
+        decoded["learning_rate"] = tensors["learning_rate"]
+    parts = []
+    for images in torch.split(tensors["images"], DECODED_AT_ONCE):
+        enlarged = enlarge_parts(images.float(), factor)
+        parts.append(enlarged if images.is_floating_point() else enlarged.round().to(torch.uint8))
+    return {"images": torch.cat(parts), **decoded}
 
 
 def as_bytes(images: Tensor) -> Tensor:
@@ -227,9 +283,10 @@ def joined(units: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Ten
         DDBenchError: The tensors are not a distilled set, or all weights of a class are 0.
     """
     check_stored(units, classes)
-    parts = {name: torch.cat([unit[name] for unit in units]) for name in units[0] if name != "learning_rate"}
-    if "learning_rate" in units[0]:
-        parts["learning_rate"] = units[0]["learning_rate"]
+    parts = {
+        name: value if name in OF_WHOLE_SET else torch.cat([unit[name] for unit in units])
+        for name, value in units[0].items()
+    }
     return {**parts, "weights": class_weights(parts["labels"], parts.get("weights"))}
 
 

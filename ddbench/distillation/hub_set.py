@@ -12,15 +12,15 @@ from ddbench.api.dataset import Report
 from ddbench.core.errors import DDBenchError
 from ddbench.data.decode import CorruptImage
 from ddbench.data.hub import HubSplit, open_hub_split
-from ddbench.distillation.set_files import Form, SetFile, fit
+from ddbench.distillation.set_files import Form, SetFile, fit, refuse_resized_parts
 from ddbench.distillation.set_tensors import check_weights, find_extras
-from ddbench.distillation.units import check_extras
+from ddbench.distillation.units import OF_WHOLE_SET, check_extras
 
 
 def read_hub_set(reference: str, form: Form, report: Report) -> SetFile:
     """Reads one split as a distilled set.
 
-    Its columns `weight`, `probabilities`, `logits` and `learning_rate`, as `ddbench export` writes them, are optional.
+    Its columns `weight` and those of `EXTRAS`, as `ddbench export` writes them, are optional.
 
     Args:
         reference: `hf:OWNER/NAME[@REVISION][:SPLIT]` or `hf:./FOLDER[:SPLIT]`.
@@ -35,15 +35,16 @@ def read_hub_set(reference: str, form: Form, report: Report) -> SetFile:
     names, split = open_hub_split(reference, report)
     count = len(split.labels)
     columns = {name: _numbers(reference, name, values) for name, values in split.columns.items()}
-    weights, rates = columns.pop("weight", None), columns.get("learning_rate")
+    weights = columns.pop("weight", None)
     if weights is not None:
         weights = weights.float()
         check_weights(reference, weights, count)
-    if rates is not None:
-        columns["learning_rate"] = torch.unique(rates)
+    columns |= {name: torch.unique(columns[name]) for name in OF_WHOLE_SET if name in columns}
     extras = find_extras(reference, columns)
-    check_extras(extras, count, len(names), f"{reference} has")
     images, notes = fit((_decode(split, index) for index in range(count)), count, form)
+    check_extras(extras, count, len(names), images.shape[-1], f"{reference} has")
+    if notes:
+        refuse_resized_parts(extras, images.shape[-1])
     lines = [*split.identity(), *(name.encode() + values.tobytes() for name, values in sorted(split.columns.items()))]
     digest = hashlib.sha256(b"\n".join(lines)).hexdigest()
     return SetFile(images, torch.from_numpy(split.labels), names, weights, digest, count, notes, extras)

@@ -45,7 +45,7 @@ class SetFile:
         digest: SHA-256 of the file. If there are several files, SHA-256 of the lines `SHA-256  PATH` in order.
         files: The number of files.
         notes: What was converted or left out, in sentences for the user.
-        extras: Soft labels (their columns in the order of `names`) and learning rate; see `EXTRAS`.
+        extras: Soft labels (their columns in the order of `names`), learning rate and decoder; see `EXTRAS`.
     """
 
     images: Tensor
@@ -131,23 +131,43 @@ def fit(images: Iterable[Image.Image], count: int, form: Form) -> tuple[Tensor, 
     return fitted, ((f"images of {shown} pixels are resized to {size} x {size} ({form.resize})",) if others else ())
 
 
-def fit_tensor(images: Tensor, form: Form) -> tuple[Tensor, tuple[str, ...]]:
+def fit_tensor(images: Tensor, form: Form, extras: Mapping[str, Tensor]) -> tuple[Tensor, tuple[str, ...]]:
     """Resizes stored images to the size of a form. Floats of another size become bytes.
 
     Args:
         images: uint8 or float32 [m, 3, H, W].
         form: The size, and the filter.
+        extras: Those of `EXTRAS` that the set has.
 
     Returns:
         uint8 or float32 [m, 3, S, S], and notes on what was changed.
+
+    Raises:
+        DDBenchError: As in `refuse_resized_parts`.
     """
     size = form.size or min(images.shape[2:])
     if images.shape[2:] == (size, size):
         return images, ()
+    refuse_resized_parts(extras, size)
     rounded = ("the floats are rounded to bytes and clamped, because the images are resized",)
     arrays = as_bytes(images).permute(0, 2, 3, 1).contiguous().numpy()
     fitted, notes = fit(map(Image.fromarray, arrays), len(arrays), form)
     return fitted, (rounded if images.is_floating_point() else ()) + notes
+
+
+def refuse_resized_parts(extras: Mapping[str, Tensor], size: int) -> None:
+    """Raises DDBenchError if the images of a set are several images each, which would mix if they were resized.
+
+    Args:
+        extras: Those of `EXTRAS` that the set has.
+        size: The size in pixels that is needed.
+    """
+    if "decode_factor" in extras:
+        factor = int(extras["decode_factor"])
+        raise DDBenchError(
+            f"the set holds {factor} x {factor} images in each image, so it cannot be resized to {size} px: set "
+            "--image-size to its own size"
+        )
 
 
 # -- folders ----------------------------------------------------------------------------------------------
@@ -266,13 +286,13 @@ def _from_content(path: Path, content: Any, form: Form, files: Sequence[Path]) -
         else:  # its columns are the classes
             numbers, noun = torch.arange(extras[kind].shape[1]), "columns of soft labels"
         names = [str(number) for number in numbers.tolist()]
-    check_extras(extras, len(images), len(names), f"{path} has")
+    check_extras(extras, len(images), len(names), images.shape[-1], f"{path} has")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
         ends = f"from {int(labels.min())} to {int(labels.max())}"
         raise DDBenchError(f"{path}: the labels are {ends}, and there are {len(names)} {noun}")
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     lines = "".join(f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True))
     digest = digests[0] if len(files) == 1 else hashlib.sha256(lines.encode()).hexdigest()
-    fitted, remarks = fit_tensor(images, form)
+    fitted, remarks = fit_tensor(images, form, extras)
     notes += (*([remark] if remark else []), *remarks)
     return SetFile(fitted, labels, tuple(names), weights, digest, len(files), notes, extras)

@@ -16,7 +16,7 @@ from ddbench.config.given_sets import SPACES, ZCA
 from ddbench.core.errors import DDBenchError
 from ddbench.core.text import counted
 from ddbench.distillation.distilled_set import to_uint8
-from ddbench.distillation.units import are_probabilities, are_weights
+from ddbench.distillation.units import EXTRAS, are_probabilities, are_weights
 from ddbench.nn.checkpoint_files import read_torch_file, reason_unreadable
 
 IMAGES = ("images", "data", "x")
@@ -177,7 +177,7 @@ def split_labels(path: Path, labels: Tensor, count: int) -> tuple[Tensor, dict[s
 
 
 def find_extras(path: Path | str, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Returns the soft labels and the learning rate among the entries of a file, as float tensors.
+    """Returns those of `EXTRAS` among the entries of a file: floats, and the factor in its own type.
 
     Args:
         path: The file or dataset, for messages.
@@ -187,14 +187,19 @@ def find_extras(path: Path | str, entries: Mapping[Any, Any]) -> dict[str, Tenso
         DDBenchError: One is not a tensor or a number. The message is one line.
     """
     extras: dict[str, Tensor] = {}
-    for name, names in {"probabilities": ("probabilities",), "logits": ("logits",), "learning_rate": RATES}.items():
+    for name in EXTRAS:
+        names = RATES if name == "learning_rate" else (name,)
         value = next((entries[entry] for entry in names if entry in entries), None)
         if isinstance(value, int | float):
-            value = torch.tensor(float(value))
+            value = torch.tensor(value)
         if value is not None and not is_plain(value):
             raise DDBenchError(f"{path}: {name} is not a tensor of numbers")
         if value is not None:
-            extras[name] = value.detach().double().flatten() if name == "learning_rate" else value.detach().float()
+            value = value.detach()
+            if name == "decode_factor":
+                extras[name] = value.flatten() if value.is_floating_point() else value.flatten().long()
+            else:
+                extras[name] = value.double().flatten() if name == "learning_rate" else value.float()
     return extras
 
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 PIXELS = ("bytes", "unit", "normalised")
 SOFT_LABELS = ("probabilities", "logits")
 """The two kinds of soft labels. A set has at most one."""
-EXTRAS = (*SOFT_LABELS, "learning_rate")
-"""Tensors of a set that only some sets have: soft labels, float32 [m, K], and a learning rate, float64 [1]."""
+OF_WHOLE_SET = ("learning_rate", "decode_factor")
+EXTRAS = (*SOFT_LABELS, *OF_WHOLE_SET)
+"""Tensors of a set that only some sets have: soft labels, float32 [m, K]; a learning rate, float64 [1]; and a factor of
+`enlarge_parts`, int64 [1], by which each stored image is several images for a student."""
 
 
 def check_units(units: list[Unit], num_classes: int, ipc: int, owner: str) -> None:
@@ -114,7 +116,7 @@ def check_result(result: object, unit: Unit, dataset: Dataset, owner: str) -> Un
     soft = {name: getattr(result, name) for name in SOFT_LABELS}
     soft = {name: None if value is None else value.detach().float().cpu() for name, value in soft.items()}
     result = replace(result, weights=weights, **soft)
-    check_extras(extras_of(result), len(body), dataset.info.num_classes, f"{owner} returned")
+    check_extras(extras_of(result), len(body), dataset.info.num_classes, size, f"{owner} returned")
     return result
 
 
@@ -172,10 +174,12 @@ def check_stored(units: Sequence[Mapping[str, Tensor]], classes: int) -> None:
             raise DDBenchError(f"a stored unit has labels outside of the {classes} classes")
         if not are_weights(weights):
             raise DDBenchError("a stored unit has weights that are not numbers >= 0")
-        check_extras(extras_in(unit), len(labels), classes, "a stored unit has")
-    rates = [unit["learning_rate"] for unit in units if "learning_rate" in names]
-    if any(not torch.equal(rate, rates[0]) for rate in rates):
-        raise DDBenchError("the units of a distilled set have different learning rates")
+        size = body.shape[-1] if "images" in names else None
+        check_extras(extras_in(unit), len(labels), classes, size, "a stored unit has")
+    for name in OF_WHOLE_SET:
+        values = [unit[name] for unit in units if name in names]
+        if any(not torch.equal(value, values[0]) for value in values):
+            raise DDBenchError(f"the units of a distilled set have different {name.replace('_', ' ')}s")
 
 
 def are_weights(weights: Tensor) -> bool:
@@ -183,13 +187,14 @@ def are_weights(weights: Tensor) -> bool:
     return weights.is_floating_point() and bool((weights.isfinite() & (weights >= 0)).all())
 
 
-def check_extras(extras: Mapping[str, Tensor], count: int, classes: int, owner: str) -> None:
-    """Checks soft labels and the learning rate of a unit.
+def check_extras(extras: Mapping[str, Tensor], count: int, classes: int, size: int | None, owner: str) -> None:
+    """Checks soft labels, the learning rate and the factor of a unit.
 
     Args:
         extras: Those of `EXTRAS` that it has.
         count: The number of images.
         classes: The number of classes.
+        size: The side of the stored images in pixels; None: the unit holds indices.
         owner: The beginning of the error message, e.g. "a stored unit has".
 
     Raises:
@@ -212,6 +217,14 @@ def check_extras(extras: Mapping[str, Tensor], count: int, classes: int, owner: 
     rate = extras.get("learning_rate")
     if rate is not None and not (rate.numel() == 1 and bool((rate.isfinite() & (rate > 0)).all())):
         raise DDBenchError(f"{owner} a learning rate that is not one number above 0")
+    factor = extras.get("decode_factor")
+    if factor is None:
+        return
+    if factor.dtype != torch.int64 or factor.numel() != 1 or int(factor) < 2:
+        raise DDBenchError(f"{owner} a decode_factor that is not one whole number above 1")
+    if size is None or size % int(factor):
+        images = "indices of real images" if size is None else f"images of {size} px"
+        raise DDBenchError(f"{owner} the decode_factor {int(factor)}, which does not divide {images}")
 
 
 def are_probabilities(values: Tensor) -> bool:

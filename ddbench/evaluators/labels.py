@@ -443,5 +443,5 @@ class ClassLabels(LabelSource):
 
     @property
     def label_bytes(self) -> int:
-        """The bytes of the int64 labels."""
-        return self.task.labels.nbytes
+        """The bytes of the int64 labels of the stored images."""
+        return self.task.labels.nbytes // self.task.distilled.images_per_stored

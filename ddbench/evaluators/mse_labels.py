@@ -60,4 +60,4 @@ class LogitsAndClasses(OnlineLabels):
     @property
     def label_bytes(self) -> int:
         """The bytes of the labels as under fkd, and of the int64 classes."""
-        return super().label_bytes + self.task.labels.nbytes
+        return super().label_bytes + self.task.labels.nbytes // self.task.distilled.images_per_stored

@@ -210,9 +210,9 @@ def evaluate_with_siamese_augmentation(
             yield Batch(images, weighted(losses_of(rows), weights[rows]), part.stop - part.start)
 
     regime = "hard" if soft_labels is None else "soft"
-    length = settings.length(len(batches))
+    length, label_bytes = settings.length(len(batches)), labels.nbytes // task.distilled.images_per_stored
     return train_and_measure(
-        task, settings, epoch_batches, training, length, labels.nbytes, regime, schedule=step_at_half
+        task, settings, epoch_batches, training, length, label_bytes, regime, schedule=step_at_half
     )
 
 

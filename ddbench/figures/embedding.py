@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ def draw(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], 
     """
     from matplotlib.figure import Figure
 
-    sets = select_sets(records, workspace, warn)
+    selected = select_sets(records, workspace, warn)
+    sets = [replace(labelled, stored=labelled.stored.decoded()) for labelled in selected]
     dataset = dataset_of(sets[0].record, workspace)
     teacher_record, teacher = _teacher(records, workspace)
     labels, pixels = _real_images(dataset)

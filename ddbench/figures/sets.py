@@ -50,7 +50,7 @@ class LabelledSet:
 
     @property
     def images(self) -> Tensor:
-        """The images, uint8 [m, 3, S, S]."""
+        """The stored images, uint8 [m, 3, S, S]."""
         return as_bytes(self.stored.images)
 
     @property

@@ -115,6 +115,9 @@ def _described(given: GivenSet, dataset: Dataset, ipc: int) -> Iterator[str]:
     counts, info = given.counts, dataset.info
     per_class = str(ipc) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     yield f"set: {given.method}, {sum(counts)} images of {len(counts)} classes, {per_class} per class"
+    if "decode_factor" in given.tensors:
+        factor = int(given.tensors["decode_factor"])
+        yield f"decoder: each image holds {factor} x {factor} images, and students are trained on these, enlarged"
     if given.extras:
         parts = " and ".join({"learning_rate": "a learning rate"}.get(name, name) for name in given.extras)
         yield f"labels: the set has {parts}; the protocol own trains with these, and is the default for this set"

@@ -19,7 +19,7 @@ from ddbench.distillation.distilled_set import exact_weights
 from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_classes import match_classes, read_mapping
 from ddbench.distillation.set_files import Form, SetFile, fit_tensor, read_set
-from ddbench.distillation.units import extras_in, soft_labels_in
+from ddbench.distillation.units import OF_WHOLE_SET, extras_in, soft_labels_in
 from ddbench.results.export import required_set
 from ddbench.storage.artifacts import digest_of
 
@@ -66,7 +66,7 @@ class GivenSet:
     @property
     def extras(self) -> list[str]:
         """The names of its soft labels and its learning rate, if it has them."""
-        return [*extras_in(self.tensors)]
+        return [name for name in extras_in(self.tensors) if name != "decode_factor"]
 
     @property
     def counts(self) -> list[int]:
@@ -135,7 +135,7 @@ def set_of_record(
         DDBenchError: The set is not in the cache, or does not have the classes of the dataset.
     """
     stored = required_set(record, cache, open_dataset)
-    fitted, notes = fit_tensor(stored.images, Form(dataset.config.image_size, dataset.config.resize))
+    fitted, notes = fit_tensor(stored.images, Form(dataset.config.image_size, dataset.config.resize), stored.extras)
     names, digest = tuple(stored.class_names), record.distilled_digest
     read = SetFile(fitted, stored.labels, names, stored.weights, digest, 0, notes, stored.extras)
     origin = {"name": record.name, "record": record.name, "distilled_digest": record.distilled_digest}
@@ -162,7 +162,7 @@ def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, class
             tensors["weights"] = exact_weights(labels, read.weights)
         own_class = torch.tensor([numbers.index(label) for label in range(len(numbers))])
         for name, value in read.extras.items():
-            tensors[name] = value if name == "learning_rate" else value[:, own_class].contiguous()
+            tensors[name] = value if name in OF_WHOLE_SET else value[:, own_class].contiguous()
     except DDBenchError as error:
         raise DDBenchError(f"{origin['name']}: {error}") from error
     by_label = tuple(read.names[number] for number in own_class.tolist())

@@ -16,7 +16,7 @@ from ddbench.distillation.distilled_set import class_weights
 from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_files import Form, read_set
 from ddbench.pipeline.evaluate_set import is_path, record_of
-from ddbench.results.export import required_set
+from ddbench.results.export import StoredSet, required_set
 
 if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedSet(Dataset[tuple[Tensor, Tensor]]):
-    """A distilled set. Its items are pairs of an image (float [3, S, S], 0 is black and 1 is white) and its label.
+    """A distilled set, decoded. Its items are pairs of an image (float [3, S, S], 0 black, 1 white) and its label.
 
     Attributes:
         images: uint8, or float32 with 0 for black and 1 for white, [m, 3, S, S].
@@ -74,7 +74,8 @@ def load_set(source: str, workspace: Workspace, results_dir: Path, pixels: str |
         for note in read.notes:
             workspace.note_once(f"{Path(source).name}: {note}", "given")
         weights = class_weights(read.labels, read.weights)
-        return LoadedSet(read.images, read.labels, weights, read.names, read.extras)
-    record = record_of(source, results_dir)
-    stored = required_set(record, workspace.cache, workspace.dataset)
+        stored = StoredSet(read.images, read.labels, weights, list(read.names), read.extras)
+    else:
+        stored = required_set(record_of(source, results_dir), workspace.cache, workspace.dataset)
+    stored = stored.decoded()
     return LoadedSet(stored.images, stored.labels, stored.weights, tuple(stored.class_names), stored.extras)

@@ -17,6 +17,7 @@ from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError, PluginError, exception_line
 from ddbench.core.events import Context
 from ddbench.distillation.distilled_set import DistilledSet, assemble
+from ddbench.distillation.given import Given
 from ddbench.distillation.units import check_units
 from ddbench.nn import compile
 from ddbench.nn import device as devices
@@ -166,6 +167,14 @@ class Pipeline:
         return self.method.needs_teacher or self.protocol.needs_teacher
 
     @property
+    def student_images(self) -> int:
+        """The number of images that a student is trained on; 0 without an IPC."""
+        factor = self.method.decode_factor()
+        if isinstance(self.method, Given):
+            factor = int(self.tensors("given").get("decode_factor", factor))
+        return self.info.num_classes * (self.experiment.ipc or 0) * factor**2
+
+    @property
     def measures_need_teacher(self) -> bool:
         """Whether a measure uses a teacher."""
         return any("teacher" in measure.needs for measure in self.measures)
@@ -307,6 +316,9 @@ class Pipeline:
         registry, experiment = self.workspace.registry, self.experiment
         with registry.attribute_errors("method", experiment.method_name):
             reason = self.method.skip(self.info, experiment.ipc)
+            if self.info.image_size % (factor := self.method.decode_factor()):
+                problem = f"--image-size {self.info.image_size} is not divisible by {factor}"
+                reason = reason or f"{problem}: {experiment.method_name} cuts each image into {factor} x {factor} parts"
         with registry.attribute_errors("evaluator", experiment.evaluator_name):
             reason = reason or self.protocol.skip(experiment.ipc)
         for measure in self.measures:

@@ -299,7 +299,8 @@ def load(
 
     Returns:
         A `torch.utils.data.Dataset` of pairs (image, label), with the tensors `images`, `labels` and `weights`, and
-        `class_names`. `extras` has soft labels and a learning rate if the set has them.
+        `class_names`. `extras` has soft labels and a learning rate if the set has them. A set with a decoder is
+        decoded.
 
     Raises:
         DDBenchError: There is no such set, or it cannot be read.

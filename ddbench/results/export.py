@@ -38,7 +38,7 @@ class StoredSet:
         labels: int64 [m].
         weights: Weights of the images in the loss, float32 [m].
         class_names: Names of the classes, by label.
-        extras: Soft labels and learning rate; see `ddbench.distillation.units.EXTRAS`.
+        extras: Soft labels, learning rate and decoder; see `ddbench.distillation.units.EXTRAS`.
     """
 
     images: Tensor
@@ -46,6 +46,13 @@ class StoredSet:
     weights: Tensor
     class_names: list[str]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def decoded(self) -> StoredSet:
+        """Returns the images that students are trained on; see `ddbench.distillation.distilled_set.decode`."""
+        from ddbench.distillation.distilled_set import decode
+
+        tensors = {"images": self.images, "labels": self.labels, "weights": self.weights, **self.extras}
+        return _of_parts(decode(tensors), self.class_names)
 
 
 def export_set(
@@ -74,7 +81,7 @@ def export_set(
             `card.json`. An image folder of floats, or with extras, holds `distilled.safetensors` too, because PNG files
             hold bytes only. "huggingface": see `write_hub_folder`; of floats, with `distilled.safetensors` too.
         stored: Labels to write beside the set; None: none.
-        extras: Soft labels and learning rate, as in `StoredSet`; None: none.
+        extras: Soft labels, learning rate and decoder, as in `StoredSet`; None: none.
 
     Raises:
         DDBenchError: If the format is unknown, shapes or types do not match, or the folder is not empty or cannot be
@@ -95,7 +102,13 @@ def export_set(
     plain_card = json.loads(json.dumps(card, default=str))
     with atomic_write(target) as partial:
         partial.mkdir()
-        is_float = images.is_floating_point()
+        is_float, decoder = images.is_floating_point(), ""
+        if "decode_factor" in extras:
+            factor = int(extras["decode_factor"])
+            decoder = (
+                f"Each image holds {factor} x {factor} images of its class. Cut it into these parts and enlarge each\n"
+                "to the size of the image (bilinear) before training.\n\n"
+            )
         if format == "imagefolder":
             _write_imagefolder(partial, as_bytes(images), labels, weights, class_names)
             beside = [*(["float32 pixels"] if is_float else []), *(name.replace("_", " ") for name in extras)]
@@ -103,11 +116,11 @@ def export_set(
                 "Each folder is a class, in the order of the labels. `weights.csv` lists the label, the class and the\n"
                 "weight in the loss of each file (the weights of a class sum to 1).\n\n"
             )
-            readme = _readme(images, class_names, plain_card, text, ", ".join(beside))
+            readme = _readme(images, class_names, plain_card, text + decoder, ", ".join(beside))
             (partial / "README.md").write_text(readme, encoding="utf-8")
         elif format == "huggingface":
             text = "The column `weight` is the weight of an image in the loss (the weights of a class sum to 1).\n\n"
-            readme = _readme(images, class_names, plain_card, text, "float32 pixels" if is_float else "")
+            readme = _readme(images, class_names, plain_card, text + decoder, "float32 pixels" if is_float else "")
             write_hub_folder(partial, as_bytes(images), labels, weights, class_names, extras, readme)
         else:
             text = json.dumps({"class_names": list(class_names), **plain_card}, indent=2, ensure_ascii=False)
@@ -149,7 +162,7 @@ def _check(
         raise DDBenchError(f"cannot export {len(images)} images with {len(labels)} labels and {len(weights)} weights")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
         raise DDBenchError(f"cannot export labels beyond the {len(class_names)} classes")
-    check_extras(extras, len(labels), len(class_names), "cannot export a set with")
+    check_extras(extras, len(labels), len(class_names), images.shape[-1], "cannot export a set with")
 
 
 def _write_imagefolder(

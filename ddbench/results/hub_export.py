@@ -21,6 +21,8 @@ ROWS = 5000
 """Images in one parquet file. The hub advises files below 500 MB."""
 GROUP = 100
 """Images in one row group, which a reader holds in memory. The hub advises 100 for images."""
+_OF_WHOLE_SET = {"learning_rate": "float64", "decode_factor": "int64"}
+"""The types of extras with one value for all images."""
 _TERMS = (
     "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes isLiveDataset "
     "jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source "
@@ -55,7 +57,8 @@ def write_hub_folder(
 
     Class names that are not distinct get their numbers in front, as the format requires.
     `datasets.load_dataset(FOLDER)` reads the parquet files. Their columns are `image` (lossless PNG), `label`,
-    `weight`, and one for each of the extras; a learning rate is repeated in every row.
+    `weight`, and one for each of the extras; a learning rate and the factor of a
+    decoder are repeated in every row.
 
     Args:
         folder: An empty folder.
@@ -63,7 +66,7 @@ def write_hub_folder(
         labels: int64 [m].
         weights: Weights of the images in the loss, float [m].
         class_names: Names of the classes, by label.
-        extras: Soft labels and learning rate; see `ddbench.distillation.units.EXTRAS`.
+        extras: Soft labels, learning rate and decoder; see `ddbench.distillation.units.EXTRAS`.
         readme: The text of the card, without metadata.
 
     Raises:
@@ -76,7 +79,7 @@ def write_hub_folder(
 
     columns = {"image": Image(), "label": ClassLabel(names=_distinct(class_names)), "weight": Value("float32")}
     for name in extras:
-        columns[name] = Value("float64") if name == "learning_rate" else List(Value("float32"))
+        columns[name] = Value(_OF_WHOLE_SET[name]) if name in _OF_WHOLE_SET else List(Value("float32"))
     schema = Features(columns).arrow_schema
     (folder / "data").mkdir()
     count = len(labels)
@@ -92,7 +95,7 @@ def write_hub_folder(
                     "weight": weights[rows].tolist(),
                 }
                 for name, tensor in extras.items():
-                    values[name] = (tensor.expand(count) if name == "learning_rate" else tensor)[rows].tolist()
+                    values[name] = (tensor.expand(count) if name in _OF_WHOLE_SET else tensor)[rows].tolist()
                 writer.write_table(pa.Table.from_pydict(values, schema=schema))
     (folder / "README.md").write_text(_metadata(count) + readme, encoding="utf-8")
     croissant = json.dumps(_croissant(folder, paths, tuple(columns)), indent=2)
@@ -173,7 +176,7 @@ def _metadata(count: int) -> str:
 
 def _croissant(folder: Path, paths: Sequence[Path], columns: Sequence[str]) -> dict[str, Any]:
     """Returns metadata in the format Croissant 1.0 of MLCommons (https://docs.mlcommons.org/croissant)."""
-    types = {"image": "sc:ImageObject", "label": "sc:Integer"}
+    types = {"image": "sc:ImageObject", "label": "sc:Integer", "decode_factor": "sc:Integer"}
     transforms = {"image": {"transform": {"jsonPath": "bytes"}}}
     fields = [
         {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddbench.core.errors import DDBenchError
 from ddbench.evaluators.label_folders import FORMAT, TENSORS, LabelFile
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ddbench.results.records import Record
     from ddbench.storage.cache import Cache
 
@@ -44,7 +46,7 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
     real = header[1]["depends_on"]["real"]
     seed = record.seed + record.student_seed
     share = settings.get("select_share")
-    classes = torch.cat([unit.tensors["labels"] for unit in units if unit is not None])
+    classes = torch.cat([_trained_classes(unit.tensors) for unit in units if unit is not None])
     trained = ~held_out(classes, share, seed) if share else torch.ones(len(classes), dtype=torch.bool)
     tensors = {**labels.tensors, "rows": trained.nonzero().flatten()}
     batches = batch_slices(len(tensors["rows"]), min(settings["batch_size"], len(tensors["rows"])))
@@ -69,6 +71,11 @@ def stored_labels(record: Record, cache: Cache) -> LabelFile:
         },
     }
     return LabelFile(tensors, description)
+
+
+def _trained_classes(unit: Mapping[str, Tensor]) -> Tensor:
+    """Returns the classes of the images that students are trained on."""
+    return unit["labels"].repeat_interleave(int(unit.get("decode_factor", 1)) ** 2)
 
 
 def _teachers(record: Record, pool: Sequence[str]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         default_factory=dict,
         exclude_if=lambda form: not form,
         description="what the set holds besides uint8 images, classes and weights: float32 pixels, soft labels "
-        "(probabilities or logits), a learning rate",
+        "(probabilities or logits), a learning rate, a decoder",
     )
     origin: Tree = Field(
         default_factory=dict,

@@ -133,7 +133,12 @@ def _trial(trial: Trial) -> str:
 
 def _form(form: Mapping[str, Any]) -> str:
     """Returns the text of `Record.distilled_form`, e.g. `float32 pixels, soft labels (logits), learning rate 0.02`."""
-    texts = {"pixels": "{} pixels", "soft_labels": "soft labels ({})", "learning_rate": "learning rate {:.6g}"}
+    texts = {
+        "pixels": "{} pixels",
+        "soft_labels": "soft labels ({})",
+        "learning_rate": "learning rate {:.6g}",
+        "decode_factor": "{0} x {0} images in each image",
+    }
     return ", ".join(text.format(form[name]) for name, text in texts.items() if name in form)
 
 

@@ -34,6 +34,7 @@ IMAGENETTE: dict[str, tuple[int, tuple[str, ...]]] = {
 DIGITS: dict[str, tuple[int, tuple[str, ...]]] = {
     "dm-rbf": (1, ("dm-rbf.steps=30", "dm-rbf.real_batch=16")),
     "datadam": (1, ("datadam.steps=30", "datadam.real_batch=16")),
+    "idm": (1, ()),
     "mtt": (1, ("mtt.iterations=40",)),
     "datm": (1, ("datm.iterations=80",)),
     "wmdd-sliced": (1, ("wmdd-sliced.iterations=10",)),

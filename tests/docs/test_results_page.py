@@ -270,6 +270,18 @@ def test_clamped_and_unclamped_pixels_are_those_of_the_records() -> None:
     assert sorted(shown) == sorted([*key, cells[True], cells[False]] for key, cells in expected.items())
 
 
+def test_idm_and_random_images_are_those_of_the_records() -> None:
+    expected = {}
+    for pool in pools(collection("digits-16px-idm")):
+        decoded = pool.example.distilled_form.get("decode_factor", 1) ** 2
+        top1, count = pool_top1(pool.students), pool.example.distilled_images
+        assert top1.count_text == "3 on 1 set"
+        cells = [number(top1), f"{count}", f"{count * decoded}", f"{pool.example.metrics.image_bytes:,}"]
+        expected[f"`{pool.example.method}`"] = cells
+    page = ROOT / "docs" / "faithfulness.md"
+    assert rows_of("| set | `dsa` | stored images | images of a student | bytes of the images |", page) == expected
+
+
 @pytest.mark.parametrize(("name", "protocol"), [("digits-16px-own", "own"), ("imagenette-32px-mtt", "mtt")])
 def test_mtt_and_random_images_are_those_of_the_records(name: str, protocol: str) -> None:
     page = ROOT / "docs" / "faithfulness.md"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from ddbench_dm import DM
 from ddbench_dm.matching import distill as distill_dm
+from ddbench_dm.matching import mean_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -34,7 +35,6 @@ from ddbench.distillation.recover import recover
 from ddbench.evaluators.labels import teacher_logits
 from ddbench.evaluators.selection import score_on
 from ddbench.losses import batchnorm, features
-from ddbench.losses.features import mean_match
 from ddbench.nn import memory
 from ddbench.nn.build import build_network
 from ddbench.nn.statistics import Variance, collect
@@ -332,15 +332,15 @@ def test_dm_takes_fewer_classes_at_a_time_where_that_changes_nothing(
     make_task: Callable[..., DistillTask], messages: list[str], network: str
 ) -> None:
     method = DM(network=network, steps=2, real_batch=8)
-    uncut = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
+    uncut = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_distance)
     layer = 128 * 16 * 16 * 4 * 8  # eight images of one class
     with Device(3 * layer) as device:
         if network == "convnet-bn-d2":  # statistics of the batch: another batch, other numbers
             with pytest.raises(torch.OutOfMemoryError):
-                distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
+                distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_distance)
             assert device.refused == 1
             return
-        actual = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_match)
+        actual = distill_dm(method, make_task(size=16, ipc=1), UNIT, mean_distance)
     assert messages == [f"out of memory with {n} classes: continuing with {-(-n // 2)} at a time" for n in (10, 5)]
     torch.testing.assert_close(actual, uncut, rtol=0, atol=1e-5)
 

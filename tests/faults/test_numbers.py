@@ -14,6 +14,7 @@ import torch
 from ddbench_dc import DC
 from ddbench_dm import DM
 from ddbench_dm.matching import distill as distill_dm
+from ddbench_dm.matching import mean_distance
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.recover import recover
-from ddbench.losses.features import mean_match
 from ddbench.nn.build import build_network
 from ddbench.nn.statistics import collect
 from ddbench.nn.taps import TappedNetwork
@@ -196,13 +196,13 @@ def test_training_is_stopped_in_its_epoch_and_goes_on_from_the_one_before(
 def test_the_loop_of_dm(make_task: Callable[..., DistillTask], at: int) -> None:
     """An infinite gradient becomes an infinite velocity; pixels are clamped, so that they and the loss look sound."""
     method = DM(network="convnet-d2", steps=6, real_batch=4, learning_rate=1.0)
-    untouched = distill_dm(method, make_task("untouched"), UNIT, mean_match)
+    untouched = distill_dm(method, make_task("untouched"), UNIT, mean_distance)
     calls = 0
 
-    def breaking(synthetic: Tensor, real: Tensor) -> Tensor:
+    def breaking(synthetic: Tensor, real: Tensor, label: int) -> Tensor:
         nonlocal calls
         calls += 1
-        actual = mean_match(synthetic, real)
+        actual = mean_distance(synthetic, real, label)
         return Infinite.apply(actual) if calls == 10 * (at - 1) + 3 else actual
 
     task = make_task("dm", every=2)
@@ -211,7 +211,7 @@ def test_the_loop_of_dm(make_task: Callable[..., DistillTask], at: int) -> None:
         distill_dm(method, task, UNIT, breaking)
     saved = (at - 1) // 2 * 2
     assert (finite_checkpoint(task.checkpoint)["step"] if saved else task.checkpoint.load() or 0) == saved
-    assert torch.equal(distill_dm(method, make_task("dm", every=2), UNIT, mean_match), untouched)
+    assert torch.equal(distill_dm(method, make_task("dm", every=2), UNIT, mean_distance), untouched)
 
 
 @pytest.mark.parametrize("at", [1, 3])

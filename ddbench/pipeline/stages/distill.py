@@ -139,4 +139,6 @@ class Distill(Stage["Pipeline"]):
             tensors["labels"] = run.dataset.train.labels[result.indices].clone()
         if result.weights is not None:
             tensors["weights"] = result.weights
+        if run.method.decode_factor() > 1:
+            tensors["decode_factor"] = torch.tensor([run.method.decode_factor()])
         return {**tensors, **extras_of(result)}, {**facts, **task.timing}

@@ -79,7 +79,7 @@ class Evaluate(Stage["Pipeline"]):
         Without an IPC, every real image passes once per epoch.
         """
         experiment, protocol, student = run.experiment, run.protocol, (run.experiment.student,)
-        images, teacher = run.info.num_classes * (experiment.ipc or 0), experiment.teacher
+        images, teacher = run.student_images, experiment.teacher
         trained = protocol.image_passes(images) if experiment.ipc else teacher.epochs * sum(run.info.train_counts)
         batch_size = getattr(protocol, "batch_size", teacher.batch_size)
         batch_size = min(batch_size, images) if images else batch_size
@@ -120,10 +120,11 @@ class Evaluate(Stage["Pipeline"]):
             note = f"{experiment.evaluator_name} does not use {RATE} for {run.set_label}, which has its own: {rate:g}"
             run.workspace.note_once(note, "evaluate")
         refused = refuse_teacher("evaluator", experiment.evaluator_name)
-        shared = run.shared_state("evaluator", experiment.evaluator_name, run.pool.parts(run.protocol), run.distilled)
+        distilled = run.distilled.decoded
+        shared = run.shared_state("evaluator", experiment.evaluator_name, run.pool.parts(run.protocol), distilled)
         task = EvaluateContext(
             dataset=run.dataset,
-            distilled=run.distilled,
+            distilled=distilled,
             teacher_training=experiment.teacher,
             student_arch=experiment.student,
             student_stem=experiment.student_stem,

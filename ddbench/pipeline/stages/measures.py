@@ -62,7 +62,7 @@ class Measures(Stage["Pipeline"]):
         """Returns no tensors. The metadata hold the values, or the reason why there are none."""
         measure = run.measures[part]
         uses_teacher, uses_set = "teacher" in measure.needs, "set" in measure.needs
-        distilled = run.distilled if uses_set else None
+        distilled = run.distilled.decoded if uses_set else None
         shared = run.shared_state("measure", measure.name, (0,) if uses_teacher else (), distilled)
         with run.builder.plugin("measure", measure.name, self.name, shared) as owner:
             try:
@@ -92,7 +92,7 @@ def _task(run: Pipeline, part: int, owner: str) -> Any:
         report=run.report,
         statistics=declared("teacher", run.statistics),
         _student=declared("student", functools.cache(functools.partial(_load_student, run))),
-        _distilled=declared("set", lambda: run.distilled),
+        _distilled=declared("set", lambda: run.distilled.decoded),
         _teacher=declared("teacher", lambda: run.teacher),
     )
 

@@ -36,8 +36,7 @@ class TransportCost(Stage["Pipeline"]):
 
     def cost(self, run: Pipeline, part: int) -> Cost:
         """Counts every distilled image once."""
-        images = run.info.num_classes * (run.experiment.ipc or 0)
-        return Cost((Passes(images, "forward", (run.experiment.teacher.arch,), BATCH_SIZE),))
+        return Cost((Passes(run.student_images, "forward", (run.experiment.teacher.arch,), BATCH_SIZE),))
 
     def label(self, run: Pipeline, part: int) -> str:
         """Returns the name of the set."""
@@ -50,7 +49,7 @@ class TransportCost(Stage["Pipeline"]):
         from ddbench.nn import memory
         from ddbench.ot.exact import transport_cost
 
-        teacher, distilled = run.teacher, run.distilled
+        teacher, distilled = run.teacher, run.distilled.decoded
 
         def forward(pixels: Tensor) -> list[Tensor]:
             return [teacher(run.dataset.normalise(pixels), bn=False).features]

@@ -1,4 +1,4 @@
-"""DM: dataset distillation by matching distributions: means of embeddings, Gaussian kernels, attention maps (DataDAM).
+"""DM: dataset distillation by matching distributions: means of embeddings, Gaussian kernels, DataDAM, IDM.
 
 The entry point of the plugin: hook implementations and the methods' hyper-parameters. Imports no torch.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ddbench.api import DatasetInfo, DistillTask
-    from ddbench_dm.matching import Distance, Embed
+    from ddbench_dm.matching import Distance, Embed, Networks
 
 
 class DM(Distiller, frozen=True, extra="forbid"):
@@ -37,7 +37,7 @@ class DM(Distiller, frozen=True, extra="forbid"):
     cost = "distill: steps * classes * (ipc + real_batch // 3)"
     needs_teacher = False
     default_evaluator = "dsa"
-    batch_settings = ("real_batch",)
+    batch_settings: ClassVar[tuple[str, ...]] = ("real_batch",)
 
     network: str = Field(
         default="convnet-d3",
@@ -87,14 +87,16 @@ class DM(Distiller, frozen=True, extra="forbid"):
 
     def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
         """Returns the images of the whole set."""
-        from ddbench.losses import mean_match
+        from ddbench_dm.matching import mean_distance
 
-        return self._distill(task, unit, mean_match)
+        return self._distill(task, unit, mean_distance)
 
-    def _distill(self, task: DistillTask, unit: Unit, distance: Distance) -> Tensor | UnitResult:
+    def _distill(
+        self, task: DistillTask, unit: Unit, distance: Distance, networks: Networks | None = None
+    ) -> Tensor | UnitResult:
         from ddbench_dm.matching import distill
 
-        images = distill(self, task, unit, distance)
+        images = distill(self, task, unit, distance, networks)
         return images if self.clamp else UnitResult(images, pixels="unit")
 
 
@@ -137,7 +139,7 @@ class DMRbf(DM, frozen=True, extra="forbid"):
         """Returns the images of the whole set."""
         from ddbench_dm.matching import kernel_match
 
-        return self._distill(task, unit, lambda synthetic, real: kernel_match(synthetic, real, self.bandwidths))
+        return self._distill(task, unit, lambda synthetic, real, _: kernel_match(synthetic, real, self.bandwidths))
 
 
 class DataDAM(DM, frozen=True, extra="forbid"):
@@ -178,10 +180,74 @@ class DataDAM(DM, frozen=True, extra="forbid"):
         return attention_embedding(network, self.power, self.output_weight)
 
 
+class IDM(DM, frozen=True, extra="forbid"):
+    """DM with partly trained networks, a class term, and several small images in each stored image."""
+
+    name = "idm"
+    version = "1"
+    paper = "Zhao et al., Improved Distribution Matching for Dataset Condensation, CVPR 2023 (arXiv 2307.09742)"
+    summary = (
+        "DM with three changes. Each stored image holds 2 x 2 small images, which are enlarged for the loss and for "
+        "students. The networks are those of a pool, which are trained on real images between the steps. The loss also "
+        "has the cross-entropy of the network on the images, in proportion to the network's accuracy."
+    )
+    departures = (
+        "The accuracy of a network is that of its last training; in the released code it is that since the last "
+        "evaluation. One step on all classes replaces one step after each class. Decoded images are rounded to bytes "
+        "if the stored ones are bytes. The result is that of the last step; the released code also saves the set with "
+        "the best accuracy on the test images."
+    )
+    cost = (
+        "distill: steps * (classes * (factor ** 2 * ipc + real_batch // 3) + trained_networks * network_steps * "
+        "network_batch)"
+    )
+    batch_settings: ClassVar[tuple[str, ...]] = ("real_batch", "network_batch")
+
+    learning_rate: float = Field(default=0.2, gt=0, description="rate of SGD on the pixels, constant (IDM: 0.2)")
+    factor: int = Field(
+        default=2, ge=1, description="small images along a side of a stored image; it divides the image size (IDM: 2)"
+    )
+    class_weight: float = Field(
+        default=0.5,
+        ge=0,
+        description="weight of the cross-entropy, times the network's accuracy in percent (IDM: 0.5; 0.1 at IPC 50)",
+    )
+    pool_size: int = Field(default=100, ge=1, description="networks at most; a new one replaces the oldest (IDM: 100)")
+    pool_interval: int = Field(default=30, ge=1, description="steps between two new networks (IDM: 30)")
+    trained_networks: int = Field(default=2, ge=1, description="random networks that are trained per step (IDM: 2)")
+    network_steps: int = Field(default=10, ge=1, description="steps of SGD of each of them (IDM: 10)")
+    network_batch: int = Field(default=256, ge=1, description="real images of all classes in each of them (IDM: 256)")
+    network_learning_rate: float = Field(default=0.01, gt=0, description="rate of SGD on a network (IDM: 0.01)")
+    network_momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD on a network (IDM: 0.9)")
+    network_weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of a network (IDM: 0.0005)")
+
+    def decode_factor(self) -> int:
+        """Returns the number of small images along a side of a stored image."""
+        return self.factor
+
+    def image_passes(self, num_classes: int, ipc: int) -> int:
+        """Counts as DM does, with every small image, and the training of the networks."""
+        training = self.trained_networks * self.network_steps * self.network_batch
+        return self.steps * (num_classes * (self.factor**2 * ipc + self.real_batch // 3) + training)
+
+    def embedding(self, network: nn.Module) -> Embed:
+        """Returns the function that computes the inputs of the classifier and the logits."""
+        from ddbench_dm.pool import embedding_and_logits
+
+        return embedding_and_logits(network)
+
+    def distill(self, task: DistillTask, unit: Unit) -> Tensor | UnitResult:
+        """Returns the images of the whole set."""
+        from ddbench_dm.pool import NetworkPool
+
+        pool = NetworkPool(self, task)
+        return self._distill(task, unit, pool.distance, pool)
+
+
 @hookimpl
 def ddbench_distillers() -> Iterable[type[Distiller]]:
-    """Returns DM, its variant with Gaussian kernels, and DataDAM."""
-    return [DM, DMRbf, DataDAM]
+    """Returns DM, its variant with Gaussian kernels, DataDAM and IDM."""
+    return [DM, DMRbf, DataDAM, IDM]
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import DDBenchError, Unit, interruption, require_finite, seeds
-from ddbench.augment import augment, denormalise, draw_augmentation
-from ddbench.losses import gaussian_mmd, median_bandwidths
+from ddbench.augment import augment, denormalise, draw_augmentation, enlarge_parts, tile_parts
+from ddbench.losses import gaussian_mmd, mean_match, median_bandwidths
 from ddbench.nn import OOMBatcher, autocast, batch_norms, build_network, final_classifier
 from ddbench.training import prefetch, to_device
 
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Tensor], Tensor]
 """Maps normalised images [B, 3, S, S] to embeddings [B, d]."""
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""Maps the embeddings of the synthetic [m, d] and the real images [n, d] of one class to a scalar."""
+Distance = Callable[[Tensor, Tensor, int], Tensor]
+"""Maps the embeddings of the synthetic [m, d] and the real images [n, d] of a class, and its label, to a scalar."""
 
 REPORT_EVERY = 25
 PIXELS_PER_PASS = {"cpu": 2**16, "cuda": 2**20}
 """Pixels in one pass of the network. The number is small on a CPU, so that the feature maps fit into its caches."""
+
+
+def mean_distance(synthetic: Tensor, real: Tensor, label: int) -> Tensor:
+    """Computes the distance of DM: the squared distance of the mean embeddings."""
+    return mean_match(synthetic, real)
 
 
 def kernel_match(synthetic: Tensor, real: Tensor, multiples: Sequence[float]) -> Tensor:
@@ -97,6 +102,29 @@ def fresh_network(method: DM, task: DistillTask, step: int) -> nn.Module:
     return network.to(task.device, memory_format=memory_format(network))  # type: ignore[call-overload,no-any-return]
 
 
+class Networks:
+    """The embedding networks of the steps: a new random one at each step.
+
+    Args:
+        method: The hyper-parameters.
+        task: The task.
+
+    Attributes:
+        state: The tensors that a checkpoint keeps.
+    """
+
+    def __init__(self, method: DM, task: DistillTask) -> None:
+        self.method, self.task = method, task
+        self.state: dict[str, Tensor] = {}
+
+    def of_step(self, step: int) -> nn.Module:
+        """Returns the network of a step on the device. The caller may change it."""
+        return fresh_network(self.method, self.task, step)
+
+    def train(self, step: int) -> None:
+        """Trains networks after a step. Those of DM stay random."""
+
+
 def real_batches(method: DM, task: DistillTask, start: int) -> Iterator[Tensor]:
     """Yields the real images of every step: `real_batch` images of each class, without replacement.
 
@@ -120,9 +148,9 @@ def images_per_pass(task: DistillTask) -> int:
     return max(1, PIXELS_PER_PASS.get(task.device.type, 2**20) // task.info.image_size**2)
 
 
-def classes_per_pass(task: DistillTask) -> int:
+def classes_per_pass(method: DM, task: DistillTask) -> int:
     """Returns the number of classes whose synthetic images share a pass of a network without BatchNorm."""
-    return min(task.info.num_classes, max(1, images_per_pass(task) // task.ipc))
+    return min(task.info.num_classes, max(1, images_per_pass(task) // (task.ipc * method.decode_factor() ** 2)))
 
 
 def match(
@@ -133,6 +161,7 @@ def match(
     synthetic: Sequence[Tensor],
     distance: Distance,
     max_classes: int | None = None,
+    networks: Networks | None = None,
 ) -> Tensor:
     """Computes the loss of one step and adds its gradient to the gradient of the synthetic images.
 
@@ -149,6 +178,7 @@ def match(
         synthetic: The normalised synthetic images of each class [IPC, 3, S, S].
         distance: The distance of the embeddings of one class.
         max_classes: The number of classes in a group; None for `classes_per_pass`.
+        networks: The networks; None: random ones.
 
     Returns:
         The loss summed over classes, a detached scalar.
@@ -156,14 +186,14 @@ def match(
     Raises:
         DDBenchError: If `distance` raises an error. The message names the class.
     """
-    network = fresh_network(method, task, step)
+    network = (networks or Networks(method, task)).of_step(step)
     embed, classes = method.embedding(network), len(real)
     one_batch = bool(batch_norms(network))
-    group_classes = classes if one_batch else max_classes or classes_per_pass(task)
+    group_classes = classes if one_batch else max_classes or classes_per_pass(method, task)
     part_images = sum(map(len, real)) if one_batch else images_per_pass(task)
     total = torch.zeros((), device=task.device)
 
-    def augmented(class_images: Sequence[Tensor], labels: range) -> Tensor:
+    def augmented(class_images: Sequence[Tensor] | dict[int, Tensor], labels: range) -> Tensor:
         return torch.cat([_augmented(method, task, step, label, class_images[label]) for label in labels])
 
     def embed_real(labels: range) -> Tensor:
@@ -172,18 +202,20 @@ def match(
         parts = (part for group in groups for part in torch.split(augmented(real, group), part_images))
         return torch.cat([embed(part) for part in parts])
 
+    factor = method.decode_factor()
     for first in range(0, classes, group_classes):
         labels = range(first, min(first + group_classes, classes))
+        shown = {label: enlarge_parts(synthetic[label], factor) for label in labels} if factor > 1 else synthetic
         with autocast(task.device, task.precision):
             with torch.no_grad():
                 embedded_real = embed_real(labels)
-            embedded_synthetic = embed(augmented(synthetic, labels))
-        parts = torch.split(embedded_synthetic, [len(synthetic[label]) for label in labels])
+            embedded_synthetic = embed(augmented(shown, labels))
+        parts = torch.split(embedded_synthetic, [len(shown[label]) for label in labels])
         real_parts = torch.split(embedded_real, [len(real[label]) for label in labels])
         losses = []
         for label, pair in zip(labels, zip(parts, real_parts, strict=True), strict=True):
             try:
-                losses.append(distance(*pair))
+                losses.append(distance(*pair, label))
             except DDBenchError as error:
                 raise DDBenchError(f"{method.name}, class '{task.info.class_names[label]}': {error}") from error
         loss = torch.stack(losses).sum()
@@ -203,11 +235,16 @@ def initial_images(method: DM, task: DistillTask, unit: Unit) -> Tensor:
     """Returns the initial images of a unit, normalised float32 [n, 3, S, S] on the CPU."""
     if method.initial == "noise":
         return task.noise(unit)
-    indices = [task.sample(label, task.ipc, "initial") for label in range(task.info.num_classes)]
-    return task.dataset.evaluation_view("train", torch.cat(indices))
+    factor = method.decode_factor()
+    draws = [("initial",)] if factor == 1 else [("initial", part) for part in range(factor**2)]
+    images = []
+    for label in range(task.info.num_classes):
+        indices = torch.stack([task.sample(label, task.ipc, *names) for names in draws], 1).flatten()
+        images.append(tile_parts(task.dataset.evaluation_view("train", indices), factor))
+    return torch.cat(images)
 
 
-def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Tensor:
+def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance, networks: Networks | None = None) -> Tensor:
     """Optimises the images of the whole set with SGD with momentum at a constant rate.
 
     With `clamp`, unlike in the released code, pixels are clamped to the valid range after each step, so that the stored
@@ -221,6 +258,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
         task: The task.
         unit: A unit of all slots, sorted by class.
         distance: The distance of the embeddings of one class.
+        networks: The networks; None: random ones.
 
     Returns:
         The images, float32 [n, 3, S, S], 0 for black and 1 for white; in [0, 1] with `clamp`.
@@ -235,17 +273,18 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
     counts = [min(count, method.real_batch) for count in task.info.train_counts]
     images = initial_images(method, task, unit).to(device, copy=True)
     velocity = torch.zeros_like(images)
-    start, seconds = _resume(task, images, velocity)
+    networks = networks or Networks(method, task)
+    start, seconds = _resume(task, {"images": images, "velocity": velocity, **networks.state})
     images.requires_grad_(True)
     losses: list[Tensor] = []
     # With BatchNorm, all images must pass in one batch, so a group cannot become smaller.
-    max_classes = 1 if batch_norms(fresh_network(method, task, start)) else classes_per_pass(task)
+    max_classes = 1 if batch_norms(fresh_network(method, task, start)) else classes_per_pass(method, task)
     batcher = OOMBatcher("classes")
 
     def checked_state(step: int) -> dict[str, Tensor]:
         tensors = {"images": images.detach(), "velocity": velocity}
         require_finite(f"{method.name}, after step {step}", tensors, "; a lower method.learning_rate may help")
-        return tensors
+        return {**tensors, **networks.state}
 
     began = time.perf_counter()
     with closing(prefetch(real_batches(method, task, start), device)) as loaded:
@@ -254,7 +293,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
 
             def attempt(max_classes: int, step: int = step, real: Sequence[Tensor] = real) -> Tensor:
                 images.grad = None
-                return match(method, task, step, real, torch.split(images, task.ipc), distance, max_classes)
+                return match(method, task, step, real, torch.split(images, task.ipc), distance, max_classes, networks)
 
             losses.append(batcher(attempt, max_classes))
             with torch.no_grad():
@@ -263,6 +302,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance) -> Te
                 images.sub_(method.learning_rate * velocity)
                 if method.clamp:
                     images.copy_(torch.maximum(torch.minimum(images, high), low))
+            networks.train(step)
             task.tick()
             done = step + 1
             reports = done % REPORT_EVERY == 0 or done == method.steps
@@ -293,12 +333,12 @@ def _check(losses: list[Tensor], done: int) -> None:
     del losses[:-1]
 
 
-def _resume(task: DistillTask, images: Tensor, velocity: Tensor) -> tuple[int, float]:
+def _resume(task: DistillTask, state: Mapping[str, Tensor]) -> tuple[int, float]:
     """Loads a checkpoint into the tensors. Returns the first step and the seconds so far."""
     saved = task.checkpoint.load()
     if saved is None:
         return 0, 0.0
     tensors, meta = saved
-    images.copy_(tensors["images"])
-    velocity.copy_(tensors["velocity"])
+    for name, tensor in state.items():
+        tensor.copy_(tensors[name])
     return int(meta["step"]), float(meta["seconds"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ddbench_dm.matching
 import pytest
 import torch
 from ddbench_dm import DM, DMRbf
-from ddbench_dm.matching import embedding, kernel_match
+from ddbench_dm.matching import embedding, kernel_match, mean_distance
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -20,44 +19,13 @@ from ddbench.api.units import Unit, UnitResult
 from ddbench.augment.siamese import augment, draw_augmentation
 from ddbench.core import seeds
 from ddbench.core.errors import DDBenchError
-from ddbench.data.dataset import Dataset
 from ddbench.distillation.context import DistillContext
 from ddbench.losses.features import mean_match
 from ddbench.nn.build import build_network
-from ddbench.storage.checkpoint import Checkpoint
 
 IPC = 2
 SIZE = 8
 SMALL: dict[str, Any] = {"network": "convnet-d2", "steps": 3, "real_batch": 12, "learning_rate": 0.3}
-
-
-@pytest.fixture(scope="module")
-def digits(digits_at: Callable[..., Dataset]) -> Dataset:
-    return digits_at(SIZE)
-
-
-@pytest.fixture
-def make_task(digits: Dataset, tmp_path: Path) -> Callable[..., DistillContext]:
-    def no_teacher() -> Any:
-        raise AssertionError("the method asked for a teacher")
-
-    def make(seed: int = 0, report: Callable[..., None] = lambda step, total, **metrics: None) -> DistillContext:
-        return DistillContext(
-            dataset=digits,
-            ipc=IPC,
-            seed=seed,
-            device=torch.device("cpu"),
-            precision="fp32",
-            checkpoint=Checkpoint(tmp_path / "slot.safetensors"),
-            checkpoint_every=2,
-            report=report,
-            cached=lambda name, depends_on, fn: fn(),
-            statistics=lambda label: no_teacher(),
-            timing={},
-            _teacher=no_teacher,
-        )
-
-    return make
 
 
 UNIT: Unit = DM().units(10, IPC)[0]
@@ -193,7 +161,7 @@ def test_real_images_are_shown_as_the_synthetic_ones_are(
     operations = set()
     for step in range(8):
         synthetic = [image.clone().requires_grad_(True) for image in images]
-        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_match, max_classes=1)
+        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_distance, max_classes=1)
         assert float(loss) == 0
         assert all(not image.grad.any() for image in synthetic if image.grad is not None)
         operations |= {

@@ -47,6 +47,10 @@ METHOD_LIMITS = {
     "dm": {"steps": 20},
     "dm-rbf": {"steps": 20},
     "datadam": {"steps": 20},
+    "idm": {
+        **{"steps": 10, "class_weight": 0.1, "pool_size": 10, "pool_interval": 5},
+        **{"network_steps": 1, "network_batch": 16},
+    },
     "dc": {"iterations": 2},
     "dsa": {"iterations": 2},
     "mtt": FOLLOWED,

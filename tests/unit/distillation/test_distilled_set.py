@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ddbench.augment.parts import enlarge_parts
 from ddbench.core.errors import DDBenchError
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.distilled_set import DistilledSet, assemble, class_weights, exact_weights, to_uint8
@@ -145,6 +146,56 @@ def test_a_float_set_with_soft_labels_and_a_rate(digits: Dataset) -> None:
     assert len({whole.digest, plain.digest, *others}) == 5
     with pytest.raises(DDBenchError, match="different learning rates"):
         assemble(digits, [unit, {**unit, "learning_rate": unit["learning_rate"] * 2}], ("k", "l"), "mine")
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_students_get_the_parts_of_a_set_with_a_decoder(digits: Dataset, floats: bool) -> None:
+    """And bytes, digest, form and the picture are those of the stored images."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=draws)
+    unit = {
+        "images": images / 200 - 0.1 if floats else images,
+        "labels": torch.tensor([0, 0, 1]),
+        "weights": torch.tensor([3.0, 1.0, 2.0]),
+        "probabilities": torch.softmax(torch.randn(3, 10, generator=draws), 1),
+        "learning_rate": torch.tensor([0.02], dtype=torch.float64),
+        "decode_factor": torch.tensor([2]),
+    }
+    stored = assemble(digits, [unit], ("k",), "mine")
+    decoded = stored.decoded
+    parts = enlarge_parts(unit["images"].double(), 2)
+    assert decoded.pixels.dtype == unit["images"].dtype
+    assert float((decoded.pixels.double() - parts).abs().max()) <= (1e-6 if floats else 0.5)
+    assert decoded.labels.tolist() == [0] * 8 + [1] * 4
+    assert decoded.weights.tolist() == [3 / 16] * 4 + [1 / 16] * 4 + [1 / 4] * 4
+    assert decoded.soft_labels is not None
+    assert torch.equal(decoded.soft_labels, unit["probabilities"].repeat_interleave(4, 0))
+    assert (len(stored), len(decoded), decoded.learning_rate) == (3, 12, 0.02)
+    assert decoded.decoded is decoded
+    assert decoded.image_bytes == stored.image_bytes == 3 * 3 * 8 * 8 * (4 if floats else 1)
+    assert decoded.part(torch.arange(8)).image_bytes * 3 == stored.image_bytes * 2
+    assert stored.form.pop("decode_factor") == 2
+    assert torch.equal(stored.head(1)[0], stored.images[[0, 2]])
+    plain = assemble(digits, [{name: unit[name] for name in unit if name != "decode_factor"}], ("k",), "mine")
+    assert plain.decoded is plain
+    assert plain.digest != stored.digest
+
+
+def test_a_factor_that_divides_nothing_is_refused(digits: Dataset) -> None:
+    unit = {"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "labels": torch.tensor([0])}
+    real = {"indices": digits.train.of_class(0)[:1], "labels": torch.tensor([0])}
+    for body, factor, message in (
+        (unit, torch.tensor([3]), "decode_factor 3, which does not divide images of 8 px"),
+        (real, torch.tensor([2]), "decode_factor 2, which does not divide indices of real images"),
+        (unit, torch.tensor([2.0]), "decode_factor that is not one whole number above 1"),
+        (unit, torch.tensor([1]), "decode_factor that is not one whole number above 1"),
+        (unit, torch.tensor([2, 2]), "decode_factor that is not one whole number above 1"),
+    ):
+        with pytest.raises(DDBenchError, match=f"method 'mine': a stored unit has (the|a) {message}"):
+            assemble(digits, [{**body, "decode_factor": factor}], ("k",), "mine")
+    units = [{**unit, "decode_factor": torch.tensor([factor])} for factor in (2, 4)]
+    with pytest.raises(DDBenchError, match="different decode factors"):
+        assemble(digits, units, ("k", "l"), "mine")
 
 
 def test_a_set_of_real_images_is_their_evaluation_view(digits: Dataset) -> None:

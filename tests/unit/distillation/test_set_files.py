@@ -208,8 +208,15 @@ PROBABILITIES = torch.softmax(LOGITS, 1)
             {"logits": LOGITS, "learning_rate": torch.tensor([0.5])},
         ),
         (
-            arrays(images=BYTES.numpy(), labels=PROBABILITIES.numpy(), learning_rate=np.float64(3)),
-            {"probabilities": PROBABILITIES, "learning_rate": torch.tensor([3.0])},
+            arrays(
+                **{"images": BYTES.numpy(), "labels": PROBABILITIES.numpy(), "learning_rate": np.float64(3)},
+                decode_factor=np.int32(2),
+            ),
+            {
+                "probabilities": PROBABILITIES,
+                "learning_rate": torch.tensor([3.0]),
+                "decode_factor": torch.tensor([2.0]),
+            },
         ),
     ],
     ids=["DATM", "probabilities", "MTT", "both", "npz"],
@@ -227,16 +234,21 @@ def test_soft_labels_and_the_learning_rate_belong_to_the_set(
 @pytest.mark.parametrize("form", ["imagefolder", "safetensors"])
 def test_an_exported_float_set_is_read_again_exactly(form: str, tmp_path: Path) -> None:
     images, weights = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), torch.full((6,), 0.5)
-    extras = {"logits": LOGITS, "learning_rate": torch.tensor([0.02], dtype=torch.float64)}
+    rate, factor = torch.tensor([0.02], dtype=torch.float64), torch.tensor([2])
+    extras = {"logits": LOGITS, "learning_rate": rate, "decode_factor": factor}
     export_set(images, LABELS, weights, ["a", "b", "c"], {}, tmp_path / "set", form, extras=extras)
     read = read_set(tmp_path / "set", FORM)
     assert torch.equal(read.images, images)
     assert read.extras.keys() == extras.keys()
     assert all(torch.equal(read.extras[name], value) for name, value in extras.items())
+    with pytest.raises(DDBenchError, match="2 x 2 images in each image, so it cannot be resized to 32 px"):
+        read_set(tmp_path / "set", Form(32))
     if form == "imagefolder":
         png = np.array(Image.open(tmp_path / "set" / "a" / "00000.png"))
         assert np.array_equal(png, (images[0] * 255).round().clamp(0, 255).permute(1, 2, 0).numpy())
-        assert "float32 pixels, logits, learning rate" in (tmp_path / "set" / "README.md").read_text()
+        readme = (tmp_path / "set" / "README.md").read_text()
+        assert "float32 pixels, logits, learning rate, decode factor" in readme
+        assert "Each image holds 2 x 2 images of its class." in readme
 
 
 def test_images_of_another_size_are_resized_and_values_beyond_white_are_clamped(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_the_library_of_the_hub_reads_images_labels_weights_and_soft_labels(fold
     from datasets import load_dataset
 
     soft = torch.softmax(torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), 1)
-    extras = {"probabilities": soft, "learning_rate": torch.tensor([0.013], dtype=torch.float64)}
+    rate = torch.tensor([0.013], dtype=torch.float64)
+    extras = {"probabilities": soft, "learning_rate": rate, "decode_factor": torch.tensor([2])}
     expected = parts()
     export_set(**expected, target=folder, format="huggingface", extras=extras)
     rows = load_dataset(str(folder))["train"]
@@ -66,15 +67,19 @@ def test_the_library_of_the_hub_reads_images_labels_weights_and_soft_labels(fold
     assert torch.equal(torch.tensor(rows["weight"][:]), expected["weights"])
     assert torch.equal(torch.tensor(rows["probabilities"][:]), soft)
     assert rows["learning_rate"][:] == [0.013] * 6
+    assert rows["decode_factor"][:] == [2] * 6
     _, metadata, text = (folder / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(metadata)["task_categories"] == ["image-classification"]
     assert "6 images of 3 classes, 8 x 8 pixels" in text
+    assert "Each image holds 2 x 2 images of its class." in text
     back = read(folder)
     assert (back.names, back.extras.keys()) == (NAMES, extras.keys())
     assert back.weights is not None
     for name, tensor in {"images": back.images, "labels": back.labels, "weights": back.weights}.items():
         assert torch.equal(tensor, expected[name])
     assert all(torch.equal(back.extras[name], tensor) for name, tensor in extras.items())
+    with pytest.raises(DDBenchError, match="2 x 2 images in each image, so it cannot be resized to 16 px"):
+        read_hub_set(f"hf:{folder}", Form(16), lambda event: None)
 
 
 def test_large_sets_are_several_files_of_row_groups_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
