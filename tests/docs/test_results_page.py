@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_rded_under_both_protocols_is_that_of_its_records() -> None:
     assert rows_of("| | `fkd` | `rded` |") == {
         method: [top1(method, protocol) for protocol in ("fkd", "rded")] for method in ("rded", "random")
     }
+
+
+def test_the_sentences_on_el2n_are_those_of_its_records() -> None:
+    def top1(name: str) -> list[str]:
+        measured = [r for r in collection(name) if (r.method, r.ipc) == ("el2n", 10)]
+        plain = [r for r in measured if "augmentation" not in r.configuration["evaluator_settings"]]
+        own = {pool.example.evaluator: pool_top1(pool.students) for pool in pools(plain)}
+        return [number(own[protocol]) for protocol in ("fkd", "soft", "hard")]
+
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    fkd, soft, hard = top1("imagenette-64px")
+    assert f"`quick` has it, has {fkd} under `fkd`, {soft} under `soft` and {hard} under `hard`" in text
+    fkd, soft, hardest = top1("imagenette-64px-coresets")
+    assert f"The hardest images, which the paper keeps, have {fkd}, {soft} and {hardest} (one student each)" in text
+    numerics = " ".join((ROOT / "docs" / "numerics.md").read_text(encoding="utf-8").split())
+    assert f"`el2n` have {value(hard)} under `hard` and the hardest {hardest}" in numerics
 
 
 def test_the_search_is_that_of_its_records() -> None:
@@ -470,6 +487,6 @@ def test_the_scores_without_augmentation_are_those_of_the_records() -> None:
         gaps = (row["ior"], row["unaugmented"] - row["unaugmented_random"])
         ior, bare_ior = ("", "") if name == "random" else (f"{gap:+.2f}" for gap in gaps)
         raw = "0.00" if name == "random" else f"{row['ars_raw']:+.2f}"
-        top1 = f"{row['top1']:.2f} ± {row['deviation']:.2f}"
+        top1 = f"{row['top1']:.2f}" + ("" if math.isnan(row["deviation"]) else f" ± {row['deviation']:.2f}")
         expected[name] = [top1, ior, alone[name], bare_ior, raw, f"{row['ars']:.3f}"]
     assert rows_of("| method | with augmentation | IOR | without augmentation | IOR | raw ARS | ARS |") == expected
