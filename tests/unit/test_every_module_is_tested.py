@@ -35,7 +35,6 @@ COVERED = {
     "cli/table.py": "tests/cli/test_tables.py",
     "report/document.py": "tests/unit/report/test_page.py",
     "report/sections.py": "tests/unit/report/test_page.py",
-    "tables/comparing.py": TABLES,
     "tables/plan.py": TABLES,
     "tables/runs.py": TABLES,
     "distillation/context.py": "tests/unit/distillation/test_recover.py",
