@@ -27,10 +27,11 @@ REGISTRY = PluginRegistry()
 METHODS = [cls.name for cls in REGISTRY.distillers() if cls.needs_ipc]
 DATASETS = ["digits", "imagefolder:pictures"]
 DATASETS += [spec.name for spec in REGISTRY.datasets() if spec.name != "digits" and ":" not in spec.name]
-IMAGE_SIZE = {"dsa": 16}
+IMAGE_SIZE = {"dsa": 16, "idm": 16}
 """Side of the digits in pixels, for methods that do not take them as they are, with 8.
 
-At 8 px DSA passes with a rate of 300 too: images of zeros and ones are still digits.
+At 8 px DSA passes with a rate of 300 too: images of zeros and ones are still digits. The images that IDM decodes have
+half the side, 4 px.
 """
 TEACHER = ("teacher.epochs=5", "teacher.learning_rate=0.05")
 STUDENT = KnowledgeDistillation(epochs=40, learning_rate=5e-3, min_crop=0.5, cutmix_alpha=None)
