@@ -199,8 +199,16 @@ def protocols(request: Request, registry: PluginRegistry, method: str) -> list[s
         DDBenchError: A name is unknown.
     """
     check_protocols(request, registry)
-    own = registry.distiller(method).default_evaluator
-    return list(_distinct(own if name == OWN_PROTOCOL else name for name in request.evaluators or (OWN_PROTOCOL,)))
+    return list(_distinct(_protocols_of(request, registry, (method,))))
+
+
+def _protocols_of(request: Request, registry: PluginRegistry, methods: Iterable[str]) -> Iterator[str]:
+    """Yields the requested protocols. `own-protocol` stands for that of each method."""
+    for name in request.evaluators or (OWN_PROTOCOL,):
+        if name == OWN_PROTOCOL:
+            yield from (registry.distiller(method).default_evaluator for method in methods)
+        else:
+            yield name
 
 
 def expand_protocol(
@@ -302,9 +310,8 @@ def _aliases(request: Request, registry: PluginRegistry, method: str, evaluator:
     methods = frozenset(distiller.name for distiller in registry.distillers())
     evaluators = frozenset(protocol.name for protocol in registry.evaluators())
     # A name of both a method and a protocol (dsa) is that of the method, unless the user requests the protocol.
-    chosen = set(request.evaluators or (OWN_PROTOCOL,))
-    own = {registry.distiller(name).default_evaluator for name in request.methods} if OWN_PROTOCOL in chosen else set()
-    used = (chosen - {OWN_PROTOCOL} | own) - (set(request.methods) - set(request.evaluators))
+    used = set(_protocols_of(request, registry, request.methods))
+    used -= set(request.methods) - set(request.evaluators)
     return (
         SectionAlias("method", methods, frozenset(request.methods), method),
         SectionAlias("evaluator", evaluators, frozenset(used), evaluator),
