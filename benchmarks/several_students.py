@@ -27,14 +27,17 @@ def run(folder: str, students: int, *options: str) -> float:
 def measure(repetitions: int) -> list[Row]:
     """Measures each command once. The limit is the same command with one student."""
     cores = len(os.sched_getaffinity(0))
-    ways = {f"one after another, {cores} threads": [], "on Ray, 1 thread each": ["--set", "runtime.threads=1"]}
+    ways: list[tuple[str, list[str], list[str]]] = [
+        # the options of both commands, and those of the command with several students
+        (f"one after another, {cores} threads", [], []),
+        ("on Ray, 1 thread each", ["--set", "runtime.threads=1"], ["--executor", "ray"]),
+    ]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for way, options in ways.items():
+        for way, options, executor in ways:
             run(folder, 1, *options)  # fills the cache
             one = run(folder, 1, *options)
-            ray = ["--executor", "ray"] if "Ray" in way else []
-            several = run(folder, STUDENTS, *options, *ray)
+            several = run(folder, STUDENTS, *options, *executor)
             case = f"ResNet-18, 100 x 64 px, {EPOCHS} epochs of fkd, {cores} cores, {way}"
             rows.append(Row(f"{STUDENTS} students", case, several, limit=one))
     return rows
