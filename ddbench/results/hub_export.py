@@ -21,8 +21,6 @@ ROWS = 5000
 """Images in one parquet file. The hub advises files below 500 MB."""
 GROUP = 100
 """Images in one row group, which a reader holds in memory. The hub advises 100 for images."""
-_OF_WHOLE_SET = {"learning_rate": "float64", "decode_factor": "int64"}
-"""The types of extras with one value for all images."""
 _TERMS = (
     "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes isLiveDataset "
     "jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate separator source "
@@ -77,9 +75,12 @@ def write_hub_folder(
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Image, List, Value
 
+    from ddbench.distillation.units import OF_WHOLE_SET
+
     columns = {"image": Image(), "label": ClassLabel(names=_distinct(class_names)), "weight": Value("float32")}
-    for name in extras:
-        columns[name] = Value(_OF_WHOLE_SET[name]) if name in _OF_WHOLE_SET else List(Value("float32"))
+    for name, tensor in extras.items():
+        number = Value("float64" if tensor.is_floating_point() else "int64")
+        columns[name] = number if name in OF_WHOLE_SET else List(Value("float32"))
     schema = Features(columns).arrow_schema
     (folder / "data").mkdir()
     count = len(labels)
@@ -95,7 +96,7 @@ def write_hub_folder(
                     "weight": weights[rows].tolist(),
                 }
                 for name, tensor in extras.items():
-                    values[name] = (tensor.expand(count) if name in _OF_WHOLE_SET else tensor)[rows].tolist()
+                    values[name] = (tensor.expand(count) if name in OF_WHOLE_SET else tensor)[rows].tolist()
                 writer.write_table(pa.Table.from_pydict(values, schema=schema))
     (folder / "README.md").write_text(_metadata(count) + readme, encoding="utf-8")
     croissant = json.dumps(_croissant(folder, paths, tuple(columns)), indent=2)
