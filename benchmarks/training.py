@@ -19,7 +19,7 @@ from ddbench.api.settings import TrainingSettings
 from ddbench.config.schema import DataConfig, RuntimeConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.registry import ddbench_datasets
-from ddbench.evaluators.labels import OnlineLabels
+from ddbench.evaluators.fkd_labels import OnlineLabels
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.students import weighted
 from ddbench.nn import device as devices

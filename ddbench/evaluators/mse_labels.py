@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional
 
-from ddbench.evaluators.labels import OnlineLabels, SampleLosses
+from ddbench.evaluators.fkd_labels import OnlineLabels
+from ddbench.evaluators.labels import SampleLosses
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask

@@ -15,7 +15,7 @@ from ddbench.evaluators.length import EpochsOrSteps
 
 if TYPE_CHECKING:
     from ddbench.api.context import EvaluateTask
-    from ddbench.evaluators.labels import OnlineLabels
+    from ddbench.evaluators.fkd_labels import OnlineLabels
 
 
 VIEW_BYTES = 17
@@ -78,8 +78,8 @@ class KnowledgeDistillation(SoftTargetProtocol, frozen=True, extra="forbid"):
 
     def label_source(self, task: EvaluateTask) -> OnlineLabels:
         """Returns the views and labels of a task."""
+        from ddbench.evaluators.fkd_labels import OnlineLabels, StoredLabels
         from ddbench.evaluators.label_budgets import LabelBudget
-        from ddbench.evaluators.labels import OnlineLabels, StoredLabels
 
         source = OnlineLabels if self.labels == "online" else StoredLabels
         budget = LabelBudget(self.label_views, self.label_top, self.label_bits)

@@ -52,8 +52,8 @@ class Replay(SoftTargetProtocol, frozen=True, extra="forbid"):
 
     def evaluate(self, task: EvaluateTask) -> Metrics:
         """Trains one student on the views and logits of the files and measures it."""
+        from ddbench.evaluators.fkd_labels import ReplayedLabels
         from ddbench.evaluators.label_folders import open_labels
-        from ddbench.evaluators.labels import ReplayedLabels
         from ddbench.evaluators.students import evaluate_student
         from ddbench.training.schedules import cosine, half_cosine
 

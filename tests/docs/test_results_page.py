@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,14 +15,16 @@ from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import published, records
 from ddbench.results.conditions import Pool, pools
-from ddbench.results.pooling import Pooled, pool_top1
+from ddbench.results.pooling import pool_top1
 from ddbench.results.records import Record
 from ddbench.results.scores import scores
 from ddbench.tables.frame import build_frame
 
+if TYPE_CHECKING:
+    from tests.docs.conftest import Results
+
 ROOT = Path(__file__).parents[2]
-COLLECTIONS = ROOT / "results" / "reference"
-REFERENCE = COLLECTIONS / "imagenette-64px"
+REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"
 PAGE, README = ROOT / "results" / "README.md", ROOT / "README.md"
 
 COMPARED = {
@@ -52,18 +55,9 @@ NOT_RECORDED = {
 """Headings of measured tables that state that their records are not committed."""
 
 
-def tables(path: Path) -> dict[str, list[list[str]]]:
-    """The tables of a page: the cells of their rows, by heading."""
-    found: dict[str, list[list[str]]] = {}
-    for text in re.findall(r"(?:^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE):
-        heading, _, *lines = text.splitlines()
-        found[heading] = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    return found
-
-
-def printed(name: str) -> dict[str, dict[str, str]]:
+def printed(name: str, results: Results) -> dict[str, dict[str, str]]:
     """The cells of a printed table without counts and notes, by row and column; `COLUMN published` beside a column."""
-    (table,) = tables(REFERENCE / "tables" / f"{name}.md").items()
+    (table,) = results.tables(REFERENCE / "tables" / f"{name}.md").items()
     columns = [cell.strip() for cell in table[0].split("|")[1:-1]]
     for number, column in enumerate(columns):
         if column == "published":
@@ -76,22 +70,9 @@ def printed(name: str) -> dict[str, dict[str, str]]:
     }
 
 
-def rows_of(heading: str, page: Path = PAGE) -> dict[str, list[str]]:
-    """The rows of a table of the page, by their first cell."""
-    return {cells[0]: cells[1:] for cells in tables(page)[heading]}
-
-
 def value(text: str) -> str:
     """The number without its error."""
     return text.partition(" ± ")[0]
-
-
-def number(pooled: Pooled) -> str:
-    return f"{pooled.mean:.2f}" + ("" if pooled.deviation is None else f" ± {pooled.deviation:.2f}")
-
-
-def collection(name: str) -> list[Record]:
-    return records.read_all(COLLECTIONS / name / "records")
 
 
 def cost(members: Iterable[Pool], digits: int = 2) -> str:
@@ -101,13 +82,13 @@ def cost(members: Iterable[Pool], digits: int = 2) -> str:
     return f"{fmean(costs.values()):.{digits}f}" if costs else ""
 
 
-def test_every_table_of_measured_numbers_is_compared() -> None:
-    """Measured: a heading of accuracies, costs or times, in a page that reports results."""
+def test_every_table_of_measured_numbers_is_compared(results: Results) -> None:
+    """Results: a heading of accuracies, costs or times, in a page that reports results."""
     pages = (README, PAGE, ROOT / "docs" / "numerics.md")
     measured = {
         heading
         for page in pages
-        for heading, rows in tables(page).items()
+        for heading, rows in results.tables(page).items()
         if any(re.fullmatch(r"[-+]?\d+\.\d+( ± .*)?", cell) for row in rows for cell in row[1:])
     }
     assert measured == COMPARED | NOT_RECORDED
@@ -115,8 +96,8 @@ def test_every_table_of_measured_numbers_is_compared() -> None:
     assert text.count("are not committed") == len(NOT_RECORDED)
 
 
-def test_the_first_table_is_that_of_its_records() -> None:
-    rows = rows_of("| set | `fkd` | `hard` | W_2^2 | n |")
+def test_the_first_table_is_that_of_its_records(results: Results) -> None:
+    rows = results.rows("| set | `fkd` | `hard` | W_2^2 | n |")
     names = {
         "ten random real images per class": ("random", ["quick"]),
         "wmdd, `quick` + `released`": ("wmdd", ["quick", "released"]),
@@ -126,22 +107,22 @@ def test_the_first_table_is_that_of_its_records() -> None:
     assert rows.keys() == names.keys()
     every = [
         pool
-        for pool in pools(collection("imagenette-64px-earlier"))
+        for pool in pools(results.collection("imagenette-64px-earlier"))
         if pool.example.configuration["method_settings"].get("regulariser") != "bn"  # of the table `ablation`
     ]
     for label, (method, recipes) in names.items():
         own = {p.example.evaluator: p for p in every if (p.example.method, p.example.recipes) == (method, recipes)}
         fkd, hard, transport, n = rows[label]
-        for text, evaluator in ((fkd, "fkd"), (hard, "hard")):
-            assert text == (number(pool_top1(own[evaluator].students)) if evaluator in own else "no record"), label
+        for text, name in ((fkd, "fkd"), (hard, "hard")):
+            assert text == (results.number(pool_top1(own[name].students)) if name in own else "no record"), label
         assert transport == cost(own.values()), label
         counts = {f"{c.sets} set{'s' * (c.sets > 1)}" + f", {c.students} students" * (c.students > c.sets)
                   for c in (pool_top1(p.students) for p in own.values())}  # fmt: skip
         assert counts == {n}, label
 
 
-def test_the_costs_of_the_methods_are_those_of_their_records() -> None:
-    rows = rows_of("| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |")
+def test_the_costs_of_the_methods_are_those_of_their_records(results: Results) -> None:
+    rows = results.rows("| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |")
     request = Request(
         *((), ("imagenette",), (10,)),
         assignments=("dm.steps=60", "dm-rbf.steps=60", "teacher.checkpoint=teacher-resnet18-imagenette64.safetensors"),
@@ -156,8 +137,8 @@ def test_the_costs_of_the_methods_are_those_of_their_records() -> None:
     assert {label.partition(" [")[0]: cells[-1] for label, cells in rows.items()} == costs
 
 
-def test_rded_under_both_protocols_is_that_of_its_records() -> None:
-    stored = collection("imagenette-64px")
+def test_rded_under_both_protocols_is_that_of_its_records(results: Results) -> None:
+    stored = results.collection("imagenette-64px")
 
     def top1(method: str, protocol: str) -> str:
         """The number over the sets that are measured under `rded`."""
@@ -169,19 +150,19 @@ def test_rded_under_both_protocols_is_that_of_its_records() -> None:
         plain = [r for r in named if not others & r.configuration["evaluator_settings"].keys()]
         used = [r for r in plain if r.evaluator == protocol and r.repeat in sets and r.student_seed == 0]
         assert len(used) == len(sets)
-        return number(pool_top1(used))
+        return results.number(pool_top1(used))
 
-    assert rows_of("| | `fkd` | `rded` |") == {
+    assert results.rows("| | `fkd` | `rded` |") == {
         method: [top1(method, protocol) for protocol in ("fkd", "rded")] for method in ("rded", "random")
     }
 
 
-def test_the_sentences_on_el2n_are_those_of_its_records() -> None:
+def test_the_sentences_on_el2n_are_those_of_its_records(results: Results) -> None:
     def top1(name: str) -> list[str]:
-        measured = [r for r in collection(name) if (r.method, r.ipc) == ("el2n", 10)]
+        measured = [r for r in results.collection(name) if (r.method, r.ipc) == ("el2n", 10)]
         plain = [r for r in measured if "augmentation" not in r.configuration["evaluator_settings"]]
         own = {pool.example.evaluator: pool_top1(pool.students) for pool in pools(plain)}
-        return [number(own[protocol]) for protocol in ("fkd", "soft", "hard")]
+        return [results.number(own[protocol]) for protocol in ("fkd", "soft", "hard")]
 
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     fkd, soft, hard = top1("imagenette-64px")
@@ -192,10 +173,10 @@ def test_the_sentences_on_el2n_are_those_of_its_records() -> None:
     assert f"`el2n` have {value(hard)} under `hard` and the hardest {hardest}" in numerics
 
 
-def test_the_search_is_that_of_its_records() -> None:
+def test_the_search_is_that_of_its_records(results: Results) -> None:
     names = ("bn_weight", "learning_rate", "cross_entropy_weight", "crop_scale_min")
     every: dict[tuple[str, ...], dict[str, Pool]] = {}
-    for pool in pools(collection("imagenette-64px-search")):
+    for pool in pools(results.collection("imagenette-64px-search")):
         settings = pool.example.configuration["method_settings"]
         method = pool.example.method
         title = f"{settings.get('solver', 'sliced')} barycenter" if settings else method
@@ -209,23 +190,23 @@ def test_the_search_is_that_of_its_records() -> None:
         ]
         for key, own in every.items()
     ]
-    shown = tables(PAGE)["| set | lambda | learning rate | cross-entropy | smallest crop | `fkd` | `hard` | W_2^2 |"]
-    assert sorted(shown) == sorted(expected)
+    heading = "| set | lambda | learning rate | cross-entropy | smallest crop | `fkd` | `hard` | W_2^2 |"
+    assert sorted(results.tables(PAGE)[heading]) == sorted(expected)
 
 
-def test_the_sentence_on_32_px_is_that_of_its_records() -> None:
-    own = {pool.example.method: pool_top1(pool.students) for pool in pools(collection("imagenette-32px"))}
+def test_the_sentence_on_32_px_is_that_of_its_records(results: Results) -> None:
+    own = {pool.example.method: pool_top1(pool.students) for pool in pools(results.collection("imagenette-32px"))}
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    dm, random = own["dm"], own["random"]
-    assert (dm.count_text, random.count_text) == ("3 on 1 set", "3 on 2 sets")
-    assert f"reaches {number(dm)} over three students on one set, against {number(random)} for ten random" in text
+    assert [own[name].count_text for name in ("dm", "random")] == ["3 on 1 set", "3 on 2 sets"]
+    dm, random = (results.number(own[name]) for name in ("dm", "random"))
+    assert f"reaches {dm} over three students on one set, against {random} for ten random" in text
     assert "(three students on two sets)" in text
 
 
-def test_the_sentence_on_crops_once_per_batch_is_that_of_its_records() -> None:
+def test_the_sentence_on_crops_once_per_batch_is_that_of_its_records(results: Results) -> None:
     (changed,) = [
         pool
-        for pool in pools(collection("imagenette-64px"))
+        for pool in pools(results.collection("imagenette-64px"))
         if pool.example.method == "wmdd"
         and not pool.example.configuration["method_settings"].get("crop_per_image", True)
         and pool.example.recipes == ["quick"]
@@ -233,13 +214,13 @@ def test_the_sentence_on_crops_once_per_batch_is_that_of_its_records() -> None:
     pooled = pool_top1(changed.students)
     assert (changed.example.evaluator, pooled.count_text) == ("fkd", "3 sets")
     for path in (PAGE, PAGE.parents[1] / "docs" / "faithfulness.md"):
-        assert number(pooled) in path.read_text(encoding="utf-8")
+        assert results.number(pooled) in path.read_text(encoding="utf-8")
 
 
-def test_the_sentence_on_large_batches_is_that_of_its_record() -> None:
+def test_the_sentence_on_large_batches_is_that_of_its_record(results: Results) -> None:
     (record,) = [
         record
-        for record in collection("imagenette-64px")
+        for record in results.collection("imagenette-64px")
         if record.ipc == 50 and record.configuration["evaluator_settings"].get("batch_size") == 1024
     ]
     assert (record.method, record.evaluator) == ("random", "fkd")
@@ -247,128 +228,36 @@ def test_the_sentence_on_large_batches_is_that_of_its_record() -> None:
         assert f"{record.metrics.top1_last:.2f}" in path.read_text(encoding="utf-8")
 
 
-def test_the_numbers_under_dsa_are_those_of_their_records() -> None:
+def test_the_numbers_under_dsa_are_those_of_their_records(results: Results) -> None:
     expected = {}
-    for pool in pools(collection("imagenette-64px-dsa")):
+    for pool in pools(results.collection("imagenette-64px-dsa")):
         method, settings = pool.example.method, pool.example.configuration["method_settings"]
         words = [settings["network"], f"learning rate {settings['learning_rate']:g}"] if settings else []
         if pool.example.configuration["evaluator_settings"]["strategy"] is None:
             words.append("no augmentation")
         pooled = pool_top1(pool.students)
-        expected[", ".join([method, *words])] = [number(pooled), pooled.count_text]
-    assert rows_of("| set | `dsa` | n |") == expected
+        expected[", ".join([method, *words])] = [results.number(pooled), pooled.count_text]
+    assert results.rows("| set | `dsa` | n |") == expected
 
 
-def test_repeated_records_are_beside_those_that_they_repeat() -> None:
-    originals = {one.name: one for one in collection("imagenette-64px")}
+def test_repeated_records_are_beside_those_that_they_repeat(results: Results) -> None:
+    originals = {one.name: one for one in results.collection("imagenette-64px")}
     expected = {}
-    for repeated in collection("imagenette-64px-repeats"):
+    for repeated in results.collection("imagenette-64px-repeats"):
         one = originals[repeated.name]
         same = repeated.distilled_digest == one.distilled_digest
         assert (repeated.metrics.per_class == one.metrics.per_class) == same
         assert repeated.keys == one.keys
         top1 = [f"{record.metrics.top1_last:.2f}" for record in (one, repeated)]
         expected[f"`{one.name}`"] = ["the same" if same else "another", *top1]
-    assert rows_of("| record | distilled set | top-1 in the record | top-1 repeated |") == expected
+    assert results.rows("| record | distilled set | top-1 in the record | top-1 repeated |") == expected
 
 
-def test_clamped_and_unclamped_pixels_are_those_of_the_records() -> None:
-    expected: dict[tuple[str, str, str], dict[bool, str]] = {}
-    for pool in pools(collection("digits-16px")):
-        own, configuration = pool.example, pool.example.configuration
-        row = (str(own.ipc), str(configuration["method_settings"]["steps"]))
-        key = (*row, str(configuration["evaluator_settings"]["epochs"]))
-        clamped = configuration["method_settings"].get("clamp", True)
-        assert own.distilled_form == ({} if clamped else {"pixels": "float32"})
-        assert pool_top1(pool.students).count_text == "3 sets"
-        expected.setdefault(key, {})[clamped] = number(pool_top1(pool.students))
-    page = tables(ROOT / "docs" / "faithfulness.md")
-    shown = page["| IPC | steps | epochs | clamped, uint8 | not clamped, float32 |"]
-    assert sorted(shown) == sorted([*key, cells[True], cells[False]] for key, cells in expected.items())
-
-
-def test_idm_and_random_images_are_those_of_the_records() -> None:
-    expected = {}
-    for pool in pools(collection("digits-16px-idm")):
-        decoded = pool.example.distilled_form.get("decode_factor", 1) ** 2
-        top1, count = pool_top1(pool.students), pool.example.distilled_images
-        assert top1.count_text == "3 on 1 set"
-        cells = [number(top1), f"{count}", f"{count * decoded}", f"{pool.example.metrics.image_bytes:,}"]
-        expected[f"`{pool.example.method}`"] = cells
-    page = ROOT / "docs" / "faithfulness.md"
-    assert rows_of("| set | `dsa` | stored images | images of a student | bytes of the images |", page) == expected
-
-
-@pytest.mark.parametrize(("name", "protocol"), [("digits-16px-own", "own"), ("imagenette-32px-mtt", "mtt")])
-def test_mtt_and_random_images_are_those_of_the_records(name: str, protocol: str) -> None:
-    page = ROOT / "docs" / "faithfulness.md"
-    expected = {}
-    for pool in pools(collection(name)):
-        form = pool.example.distilled_form
-        if pool.example.method == "mtt":
-            assert form.keys() == {"pixels", "learning_rate"}
-            assert f"from 0.01 to {form['learning_rate']:.5f}" in page.read_text(encoding="utf-8")
-        top1 = pool_top1(pool.students)
-        assert top1.count_text == "3 on 1 set"
-        expected[f"`{pool.example.method}`"] = [number(top1), f"{pool.example.metrics.image_bytes:,}"]
-    assert rows_of(f"| set | `{protocol}` | bytes of the images |", page) == expected
-
-
-def test_scdd_and_random_images_are_those_of_the_records() -> None:
-    names = {"random": "`random`", "sre2l": "`sre2l`", "scdd": "`scdd`, SimSiam for 20 epochs"}
-    rows: dict[str, dict[int | None, str]] = {}
-    for pool in sorted(pools(collection("imagenette-64px")), key=lambda pool: len(pool.students)):
-        one, settings = pool.example, pool.example.configuration["method_settings"]
-        plain = (one.evaluator, one.student, one.recipes) == ("fkd", "resnet18", ["quick"])
-        if plain and one.method in names and one.ipc in (1, 10):
-            given = settings.get("backbone") is not None
-            name = "`scdd`, backbone of the given teacher" if given else names[one.method]
-            rows.setdefault(name, {})[one.ipc] = number(pool_top1(pool.students))
-    shown = rows_of("| set | IPC 1, `fkd` | IPC 10, `fkd` |", ROOT / "docs" / "faithfulness.md")
-    assert shown == {name: [cells.get(1, ""), cells.get(10, "")] for name, cells in rows.items()}
-
-
-def test_gvbsm_and_random_images_are_those_of_the_records() -> None:
-    expected: dict[str, dict[str, str]] = {}
-    for pool in pools(collection("digits-16px-gvbsm")):
-        settings, top1 = pool.example.configuration["method_settings"], pool_top1(pool.students)
-        assert top1.count_text in ("3 sets", "1 set")
-        row = f"`{pool.example.method}`"
-        if pool.example.method == "gvbsm":
-            row += f", weight {settings['statistics_weight']:g}, {settings['steps']} steps"
-        expected.setdefault(row, {})[pool.example.evaluator] = number(top1)
-    protocols = ("gvbsm", "fkd", "soft", "hard")
-    shown = rows_of("| set | `gvbsm` | `fkd` | `soft` | `hard` |", ROOT / "docs" / "faithfulness.md")
-    assert shown == {row: [cells.get(name, "") for name in protocols] for row, cells in expected.items()}
-
-
-def test_the_weights_of_gvbsm_on_held_out_images_are_those_of_the_records() -> None:
-    expected: dict[str, dict[str, str]] = {}
-    for pool in pools(collection("digits-16px-gvbsm-search")):
-        assert pool.example.configuration["data"]["holdout"] == 0.2
-        assert pool_top1(pool.students).count_text == "3 sets"
-        weight = pool.example.configuration["method_settings"].get("statistics_weight")
-        row = f"`{pool.example.method}`" + (f", weight {weight:g}" if weight else "")
-        expected.setdefault(row, {})[pool.example.evaluator] = number(pool_top1(pool.students))
-    shown = rows_of("| set | held out, `gvbsm` | held out, `fkd` |", ROOT / "docs" / "faithfulness.md")
-    assert shown == {row: [cells["gvbsm"], cells["fkd"]] for row, cells in expected.items()}
-
-
-def test_gvbsm_and_random_images_on_imagenette_are_those_of_the_records() -> None:
-    rows: dict[str, dict[str, str]] = {"`random`": {}, "`gvbsm`": {}, "`gvbsm`, `released`": {}}
-    for record in collection("imagenette-64px"):
-        name = ", ".join([f"`{record.method}`", *(f"`{recipe}`" for recipe in record.recipes[1:])])
-        if name in rows and (record.ipc, record.student, record.student_seed) == (1, "resnet18", 0):
-            rows[name][record.evaluator] = f"{record.metrics.top1_last:.2f}"
-    shown = rows_of("| set | ImageNette, `gvbsm` | ImageNette, `fkd` |", ROOT / "docs" / "faithfulness.md")
-    assert shown == {name: [cells.get("gvbsm", ""), cells.get("fkd", "")] for name, cells in rows.items()}
-
-
-def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> None:
-    before = printed("ablation")["wasserstein + pcbn"]["IPC 10"]
-    runs = collection("imagenette-64px-benchmarks")
+def test_the_accuracies_of_the_performance_page_are_those_of_the_records(results: Results) -> None:
+    before = printed("ablation", results)["wasserstein + pcbn"]["IPC 10"]
+    runs = results.collection("imagenette-64px-benchmarks")
     after, compiled = (
-        number(pool_top1([run for run in runs if run.configuration["runtime"]["compile"] == value]))
+        results.number(pool_top1([run for run in runs if run.configuration["runtime"]["compile"] == value]))
         for value in ("off", "on")
     )
     line = f"{before} before the optimisations, {after} after, {compiled} with `--compile on`"
@@ -382,18 +271,18 @@ def test_the_accuracies_of_the_performance_page_are_those_of_the_records() -> No
         ("lambda", "| lambda | 0.1 | 1 | 10 | 100 | 1000 |"),
     ],
 )
-def test_the_tables_of_one_setting_are_those_printed(name: str, heading: str) -> None:
-    cells = printed(name)
+def test_the_tables_of_one_setting_are_those_printed(results: Results, name: str, heading: str) -> None:
+    cells = printed(name, results)
     assert heading.split(" | ")[1:] == [*list(cells)[:-1], f"{list(cells)[-1]} |"]
-    assert rows_of(heading)["here (one student each)"] == [row["IPC 10"] for row in cells.values()]
+    assert results.rows(heading)["here (one student each)"] == [row["IPC 10"] for row in cells.values()]
 
 
-def test_ablation_and_metric_are_those_printed() -> None:
-    rows = rows_of("| | Wasserstein + PCBN | cross-entropy + PCBN | Wasserstein + BN | cross-entropy + BN |")
+def test_ablation_and_metric_are_those_printed(results: Results) -> None:
+    rows = results.rows("| | Wasserstein + PCBN | cross-entropy + PCBN | Wasserstein + BN | cross-entropy + BN |")
     order = ("wasserstein + pcbn", "cross-entropy + pcbn", "wasserstein + bn", "cross-entropy + bn")
-    cells = [printed("ablation")[name] for name in order]
+    cells = [printed("ablation", results)[name] for name in order]
     earlier: dict[str, list[Record]] = {}
-    for record in collection("imagenette-64px-earlier"):
+    for record in results.collection("imagenette-64px-earlier"):
         settings = record.configuration["method_settings"]
         if settings.get("regulariser") == "bn":
             earlier.setdefault(settings["feature_loss"], []).append(record)
@@ -402,36 +291,36 @@ def test_ablation_and_metric_are_those_printed() -> None:
         "BN with earlier settings": [
             "",
             "",
-            *(number(pool_top1(earlier[n])) for n in ("wasserstein", "cross-entropy")),
+            *(results.number(pool_top1(earlier[n])) for n in ("wasserstein", "cross-entropy")),
         ],
         "paper": [value(row["IPC 10 published"]) for row in cells],
     }
-    rows = rows_of("| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |")
-    cells = [printed("metric")[name] for name in ("wasserstein (wmdd)", "mmd in WMDD", "mmd (dm)")]
+    rows = results.rows("| | WMDD (Wasserstein) | WMDD with MMD instead | DM (MMD, 60 steps) |")
+    cells = [printed("metric", results)[name] for name in ("wasserstein (wmdd)", "mmd in WMDD", "mmd (dm)")]
     assert rows == {
         "class labels, no CutMix": [row["IPC 10 hard"] for row in cells],
         "FKD": [row["IPC 10 fkd"] for row in cells],
     }
 
 
-def test_sliced_and_comparison_are_those_printed() -> None:
-    sliced, comparison = printed("sliced"), printed("comparison")
+def test_sliced_and_comparison_are_those_printed(results: Results) -> None:
+    sliced, comparison = printed("sliced", results), printed("comparison", results)
     methods = ("wmdd", "wmdd-sliced")
-    three = printed("regimes")
-    assert rows_of("| images per class | WMDD | wmdd-sliced |") == {
+    three = printed("regimes", results)
+    assert results.rows("| images per class | WMDD | wmdd-sliced |") == {
         "1 (both are the class mean)": [sliced[name]["IPC 1 top-1"] for name in methods],
         "10, one set": [sliced[name]["IPC 10 top-1"] for name in methods],
         "10, three sets": [three[name]["IPC 10 fkd top-1"] for name in methods],
         "50 (one student each)": [sliced[name]["IPC 50 top-1"] for name in methods],
     }
     order = ("wmdd", "random", "sre2l", "rded", "cda", "dc")
-    assert rows_of("| | WMDD | random | SRe2L | RDED | CDA | DC |") == {
+    assert results.rows("| | WMDD | random | SRe2L | RDED | CDA | DC |") == {
         "here (three students on one set)": [comparison[name]["IPC 1"] for name in order],
         "paper": [value(comparison[name]["IPC 1 published"]) for name in order],
     }
 
 
-def test_students_of_other_networks_are_those_of_the_records() -> None:
+def test_students_of_other_networks_are_those_of_the_records(results: Results) -> None:
     checkpoint = "teacher.checkpoint=teacher-resnet18-imagenette64.safetensors"
     methods = {"random": "random", "WMDD": "wmdd", "SRe2L": "sre2l"}
     request = Request(tuple(methods.values()), ("imagenette",), (10,), assignments=(checkpoint,))
@@ -443,12 +332,12 @@ def test_students_of_other_networks_are_those_of_the_records() -> None:
         for epoch, column in (("selected epoch", "top1_selected"), ("last epoch", "top1"))
         for title, method in methods.items()
     }
-    assert rows_of("| | ResNet-18 | ResNet-50 | ViT-Tiny |") == expected
+    assert results.rows("| | ResNet-18 | ResNet-50 | ViT-Tiny |") == expected
 
 
-def test_efficiency_is_as_printed() -> None:
-    cells = [printed("efficiency")[name] for name in ("dc", "dm", "sre2l", "wmdd")]
-    rows = rows_of("| | DC | DM | SRe2L | WMDD |")
+def test_efficiency_is_as_printed(results: Results) -> None:
+    cells = [printed("efficiency", results)[name] for name in ("dc", "dm", "sre2l", "wmdd")]
+    rows = results.rows("| | DC | DM | SRe2L | WMDD |")
     assert rows["seconds per iteration"] == [row["IPC 1 s / iteration"] for row in cells]
     assert rows["peak memory, GB"] == [row["IPC 1 peak GB"] for row in cells]
     extrapolated = [float(text.replace(",", "")) for text in rows["seconds of 2,000 iterations, extrapolated"]]
@@ -457,14 +346,14 @@ def test_efficiency_is_as_printed() -> None:
     assert paper == [value(row["IPC 1 s / iteration published"]) for row in cells]
 
 
-def test_the_numbers_at_224_pixels_are_those_of_their_records_and_of_the_published_table() -> None:
+def test_the_numbers_at_224_pixels_are_those_of_their_records_and_of_the_published_table(results: Results) -> None:
     expected = {}
-    for pool in pools(collection("imagenette-224px")):
+    for pool in pools(results.collection("imagenette-224px")):
         record = pool.example
         assert (record.ipc, record.configuration["data"]["image_size"], record.recipes[0]) == (1, 224, "paper")
         words = [record.method, *(f"`{recipe}`" for recipe in record.recipes[1:])]
-        expected[", ".join(words)] = [f"`{record.evaluator}`", number(pool_top1(pool.students))]
-    table = rows_of("| method | protocol | top-1 | published | source |")
+        expected[", ".join(words)] = [f"`{record.evaluator}`", results.number(pool_top1(pool.students))]
+    table = results.rows("| method | protocol | top-1 | published | source |")
     assert {method: cells[:2] for method, cells in table.items()} == expected
     frame = published.load("comparison").query("dataset == 'imagenette' and ipc == 1").set_index("ours")
     for method, ours in (("wmdd, `released`", "wmdd"), ("sre2l", "sre2l")):
@@ -472,15 +361,18 @@ def test_the_numbers_at_224_pixels_are_those_of_their_records_and_of_the_publish
         assert table[method][2:] == [f"{row['value']} ± {row['error']}", row["source"]]
 
 
-def test_the_scores_without_augmentation_are_those_of_the_records() -> None:
+def test_the_scores_without_augmentation_are_those_of_the_records(results: Results) -> None:
     first = (10, "soft", "resnet18", 0)
-    used = [r for r in collection("imagenette-64px") if (r.ipc, r.evaluator, r.student, r.student_seed) == first]
+    every = results.collection("imagenette-64px")
+    used = [r for r in every if (r.ipc, r.evaluator, r.student, r.student_seed) == first]
     bare = [r for r in used if "augmentation" in r.configuration["evaluator_settings"]]
 
     def label(method: str, recipe: str) -> str:
         return method + (", `tuned`" if "tuned" in recipe else "")
 
-    alone = {label(p.example.method, "+".join(p.example.recipes)): number(pool_top1(p.students)) for p in pools(bare)}
+    alone = {
+        label(p.example.method, "+".join(p.example.recipes)): results.number(pool_top1(p.students)) for p in pools(bare)
+    }
     expected = {}
     for row in scores(records.to_frame(used), "soft").dropna(subset=["ars"]).to_dict("records"):
         name = label(row["method"], row["recipe"])
@@ -489,4 +381,4 @@ def test_the_scores_without_augmentation_are_those_of_the_records() -> None:
         raw = "0.00" if name == "random" else f"{row['ars_raw']:+.2f}"
         top1 = f"{row['top1']:.2f}" + ("" if math.isnan(row["deviation"]) else f" ± {row['deviation']:.2f}")
         expected[name] = [top1, ior, alone[name], bare_ior, raw, f"{row['ars']:.3f}"]
-    assert rows_of("| method | with augmentation | IOR | without augmentation | IOR | raw ARS | ARS |") == expected
+    assert results.rows("| method | with augmentation | IOR | without augmentation | IOR | raw ARS | ARS |") == expected

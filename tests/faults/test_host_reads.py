@@ -82,8 +82,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (batches, view_batches):
         monkeypatch.setattr(module, "to_device", copy)
-    for name in ("ddbench.evaluators.labels", "ddbench.evaluators.students", "ddbench.training.teacher"):
-        monkeypatch.setattr(f"{name}.to_device", copy)
+    for name in ("evaluators.labels", "evaluators.fkd_labels", "evaluators.students", "training.teacher"):
+        monkeypatch.setattr(f"ddbench.{name}.to_device", copy)
 
 
 @pytest.fixture

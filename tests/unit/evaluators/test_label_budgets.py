@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddbench.evaluators.fkd_labels import StoredLabels
 from ddbench.evaluators.label_budgets import (
     LabelBudget,
     dequantise,
@@ -22,7 +23,6 @@ from ddbench.evaluators.label_budgets import (
     quantise,
     unpack_pairs,
 )
-from ddbench.evaluators.labels import StoredLabels
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.rded import PatchShuffling
 

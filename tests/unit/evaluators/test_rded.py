@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ddbench.augment import crops, mixing, shuffling, views
 from ddbench.core import seeds
-from ddbench.evaluators.labels import OnlineLabels
+from ddbench.evaluators.fkd_labels import OnlineLabels
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.rded import PatchShuffling
 from ddbench.pipeline.request import Request, experiments

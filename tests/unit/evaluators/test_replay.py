@@ -17,8 +17,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 from ddbench.augment.views import EpochViews
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.distilled_set import class_weights
+from ddbench.evaluators.fkd_labels import OnlineLabels
 from ddbench.evaluators.label_folders import open_labels
-from ddbench.evaluators.labels import OnlineLabels
 from ddbench.evaluators.protocols import KnowledgeDistillation
 from ddbench.evaluators.replay import Replay
 from ddbench.evaluators.students import evaluate_student

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.context import EvaluateContext
-from ddbench.evaluators.labels import ClassLabels, OnlineLabels
+from ddbench.evaluators.fkd_labels import OnlineLabels
+from ddbench.evaluators.labels import ClassLabels
 from ddbench.evaluators.protocols import DistilledSetProtocol, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.selection import held_out, split
 from ddbench.results import records

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, OnlineLabels, divergences
+from ddbench.evaluators.fkd_labels import OnlineLabels
+from ddbench.evaluators.labels import ClassLabels, FixedSoftLabels, LabelSource, divergences
 from ddbench.evaluators.protocols import DistilledSetProtocol, HardLabels, KnowledgeDistillation, SoftLabels
 from ddbench.evaluators.students import weighted
 
