@@ -12,7 +12,7 @@ from ddbench.core.errors import DDBenchError
 
 
 @options.command("compare")
-@click.argument("groups", metavar="GROUP", nargs=-1, required=True)
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
 @options.datasets("Only records of these datasets.")
 @options.ipcs("Only records with these numbers of images per class.")
 @options.names("--evaluator", "evaluators", help="Only records of these protocols.")

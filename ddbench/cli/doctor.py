@@ -35,11 +35,11 @@ EXTRA = re.compile(r"""([\w.-]+).*extra == ['"](\w+)['"]""")
 @options.cache
 @click.pass_obj
 def doctor_command(registry: PluginRegistry, data_dir: Path | None, cache_dir: Path | str) -> None:
-    """Shows what is here, and what is broken.
+    """Checks the installation.
 
-    These are versions, device, cache, datasets and plugins. The exit code is 1 if something is broken: the device does
-    not compute, the cache cannot be written, the data folder does not exist, a dataset cannot be read, or a plugin
-    cannot be loaded.
+    Prints versions, device, cache, datasets and plugins. The exit code is 1 if something is broken: the device does not
+    compute, the cache cannot be written, the data folder does not exist, a dataset cannot be read, or a plugin cannot
+    be loaded.
     """
     problems = list(registry.failures)
     facts = [

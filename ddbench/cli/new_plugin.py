@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def new_plugin_command(registry: PluginRegistry, name: str, kind: Kind, output: Path) -> None:
     """Creates a plugin package and its tests.
 
-    The package is called ddbench-NAME. It has a method, a protocol, a dataset, a table or a stage, which works and
-    passes its tests. Those of methods and protocols are the conformance tests.
+    The package is called ddbench-NAME. It has one working method, protocol, dataset, table or stage, and tests that
+    pass. The tests of a method or protocol are the conformance tests.
     """
     from ddbench.registry.scaffold import new_plugin
 

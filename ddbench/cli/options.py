@@ -183,7 +183,8 @@ experiment = all_of(
         "recipes",
         multiple=True,
         callback=_refuse_repetition,
-        help="Recipe name or YAML file. Can be repeated; later recipes override earlier ones.",
+        help="Recipe name or YAML file (default: paper, or quick if paper has no sizes for the dataset). Can be "
+        "repeated; later recipes override earlier ones.",
     ),
     click.option("--image-size", type=int, help="Side of the images in pixels (default: the recipe's)."),
     click.option("--arch", help="Network of the teacher (default: the recipe's)."),
@@ -211,7 +212,7 @@ experiment = all_of(
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Compile the network of the recover loop (auto: if it saves time).",
+        help="Compile the teacher in methods that optimise images through it (auto: if it saves time).",
     ),
     click.option(
         "--set",
@@ -302,7 +303,7 @@ measures = names(
     "--measure", "--measures", "measures", help="Numbers of students and sets beside top-1 (ddbench list measures)."
 )
 students = names(
-    "--student", "students", help="Networks of the students (default: ConvNets under dsa and own, else the teacher's)."
+    "--student", "students", help="Networks of the students (default: that of the protocol, else the teacher's)."
 )
 
 

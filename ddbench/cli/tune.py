@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="SECTION.NAME=VALUES",
-    help="Setting that is searched: method.NAME or evaluator.NAME, with values (1,10) or a range (1e-4..1e-2). Can be "
-    "repeated for other settings.",
+    help="Setting to search: method.NAME or evaluator.NAME, with values (1,10) or a range (1e-4..1e-2). The name of "
+    "one method or protocol can replace the section: wmdd.NAME. Can be repeated for other settings.",
 )
 @click.option(
     "--trials",

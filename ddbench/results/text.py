@@ -79,7 +79,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("IPC", "all" if record.ipc is None else record.ipc),
         ("recipe", recipe_label(record)),
         ("protocol", f"{record.evaluator} v{record.evaluator_version} ({metrics.regime} labels)"),
-        ("student", f"{record.student}, seed {record.seed} + {record.student_seed}, set {record.repeat}"),
+        ("student", f"{record.student}, seed {record.seed}, student {record.student_seed}, set {record.repeat}"),
         ("top-1 (last epoch)", f"{metrics.top1_last:.2f} % on {record.measured_on}"),
         ("top-1 by class", _by_class(class_names, metrics.per_class)),
     ]
