@@ -35,6 +35,11 @@ class ExpertSettings(BaseModel, frozen=True):
     expert_batch: int = Field(default=256, ge=1, description="real images per step of that SGD (released code: 256)")
 
     @property
+    def surrogate_gap(self) -> tuple[float, float] | None:
+        """rho and alpha of GSAM, which takes two gradients per step. None: each step takes the gradient of the loss."""
+        return None
+
+    @property
     def training(self) -> dict[str, Any]:
         """The settings that a training depends on."""
         return {name: getattr(self, name) for name in ExpertSettings.model_fields if name != "experts"}
@@ -54,10 +59,15 @@ class FlatExpertSettings(ExpertSettings, frozen=True):
     )
 
     @property
+    def surrogate_gap(self) -> tuple[float, float] | None:
+        """rho and alpha of GSAM; None without a perturbation."""
+        return (self.expert_rho, self.expert_alpha) if self.expert_rho else None
+
+    @property
     def training(self) -> dict[str, Any]:
         """The settings that a training depends on. Without a perturbation they are those of other experts."""
         flat = {"expert_rho": self.expert_rho, "expert_alpha": self.expert_alpha}
-        return super().training | (flat if self.expert_rho else {})
+        return super().training | (flat if self.surrogate_gap else {})
 
 
 class Experts(Stage):
@@ -82,7 +92,7 @@ class Experts(Stage):
     def image_passes(self, run: StageRun, part: int) -> float:
         """Counts every training image once per epoch, or twice for the two gradients of GSAM."""
         settings = settings_of(run)
-        gradients = 2 if "expert_rho" in settings.training else 1
+        gradients = 2 if settings.surrogate_gap else 1
         return gradients * settings.expert_epochs * sum(run.info.train_counts)
 
     def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> tuple[dict[str, Tensor], dict[str, Any]]:

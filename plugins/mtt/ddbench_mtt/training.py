@@ -15,7 +15,7 @@ from ddbench.api import StageRun, TrainingSettings, seeds
 from ddbench.augment import augment, batch_slices, draw_augmentation
 from ddbench.nn import build_network
 from ddbench.training import Batch, ExtendedCheckpoint, accuracy, constant, fit, prefetch, to_device
-from ddbench_mtt.experts import ExpertSettings, FlatExpertSettings, snapshot
+from ddbench_mtt.experts import ExpertSettings, snapshot
 from ddbench_mtt.flat import SurrogateGap
 
 if TYPE_CHECKING:
@@ -94,18 +94,11 @@ def train_expert(
         run.report,
         seed=seed,
         schedule=constant,
-        gradient=flat_gradient(settings),
+        gradient=SurrogateGap(*settings.surrogate_gap) if settings.surrogate_gap else None,
     )
     keep(settings.expert_epochs)
     top1, _ = accuracy(network, dataset, "val", device, run.precision)
     return snapshots, {"top1": top1}
-
-
-def flat_gradient(settings: ExpertSettings) -> SurrogateGap | None:
-    """Returns what computes the gradient of a flat trajectory; None for other experts."""
-    if isinstance(settings, FlatExpertSettings) and settings.expert_rho:
-        return SurrogateGap(settings.expert_rho, settings.expert_alpha)
-    return None
 
 
 def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
