@@ -44,7 +44,7 @@ class DistilledSetProtocol(EpochsOrSteps, frozen=True, extra="forbid"):
         description="images per step, at most the whole set; a smaller last batch is kept (SRe2L: 1024; WMDD: 100)",
     )
     learning_rate: float = Field(
-        default=1e-3, gt=0, description="initial learning rate of AdamW, with cosine decay to 0 (FKD: 0.001)"
+        default=1e-3, gt=0, description="initial learning rate of the optimiser (FKD: AdamW, 0.001)"
     )
     weight_decay: float = Field(
         default=0.01, ge=0, description="weight decay of AdamW, on parameters of two or more dimensions (FKD: 0.01)"
