@@ -30,11 +30,11 @@ STORED = ("evaluator.labels=stored", "evaluator.batch_size=8", "evaluator.epochs
 
 @pytest.fixture(scope="module")
 def runs(desk_in: Callable[..., Desk], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pipeline]:
-    """Runs `random` at IPC 2 with stored labels, in one cache."""
+    """Runs a method at IPC 2 with stored labels, in one cache."""
     desk = desk_in(tmp_path_factory.mktemp("cache"))
 
-    def run(*assignments: str) -> Pipeline:
-        pipeline = desk.pipeline(desk.cell(*STORED, *assignments, method="random"))
+    def run(*assignments: str, method: str = "random") -> Pipeline:
+        pipeline = desk.pipeline(desk.cell(*STORED, *assignments, method=method, evaluators=("fkd",)))
         pipeline.run()
         return pipeline
 
@@ -156,6 +156,20 @@ def test_exported_labels_of_a_budget_are_replayed(
     monkeypatch.setattr(type(pipeline.protocol), "evaluate", lambda self, task: replay.evaluate(task))
     _, meta = pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
     assert meta["metrics"] == record.metrics.model_dump(mode="json")
+
+
+def test_labels_of_decoded_images_that_are_not_held_out_are_replayed(
+    runs: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the 20 images of `idm` holds four, and half of these are held out."""
+    pipeline = runs("evaluator.select_share=0.5", method="idm")
+    record = exported(pipeline, tmp_path / "set")
+    assert len(read_labels(tmp_path / "set").tensors["rows"]) == 40
+    replay = Replay(epochs=3, labels=tmp_path / "set")
+    monkeypatch.setattr(type(pipeline.protocol), "evaluate", lambda self, task: replay.evaluate(task))
+    _, meta = pipeline.graph["evaluate"].build(pipeline, 0, NoCheckpoint())  # type: ignore[arg-type]
+    selection = {"top1_selected": None, "selected_epoch": None}
+    assert meta["metrics"] == {**record.metrics.model_dump(mode="json"), **selection}
 
 
 def test_labels_of_rded_are_replayed_with_its_schedule(
