@@ -160,8 +160,8 @@ def match(
     real: Sequence[Tensor],
     synthetic: Sequence[Tensor],
     distance: Distance,
-    max_classes: int | None = None,
-    networks: Networks | None = None,
+    networks: Networks,
+    max_classes: int,
 ) -> Tensor:
     """Computes the loss of one step and adds its gradient to the gradient of the synthetic images.
 
@@ -177,8 +177,8 @@ def match(
         real: The normalised real images of each class [n, 3, S, S].
         synthetic: The normalised synthetic images of each class [IPC, 3, S, S].
         distance: The distance of the embeddings of one class.
-        max_classes: The number of classes in a group; None for `classes_per_pass`.
-        networks: The networks; None: random ones.
+        networks: The networks.
+        max_classes: The number of classes in a group.
 
     Returns:
         The loss summed over classes, a detached scalar.
@@ -186,10 +186,10 @@ def match(
     Raises:
         DDBenchError: If `distance` raises an error. The message names the class.
     """
-    network = (networks or Networks(method, task)).of_step(step)
+    network = networks.of_step(step)
     embed, classes = method.embedding(network), len(real)
     one_batch = bool(batch_norms(network))
-    group_classes = classes if one_batch else max_classes or classes_per_pass(method, task)
+    group_classes = classes if one_batch else max_classes
     part_images = sum(map(len, real)) if one_batch else images_per_pass(task)
     total = torch.zeros((), device=task.device)
 
@@ -293,7 +293,7 @@ def distill(method: DM, task: DistillTask, unit: Unit, distance: Distance, netwo
 
             def attempt(max_classes: int, step: int = step, real: Sequence[Tensor] = real) -> Tensor:
                 images.grad = None
-                return match(method, task, step, real, torch.split(images, task.ipc), distance, max_classes, networks)
+                return match(method, task, step, real, torch.split(images, task.ipc), distance, networks, max_classes)
 
             losses.append(batcher(attempt, max_classes))
             with torch.no_grad():

@@ -10,7 +10,7 @@ import ddbench_dm.matching
 import pytest
 import torch
 from ddbench_dm import DM, DMRbf
-from ddbench_dm.matching import embedding, kernel_match, mean_distance
+from ddbench_dm.matching import Networks, embedding, kernel_match, mean_distance
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -149,7 +149,8 @@ def test_real_images_are_shown_as_the_synthetic_ones_are(
     make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the synthetic images of a class are its real batch, nothing is left to match, whatever is drawn."""
-    task = make_task()
+    method, task = DM(**SMALL), make_task()
+    networks = Networks(method, task)
     images = [torch.randn(4, 3, SIZE, SIZE, generator=seeds.generator("siamese", k)) for k in range(10)]
     seen: list[Tensor] = []
 
@@ -161,7 +162,7 @@ def test_real_images_are_shown_as_the_synthetic_ones_are(
     operations = set()
     for step in range(8):
         synthetic = [image.clone().requires_grad_(True) for image in images]
-        loss = ddbench_dm.matching.match(DM(**SMALL), task, step, images, synthetic, mean_distance, max_classes=1)
+        loss = ddbench_dm.matching.match(method, task, step, images, synthetic, mean_distance, networks, 1)
         assert float(loss) == 0
         assert all(not image.grad.any() for image in synthetic if image.grad is not None)
         operations |= {
