@@ -9,7 +9,7 @@ from typing import Any
 import ddbench_dm.matching
 import pytest
 import torch
-from ddbench_dm import DM, DMRbf
+from ddbench_dm import DM, IDM, DMRbf
 from ddbench_dm.matching import Networks, embedding, kernel_match, mean_distance
 from pydantic import ValidationError
 from torch import Tensor
@@ -26,7 +26,8 @@ from ddbench.nn.build import build_network
 IPC = 2
 SIZE = 8
 SMALL: dict[str, Any] = {"network": "convnet-d2", "steps": 3, "real_batch": 12, "learning_rate": 0.3}
-
+STOPPED = {**SMALL, "steps": 9}
+POOL: dict[str, Any] = {"pool_size": 3, "pool_interval": 2, "network_steps": 1, "network_batch": 8}
 
 UNIT: Unit = DM().units(10, IPC)[0]
 
@@ -293,11 +294,12 @@ def test_noise_starts_from_the_noise_of_each_slot(make_task: Callable[..., Disti
     torch.testing.assert_close(actual, (task.noise(UNIT) * deviation + mean).clamp(0, 1))
 
 
-@pytest.mark.parametrize("kind", [DM, DMRbf])
+@pytest.mark.parametrize(
+    "method", [DM(**STOPPED), DMRbf(**STOPPED), IDM(**STOPPED, **POOL, clamp=False)], ids=lambda method: method.name
+)
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
-    make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch, kind: type[DM]
+    make_task: Callable[..., DistillContext], monkeypatch: pytest.MonkeyPatch, method: DM
 ) -> None:
-    method = kind(**{**SMALL, "steps": 9})
     monkeypatch.setattr(ddbench_dm.matching, "REPORT_EVERY", 1)
     uninterrupted = run(method, make_task())
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ddbench_dm.matching
 import pytest
 import torch
 from ddbench_dm import IDM
@@ -149,24 +148,6 @@ def test_steps_are_those_of_the_released_loop(make_task: MakeTask) -> None:
     moved = float((expected - start).norm())
     assert float((expected - without).norm()) > 0.1 * moved > 0.001
     assert float((actual - expected).norm()) < 0.01 * moved
-
-
-def test_a_run_that_was_stopped_ends_with_the_same_bytes(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = IDM(**{**SMALL, "steps": 8, "network_steps": 1})
-    monkeypatch.setattr(ddbench_dm.matching, "REPORT_EVERY", 1)
-    uninterrupted = run(method, make_task())
-
-    def stop(step: int, total: int, **metrics: float) -> None:
-        if step == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(method, make_task(report=stop))
-    task = make_task()
-    saved = task.checkpoint.load()
-    assert saved is not None
-    assert saved[1]["step"] == 6
-    assert torch.equal(run(method, task), uninterrupted)
 
 
 def test_a_network_that_is_used_is_not_trained_in_place(make_task: MakeTask) -> None:
