@@ -26,7 +26,7 @@ from ddbench.data.arrays import (
     open_svhn,
 )
 from ddbench.data.download import install
-from ddbench.data.registry import _SVHN_FILES, _SVHN_URL, ddbench_datasets
+from ddbench.data.registry import ddbench_datasets
 from ddbench.data.source import ArraySplit
 
 if TYPE_CHECKING:
@@ -198,8 +198,13 @@ def test_svhn_label_10_is_the_digit_0(tmp_path: Path) -> None:
 def test_svhn_is_what_torchvision_downloads_and_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import SVHN as Theirs
 
-    published = {url: md5 for url, _, md5 in (Theirs.split_list[name] for name in ("train", "test"))}
-    assert {f"{_SVHN_URL}/{name}": md5 for name, md5 in _SVHN_FILES.items()} == published
+    published = {url: f"md5:{md5}" for url, _, md5 in (Theirs.split_list[name] for name in ("train", "test"))}
+    installed: list[Download] = []
+    monkeypatch.setattr("ddbench.data.download.install", lambda download, *_: installed.append(download))
+    (spec,) = (spec for spec in ddbench_datasets() if spec.name == "svhn")
+    assert spec.fetch is not None
+    spec.fetch(tmp_path, lambda event: None)
+    assert {file.url: file.digest for file in installed[0].files} == published
     write_svhn(tmp_path / "svhn")
     monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
     source = open_svhn(tmp_path, (30, 20))
