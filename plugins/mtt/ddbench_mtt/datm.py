@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 class DATM(FlatExpertSettings, TrajectoryMatching, frozen=True, extra="forbid"):
-    """MTT with learned soft labels, flat experts, and starts that fit the size of the set and become later."""
+    """MTT with learned soft labels, flat experts, and starts that fit the size of the set and become later.
+
+    Version 1 trained the experts in the precision of the run.
+    """
 
     name = "datm"
-    version = "1"
+    version = "2"
     paper = (
         "Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, ICLR 2024 "
         "(arXiv 2310.05773); experts as in Du et al., FTD, CVPR 2023 (arXiv 2211.11004)"

@@ -66,7 +66,7 @@ class FlatExpertSettings(ExpertSettings, frozen=True):
     @property
     def training(self) -> dict[str, Any]:
         """The settings that a training depends on. Without a perturbation they are those of other experts."""
-        flat = {"expert_rho": self.expert_rho, "expert_alpha": self.expert_alpha}
+        flat = {"expert_rho": self.expert_rho, "expert_alpha": self.expert_alpha, "precision": "fp32"}
         return super().training | (flat if self.surrogate_gap else {})
 
 

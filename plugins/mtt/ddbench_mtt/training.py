@@ -36,7 +36,8 @@ def train_expert(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Trains one expert with SGD at a constant learning rate (MTT, section 3.2, and the released code).
 
-    The gradients are those of the loss, or those of GSAM for a flat trajectory (FTD).
+    The gradients are those of the loss, or those of GSAM for a flat trajectory (FTD). GSAM computes in float32 in every
+    precision, because the two gradients of a step differ by less than the rounding of bf16.
 
     Every epoch visits all training images, in their evaluation view, in a new random order and keeps its last, smaller
     batch. One operation of siamese augmentation is drawn per batch, with separate parameters for each image.
@@ -89,7 +90,7 @@ def train_expert(
         epoch_batches,
         training,
         device,
-        run.precision,
+        "fp32" if settings.surrogate_gap else run.precision,
         ExtendedCheckpoint(checkpoint, snapshots),
         run.report,
         seed=seed,

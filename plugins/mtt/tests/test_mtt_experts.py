@@ -33,15 +33,19 @@ SETTINGS = MTT(
     network="convnet-d1", experts=2, expert_epochs=3, max_start_epoch=2, target_epochs=1, expert_batch=500,
     expert_learning_rate=0.1, expert_momentum=0.5,
 )  # fmt: skip
+FLAT = DATM(
+    network="convnet-d1", experts=1, expert_epochs=1, max_start_epoch=1, initial_max_start_epoch=1,
+    target_epochs=1, expert_batch=2000, expert_learning_rate=0.1, expert_rho=0.5, strategy=None,
+)  # fmt: skip
 
 
 class Run:
     """The part of a run that a stage uses, and the epochs that it reports."""
 
-    device, precision = torch.device("cpu"), "fp32"
+    device = torch.device("cpu")
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.info = dataset, dataset.info
+    def __init__(self, dataset: Dataset, precision: str = "fp32") -> None:
+        self.dataset, self.info, self.precision = dataset, dataset.info, precision
         self.epochs: list[int] = []
 
     def report(self, step: int, total: int, **metrics: float) -> None:
@@ -49,9 +53,9 @@ class Run:
 
 
 def trained(
-    settings: ExpertSettings, dataset: Dataset, checkpoint: Any, part: int = 0
+    settings: ExpertSettings, dataset: Dataset, checkpoint: Any, part: int = 0, precision: str = "fp32"
 ) -> tuple[dict[str, Tensor], dict[str, Any], Run]:
-    run = Run(dataset)
+    run = Run(dataset, precision)
     return *train_expert(settings, cast(StageRun, run), part, checkpoint), run
 
 
@@ -174,11 +178,7 @@ def test_a_flat_expert_takes_the_steps_of_sgd_with_that_gradient(
     digits_at: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     dataset = digits_at(8)
-    settings = DATM(
-        network="convnet-d1", experts=1, expert_epochs=1, max_start_epoch=1, initial_max_start_epoch=1,
-        target_epochs=1, expert_batch=2000, expert_learning_rate=0.1, expert_rho=0.5, strategy=None,
-    )  # fmt: skip
-    snapshots, _, run = trained(settings, dataset, Checkpoint(tmp_path / "c"))
+    snapshots, _, run = trained(FLAT, dataset, Checkpoint(tmp_path / "c"))
     network = build_network("convnet-d1", 10, 8, seed=seeds.derive("expert", 0))
     images, labels = dataset.evaluation_view("train", torch.arange(len(dataset.train))), dataset.train.labels
 
@@ -192,8 +192,21 @@ def test_a_flat_expert_takes_the_steps_of_sgd_with_that_gradient(
     torch.optim.SGD(network.parameters(), lr=0.1).step()
     torch.testing.assert_close(snapshots[snapshot(1)], as_vector(network), rtol=1e-4, atol=1e-5)
     run_of_datm: Any = run
-    run_of_datm.method = settings
+    run_of_datm.method = FLAT
     assert Experts().image_passes(run_of_datm, 0) == 2 * len(labels)
+
+
+def test_the_gradients_of_a_flat_expert_are_those_of_float32_in_every_precision(
+    digits_at: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    dataset, plain = digits_at(8), FLAT.model_copy(update={"expert_rho": 0})
+
+    def last(settings: DATM, precision: str) -> Tensor:
+        checkpoint = Checkpoint(tmp_path / f"{settings.expert_rho}-{precision}")
+        return trained(settings, dataset, checkpoint, precision=precision)[0][snapshot(1)]
+
+    assert torch.equal(last(FLAT, "bf16"), last(FLAT, "fp32"))
+    assert not torch.equal(last(plain, "bf16"), last(plain, "fp32"))
 
 
 def test_the_estimate_counts_every_image_once_per_epoch(digits_at: Callable[..., Dataset]) -> None:
