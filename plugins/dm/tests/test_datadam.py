@@ -122,7 +122,7 @@ def test_recipes_are_those_of_the_paper_and_the_released_code() -> None:
     assert {name for name in paper if paper[name] != released.get(name)} <= {"power", "steps", "clamp"}
     assert (released["power"], released["steps"], released["clamp"]) == (1, 20_000, False)
     assert settings("imagenette", "paper")["output_weight"] == 0.02
-    assert settings("cifar10", "paper", ipc=100)["learning_rate"] == 10
+    assert {settings(name, "paper", ipc=100)["learning_rate"] for name in ("cifar10", "tiny-imagenet")} == {10}
     assert [settings("imagenette", "quick", ipc=ipc)["learning_rate"] for ipc in (1, 10)] == [0.1, 1]
     quick = settings("imagenette", "quick", "released")
     assert (quick["steps"], quick["power"]) == (settings("imagenette", "quick")["steps"], 1)

@@ -177,7 +177,8 @@ def test_recipes_are_those_of_the_released_code() -> None:
     assert settings("cifar100", "paper", ipc=10) == {**expected, "class_weight": 0.1, "network_steps": 50}
     assert settings("cifar100", "paper", ipc=50) == {**expected, "class_weight": 0.1}
     assert settings("tiny-imagenet", "paper", ipc=50) == {**expected, "class_weight": 0.8, "network_steps": 50}
-    large = {"network": "convnet-d6", "class_weight": 3.0, "real_batch": 128, "pool_size": 50, "pool_interval": 50}
+    large = {"network": "convnet-d6", "class_weight": 3.0, "pool_size": 50, "pool_interval": 50}
+    large |= {"real_batch": 128, "network_batch": 128}
     assert settings("imagenette", "paper") == {**expected, **large}
     changed = {"clamp": False, "learning_rate": 0.4, "momentum": 0.0}
     assert settings("cifar10", "paper", "released") == {**expected, **changed}
