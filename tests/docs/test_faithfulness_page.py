@@ -70,6 +70,20 @@ def test_scdd_and_random_images_are_those_of_the_records(results: Results) -> No
     assert shown == {name: [cells.get(1, ""), cells.get(10, "")] for name, cells in rows.items()}
 
 
+def test_cvdd_and_random_images_are_those_of_the_records(results: Results) -> None:
+    expected = {}
+    for pool in pools(results.collection("digits-16px-cvdd")):
+        one, settings = pool.example, pool.example.configuration["method_settings"]
+        assert one.evaluator == "cv-dd"
+        changed = [name.removeprefix("method.") for name in one.configuration["changed"] if name.startswith("method.")]
+        row = ", ".join([f"`{one.method}`", *(f"`{name}={settings[name]}`" for name in changed)])
+        costs = [record.feature_transport_cost for record in pool.students]
+        top1 = pool_top1(pool.students)
+        assert top1.count_text == ("3 sets" if len(pool.students) == 3 else "1 set")
+        expected[row] = [results.number(top1), f"{sum(filter(None, costs)) / len(costs):.0f}"]
+    assert results.rows("| set | `cv-dd` | W_2^2 |", PAGE) == expected
+
+
 def test_gvbsm_and_random_images_are_those_of_the_records(results: Results) -> None:
     expected: dict[str, dict[str, str]] = {}
     for pool in pools(results.collection("digits-16px-gvbsm")):
