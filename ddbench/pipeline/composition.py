@@ -63,7 +63,7 @@ def recipe_names(
             problem = f"recipe '{name}' has no sizes for dataset '{dataset}'"
             if any(dataset in block.applies.get("dataset", ()) for block in _size_blocks(name, known)):
                 problem += f" with method '{method}' and evaluator '{evaluator}'"
-            raise DDBenchError(f"{problem}; it has: {', '.join(others)}")
+            raise DDBenchError(f"{problem}; choose one of: {', '.join(others)}")
     if len(chosen_budgets) > 1:
         raise DDBenchError(f"--recipe: one budget at a time, not {' and '.join(chosen_budgets)}")
     return names

@@ -86,7 +86,7 @@ def test_paper_stands_only_for_the_papers_datasets(dataset: str) -> None:
     if dataset in (*PAPER_DATASETS, *SUBSETS):
         assert cell("wmdd", dataset, "paper").recipes == ("paper",)
     else:
-        with pytest.raises(DDBenchError, match="it has: quick, smoke"):
+        with pytest.raises(DDBenchError, match="choose one of: quick, smoke"):
             cell("wmdd", dataset, "paper")
 
 

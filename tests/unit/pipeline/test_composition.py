@@ -167,7 +167,8 @@ def test_paper_has_the_sizes_of_dc_dsa_and_dm_under_their_protocol_only(ask: Ask
         ("full", "full-data"),
     ):
         message = (
-            f"'paper' has no sizes for dataset '{dataset}' with method '{method}' and evaluator '{evaluator}'; it has: "
+            f"'paper' has no sizes for dataset '{dataset}' with method '{method}' and evaluator '{evaluator}'; "
+            "choose one of: "
         )
         with pytest.raises(DDBenchError, match=message):
             paper(method, evaluator)
