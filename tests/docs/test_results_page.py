@@ -28,6 +28,7 @@ REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"
 PAGE, README = ROOT / "results" / "README.md", ROOT / "README.md"
 
 COMPARED = {
+    "| labels | bytes at IPC 10 | random, IPC 10 | wmdd, `tuned`, IPC 10 | bytes at IPC 20 | random, IPC 20 |",
     "| set | `fkd` | `soft` | `hard` |",  # test_readme
     "| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |",  # test_readme; W_2^2 here
     "| set | `fkd` | `hard` | W_2^2 | n |",
@@ -382,3 +383,26 @@ def test_the_scores_without_augmentation_are_those_of_the_records(results: Resul
         top1 = f"{row['top1']:.2f}" + ("" if math.isnan(row["deviation"]) else f" ± {row['deviation']:.2f}")
         expected[name] = [top1, ior, alone[name], bare_ior, raw, f"{row['ars']:.3f}"]
     assert results.rows("| method | with augmentation | IOR | without augmentation | IOR | raw ARS | ARS |") == expected
+
+
+def test_label_budgets_are_those_of_the_records(results: Results) -> None:
+    """Top-1 of each cell, and the bytes of images and labels; the printed table has the same numbers."""
+    cells: dict[tuple[str, str, int], list[Record]] = {}
+    sizes: dict[tuple[str, int], set[int]] = {}
+    for record in results.collection("imagenette-64px-budget"):
+        views = record.configuration["evaluator_settings"].get("label_views")
+        of_fkd = "fkd, all views" if views is None else f"fkd, {views} view{'s' if views > 1 else ''}"
+        labels = of_fkd if record.evaluator == "fkd" else record.evaluator
+        assert record.ipc is not None
+        cells.setdefault((labels, record.method, record.ipc), []).append(record)
+        sizes.setdefault((labels, record.ipc), set()).add(record.metrics.image_bytes + record.metrics.label_bytes)
+    rows = results.rows(
+        "| labels | bytes at IPC 10 | random, IPC 10 | wmdd, `tuned`, IPC 10 | bytes at IPC 20 | random, IPC 20 |"
+    )
+    for labels, (small, random, wmdd, large, more) in rows.items():
+        for ipc, text in ((10, small), (20, large)):
+            assert {int(text.replace(",", ""))} - {0} == sizes[labels, ipc] if text else (labels, ipc) not in sizes
+        for method, ipc, text in (("random", 10, random), ("wmdd", 10, wmdd), ("random", 20, more)):
+            found = cells.pop((labels, method, ipc), [])
+            assert text == (results.number(pool_top1(found)) if found else ""), labels
+    assert not cells
