@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddbench.figures import compute
 from ddbench.pipeline.request import Request
 from ddbench.registry.registry import PluginRegistry
 from ddbench.results import published, records
 from ddbench.results.conditions import Pool, pools
-from ddbench.results.pooling import pool_top1
+from ddbench.results.pooling import Pooled, pool_top1
 from ddbench.results.records import Record
 from ddbench.results.scores import scores
 from ddbench.tables.frame import build_frame
@@ -46,6 +47,7 @@ COMPARED = {
     "| record | distilled set | top-1 in the record | top-1 repeated |",
     "| | ResNet-18 | ResNet-50 | ViT-Tiny |",
     "| | DC | DM | SRe2L | WMDD |",
+    "| set | protocol | 20 | 50 | 100 | 200 | 300 | n |",
 }
 """Headings of the tables that a test compares with records."""
 NOT_RECORDED = {
@@ -406,3 +408,19 @@ def test_label_budgets_are_those_of_the_records(results: Results) -> None:
             found = cells.pop((labels, method, ipc), [])
             assert text == (results.number(pool_top1(found)) if found else ""), labels
     assert not cells
+
+
+def test_equal_compute_is_that_of_its_curves(results: Results) -> None:
+    rows = results.tables(PAGE)["| set | protocol | 20 | 50 | 100 | 200 | 300 | n |"]
+    points = {
+        (row.method, row.series.endswith("IPC 50"), row.evaluator, row.x): row
+        for row in compute.frame(results.collection("imagenette-64px-compute")).itertuples()
+    }
+    assert len(points) == 5 * len(rows)
+    for name, protocol, *cells, n in rows:
+        key = (name.partition(",")[0], "50 images" in name, protocol.strip("`"))
+        for step, cell in zip((20, 50, 100, 200, 300), cells, strict=True):
+            point = points[*key, step]
+            deviation = None if point.n == 1 else point.deviation
+            pooled = Pooled(point.top1, deviation, point.sets, point.n)
+            assert (results.number(pooled), pooled.count_text) == (cell, n)
