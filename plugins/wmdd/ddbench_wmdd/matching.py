@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Term = Callable[["Output"], Tensor]
 """Maps an output of the teacher to one weighted loss term."""
+LARGE_SHARE = 0.01
+"""The share of images with large features from which a class is named before the recover loop."""
 
 
 def wasserstein_barycenter(method: WMDD, task: DistillTask, label: int) -> Barycenter:
@@ -129,9 +131,27 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     def objective(output: Output) -> dict[str, Tensor]:
         return {name: term(output) for name, term in terms.items()}
 
+    if method.initial == "noise" and method.regularised and method.regulariser == "pcbn":
+        _note_large_features(method, task, classes)
     initial = real_images(method, task, unit, targets) if method.initial == "real" else task.noise(unit)
     images = task.recover(unit, objective, initial, method, layer=method.layer)
     return UnitResult(images=images, weights=weights)
+
+
+def _note_large_features(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> None:
+    """Prints a line for each class whose images from noise may become saturated (results/README.md, on parachute).
+
+    In such a class, more than `LARGE_SHARE` of the real images have features of more than twice the median norm.
+    """
+    for label in classes:
+        norms = task.statistics(label).features.norm(dim=1)
+        large, count = int((norms > 2 * norms.median()).sum()), len(norms)
+        if large > LARGE_SHARE * count:
+            name = task.info.class_names[label]
+            task.note(
+                f"{method.name}: class '{name}': {large} of {count} images have features of more than twice the median "
+                "norm; its distilled images may stay noise (the recipe tuned starts from real images)"
+            )
 
 
 def _of_slots(unit: Unit, of_classes: Mapping[int, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""WMDD and its sliced sibling as methods: how slots are packed, the same bytes for a seed, the command line."""
+"""WMDD and its sliced sibling as methods: packed slots, refusals, the same bytes for a seed, the command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ddbench_wmdd.tables import ablation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddbench.api.dataset import DatasetInfo
 from ddbench.api.table import TableQuery
 from ddbench.api.units import Slot
 from ddbench.cli.main import main
@@ -64,6 +65,23 @@ def test_units_of_the_global_batchnorm_term_hold_one_image_of_each_class(
     mmd = method(regulariser="bn", feature_loss="mmd", batch_size=batch_size)
     assert mmd.units(classes, ipc) == method(batch_size=batch_size).units(classes, ipc)
     assert mmd.version == method(batch_size=batch_size).version == method.version == "1"
+
+
+def test_an_ipc_above_the_smallest_class_is_refused_where_images_or_points_are_taken_from_it() -> None:
+    info = DatasetInfo("two", ("cat", "dog"), ("cat", "dog"), (9, 4), (1, 1), 8, "")
+    for method in (WMDD(), SlicedWMDD(), WMDD(feature_loss="mmd", initial="real")):
+        assert method.skip(info, 4) is None
+        assert "'dog'" in (method.skip(info, 5) or "")
+    for free in (WMDD(feature_loss="mmd"), SlicedWMDD(feature_loss="cross-entropy")):
+        assert free.skip(info, 5) is None
+
+
+def test_a_teacher_without_batchnorm_is_refused_only_where_its_statistics_are_matched() -> None:
+    for method in (WMDD(), SlicedWMDD(regulariser="bn")):
+        assert f"--set {method.name}.bn_weight=0" in (method.skip_teacher(0) or "")
+        assert method.skip_teacher(1) is None
+    for method in (WMDD(bn_weight=0), SlicedWMDD(regulariser="none")):
+        assert method.skip_teacher(0) is None
 
 
 # -- as a method among others -------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from ddbench_wmdd.matching import distill
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ddbench.api.dataset import DatasetInfo
 from ddbench.api.teacher import ClassStatistics, Objective
 from ddbench.api.units import Slot, Unit, UnitResult
 from ddbench.data.dataset import Dataset
@@ -411,18 +410,18 @@ def test_without_a_barycenter_random_real_images_of_the_class_are_the_start(
     assert torch.equal(alone.initials[0], starts[0][IPC:])
 
 
-def test_an_ipc_above_the_smallest_class_is_refused_where_images_or_points_are_taken_from_it() -> None:
-    info = DatasetInfo("two", ("cat", "dog"), ("cat", "dog"), (9, 4), (1, 1), SIZE, "")
-    for method in (WMDD(), SlicedWMDD(), WMDD(feature_loss="mmd", initial="real")):
-        assert method.skip(info, 4) is None
-        assert "'dog'" in (method.skip(info, 5) or "")
-    for free in (WMDD(feature_loss="mmd"), SlicedWMDD(feature_loss="cross-entropy")):
-        assert free.skip(info, 5) is None
+def test_a_class_of_large_features_is_named_if_its_images_start_from_noise(make_task: MakeTask) -> None:
+    """One of twelve images of class 3, and none of class 2, has a feature of more than twice the median norm."""
+    notes: list[str] = []
 
+    def statistics(label: int, layer: int | None = None) -> ClassStatistics:
+        known = plain.statistics(label, layer)
+        norms = torch.tensor([1.0] * 11 + [2.1 if label == CLASSES[1] else 1.9])
+        return dataclasses.replace(known, features=norms[:, None] * torch.eye(WIDTHS[layer])[0])
 
-def test_a_teacher_without_batchnorm_is_refused_only_where_its_statistics_are_matched() -> None:
-    for method in (WMDD(), SlicedWMDD(regulariser="bn")):
-        assert f"--set {method.name}.bn_weight=0" in (method.skip_teacher(0) or "")
-        assert method.skip_teacher(1) is None
-    for method in (WMDD(bn_weight=0), SlicedWMDD(regulariser="none")):
-        assert method.skip_teacher(0) is None
+    plain = make_task()
+    task = dataclasses.replace(plain, statistics=statistics, note=notes.append)
+    for method in (WMDD(start="real"), WMDD(start="real", initial="real"), WMDD(start="real", bn_weight=0)):
+        task.terms(method, pixels())
+    (line,) = notes
+    assert line.startswith(f"wmdd: class '{task.info.class_names[CLASSES[1]]}': 1 of 12 images have features of more")
