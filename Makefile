@@ -15,7 +15,7 @@ test test-all faults: export PYTHONDONTWRITEBYTECODE =
 .PHONY: demo test test-all test-lowest faults lint docs install clean
 
 demo: $(STAMP)
-	$(BIN)/ddbench run --method wmdd --method random --dataset digits --ipc 10 --seeds 3
+	$(BIN)/ddbench run --method wmdd,random --dataset digits --ipc 10 --recipe quick --recipe tuned --evaluator fkd,hard --seeds 3
 
 # Every module in a few minutes; one thread a test process: the workers already fill the cores.
 test: export OMP_NUM_THREADS ?= 1

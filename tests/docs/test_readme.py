@@ -95,7 +95,7 @@ def test_make_targets(command: str, shell: Shell) -> None:
         return
     (run,) = [line for line in shown if "ddbench run" in line]
     told = shell(*shlex.split(run)[1:], "--dry-run").out
-    assert re.findall(r"^(\w+) +digits ", told, re.MULTILINE) == [*3 * ["wmdd"], *3 * ["random"]]
+    assert re.findall(r"^(\w+) +digits ", told, re.MULTILINE) == [*6 * ["wmdd"], *6 * ["random"]]
 
 
 @pytest.mark.slow(36)

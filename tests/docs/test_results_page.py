@@ -29,6 +29,7 @@ REFERENCE = ROOT / "results" / "reference" / "imagenette-64px"
 PAGE, README = ROOT / "results" / "README.md", ROOT / "README.md"
 
 COMPARED = {
+    "| set on digits | `fkd` | `hard` | W_2^2 |",
     "| labels | bytes at IPC 10 | random, IPC 10 | wmdd, `tuned`, IPC 10 | bytes at IPC 20 | random, IPC 20 |",
     "| set | `fkd` | `soft` | `hard` |",  # test_readme
     "| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |",  # test_readme; W_2^2 here
@@ -424,3 +425,19 @@ def test_equal_compute_is_that_of_its_curves(results: Results) -> None:
             deviation = None if point.n == 1 else point.deviation
             pooled = Pooled(point.top1, deviation, point.sets, point.n)
             assert (results.number(pooled), pooled.count_text) == (cell, n)
+
+
+def test_the_numbers_of_the_demo_are_those_of_its_records(results: Results) -> None:
+    expected: dict[str, dict[str, str]] = {}
+    for pool in pools(results.collection("digits-16px-demo")):
+        tuned = pool.example.method == "wmdd" and "tuned" in pool.example.recipes
+        row = expected.setdefault(f"`{pool.example.method}`" + (", `tuned`" if tuned else ""), {})
+        row[pool.example.evaluator] = results.number(pool_top1(pool.students))
+        row["cost"] = cost([pool]) or row.get("cost", "")
+        assert pool_top1(pool.students).count_text == "3 on 1 set"
+    shown = results.rows("| set on digits | `fkd` | `hard` | W_2^2 |")
+    assert shown == {name: [row["fkd"], row["hard"], row["cost"]] for name, row in expected.items()}
+    trials = [r for r in results.collection("digits-16px-search") if r.configuration["data"]["holdout"]]
+    others = sorted(f"{r.metrics.top1_last:.2f}" for r in trials)
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"{others[-1]} for the winner, {others[0]} to {others[-2]} for the others" in text
