@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _open(name: str, reader: str, data_dir: Path | None) -> Source:
-    """Opens the files of a dataset in `datasets.yaml`. Each module is imported at its first use."""
+    """Opens the files of a dataset in `datasets.yaml`. The readers are imported only then."""
     from ddbench.data import arrays, folders, imagenet
 
     readers: dict[str, Callable[[], Source]] = {
@@ -101,18 +101,20 @@ def _hub(reference: str) -> DatasetSpec:
     )
 
 
-_ENTRIES = parse_plain_yaml((Path(__file__).parent / "datasets.yaml").read_text(encoding="utf-8"))
-_SPECS = (
-    *(_built_in(name, **entry) for name, entry in _ENTRIES.items()),
-    _imagefolder("imagefolder:PATH"),
-    replace(_hub("hf:OWNER/NAME"), name="hf:NAME"),
-)
+@cache
+def _specs() -> tuple[DatasetSpec, ...]:
+    entries = parse_plain_yaml((Path(__file__).parent / "datasets.yaml").read_text(encoding="utf-8"))
+    return (
+        *(_built_in(name, **entry) for name, entry in entries.items()),
+        _imagefolder("imagefolder:PATH"),
+        replace(_hub("hf:OWNER/NAME"), name="hf:NAME"),
+    )
 
 
 @hookimpl
 def ddbench_datasets() -> Iterable[DatasetSpec]:
     """Returns the datasets that come with ddbench. `imagefolder:PATH` and `hf:NAME` are placeholders."""
-    return _SPECS
+    return _specs()
 
 
 def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
