@@ -131,27 +131,9 @@ def distill(method: BarycenterMatching, task: DistillTask, unit: Unit) -> UnitRe
     def objective(output: Output) -> dict[str, Tensor]:
         return {name: term(output) for name, term in terms.items()}
 
-    if method.initial == "noise" and method.regularised and method.regulariser == "pcbn":
-        _note_large_features(method, task, classes)
     initial = real_images(method, task, unit, targets) if method.initial == "real" else task.noise(unit)
     images = task.recover(unit, objective, initial, method, layer=method.layer)
     return UnitResult(images=images, weights=weights)
-
-
-def _note_large_features(method: BarycenterMatching, task: DistillTask, classes: Sequence[int]) -> None:
-    """Prints a line for each class whose images from noise may become saturated (results/README.md, on parachute).
-
-    In such a class, more than `LARGE_SHARE` of the real images have features of more than twice the median norm.
-    """
-    for label in classes:
-        norms = task.statistics(label).features.norm(dim=1)
-        large, count = int((norms > 2 * norms.median()).sum()), len(norms)
-        if large > LARGE_SHARE * count:
-            name = task.info.class_names[label]
-            task.note(
-                f"{method.name}: class '{name}': {large} of {count} images have features of more than twice the median "
-                "norm; its distilled images may stay noise (the recipe tuned starts from real images)"
-            )
 
 
 def _of_slots(unit: Unit, of_classes: Mapping[int, Tensor]) -> Tensor:
@@ -223,9 +205,27 @@ def _regulariser(
             method.bn_weight * losses.global_bn(output.bn_inputs, means, variances, form=method.bn_form)
         )
     statistics = [task.statistics(label) for label in classes]
+    if method.initial == "noise":
+        for label, part in zip(classes, statistics, strict=True):
+            _note_large_features(method, task, label, part.features)
     means, variances = (
         [torch.stack(layer).to(task.device) for layer in zip(*moments, strict=True)]
         for moments in ([part.bn_means for part in statistics], [part.bn_vars for part in statistics])
     )
     rows = losses.class_weight_matrix(labels, weights).to(task.device)
     return lambda output: method.bn_weight * losses.pcbn(output.bn_inputs, rows, means, variances, method.bn_form)
+
+
+def _note_large_features(method: BarycenterMatching, task: DistillTask, label: int, features: Tensor) -> None:
+    """Prints a line for a class whose images from noise may become saturated (results/README.md, on parachute).
+
+    In such a class, more than `LARGE_SHARE` of the real images have features of more than twice the median norm.
+    """
+    norms = features.norm(dim=1)
+    large, count = int((norms > 2 * norms.median()).sum()), len(norms)
+    if large > LARGE_SHARE * count:
+        name = task.info.class_names[label]
+        task.note(
+            f"{method.name}: class '{name}': {large} of {count} images have features of more than twice the median "
+            "norm; its distilled images may stay noise (the recipe tuned starts from real images)"
+        )
