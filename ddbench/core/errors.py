@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 _INTERNAL: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     # The temporary path of an atomic_write.
@@ -142,18 +142,23 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
         otherwise: The text if no name is close; default: the first `MANY_NAMES` names.
 
     Returns:
-        The closest valid name, or `otherwise`, or an empty text if there are no names.
+        The closest valid names (at most three, about equally close), or `otherwise`, or an empty text if there are no
+        names.
 
     Example:
         >>> did_you_mean("wmd", ["random", "wmdd"])
         "; did you mean 'wmdd'?"
+        >>> did_you_mean("imagenet", ["imagenet-1k", "imagenette", "svhn"])
+        "; did you mean 'imagenette' or 'imagenet-1k'?"
         >>> did_you_mean("x", ["random", "wmdd"])
         '; known: random, wmdd'
     """
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    names = sorted(set(known))
+    if closest := get_close_matches(name, names, n=1, cutoff=0.5):
+        similarity = SequenceMatcher(None, closest[0], name).ratio()
+        close = get_close_matches(name, names, n=3, cutoff=max(0.5, similarity - 0.1))
+        suggestions = "' or '".join(close)
+        return f"; did you mean '{suggestions}'?"
     if otherwise or not names:
         return otherwise
     more = f" and {len(names) - MANY_NAMES} more" if len(names) > MANY_NAMES else ""

@@ -94,6 +94,13 @@ def test_every_error_is_shown_the_same_way(kind: type[DDBenchError]) -> None:
     ("name", "known", "expected"),
     [
         ("wmd", ["random", "wmdd"], "; did you mean 'wmdd'?"),
+        ("imagenete", ["imagenet-1k", "imagenette"], "; did you mean 'imagenette'?"),
+        (
+            "imagenet",
+            ["imagenet-100", "imagenet-1k", "imagenette", "tiny-imagenet"],
+            "; did you mean 'imagenette' or 'imagenet-1k' or 'imagenet-100'?",
+        ),
+        ("d7", ["d1", "d2", "d3", "d4", "d4"], "; did you mean 'd4' or 'd3' or 'd2'?"),
         ("zzz", ["b", "a"], "; known: a, b"),
         ("zzz", [], ""),
         (
