@@ -14,9 +14,9 @@ PREFIX = "measure."
 class Measured(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False):
     """The result of one measure of a student or of its distilled set."""
 
-    version: str
-    settings: dict[str, Any]
-    values: dict[str, float]
+    version: str = Field(description="version of the measure")
+    settings: dict[str, Any] = Field(description="settings of the measure")
+    values: dict[str, float] = Field(description="values by name, in the unit of the measure")
     refused: str = Field(default="", exclude_if=lambda reason: not reason, description="why there are no values")
     seconds: float = Field(ge=0, description="seconds of the computation")
 

@@ -48,27 +48,27 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     """One student, trained on one distilled set with one seed, with everything that is needed to repeat it."""
 
     format: int = Field(default=1, description="version of the file format")
-    name: str
-    created: str = Field(description="UTC, ISO 8601")
-    method: str
-    method_version: str
-    dataset: str
-    classes: int
-    ipc: int | None
-    image_size: int
-    recipes: list[str]
-    evaluator: str
-    evaluator_version: str
-    student: str
+    name: str = Field(description="name of the record: that of its file without .json")
+    created: str = Field(description="when the student was evaluated: UTC, ISO 8601")
+    method: str = Field(description="name of the method; of a given set, its name and digest")
+    method_version: str = Field(description="version of the method")
+    dataset: str = Field(description="name of the dataset; of an image folder, its name and digits of its fingerprint")
+    classes: int = Field(description="number of classes")
+    ipc: int | None = Field(description="images per class; None: the whole training set")
+    image_size: int = Field(description="height and width of the images, in pixels")
+    recipes: list[str] = Field(description="names of the recipes, in their order")
+    evaluator: str = Field(description="name of the protocol")
+    evaluator_version: str = Field(description="version of the protocol")
+    student: str = Field(description="network of the student")
     seed: int = Field(description="base seed")
     repeat: int = Field(description="number of the distilled set")
     student_seed: int = Field(description="number of the student on that set")
-    metrics: Metrics
+    metrics: Metrics = Field(description="results of the student")
     teacher: Annotated[
         Tree, require_values(name=str, top1=int | float), check_optional(others=dict[str, OtherTeacher])
     ] = Field(
-        description="name, top1 (on the images that students are evaluated on), per_class (top-1 of each class), "
-        "key, digest; others: top1, key, digest and used_by of further teachers, by network; empty without a "
+        description="name, top1 (percent, on the images that students are evaluated on), per_class (top-1 of each "
+        "class), key, digest; others: top1, key, digest and used_by of further teachers, by network; empty without a "
         "teacher"
     )
     feature_transport_cost: float | None = Field(
@@ -80,8 +80,8 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
         "evaluation images, and of those of the latter that have the content of a training image; numbers of skipped "
         "images by split and reason",
     )
-    distilled_digest: str
-    distilled_images: int
+    distilled_digest: str = Field(description="SHA-256 of the distilled set")
+    distilled_images: int = Field(description="number of distilled images")
     distilled_form: Tree = Field(
         default_factory=dict,
         exclude_if=lambda form: not form,
@@ -102,23 +102,39 @@ class Record(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), al
     measures: dict[str, Measured] = Field(
         default_factory=dict, exclude_if=lambda measures: not measures, description="numbers beside top-1, by measure"
     )
-    keys: dict[str, list[str]]
+    keys: dict[str, list[str]] = Field(
+        description="cache keys of evaluation, distilled set, teacher and statistics, by stage"
+    )
     configuration: Annotated[
         Tree,
         Field(min_length=1),
         require_values(dataset=str, ipc=int | None, student_stem=str, **dict.fromkeys(SECTIONS, dict)),
         check_optional(changed=list[str], recipe_files=dict[str, str]),
         AfterValidator(check_sections),
-    ]
+    ] = Field(
+        description="dataset, method, ipc, evaluator, student, student_stem (its first layers), seeds, recipes, "
+        "changed (settings given by --set), and a section for each part that has settings"
+    )
     seconds: dict[str, float] = Field(
         description="of each stage, the sum over its artifacts of their own seconds when they were built: without the "
         "artifacts that they requested and without imports"
     )
-    seconds_per_iteration: float | None = Field(description="of the method's optimisation loop, if it has one")
-    peak_memory: dict[str, int] = Field(description="bytes: on the device, and resident in the process")
-    device: Annotated[Tree, Field(min_length=1), require_values(type=str, name=str, threads=int)]
-    versions: dict[str, str]
-    git_commit: str | None
+    seconds_per_iteration: float | None = Field(
+        description="seconds of one step of the method's optimisation loop; None without one"
+    )
+    peak_memory: dict[str, int] = Field(
+        description="largest memory in bytes: on the device, and resident in the process"
+    )
+    device: Annotated[Tree, Field(min_length=1), require_values(type=str, name=str, threads=int)] = Field(
+        description="device of the evaluation: type, name, number of CPU threads; processes that trained one artifact, "
+        "if several; nondeterministic operations, if recorded"
+    )
+    versions: dict[str, str] = Field(
+        description="versions of Python and packages; numerics: those of the core's numerical code"
+    )
+    git_commit: str | None = Field(
+        description="commit of the checkout of ddbench, with + if files were modified; None without a checkout"
+    )
     stages: dict[str, list[dict[str, Any]]] = Field(
         default_factory=dict,
         description="of each stage, every distinct way in which its artifacts were built: versions of PyTorch and POT, "

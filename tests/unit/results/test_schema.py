@@ -20,6 +20,14 @@ def test_the_published_schema_is_the_generated_one() -> None:
     assert file.read_text(encoding="utf-8") == schema_text(), "ddbench records --schema > results/record.schema.json"
 
 
+def test_every_field_has_a_description() -> None:
+    schema = record_schema()
+    models = [schema, *schema["$defs"].values()]
+    fields = {f"{model['title']}: {name}": field for model in models for name, field in model["properties"].items()}
+    assert len(fields) > 50
+    assert [name for name, field in fields.items() if not field.get("description")] == []
+
+
 @pytest.mark.slow
 def test_every_committed_record_fits_the_schema() -> None:
     schema = record_schema()
