@@ -1,24 +1,23 @@
-"""Records: one JSON file per evaluation, and all records of a folder as objects or as a pandas frame."""
+"""Records: one JSON file per evaluation."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from ddbench.api.evaluator import Metrics
 from ddbench.config.datasets import FOLDER_PREFIX, dataset_name, recorded_name
-from ddbench.core.checks import FOLDER, require_type
 from ddbench.core.errors import DDBenchError, did_you_mean
 from ddbench.core.files import atomic_write
 from ddbench.core.text import error_text
 from ddbench.results import verified_json
-from ddbench.results.measures import Measured, measure_columns
+from ddbench.results.measures import Measured
 from ddbench.results.record_checks import (
     SECTIONS,
     OtherTeacher,
@@ -27,9 +26,6 @@ from ddbench.results.record_checks import (
     check_sections,
     require_values,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LONGEST_PART = 40
 """Largest length of the method, and of the dataset, in the name of a record."""
@@ -368,69 +364,3 @@ def no_records_error(folder: Path) -> DDBenchError:
     """Returns the error for a folder without records. It names a command that makes a record."""
     example = "ddbench run --method random --dataset digits --ipc 1"
     return DDBenchError(f"no records in {folder}; start a run first, e.g. {example}")
-
-
-def load(folder: Path | str, warn: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
-    """Reads all records of a folder as a tidy frame: one row per record.
-
-    Args:
-        folder: Folder of records.
-        warn: Called with a message for each JSON file that is not a record.
-
-    Returns:
-        The fields of `Record`, with the metrics and the values of measures (`measure.NAME`) as columns. `ipc` is a
-        nullable integer, missing for the whole training set. `holdout` is the share of held-out training images (0:
-        none). `configuration` holds the nested configuration as a dict.
-
-    Raises:
-        TypeError: If an argument has another type.
-    """
-    require_type("records.load", "folder", folder, FOLDER, "the folder of the records as text or Path")
-    require_type("records.load", "warn", warn, Callable, "a function of a message, e.g. print")  # type: ignore[arg-type]
-    return to_frame(read_all(Path(folder), warn))
-
-
-def to_frame(stored: Iterable[Record]) -> pd.DataFrame:
-    """Returns records as the frame that `load` returns."""
-    import pandas as pd
-
-    rows = []
-    for record in stored:
-        row = record.model_dump(mode="json", exclude={"metrics"})
-        # Fields that are not written are columns too, so that all frames have the same columns.
-        optional = {"origin": record.origin, "distilled_form": record.distilled_form, "trials": row.get("trials", [])}
-        more = {**optional, "holdout": record.holdout, "curve": None}
-        numbers = {**record.metrics.model_dump(mode="json"), **measure_columns(record.measures)}
-        rows.append({"measures": {}, **row, **more, **numbers})
-    frame = pd.DataFrame(rows)
-    return frame.astype({"ipc": "Int64"}) if rows else frame
-
-
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns the rows of a frame as values by column. A missing value is None.
-
-    Example:
-        >>> import pandas as pd
-        >>> rows_of(pd.DataFrame({"method": ["random"], "ipc": [float("nan")]}))
-        [{'method': 'random', 'ipc': None}]
-    """
-    names, missing = [str(name) for name in frame.columns], frame.isna().to_numpy().T
-    columns = [
-        [
-            None if absent else value
-            for value, absent in zip(frame.iloc[:, number].tolist(), missing[number], strict=True)
-        ]
-        for number in range(len(names))
-    ]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def from_frame(frame: pd.DataFrame) -> list[Record]:
-    """Returns the records of a frame that `load` or `to_frame` returned, or of a part of it."""
-    rows = rows_of(frame)
-    metrics = Metrics.model_fields
-    fields = Record.model_fields.keys() - {"metrics"}
-    return [
-        Record(**{name: row[name] for name in fields}, metrics=Metrics(**{name: row[name] for name in metrics}))
-        for row in rows
-    ]

@@ -11,8 +11,8 @@ from ddbench.core.text import counted, value_text
 from ddbench.evaluators.base import DistilledSetProtocol
 from ddbench.evaluators.protocols import FullData, HardLabels
 from ddbench.methods.random import Random
-from ddbench.results import records
 from ddbench.results.conditions import Facts, Pool, distinct_students, pools, seeds, student_key, training_recipe
+from ddbench.results.frames import from_frame
 from ddbench.results.labels import changed_settings, disambiguate_labels, recipe_label
 from ddbench.results.mixtures import describe_mixture
 from ddbench.results.pooling import pool_top1
@@ -67,7 +67,7 @@ def normalise_score(points: float) -> float:
 
 
 def without_augmentation(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Returns which records of a frame from `records.load` are of students without augmentation."""
+    """Returns which records of a frame from `to_frame` are of students without augmentation."""
     settings = frame["configuration"].map(lambda configuration: configuration["evaluator_settings"])
     return settings.map(lambda values: values.get(AUGMENTATION.partition(".")[2]) == NO_AUGMENTATION)
 
@@ -96,7 +96,7 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     by the user (in its example of ars: crops, flips and CutMix, with the teacher's label of every view).
 
     Args:
-        frame: Records, from `records.load`.
+        frame: Records, from `to_frame`.
         regime: Label regime of the rows: fkd, soft or hard. None: all.
 
     Returns:
@@ -112,7 +112,7 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    every = pools(records.from_frame(frame))
+    every = pools(from_frame(frame))
     groups = [pool for pool in every if pool.example.ipc is not None and regime in (None, pool.example.metrics.regime)]
     return pd.DataFrame(score_rows(groups, every), columns=list(SCORE_COLUMNS))
 

@@ -220,8 +220,8 @@ def records_frame(stored: Sequence[Record], scored: bool = False, selection: Sel
     Raises:
         DDBenchError: If there is no such record.
     """
+    from ddbench.results.frames import to_frame
     from ddbench.results.labels import recipe_label
-    from ddbench.results.records import to_frame
     from ddbench.results.scores import scores
 
     frame = to_frame(stored)
@@ -304,7 +304,7 @@ def _warn_of_hidden_notes(frame: pd.DataFrame, warn: Callable[[str], None]) -> N
 
 
 def _text_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
-    from ddbench.results.records import rows_of
+    from ddbench.results.frames import rows_of
 
     return [{name: _cell_text(name, value) for name, value in row.items()} for row in rows_of(frame)]
 
@@ -322,7 +322,7 @@ def frame_text(frame: pd.DataFrame, form: str) -> str:
         ipc,top1
         1,62.5
     """
-    from ddbench.results.records import rows_of
+    from ddbench.results.frames import rows_of
 
     rows = rows_of(frame)
     if form == "json":

@@ -44,7 +44,7 @@ def with_bytes(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         frame: The tidy frame.
-        records: All records, from `ddbench.results.records.load`.
+        records: All records, from `ddbench.results.frames.to_frame`.
 
     Returns:
         The frame with the columns `image_bytes`, `label_bytes` and `total_bytes`. A dataset without a measured cell

@@ -76,7 +76,7 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         frame: The tidy frame.
-        records: All records, from `ddbench.results.records.load`.
+        records: All records, from `ddbench.results.frames.to_frame`.
 
     Returns:
         The frame with the columns. All students of a cell have the same values.

@@ -22,6 +22,7 @@ from ddbench.registry.hooks import CORE
 from ddbench.results import records
 from ddbench.results.conditions import recorded_datasets
 from ddbench.results.failures import traceback_kept
+from ddbench.results.frames import to_frame
 from ddbench.results.measures import PREFIX
 from ddbench.tables.cells import cells_of, check_cells
 from ddbench.tables.checks import checked_frame
@@ -101,7 +102,7 @@ def build_frame(
         if not request.methods:
             frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)
         if spec.finish is not None:
-            frame = checked_frame(spec, spec.finish(frame, records.to_frame(stored)), "finish")
+            frame = checked_frame(spec, spec.finish(frame, to_frame(stored)), "finish")
         return with_published(spec, frame)
 
 

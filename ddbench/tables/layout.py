@@ -16,8 +16,8 @@ from ddbench.api.table import Metric, TableSpec
 from ddbench.core.text_layout import GAP, divide_columns, fill, terminal_width
 from ddbench.core.text_layout import format_table as format_columns
 from ddbench.results import published, significance
+from ddbench.results.frames import rows_of
 from ddbench.results.pooling import Pooled, pool
-from ddbench.results.records import rows_of
 from ddbench.results.text import frame_text
 from ddbench.tables.published_columns import published_rows
 from ddbench.tables.rows import BLOCK_COLUMNS, Row

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ddbench.api.table import TableSpec
 from ddbench.results import published
-from ddbench.results.records import rows_of
+from ddbench.results.frames import rows_of
 from ddbench.tables.rows import Row
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddbench.results.records import load
+from ddbench.results.records import read_all
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = """
@@ -82,8 +82,8 @@ def test_the_script_for_a_gpu_measures_every_cell_and_the_recover_loop(tmp_path)
     cells = [row["case"] for row in rows if row["part"] == "cell"]
     methods = ["random, smoke", "wmdd, smoke", "wmdd, smoke + released", "sre2l, smoke"]
     assert cells == [f"{name}, 16 px, IPC 1, {protocol}" for name in methods for protocol in ("fkd", "soft", "hard")]
-    frame = load(tmp_path / "results" / "records")
-    assert [f"top-1 {top1:.2f}" for top1 in sorted(frame["top1_last"])] == sorted(
+    top1s = [record.metrics.top1_last for record in read_all(tmp_path / "results" / "records")]
+    assert [f"top-1 {top1:.2f}" for top1 in sorted(top1s)] == sorted(
         (row["agreement"].partition(",")[0] for row in rows[: len(cells)]), key=lambda text: float(text.split()[1])
     )
     assert all("s / iteration" in row["agreement"] for row in rows if row["case"].startswith(("wmdd", "sre2l")))

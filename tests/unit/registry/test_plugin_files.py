@@ -12,7 +12,7 @@ import pytest
 
 from conftest import FAST
 from ddbench.registry.plugin_files import VARIABLE, add_plugin_files, load_plugin_file, plugin_files
-from ddbench.results.records import load
+from ddbench.results.records import read_all
 
 if TYPE_CHECKING:
     from conftest import Shell
@@ -60,8 +60,8 @@ def test_edited_code_is_computed_again_and_workers_load_the_file(shell: Shell) -
     for _ in range(2):
         outcome = shell("--plugin", plugin.name, *run)
         assert outcome.code == 0, outcome.err
-    (first,) = load(shell.results / "records").to_dict("records")
-    assert first["stages"]["distill"][0]["distribution"] == "mine.py"
+    (first,) = read_all(shell.results / "records")
+    assert first.stages["distill"][0]["distribution"] == "mine.py"
     write(plugin, "mine", start=1)
     command = [sys.executable, "-m", "ddbench", "--plugin", plugin.name, *run, "--executor", "ray"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -69,8 +69,8 @@ def test_edited_code_is_computed_again_and_workers_load_the_file(shell: Shell) -
         [*command, "--cache-dir", "cache"], cwd=shell.root, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    digests = set(load(shell.results / "records")["distilled_digest"])
-    assert digests > {first["distilled_digest"]}
+    digests = {record.distilled_digest for record in read_all(shell.results / "records")}
+    assert digests > {first.distilled_digest}
 
 
 def test_code_that_is_edited_within_the_same_second_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

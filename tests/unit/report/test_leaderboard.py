@@ -16,6 +16,7 @@ from PIL import Image
 from ddbench.core.errors import DDBenchError
 from ddbench.report import leaderboard
 from ddbench.results import published, records
+from ddbench.results.frames import to_frame
 from ddbench.results.preview import preview_path
 from ddbench.results.scores import scores
 
@@ -95,7 +96,7 @@ def test_every_record_is_in_one_result_whose_number_is_the_mean_over_sets(
 
 
 def test_scores_are_those_of_the_command_records(every: list[Record], results: list[Result]) -> None:
-    frame = scores(records.to_frame(every))
+    frame = scores(to_frame(every))
     of_records = {tuple(sorted(row.records)): row for row in frame.itertuples()}
     filled = 0
     for result in results:

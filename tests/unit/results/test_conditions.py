@@ -27,6 +27,7 @@ from ddbench.results.conditions import (
     recorded_datasets,
     student_key,
 )
+from ddbench.results.frames import to_frame
 from ddbench.results.means import mean_top1
 from ddbench.results.records import Record
 from ddbench.results.scores import scores
@@ -203,7 +204,7 @@ def averages(pair: list[Record], folder: Path) -> dict[str, list[tuple[float, in
     counted = {"(1 set)": (1, 1), "(2 sets)": (2, 2), "(2 on 1 set)": (2, 1)}
     table = [(float(text.split()[0]), *counted[text[text.index("(") : text.index(")") + 1]]) for text in texts]
     points = [(point.top1, point.n, point.sets) for point in mean_top1(pair, "ipc").itertuples()]
-    scored = [(row.top1, row.n, row.sets) for row in scores(records.to_frame(pair)).itertuples()]
+    scored = [(row.top1, row.n, row.sets) for row in scores(to_frame(pair)).itertuples()]
     pipeline = cast(
         Pipeline, SimpleNamespace(experiment=experiments(Request(("wmdd",), ("digits",), (10,)), REGISTRY)[0])
     )
@@ -256,6 +257,6 @@ def test_one_student_of_two_evaluate_keys_counts_once_and_another_number_is_name
     notes = [
         set(frame.loc[frame["state"] == "measured", "mixture"]),
         set(mean_top1(pair, "ipc")["mixture"]),
-        set(scores(records.to_frame(pair))["mixture"]),
+        set(scores(to_frame(pair))["mixture"]),
     ]
     assert notes == 3 * [{"not shown: 40.00 (older), with the same seeds or images" if named else ""}]

@@ -1,10 +1,9 @@
-"""Records: read back as written, whole or not at all, found by name, and all together as a frame."""
+"""Records: read back as written, whole or not at all, and found by name."""
 
 import gc
 import json
 import os
 import string
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +192,6 @@ def test_an_exact_name_wins_over_longer_ones(folder: Path) -> None:
     assert records.find(folder, "a-ipc1-00").stem == "a-ipc1-00"
 
 
-def test_all_records_as_a_frame(folder: Path) -> None:
-    frame = records.load(str(folder))
-    assert list(frame["name"]) == ["a-ipc1-00", "a-ipc10-00", "a-ipc10-01", "b-ipc1-00"]
-    assert set(frame["top1_last"]) == {100 / 3}
-    assert {"method", "ipc", "regime", "label_bytes", "student_seed"} <= set(frame.columns)
-    assert records.load(folder / "absent").empty
-
-
 @given(st.text(max_size=80), st.text(max_size=200), st.none() | st.integers(1, 5000))
 def test_a_run_is_a_file_name_and_nothing_more(method: str, dataset: str, ipc: int | None) -> None:
     name = records.run_name(method, dataset, ipc, "0123456789abcdef")
@@ -272,22 +263,6 @@ def test_a_record_keeps_the_trials_of_the_one_that_it_replaces(tmp_path: Path) -
     assert [trial.model_dump() for trial in stored.trials] == trials
     assert records.read_all(tmp_path) == [stored]
     assert "trials" not in record().model_dump(mode="json")
-    frame = records.to_frame([stored, record()])
-    assert frame["trials"].tolist() == [trials, []]
-    assert records.from_frame(frame)[0] == stored
     assert record_rows(stored)[-2] == ("tuning", "trial 1 of 4 of the search one; trial 1 of 4 of the search two")
     with pytest.raises(ValidationError, match="trials"):
         record(trials=[{}])
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: records.load(7), r"records.load: folder is 7 \(int\); pass the folder of the records"),
-        (lambda: records.load("results", warn="yes"), r"warn is 'yes' \(str\); pass a function"),
-    ],
-)
-def test_a_wrong_argument_of_load_is_one_sentence(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(TypeError, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)

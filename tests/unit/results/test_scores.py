@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddbench.results import records
+from ddbench.results.frames import to_frame
 from ddbench.results.records import Record
 from ddbench.results.scores import SCORE_COLUMNS, normalise_score, scores
 
@@ -30,7 +31,7 @@ def frame_of(tmp_path: Path) -> FrameOf:
     def make(trees: list[Tree]) -> pd.DataFrame:
         for number, one in enumerate(trees):
             records.write(Record(**{**one, "name": f"{number:03d}"}), tmp_path)
-        return records.load(tmp_path)
+        return to_frame(records.read_all(tmp_path))
 
     return make
 
@@ -168,7 +169,7 @@ def test_robust_scores_grow_with_the_accuracies_that_they_measure(tree: MakeTree
     def robust(own: float, hard: float, bare: float) -> tuple[float, float]:
         trees = [tree("wmdd", "fkd", own), tree("random", "fkd", 52.0), tree("wmdd", "hard", hard)]
         trees += [tree("full", "full-data", 90.0), plain(tree("wmdd", "fkd", bare)), plain(tree("random", "fkd", 32.0))]
-        frame = records.to_frame([Record(**{**one, "name": str(number)}) for number, one in enumerate(trees)])
+        frame = to_frame([Record(**{**one, "name": str(number)}) for number, one in enumerate(trees)])
         row = scores(frame, "fkd").query("method == 'wmdd'").iloc[0]
         assert row["missing"] == ""
         return float(row["lrs"]), float(row["ars"])

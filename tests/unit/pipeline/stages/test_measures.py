@@ -15,7 +15,7 @@ from ddbench.api.hookspecs import hookimpl
 from ddbench.api.measure import Measure, MeasureTask, Need, Refusal
 from ddbench.core import interruption
 from ddbench.core.errors import DDBenchError, PluginError
-from ddbench.results import records
+from ddbench.results import frames, records
 from ddbench.results.records import Record
 from ddbench.training.teacher import accuracy
 
@@ -253,7 +253,7 @@ def test_a_record_keeps_its_measures_when_it_is_written_again(desk: Desk, tmp_pa
     last = stored([])
     assert last.measures.keys() == {"norm", "size"}
     assert [path.stem for path in (tmp_path / "records").iterdir()] == [last.name]
-    frame = records.load(tmp_path / "records")
+    frame = frames.to_frame([last])
     assert frame["measure.size"].tolist() == [20.0]
     assert frame["measure.norm.top1"].tolist() == [last.metrics.top1_last]
-    assert records.from_frame(frame) == [last]
+    assert frames.from_frame(frame) == [last]
