@@ -329,8 +329,8 @@ def _section(model: type[S], text: str) -> S:
     return model(**json.loads(text))
 
 
-def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, list[Pool]]]:
-    """Groups the pools of records by their settings, real images and teachers.
+def group_by_setting(every: Sequence[Pool]) -> Iterator[tuple[Setting, str, list[Pool]]]:
+    """Groups pools of records by their settings, real images and teachers.
 
     A pool without a teacher belongs to every group whose other conditions, and first layers of students, it shares.
     Pools whose settings are invalid in this version of ddbench are left out.
@@ -339,11 +339,10 @@ def group_by_setting(records: Iterable[Record]) -> Iterator[tuple[Setting, str, 
         The setting; a text that distinguishes groups with an equal setting (fingerprint of the images, digest of the
         teacher), often empty; the pools.
     """
-    records = list(records)
-    names = dataset_names(records)
+    names = dataset_names(record for pool in every for record in pool.records)
     groups: dict[tuple[Setting, str, str], list[Pool]] = {}
     without_teacher: list[tuple[Setting, str, Pool]] = []
-    for pool in pools(records):
+    for pool in every:
         try:
             images = dataset_identity(pool.example)
             setting = replace(Setting.of(pool.example), dataset=names[images])

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from ddbench.core.text import counted
-from ddbench.results.conditions import STUDENT_KEYS, Pool, distillation_config, evaluation_conditions, pools
+from ddbench.results.conditions import STUDENT_KEYS, Pool, distillation_config, evaluation_conditions
 from ddbench.results.records import Record
 
 NOT_RECORDED = "not recorded"
@@ -44,11 +44,6 @@ def mixture(records: Sequence[Record], only: str = "") -> str:
     if 0 < unknown < len(records):
         texts.append(f"{unknown} of {len(records)} do not record how their stages were built")
     return "; ".join(texts)
-
-
-def pool_by_record(records: Iterable[Record]) -> dict[str, Pool]:
-    """Returns the pool of each record, by the name of the record."""
-    return {record.name: pool for pool in pools(records) for record in pool.records}
 
 
 def other_numbers(records: Sequence[Record], of_pools: Iterable[Pool]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.core.errors import DDBenchError, exception_line
+from ddbench.results.conditions import Pool, pools
 
 if TYPE_CHECKING:
     from ddbench.pipeline.request import Request
@@ -40,6 +42,11 @@ class TableContext:
     yes: bool = False
     strict: bool = False
     _reasons: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """The pools of the stored records."""
+        return pools(self.stored)
 
     def check_duration(self, seconds: float, where: str = "on this device", detail: str = "") -> None:
         """Prints the estimated duration of long work, and refuses it without `yes`.

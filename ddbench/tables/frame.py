@@ -93,11 +93,12 @@ def build_frame(
     else:
         fill = run_cells if workspace else rows_from_records
         rows = fill(spec, cells, context)
-        # Filling the table may have written records. The warnings have been printed before.
-        stored = stored if workspace is None else records.read_all(folder, lambda message: None)
+        if workspace is not None:  # filling the table may have written records; the warnings have been printed before
+            stored = records.read_all(folder, lambda message: None)
+            context = replace(context, stored=stored)
         measured = dict.fromkeys(name for row in rows for name in row if name.startswith(PREFIX))
         columns = [*FRAME_COLUMNS, *measured]
-        frame = pd.DataFrame(name_mixtures(spec, rows, stored), columns=columns).astype({"ipc": "Int64"})
+        frame = pd.DataFrame(name_mixtures(spec, rows, context.pools), columns=columns).astype({"ipc": "Int64"})
     with table_errors(spec, registry, results_dir):
         if not request.methods:
             frame = pd.concat([frame, published_only(spec, frame)], ignore_index=True)

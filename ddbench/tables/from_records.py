@@ -86,9 +86,9 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
         students = distinct_students(record for pool in matching for record in pool.records)
         return [measured_row(row, record) for record in sorted(students, key=seeds)] or [row]
 
-    for setting, distinction, pools in group_by_setting(context.stored):
+    for setting, distinction, of_setting in group_by_setting(context.pools):
         group: Group = {}
-        for pool in pools:
+        for pool in of_setting:
             record = pool.example
             group.setdefault((record.method, record.ipc, record.evaluator, record.student), []).append(pool)
         # Only these cells can have a number. The others are needed if one of these has one.

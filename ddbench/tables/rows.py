@@ -13,9 +13,9 @@ from ddbench.core.text import value_text
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.request import Request
 from ddbench.results import published
-from ddbench.results.conditions import SETTING_SECTIONS, setting_digest
+from ddbench.results.conditions import SETTING_SECTIONS, Pool, setting_digest
 from ddbench.results.measures import measure_columns
-from ddbench.results.mixtures import mixture, other_numbers, pool_by_record
+from ddbench.results.mixtures import mixture, other_numbers
 from ddbench.results.records import Record, measured_on
 
 NUMBER_COLUMNS = (
@@ -89,25 +89,25 @@ def measured_row(row: Row, record: Record) -> Row:
     return {**row, "state": "measured", **_record_columns(record)}
 
 
-def name_mixtures(spec: TableSpec, rows: list[Row], stored: Sequence[Record]) -> list[Row]:
+def name_mixtures(spec: TableSpec, rows: list[Row], pools: Sequence[Pool]) -> list[Row]:
     """Returns the rows with the column `mixture`: the conditions in which the records of a cell differ.
 
     Args:
         spec: The table.
         rows: Its rows.
-        stored: All records.
+        pools: The pools of all records.
     """
-    by_name = {record.name: record for record in stored}
+    by_name = {record.name: (record, pool) for pool in pools for record in pool.records}
     names = (*SETTING_COLUMNS, "row", *spec.columns)
-    cells: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    cells: dict[tuple[Any, ...], list[tuple[Record, Pool]]] = defaultdict(list)
     for row in rows:
-        if record := by_name.get(row.get("record", "")):
-            cells[tuple(row.get(name) for name in names)].append(record)
-    pool_of = pool_by_record(stored)
+        if found := by_name.get(row.get("record", "")):
+            cells[tuple(row.get(name) for name in names)].append(found)
     texts = {}
-    for position, records in cells.items():
+    for position, found_in_cell in cells.items():
+        records = [record for record, _ in found_in_cell]
+        of_pools = {id(pool): pool for _, pool in found_in_cell}.values()
         differing = mixture(records)
-        of_pools = {id(pool_of[record.name]): pool_of[record.name] for record in records}.values()
         notes = (differing and f"its records differ: {differing}", other_numbers(records, of_pools))
         texts[position] = "; ".join(filter(None, notes))
     return [{**row, "mixture": texts.get(tuple(row.get(name) for name in names), "")} for row in rows]

@@ -24,6 +24,7 @@ from ddbench.results.conditions import (
     evaluation_conditions,
     group_by_setting,
     is_result_of,
+    pools,
     recorded_datasets,
     student_key,
 )
@@ -76,7 +77,7 @@ def folder(record: Callable[..., Record], name: str, fingerprint: str) -> Record
 def test_copies_under_two_names_are_one_dataset(record: Callable[..., Record]) -> None:
     one, copy = (folder(record, name, "0123abcd" * 4) for name in ("pets", "animals"))
     assert evaluation_conditions(one) == evaluation_conditions(copy)
-    ((setting, distinction, (pool,)),) = group_by_setting([one, copy])
+    ((setting, distinction, (pool,)),) = group_by_setting(pools([one, copy]))
     assert (setting.dataset, distinction) == ("imagefolder:animals@0123abcd", "")
     assert pool.records == [one, copy]
     registered = record(50.0, dataset="pictures", data={"fingerprint": "0123abcd" * 4})
@@ -88,7 +89,7 @@ def test_copies_under_two_names_are_one_dataset(record: Callable[..., Record]) -
 def test_a_name_that_one_record_alone_has_is_not_that_of_the_dataset(record: Callable[..., Record]) -> None:
     """Otherwise one record would change the title of the table and leave out the published numbers."""
     made = [record(50.0, dataset=name, data={"fingerprint": "1" * 32}) for name in ("copy", "imagenette", "imagenette")]
-    (group,) = group_by_setting(made)
+    (group,) = group_by_setting(pools(made))
     assert group[0].dataset == "imagenette"
     assert recorded_datasets(["copy"], made) == ("imagenette",)
 
@@ -96,7 +97,7 @@ def test_a_name_that_one_record_alone_has_is_not_that_of_the_dataset(record: Cal
 def test_folders_of_one_name_are_two_datasets(record: Callable[..., Record]) -> None:
     one, other = (folder(record, "pets", digit * 32) for digit in "12")
     assert evaluation_conditions(one) != evaluation_conditions(other)
-    assert [pool.records for *_, group in group_by_setting([one, other]) for pool in group] == [[one], [other]]
+    assert [pool.records for *_, group in group_by_setting(pools([one, other])) for pool in group] == [[one], [other]]
     assert recorded_datasets(["imagefolder:pets"], [one, other]) == (one.dataset, other.dataset)
     assert recorded_datasets([other.dataset, "digits"], [one, other]) == (other.dataset, "digits")
 

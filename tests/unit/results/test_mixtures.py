@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ddbench.results.conditions import pools
-from ddbench.results.mixtures import describe_mixture, mixture, other_numbers, pool_by_record
+from ddbench.results.mixtures import describe_mixture, mixture, other_numbers
 from ddbench.results.records import Record
 
 Make = Callable[..., Record]
@@ -65,8 +65,3 @@ def test_other_numbers_of_the_same_student_are_named(record: Make) -> None:
     text = "not shown: 43.00 (b), with the same seeds or images"
     assert other_numbers([shown, other_seed], of_pools) == describe_mixture([shown, other_seed], of_pools) == text
     assert other_numbers([shown], pools([shown, record(50.0, name="d")])) == ""
-    pool = pool_by_record(stored)
-    assert pool.keys() == {"a", "b", "c"}
-    assert pool["a"] is pool["b"] is pool["c"]
-    apart = pool_by_record([shown, record(60.0, name="e", method="random")])
-    assert apart["a"] is not apart["e"]

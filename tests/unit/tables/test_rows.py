@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.api.table import Cell, TableSpec
 from ddbench.pipeline.request import Request, experiments
 from ddbench.registry.registry import PluginRegistry
+from ddbench.results.conditions import pools
 from ddbench.results.records import Record
 from ddbench.tables.rows import SETTING_COLUMNS, frame_row, measured_row, name_mixtures
 
@@ -50,7 +51,7 @@ def test_records_of_one_cell_that_differ_are_named_in_all_its_rows(record: Calla
     rows = [measured_row(row, stored[0]), measured_row(row, stored[1]), measured_row({**row, "row": "b"}, stored[2])]
     assert [each["top1"] for each in rows] == [50.0, 51.0, 52.0]
     assert {each["state"] for each in rows} == {"measured"}
-    named = name_mixtures(SPEC, [*rows, {**row, "row": "c"}], stored)
+    named = name_mixtures(SPEC, [*rows, {**row, "row": "c"}], pools(stored))
     text = "its records differ: device one, other"
     assert [each["mixture"] for each in named] == [text, text, "", ""]
 
