@@ -14,20 +14,13 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
 from ddbench.pipeline.request import Request, protocols
 from ddbench.results import published
-from ddbench.results.conditions import (
-    SETTING_SECTIONS,
-    Pool,
-    Setting,
-    distinct_students,
-    group_by_setting,
-    is_result_of,
-    seeds,
-)
+from ddbench.results.conditions import Pool, distinct_students, seeds
 from ddbench.results.records import Record
 from ddbench.tables.cells import cell_experiments
 from ddbench.tables.context import TableContext
 from ddbench.tables.published_columns import published_datasets
 from ddbench.tables.rows import Row, frame_row, measured_row
+from ddbench.tables.settings import SETTING_SECTIONS, Setting, group_by_setting, is_result_of
 
 if TYPE_CHECKING:
     import pandas as pd

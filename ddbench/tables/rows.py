@@ -13,10 +13,11 @@ from ddbench.core.text import value_text
 from ddbench.pipeline.keys import teacher_label
 from ddbench.pipeline.request import Request
 from ddbench.results import published
-from ddbench.results.conditions import SETTING_SECTIONS, Pool, setting_digest
+from ddbench.results.conditions import Pool
 from ddbench.results.measures import measure_columns
 from ddbench.results.mixtures import mixture, other_numbers
 from ddbench.results.records import Record, measured_on
+from ddbench.tables.settings import SETTING_SECTIONS, setting_digest
 
 NUMBER_COLUMNS = (
     *("top1", "top1_selected", "transport_cost", "distill_seconds", "student_seconds", "seconds_per_iteration"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, cast
 import pytest
 
 from ddbench.api.table import Cell, TableSpec
-from ddbench.methods.random import Random
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
 from ddbench.pipeline.summary import summarise
@@ -22,8 +20,6 @@ from ddbench.results.conditions import (
     dataset_names,
     distillation_config,
     evaluation_conditions,
-    group_by_setting,
-    is_result_of,
     pools,
     recorded_datasets,
     student_key,
@@ -77,9 +73,9 @@ def folder(record: Callable[..., Record], name: str, fingerprint: str) -> Record
 def test_copies_under_two_names_are_one_dataset(record: Callable[..., Record]) -> None:
     one, copy = (folder(record, name, "0123abcd" * 4) for name in ("pets", "animals"))
     assert evaluation_conditions(one) == evaluation_conditions(copy)
-    ((setting, distinction, (pool,)),) = group_by_setting(pools([one, copy]))
-    assert (setting.dataset, distinction) == ("imagefolder:animals@0123abcd", "")
+    (pool,) = pools([one, copy])
     assert pool.records == [one, copy]
+    assert set(dataset_names([one, copy]).values()) == {"imagefolder:animals@0123abcd"}
     registered = record(50.0, dataset="pictures", data={"fingerprint": "0123abcd" * 4})
     assert set(dataset_names([one, copy, registered]).values()) == {"pictures"}
     for reference in ("imagefolder:/me/pets", "imagefolder:animals", one.dataset, copy.dataset):
@@ -89,78 +85,16 @@ def test_copies_under_two_names_are_one_dataset(record: Callable[..., Record]) -
 def test_a_name_that_one_record_alone_has_is_not_that_of_the_dataset(record: Callable[..., Record]) -> None:
     """Otherwise one record would change the title of the table and leave out the published numbers."""
     made = [record(50.0, dataset=name, data={"fingerprint": "1" * 32}) for name in ("copy", "imagenette", "imagenette")]
-    (group,) = group_by_setting(pools(made))
-    assert group[0].dataset == "imagenette"
+    assert set(dataset_names(made).values()) == {"imagenette"}
     assert recorded_datasets(["copy"], made) == ("imagenette",)
 
 
 def test_folders_of_one_name_are_two_datasets(record: Callable[..., Record]) -> None:
     one, other = (folder(record, "pets", digit * 32) for digit in "12")
     assert evaluation_conditions(one) != evaluation_conditions(other)
-    assert [pool.records for *_, group in group_by_setting(pools([one, other])) for pool in group] == [[one], [other]]
+    assert [pool.records for pool in pools([one, other])] == [[one], [other]]
     assert recorded_datasets(["imagefolder:pets"], [one, other]) == (one.dataset, other.dataset)
     assert recorded_datasets([other.dataset, "digits"], [one, other]) == (other.dataset, "digits")
-
-
-class Inpaint(Random):
-    name = "inpaint"
-    start: Path | None = None
-
-
-def test_a_record_of_a_method_with_files_is_found_by_their_names(record: Callable[..., Record]) -> None:
-    (made,) = experiments(Request(("random",), ("digits",), (3,), recipes=("smoke",)), PluginRegistry())
-    experiment = made.model_copy(update={"method": Inpaint(start=Path("/me/start"))})
-    stored = record(
-        50.0,
-        method=experiment.method_name,
-        ipc=3,
-        student=experiment.student,
-        evaluator=experiment.evaluator_name,
-        evaluator_version=experiment.evaluator.version,
-        configuration=experiment.public(),
-    )
-    assert is_result_of(stored, experiment)
-    assert not is_result_of(stored, made)
-    for start, is_equal in (("/you/start", True), ("/me/end", False)):
-        other = experiment.model_copy(update={"method": Inpaint(start=Path(start))})
-        assert is_result_of(stored, other) == is_equal
-
-
-def test_a_record_of_a_method_with_a_file_of_other_content_is_not_found(
-    record: Callable[..., Record], tmp_path: Path
-) -> None:
-    (made,) = experiments(Request(("random",), ("digits",), (3,), recipes=("smoke",)), PluginRegistry())
-    for place, content in (("one", "a"), ("same", "a"), ("other", "b")):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "start").write_text(content)
-    one, same, other = (
-        made.model_copy(update={"method": Inpaint(start=tmp_path / place / "start")})
-        for place in ("one", "same", "other")
-    )
-    run = {"ipc": 3, "student": made.student, "evaluator": made.evaluator_name}
-    version = {"evaluator_version": made.evaluator.version, "configuration": one.public()}
-    stored = record(50.0, method=made.method_name, **run, **version)
-    assert [is_result_of(stored, each) for each in (one, same, other)] == [True, True, False]
-
-
-def test_a_record_of_a_method_that_starts_from_a_set_is_found_by_the_content_of_its_file(
-    record: Callable[..., Record], tmp_path: Path
-) -> None:
-    for name, content in (("one", b"a"), ("same", b"a"), ("other", b"b")):
-        (tmp_path / f"{name}.pt").write_bytes(content)
-    (one, same, other, absent) = (
-        experiments(
-            Request(("wmdd",), ("digits",), (3,), assignments=(f"wmdd.initial={tmp_path / name}.pt",)), REGISTRY
-        )[0]
-        for name in ("one", "same", "other", "absent")
-    )
-    configuration = one.public()
-    configuration["method_settings"]["initial"] = "set:0123456789abcdef"
-    run = {"ipc": 3, "student": one.student, "evaluator": one.evaluator_name, "method_version": one.method.version}
-    origin = {"name": "one", "files": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
-    versions = {"evaluator_version": one.evaluator.version, "configuration": configuration}
-    stored = record(50.0, **run, **versions, origin=origin)
-    assert [is_result_of(stored, each) for each in (one, same, other, absent)] == [True, True, False, False]
 
 
 @pytest.fixture
