@@ -20,9 +20,9 @@ from ddbench.results.conditions import (
     dataset_names,
     distillation_config,
 )
-from ddbench.results.export import StoredSet, stored_set
 from ddbench.results.labels import key_note, natural_order, recipe_label, set_labels
 from ddbench.results.records import Record
+from ddbench.results.stored_sets import StoredSet, stored_set
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class LabelledSet:
     Attributes:
         label: Label that distinguishes it from the other sets.
         record: A record of it.
-        stored: The result of `ddbench.results.export.stored_set`.
+        stored: The result of `ddbench.results.stored_sets.stored_set`.
     """
 
     label: str

@@ -20,14 +20,14 @@ from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_classes import match_classes, read_mapping
 from ddbench.distillation.set_files import Form, SetFile, fit_tensor, read_set
 from ddbench.distillation.units import OF_WHOLE_SET, extras_in, soft_labels_in
-from ddbench.results.export import required_set
+from ddbench.results.stored_sets import required_set
 from ddbench.storage.artifacts import digest_of
 
 if TYPE_CHECKING:
     from ddbench.api.dataset import DatasetInfo, Report
     from ddbench.api.distiller import Distiller
-    from ddbench.results.export import OpenDataset
     from ddbench.results.records import Record
+    from ddbench.results.stored_sets import OpenDataset
     from ddbench.storage.artifacts import Artifact
     from ddbench.storage.cache import Cache
 

@@ -16,7 +16,7 @@ from ddbench.distillation.distilled_set import class_weights
 from ddbench.distillation.hub_set import read_hub_set
 from ddbench.distillation.set_files import Form, read_set
 from ddbench.pipeline.evaluate_set import is_path, record_of
-from ddbench.results.export import StoredSet, required_set
+from ddbench.results.stored_sets import StoredSet, required_set
 
 if TYPE_CHECKING:
     from ddbench.pipeline.workspace import Workspace

@@ -20,10 +20,11 @@ from ddbench.core.files import atomic_write
 from ddbench.core.text import counted, error_text
 from ddbench.core.text_layout import UNLIMITED, format_table
 from ddbench.results import verified_json
-from ddbench.results.export import export_set, stored_images
+from ddbench.results.export import export_set
 from ddbench.results.labels import recipe_label
 from ddbench.results.preview import preview_path
 from ddbench.results.records import Record, parse, read
+from ddbench.results.stored_sets import stored_images
 from ddbench.storage.cache import Cache
 
 MANIFEST = "bundle.json"
@@ -102,8 +103,8 @@ def _write_records(folder: Path, stored: Mapping[Path, Record]) -> None:
 
 def _write_set(folder: Path, record: Record, results_dir: Path, cache: Cache, warn: Callable[[str], None]) -> None:
     """Writes the images of a record's set as tensors, and its preview. Real images are not sent, also as preview."""
-    images = stored_images(record, cache)
-    if images is None:
+    stored = stored_images(record, cache)
+    if stored is None:
         warn(f"note: without the images of {record.name}: they are real images, or no longer in the cache")
         return
     run = preview_path(record, folder).parent
@@ -111,8 +112,7 @@ def _write_set(folder: Path, record: Record, results_dir: Path, cache: Cache, wa
     if preview.is_file():
         run.mkdir(parents=True)
         (run / preview.name).write_bytes(preview.read_bytes())
-    parts = (images.images, images.labels, images.weights, images.class_names)
-    export_set(*parts, record.model_dump(mode="json"), run / "set", "safetensors", extras=images.extras)
+    export_set(stored, record.model_dump(mode="json"), run / "set", "safetensors")
 
 
 def card(stored: Sequence[Record]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from ddbench.data.hub import require_packages
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ddbench.results.stored_sets import StoredSet
 
 ROWS = 5000
 """Images in one parquet file. The hub advises files below 500 MB."""
@@ -42,30 +44,13 @@ _CONTEXT: dict[str, Any] = {
 """The context that the specification prescribes."""
 
 
-def write_hub_folder(
-    folder: Path,
-    images: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    class_names: Sequence[str],
-    extras: Mapping[str, Tensor],
-    readme: str,
-) -> None:
-    """Writes `data/train-*.parquet`, `README.md` and `croissant.json` into a folder.
+def write_hub_folder(folder: Path, stored: StoredSet, readme: str) -> None:
+    """Writes `data/train-*.parquet`, `README.md` and `croissant.json` into an empty folder.
 
     Class names that are not distinct get their numbers in front, as the format requires.
-    `datasets.load_dataset(FOLDER)` reads the parquet files. Their columns are `image` (lossless PNG), `label`,
-    `weight`, and one for each of the extras; a learning rate and the factor of a
-    decoder are repeated in every row.
-
-    Args:
-        folder: An empty folder.
-        images: uint8 [m, 3, S, S].
-        labels: int64 [m].
-        weights: Weights of the images in the loss, float [m].
-        class_names: Names of the classes, by label.
-        extras: Soft labels, learning rate and decoder; see `ddbench.distillation.units.EXTRAS`.
-        readme: The text of the card, without metadata.
+    `datasets.load_dataset(FOLDER)` reads the parquet files. Their columns are `image` (lossless PNG of the images as
+    bytes), `label`, `weight`, and one for each of the extras; a learning rate and the factor of a decoder are repeated
+    in every row. `readme` is the text of the card, without metadata.
 
     Raises:
         DDBenchError: A package is not installed.
@@ -75,15 +60,17 @@ def write_hub_folder(
     import pyarrow.parquet as pq
     from datasets import ClassLabel, Features, Image, List, Value
 
+    from ddbench.distillation.distilled_set import as_bytes
     from ddbench.distillation.units import OF_WHOLE_SET
 
-    columns = {"image": Image(), "label": ClassLabel(names=_distinct(class_names)), "weight": Value("float32")}
-    for name, tensor in extras.items():
+    names = _distinct(stored.class_names)
+    columns = {"image": Image(), "label": ClassLabel(names=names), "weight": Value("float32")}
+    for name, tensor in stored.extras.items():
         number = Value("float64" if tensor.is_floating_point() else "int64")
         columns[name] = number if name in OF_WHOLE_SET else List(Value("float32"))
     schema = Features(columns).arrow_schema
     (folder / "data").mkdir()
-    count = len(labels)
+    images, count = as_bytes(stored.images), len(stored.labels)
     files = range(0, count, ROWS)
     paths = [folder / "data" / f"train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
     for path, begin in zip(paths, files, strict=True):
@@ -92,10 +79,10 @@ def write_hub_folder(
                 rows = slice(start, min(start + GROUP, begin + ROWS, count))
                 values: dict[str, Any] = {
                     "image": [{"bytes": _png(image), "path": None} for image in images[rows]],
-                    "label": labels[rows].tolist(),
-                    "weight": weights[rows].tolist(),
+                    "label": stored.labels[rows].tolist(),
+                    "weight": stored.weights[rows].tolist(),
                 }
-                for name, tensor in extras.items():
+                for name, tensor in stored.extras.items():
                     values[name] = (tensor.expand(count) if name in OF_WHOLE_SET else tensor)[rows].tolist()
                 writer.write_table(pa.Table.from_pydict(values, schema=schema))
     (folder / "README.md").write_text(_metadata(count) + readme, encoding="utf-8")

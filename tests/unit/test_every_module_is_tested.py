@@ -52,6 +52,7 @@ COVERED = {
     # Sets that the user gives.
     "config/given_sets.py": GIVEN,
     "distillation/given.py": GIVEN,
+    "results/stored_sets.py": GIVEN,
     "pipeline/evaluate_set.py": "tests/cli/test_evaluate.py",
     "pipeline/load_set.py": "tests/unit/test_python.py",
     "pipeline/stages/given.py": GIVEN,

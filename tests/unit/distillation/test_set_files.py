@@ -18,6 +18,7 @@ from ddbench.config.given_sets import SPACES
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.set_files import Form, SetFile, read_set
 from ddbench.results.export import export_set
+from ddbench.results.stored_sets import StoredSet
 
 SIZE = 16
 FORM = Form(SIZE)
@@ -71,7 +72,7 @@ def test_class_folders_of_other_projects(path: str, names: tuple[str, ...], tmp_
 def test_an_exported_set_keeps_order_names_and_weights(form: str, tmp_path: Path) -> None:
     images, labels = image_bytes(), torch.tensor([2, 0, 1, 0, 1, 2])
     weights = torch.tensor([0.25, 0.1, 0.5, 0.9, 0.5, 0.75])
-    export_set(images, labels, weights, ["dog", "guinea pig", "cat"], {}, tmp_path / "set", form)
+    export_set(StoredSet(images, labels, weights, ["dog", "guinea pig", "cat"]), {}, tmp_path / "set", form)
     read = read_set(tmp_path / "set", FORM)
     assert read.weights is not None
     for actual, expected in zip((read.images, read.labels, read.weights), (images, labels, weights), strict=True):
@@ -236,7 +237,7 @@ def test_an_exported_float_set_is_read_again_exactly(form: str, tmp_path: Path) 
     images, weights = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), torch.full((6,), 0.5)
     rate, factor = torch.tensor([0.02], dtype=torch.float64), torch.tensor([2])
     extras = {"logits": LOGITS, "learning_rate": rate, "decode_factor": factor}
-    export_set(images, LABELS, weights, ["a", "b", "c"], {}, tmp_path / "set", form, extras=extras)
+    export_set(StoredSet(images, LABELS, weights, ["a", "b", "c"], extras), {}, tmp_path / "set", form)
     read = read_set(tmp_path / "set", FORM)
     assert torch.equal(read.images, images)
     assert read.extras.keys() == extras.keys()
@@ -359,7 +360,8 @@ def test_wrong_files_are_refused_in_one_line(
 
 def broken(folder: Path, what: str) -> None:
     """Writes an exported folder, or one of SRe2L, with one fault."""
-    export_set(BYTES, LABELS, torch.full((6,), 0.5), ["a", "b", "c"], {}, folder / "set", "imagefolder")
+    stored = StoredSet(BYTES, LABELS, torch.full((6,), 0.5), ["a", "b", "c"])
+    export_set(stored, {}, folder / "set", "imagefolder")
     listed = folder / "set" / "weights.csv"
     if what == "file":
         (folder / "set" / "a" / "00000.png").unlink()

@@ -17,6 +17,7 @@ from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.given_sets import check_given_set, open_set
 from ddbench.pipeline.record import build_record
 from ddbench.results.export import export_set
+from ddbench.results.stored_sets import StoredSet
 from ddbench.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write_set(tmp_path: Path) -> Callable[..., Path]:
     def write(name: str = "set", form: str = "safetensors", seed: int = 0, labels: Tensor = INTERLEAVED) -> Path:
         names = [str(digit) for digit in range(10)]
         images, weights = images_of(len(labels), seed), torch.full((len(labels),), 0.5)
-        export_set(images, labels, weights, names, {}, tmp_path / name, form)
+        export_set(StoredSet(images, labels, weights, names), {}, tmp_path / name, form)
         return tmp_path / name
 
     return write

@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 from ddbench.core.errors import DDBenchError
 from ddbench.distillation.hub_set import read_hub_set
@@ -23,21 +25,21 @@ from ddbench.distillation.set_files import Form, SetFile
 from ddbench.results import hub_export
 from ddbench.results.export import export_set
 from ddbench.results.hub_export import push_folder, require_push
+from ddbench.results.stored_sets import StoredSet
 
 NAMES = ("English springer", "church", "a: b")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def parts(count: int = 6, floats: bool = False) -> dict[str, Any]:
+def stored(count: int = 6, floats: bool = False, **extras: Tensor) -> StoredSet:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return {
-        "images": images / 255 if floats else images,
-        "labels": torch.arange(count) * 3 // count,
-        "weights": torch.rand(count, generator=generator),
-        "class_names": NAMES,
-        "card": {"method": "wmdd", "ipc": 2},
-    }
+    labels, weights = torch.arange(count) * 3 // count, torch.rand(count, generator=generator)
+    return StoredSet(images / 255 if floats else images, labels, weights, NAMES, extras)
+
+
+def export(exported: StoredSet, folder: Path) -> None:
+    export_set(exported, {"method": "wmdd", "ipc": 2}, folder, "huggingface")
 
 
 def read(folder: Path) -> SetFile:
@@ -57,14 +59,14 @@ def test_the_library_of_the_hub_reads_images_labels_weights_and_soft_labels(fold
     soft = torch.softmax(torch.randn(6, 3, generator=torch.Generator().manual_seed(1)), 1)
     rate = torch.tensor([0.013], dtype=torch.float64)
     extras = {"probabilities": soft, "learning_rate": rate, "decode_factor": torch.tensor([2])}
-    expected = parts()
-    export_set(**expected, target=folder, format="huggingface", extras=extras)
+    expected = stored(**extras)
+    export(expected, folder)
     rows = load_dataset(str(folder))["train"]
     assert rows.features["label"].names == [*NAMES]
     stacked = np.stack([np.array(row["image"]) for row in rows])
-    assert torch.equal(torch.from_numpy(stacked).permute(0, 3, 1, 2), expected["images"])
-    assert rows["label"][:] == expected["labels"].tolist()
-    assert torch.equal(torch.tensor(rows["weight"][:]), expected["weights"])
+    assert torch.equal(torch.from_numpy(stacked).permute(0, 3, 1, 2), expected.images)
+    assert rows["label"][:] == expected.labels.tolist()
+    assert torch.equal(torch.tensor(rows["weight"][:]), expected.weights)
     assert torch.equal(torch.tensor(rows["probabilities"][:]), soft)
     assert rows["learning_rate"][:] == [0.013] * 6
     assert rows["decode_factor"][:] == [2] * 6
@@ -76,7 +78,7 @@ def test_the_library_of_the_hub_reads_images_labels_weights_and_soft_labels(fold
     assert (back.names, back.extras.keys()) == (NAMES, extras.keys())
     assert back.weights is not None
     for name, tensor in {"images": back.images, "labels": back.labels, "weights": back.weights}.items():
-        assert torch.equal(tensor, expected[name])
+        assert torch.equal(tensor, expected.tensors[name])
     assert all(torch.equal(back.extras[name], tensor) for name, tensor in extras.items())
     with pytest.raises(DDBenchError, match="2 x 2 images in each image, so it cannot be resized to 16 px"):
         read_hub_set(f"hf:{folder}", Form(16), lambda event: None)
@@ -85,8 +87,8 @@ def test_the_library_of_the_hub_reads_images_labels_weights_and_soft_labels(fold
 def test_large_sets_are_several_files_of_row_groups_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_export, "ROWS", 5)
     monkeypatch.setattr(hub_export, "GROUP", 2)
-    expected = parts(12)
-    export_set(**expected, target=folder, format="huggingface")
+    expected = stored(12)
+    export(expected, folder)
     files = sorted((folder / "data").iterdir())
     assert [path.name for path in files] == [f"train-0000{number}-of-00003.parquet" for number in range(3)]
     groups = [pyarrow.parquet.ParquetFile(path).metadata for path in files]
@@ -96,36 +98,36 @@ def test_large_sets_are_several_files_of_row_groups_in_order(folder: Path, monke
         [2],
     ]
     back = read(folder)
-    assert torch.equal(back.images, expected["images"])
-    assert torch.equal(back.labels, expected["labels"])
+    assert torch.equal(back.images, expected.images)
+    assert torch.equal(back.labels, expected.labels)
 
 
 def test_classes_of_one_name_get_their_numbers(folder: Path) -> None:
-    export_set(**{**parts(), "class_names": ("crane", "church", "crane")}, target=folder, format="huggingface")
+    export(replace(stored(), class_names=("crane", "church", "crane")), folder)
     back = read(folder)
     assert back.names == ("0_crane", "1_church", "2_crane")
-    assert torch.equal(back.labels, parts()["labels"])
+    assert torch.equal(back.labels, stored().labels)
 
 
 def test_floats_are_in_a_file_of_tensors_beside_rounded_images(folder: Path) -> None:
     from safetensors.torch import load_file
 
-    expected = parts(floats=True)
-    export_set(**expected, target=folder, format="huggingface")
-    assert torch.equal(load_file(folder / "distilled.safetensors")["images"], expected["images"])
+    expected = stored(floats=True)
+    export(expected, folder)
+    assert torch.equal(load_file(folder / "distilled.safetensors")["images"], expected.images)
     assert "`distilled.safetensors` holds the exact set: float32 pixels." in (folder / "README.md").read_text()
-    assert torch.equal(read(folder).images, parts()["images"])
+    assert torch.equal(read(folder).images, stored().images)
 
 
 def test_croissant_metadata_are_read_by_the_library_of_the_format(folder: Path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
-    expected = parts()
-    export_set(**expected, target=folder, format="huggingface", extras={"logits": torch.eye(3).repeat(2, 1)})
+    expected = stored(logits=torch.eye(3).repeat(2, 1))
+    export(expected, folder)
     records = [*mlcroissant.Dataset(folder / "croissant.json").records("images")]
     images = torch.from_numpy(np.stack([np.array(row["images/image"]) for row in records])).permute(0, 3, 1, 2)
-    assert torch.equal(images, expected["images"])
-    assert [row["images/label"] for row in records] == expected["labels"].tolist()
-    assert [row["images/weight"] for row in records] == pytest.approx(expected["weights"].tolist())
+    assert torch.equal(images, expected.images)
+    assert [row["images/label"] for row in records] == expected.labels.tolist()
+    assert [row["images/weight"] for row in records] == pytest.approx(expected.weights.tolist())
     assert [list(row["images/logits"]) for row in records] == torch.eye(3).repeat(2, 1).tolist()
 
 
@@ -143,7 +145,7 @@ def test_columns_that_are_no_weights_or_soft_labels_are_refused(
 ) -> None:
     from datasets import ClassLabel, Dataset, Image
 
-    export_set(**parts(), target=tmp_path / "set", format="huggingface")
+    export(stored(), tmp_path / "set")
     (path,) = (tmp_path / "set" / "data").iterdir()
     images = pyarrow.parquet.read_table(path)["image"].to_pylist()[:4]
     rows = Dataset.from_dict({"image": images, "label": [0, 0, 1, 1], **extras})
@@ -224,7 +226,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_an_upload_is_one_commit_with_every_file(hub: Hub, folder: Path) -> None:
-    export_set(**parts(), target=folder, format="huggingface")
+    export(stored(), folder)
     assert push_folder(folder, "me/set") == f"{hub.url}/datasets/me/set/commit/{COMMIT}"
     assert hub.files == {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
@@ -234,7 +236,7 @@ def test_an_upload_is_one_commit_with_every_file(hub: Hub, folder: Path) -> None
 
 
 def test_a_refused_upload_is_one_line_that_says_where_the_files_are(hub: Hub, folder: Path) -> None:
-    export_set(**parts(), target=folder, format="huggingface")
+    export(stored(), folder)
     with pytest.raises(DDBenchError, match=f"^you/set cannot be uploaded, the files are in {folder}: .*403") as raised:
         push_folder(folder, "you/set")
     assert "\n" not in str(raised.value)
