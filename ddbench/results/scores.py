@@ -33,19 +33,8 @@ WEIGHT = 0.5
 """DD-Ranking's w and gamma: the weight of the improvement over random, and of the students with augmentation."""
 
 SCORE_COLUMNS = (
-    *(
-        "method",
-        "recipe",
-        "settings",
-        "dataset",
-        "image_size",
-        "holdout",
-        "ipc",
-        "student",
-        "protocol",
-        "regime",
-        "teacher",
-    ),
+    *("method", "recipe", "settings", "dataset", "image_size", "holdout"),
+    *("ipc", "student", "protocol", "regime", "teacher"),
     *("top1", "deviation", "n", "sets", "random", "random_n", "ior"),
     *("hard", "hard_n", "full", "full_n", "hlr", "lrs_raw", "lrs"),
     *("unaugmented", "unaugmented_n", "unaugmented_random", "unaugmented_random_n", "ars_raw", "ars"),
@@ -72,7 +61,7 @@ def without_augmentation(frame: pd.DataFrame) -> pd.Series[bool]:
     return settings.map(lambda values: values.get(AUGMENTATION.partition(".")[2]) == NO_AUGMENTATION)
 
 
-def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
+def scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Computes the scores of DD-Ranking: ior, hlr, label-robust score (lrs) and augmentation-robust score (ars).
 
     ::
@@ -97,7 +86,6 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
 
     Args:
         frame: Records, from `to_frame`.
-        regime: Label regime of the rows: fkd, soft or hard. None: all.
 
     Returns:
         One row per group of students that differ only in seeds and sets. `top1`, its sample standard `deviation` (NaN
@@ -113,17 +101,12 @@ def scores(frame: pd.DataFrame, regime: str | None = None) -> pd.DataFrame:
     import pandas as pd
 
     every = pools(from_frame(frame))
-    groups = [pool for pool in every if pool.example.ipc is not None and regime in (None, pool.example.metrics.regime)]
+    groups = [pool for pool in every if pool.example.ipc is not None]
     return pd.DataFrame(score_rows(groups, every), columns=list(SCORE_COLUMNS))
 
 
 def score_rows(groups: list[Pool], every: list[Pool]) -> list[dict[str, Any]]:
-    """Computes the rows of `scores`.
-
-    Args:
-        groups: The students of each row.
-        every: All pools, in which references are searched.
-    """
+    """Computes the rows of `scores`."""
     rows = [_score_row(pool, every) for pool in groups]
     _distinguish(rows, groups)
     return rows
