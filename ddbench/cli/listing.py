@@ -28,16 +28,7 @@ DEFAULT_WIDTH = 100
 
 
 def listing_text(kind: str, name: str | None, registry: PluginRegistry, width: int | None = None) -> str:
-    """Formats the output of `ddbench list KIND [NAME]`.
-
-    Args:
-        kind: One of KINDS.
-        name: The item to describe; None lists all items.
-        registry: The installed plugins.
-        width: Characters per line; default: the width of the terminal.
-
-    Returns:
-        The text.
+    """Formats the output of `ddbench list KIND [NAME]` in `width` characters per line (None: the terminal's).
 
     Raises:
         DDBenchError: If the kind or the name is not known.

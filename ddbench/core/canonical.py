@@ -9,13 +9,7 @@ from typing import Any
 
 
 def canonical_json(value: object) -> str:
-    """Formats a value as JSON with sorted keys and without spaces. Equal values give equal text.
-
-    Args:
-        value: A JSON value without NaN and infinity.
-
-    Returns:
-        One line.
+    """Formats a JSON value as one line with sorted keys and without spaces. Equal values give equal text.
 
     Raises:
         TypeError: The value is not a JSON value.
@@ -28,13 +22,9 @@ def canonical_json(value: object) -> str:
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
-    """Computes the cache key of an artifact.
+    """Computes the cache key of an artifact from everything that it depends on, as JSON values.
 
-    Args:
-        depends_on: Everything that the artifact depends on, as JSON values.
-
-    Returns:
-        32 hexadecimal digits: the beginning of SHA-256 over the canonical JSON.
+    The key is 32 hexadecimal digits: the beginning of SHA-256 over the canonical JSON.
 
     Example:
         >>> key_of({"stage": "teacher", "seed": 0})

@@ -23,11 +23,7 @@ def choose(
 ) -> tuple[Executor, tuple[str, ...]]:
     """Returns the executor, and the `--set` texts that do not set resources.
 
-    Args:
-        name: One of NAMES.
-        address: The address of a Ray cluster; None: Ray is started on this machine.
-        assignments: All `--set` texts.
-        registry: The registry of the stages.
+    Without an address, Ray is started on this machine.
 
     Raises:
         DDBenchError: A resource is invalid, Ray is not installed, or Ray is chosen in one of several processes

@@ -59,11 +59,7 @@ class Failure:
 
 
 class WorkList:
-    """The missing items of a grid. Cells that share an artifact share its item.
-
-    Args:
-        pipelines: The cells of the grid.
-    """
+    """The missing items of a grid. Cells that share an artifact share its item."""
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._waiting: dict[WorkItem, None] = {}

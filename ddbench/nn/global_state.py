@@ -104,14 +104,7 @@ def _folder() -> str:
 
 
 def changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Compares two results of `global_state`.
-
-    Args:
-        before: The earlier state.
-        after: The later state.
-
-    Returns:
-        The names whose values differ.
+    """Returns the names whose values differ between two results of `global_state`.
 
     Example:
         >>> changed_names({"a": 1, "b": 2}, {"a": 1, "b": 3})

@@ -27,10 +27,6 @@ def measure_section(name: str) -> str:
 def measure_aliases(names: Sequence[str], registry: PluginRegistry) -> Iterator[SectionAlias]:
     """Yields the names of sections that measures add to `--set`: one per measure of the run, and all others.
 
-    Args:
-        names: The measures of the run.
-        registry: The installed measures.
-
     Raises:
         DDBenchError: There is no such measure.
     """
@@ -41,12 +37,7 @@ def measure_aliases(names: Sequence[str], registry: PluginRegistry) -> Iterator[
 
 
 def chosen_measures(names: Sequence[str], registry: PluginRegistry, settings: Settings) -> dict[str, Measure]:
-    """Returns the measures of a run by name.
-
-    Args:
-        names: Their names.
-        registry: The installed measures.
-        settings: The settings of the cell, with a section for each measure.
+    """Returns the measures of a run by name. Each has a section of `settings`.
 
     Raises:
         DDBenchError: A setting is unknown or impossible.

@@ -73,11 +73,7 @@ class NetworkSize:
 
 
 class Probe:
-    """Measures passes on the device of a pipeline. Each combination is measured once.
-
-    Args:
-        now: Clock in seconds.
-    """
+    """Measures passes on the device of a pipeline. Each combination is measured once."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now

@@ -34,12 +34,7 @@ class Source:
 
 
 def source_of(item: type, distribution: str) -> Source:
-    """Returns the source of a class of a plugin.
-
-    Args:
-        item: The class.
-        distribution: The distribution that provides it.
-    """
+    """Returns the source of a class of a plugin."""
     module = sys.modules.get(item.__module__)
     file = getattr(module, "__file__", None)
     # The core has no digest: most edits of it change no number, and tests pin the results of its versions.

@@ -16,10 +16,7 @@ from ddbench.registry.registry import PluginRegistry
 def tracking(registry: PluginRegistry, classes: Sequence[type[Tracker]], results_dir: Path) -> Iterator[None]:
     """Creates trackers, which observe the events and records of the block.
 
-    Args:
-        registry: The registered plugins.
-        classes: The trackers.
-        results_dir: Folder of the results. The files of a tracker are in `tracking/NAME` in it.
+    The files of a tracker are in `tracking/NAME` of the results folder.
 
     Raises:
         DDBenchError: The library of a tracker is not installed, or the tracker refuses to start.

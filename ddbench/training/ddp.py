@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 
 class DDPStrategy(Strategy):
-    """Training with all processes of a launched Fabric. Every process calls the same methods, in the same order.
-
-    Args:
-        fabric: The Fabric, launched.
-    """
+    """Training with all processes of a launched Fabric. Every process calls the same methods, in the same order."""
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric

@@ -37,9 +37,6 @@ class Strategy:
     def shard(self, batch: slice) -> slice:
         """Returns the positions of a batch that this process computes.
 
-        Args:
-            batch: The positions of the batch in the epoch.
-
         Returns:
             The shard; the whole batch if it holds fewer than `size` images.
 
@@ -50,21 +47,11 @@ class Strategy:
         return batch
 
     def checkpoint_io(self, checkpoint: CheckpointIO | None) -> CheckpointIO | None:
-        """Returns a checkpoint that loads the same state in every process and is saved by one process only.
-
-        Args:
-            checkpoint: The checkpoint of this process, if any.
-        """
+        """Returns a checkpoint that loads the same state in every process and is saved by one process only."""
         return checkpoint
 
     def gradient_step(self, network: nn.Module, device: torch.device, precision: str) -> GradientStep:
-        """Returns the object that computes the gradients of every step.
-
-        Args:
-            network: The network, on `device`, with its initial or resumed weights.
-            device: The device.
-            precision: `fp32` or `bf16`, for autocast.
-        """
+        """Returns the object that computes the gradients of every step."""
         return GradientStep(network, device, precision)
 
 
@@ -78,14 +65,7 @@ def current_strategy() -> Strategy:
 
 @contextlib.contextmanager
 def strategy_context(strategy: Strategy) -> Iterator[Strategy]:
-    """Makes a strategy the current one inside the block.
-
-    Args:
-        strategy: The strategy.
-
-    Yields:
-        The same strategy.
-    """
+    """Makes a strategy the current one inside the block."""
     global _strategy
     previous, _strategy = _strategy, strategy
     try:

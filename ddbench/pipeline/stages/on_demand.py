@@ -32,13 +32,7 @@ class OnDemand(Stage["Pipeline"]):
 
     @abstractmethod
     def key_for(self, run: Pipeline, name: str, depends_on: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the key of a request.
-
-        Args:
-            run: The run.
-            name: The name that the plugin gives.
-            depends_on: The dependencies that the plugin gives.
-        """
+        """Returns the key of a request."""
 
     def cached(
         self,
@@ -50,12 +44,7 @@ class OnDemand(Stage["Pipeline"]):
     ) -> dict[str, Tensor]:
         """Returns the tensors of `build`, from the cache if they are there. They are memory-mapped.
 
-        Args:
-            run: The run.
-            verify: Raises an error if the plugin has changed a shared object. In this case nothing is stored.
-            name: The name that the plugin gives.
-            depends_on: The dependencies that the plugin gives.
-            build: Computes the tensors.
+        `verify` raises an error if the plugin has changed a shared object; nothing is stored then.
         """
 
         def verified_build(_: CheckpointIO) -> Built:
