@@ -6,6 +6,7 @@ notice.
 """
 
 from ddbench.api.context import Cached, CheckpointIO, DistillTask, EvaluateTask, ImageLoss, Progress
+from ddbench.api.cost import Cost, Passes
 from ddbench.api.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -44,6 +45,7 @@ __all__ = [
     "ClassStatistics",
     "CommitteeSettings",
     "Context",
+    "Cost",
     "DDBenchError",
     "DatasetInfo",
     "DatasetSpec",
@@ -63,6 +65,7 @@ __all__ = [
     "MissingDataError",
     "Objective",
     "Output",
+    "Passes",
     "Phase",
     "Progress",
     "RealData",

@@ -19,12 +19,14 @@ class Passes:
             images, and a step of the images. `forward`: forward only.
         networks: The networks, which share the images evenly. Empty: those that the method builds, else its teachers.
         batch_size: Images per pass. None: a usual number.
+        precision: `fp32` or `bf16`. None: that of the run.
     """
 
     images: float
     kind: PassKind = "training"
     networks: tuple[str, ...] = ()
     batch_size: int | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)

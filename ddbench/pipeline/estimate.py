@@ -87,8 +87,7 @@ class Estimate:
         self.memory = max(self.memory, _occupied(pipeline) + self._memory(pipeline, cost))
 
     def _seconds(self, pipeline: Pipeline, passes: Passes, network: str) -> float:
-        stem, batch_size = _stem(pipeline, network), passes.batch_size or USUAL_BATCH
-        return passes.images * self._probe.seconds_per_image(pipeline, passes.kind, network, stem, batch_size)
+        return passes.images * self._probe.seconds_per_image(pipeline, passes, network, _stem(pipeline, network))
 
     def _stored_weights(self, pipeline: Pipeline, cost: Cost) -> float:
         """Returns the bytes of the weights and of the features that an artifact holds."""
@@ -101,9 +100,9 @@ class Estimate:
 
     def _memory(self, pipeline: Pipeline, cost: Cost) -> float:
         """Returns the bytes that the passes of a part need: weights, optimiser, and the activations of a batch."""
-        half = 0.5 if pipeline.precision == "bf16" else 1.0
         needed = 0.0
         for passes in filter(lambda passes: passes.images, cost.passes):
+            half = 0.5 if (passes.precision or pipeline.precision) == "bf16" else 1.0
             held = WEIGHT_BYTES + (OPTIMIZER_BYTES if passes.kind == "training" else 0)
             for network in passes.networks or _networks_of_method(pipeline):
                 size = self._probe.size(pipeline, network, _stem(pipeline, network))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from ddbench.api.cost import PassKind
+from ddbench.api.cost import Passes
 from ddbench.api.settings import RecoverSettings, TrainingSettings
 from ddbench.api.teacher import Output
 from ddbench.api.units import Slot, Unit
@@ -81,12 +81,12 @@ class Probe:
         self._decoded: dict[tuple[object, ...], tuple[float, float]] = {}
         self._sizes: dict[tuple[object, ...], NetworkSize] = {}
 
-    def seconds_per_image(self, pipeline: Pipeline, kind: PassKind, network: str, stem: Stem, batch_size: int) -> float:
-        """Returns the seconds of a pass, divided by the images of the batch.
+    def seconds_per_image(self, pipeline: Pipeline, passes: Passes, network: str, stem: Stem) -> float:
+        """Returns the seconds of a pass through one of the networks, divided by the images of the batch.
 
         The device of a grid on Ray may exist only in the cluster. The CPU is measured in that case.
         """
-        device, precision = pipeline.device, pipeline.precision
+        kind, device, precision = passes.kind, pipeline.device, passes.precision or pipeline.precision
         if device.type == "cuda" and not torch.cuda.is_available():
             device, precision = torch.device("cpu"), "fp32"
         info = pipeline.info
@@ -102,7 +102,7 @@ class Probe:
 
         # The time of a pass is affine in the number of images: each pass launches kernels and updates the weights.
         # Measure larger batches as long as it takes little time, and extrapolate from the two largest.
-        batch_size = max(batch_size, COUNTS[0])
+        batch_size = max(passes.batch_size or USUAL_BATCH, COUNTS[0])
         counts = [count for count in COUNTS if count < batch_size]
         if len(counts) < 2 or batch_size >= 2 * counts[-1]:
             counts.append(batch_size)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from ddbench.api import DSA_STRATEGY, Stage, StageRun, Strategy
+from ddbench.api import DSA_STRATEGY, Cost, Passes, Stage, StageRun, Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +94,11 @@ class Experts(Stage):
         settings = settings_of(run)
         gradients = 2 if settings.surrogate_gap else 1
         return gradients * settings.expert_epochs * sum(run.info.train_counts)
+
+    def cost(self, run: StageRun, part: int) -> Cost:
+        """Returns the passes of a training. Those of GSAM are in float32."""
+        precision = "fp32" if settings_of(run).surrogate_gap else None
+        return Cost((Passes(self.image_passes(run, part), precision=precision),))
 
     def build(self, run: StageRun, part: int, checkpoint: CheckpointIO) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Trains one expert. The metadata hold the accuracy of its last epoch on `dataset.val`."""

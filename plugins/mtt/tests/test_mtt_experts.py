@@ -17,7 +17,7 @@ from ddbench_mtt.training import as_vector, train_expert
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ddbench.api import StageRun, interruption, seeds
+from ddbench.api import Passes, StageRun, interruption, seeds
 from ddbench.nn import build_network
 from ddbench.pipeline.pipeline import Pipeline
 from ddbench.pipeline.request import Request, experiments
@@ -193,7 +193,7 @@ def test_a_flat_expert_takes_the_steps_of_sgd_with_that_gradient(
     torch.testing.assert_close(snapshots[snapshot(1)], as_vector(network), rtol=1e-4, atol=1e-5)
     run_of_datm: Any = run
     run_of_datm.method = FLAT
-    assert Experts().image_passes(run_of_datm, 0) == 2 * len(labels)
+    assert Experts().cost(run_of_datm, 0).passes == (Passes(2 * len(labels), precision="fp32"),)
 
 
 def test_the_gradients_of_a_flat_expert_are_those_of_float32_in_every_precision(
@@ -208,5 +208,5 @@ def test_the_gradients_of_a_flat_expert_are_those_of_float32_in_every_precision(
 def test_the_estimate_counts_every_image_once_per_epoch(digits_at: Callable[..., Dataset]) -> None:
     run: Any = Run(digits_at(8))
     run.method = SETTINGS
-    assert Experts().image_passes(run, 0) == 3 * len(run.dataset.train)
+    assert Experts().cost(run, 0).passes == (Passes(3 * len(run.dataset.train)),)
     assert Experts().count(run) == 2

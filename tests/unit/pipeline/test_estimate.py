@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ddbench.api.cost import PassKind
+from ddbench.api.cost import Passes
 from ddbench.config.schema import Stem
 from ddbench.pipeline.estimate import Estimate, Schedule
 from ddbench.pipeline.executor import Inline
@@ -52,8 +52,8 @@ class KnownTimes(Probe):
         super().__init__()
         self._known = seconds
 
-    def seconds_per_image(self, pipeline: Pipeline, kind: PassKind, network: str, stem: Stem, batch_size: int) -> float:
-        return self._known.get((kind, network), 0.0)
+    def seconds_per_image(self, pipeline: Pipeline, passes: Passes, network: str, stem: Stem) -> float:
+        return self._known.get((passes.kind, network), 0.0)
 
     def decoded_image(self, pipeline: Pipeline) -> tuple[float, float]:
         return 1e-3, 192.0

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from ddbench.api.cost import Passes
 from ddbench.nn.build import build_network
 from ddbench.pipeline import probe
 from ddbench.pipeline.probe import Probe, network_size
@@ -36,6 +37,18 @@ def test_the_time_of_a_large_batch_follows_from_smaller_ones(monkeypatch: pytest
         return [0.02 + 0.005 * count]
 
     monkeypatch.setitem(cast(dict[str, Callable[..., list[float]]], probe._LOOPS), "training", loop)
-    seconds = Probe().seconds_per_image(PIPELINE, "training", "convnet-d1", "auto", batch_size)
+    seconds = Probe().seconds_per_image(PIPELINE, Passes(1, batch_size=batch_size), "convnet-d1", "auto")
     assert seconds * batch_size == pytest.approx(0.02 + 0.005 * batch_size)
     assert sum(0.02 + 0.005 * count for count in measured) < probe.MOST_SECONDS
+
+
+def test_passes_with_a_precision_of_their_own_are_measured_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loop(_: object, __: object, count: int, ___: object, precision: str, ____: object) -> list[float]:
+        return [count * {"fp32": 2.0, "bf16": 1.0}[precision]]
+
+    monkeypatch.setitem(cast(dict[str, Callable[..., list[float]]], probe._LOOPS), "training", loop)
+    run, measured = SimpleNamespace(**{**vars(PIPELINE), "precision": "bf16"}), Probe()
+    seconds = [
+        measured.seconds_per_image(run, Passes(1, precision=own), "convnet-d1", "auto") for own in (None, "fp32")
+    ]
+    assert seconds == [1.0, 2.0]
