@@ -113,45 +113,6 @@ def test_quick_commands_run(shell: Shell) -> None:
     assert all(list(path.parent.glob(f"{path.name}*")) for path in targets)
 
 
-def table_rows(text: str) -> dict[str, list[str]]:
-    """The rows of the tables in a markdown text: the cells by the first one, without quotes and notes."""
-    lines = [
-        [cell.strip() for cell in line.replace("**", "").split("|")[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    return {re.sub(r"`| \[\d\]| \(.*", "", cells[0]): cells[1:] for cells in lines}
-
-
-def test_tables_of_the_documents_are_those_of_the_records() -> None:
-    """`regimes.md` is what the program prints from the records, see below."""
-    printed = table_rows((REFERENCE / "tables" / "regimes.md").read_text(encoding="utf-8"))
-    printed["wmdd, tuned"] = printed.pop("wmdd, quick+tuned")
-    columns = [f"{regime} {number}" for regime in ("fkd", "soft", "hard") for number in ("top-1", "IOR")] + ["hard HLR"]
-    places = [printed["method"].index(f"IPC 10 {column}") for column in columns]
-    values = {
-        method: [re.sub(r" \(.*", "", cells[place]) for place in places]
-        for method, cells in printed.items()
-        if method != "full"
-    }
-    (table,) = re.findall(r"\| set \| `fkd`.*?\n\n", README.read_text(encoding="utf-8"), re.DOTALL)
-    shown = {name.replace(", recipe tuned after quick", ", tuned"): cells for name, cells in table_rows(table).items()}
-    assert len(shown) == 2 + 8
-    for method, cells in list(shown.items())[2:]:
-        fkd, _, soft, _, hard, *_ = values[method]
-        assert cells == [fkd, soft, hard], method
-
-    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    (table,) = re.findall(r"\| method \| `fkd`.*?\n\n", page, re.DOTALL)
-    shown = table_rows(table)
-    assert len(shown) == 2 + 16
-    for method, cells in list(shown.items())[2:]:
-        for ours, theirs in zip(cells[:7], values[method], strict=True):
-            if ours or method != "random":
-                assert not ours or float(ours.split()[0]) == float(theirs.split()[0]), (method, ours, theirs)
-                assert ours.partition(" ± ")[2] in ("", theirs.partition(" ± ")[2])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in (REFERENCE / "tables").glob("*.md")))
 def test_printed_tables_are_those_of_the_records(name: str, shell: Shell) -> None:

@@ -32,8 +32,8 @@ PAGE, README = ROOT / "results" / "README.md", ROOT / "README.md"
 COMPARED = {
     "| set on digits | `fkd` | `hard` | W_2^2 |",
     "| labels | bytes at IPC 10 | random, IPC 10 | wmdd, `tuned`, IPC 10 | bytes at IPC 20 | random, IPC 20 |",
-    "| set | `fkd` | `soft` | `hard` |",  # test_readme
-    "| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |",  # test_readme; W_2^2 here
+    "| set | `fkd` | `soft` | `hard` |",
+    "| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |",
     "| set | `fkd` | `hard` | W_2^2 | n |",
     "| | `fkd` | `rded` |",
     "| set | lambda | learning rate | cross-entropy | smallest crop | `fkd` | `hard` | W_2^2 |",
@@ -124,6 +124,33 @@ def test_the_first_table_is_that_of_its_records(results: Results) -> None:
         counts = {f"{c.sets} set{'s' * (c.sets > 1)}" + f", {c.students} students" * (c.students > c.sets)
                   for c in (pool_top1(p.students) for p in own.values())}  # fmt: skip
         assert counts == {n}, label
+
+
+def test_the_methods_are_those_of_the_printed_table(results: Results) -> None:
+    """`regimes.md` is what the program prints from the records (test_readme)."""
+    values = printed("regimes", results)
+    values["wmdd, tuned"] = values.pop("wmdd, quick+tuned")
+
+    def shown(heading: str, page: Path) -> dict[str, list[str]]:
+        """The rows of a table, by their label without quotes and notes."""
+        return {re.sub(r"`| \[\d\]| \(.*", "", label): cells for label, cells in results.rows(heading, page).items()}
+
+    regimes = ("fkd", "soft", "hard")
+    rows = shown("| set | `fkd` | `soft` | `hard` |", README)
+    rows["wmdd, tuned"] = rows.pop("wmdd, recipe tuned after quick")
+    assert len(rows) == 8
+    for method, cells in rows.items():
+        assert cells == [values[method][f"IPC 10 {regime} top-1"] for regime in regimes], method
+
+    columns = [f"IPC 10 {regime} {number}" for regime in regimes for number in ("top-1", "IOR")] + ["IPC 10 hard HLR"]
+    rows = shown("| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |", PAGE)
+    assert len(rows) == 16
+    for method, cells in rows.items():
+        for ours, column in zip(cells[:7], columns, strict=True):
+            theirs = values[method][column]
+            if ours:
+                assert float(value(ours)) == float(value(theirs)), (method, column)
+                assert ours.partition(" ± ")[2] in ("", theirs.partition(" ± ")[2]), (method, column)
 
 
 def test_the_costs_of_the_methods_are_those_of_their_records(results: Results) -> None:
