@@ -66,12 +66,58 @@ class CheckpointIO(Protocol):
         """
 
 
-class DistillTask(Protocol):
-    """The argument of `Distiller.distill`: everything that a method may use."""
+class Task(Protocol):
+    """The members that `DistillTask` and `EvaluateTask` share."""
 
     @property
     def dataset(self) -> RealData:
         """The real data."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device to compute on."""
+
+    @property
+    def precision(self) -> str:
+        """`fp32` or `bf16`, for `ddbench.nn.autocast`."""
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher on `device`. It is trained at the first use."""
+
+    def teachers(self, *architectures: str) -> Sequence[Teacher]:
+        """Returns teachers of several architectures on `device`. They are trained at the first use.
+
+        Args:
+            *architectures: Names of networks that `teacher_pool` of the method or the protocol returns, or that of the
+                configured teacher.
+
+        Returns:
+            The teachers, in the order of the names.
+
+        Example:
+            Two teachers in turn::
+
+                teachers = task.teachers("resnet18", "mobilenet_v2")
+                logits = teachers[step % 2](view, bn=False).logits
+        """
+
+    @property
+    def checkpoint(self) -> CheckpointIO:
+        """The checkpoint of this unit or student."""
+
+    def report(self, step: int, total: int, **metrics: float) -> None:
+        """Reports progress to the display.
+
+        Args:
+            step: Number of steps that are done.
+            total: Number of steps in all.
+            **metrics: Values to show, e.g. `loss`.
+        """
+
+
+class DistillTask(Task, Protocol):
+    """The argument of `Distiller.distill`: everything that a method may use."""
 
     @property
     def info(self) -> DatasetInfo:
@@ -86,38 +132,6 @@ class DistillTask(Protocol):
         """The seed of the distilled set."""
 
     @property
-    def device(self) -> torch.device:
-        """The device that the method computes on."""
-
-    @property
-    def precision(self) -> str:
-        """`fp32` or `bf16`, for `ddbench.nn.autocast`."""
-
-    @property
-    def teacher(self) -> Teacher:
-        """The teacher on `device`. It is trained at the first use."""
-
-    def teachers(self, *architectures: str) -> Sequence[Teacher]:
-        """Returns teachers of several architectures on `device`. They are trained at the first use.
-
-        Args:
-            *architectures: Names of networks that `Distiller.teacher_pool` returns, or that of the configured teacher.
-
-        Returns:
-            The teachers, in the order of the names.
-
-        Example:
-            Two teachers in turn::
-
-                teachers = task.teachers("resnet18", "mobilenet_v2")
-                logits = teachers[step % 2](view, bn=False).logits
-        """
-
-    @property
-    def checkpoint(self) -> CheckpointIO:
-        """The checkpoint of this unit."""
-
-    @property
     def checkpoint_every(self) -> int:
         """Number of steps between two checkpoints."""
 
@@ -128,15 +142,6 @@ class DistillTask(Protocol):
     @property
     def compile(self) -> bool:
         """Whether the recover loop compiles the network."""
-
-    def report(self, step: int, total: int, **metrics: float) -> None:
-        """Reports progress to the display.
-
-        Args:
-            step: Number of steps that are done.
-            total: Number of steps in all.
-            **metrics: Values to show, e.g. `loss`.
-        """
 
     def note(self, text: str) -> None:
         """Prints a line for the user.
@@ -297,12 +302,8 @@ class DistillTask(Protocol):
         """
 
 
-class EvaluateTask(Protocol):
+class EvaluateTask(Task, Protocol):
     """The argument of `Evaluator.evaluate`: everything that a protocol may use for one student with one seed."""
-
-    @property
-    def dataset(self) -> RealData:
-        """The real data."""
 
     @property
     def distilled(self) -> DistilledImages:
@@ -329,43 +330,8 @@ class EvaluateTask(Protocol):
         """The student's seed."""
 
     @property
-    def device(self) -> torch.device:
-        """The device to train on."""
-
-    @property
-    def precision(self) -> str:
-        """`fp32` or `bf16`, for `ddbench.nn.autocast`."""
-
-    @property
-    def teacher(self) -> Teacher:
-        """The teacher on `device`."""
-
-    def teachers(self, *architectures: str) -> Sequence[Teacher]:
-        """Returns teachers of several architectures, as `DistillTask.teachers`.
-
-        Args:
-            *architectures: Names of networks that `Evaluator.teacher_pool` returns, or that of the configured teacher.
-
-        Returns:
-            The teachers, in the order of the names.
-        """
-
-    @property
     def teacher_training(self) -> TrainingSettings:
         """The hyper-parameters of the teacher's training."""
-
-    @property
-    def checkpoint(self) -> CheckpointIO:
-        """The checkpoint of this student."""
-
-    def report(self, step: int, total: int, **metrics: float) -> None:
-        """Reports progress to the display.
-
-        Args:
-            step: Number of steps that are done.
-            total: Number of steps in all.
-            **metrics: Values to show, e.g. `loss`.
-        """
 
     def cached(
         self, name: str, depends_on: Mapping[str, Any], fn: Callable[[], dict[str, Tensor]]
