@@ -1,4 +1,4 @@
-"""The wheels of all packages, installed into an empty environment outside the repository."""
+"""The wheels of all packages, with their licence, installed into an empty environment outside the repository."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program of an environment with the wheels, and with the packages that they need."""
     folder = tmp_path_factory.mktemp("wheels")
     uv = Path(sys.executable).with_name("uv")
-    build = [uv, "build", "--quiet", "--all-packages", "--wheel", "-o", folder / "dist"]
-    subprocess.run(build, cwd=ROOT, check=True)
+    subprocess.run([uv, "build", "--quiet", "--all-packages", "-o", folder / "dist"], cwd=ROOT, check=True)
     wheels = sorted((folder / "dist").glob("*.whl"))
     assert [wheel.name.split("-")[0] for wheel in wheels] == ["ddbench", *(f"ddbench_{name}" for name in PLUGINS)]
+    for wheel in wheels:
+        name = "-".join(wheel.name.split("-")[:2])
+        with zipfile.ZipFile(wheel) as opened:
+            assert opened.read(f"{name}.dist-info/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes(), name
     venv.create(folder / "env", with_pip=False, symlinks=True)
     python = folder / "env" / "bin" / "python"
     subprocess.run([uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *wheels], check=True)
