@@ -27,7 +27,53 @@ class TrainingSettings(Section):
         default=True, description="whether weight decay also acts on biases, norm scales and embeddings"
     )
     batch_size: int = Field(default=32, ge=1)
-    epochs: int = Field(default=100, ge=1, description="epochs; the learning rate follows a cosine to 0 by epoch")
+    epochs: int = Field(default=100, ge=1)
+    schedule: Literal["cosine", "one-cycle"] = Field(
+        default="cosine",
+        exclude_if=lambda schedule: schedule == "cosine",
+        description="learning rate by epoch: cosine to 0; one-cycle = a line up in the first quarter, then down to 0",
+    )
+    crop_scale_min: float = Field(
+        default=0.08,
+        gt=0,
+        le=1,
+        exclude_if=lambda scale: scale == 0.08,
+        description="smallest area of the random-resized-crop of real images (torchvision's default)",
+    )
+    start_size: int | None = Field(
+        default=None,
+        ge=4,
+        exclude_if=lambda size: size is None,
+        description="side of the real images in the first epochs, in pixels; null: image_size in all epochs",
+    )
+
+    def sizes(self, image_size: int) -> list[int]:
+        """Returns the side of the real images in each epoch.
+
+        From `start_size` it grows in steps of 16 pixels, and is `image_size` in the last quarter of the epochs.
+
+        Args:
+            image_size: The side of the images in pixels.
+
+        Example:
+            >>> TrainingSettings(epochs=12, start_size=32).sizes(64)
+            [32, 32, 32, 32, 32, 48, 48, 48, 48, 64, 64, 64]
+        """
+        start = min(self.start_size or image_size, image_size)
+        growth = [min(1.0, 4 * epoch / (3 * self.epochs)) * (image_size - start) for epoch in range(self.epochs)]
+        return [image_size if step >= image_size - start else start + 16 * int(step / 16) for step in growth]
+
+    def full_size_epochs(self, image_size: int) -> float:
+        """Returns the number of epochs, in which smaller images count by their area.
+
+        Args:
+            image_size: The side of the images in pixels.
+
+        Example:
+            >>> TrainingSettings(epochs=12, start_size=32).full_size_epochs(64)
+            6.5
+        """
+        return sum((size / image_size) ** 2 for size in self.sizes(image_size))
 
 
 class RecoverSettings(BaseModel, frozen=True):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
+import torch
 from torch import nn
 
 from ddbench.config.experiment import Experiment
@@ -52,25 +53,40 @@ def check_networks(pipelines: Sequence[Pipeline]) -> None:
     for pipeline in pipelines:
         experiment, teacher, info = pipeline.experiment, pipeline.experiment.teacher, pipeline.info
         sizes = (info.num_classes, info.image_size)
-        _layer_counts(experiment.student, experiment.student_stem, *sizes)
+        if (teacher.start_size or 0) > info.image_size:
+            raise DDBenchError(f"teacher.start_size {teacher.start_size} is larger than image_size {info.image_size}")
+        start_size = None if experiment.ipc else teacher.start_size
+        _layer_counts(experiment.student, experiment.student_stem, *sizes, start_size)
         with pipeline.workspace.registry.attribute_errors("method", experiment.method_name):
             names = tuple(pipeline.method.networks())
         for name in names:
             _layer_counts(name, "auto", *sizes)
         if pipeline.needs_teacher:
             if teacher.checkpoint is None:
-                counts = _layer_counts(teacher.arch, teacher.stem, *sizes)
+                counts = _layer_counts(teacher.arch, teacher.stem, *sizes, teacher.start_size)
             else:
                 counts = _count_layers(pipeline.pool.checkpoint_network())
             for name in pipeline.pool.networks[1:]:
-                _layer_counts(name, "auto", *sizes)
+                _layer_counts(name, "auto", *sizes, teacher.start_size)
             with _named(experiment, pipelines):
                 pipeline.pool.check(*counts)
 
 
 @cache
-def _layer_counts(arch: str, stem: Stem, num_classes: int, image_size: int) -> tuple[int, int]:
-    return _count_layers(build_network(arch, num_classes, image_size, stem))
+def _layer_counts(
+    arch: str, stem: Stem, num_classes: int, image_size: int, start_size: int | None = None
+) -> tuple[int, int]:
+    network = build_network(arch, num_classes, image_size, stem)
+    if start_size is not None:
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, 3, start_size, start_size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise DDBenchError(
+                f"network '{arch}' for {image_size}-pixel images does not take images of {start_size} pixels "
+                "(teacher.start_size): --set teacher.start_size=null"
+            ) from error
+    return _count_layers(network)
 
 
 def _count_layers(network: nn.Module) -> tuple[int, int]:

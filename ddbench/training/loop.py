@@ -17,7 +17,7 @@ from ddbench.training.averaging import WeightAverage
 from ddbench.training.best_epoch import BestEpoch
 from ddbench.training.curve import Curve
 from ddbench.training.optimizers import build_optimizer
-from ddbench.training.schedules import Schedule, cosine
+from ddbench.training.schedules import BY_NAME, Schedule
 from ddbench.training.state import TrainingState
 from ddbench.training.strategy import GradientStep, current_strategy
 
@@ -44,7 +44,7 @@ def fit(
     report: Progress | None = None,
     curve: Curve | None = None,
     seed: int = 0,
-    schedule: Schedule = cosine,
+    schedule: Schedule | None = None,
     best_epoch: BestEpoch | None = None,
     average: WeightAverage | None = None,
     gradient: Gradient | None = None,
@@ -67,7 +67,7 @@ def fit(
         curve: Measures the network during training; it is updated after every step. What it measures at the end of an
             epoch is reported.
         seed: The seed of dropout.
-        schedule: The factor of the learning rate in each epoch; a cosine by default.
+        schedule: The factor of the learning rate in each epoch; None: that of the settings.
         best_epoch: Selects an epoch; it is updated after every epoch.
         average: Averages the parameters over the steps; `curve` and `best_epoch` see the network with the average.
         gradient: Computes the gradient of each step from one or more gradients of its batch. None: that of the loss.
@@ -88,6 +88,7 @@ def fit(
         >>> (network(images).detach() - targets).abs().max() < 0.1
         tensor(True)
     """
+    schedule = schedule or BY_NAME[settings.schedule]
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
     optimizer = build_optimizer(network, settings)
     strategy = current_strategy()

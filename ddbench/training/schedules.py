@@ -32,6 +32,27 @@ def cosine(step: int, steps: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def one_cycle(step: int, steps: float) -> float:
+    """Computes the factor of a one-cycle schedule: a line from 0 to 1 in the first quarter, then a line to 0.
+
+    It is evaluated in the middle of the step, so that few long steps (epochs) have no factor of 0. Source: Smith and
+    Topin, Super-Convergence, 2018 (arXiv 1708.07120), with lines as in FFCV's and airbench's trainings.
+
+    Args:
+        step: The step or epoch, from 0.
+        steps: The number of steps or epochs.
+
+    Returns:
+        The factor.
+
+    Example:
+        >>> [round(one_cycle(step, 8), 3) for step in range(8)]
+        [0.25, 0.75, 0.917, 0.75, 0.583, 0.417, 0.25, 0.083]
+    """
+    passed = (step + 0.5) / steps
+    return min(4 * passed, 4 / 3 * (1 - passed))
+
+
 def half_cosine(step: int, steps: float) -> float:
     """Computes the factor of the first half of a cosine schedule: 0.5 (1 + cos(pi step / (2 steps))).
 
@@ -150,3 +171,7 @@ def fifths_at_30_60_80(step: int, steps: float) -> float:
         [1.0, 0.2, 0.04, 0.008]
     """
     return float(0.2 ** sum(10 * step >= tenths * steps for tenths in (3, 6, 8)))
+
+
+BY_NAME: dict[str, Schedule] = {"cosine": cosine, "one-cycle": one_cycle}
+"""The schedules of `TrainingSettings.schedule`."""

@@ -45,7 +45,7 @@ def train_on_real_images(
 
     Every epoch has a new permutation, and keeps its last, smaller batch. Source: torchvision's reference recipe without
     warm-up. The papers use it to train the teacher (the "squeeze" stage of SRe2L). With CutMix, the loss mixes the two
-    classes of an image by area.
+    classes of an image by area. With `settings.start_size`, the images of the first epochs are smaller.
 
     Args:
         network: The network.
@@ -64,17 +64,18 @@ def train_on_real_images(
     Raises:
         DDBenchError: A loss, the network or the optimiser is not finite.
     """
-    images, size = dataset.train, dataset.info.image_size
+    images, sizes, scale = dataset.train, settings.sizes(dataset.info.image_size), (settings.crop_scale_min, 1.0)
     labels, shard = to_device(images.labels, device), current_strategy().shard
 
     def read(rows: Tensor) -> Tensor:
         return images.read(rows)[0]
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
+        size = sizes[epoch]
         drawn = views.epoch_views(
-            len(images), images.sizes, seed, epoch, settings.batch_size, cutmix_alpha=cutmix_alpha, image_size=size
+            len(images), images.sizes, seed, epoch, settings.batch_size, scale, cutmix_alpha, image_size=size
         )
-        for batch in view_batches(read, dataset, drawn, device, shard):
+        for batch in view_batches(read, dataset, drawn, device, shard, size):
             yield Batch(batch.images, partial(_cross_entropy, labels, batch), batch.global_size)
 
     fit(network, epoch_batches, settings, device, precision, checkpoint, report, seed=seed)

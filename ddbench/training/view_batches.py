@@ -51,17 +51,19 @@ def view_batches(
     epoch: EpochViews,
     device: torch.device,
     shard: Callable[[slice], slice] = _whole_batch,
+    size: int | None = None,
 ) -> Iterator[ViewBatch]:
     """Yields the batches of one epoch over some images, in order.
 
     Args:
         read: Returns the images of these numbers, uint8 [n, 3, H, W].
-        dataset: The dataset, for the size and the normalisation of views.
+        dataset: The dataset, for the normalisation of views.
         epoch: The views of the epoch.
         device: The device of the views.
         shard: Maps the positions of a batch to those that this process trains on (`Strategy.shard`).
+        size: Side of a view in pixels; None: that of the dataset's images.
     """
-    size = dataset.info.image_size
+    size = size or dataset.info.image_size
     mean, std = dataset.mean.to(device), dataset.std.to(device)
     order, boxes, flips = (to_device(part, device) for part in (epoch.order, epoch.boxes, epoch.flips))
     places = None if epoch.places is None else to_device(epoch.places, device)

@@ -80,7 +80,8 @@ class Evaluate(Stage["Pipeline"]):
         """
         experiment, protocol, student = run.experiment, run.protocol, (run.experiment.student,)
         images, teacher = run.student_images, experiment.teacher
-        trained = protocol.image_passes(images) if experiment.ipc else teacher.epochs * sum(run.info.train_counts)
+        real = teacher.full_size_epochs(run.info.image_size) * sum(run.info.train_counts)
+        trained = protocol.image_passes(images) if experiment.ipc else real
         batch_size = getattr(protocol, "batch_size", teacher.batch_size)
         batch_size = min(batch_size, images) if images else batch_size
         passes = [Passes(trained, "training", student, batch_size)]

@@ -32,9 +32,10 @@ class TeacherTraining(Stage["Pipeline"]):
         return run.keys.teacher(run.pool.networks[part])
 
     def cost(self, run: Pipeline, part: int) -> Cost:
-        """Counts every training image once per epoch, and every validation image once."""
+        """Counts every training image once per epoch, smaller ones by their area, and every validation image once."""
         config, networks = run.pool.config(part), (run.pool.networks[part],)
-        trained = 0 if config.checkpoint else config.epochs * sum(run.info.train_counts)
+        epochs = 0 if config.checkpoint else config.full_size_epochs(run.info.image_size)
+        trained = epochs * sum(run.info.train_counts)
         training = Passes(trained, "training", networks, config.batch_size)
         return Cost((training, Passes(sum(run.info.val_counts), "forward", networks)), stored_networks=networks)
 

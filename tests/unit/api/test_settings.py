@@ -1,5 +1,7 @@
 """Settings that methods and protocols share."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +62,23 @@ def test_a_committee_has_a_prior_for_each_teacher_or_none() -> None:
     for teachers, count in (((), 1), (("a", "b"), 2)):
         with pytest.raises(ValidationError, match=rf"3 numbers for {count} teachers: .* \[\] for equal weights"):
             CommitteeSettings(teachers=teachers, priors=(60, 50, 40))
+
+
+@given(st.integers(1, 100), st.integers(4, 256), st.integers(0, 200))
+def test_images_grow_to_their_size_by_the_last_quarter(epochs: int, start: int, growth: int) -> None:
+    sizes = TrainingSettings(epochs=epochs, start_size=start).sizes(start + growth)
+    assert len(sizes) == epochs
+    assert sizes == sorted(sizes)
+    assert sizes[0] == start
+    assert set(sizes[math.ceil(0.75 * epochs) :]) <= {start + growth}
+    assert all((size - start) % 16 == 0 or size == start + growth for size in sizes)
+
+
+@given(st.integers(1, 100), st.integers(4, 256))
+def test_without_a_start_size_every_epoch_has_full_images(epochs: int, image_size: int) -> None:
+    settings = TrainingSettings(epochs=epochs)
+    assert settings.sizes(image_size) == [image_size] * epochs
+    assert settings.full_size_epochs(image_size) == epochs
+    assert settings.model_dump().keys() == {
+        "optimizer", "learning_rate", "momentum", "weight_decay", "decay_vectors", "batch_size", "epochs"
+    }  # fmt: skip  # keys of trainings without the other settings stay the same

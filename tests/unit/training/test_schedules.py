@@ -12,6 +12,7 @@ from ddbench.training.schedules import (
     fifths_at_30_60_80,
     fifths_at_two_thirds,
     half_cosine,
+    one_cycle,
     smoothed,
     step_at_half,
     with_warmup,
@@ -97,3 +98,14 @@ def test_two_steps_are_those_of_pytorchs_scheduler(epochs: int) -> None:
 def test_three_steps_are_those_of_forgetting() -> None:
     factors = [fifths_at_30_60_80(epoch, 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
     assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+
+
+@given(st.integers(1, 300).map(lambda quarter: 4 * quarter))
+def test_one_cycle_is_a_triangle_of_area_half(steps: int) -> None:
+    factors = [one_cycle(step, steps) for step in range(steps)]
+    assert sum(factors) / steps == pytest.approx(0.5)
+    assert max(factors) <= 1
+    rise = [factors[step] for step in range(steps // 4)]
+    assert rise == pytest.approx([4 * (step + 0.5) / steps for step in range(steps // 4)])
+    assert factors[steps // 4 :] == sorted(factors[steps // 4 :], reverse=True)
+    assert 0 < factors[-1] <= 2 / (3 * steps) + 1e-12

@@ -13,6 +13,7 @@ from ddbench.augment import crops, mixing, views
 from ddbench.config.schema import TeacherConfig
 from ddbench.data.dataset import Dataset
 from ddbench.training import teacher
+from ddbench.training.schedules import one_cycle
 
 CPU = torch.device("cpu")
 
@@ -121,3 +122,47 @@ def test_cutmix_of_real_images_mixes_both_classes_by_area(digits: Dataset) -> No
         losses.append(-float(total) / len(rows))
     assert 0 < share < 1
     assert reported == [pytest.approx(sum(losses) / len(losses), rel=1e-4)]
+
+
+def test_images_grow_and_the_learning_rate_follows_one_cycle(digits_at: Callable[..., Dataset]) -> None:
+    digits = digits_at(32)
+    sizes: list[int] = []
+    reported: list[float] = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(images.shape[-1])
+            assert images.shape[-2:] == (images.shape[-1],) * 2
+            return images.mean((1, 2, 3))[:, None] * self.scale
+
+    def report(step: int, total: int, **metrics: float) -> None:
+        reported.append(metrics["learning_rate"])
+
+    settings = TrainingSettings(epochs=4, batch_size=2000, start_size=16, schedule="one-cycle", learning_rate=0.2)
+    teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32", None, report)
+    assert sizes == [16, 16, 16, 32]
+    assert reported == pytest.approx([0.2 * one_cycle(epoch, 4) for epoch in range(4)])
+
+
+def test_crops_of_real_images_cover_at_least_the_given_area(digits: Dataset) -> None:
+    seen: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.detach().clone())
+            return images.mean((1, 2, 3))[:, None] * self.scale
+
+    settings = TrainingSettings(epochs=1, batch_size=5, crop_scale_min=0.9)
+    teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
+    drawn = views.epoch_views(len(digits.train), digits.train.sizes, 3, 0, 5, scale=(0.9, 1.0))
+    pixels, _ = digits.train.read(drawn.order[:5])
+    crop = crops.crop_resize(pixels.float() / 255, drawn.boxes[:5], 8, drawn.flips[:5])
+    torch.testing.assert_close(seen[0], digits.normalise(crop), atol=1e-5, rtol=0)
