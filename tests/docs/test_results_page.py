@@ -406,7 +406,7 @@ def test_the_scores_without_augmentation_are_those_of_the_records(results: Resul
         label(p.example.method, "+".join(p.example.recipes)): results.number(pool_top1(p.students)) for p in pools(bare)
     }
     expected = {}
-    for row in scores(to_frame(used), "soft").dropna(subset=["ars"]).to_dict("records"):
+    for row in scores(to_frame(used)).dropna(subset=["ars"]).to_dict("records"):
         name = label(row["method"], row["recipe"])
         gaps = (row["ior"], row["unaugmented"] - row["unaugmented_random"])
         ior, bare_ior = ("", "") if name == "random" else (f"{gap:+.2f}" for gap in gaps)
