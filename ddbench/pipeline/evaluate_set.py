@@ -60,7 +60,8 @@ def evaluation_cells(
     ipc = mean_count(given.counts)
     for line in _described(given, dataset, ipc):
         warn(line)
-    chosen = replace(request, ipcs=(ipc,), evaluators=request.evaluators or default_evaluators(given))
+    default_evaluators = ("own",) if given.extras else ()
+    chosen = replace(request, ipcs=(ipc,), evaluators=request.evaluators or default_evaluators)
     cells = experiments(replace(chosen, methods=(given.method,), repeats=1), workspace.registry)
     if random_sets:
         random = experiments(replace(chosen, methods=("random",), repeats=random_sets), workspace.registry)
@@ -99,11 +100,6 @@ def _open(
     if pixels is not None:
         raise DDBenchError(f"--pixels {pixels}: {source} is no file, and the images of records are bytes")
     return set_of_record(record_of(source, results_dir), workspace.cache, workspace.dataset, dataset, classes)
-
-
-def default_evaluators(given: GivenSet) -> tuple[str, ...]:
-    """Returns the protocols that are used if none is chosen: `own` for a set with soft labels or a learning rate."""
-    return ("own",) if given.extras else ()
 
 
 def _described(given: GivenSet, dataset: Dataset, ipc: int) -> Iterator[str]:

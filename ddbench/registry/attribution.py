@@ -49,13 +49,8 @@ def print_warning(text: str) -> None:
     print(message_line(f"ddbench: warning: {text}"), file=sys.stderr)
 
 
-def place_of(name: str, error: BaseException) -> str:
-    """Returns the position in the code at which an exception was raised: `blur.py, line 12`.
-
-    Args:
-        name: What failed. It is not used.
-        error: The exception.
-    """
+def place_of(error: BaseException) -> str:
+    """Returns the position in the code at which an exception was raised: `blur.py, line 12`."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "no position"
 

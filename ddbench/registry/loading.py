@@ -81,7 +81,7 @@ def load(
     except STOP_REQUESTS:
         raise
     except BaseException as error:
-        text = f"{plugin} is left out: {exception_line(error)} ({place_of(plugin, error)})"
+        text = f"{plugin} is left out: {exception_line(error)} ({place_of(error)})"
         print_warning(text)
         failed(text)
     return result

@@ -19,7 +19,7 @@ class Observers:
     """
 
     def __init__(self, hooks: Hooks) -> None:
-        self.keep_traceback: Callable[[str, BaseException], str] = place_of
+        self.keep_traceback: Callable[[str, BaseException], str] = lambda _, error: place_of(error)
         self._hooks = hooks
         self._disabled: set[tuple[str, str]] = set()
         self._warnings: set[str] = set()

@@ -81,5 +81,5 @@ def load_plugin_file(path: Path, register: Callable[[ModuleType, str], object]) 
         if isinstance(error, STOP_REQUESTS):
             raise
         known = isinstance(error, DDBenchError)
-        reason = str(error) if known else f"{exception_line(error)} ({place_of(path.name, error)})"
+        reason = str(error) if known else f"{exception_line(error)} ({place_of(error)})"
         raise DDBenchError(f"plugin {path}: {reason}") from error

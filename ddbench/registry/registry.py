@@ -255,7 +255,7 @@ class PluginRegistry:
             except STOP_REQUESTS:
                 raise
             except BaseException as error:
-                where = attribution.place_of(owner, error)
+                where = attribution.place_of(error)
                 print_warning(f"plugin of {owner} could not add its commands: {exception_line(error)} ({where})")
             replaced = [name for name, command in commands.items() if cli.commands.get(name) is not command]
             if replaced:
