@@ -28,7 +28,16 @@ DEFAULT_WIDTH = 100
 
 
 def listing_text(kind: str, name: str | None, registry: PluginRegistry, width: int | None = None) -> str:
-    """Formats the output of `ddbench list KIND [NAME]` in `width` characters per line (None: the terminal's).
+    """Formats the output of `ddbench list KIND [NAME]`.
+
+    Args:
+        kind: One of KINDS.
+        name: The item to describe; None lists all items.
+        registry: The installed plugins.
+        width: Characters per line; default: the width of the terminal.
+
+    Returns:
+        The text.
 
     Raises:
         DDBenchError: If the kind or the name is not known.

@@ -22,7 +22,13 @@ IPCS = (1, 10, 50)
 def cost_section(cls: type[Distiller], registry: PluginRegistry, width: int) -> str:
     """Formats the image passes of a method as a table: a row for each budget and stage, a column for each IPC.
 
-    It is empty if no recipe has sizes for the method, or if it declares no passes.
+    Args:
+        cls: The method.
+        registry: The installed recipes, datasets and stages.
+        width: Characters per line.
+
+    Returns:
+        The table. Empty if no recipe has sizes for the method, or if it declares no passes.
     """
     spec = next((spec for spec in registry.datasets() if spec.name == DATASET), None)
     if spec is None or not cls.needs_ipc:

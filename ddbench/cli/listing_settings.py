@@ -15,9 +15,15 @@ from ddbench.core.text_layout import format_facts, format_table, join_sections
 
 
 def parameter_section(section: str, model: type[BaseModel], width: int) -> str:
-    """Formats the parameters of a model as a table: name, type, default and description.
+    """Formats the parameters of a model as a table.
 
-    The name of the section is for the hint at `--set`.
+    Args:
+        section: Section of the configuration, for the hint at `--set`.
+        model: A pydantic model.
+        width: Characters per line.
+
+    Returns:
+        A table with name, type, default and description of each parameter.
     """
     rows = [
         (name, type_text(field), default_text(field), " ".join((field.description or "").split()))
@@ -77,7 +83,15 @@ def recipe_section(
 
 
 def recipe_page(recipe: Recipe, width: int) -> str:
-    """Formats a recipe: its facts, and a table with condition, settings and source of each block."""
+    """Formats a recipe with all its blocks.
+
+    Args:
+        recipe: The recipe.
+        width: Characters per line.
+
+    Returns:
+        Its facts, and a table with condition, settings and source of each block.
+    """
     facts = [
         ("name", recipe.name),
         ("kind", recipe.kind),

@@ -141,6 +141,10 @@ def _escape_unencodable() -> None:
 def fail(message: str, code: int) -> None:
     """Closes the progress display, prints a message in one line on stderr, and exits.
 
+    Args:
+        message: The message. Line breaks become spaces.
+        code: The exit code.
+
     Raises:
         SystemExit: Always.
     """

@@ -134,7 +134,14 @@ time_limit = click.option(
 
 
 def all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
-    """Combines decorators into one. They have the order in which they would be written above a function."""
+    """Combines decorators into one.
+
+    Args:
+        decorators: Decorators, in the order in which they would be written above a function.
+
+    Returns:
+        A decorator that applies all of them.
+    """
 
     def decorate(command: Decorated) -> Decorated:
         for decorator in reversed(decorators):
@@ -271,13 +278,22 @@ def names(
 
 
 def datasets(help: str, required: bool = False) -> Callable[[Decorated], Decorated]:
-    """Declares `--dataset`. The path of an image folder may contain commas."""
+    """Declares `--dataset`. The path of an image folder may contain commas.
+
+    Args:
+        help: The help text, in a sentence.
+        required: Whether at least one name is needed.
+    """
     pattern = r"imagefolder:.*?(?=\s*,\s*imagefolder:|$)|[^,\s][^,]*?(?=\s*(?:,|$))"
     return names("--dataset", "datasets", required=required, help=help, pattern=pattern)
 
 
 def ipcs(help: str) -> Callable[[Decorated], Decorated]:
-    """Declares `--ipc`."""
+    """Declares `--ipc`.
+
+    Args:
+        help: The help text, in a sentence.
+    """
     return names("--ipc", "ipcs", type=click.INT, help=help)
 
 
@@ -293,7 +309,12 @@ students = names(
 
 @contextlib.contextmanager
 def kept_tracebacks(registry: PluginRegistry, results_dir: Path) -> Iterator[None]:
-    """Stores the tracebacks of plugin code that fails in the block in the results folder, also those of observers."""
+    """Stores the tracebacks of plugin code that fails in the block in the results folder, also those of observers.
+
+    Args:
+        registry: The registered plugins.
+        results_dir: Folder of the results.
+    """
     from ddbench.results.failures import traceback_kept, write_traceback
 
     registry.keep_tracebacks(partial(write_traceback, results_dir=results_dir))
@@ -302,7 +323,11 @@ def kept_tracebacks(registry: PluginRegistry, results_dir: Path) -> Iterator[Non
 
 
 def print_result(text: str) -> None:
-    """Closes the progress display and prints a result on stdout."""
+    """Closes the progress display and prints a result on stdout.
+
+    Args:
+        text: One or more lines.
+    """
     from ddbench.cli import progress
 
     progress.close()
@@ -310,14 +335,22 @@ def print_result(text: str) -> None:
 
 
 def print_error(text: str) -> None:
-    """Prints each line of a message on stderr, as `message_line` formats it."""
+    """Prints a message on stderr.
+
+    Args:
+        text: One or more lines. Each is shown as `message_line` formats it.
+    """
     click.echo("\n".join(map(message_line, text.splitlines())), err=True)
 
 
 def open_results(location: str | os.PathLike[str]) -> Path:
     """Returns the folder of the results.
 
-    For a URL, it is the local copy, whose files are uploaded when they are written.
+    Args:
+        location: Path of a folder, or the URL of a folder on shared storage.
+
+    Returns:
+        The folder. For a URL, it is the local copy, whose files are uploaded when they are written.
     """
     from ddbench.storage import remote_folder, remote_results
 
@@ -327,7 +360,15 @@ def open_results(location: str | os.PathLike[str]) -> Path:
 
 
 def open_cache(location: Path | str, force: tuple[str, ...] = ()) -> Cache:
-    """Opens the cache in a folder or at a URL."""
+    """Opens the cache in a folder or at a URL.
+
+    Args:
+        location: Path of a folder, or the URL of a folder on shared storage.
+        force: Stages whose artifacts are recomputed.
+
+    Returns:
+        The cache.
+    """
     from ddbench.storage import remote_cache
 
     return remote_cache.open_cache(location, frozenset(force), print_error)

@@ -150,7 +150,12 @@ class _Lines:
 
 
 class PlainDisplay:
-    """Prints lines for a log file: every note, and a progress line of a stage at most every `every` seconds."""
+    """Prints lines for a log file: a progress line every few seconds, and every note.
+
+    Args:
+        every: Minimum number of seconds between two progress lines of a stage.
+        now: Clock in seconds.
+    """
 
     def __init__(self, every: float = PROGRESS_LINE_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
         self._lines = _Lines(every, now)

@@ -81,7 +81,17 @@ def repeat_record(
     cache_dir: Path,
     dry_run: bool = False,
 ) -> bool | None:
-    """Runs again what a record describes, and prints what differs. The time limit is in minutes.
+    """Runs again what a record describes, and prints what differs.
+
+    Args:
+        registry: The installed plugins.
+        stored: The record.
+        files: Finds the files that the record names.
+        time_limit: Minutes after which the run stops; None: no limit.
+        data_dir: Folder of the datasets.
+        results_dir: The results folder.
+        cache_dir: Folder or URL of the cache.
+        dry_run: Whether only the plan is printed.
 
     Returns:
         Whether the numbers are equal; None in a process that only helps another one.

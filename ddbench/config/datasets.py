@@ -117,6 +117,10 @@ def own_name(name: str) -> str:
 def recorded_name(name: str, fingerprint: str) -> str:
     """Returns the name of a dataset in records: a folder or a dataset of the hub gets digits of its fingerprint.
 
+    Args:
+        name: The result of `dataset_name`.
+        fingerprint: The fingerprint of the images.
+
     Raises:
         DDBenchError: The name has another fingerprint.
 
@@ -139,6 +143,10 @@ def refers_to(reference: str, recorded: str) -> bool:
     """Tests whether a dataset on the command line is a dataset of the records.
 
     A folder is compared by its own name, and by its fingerprint if `reference` has one.
+
+    Args:
+        reference: As for `dataset_name`.
+        recorded: The name in a record.
 
     Example:
         >>> refers_to("imagefolder:/home/me/pets", "imagefolder:pets@0123abcd")

@@ -54,6 +54,9 @@ def convnet_for(image_size: int) -> str:
     It has 3 blocks up to 32 px and one more for each doubling, at most 6. The last feature map of images of 32 px and
     more is 3x3 to 5x5. Source: DC and DSA have 3 blocks at 28 and 32 px, DM 4 at 64 px; other sizes continue the rule.
 
+    Args:
+        image_size: The side of the images in pixels.
+
     Example:
         >>> [convnet_for(size) for size in (28, 32, 64, 128, 224)]
         ['convnet-d3', 'convnet-d3', 'convnet-d4', 'convnet-d5', 'convnet-d6']

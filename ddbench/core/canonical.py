@@ -9,7 +9,13 @@ from typing import Any
 
 
 def canonical_json(value: object) -> str:
-    """Formats a JSON value as one line with sorted keys and without spaces. Equal values give equal text.
+    """Formats a value as JSON with sorted keys and without spaces. Equal values give equal text.
+
+    Args:
+        value: A JSON value without NaN and infinity.
+
+    Returns:
+        One line.
 
     Raises:
         TypeError: The value is not a JSON value.
@@ -22,9 +28,13 @@ def canonical_json(value: object) -> str:
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
-    """Computes the cache key of an artifact from everything that it depends on, as JSON values.
+    """Computes the cache key of an artifact.
 
-    The key is 32 hexadecimal digits: the beginning of SHA-256 over the canonical JSON.
+    Args:
+        depends_on: Everything that the artifact depends on, as JSON values.
+
+    Returns:
+        32 hexadecimal digits: the beginning of SHA-256 over the canonical JSON.
 
     Example:
         >>> key_of({"stage": "teacher", "seed": 0})

@@ -50,6 +50,13 @@ def require_finite(where: str, tensors: Mapping[str, Tensor], hint: str = "") ->
 def require_type(function: str, name: str, value: object, types: type | tuple[type, ...], expected: str) -> None:
     """Raises an error if an argument of a public function has another type. True and False are no numbers.
 
+    Args:
+        function: Name of the function.
+        name: Name of the argument.
+        value: Its value.
+        types: The types that it may have.
+        expected: What the user should pass, in words.
+
     Raises:
         TypeError: The type is another one.
 

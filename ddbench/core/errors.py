@@ -54,7 +54,17 @@ class PluginError(DDBenchError):
 
 
 def message_line(text: str) -> str:
-    """Formats a text as one line of at most 1,000 characters that a terminal can print and a user can use.
+    """Formats a text as one line that a terminal can print and a user can use.
+
+    Characters that a terminal cannot print (control characters, escape sequences in a file name) become escapes such
+    as `\\x1b`. Parts that libraries write for their own developers are left out: addresses in memory, module names of
+    classes, temporary paths, positions in source code. The middle of a very long text is left out too.
+
+    Args:
+        text: A message, which may contain that of a library.
+
+    Returns:
+        One line of at most 1,000 characters.
 
     Example:
         >>> message_line("cannot identify image file <_io.BytesIO object at 0x7f98c0a1b2e0>")
@@ -71,6 +81,9 @@ def message_line(text: str) -> str:
 def escape(text: str) -> str:
     """Returns the escapes of characters. U+DC80 to U+DCFF stand for bytes of a file name that are not UTF-8.
 
+    Args:
+        text: The characters.
+
     Example:
         >>> print(escape("\\x1b\\udce9²"))
         \\x1b\\xe9\\xb2
@@ -82,6 +95,12 @@ def escape(text: str) -> str:
 
 def exception_line(error: BaseException) -> str:
     """Returns the type and the message of an exception in one line. For a DDBenchError it is the message alone.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        The line, as `message_line` formats it.
 
     Example:
         >>> exception_line(OSError("disk full")), exception_line(DDBenchError("no such file"))
@@ -97,7 +116,11 @@ def exception_line(error: BaseException) -> str:
 
 
 def os_error_line(error: OSError, otherwise: str) -> str:
-    """Returns the file of an OSError, or `otherwise`, and the reason in one line.
+    """Returns the file of an OSError and the reason in one line.
+
+    Args:
+        error: The exception.
+        otherwise: What is named if the exception has no file.
 
     Example:
         >>> os_error_line(OSError(5, "Input/output error", "pixels.bin"), "the cache")
@@ -111,10 +134,16 @@ MANY_NAMES = 30
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Returns the end of an error message about an unknown name: the closest valid names, else `otherwise`.
+    """Returns the end of an error message about an unknown name.
 
-    At most three names, about equally close, are given. Without `otherwise`, it lists the first `MANY_NAMES` valid
-    names; it is empty if there are none.
+    Args:
+        name: The name that the user gave.
+        known: The valid names.
+        otherwise: The text if no name is close; default: the first `MANY_NAMES` names.
+
+    Returns:
+        The closest valid names (at most three, about equally close), or `otherwise`, or an empty text if there are no
+        names.
 
     Example:
         >>> did_you_mean("wmd", ["random", "wmdd"])
@@ -138,6 +167,14 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> DDBenchError:
     """Returns the error for a name that is not registered.
+
+    Args:
+        kind: The kind of name, e.g. `method`.
+        name: The name that the user gave.
+        known: The valid names.
+
+    Returns:
+        The error; the caller raises it.
 
     Example:
         >>> print(unknown("method", "wmd", ["random", "wmdd"]))

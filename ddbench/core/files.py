@@ -38,6 +38,9 @@ the file is complete. `ddbench.storage.remote_results` uses one to upload every 
 def translate_os_errors(path: Path) -> Iterator[None]:
     """Context manager that turns I/O errors of its block into a one-line DDBenchError.
 
+    Args:
+        path: The file or folder that the block writes to, for the message.
+
     Raises:
         DDBenchError: The block raised an OSError, or a SafetensorError with the number of an operating-system error.
     """
@@ -89,6 +92,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     including any file that a library wrote beside the temporary path, and `path` stays as it was. Missing parent
     folders are created. Leftovers of killed writers of `path` are removed. `write_hooks` run around the write.
 
+    Args:
+        path: The file or folder to create or replace.
+
     Yields:
         The path to write to. Its name equals that of `path`.
 
@@ -132,6 +138,12 @@ def is_abandoned(partial_folder: Path) -> bool:
 
     This is so if its writer was a process of this host that no longer runs, or if nothing in the folder changed for
     `ABANDONED_AFTER` seconds. For a writer on another host only the second rule applies.
+
+    Args:
+        partial_folder: A folder whose name ends with `.partial`.
+
+    Returns:
+        Whether the folder can be removed.
     """
     writer = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial$", partial_folder.name)
     if writer and writer[1] == _process_namespace() and not psutil.pid_exists(int(writer[2])):
@@ -144,7 +156,11 @@ def is_abandoned(partial_folder: Path) -> bool:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Removes the temporary folders that killed writers of a file left beside it."""
+    """Removes the temporary folders that killed writers of a file left beside it.
+
+    Args:
+        path: The file, which need not exist.
+    """
     for partial_folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if is_abandoned(partial_folder):
             shutil.rmtree(partial_folder, ignore_errors=True)
@@ -152,6 +168,10 @@ def remove_abandoned(path: Path) -> None:
 
 def require_utf8(path: Path, kind: str) -> None:
     """Refuses a path that is not UTF-8: records, previews, exports and artifacts could not hold or use it.
+
+    Args:
+        path: A file or folder.
+        kind: What it is, for the message.
 
     Raises:
         DDBenchError: The path is not UTF-8. The message has the command that renames its first such part.

@@ -63,7 +63,13 @@ def cancel_deadline() -> None:
 
 @contextlib.contextmanager
 def handle_signals(limit: float | None = None) -> Iterator[None]:
-    """Context manager in whose block Ctrl-C, SIGTERM and a time limit in seconds request a stop.
+    """Context manager in whose block Ctrl-C, SIGTERM and a time limit request a stop.
+
+    If the program does not end within `GRACE_SECONDS` after the request, or if Ctrl-C is pressed twice, `Stopped` is
+    raised in the main thread, at the line that it executes. Outside the main thread the context manager does nothing.
+
+    Args:
+        limit: Seconds after which a stop is requested. None: no limit.
 
     Raises:
         Stopped: The grace period is over, or Ctrl-C was pressed twice.

@@ -17,6 +17,12 @@ from pydantic.fields import FieldInfo
 def type_text(field: FieldInfo) -> str:
     """Returns the type and the bounds of a model's field.
 
+    Args:
+        field: The field.
+
+    Returns:
+        Text such as `int, >= 1` or `squared | norm`.
+
     Example:
         >>> from pydantic import Field
         >>> class Settings(BaseModel):
@@ -53,7 +59,14 @@ def _annotation(annotation: Any) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """Returns the default of a model's field, as `value_text` formats it, or `required` if it has none."""
+    """Returns the default of a model's field as text, or `required` if it has none.
+
+    Args:
+        field: The field.
+
+    Returns:
+        The text, as `value_text` formats it.
+    """
     if field.is_required():
         return "required"
     return value_text(field.get_default(call_default_factory=True, validated_data={}))
@@ -61,6 +74,10 @@ def default_text(field: FieldInfo) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun.
+
+    Args:
+        number: The number.
+        noun: The noun, in the singular.
 
     Example:
         >>> counted(1, "set"), counted(3, "set")
@@ -82,10 +99,13 @@ def bytes_text(count: float) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Formats a value as `--set` and recipes accept it: YAML in flow style, in one line.
+    """Formats a value as `--set` and recipes accept it: YAML in flow style.
 
     Args:
         value: A string, number, boolean, None, path or model, or a collection of them.
+
+    Returns:
+        One line.
 
     Example:
         >>> value_text((0.5, 0.9)), value_text(None), value_text({"arch": "resnet18"})
@@ -128,9 +148,14 @@ _short.maxstring = _short.maxother = 80
 
 
 def error_text(error: Exception) -> str:
-    """Formats the first problem of a pydantic validation error as one line; of another exception, its message.
+    """Formats the first problem of a pydantic validation error as one line.
 
-    Example of a problem: `settings.steps: Input should be greater than or equal to 1 (got 0)`.
+    Args:
+        error: The validation error, or any other exception.
+
+    Returns:
+        Text such as `settings.steps: Input should be greater than or equal to 1 (got 0)`. For another exception: its
+        message.
 
     Example:
         >>> try:

@@ -25,7 +25,15 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: i
 
     The widest columns are narrowed first. Words are broken only if the table does not fit otherwise, and there is no
     line break beside `±`. tabulate and rich.table would break words, such as `teacher.learning_rate=0.025`, in tables
-    that fit without it. A cell may hold several lines. The table is wider than `width` if it has too many columns.
+    that fit without it.
+
+    Args:
+        headers: Titles of the columns.
+        rows: Cells, one per column. A cell may hold several lines.
+        width: Characters per line. The table is wider if it has too many columns.
+
+    Returns:
+        The lines of the table without trailing spaces.
 
     Example:
         >>> print(format_table(("name", "about"), [("cifar10", "ten classes of photographs")], width=24))
@@ -43,7 +51,14 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]], width: i
 
 
 def fill(text: str, width: int) -> str:
-    """Wraps a paragraph. There is no line break within a word or beside `±`; a longer word is a line of its own.
+    """Wraps a text. There is no line break within a word or beside `±`.
+
+    Args:
+        text: One paragraph.
+        width: Characters per line. A longer word is a line of its own.
+
+    Returns:
+        The lines.
 
     Example:
         >>> print(fill("a mean of three (± deviation)", width=20))
@@ -67,7 +82,14 @@ def _longest_word(column: Iterable[str]) -> int:
 
 
 def divide_columns(widths: Sequence[int], available: int) -> list[list[int]]:
-    """Divides the columns of a table that is too wide into parts that fit; a wider column is a part of its own.
+    """Divides the columns of a table that is too wide into parts that fit.
+
+    Args:
+        widths: Characters of each column.
+        available: Characters per line. A column that is wider has a part of its own.
+
+    Returns:
+        The numbers of the columns in each part, in order.
 
     Example:
         >>> divide_columns([10, 10, 10], 24)
@@ -89,7 +111,14 @@ def format_rows(rows: Sequence[Mapping[str, str]], always: Iterable[str], width:
 
     If it is too wide, columns with one value are written above it, as `name value`. If it is still too wide, the table
     is divided into several, each with the first column, or with numbers of the rows if the first column repeats values.
-    Columns in `always` stay in the table. The default width is `terminal_width`.
+
+    Args:
+        rows: Cells by the title of the column. All rows have the same columns.
+        always: Titles of columns that stay in the table.
+        width: Characters per line; default: `terminal_width`.
+
+    Returns:
+        The lines.
 
     Example:
         >>> print(format_rows([{"ipc": "1", "recipe": "quick"}, {"ipc": "10", "recipe": "quick"}], ["ipc"], width=10))
@@ -152,7 +181,14 @@ def _wrap(line: str, width: int) -> list[str]:
 
 
 def format_facts(facts: Iterable[tuple[str, str]], width: int) -> str:
-    """Formats names and values in two columns. Values are wrapped, and empty ones are left out.
+    """Formats names and values in two columns.
+
+    Args:
+        facts: Names and values. Empty values are left out.
+        width: Characters per line.
+
+    Returns:
+        The lines. Values are wrapped.
 
     Example:
         >>> print(format_facts([("name", "digits"), ("about", ""), ("classes", "10")], width=40))
@@ -168,5 +204,12 @@ def format_facts(facts: Iterable[tuple[str, str]], width: int) -> str:
 
 
 def join_sections(*sections: str) -> str:
-    """Joins texts with an empty line between them; empty ones are left out."""
+    """Joins sections with an empty line between them.
+
+    Args:
+        sections: Texts. Empty ones are left out.
+
+    Returns:
+        The joined text.
+    """
     return "\n\n".join(section for section in sections if section)

@@ -28,6 +28,9 @@ def open_digits() -> Source:
     Gray levels 0 to 16 are scaled to 0 to 255. The split is fixed, without a random draw: every fifth of the images,
     sorted by class, is for validation.
 
+    Returns:
+        The source.
+
     Example:
         >>> source = open_digits()
         >>> len(source.train.labels), len(source.val.labels)
@@ -108,6 +111,13 @@ CIFAR100 = CifarLayout(
 def open_cifar(data_dir: Path | None, layout: CifarLayout) -> Source:
     """Opens the binary version of CIFAR. The Python version is never read, because its pickles can run code.
 
+    Args:
+        data_dir: The data folder; None: the default one.
+        layout: The files of the dataset.
+
+    Returns:
+        The source.
+
     Raises:
         DDBenchError: A file is missing, has a wrong length, or has labels out of range.
     """
@@ -154,6 +164,9 @@ def open_fashion(data_dir: Path | None, records: tuple[int, int] = (60_000, 10_0
         data_dir: The data folder; None: the default one.
         records: The number of training and of validation images.
 
+    Returns:
+        The source.
+
     Raises:
         DDBenchError: A file is missing or damaged, has a wrong length, or has labels out of range.
     """
@@ -197,6 +210,9 @@ def open_svhn(data_dir: Path | None, records: tuple[int, int] = (73_257, 26_032)
     Args:
         data_dir: The data folder; None: the default one.
         records: The number of training and of validation images.
+
+    Returns:
+        The source.
 
     Raises:
         DDBenchError: A file is missing or damaged, holds other arrays, or has labels out of range.

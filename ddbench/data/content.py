@@ -31,7 +31,13 @@ def read_digests(source: Source, cache: Path, report: Report, verify: bool = Fal
     """Reads stored digests of a large dataset's files from `CACHE/digests`; computes and stores digests of new files.
 
     A file is recognised by its path, size, inode and times (of modification, and of the last change of inode or
-    content). With `verify`, every file is read and compared with its stored digest.
+    content).
+
+    Args:
+        source: The dataset. Splits without files are not changed.
+        cache: The folder of the cache.
+        report: Called with progress events.
+        verify: Whether every file is read, and compared with its stored digest.
 
     Raises:
         DDBenchError: A file cannot be read.

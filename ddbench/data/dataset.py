@@ -233,7 +233,16 @@ def load_dataset(
 ) -> Dataset:
     """Finds and fingerprints the files of a dataset. It does not decode them.
 
-    Missing files are downloaded if `download` is set and no data folder is given. A given one is never written to.
+    Args:
+        spec: The dataset's specification.
+        config: Sizes, resize filter, fraction that is held out.
+        data_dir: The data folder; it is never written to. None: the default folder.
+        cache: The cache of decoded images.
+        report: Called with progress events.
+        download: Whether missing files are downloaded, if `data_dir` is None.
+
+    Returns:
+        The dataset.
 
     Raises:
         DDBenchError: Files are missing, unreadable or not in the expected layout. Or `spec` is the image folder of a

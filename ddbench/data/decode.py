@@ -69,6 +69,14 @@ def stored_shape(height: int, width: int, stored_size: int) -> tuple[int, int]:
 
     The rule of torchvision's `Resize(int)`: the aspect ratio is kept, the long side is rounded down.
 
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        stored_size: The new short side in pixels.
+
+    Returns:
+        The new height and width.
+
     Raises:
         CorruptImage: The result would exceed `MAX_PIXELS`.
 
@@ -150,7 +158,13 @@ def _in_words(error: Exception) -> str:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads the header of an image file from its first bytes.
+    """Reads the header of an image file.
+
+    Args:
+        data: The first bytes of the file, with the whole header.
+
+    Returns:
+        The header.
 
     Raises:
         CorruptImage: The header is unreadable, or the image is not supported.
@@ -172,6 +186,12 @@ def decode(data: bytes) -> Image.Image:
     As in torchvision's loader, alpha is dropped and EXIF rotation is not applied. Images with more than 8 bits per
     channel are scaled: the largest value of the file's bit depth becomes 255.
 
+    Args:
+        data: The content of the file.
+
+    Returns:
+        The RGB image.
+
     Raises:
         CorruptImage: The file is unreadable or truncated, or the image has more than `MAX_PIXELS` pixels or pixels
             without a stated range.
@@ -190,7 +210,12 @@ def decode(data: bytes) -> Image.Image:
 
 
 def to_stored(image: Image.Image, stored_size: int, resize: Resize) -> Pixels:
-    """Resizes an RGB image to a short side with Pillow's antialiased filter.
+    """Resizes an image with Pillow's antialiased filter.
+
+    Args:
+        image: An RGB image.
+        stored_size: The new short side in pixels.
+        resize: The filter.
 
     Returns:
         uint8 [3, h, w].

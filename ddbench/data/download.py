@@ -35,6 +35,11 @@ def install(download: Download, data_dir: Path, report: Report) -> None:
     A lock ensures that only one process downloads at a time. Incomplete files stay in `data_dir`/.downloads, so an
     interrupted download can be resumed.
 
+    Args:
+        download: The files, their digests, and the folder that they make.
+        data_dir: The data folder; it is created.
+        report: Called with progress events.
+
     Raises:
         DDBenchError: A server cannot be reached; a file has another digest or is too large; an archive is unsafe or
             damaged; the disk is full or not writable. The folder does not exist then.
@@ -81,7 +86,16 @@ def _fill(scratch: Path, files: list[Path], download: Download, report: Report) 
 
 
 def fetch(file: RemoteFile, folder: Path, max_bytes: int, report: Report) -> Path:
-    """Downloads one file into a folder and returns its path. If NAME.part exists, the download resumes there.
+    """Downloads one file. If NAME.part exists in the folder, the download resumes there.
+
+    Args:
+        file: The address and the digest.
+        folder: The target folder; it exists.
+        max_bytes: The largest size to accept.
+        report: Called with progress events.
+
+    Returns:
+        The path of the file; its name is the last part of the address.
 
     Raises:
         DDBenchError: The server cannot be reached, the file is larger than `max_bytes`, or its digest differs (then

@@ -25,6 +25,9 @@ def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], mar
         folders: The known folder names, in order of preference.
         marks: Glob patterns. The data folder itself is the dataset if every pattern matches something in it.
 
+    Returns:
+        The folder.
+
     Raises:
         MissingDataError: There is no such folder.
     """
@@ -48,6 +51,10 @@ def find_folder(dataset: str, data_dir: Path | None, folders: Sequence[str], mar
 
 def find_imagefolder(name: str, data_dir: Path | None) -> Path:
     """Finds the images of a record, which contains no path: by the name of their folder, or as the data folder itself.
+
+    Args:
+        name: The name in the record, e.g. `imagefolder:pets@0123abcd`.
+        data_dir: The data folder; None: the default one.
 
     Returns:
         The folder. Its images may differ from those of the record.
@@ -75,6 +82,12 @@ def open_imagefolder(root: Path) -> Source:
     and hold training images.
 
     Image files are found by suffix, at any depth of a class folder. A note of the source states what is ignored.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The source.
 
     Raises:
         DDBenchError: The folder does not exist, it has no classes, a class has no images or exists in one part only.
@@ -133,6 +146,12 @@ def open_tiny_imagenet(data_dir: Path | None) -> Source:
 
     The classes are the sorted lines of wnids.txt. Images of other classes are ignored, so a shorter wnids.txt makes a
     subset.
+
+    Args:
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The source.
 
     Raises:
         DDBenchError: A class has no training or no validation images, or a validation image lacks its file or its

@@ -65,6 +65,9 @@ class HubSplit(EncodedSplit):
 def require_packages(what: str) -> None:
     """Refuses what needs the packages of the hub where they are not installed.
 
+    Args:
+        what: The beginning of the message, e.g. an option.
+
     Raises:
         DDBenchError: A package is not installed.
     """
@@ -76,9 +79,15 @@ def require_packages(what: str) -> None:
 def open_hub(reference: str, data_dir: Path | None) -> Source:
     """Opens a dataset `hf:OWNER/NAME[@REVISION][:SPLIT]` or `hf:./FOLDER[:SPLIT]`, without network access.
 
-    Training images are the split `train`, or the only one; validation images are the first split of `VALIDATION_PARTS`.
-    With a split in the name, its images are training images, and there are no validation images. Downloaded datasets
-    are in `hf/` of the data folder.
+    Training images are the split `train`, or the only one; validation images are the first split of
+    `VALIDATION_PARTS`. With a split in the name, its images are training images, and there are no validation images.
+
+    Args:
+        reference: The name.
+        data_dir: The data folder, which holds downloaded datasets in `hf/`; None: the default one.
+
+    Returns:
+        The source.
 
     Raises:
         MissingDataError: The files are not there.
@@ -104,9 +113,14 @@ def open_hub(reference: str, data_dir: Path | None) -> Source:
 
 
 def open_hub_split(reference: str, report: Report) -> tuple[tuple[str, ...], HubSplit]:
-    """Opens the class names and the images of one split, e.g. a distilled set.
+    """Opens one split, e.g. a distilled set. A dataset of the hub is downloaded into the default data folder.
 
-    The split may be left out if there is only one. A dataset of the hub is downloaded into the default data folder.
+    Args:
+        reference: As in `open_hub`. The split may be left out if there is only one.
+        report: Called with progress events.
+
+    Returns:
+        The class names and the images.
 
     Raises:
         DDBenchError: As in `open_hub`; or the download failed.
@@ -129,6 +143,11 @@ def open_hub_split(reference: str, report: Report) -> tuple[tuple[str, ...], Hub
 
 def fetch_hub(reference: str, data_dir: Path, report: Report) -> None:
     """Downloads the parquet files of a dataset of the hub. The folder appears only when it is complete.
+
+    Args:
+        reference: As in `open_hub`.
+        data_dir: The data folder.
+        report: Called with progress events.
 
     Raises:
         DDBenchError: The hub cannot be reached, or holds no parquet files of this name.

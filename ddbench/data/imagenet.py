@@ -24,7 +24,13 @@ _WNID = re.compile(r"n\d{8}")
 
 
 def subset_classes(name: str) -> dict[str, str]:
-    """Returns the title of each wnid of a subset of ImageNet, in the order of `imagenet_subsets.yaml`.
+    """Returns the classes of a subset of ImageNet.
+
+    Args:
+        name: The dataset's name.
+
+    Returns:
+        The title of each wnid, in the order of the source of the list (see `imagenet_subsets.yaml`).
 
     Example:
         >>> list(subset_classes("imagenette").values())[:3]
@@ -53,6 +59,13 @@ def _subsets() -> Any:
 def open_fastai(name: str, data_dir: Path | None) -> Source:
     """Opens ImageNette or ImageWoof as fastai publishes them, in the largest of three sizes that exists.
 
+    Args:
+        name: `imagenette` or `imagewoof`.
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The source.
+
     Raises:
         DDBenchError: The folder is missing, or has other classes.
     """
@@ -70,6 +83,12 @@ def open_fastai(name: str, data_dir: Path | None) -> Source:
 def open_imagenet(data_dir: Path | None) -> Source:
     """Opens ImageNet-1K as train/WNID/*.JPEG and val/WNID/*.JPEG.
 
+    Args:
+        data_dir: The data folder; None: the default one.
+
+    Returns:
+        The source.
+
     Raises:
         DDBenchError: The folder is missing, or is not ImageNet-1K.
     """
@@ -86,8 +105,13 @@ def open_imagenet(data_dir: Path | None) -> Source:
 def open_subset(name: str, data_dir: Path | None) -> Source:
     """Opens the classes of a subset in a folder of ImageNet-1K. The labels follow the sorted wnids.
 
-    The data folder holds ImageNet-1K, or a folder with the name of the dataset that has at least the classes of the
-    subset.
+    Args:
+        name: The dataset's name.
+        data_dir: The data folder; None: the default one. It holds ImageNet-1K, or a folder with the name of the
+            dataset that has at least the classes of the subset.
+
+    Returns:
+        The source.
 
     Raises:
         DDBenchError: The folder or a class is missing, or the validation images are not those of ILSVRC.

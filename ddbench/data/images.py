@@ -179,6 +179,11 @@ class FileImages(Images):
 def decode_image(split: Split, index: int, config: DataConfig) -> Pixels:
     """Decodes an image at its stored size.
 
+    Args:
+        split: The source of the image.
+        index: The position of the image in the split.
+        config: Stored size and resize filter.
+
     Raises:
         DDBenchError: The image is corrupt. The message names it.
     """
@@ -207,6 +212,17 @@ def load_images(
 
     The stage "data" has two artifacts. The first lists the kept images with their sizes, which are read from the
     headers; with `skip_corrupt` every image is decoded to find the corrupt ones. The second holds the pixels.
+
+    Args:
+        name: `train` or `val`.
+        split: The source of the images.
+        depends_on: Fingerprint and sizes, for the cache keys.
+        config: Stored size, resize filter, and whether corrupt images are skipped.
+        cache: The cache.
+        report: Called with progress events.
+
+    Returns:
+        The images.
 
     Raises:
         DDBenchError: An image is corrupt, and `skip_corrupt` is false. The message names the image.
@@ -243,7 +259,13 @@ def _open_images(
 
 
 def is_cached(name: str, depends_on: Mapping[str, Any], cache: Cache) -> bool:
-    """Checks whether the cache holds the decoded pixels of a split."""
+    """Checks whether the cache holds the decoded pixels of a split.
+
+    Args:
+        name: `train` or `val`.
+        depends_on: Fingerprint and sizes, for the cache keys.
+        cache: The cache.
+    """
     return cache.has("data", {**depends_on, "split": name, "part": "pixels"})
 
 

@@ -19,6 +19,9 @@ _SYSTEM_FOLDERS = ("@eaDir", "#recycle", "__MACOSX")
 class Listing:
     """Lists the class folders and the images below a folder.
 
+    Args:
+        root: The folder.
+
     Attributes:
         ignored: What was ignored so far: the number of files of each other suffix and of skipped folders.
     """
@@ -28,7 +31,13 @@ class Listing:
         self.ignored: Counter[str] = Counter()
 
     def classes(self, part: str) -> list[str]:
-        """Lists the class folders of a part, relative to the root (empty: the root itself), sorted.
+        """Lists the class folders of a part.
+
+        Args:
+            part: The folder of the part, relative to the root; empty: the root itself.
+
+        Returns:
+            Their names, sorted.
 
         Raises:
             DDBenchError: There are none, a name is not UTF-8, or two names differ only in their Unicode form.
@@ -56,7 +65,13 @@ class Listing:
         return names
 
     def images(self, folder: str) -> list[str]:
-        """Lists the image files below a folder, at any depth. All paths are relative to the root.
+        """Lists the image files below a folder, at any depth.
+
+        Args:
+            folder: The folder, relative to the root.
+
+        Returns:
+            Their paths, relative to the root.
 
         Raises:
             DDBenchError: There are none, or a link points to a folder that was visited already.

@@ -127,6 +127,9 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
             (`imagefolder:pets@0123abcd`), which is searched in the data folder.
         specs: The known datasets.
 
+    Returns:
+        The specification.
+
     Raises:
         DDBenchError: The name is unknown.
     """
@@ -143,7 +146,16 @@ def resolve_dataset(name: str, specs: Iterable[DatasetSpec]) -> DatasetSpec:
 
 
 def open_source(spec: DatasetSpec, data_dir: Path | None, report: Report, download: bool = True) -> Source:
-    """Opens a dataset. If `data_dir` is None, a missing dataset is downloaded to the default folder first.
+    """Opens a dataset. If `data_dir` is None, a missing dataset is downloaded first.
+
+    Args:
+        spec: The dataset's specification.
+        data_dir: The data folder; None: the default folder, to which missing files are downloaded.
+        report: Called with progress events.
+        download: Whether missing files are downloaded.
+
+    Returns:
+        The source.
 
     Raises:
         MissingDataError: The dataset is missing and is not downloaded.

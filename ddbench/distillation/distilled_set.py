@@ -155,6 +155,9 @@ class DistilledSet:
     def head(self, per_class: int) -> tuple[Tensor, Tensor]:
         """Returns the first images of each class, for a figure.
 
+        Args:
+            per_class: The number of images per class.
+
         Returns:
             The images, uint8 [n, 3, S, S], and their labels, int64 [n], in the order of the set.
         """
@@ -171,7 +174,12 @@ class DistilledSet:
 
 
 def set_digest(tensors: Mapping[str, Tensor], meta: str = "") -> str:
-    """Computes the digest of a distilled set. `meta` is the dataset that indices refer to, as JSON."""
+    """Computes the digest of a distilled set.
+
+    Args:
+        tensors: Those of `DistilledSet.tensors`.
+        meta: The dataset that indices refer to, as JSON.
+    """
     return digest_of({"body" if name in BODIES else name: value for name, value in tensors.items()}, meta)
 
 
@@ -262,7 +270,14 @@ def _compress_jpeg(image: Tensor, quality: int) -> Tensor:
 
 
 def joined(units: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Tensor]:
-    """Checks the tensors of units, in order, and joins them to `DistilledSet.tensors`.
+    """Checks the tensors of units and joins them to those of a distilled set.
+
+    Args:
+        units: As in `check_stored`, in order.
+        classes: The number of classes.
+
+    Returns:
+        As `DistilledSet.tensors`.
 
     Raises:
         DDBenchError: The tensors are not a distilled set, or all weights of a class are 0.
@@ -278,7 +293,16 @@ def joined(units: Sequence[Mapping[str, Tensor]], classes: int) -> dict[str, Ten
 def assemble(
     dataset: Dataset, units: Sequence[Mapping[str, Tensor]], keys: tuple[str, ...], method: str
 ) -> DistilledSet:
-    """Joins the tensors of units to a distilled set, in their order.
+    """Joins the tensors of units to a distilled set.
+
+    Args:
+        dataset: The real dataset.
+        units: As in `check_stored`, in order.
+        keys: The cache keys of the units.
+        method: The method's name, for error messages.
+
+    Returns:
+        The set, in the order of the units.
 
     Raises:
         DDBenchError: The tensors are not a distilled set of this dataset, or all weights of a class are 0.

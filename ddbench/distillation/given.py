@@ -26,6 +26,9 @@ class Given(Distiller, frozen=True, extra="forbid"):
 def given_method(method: str) -> type[Given]:
     """Returns the class of the method `given:NAME@DIGEST`.
 
+    Args:
+        method: The name of the method.
+
     Raises:
         DDBenchError: The name has another form.
     """

@@ -22,6 +22,11 @@ def read_hub_set(reference: str, form: Form, report: Report) -> SetFile:
 
     Its columns `weight` and those of `EXTRAS`, as `ddbench export` writes them, are optional.
 
+    Args:
+        reference: `hf:OWNER/NAME[@REVISION][:SPLIT]` or `hf:./FOLDER[:SPLIT]`.
+        form: The size of the images.
+        report: Called with progress events.
+
     Raises:
         DDBenchError: The split cannot be read, an image is damaged, or a column is invalid.
     """

@@ -132,7 +132,19 @@ class NetworkObjective:
 def network_objective(
     task: DistillTask, network: Teacher, objective: Objective, layer: int | None, shape: torch.Size, turn: int = 0
 ) -> Iterator[NetworkObjective]:
-    """Provides a `NetworkObjective` on views of one shape, which is compiled if `task.compile` is set."""
+    """Provides an objective on the outputs of a network, which is compiled if `task.compile` is set.
+
+    Args:
+        task: The task.
+        network: The network.
+        objective: Computes the loss terms from the output of the network.
+        layer: The layer whose features are passed to the objective; None: the input of the classifier.
+        shape: The shape of every view, for compilation.
+        turn: The number of the network among those that take turns (`Output.turn`).
+
+    Yields:
+        The objective.
+    """
     if not task.compile:
         yield NetworkObjective(task, network, objective, layer, partial(network, layer=layer, moments=True), turn)
         return

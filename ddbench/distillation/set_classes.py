@@ -20,6 +20,11 @@ def match_classes(names: Sequence[str], classes: Sequence[str], titles: Sequence
     the 1,000 classes of ILSVRC. A number may follow `new`, as in the folders of SRe2L, and have leading zeros. Plain
     numbers 0 to K - 1 of a subset of ImageNet that has two orders are refused: the code of MTT does not sort the wnids.
 
+    Args:
+        names: The names of the set's classes.
+        classes: The names of the dataset's classes.
+        titles: The titles of the dataset's classes. Empty: there are none.
+
     Returns:
         The label of each name: each class once.
 
@@ -74,6 +79,9 @@ def read_mapping(path: Path, names: Sequence[str], classes: Sequence[str]) -> tu
             whose values are the names of the dataset's classes.
         names: The names of the set's classes, in their order.
         classes: The names of the dataset's classes.
+
+    Returns:
+        The label of each name.
 
     Raises:
         DDBenchError: The file cannot be read, or does not name each class of the dataset once.

@@ -83,6 +83,9 @@ def read_set(path: Path, form: Form) -> SetFile:
         form: Size and space of the images. An image of another size is resized by its short side, and its centre is
             used.
 
+    Returns:
+        The set.
+
     Raises:
         DDBenchError: The files are no distilled set, or contradict `form.pixels`. The message is one line.
     """
@@ -104,6 +107,11 @@ def read_set(path: Path, form: Form) -> SetFile:
 
 def fit(images: Iterable[Image.Image], count: int, form: Form) -> tuple[Tensor, tuple[str, ...]]:
     """Resizes images to the size of a form.
+
+    Args:
+        images: RGB images.
+        count: Their number.
+        form: The size, and the filter.
 
     Returns:
         uint8 [m, 3, S, S], and a note if an image had another size.
@@ -148,7 +156,12 @@ def fit_tensor(images: Tensor, form: Form, extras: Mapping[str, Tensor]) -> tupl
 
 
 def refuse_resized_parts(extras: Mapping[str, Tensor], size: int) -> None:
-    """Raises DDBenchError if the images of a set are several images each, which would mix if they were resized."""
+    """Raises DDBenchError if the images of a set are several images each, which would mix if they were resized.
+
+    Args:
+        extras: Those of `EXTRAS` that the set has.
+        size: The size in pixels that is needed.
+    """
     if "decode_factor" in extras:
         factor = int(extras["decode_factor"])
         raise DDBenchError(

@@ -32,6 +32,9 @@ ROUNDING = 0.1
 def read_content(path: Path) -> Any:
     """Reads the tensors of a file of torch.save, npz or safetensors. Nothing is unpickled.
 
+    Args:
+        path: The file.
+
     Returns:
         The content. Of a safetensors file, the entries `class_names` and `pixels` are those of its header.
 
@@ -58,6 +61,10 @@ def read_content(path: Path) -> Any:
 
 def find_images(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Finds images and labels: entries of a dict, a list of the two, or a list of such lists under `data` (DC, DM).
+
+    Args:
+        path: The file, for messages.
+        content: Its content.
 
     Returns:
         The images, the labels, and what was left out, in sentences.
@@ -171,6 +178,10 @@ def split_labels(path: Path, labels: Tensor, count: int) -> tuple[Tensor, dict[s
 
 def find_extras(path: Path | str, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Returns those of `EXTRAS` among the entries of a file: floats, and the factor in its own type.
+
+    Args:
+        path: The file or dataset, for messages.
+        entries: Its entries by name.
 
     Raises:
         DDBenchError: One is not a tensor or a number. The message is one line.

@@ -28,6 +28,12 @@ EXTRAS = (*SOFT_LABELS, *OF_WHOLE_SET)
 def check_units(units: list[Unit], num_classes: int, ipc: int, owner: str) -> None:
     """Checks that units hold each of the IPC slots of every class exactly once, and are numbered in order.
 
+    Args:
+        units: The units of a method.
+        num_classes: The number of classes.
+        ipc: Images per class.
+        owner: The method and its plugin, e.g. "method 'blur' of ddbench-blur". It begins the error message.
+
     Raises:
         DDBenchError: A slot is missing or occurs twice, or the number of a unit is wrong.
     """

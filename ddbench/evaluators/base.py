@@ -108,7 +108,11 @@ class DistilledSetProtocol(EpochsOrSteps, frozen=True, extra="forbid"):
         return None
 
     def training(self, batch_size: int) -> TrainingSettings:
-        """Returns the optimiser and its hyper-parameters, without the length of the training."""
+        """Returns the optimiser and its hyper-parameters, without the length of the training.
+
+        Args:
+            batch_size: The images per step, at most the whole set.
+        """
         return TrainingSettings(
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,

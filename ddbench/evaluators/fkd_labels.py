@@ -105,7 +105,16 @@ class OnlineLabels(LabelSource):
 
 
 class StoredLabels(OnlineLabels):
-    """FKD with the views and labels of every epoch from one file in the cache."""
+    """FKD with the views and labels of every epoch from one file in the cache.
+
+    Args:
+        task: The task with the whole distilled set.
+        settings: The protocol.
+        temperature: The temperature of both softmaxes.
+        budget: The labels that are stored, and their form.
+        weights: As in `OnlineLabels`.
+        of_batch: As in `OnlineLabels`.
+    """
 
     @cached_property
     def stored(self) -> dict[str, Tensor]:
@@ -150,6 +159,12 @@ class StoredLabels(OnlineLabels):
 
 class ReplayedLabels(OnlineLabels):
     """FKD with the views and logits of a folder of labels. One epoch is in memory.
+
+    Args:
+        task: The task with the whole distilled set.
+        settings: The protocol.
+        temperature: The temperature of both softmaxes.
+        labels: The labels.
 
     Raises:
         DDBenchError: The labels are not of this set, of fewer epochs, or for another temperature. The message is one

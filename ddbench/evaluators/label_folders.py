@@ -67,6 +67,9 @@ class LabelFile:
 def read_labels(folder: Path) -> LabelFile:
     """Reads labels that were exported.
 
+    Args:
+        folder: The folder of the exported set.
+
     Raises:
         DDBenchError: The folder holds no labels in this format. The message is one line.
     """

@@ -170,7 +170,12 @@ class LabelSource(ABC):
 
     @abstractmethod
     def losses(self, epoch: int, batch: ViewBatch) -> SampleLosses:
-        """Returns the function that computes the loss of each sample of a batch."""
+        """Returns the function that computes the loss of each sample of a batch.
+
+        Args:
+            epoch: The epoch of the batch.
+            batch: A batch of `views(epoch)`.
+        """
 
     def check(self) -> None:  # noqa: B027 (fixed labels need no check)
         """Raises DDBenchError if a label so far is invalid. Called after the training.
@@ -185,7 +190,13 @@ class LabelSource(ABC):
 
 
 class FixedSoftLabels(LabelSource):
-    """One soft label per image, from the teacher's logits of the stored image without augmentation."""
+    """One soft label per image, from the teacher's logits of the stored image without augmentation.
+
+    Args:
+        task: The task with the whole distilled set.
+        settings: The protocol.
+        temperature: The temperature of both softmaxes.
+    """
 
     regime = "soft"
 
@@ -212,7 +223,12 @@ class FixedSoftLabels(LabelSource):
 
 
 class ClassLabels(LabelSource):
-    """The class of each image."""
+    """The class of each image.
+
+    Args:
+        task: The task with the whole distilled set.
+        settings: The protocol.
+    """
 
     regime = "hard"
 

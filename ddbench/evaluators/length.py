@@ -115,6 +115,9 @@ class EpochsOrSteps(Evaluator, frozen=True, extra="forbid"):
     def length(self, steps_per_epoch: int) -> Length:
         """Returns the length of a student's training.
 
+        Args:
+            steps_per_epoch: The optimiser steps of a whole epoch.
+
         Raises:
             DDBenchError: The student is to be measured after more steps than it takes.
         """

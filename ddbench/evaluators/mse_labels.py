@@ -42,7 +42,10 @@ def mse_gt(logits: Tensor, teacher: Tensor, classes: Tensor, ce_weight: float) -
 class LogitsAndClasses(OnlineLabels):
     """The teacher's logits of every view and the classes, for MSE-GT.
 
-    The cross-entropy is with the class of the image that CutMix pastes onto.
+    Args:
+        task: The task with the whole distilled set.
+        settings: The protocol.
+        ce_weight: The weight of the cross-entropy with the class of the image that CutMix pastes onto.
     """
 
     def __init__(self, task: EvaluateTask, settings: DistilledSetProtocol, ce_weight: float) -> None:

@@ -35,6 +35,11 @@ def pack_views(epoch: EpochViews) -> dict[str, Tensor]:
 def unpack_views(packed: Mapping[str, Tensor], batches: tuple[slice, ...], size: int) -> EpochViews:
     """Converts the tensors of `pack_views` back to views.
 
+    Args:
+        packed: The tensors.
+        batches: The batches of the epoch.
+        size: The side of a view in pixels.
+
     Example:
         >>> from ddbench.augment.views import epoch_views
         >>> epoch = epoch_views(4, torch.tensor([8, 8]), seed=0, epoch=0, batch_size=2, cutmix_alpha=1.0, image_size=8)

@@ -80,6 +80,9 @@ def train_and_measure(
         schedule: The schedule of the learning rate.
         best_epoch: Selects a further epoch to measure; None: only the last epoch is measured.
         average: Averages the weights of the student, and the average is measured; None: the weights are.
+
+    Returns:
+        The metrics of the student after the last epoch.
     """
     device = task.device
 
@@ -131,7 +134,11 @@ def evaluate_student(
 ) -> Metrics:
     """Trains the task's student on the views and labels of a source and measures it.
 
-    The schedule of the learning rate follows the warm-up.
+    Args:
+        task: The task.
+        settings: The protocol.
+        source: The views and labels.
+        schedule: The schedule of the learning rate after the warm-up.
 
     Returns:
         The metrics of the last epoch and, with `select_share`, of the selected epoch.
@@ -210,7 +217,15 @@ def evaluate_with_siamese_augmentation(
 
 
 def evaluate_on_real_images(task: EvaluateTask, cutmix_alpha: float | None) -> Metrics:
-    """Trains the task's student on the real training set with the teacher's hyper-parameters and measures it."""
+    """Trains the task's student on the real training set with the teacher's hyper-parameters and measures it.
+
+    Args:
+        task: The task.
+        cutmix_alpha: alpha of CutMix's Beta(alpha, alpha) distribution; None: no CutMix.
+
+    Returns:
+        The metrics of the last epoch.
+    """
     student = task.student()
     steps = train_on_real_images(
         student,

@@ -23,7 +23,11 @@ def choose(
 ) -> tuple[Executor, tuple[str, ...]]:
     """Returns the executor, and the `--set` texts that do not set resources.
 
-    Without an address, Ray is started on this machine.
+    Args:
+        name: One of NAMES.
+        address: The address of a Ray cluster; None: Ray is started on this machine.
+        assignments: All `--set` texts.
+        registry: The registry of the stages.
 
     Raises:
         DDBenchError: A resource is invalid, Ray is not installed, or Ray is chosen in one of several processes

@@ -58,6 +58,11 @@ class EventSender:
 
 
 def decode_event(payload: str, contexts: Mapping[str, Context]) -> Event:
-    """Returns the event of a payload. The contexts are the cells of the grid, by the names of their records."""
+    """Returns the event of a payload.
+
+    Args:
+        payload: The event as JSON.
+        contexts: The cells of the grid, by the names of their records.
+    """
     fields = json.loads(payload)
     return Event(**{**fields, "context": contexts.get(fields["context"])})

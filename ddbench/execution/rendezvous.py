@@ -30,7 +30,12 @@ POLL_SECONDS = 0.1
 
 
 class Rendezvous:
-    """The key-value store of a run (of torchrun, or new in rank 0), and the strategy that trains on all processes."""
+    """The key-value store of a run (torchrun's or a new one in rank 0), and the strategy that trains on all processes.
+
+    Attributes:
+        rank: The number of this process.
+        world_size: The number of processes.
+    """
 
     def __init__(self) -> None:
         os.environ.setdefault("LOCAL_RANK", "0")

@@ -79,6 +79,12 @@ class ResourceConfig:
         The threads are by default those of a run in one process, so that the numbers are equal. Several processes of a
         stage share them.
 
+        Args:
+            stage: The stage.
+            runtime: The runtime of the experiment.
+            default_threads: The threads of a run in one process.
+            node_cores: The cores of a node.
+
         Returns:
             The resources, in which `cpus` is decided, and the number of threads.
         """

@@ -37,6 +37,14 @@ class TaskGroup:
     """The tasks of one unit of work.
 
     Several tasks are placed on one node if it has room for all. They connect at an address of the first task's node.
+
+    Args:
+        item: The unit of work.
+        resources: The resources of each task.
+        processes: The number of tasks.
+        functions: The remote functions.
+        order: The unit of work as JSON, for the worker.
+        queue: The handle of the event queue.
     """
 
     def __init__(

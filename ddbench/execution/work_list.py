@@ -59,7 +59,11 @@ class Failure:
 
 
 class WorkList:
-    """The missing items of a grid. Cells that share an artifact share its item."""
+    """The missing items of a grid. Cells that share an artifact share its item.
+
+    Args:
+        pipelines: The cells of the grid.
+    """
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._waiting: dict[WorkItem, None] = {}

@@ -85,6 +85,12 @@ def kl_barycenter(densities: Sequence[Image]) -> Image:
     This holds because sum_k KL(p_k || q) = sum_k KL(p_k || mean) + K KL(mean || q). The other direction, KL(q || p_k),
     gives the geometric mean, which is zero wherever one of the densities is zero.
 
+    Args:
+        densities: K densities p_k, arrays of one shape.
+
+    Returns:
+        The density q, of the same shape.
+
     Example:
         >>> kl_barycenter([np.array([1.0, 0.0]), np.array([0.0, 1.0])])
         array([0.5, 0.5])

@@ -204,7 +204,11 @@ def _titles(panels: Sequence[Sequence[Line]]) -> list[str]:
 
 
 def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
-    """Draws the figure. Warns of what is left out, and of points whose records differ.
+    """Draws the figure.
+
+    Args:
+        records: The records; at least one.
+        warn: Called with a message for what is left out, and for points whose records differ.
 
     Raises:
         DDBenchError: If no panel has two values of bytes.

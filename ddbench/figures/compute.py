@@ -33,6 +33,9 @@ def lines(records: Sequence[Record]) -> list[Line]:
 
     Students share a panel if they take equal optimiser steps and differ only in their distilled sets, also in the
     number of images per class. So equal epochs on sets of other sizes are in other panels.
+
+    Args:
+        records: The records.
     """
     curved = [_without_points(record) for record in records if record.metrics.curve is not None]
     several = len({record.ipc for record in curved}) > 1
@@ -73,7 +76,12 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
-    """Draws the figure. Warns of what is left out, of panels without random images, and of points whose records differ.
+    """Draws the figure.
+
+    Args:
+        records: The records; at least one.
+        warn: Called with a message for what is left out, for a panel without random images, and for points whose
+            records differ.
 
     Raises:
         DDBenchError: If no record has a curve of two points.

@@ -34,6 +34,11 @@ GREY = "#555555"
 def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], None]) -> pd.DataFrame:
     """Returns the panels that have at least two values of x.
 
+    Args:
+        frame: Data of the curves.
+        missing: Message of the error.
+        warn: Called with a message if panels are left out.
+
     Raises:
         DDBenchError: If no panel is left.
     """
@@ -46,7 +51,12 @@ def with_two_points(frame: pd.DataFrame, missing: str, warn: Callable[[str], Non
 
 
 def at_most(frame: pd.DataFrame, warn: Callable[[str], None]) -> pd.DataFrame:
-    """Returns the `MAX_LINES` lines of each panel with the most points."""
+    """Returns the `MAX_LINES` lines of each panel with the most points.
+
+    Args:
+        frame: Data of the curves.
+        warn: Called with a message if lines are left out.
+    """
     points = frame.groupby(["panel", "series"])["x"].transform("count")
     ranked = frame.assign(points=points).sort_values("points", ascending=False, kind="stable")
     lines = ranked[["panel", "series"]].drop_duplicates()
@@ -57,7 +67,13 @@ def at_most(frame: pd.DataFrame, warn: Callable[[str], None]) -> pd.DataFrame:
 
 
 def name_mixtures(frame: pd.DataFrame, setting: str, warn: Callable[[str], None]) -> None:
-    """Names the points whose records differ in more than seeds and sets, `MAX_NOTES` at most."""
+    """Names the points whose records differ in more than seeds and sets, `MAX_NOTES` at most.
+
+    Args:
+        frame: `mean_top1` with a column `published`.
+        setting: Name of the setting on the x-axis.
+        warn: Called with a message for each of these points, and for the number of the others.
+    """
     mixed = frame[~frame["published"] & frame["mixture"].fillna("").ne("")]
     points = (f"{row.series}, {setting} {row.x:g}, {row.dataset} differ: {row.mixture}" for row in mixed.itertuples())
     notes = [f"note: the records of {point}" for point in dict.fromkeys(points)]
@@ -70,7 +86,10 @@ def name_mixtures(frame: pd.DataFrame, setting: str, warn: Callable[[str], None]
 def draw(frame: pd.DataFrame, label: str, caption: str) -> Figure:
     """Draws the panels of `mean_top1` with a logarithmic x-axis. Error bars show the standard deviation.
 
-    Published curves are dashed, with hollow markers.
+    Args:
+        frame: `mean_top1` with a column `published`. Published curves are dashed, with hollow markers.
+        label: Label of the x-axis.
+        caption: Text below the panels.
     """
     measured = list(frame.loc[~frame["published"], "series"].unique())
 
@@ -187,7 +206,12 @@ def spread(heights: list[float], gap: float) -> list[float]:
 
 
 def measurement_note(frame: pd.DataFrame, when: str = "after the last epoch") -> str:
-    """Returns the part of a caption on the measured rows of `mean_top1`: statistic, number of students, recipes."""
+    """Returns the part of a caption on the measured rows of `mean_top1`: statistic, number of students, recipes.
+
+    Args:
+        frame: Rows of `mean_top1`.
+        when: When the students were measured.
+    """
     recipes = ", ".join(sorted(frame["recipe"].unique()))
     students, sets = _range_text(frame["n"], "student"), _range_text(frame["sets"], "distilled set")
     return (

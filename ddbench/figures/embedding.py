@@ -43,7 +43,12 @@ Points = npt.NDArray[np.float32]
 
 
 def draw(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> Figure:
-    """Draws the figure from records of one dataset, image size and IPC. Warns of sets that are left out.
+    """Draws the figure.
+
+    Args:
+        records: Records of one dataset, image size and IPC.
+        workspace: The cache and the datasets.
+        warn: Called with a message for each set that is left out.
 
     Raises:
         DDBenchError: If no teacher of the records is in the cache, or as in `select_sets`.
@@ -180,7 +185,13 @@ def _scatter(
 
 
 def caption(sets: Sequence[LabelledSet], real: int, points: int) -> str:
-    """Returns the caption."""
+    """Returns the caption.
+
+    Args:
+        sets: The distilled sets.
+        real: Number of real images.
+        points: Number of all images.
+    """
     record = sets[0].record
     of_classes = f", the first {MAX_CLASSES} of {record.classes} classes" if record.classes > MAX_CLASSES else ""
     return (

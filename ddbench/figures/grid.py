@@ -25,7 +25,12 @@ IMAGE_WIDTH = 0.55
 
 
 def draw(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> Figure:
-    """Draws the figure from records of one dataset, image size and IPC. Warns of sets that are left out.
+    """Draws the figure.
+
+    Args:
+        records: Records of one dataset, image size and IPC.
+        workspace: The cache and the datasets.
+        warn: Called with a message for each set that is left out.
 
     Raises:
         DDBenchError: As in `select_sets`.
@@ -73,7 +78,13 @@ def draw(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], 
 
 
 def caption(sets: Sequence[LabelledSet], count: int, classes: int) -> str:
-    """Returns the caption, with the numbers of images (of each class and set) and of classes that are shown."""
+    """Returns the caption.
+
+    Args:
+        sets: The sets.
+        count: Number of images that are shown of each class and set.
+        classes: Number of classes that are shown.
+    """
     record = sets[0].record
     of_classes = f"the first {classes} of {record.classes} classes, " if classes < record.classes else ""
     of_images = f"the first {count} of " if count < (record.ipc or 1) else ""

@@ -46,7 +46,11 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def draw(records: Sequence[Record], warn: Callable[[str], None]) -> Figure:
-    """Draws the figure. Warns of what is left out, and of points whose records differ.
+    """Draws the figure.
+
+    Args:
+        records: The records; at least one.
+        warn: Called with a message for what is left out, and for points whose records differ.
 
     Raises:
         DDBenchError: If no line has a second value of lambda.

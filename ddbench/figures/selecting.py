@@ -52,6 +52,11 @@ class Filters:
 def select(folder: Path, filters: Filters, warn: Callable[[str], None]) -> list[Record]:
     """Returns the matching records of a folder that have an IPC, in the order of their names.
 
+    Args:
+        folder: Folder of records.
+        filters: Conditions on the records.
+        warn: Called with a message for each JSON file that is not a record.
+
     Raises:
         DDBenchError: If no record matches, or a method in `filters` has no matching record. The message contains a
             command that makes one.

@@ -62,7 +62,10 @@ class LabelledSet:
 def select_sets(records: Sequence[Record], workspace: Workspace, warn: Callable[[str], None]) -> list[LabelledSet]:
     """Returns the set with the lowest seed for each configuration of the distillation, in the order of their labels.
 
-    Sets that are not in the cache are left out, with a warning.
+    Args:
+        records: Records of one dataset, image size and IPC.
+        workspace: The cache and the datasets.
+        warn: Called with a message for each set that is not in the cache.
 
     Raises:
         DDBenchError: If the records have several datasets, image sizes or IPCs, if no set of a method is in the cache,

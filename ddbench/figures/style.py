@@ -76,7 +76,12 @@ LETTER = 0.075
 
 
 def wrapped(text: str, inches: float, letter: float = LETTER) -> str:
-    """Breaks each line of a text to a width in inches.
+    """Breaks each line of a text to a width.
+
+    Args:
+        text: The text.
+        inches: Width.
+        letter: Width of a letter in inches.
 
     Example:
         >>> wrapped("top-1 over images per class", 1.2)
@@ -93,7 +98,15 @@ def add_caption(figure: Figure, text: str) -> int:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes a figure as STEM.svg and STEM.png, atomically and without dates or versions. Returns the paths."""
+    """Writes a figure as SVG and PNG, atomically and without dates or versions.
+
+    Args:
+        figure: The figure.
+        stem: Path without suffix.
+
+    Returns:
+        The two paths.
+    """
     from ddbench.core.files import atomic_write
 
     paths = []

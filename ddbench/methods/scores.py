@@ -159,6 +159,9 @@ class History:
     def scores(self, epochs: int) -> dict[str, Tensor]:
         """Returns the scores after the last epoch.
 
+        Args:
+            epochs: Number of epochs that were recorded.
+
         Returns:
             `forgetting`: the number of times that an image was correct in one epoch and wrong in the next; `epochs` for
             an image that was never correct (Toneva et al. 2019). `aum`: the mean margin of the logits (Pleiss et al.

@@ -176,6 +176,9 @@ _ALLOWED = (
 def read_torch_file(path: Path) -> Any:
     """Reads a file of torch.save with torch's weights-only loader, which runs no code of the file.
 
+    Args:
+        path: The file.
+
     Returns:
         Its tensors, numbers, texts and containers. NumPy numbers become Python numbers; other objects of common
         training scripts are left empty.

@@ -25,6 +25,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         path: A UTF-8 text file. It has one class name per line, or a JSON list of names, or a JSON object whose keys
             are the names and whose values are their numbers.
 
+    Returns:
+        The class names in order.
+
     Raises:
         DDBenchError: The file cannot be read, or a name is missing or occurs twice. The message is one line.
     """
@@ -58,6 +61,12 @@ def outputs_of_classes(
     The names of the outputs are the first of these that exist: those of `teacher.classes`; those in the checkpoint; the
     classes of the dataset, if their number is that of the outputs; the wnids of ILSVRC, if the checkpoint has 1,000
     outputs and the classes of the dataset are among them.
+
+    Args:
+        checkpoint: The content of the checkpoint.
+        count: Number of its outputs; None: unknown.
+        classes: Class names of the dataset in its order.
+        given: The file of `teacher.classes`.
 
     Returns:
         The outputs in the order of the classes. None: the outputs are the dataset's classes in its order, or the

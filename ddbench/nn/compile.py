@@ -46,6 +46,9 @@ def resolve(runtime: RuntimeConfig, recover_steps: int | None, pixels: int) -> R
         recover_steps: Steps of the method's recover loop; None: the method does not use it, so nothing is compiled.
         pixels: Pixels of the distilled set: images times height times width.
 
+    Returns:
+        The runtime with `compile` decided.
+
     Example:
         >>> resolve(RuntimeConfig(device="cpu", compile="auto"), recover_steps=100, pixels=10 * 64 * 64).compile
         'off'
@@ -61,6 +64,9 @@ def resolve(runtime: RuntimeConfig, recover_steps: int | None, pixels: int) -> R
 
 def possible(device: str) -> bool:
     """Tests whether this machine has what `torch.compile` needs.
+
+    Args:
+        device: Name of the device, as in `RuntimeConfig.device`.
 
     Returns:
         Whether a working C++ compiler and Python's headers are installed; on CUDA also Triton.

@@ -29,6 +29,12 @@ def resolve(runtime: RuntimeConfig) -> RuntimeConfig:
     "auto" means CUDA if a device is available, else the CPU; and bf16 if the device has fast bf16, else fp32.
     `ddbench.nn.compile.resolve` decides `compile`, which also depends on the run.
 
+    Args:
+        runtime: The requested runtime.
+
+    Returns:
+        The runtime with `device` and `precision` decided.
+
     Raises:
         DDBenchError: The requested CUDA device does not exist.
 
@@ -57,7 +63,11 @@ def has_fast_bf16(device: str) -> bool:
 
 
 def prepare(device: torch.device) -> None:
-    """Configures the backend for reproducible results. This makes CUDA slower and changes nothing else."""
+    """Configures the backend for reproducible results. This makes CUDA slower and changes nothing else.
+
+    Args:
+        device: The device of the run.
+    """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
@@ -68,6 +78,9 @@ def prepare(device: torch.device) -> None:
 
 def default_threads(device: torch.device) -> int:
     """Returns the number of threads of a computation if `runtime.threads` is not set.
+
+    Args:
+        device: The device of the run.
 
     Returns:
         The number of PyTorch's threads, by default the number of cores of this machine. On CUDA, this number divided by
@@ -80,6 +93,9 @@ def default_threads(device: torch.device) -> int:
 @contextlib.contextmanager
 def use_threads(count: int) -> Iterator[None]:
     """Runs a block with a number of threads: those of PyTorch, BLAS and OpenMP, also in libraries loaded by the block.
+
+    Args:
+        count: The number of threads.
 
     Example:
         >>> with use_threads(1):
@@ -184,6 +200,9 @@ class Cost:
 @contextlib.contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
     """Measures the cost of a block, including work on the device.
+
+    Args:
+        device: The device of the block.
 
     Yields:
         A `Cost`, filled when the block ends without an error.

@@ -104,7 +104,14 @@ def _folder() -> str:
 
 
 def changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Returns the names whose values differ between two results of `global_state`.
+    """Compares two results of `global_state`.
+
+    Args:
+        before: The earlier state.
+        after: The later state.
+
+    Returns:
+        The names whose values differ.
 
     Example:
         >>> changed_names({"a": 1, "b": 2}, {"a": 1, "b": 3})

@@ -105,6 +105,11 @@ def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
 def check_layer(layer: int, count: int, arch: str) -> None:
     """Checks the number of a layer.
 
+    Args:
+        layer: Number of the layer, as in `weighted_layers`.
+        count: Number of weighted layers of the network.
+        arch: Name of the network, for the message.
+
     Raises:
         DDBenchError: The network has no layer of this number.
     """

@@ -124,6 +124,10 @@ class Builder:
 
         An artifact whose inputs this run rebuilds counts as missing. It is used if they turn out the same.
         The content of the artifact is not verified.
+
+        Args:
+            stage: The name of the stage.
+            depends_on: Its key, as a JSON tree.
         """
         cache = self._workspace.cache
         if not cache.has(stage, depends_on):
@@ -188,10 +192,13 @@ class Builder:
         return tensors, {**meta, **made, "made_from": made_from, "content": digest_of(tensors)}
 
     def accepts(self, stage: str, source: Mapping[str, str] | None) -> bool:
-        """Returns whether this run uses artifacts of a stage that `source` built. Prints once why not.
+        """Returns whether this run uses artifacts of a stage that the code `source` built. Prints once why not.
 
-        `source` is the distribution and the digest of the code. Artifacts of older versions do not record it and are
-        used, as are those of code without a digest.
+        Artifacts of older versions do not record their source and are used, as are those of code without a digest.
+
+        Args:
+            stage: The name of the stage.
+            source: `distribution` and `digest` of the code. None: not recorded.
         """
         current = self._codes.get(stage)
         if current is None or source is None:
@@ -211,7 +218,9 @@ class Builder:
     def _has_weights(self, stage: str, content: str | None) -> bool:
         """Returns whether an artifact holds the weights of the student if a measure needs them. Notes it once if not.
 
-        Artifacts of older versions do not record the digest of their content.
+        Args:
+            stage: The name of the stage.
+            content: The digest of its tensors. None: an artifact of an older version.
         """
         if stage != "evaluate" or not self._experiment.keeps_student or content not in (None, digest_of({})):
             return True

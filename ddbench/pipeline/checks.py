@@ -97,6 +97,10 @@ def _count_layers(network: nn.Module) -> tuple[int, int]:
 def check_leaks(pipelines: Iterable[Pipeline], strict: bool) -> list[str]:
     """Returns a note for each possible data leak in a grid. Leaks can make accuracies too high.
 
+    Args:
+        pipelines: The cells.
+        strict: Whether a possible leak is an error.
+
     Raises:
         DDBenchError: A possible leak was found, and `strict` is set.
     """

@@ -41,6 +41,13 @@ def recipe_names(
     If no budget is chosen, the default budget comes first: `paper` if it has sizes for the dataset with every method
     and protocol, else `quick`. So all cells of a dataset have the same default.
 
+    Args:
+        chosen: The names or files given by the user.
+        known: All recipes, from `load_recipes`.
+        dataset: The name of the dataset.
+        method: The name of the method.
+        evaluator: The name of the protocol.
+
     Raises:
         DDBenchError: Two budgets are chosen, or one that has no sizes for the dataset, method and protocol.
     """
@@ -63,7 +70,12 @@ def recipe_names(
 
 
 def recipe_files(chosen: tuple[str, ...], known: list[Recipe]) -> dict[str, str]:
-    """Returns the names of the recipe files that the user gave, without folders, by the name of the recipe."""
+    """Returns the names of the recipe files that the user gave, without folders, by the name of the recipe.
+
+    Args:
+        chosen: The names or files given by the user.
+        known: All recipes, from `load_recipes`.
+    """
     return {_recipe_name(name, known): Path(name).name for name in chosen if name.endswith((".yaml", ".yml"))}
 
 

@@ -47,9 +47,16 @@ def dry_run(
 ) -> None:
     """Prints a row for each cell with the states of its stages and its time, and the settings that are not defaults.
 
-    It computes nothing. Without the files of a dataset, the states and times of its cells are not known. With
-    `verbose`, the output is a stream of YAML documents with the whole configuration of each cell; the plan is a
-    comment.
+    It computes nothing. Without the files of a dataset, the states and times of its cells are not known.
+
+    Args:
+        experiments: The cells.
+        workspace: The objects that the cells share.
+        known: All recipes.
+        echo: Prints a text.
+        verbose: Whether to print the whole configuration of each cell too. The output is then a stream of YAML
+            documents; the plan is a comment.
+        strict: Whether a grid with a possible data leak is refused.
 
     Raises:
         DDBenchError: A cell cannot run.

@@ -29,6 +29,9 @@ class Estimate:
 
     The estimate is used for messages and is not recorded.
 
+    Args:
+        now: Clock in seconds, for the measurements.
+
     Attributes:
         seconds: Seconds of all pipelines that were added, by stage.
         disk: Bytes of the artifacts that they add to the cache.
@@ -65,7 +68,12 @@ class Estimate:
         return {name: pair for name, pair in pairs.items() if name not in self._counted}
 
     def add(self, pipeline: Pipeline, stages: Container[str] | None = None) -> float:
-        """Adds the parts of a pipeline (of `stages`, if given) that no earlier one adds. Returns their seconds."""
+        """Adds a pipeline. Returns its seconds without the artifacts that earlier pipelines also need.
+
+        Args:
+            pipeline: The pipeline.
+            stages: Only these stages count. None: all.
+        """
         before = self.total
         for name, (stage, part) in self.new_parts(pipeline).items():
             if stages is None or stage in stages:
@@ -117,6 +125,10 @@ class Schedule:
 
     The estimate is that of one process on this machine, whichever executor computes the grid.
 
+    Args:
+        pipelines: The cells, in order.
+        now: Clock in seconds.
+
     Attributes:
         estimate: The estimate of all cells.
         total: Estimated seconds of all cells.
@@ -132,7 +144,11 @@ class Schedule:
         self._start, self._now = now(), now
 
     def left(self, done: int) -> str:
-        """Returns the time that is left after `done` cells, as text; empty if other processes compute the grid."""
+        """Returns the time that is left, as text; empty if other processes compute the grid.
+
+        Args:
+            done: The number of cells that are finished.
+        """
         if not self._is_inline:
             return ""
         expected, elapsed = sum(self._seconds[:done]), self._now() - self._start

@@ -76,7 +76,11 @@ def is_path(source: str) -> bool:
 
 
 def record_of(source: str, results_dir: Path) -> Record:
-    """Reads the record of a set, by its name, the beginning of its name, or the path of its file.
+    """Reads the record of a set.
+
+    Args:
+        source: The name of the record or its beginning, or the path of its file.
+        results_dir: The folder of the results, for a name.
 
     Raises:
         DDBenchError: There is no such record.
@@ -124,7 +128,12 @@ def _described(given: GivenSet, dataset: Dataset, ipc: int) -> Iterator[str]:
 
 
 def differences(made: Iterable[Record], method: str) -> Iterator[str]:
-    """Yields the difference of mean top-1 between a set and random images, for each protocol and student."""
+    """Yields the difference of mean top-1 between a set and random images, for each protocol and student.
+
+    Args:
+        made: The records of both.
+        method: The method of the set.
+    """
     grouped: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in made:
         grouped.setdefault((record.evaluator, record.student), {}).setdefault(record.method, []).append(record)

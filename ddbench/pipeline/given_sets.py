@@ -122,9 +122,14 @@ def open_hub_set(
 def set_of_record(
     record: Record, cache: Cache, open_dataset: OpenDataset, dataset: Dataset, classes: Path | None = None
 ) -> GivenSet:
-    """Reads the set of a record from the cache, for an evaluation on `dataset`.
+    """Reads the set of a record from the cache.
 
-    The dataset of the record is opened only for a set of real images.
+    Args:
+        record: The record.
+        cache: The cache.
+        open_dataset: Opens the dataset of the record, for a set of real images.
+        dataset: The dataset that it is evaluated on.
+        classes: As in `open_set`.
 
     Raises:
         DDBenchError: The set is not in the cache, or does not have the classes of the dataset.
@@ -166,6 +171,12 @@ def _with_classes(read: SetFile, origin: dict[str, Any], dataset: Dataset, class
 
 def check_given_set(method: Distiller, artifact: Artifact, info: DatasetInfo, ipc: int) -> None:
     """Checks that a set in the cache fits an experiment.
+
+    Args:
+        method: The method, which names the set.
+        artifact: The artifact of stage `given`.
+        info: The dataset.
+        ipc: Images per class.
 
     Raises:
         DDBenchError: Its classes, its image size or its number of images are others.

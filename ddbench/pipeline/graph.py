@@ -20,7 +20,8 @@ def stage_graph(registry: PluginRegistry) -> StageGraph:
 class StageGraph:
     """All stages in topological order: each stage follows the stages that it reads.
 
-    Stages that do not depend on each other keep their order.
+    Args:
+        stages: The stages. Stages that do not depend on each other keep this order.
 
     Raises:
         DDBenchError: A stage reads a stage that does not exist, or the graph has a cycle.

@@ -84,7 +84,11 @@ class Keys:
         return {} if names in (None, self.dataset.info.class_names) else {"outputs": list(names or ())}
 
     def teacher(self, arch: str | None = None) -> Depends:
-        """Returns the dependencies of a teacher: data, and either recipe and device or the checkpoint's content."""
+        """Returns the dependencies of a teacher: data, and either recipe and device or the checkpoint's content.
+
+        Args:
+            arch: Its network; None: the configured one.
+        """
         config = self.experiment.teacher.of(arch or self.experiment.teacher.arch)
         if config.checkpoint is not None:
             made: Depends = {

@@ -27,6 +27,10 @@ def measure_section(name: str) -> str:
 def measure_aliases(names: Sequence[str], registry: PluginRegistry) -> Iterator[SectionAlias]:
     """Yields the names of sections that measures add to `--set`: one per measure of the run, and all others.
 
+    Args:
+        names: The measures of the run.
+        registry: The installed measures.
+
     Raises:
         DDBenchError: There is no such measure.
     """
@@ -37,7 +41,12 @@ def measure_aliases(names: Sequence[str], registry: PluginRegistry) -> Iterator[
 
 
 def chosen_measures(names: Sequence[str], registry: PluginRegistry, settings: Settings) -> dict[str, Measure]:
-    """Returns the measures of a run by name. Each has a section of `settings`.
+    """Returns the measures of a run by name.
+
+    Args:
+        names: Their names.
+        registry: The installed measures.
+        settings: The settings of the cell, with a section for each measure.
 
     Raises:
         DDBenchError: A setting is unknown or impossible.

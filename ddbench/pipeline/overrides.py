@@ -53,7 +53,12 @@ class SectionAlias:
 def apply_assignments(
     settings: Settings, assignments: Iterable[str], aliases: Sequence[SectionAlias]
 ) -> tuple[str, ...]:
-    """Applies the `--set` texts that concern a cell to its settings, in place.
+    """Applies the `--set` texts that concern a cell.
+
+    Args:
+        settings: The settings of the cell; they are changed in place.
+        assignments: Texts such as `teacher.epochs=20` or `wmdd.steps=500`.
+        aliases: The alternative names of sections.
 
     Returns:
         The names of the changed settings, as `section.name`.
@@ -84,7 +89,12 @@ def apply_assignments(
 
 
 def replace_length(settings: Settings, changed: Iterable[str]) -> None:
-    """Removes the recipes' epochs of a student if `--set` gives its steps, and the steps if it gives the epochs."""
+    """Removes the recipes' epochs of a student if `--set` gives its steps, and the steps if it gives the epochs.
+
+    Args:
+        settings: The settings of the cell; they are changed in place.
+        changed: The names of the settings given by `--set`.
+    """
     values = settings["evaluator"]
     given = {name for name in length.SETTINGS if f"evaluator.{name}" in changed and values[name] is not None}
     if len(given) == 1:
@@ -114,6 +124,12 @@ def _resolve_section(text: str, section: str, aliases: Sequence[SectionAlias]) -
 
 def validated(model: type[Model], section: str, settings: Mapping[str, Mapping[str, Any]], owner: str = "") -> Model:
     """Returns the validated settings of a section. `~` at the beginning of a path is replaced by the home directory.
+
+    Args:
+        model: The pydantic model of the section.
+        section: The name of the section.
+        settings: All settings.
+        owner: The name of the method or protocol, for messages.
 
     Raises:
         DDBenchError: A name is unknown, or a value is impossible.

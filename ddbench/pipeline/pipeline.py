@@ -40,6 +40,10 @@ class Pipeline:
 
     Implements `ddbench.api.stage.StageRun`.
 
+    Args:
+        workspace: The registry, the cache, the datasets and the executor that the cells of a grid share.
+        experiment: The configuration of the cell.
+
     Raises:
         DDBenchError: The method or the protocol does not support this experiment. Nothing was trained.
     """

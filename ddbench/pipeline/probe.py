@@ -73,7 +73,11 @@ class NetworkSize:
 
 
 class Probe:
-    """Measures passes on the device of a pipeline. Each combination is measured once."""
+    """Measures passes on the device of a pipeline. Each combination is measured once.
+
+    Args:
+        now: Clock in seconds.
+    """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now

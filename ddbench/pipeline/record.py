@@ -161,6 +161,10 @@ def _distinct_conditions(builds: Iterable[Mapping[str, Any]]) -> list[dict[str, 
 def device_of(evaluation: Artifact, artifacts: list[Artifact]) -> dict[str, Any]:
     """Returns the device of a record.
 
+    Args:
+        evaluation: The artifact whose device is described.
+        artifacts: All artifacts of the run.
+
     Returns:
         The device of the evaluation. `nondeterministic` holds the nondeterministic operations of all artifacts; it is
         left out if one of them does not record its operations (on a CPU). `processes` is the largest number of

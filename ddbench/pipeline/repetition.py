@@ -44,7 +44,12 @@ Row = tuple[str, str, str]
 
 
 class Files:
-    """Finds the files that a record names without their folder: among those that the user gives, else in folders."""
+    """Finds the files that a record names without their folder.
+
+    Args:
+        given: Files that the user gives.
+        folders: Folders in which other files are searched, in order.
+    """
 
     def __init__(self, given: Sequence[Path], folders: Iterable[Path]) -> None:
         for path in given:
@@ -94,6 +99,11 @@ def recorded_experiment(record: Record, registry: PluginRegistry, files: Files) 
 
     A device that this machine does not have is replaced by its own. The number of threads is that of the record.
 
+    Args:
+        record: The record.
+        registry: The installed methods and protocols.
+        files: Finds the files that the record names.
+
     Raises:
         DDBenchError: The method or protocol is not installed, has no such setting, or a file is missing.
     """
@@ -124,6 +134,11 @@ def own_cache(cache: Cache, record: Record, warn: Callable[[str], None]) -> Cach
 
     The real images and given sets are those of the user's cache, whose other artifacts are never replaced. After an
     interruption the same repetition resumes. `discard` removes the cache of a finished one.
+
+    Args:
+        cache: The user's cache.
+        record: The record that is repeated.
+        warn: As for `Cache`.
     """
     root = cache.root / "repeats" / key_of(record.model_dump(mode="json"))[:16]
     with translate_os_errors(root):
@@ -205,7 +220,12 @@ def check_teacher(pipeline: Pipeline, record: Record) -> None:
 
 
 def differences(record: Record, pipeline: Pipeline) -> list[Row]:
-    """Returns what cannot be the same here: what it is, in the record, and here."""
+    """Returns what cannot be the same here: what it is, in the record, and here.
+
+    Args:
+        record: The record.
+        pipeline: The pipeline of its experiment.
+    """
     here = devices.describe(pipeline.device)
     runtime, registry = pipeline.experiment.runtime, pipeline.workspace.registry
     rows = [
@@ -280,7 +300,12 @@ def _newer_settings(record: Record, experiment: Experiment) -> list[str]:
 
 
 def plan_text(record: Record, pipeline: Pipeline) -> str:
-    """Formats what cannot be the same here, whether the settings are those of the record, and what is not repeated."""
+    """Formats what cannot be the same here, whether the settings are those of the record, and what is not repeated.
+
+    Args:
+        record: The record.
+        pipeline: The pipeline of its experiment.
+    """
     rows = differences(record, pipeline)
     width = terminal_width()
     lines = [textwrap.fill(f"repeats {record.name}: {pipeline.experiment.name}", width)]
@@ -297,6 +322,10 @@ def plan_text(record: Record, pipeline: Pipeline) -> str:
 
 def agreement(record: Record, repeated: Record) -> tuple[str, bool]:
     """Compares the numbers of a record with those of its repetition.
+
+    Args:
+        record: The record.
+        repeated: The record of the repetition.
 
     Returns:
         A text, and whether the distilled sets and all accuracies are equal.

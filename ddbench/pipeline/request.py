@@ -96,6 +96,10 @@ def experiments(request: Request, registry: PluginRegistry) -> list[Experiment]:
 def places(request: Request, registry: PluginRegistry) -> Iterator[tuple[str, str, int | None]]:
     """Yields every dataset, method and IPC of a grid. The IPC of a method without one is None.
 
+    Args:
+        request: The options.
+        registry: The installed methods and datasets.
+
     Raises:
         DDBenchError: A name is unknown, or a method needs an IPC and there is none.
     """
@@ -140,6 +144,14 @@ def expand_cell(
 ) -> list[Experiment]:
     """Returns the experiments of one dataset, method and IPC: one for each protocol, set, student and seed.
 
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+        known: All recipes, from `load_recipes`.
+        dataset: The name of the dataset.
+        method: The name of the method.
+        ipc: Images per class. None for a method without an IPC.
+
     Raises:
         DDBenchError: As `experiments`.
     """
@@ -149,7 +161,12 @@ def expand_cell(
 
 
 def protocol_note(request: Request, registry: PluginRegistry) -> str | None:
-    """Returns a line that names the protocols of a grid whose methods have different ones by default, else None."""
+    """Returns a line that names the protocols of a grid whose methods have different ones by default, else None.
+
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+    """
     distillers = [registry.distiller(name) for name in _distinct(request.methods)]
     defaults = {method.name: method.default_evaluator for method in distillers if method.needs_ipc}
     if request.evaluators or len(set(defaults.values())) < 2:
@@ -172,6 +189,11 @@ def check_protocols(request: Request, registry: PluginRegistry) -> None:
 
 def protocols(request: Request, registry: PluginRegistry, method: str) -> list[str]:
     """Returns the distinct names of the protocols that a request has for a method.
+
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+        method: The name of the method.
 
     Raises:
         DDBenchError: A name is unknown.
@@ -199,6 +221,15 @@ def expand_protocol(
     evaluator: str,
 ) -> list[Experiment]:
     """Returns the experiments of one dataset, method, IPC and protocol: one for each set, student and seed.
+
+    Args:
+        request: The options.
+        registry: The installed methods and protocols.
+        known: All recipes, from `load_recipes`.
+        dataset: The name of the dataset.
+        method: The name of the method.
+        ipc: Images per class. None for a method without an IPC.
+        evaluator: The name of the protocol, one of `protocols`.
 
     Raises:
         DDBenchError: As `experiments`.

@@ -39,6 +39,15 @@ def run(
     All cells are checked first, so that nothing is trained for a grid that cannot run. A reason for which several cells
     fail, such as an image that cannot be decoded, is printed once, with a list of the cells.
 
+    Args:
+        experiments: The cells.
+        workspace: The objects that the cells share.
+        results_dir: The folder of records and pictures.
+        echo: Prints a line of the result.
+        warn: Prints a line about a possible data leak or a failed cell.
+        strict: Whether a grid with a possible data leak is refused.
+        wide: Whether the summary has all columns.
+
     Returns:
         The records of the cells that succeeded.
 
@@ -102,6 +111,11 @@ def finish_cell(
 ) -> tuple[Record, Path | None]:
     """Runs one cell and writes its record and its picture.
 
+    Args:
+        pipeline: The cell.
+        results_dir: The folder of records and pictures.
+        wait_for_artifacts: Waits until the executor has computed the cell.
+
     Returns:
         The record and the path of the picture. The path is None if the picture could not be drawn, which is noted.
 
@@ -156,7 +170,11 @@ def _write_preview(pipeline: Pipeline, record: Record, results_dir: Path) -> Pat
 
 
 def announce_duration(pipelines: list[Pipeline]) -> estimate.Schedule:
-    """Returns the schedule of a grid, and prints its estimated duration if it is more than a minute."""
+    """Returns the schedule of a grid, and prints its estimated duration if it is more than a minute.
+
+    Args:
+        pipelines: The cells.
+    """
     schedule = estimate.Schedule(pipelines)
     if schedule.total > estimate.ANNOUNCED_SECONDS:
         report_cell(pipelines[0], f"this will take about {estimate.readable(schedule.total)} {schedule.where}")

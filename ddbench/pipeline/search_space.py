@@ -63,6 +63,12 @@ class Over:
 def parse_over(text: str) -> Over:
     """Parses an `--over` text such as `method.bn_weight=1,10` or `evaluator.learning_rate=1e-4..1e-2`.
 
+    Args:
+        text: The text.
+
+    Returns:
+        The setting.
+
     Raises:
         DDBenchError: It does not have this form, has one value, or its range is empty.
 

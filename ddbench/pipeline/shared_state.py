@@ -24,7 +24,12 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class SharedStateError(PluginError):
-    """A plugin changed a shared object in place."""
+    """A plugin changed a shared object in place.
+
+    Args:
+        owner: The description of the plugin, for messages.
+        names: The names of the changed objects.
+    """
 
     def __init__(self, owner: str, names: list[str]) -> None:
         super().__init__(
@@ -36,6 +41,9 @@ class SharedStateError(PluginError):
 
 def teacher_state(teacher: nn.Module) -> dict[str, object]:
     """Describes everything in a teacher that affects later stages.
+
+    Args:
+        teacher: The teacher network.
 
     Returns:
         Values that compare by equality, by a name for error messages: a digest of parameters and buffers, and the
@@ -63,8 +71,15 @@ def _attributes(module: nn.Module) -> dict[str, object]:
 class SharedState:
     """The objects that a plugin can access and that other cells also use.
 
-    Pixels are not included, because `Images` returns copies. `discard_teachers` makes the workspace load the teachers
-    again.
+    Pixels are not included, because `Images` returns copies.
+
+    Args:
+        owner: The description of the plugin, for messages.
+        dataset: The real data.
+        teachers: The teachers that the plugin can access.
+        distilled: The distilled set, if the plugin can access it.
+        settings: The settings that the plugin can access, by a name for messages.
+        discard_teachers: Makes the workspace load the teachers again.
     """
 
     def __init__(

@@ -24,7 +24,12 @@ WIDE_COLUMNS = ("W2² of features", "distill s", "student s", "process peak MB")
 
 
 def summary_text(cells: Iterable[tuple[Pipeline, Record]], wide: bool = False) -> str:
-    """Formats the summary of a grid. If it is wide, it has all columns, and each row is one line."""
+    """Formats the summary of a grid.
+
+    Args:
+        cells: The cells and their records.
+        wide: Whether to show all columns, each row in one line, instead of the width of the terminal.
+    """
     frame = summarise(cells)
     if not wide:
         frame = frame.drop(columns=list(WIDE_COLUMNS))

@@ -27,7 +27,15 @@ from ddbench.storage.artifacts import Artifact
 
 @dataclass(frozen=True)
 class TeacherPool:
-    """The teachers of one experiment. Part n of the stage `teacher` trains network n."""
+    """The teachers of one experiment. Part n of the stage `teacher` trains network n.
+
+    Attributes:
+        workspace: Keeps the teachers on the device.
+        experiment: The configuration of the cell.
+        dataset: The real data.
+        device: The device of the teachers.
+        artifact: Returns the artifact of a part of the stage `teacher`. Builds it if it is not in the cache.
+    """
 
     workspace: Workspace
     experiment: Experiment

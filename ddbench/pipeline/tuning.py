@@ -161,7 +161,8 @@ class Search:
     def candidates(self, records: Iterable[Record]) -> list[Candidate]:
         """Returns every point of the search with its result, by method, in the order of the trials.
 
-        Records on validation images do not count.
+        Args:
+            records: The records of the trials. Records on validation images do not count.
         """
         by_trial: dict[tuple[str, int], dict[str, Record]] = {}
         for record in records:
@@ -180,7 +181,10 @@ class Search:
         return candidates
 
     def winner_cells(self, winners: Mapping[str, int]) -> list[Experiment]:
-        """Returns the cells that run the winning trials with the whole training set on the validation images.
+        """Returns the cells that run the winners with the whole training set on the validation images.
+
+        Args:
+            winners: The number of the trial that won, by method.
 
         Raises:
             DDBenchError: A recipe sets `data.holdout`.
@@ -198,6 +202,9 @@ class Search:
         """Describes the search: its trials, and the number and the time of the winners' cells.
 
         The winners are not known yet, so the time is that of each method's first point.
+
+        Args:
+            workspace: The cache and the datasets.
         """
         trials = counted(len(next(iter(self.points.values()))), "trial")
         text = f"search {self.name}: {trials} of each method ({', '.join(self.points)}), {len(self.cells)} cells"

@@ -82,7 +82,13 @@ def trials_text(candidates: Iterable[Candidate]) -> str:
 
 
 def tuning_text(candidates: Sequence[Candidate], winners: Mapping[str, Candidate], records: Sequence[Record]) -> str:
-    """Formats the table of a search: a row for each method."""
+    """Formats the table of a search: a row for each method.
+
+    Args:
+        candidates: Every point of the search.
+        winners: The winners by method.
+        records: The records of the winners on the validation images.
+    """
     rows = []
     for method in dict.fromkeys(candidate.method for candidate in candidates):
         own = [candidate for candidate in candidates if candidate.method == method]

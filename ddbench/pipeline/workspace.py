@@ -128,6 +128,10 @@ class Workspace:
     def with_digest(self, method: Distiller, dataset: Dataset) -> Distiller:
         """Returns a method with the digest of the set in `initial`, which keys and records contain, instead of a path.
 
+        Args:
+            method: The method of an experiment.
+            dataset: Its dataset.
+
         Raises:
             DDBenchError: There is no such set.
         """

@@ -25,7 +25,16 @@ def known_packages() -> dict[tuple[str, str], str]:
 
 
 def unknown_item(kind: str, name: str, known: Iterable[str]) -> DDBenchError:
-    """Returns the error for a name that is not registered. The message names its package, or the closest name."""
+    """Returns the error for a name that is not registered. The message names its package, or the closest name.
+
+    Args:
+        kind: The kind of the item, e.g. `method` or `recipe`.
+        name: The name that the user gave.
+        known: The valid names.
+
+    Returns:
+        The error; the caller raises it.
+    """
     if package := known_packages().get((kind, name)):
         return DDBenchError(
             f"{kind} '{name}' is in the package {package}, which is not installed here (pip install 'ddbench[methods]')"
@@ -50,6 +59,10 @@ class Collection(Generic[T]):
     def check_unique(self, named_items: Iterable[tuple[str, T]], owner: str) -> None:
         """Checks that the items can be added.
 
+        Args:
+            named_items: Pairs of a name and an item.
+            owner: The distribution that provides the items.
+
         Raises:
             DDBenchError: If a name is registered already or occurs twice in `named_items`.
         """
@@ -62,7 +75,12 @@ class Collection(Generic[T]):
             owners[name] = owner
 
     def add(self, named_items: Iterable[tuple[str, T]], owner: str) -> None:
-        """Adds items that `check_unique` has accepted."""
+        """Adds items that `check_unique` has accepted.
+
+        Args:
+            named_items: Pairs of a name and an item.
+            owner: The distribution that provides the items.
+        """
         for name, item in named_items:
             self.items[name] = item
             self.owners[name] = owner

@@ -39,6 +39,10 @@ class PluginContents:
 def read_contents(hooks: Hooks, plugin: str) -> PluginContents:
     """Calls the hooks of one plugin and checks their return values.
 
+    Args:
+        hooks: The registered plugins.
+        plugin: The name under which the plugin is registered.
+
     Raises:
         TypeError: If a hook returns an object of the wrong type.
         ValueError: If a name is invalid or a recipe does not exist.

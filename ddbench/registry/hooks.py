@@ -46,6 +46,11 @@ class Hooks:
     def add(self, plugin: object, name: str, owner: str) -> None:
         """Registers a plugin.
 
+        Args:
+            plugin: A module or an object with hook implementations.
+            name: A unique name for the plugin.
+            owner: The distribution that provides the plugin.
+
         Raises:
             pluggy.PluginValidationError: If the plugin implements an unknown hook or a hook with other arguments.
         """
@@ -60,7 +65,12 @@ class Hooks:
         self._owners.pop(name, None)
 
     def implementations(self, hook: str, plugin: str | None = None) -> list[HookImplementation]:
-        """Returns the implementations of a hook, of one plugin or (None) of all."""
+        """Returns the implementations of a hook.
+
+        Args:
+            hook: The name of the hook, e.g. "ddbench_event".
+            plugin: The name of one plugin; None selects all plugins.
+        """
         return [
             HookImplementation(
                 implementation.plugin_name,

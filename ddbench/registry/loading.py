@@ -68,7 +68,12 @@ def load(
     redirected to stderr. If the import changes global state, the state is restored and a warning is printed: the
     working directory, and once torch is imported, state of torch and NumPy (default types, threads, kernels). Random
     generators of Python, and once torch is imported those of torch and NumPy, are restored without a warning, because
-    libraries also use them when they are imported. `failed` receives the text of the warning.
+    libraries also use them when they are imported.
+
+    Args:
+        point: The entry point.
+        inspect: Called with the imported plugin.
+        failed: Called with the text of the warning if the plugin raises.
 
     Returns:
         The result of `inspect`, or None if the import or `inspect` raises.

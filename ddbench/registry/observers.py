@@ -13,6 +13,9 @@ from ddbench.registry.hooks import CORE, Hooks
 class Observers:
     """The implementations of the hooks `ddbench_event` and `ddbench_record`.
 
+    Args:
+        hooks: The registered plugins.
+
     Attributes:
         keep_traceback: Stores the traceback of an observer. Returns text for the message. The default stores nothing
             and returns the position in the code.
@@ -29,6 +32,10 @@ class Observers:
 
         An implementation that raises is reported once on stderr and is not called again. Global state that it
         changes, such as random generators, is restored.
+
+        Args:
+            hook: The name of the hook.
+            value: The argument of the hook.
         """
         for implementation in self._hooks.implementations(hook):
             if (implementation.plugin, hook) in self._disabled:

@@ -91,6 +91,10 @@ class PluginRegistry:
     def register(self, plugin: object, distribution: str = "this process") -> None:
         """Registers a plugin in this process. If it raises, nothing of the plugin stays registered.
 
+        Args:
+            plugin: A module or an object with hook implementations.
+            distribution: The name of the plugin's distribution, for messages.
+
         Raises:
             DDBenchError: If a name is registered already.
             pluggy.PluginValidationError: If the plugin implements an unknown hook.
@@ -189,6 +193,10 @@ class PluginRegistry:
 
         A dataset `imagefolder:PATH` and a method `given:NAME@DIGEST`, which no plugin lists, belong to the core.
 
+        Args:
+            kind: The kind of the item.
+            name: The name of the item.
+
         Raises:
             DDBenchError: If there is no such item.
         """
@@ -202,7 +210,12 @@ class PluginRegistry:
         return collection.owners[name]
 
     def source_of(self, kind: Kind, name: str) -> Source:
-        """Returns the distribution of a method, protocol, measure or stage, and a digest of its code."""
+        """Returns the distribution of a method, protocol, measure or stage, and a digest of its code.
+
+        Args:
+            kind: The kind of the item.
+            name: The name of the item.
+        """
         item = self.distiller(name) if kind == "method" else self._collections[kind].find(name)
         return source_of(item, self.distribution_of(kind, name))
 
@@ -220,13 +233,18 @@ class PluginRegistry:
         """Returns a context manager that converts exceptions of a plugin's code to a PluginError that names it.
 
         See `ddbench.registry.attribution.attribute_errors`.
+
+        Args:
+            kind: The kind of the item whose code runs in the block.
+            name: The name of the item.
         """
         return attribution.attribute_errors(lambda: self.describe(kind, name))
 
     def keep_tracebacks(self, write: Callable[[str, BaseException], str]) -> None:
         """Sets how the traceback of an observer is stored.
 
-        `write` receives a name for the file and the exception, and returns text for the message.
+        Args:
+            write: Called with a name for the file and the exception. Returns text for the message.
         """
         self._observers.keep_traceback = write
 
@@ -245,7 +263,8 @@ class PluginRegistry:
     def add_commands(self, cli: click.Group) -> None:
         """Adds the click commands of every plugin. A plugin that raises causes a warning on stderr.
 
-        A plugin cannot replace a command of `cli`.
+        Args:
+            cli: The group to which the commands are added. A plugin cannot replace a command of `cli`.
         """
         for implementation in self._hooks.implementations("ddbench_commands"):
             owner, commands = implementation.owner, dict(cli.commands)

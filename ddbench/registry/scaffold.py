@@ -30,7 +30,16 @@ RUN_COMMANDS = {
 
 
 def new_plugin(registry: PluginRegistry, name: str, kind: Kind, output: Path) -> Path:
-    """Writes the package `ddbench-NAME` of a new plugin and returns its folder. On failure nothing is left behind.
+    """Writes the package `ddbench-NAME` of a new plugin. On failure nothing is left behind.
+
+    Args:
+        registry: The installed plugins, whose names cannot be used.
+        name: The name of the item.
+        kind: What the plugin provides.
+        output: The folder in which the package is created. It is created if necessary.
+
+    Returns:
+        The folder of the package.
 
     Raises:
         DDBenchError: If the name is invalid or in use, the package's folder exists, or it cannot be written.

@@ -34,7 +34,12 @@ class Source:
 
 
 def source_of(item: type, distribution: str) -> Source:
-    """Returns the source of a class of a plugin."""
+    """Returns the source of a class of a plugin.
+
+    Args:
+        item: The class.
+        distribution: The distribution that provides it.
+    """
     module = sys.modules.get(item.__module__)
     file = getattr(module, "__file__", None)
     # The core has no digest: most edits of it change no number, and tests pin the results of its versions.

@@ -16,7 +16,10 @@ from ddbench.registry.registry import PluginRegistry
 def tracking(registry: PluginRegistry, classes: Sequence[type[Tracker]], results_dir: Path) -> Iterator[None]:
     """Creates trackers, which observe the events and records of the block.
 
-    The files of a tracker are in `tracking/NAME` of the results folder.
+    Args:
+        registry: The registered plugins.
+        classes: The trackers.
+        results_dir: Folder of the results. The files of a tracker are in `tracking/NAME` in it.
 
     Raises:
         DDBenchError: The library of a tracker is not installed, or the tracker refuses to start.

@@ -71,8 +71,16 @@ MAX_RECORDS = 500
 def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None]) -> str:
     """Renders the report of a results folder.
 
-    The same results and installed versions give the same text. Files that are not records, pictures that cannot be read
-    and tables that fail are left out, with a warning.
+    The same results and installed versions give the same text.
+
+    Args:
+        registry: The installed plugins, which define the tables.
+        results_dir: The results folder.
+        warn: Receives a message for each file that is not a record, each picture that cannot be read, and each table
+            that fails.
+
+    Returns:
+        The HTML document.
 
     Raises:
         DDBenchError: If the folder has no record.
@@ -111,6 +119,12 @@ def page(registry: PluginRegistry, results_dir: Path, warn: Callable[[str], None
 
 def anchor(name: str) -> str:
     """Returns the HTML id of a record, which is also the fragment of its address.
+
+    Args:
+        name: Name of the record.
+
+    Returns:
+        The id, percent-encoded.
 
     Example:
         >>> anchor("wmdd digits")

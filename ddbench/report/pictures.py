@@ -51,7 +51,16 @@ class PictureBudget:
     left_out: list[str] = field(default_factory=list)
 
     def embed(self, name: str, media_type: str, content: bytes) -> str | None:
-        """Encodes the content of a picture as a data URI; None if it does not fit."""
+        """Encodes a picture if it fits.
+
+        Args:
+            name: Name of the picture for `left_out`.
+            media_type: Its media type, e.g. `image/webp`.
+            content: The bytes of its file.
+
+        Returns:
+            A data URI, or None if the picture does not fit.
+        """
         if len(content) > self.remaining:
             self.left_out.append(name)
             return None
@@ -60,7 +69,15 @@ class PictureBudget:
 
 
 def figures(results_dir: Path, budget: PictureBudget) -> list[Picture]:
-    """Embeds all SVG files of the folder `figures` that fit, sorted by name."""
+    """Embeds all SVG files of the folder `figures`.
+
+    Args:
+        results_dir: The results folder.
+        budget: The limit on the size of all pictures.
+
+    Returns:
+        The figures that fit, sorted by name.
+    """
     pictures = []
     for path in sorted((results_dir / "figures").glob("*.svg")):
         uri = budget.embed(f"figures/{path.name}", "image/svg+xml", path.read_bytes())
@@ -74,8 +91,16 @@ def previews(
 ) -> list[Picture]:
     """Embeds the previews of at most `MAX_PREVIEWS` distilled sets, scaled down, in WebP format.
 
-    The first set of each run comes first. Those that fit are returned, sorted by title. Files that cannot be read are
-    left out, with a warning.
+    The first set of each run comes first.
+
+    Args:
+        records: The records whose sets are shown.
+        results_dir: The results folder.
+        budget: The limit on the size of all pictures.
+        warn: Receives a message for each file that cannot be read.
+
+    Returns:
+        The previews that fit, sorted by title.
     """
     records_by_path: dict[Path, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.repeat, record.student_seed, record.name)):
@@ -105,7 +130,12 @@ def _title(record: Record) -> str:
 
 
 def reduced_preview(path: Path, warn: Callable[[str], None]) -> tuple[bytes, tuple[int, int]] | None:
-    """Returns a preview as WebP of at most `MAX_SIZE`, and its size. None if it cannot be read."""
+    """Returns a preview as WebP of at most `MAX_SIZE`, and its size. None if it cannot be read.
+
+    Args:
+        path: The PNG file.
+        warn: Receives a message if it cannot be read.
+    """
     from PIL import Image
 
     try:

@@ -90,9 +90,16 @@ class Section:
 def sections(
     registry: PluginRegistry, results_dir: Path, stored: Sequence[Record], warn: Callable[[str], None]
 ) -> list[Section]:
-    """Builds all tables that have a measured number: `HEADLINE` first, then by their numbers of records.
+    """Builds all tables that have a measured number.
 
-    A table that fails is left out, with a warning.
+    Args:
+        registry: The installed plugins, which define the tables.
+        results_dir: The results folder.
+        stored: Its records.
+        warn: Receives a message for each table that fails.
+
+    Returns:
+        The tables: `HEADLINE` first, then by their numbers of records.
     """
     sections = []
     request = Request(methods=(), datasets=(), ipcs=())

@@ -67,6 +67,9 @@ def write(paths: Sequence[Path], results_dir: Path, cache: Cache, output: Path, 
         output: Folder to write, absent or empty; or a file that ends with `.zip`.
         warn: Receives a message for each set whose images are not in the bundle.
 
+    Returns:
+        `output`.
+
     Raises:
         DDBenchError: A file is not a record, two records have one name, or `output` exists or cannot be written.
     """
@@ -164,6 +167,12 @@ def open_bundle(path: Path) -> Root:
 
 def check(path: Path) -> list[Record]:
     """Checks a bundle: the digest of each file, the records, their numbers, and the images of their sets.
+
+    Args:
+        path: The folder or ZIP file.
+
+    Returns:
+        Its records.
 
     Raises:
         DDBenchError: Something is wrong. The message names the first fault.
@@ -287,7 +296,13 @@ def _check_set(root: Root, name: str, digests: set[str]) -> None:
 
 
 def other_versions(record: Record, methods: Mapping[str, Any], protocols: Mapping[str, Any]) -> str:
-    """Returns why the numbers of a record are not comparable with those of this version; empty if they are."""
+    """Returns why the numbers of a record are not comparable with those of this version of ddbench; empty if they are.
+
+    Args:
+        record: The record.
+        methods: The installed methods by name.
+        protocols: The installed protocols by name.
+    """
     versions = (
         ("protocol", record.evaluator, record.evaluator_version, protocols),
         ("method", record.method, record.method_version, methods),

@@ -17,7 +17,7 @@ _DIGEST = re.compile(r"@[0-9a-f]{8}$")
 
 
 def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), settings: Sequence[str] = ()) -> str:
-    """Returns the command that reproduces a record, with the same cache keys, quoted for a shell.
+    """Returns the command that reproduces a record, with the same cache keys.
 
     A set or student with a number above 0 is one of the grid that the command runs. A record contains no paths: see
     `inputs_of`. The measures of the record, which no figure needs, are left out.
@@ -27,6 +27,9 @@ def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), se
         method: Another method; the record's settings of its method are then left out.
         ipcs: Other numbers of images per class.
         settings: Further arguments of `--set`.
+
+    Returns:
+        The command, quoted for a shell.
     """
     configuration = record.configuration
     if not ipcs and record.ipc is not None:
@@ -50,7 +53,11 @@ def command_of(record: Record, *, method: str = "", ipcs: Sequence[int] = (), se
 
 
 def inputs_of(record: Record) -> str:
-    """Returns what a repetition of a record needs besides the installed datasets; empty if it needs nothing."""
+    """Returns what a repetition of a record needs besides the installed datasets; empty if it needs nothing.
+
+    Args:
+        record: The record.
+    """
     teacher = record.configuration["teacher"]
     files = [*record.configuration.get("recipe_files", {}).values(), teacher.get("checkpoint"), teacher.get("classes")]
     names = [name for name in files if name]

@@ -172,6 +172,11 @@ def comparison_text(blocks: Sequence[Block], per_class: bool = False, wide: bool
     """Formats the means, and a sentence for each difference with its test.
 
     The p-values are corrected over the differences of a block: those of top-1, and apart from them those of classes.
+
+    Args:
+        blocks: The groups, from `blocks_of`.
+        per_class: Whether to show the differences of each class.
+        wide: Whether each row has one line, instead of the width of the terminal.
     """
     width = UNLIMITED if wide else terminal_width()
     sections = []

@@ -171,7 +171,18 @@ def _readme(stored: StoredSet, card: dict[str, Any], files: str, beside: str) ->
 def export_run(
     record: Record, cache: Cache, open_dataset: OpenDataset, target: Path, format: str, with_labels: bool = False
 ) -> Path:
-    """Exports the distilled set of a record from the cache, with the record as its card. Returns `target`.
+    """Exports the distilled set of a record from the cache.
+
+    Args:
+        record: The record. It becomes the card of the exported set.
+        cache: The cache.
+        open_dataset: Opens a dataset by name and configuration.
+        target: Folder to write: absent or empty.
+        format: See `export_set`.
+        with_labels: Whether the stored labels of the record's student are exported too.
+
+    Returns:
+        `target`.
 
     Raises:
         DDBenchError: As in `required_set`, `stored_labels` and `export_set`.

@@ -13,9 +13,15 @@ from ddbench.core.files import atomic_write
 
 
 def write_traceback(name: str, error: BaseException | None, results_dir: Path) -> str:
-    """Writes a traceback to a file that is named after what failed.
+    """Writes a traceback to a file.
 
-    Returns the end of a message: where the traceback is, or why it could not be written.
+    Args:
+        name: What failed; the file is named after it.
+        error: The exception.
+        results_dir: Folder of the results.
+
+    Returns:
+        The end of a message: where the traceback is, or why it could not be written.
     """
     path = results_dir / "failures" / f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)[:100]}.txt"
     try:
@@ -29,6 +35,10 @@ def write_traceback(name: str, error: BaseException | None, results_dir: Path) -
 @contextlib.contextmanager
 def traceback_kept(name: str, results_dir: Path) -> Iterator[None]:
     """Writes the traceback of a PluginError of the block to a file, and names the file in the message.
+
+    Args:
+        name: What runs in the block; the file is named after it.
+        results_dir: Folder of the results.
 
     Raises:
         PluginError: If the block raises one.

@@ -91,9 +91,14 @@ def write_hub_folder(folder: Path, stored: StoredSet, readme: str) -> None:
 
 
 def push_folder(folder: Path, repository: str) -> str:
-    """Uploads a folder as the dataset `OWNER/NAME` of the Hugging Face hub, in one commit.
+    """Uploads a folder as a dataset of the Hugging Face hub, in one commit.
 
-    A dataset that is not there is created. Returns the address of the commit.
+    Args:
+        folder: The folder, e.g. from `write_hub_folder`.
+        repository: `OWNER/NAME`. It is created if it is not there.
+
+    Returns:
+        The address of the commit.
 
     Raises:
         DDBenchError: As in `require_push`; the hub cannot be reached, or it refuses the upload.

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def stored_labels(record: Record, cache: Cache) -> LabelFile:
-    """Reads the labels of a record's student from the cache. Its protocol is `fkd` with `evaluator.labels=stored`.
+    """Reads the labels of a record's student from the cache.
+
+    Args:
+        record: A record of the protocol `fkd` with `evaluator.labels=stored`.
+        cache: The cache.
 
     Raises:
         DDBenchError: The student had no stored labels, or they are no longer in the cache.

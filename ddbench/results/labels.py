@@ -18,7 +18,10 @@ PROTOCOL = "evaluator."
 def set_labels(records: Sequence[Record], facts: Sequence[Facts]) -> list[str]:
     """Labels each record by its method, and by further facts that are needed to distinguish the records.
 
-    If `facts`, the dependencies of the sets, contain `IPC` with several values, each label contains it.
+    Args:
+        records: The records.
+        facts: The dependencies of each record's distilled set. If they contain `IPC` with several values, each label
+            contains it.
 
     Returns:
         Labels such as `wmdd`, `wmdd, quick+tuned` or `wmdd, bn_weight 10`.
@@ -41,6 +44,11 @@ def disambiguate_labels(labels: Sequence[str], facts: Sequence[Facts], records: 
     Equal labels get the facts in which their records differ. They get the key of a record in brackets instead if more
     than two facts differ, or if the facts do not distinguish the record. A setting of the protocol that some records
     lack has its default there; other facts that some lack are ignored.
+
+    Args:
+        labels: A label for each record.
+        facts: Facts of each record.
+        records: The records.
 
     Example:
         >>> disambiguate_labels(["a", "b"], [{}, {}], [])
@@ -72,7 +80,10 @@ def _fact_text(name: str, value: object, record: Record) -> str:
 def changed_settings(record: Record, swept: str = "") -> dict[str, object]:
     """Returns the settings that the user changed with `--set`, with their values, by dotted name.
 
-    The setting `swept`, the runtime and the files of the user's teacher do not count.
+    Args:
+        record: The record.
+        swept: Dotted name of a setting that does not count. The runtime and the files of the user's teacher do
+            not count either.
     """
     changed = {}
     for path in record.configuration.get("changed", ()):
@@ -84,9 +95,14 @@ def changed_settings(record: Record, swept: str = "") -> dict[str, object]:
 
 
 def recipe_label(record: Record, swept: str = "") -> str:
-    """Returns the recipes of a record, and how many settings the user changed: `quick+tuned`, `quick + 2 changed`.
+    """Returns the recipes of a record, followed by the number of settings that the user changed with `--set`.
 
-    The setting `swept` does not count, as in `changed_settings`.
+    Args:
+        record: The record.
+        swept: As for `changed_settings`.
+
+    Returns:
+        A label such as `quick`, `quick+tuned` or `quick + 2 changed`.
     """
     recipes, changed = "+".join(record.recipes), changed_settings(record, swept)
     return f"{recipes} + {len(changed)} changed" if changed else recipes

@@ -47,7 +47,9 @@ class Line:
 def lines(records: Sequence[Record], x: str) -> list[Line]:
     """Groups records to lines over a setting. Records without the setting are left out.
 
-    `x` is a name in `distillation_config` or `evaluation_conditions`, e.g. "ipc".
+    Args:
+        records: The records.
+        x: The setting on the x-axis: a name in `distillation_config` or `evaluation_conditions`, e.g. "ipc".
     """
     by_series: dict[tuple[str, str], Line] = {}
     for pool in pools(records):
@@ -64,7 +66,12 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
 
     Accuracies do not count in the selection. The best-measured variant has a line with the most values of the setting,
     then the most records, then the fewest recipes and changed settings. Conditions under which no line has two values
-    are left out, if others have one. There are at most `limit` variants.
+    are left out, if others have one.
+
+    Args:
+        records: The records.
+        x: The setting on the x-axis.
+        limit: The largest number of variants.
 
     Returns:
         The records of the selected variants, and the methods of which no variant is selected.
@@ -93,8 +100,11 @@ def main_records(records: Sequence[Record], x: str, limit: int) -> tuple[list[Re
 def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
     """Averages top-1 over seeds, for each value of a setting.
 
-    Of a student that has several records, the newest counts. Records without the setting are left out. `x` is as for
-    `lines`.
+    Of a student that has several records, the newest counts. Records without the setting are left out.
+
+    Args:
+        records: The records.
+        x: The setting on the x-axis: a name in `distillation_config` or `evaluation_conditions`, e.g. "ipc".
 
     Returns:
         One row per panel, series and x. `panel` names the evaluation conditions that its students share; of these,
@@ -110,7 +120,9 @@ def mean_top1(records: Sequence[Record], x: str) -> pd.DataFrame:
 def mean_of_lines(every: Sequence[Line], x: str = "") -> pd.DataFrame:
     """Returns the frame of `mean_top1` for lines that are grouped already.
 
-    The setting `x` does not count as changed in a recipe's label.
+    Args:
+        every: The lines.
+        x: The setting on the x-axis, which recipes do not count as changed; empty: it is no setting.
     """
     import pandas as pd
 

@@ -24,6 +24,9 @@ class Measured(BaseModel, frozen=True, extra="forbid", protected_namespaces=(), 
 def measure_columns(measures: Mapping[str, Measured]) -> dict[str, float]:
     """Returns the values of measures by the name of their column.
 
+    Args:
+        measures: The measures by name.
+
     Example:
         >>> ece = Measured(version="1", settings={}, values={"ece": 4.5}, seconds=1.0)
         >>> pgd = Measured(version="1", settings={}, values={"top1": 20.0, "clean": 60.0}, seconds=1.0)

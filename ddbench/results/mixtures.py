@@ -49,6 +49,10 @@ def mixture(records: Sequence[Record], only: str = "") -> str:
 def other_numbers(records: Sequence[Record], of_pools: Iterable[Pool]) -> str:
     """Names records that count as one of `records` in a mean (`conditions.distinct_students`), but have another top-1.
 
+    Args:
+        records: The records that are averaged.
+        of_pools: Their pools.
+
     Returns:
         For instance `not shown: 40.56 (NAME), with the same seeds or images`; empty if there is none.
     """

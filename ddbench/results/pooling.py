@@ -54,6 +54,9 @@ def pool(values: Sequence[float], sets: Sequence[Hashable]) -> Pooled:
         values: A value of each student, e.g. top-1 in percent; at least one.
         sets: The distilled set of each student: its digest, so that the same images are one set.
 
+    Returns:
+        The mean and its counts.
+
     Example:
         >>> pool([60.0, 62.0, 66.0], ["a", "a", "b"])
         Pooled(mean=63.5, deviation=3.5355339059327378, sets=2, students=3)
@@ -67,7 +70,12 @@ def pool(values: Sequence[float], sets: Sequence[Hashable]) -> Pooled:
 
 
 def means_of_sets(values: Sequence[float], sets: Sequence[Hashable]) -> list[float]:
-    """Returns the mean over the students of each set, in the order in which the sets occur."""
+    """Returns the mean over the students of each set, in the order in which the sets occur.
+
+    Args:
+        values: A value of each student.
+        sets: The distilled set of each student, as in `pool`.
+    """
     by_set: dict[Hashable, list[float]] = {}
     for value, key in zip(values, sets, strict=True):
         by_set.setdefault(key, []).append(value)
@@ -75,5 +83,9 @@ def means_of_sets(values: Sequence[float], sets: Sequence[Hashable]) -> list[flo
 
 
 def pool_top1(students: Sequence[Record]) -> Pooled:
-    """Averages the top-1 of students (a record each, at least one), set by set."""
+    """Averages the top-1 of students, set by set.
+
+    Args:
+        students: A record of each student, e.g. `conditions.Pool.students`; at least one.
+    """
     return pool([record.metrics.top1_last for record in students], [record.distilled_digest for record in students])

@@ -26,7 +26,12 @@ DPI = 100
 
 
 def preview_path(record: Record, results_dir: Path) -> Path:
-    """Returns the path of the preview of a record's distilled set."""
+    """Returns the path of the preview of a record's distilled set.
+
+    Args:
+        record: A record of the set.
+        results_dir: The results folder.
+    """
     from ddbench.results.records import run_name
 
     name = run_name(record.method, record.dataset, record.ipc, record.distilled_digest)

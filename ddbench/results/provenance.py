@@ -35,6 +35,9 @@ def provenance() -> dict[str, Any]:
 def build_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns how and when an artifact was built.
 
+    Args:
+        meta: The metadata of the artifact.
+
     Returns:
         `conditions` that change its numbers but are not in its key: versions of PyTorch and POT, threads, processes,
         distribution and digest of the code (`registry.source`); the `seconds` of the build; and when it was `created`.

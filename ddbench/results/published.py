@@ -160,6 +160,10 @@ def departures(experiment: Experiment) -> str:
 def published_text(experiment: Experiment, classes: int | None = None) -> str:
     """Returns the number of the paper's Table 1 for an experiment, e.g. "64.8 ± 0.4", with the `departures`.
 
+    Args:
+        experiment: The experiment.
+        classes: Number of classes of the images, if known.
+
     Returns:
         Empty if the conditions, student or protocol differ from the paper's, or if the paper quotes the number.
     """

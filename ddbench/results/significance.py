@@ -33,7 +33,12 @@ class Result(NamedTuple):
 
 
 def results_of(students: Iterable[Record], label: int | None = None) -> list[Result]:
-    """Returns the results of students for a class, or (None) their top-1 over all classes."""
+    """Returns the results of students.
+
+    Args:
+        students: A record of each student, e.g. `conditions.Pool.students`.
+        label: The class whose accuracy counts. None: top-1 over all classes.
+    """
     return [
         Result(
             seeds(one), one.distilled_digest, one.metrics.top1_last if label is None else one.metrics.per_class[label]
@@ -80,6 +85,10 @@ def difference(first: Sequence[Result], second: Sequence[Result]) -> Difference:
     paired t-test is over the pairs of sets. With fewer than two pairs of sets, it is Welch's t-test over the means of
     all sets; if a group has one set only, it is the paired t-test over the students of one shared set, which says
     nothing about other sets of the methods.
+
+    Args:
+        first: The results of a group; at least one.
+        second: Those of the other group.
 
     Returns:
         The difference. It has no test if there are too few values, or if they do not vary.
@@ -144,6 +153,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
 
+    Args:
+        p_values: The p-values of all comparisons.
+
+    Returns:
+        The corrected p-values, in the same order.
+
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
@@ -167,7 +182,11 @@ def best_of(groups: Mapping[str, Sequence[Result]], need_test: bool = False) -> 
 
     Each other group is compared with the best one (`difference`), with Holm's correction over these comparisons. A
     group cannot be distinguished if its corrected p-value is at least LEVEL. A group that cannot be tested, e.g. with
-    one student, is not returned. With `need_test`, none is returned if the best one cannot be tested against any other.
+    one student, is not returned.
+
+    Args:
+        groups: The results of each group, at least one.
+        need_test: Whether no group is returned if the best one cannot be tested against any other.
 
     Example:
         >>> def group(name, *values):

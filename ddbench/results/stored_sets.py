@@ -63,9 +63,15 @@ def required_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> Sto
 
 
 def stored_set(record: Record, cache: Cache, open_dataset: OpenDataset) -> StoredSet | None:
-    """Reads the distilled set of a record from the cache. None: it is no longer there.
+    """Reads the distilled set of a record from the cache.
 
-    The dataset is opened only for a set of real images.
+    Args:
+        record: The record.
+        cache: The cache.
+        open_dataset: Opens a dataset by name and configuration. Used for sets of real images.
+
+    Returns:
+        The set, or None if it is no longer in the cache.
 
     Raises:
         DDBenchError: If the set in the cache differs from the record's, because it was computed again or because the

@@ -209,6 +209,11 @@ class Selection:
 def records_frame(stored: Sequence[Record], scored: bool = False, selection: Selection = Selection()) -> pd.DataFrame:
     """Returns records, or their scores, as a frame.
 
+    Args:
+        stored: The records.
+        scored: Whether to return `ddbench.results.scores` instead.
+        selection: The rows and their order.
+
     Returns:
         The fields of the records without `keys` and `stages`, the metrics, and `recipe`.
 
@@ -305,7 +310,11 @@ def _text_rows(frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def frame_text(frame: pd.DataFrame, form: str) -> str:
-    """Formats a frame as "text", "csv" or "json". A missing value is empty, in JSON null.
+    """Formats a frame.
+
+    Args:
+        frame: The frame.
+        form: "text", "csv" or "json". A missing value is empty, in JSON null.
 
     Example:
         >>> import pandas as pd

@@ -12,7 +12,11 @@ from ddbench.config.recipes import require_plain
 
 
 def dump(content: Mapping[str, Any]) -> str:
-    """Returns `content` as JSON text with a digest of it. Reformatting the text does not invalidate the digest."""
+    """Returns `content` as JSON text with a digest of it. Reformatting the text does not invalidate the digest.
+
+    Args:
+        content: A JSON object without the name "digest".
+    """
     return json.dumps({**content, "digest": digest(content)}, indent=1) + "\n"
 
 

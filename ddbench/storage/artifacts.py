@@ -33,9 +33,14 @@ Built = tuple[Tensors, dict[str, Any]]
 
 
 def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
-    """Computes the SHA-256 of tensors on the CPU: their names, types, shapes and bytes, in the order of their names.
+    """Computes the SHA-256 digest of tensors: their names, types, shapes and bytes, in the order of their names.
 
-    The digest covers the text `meta` too.
+    Args:
+        tensors: Tensors on the CPU.
+        meta: Text that the digest covers too.
+
+    Returns:
+        64 hexadecimal digits.
 
     Example:
         >>> digest_of({"x": torch.zeros(2)})[:16]
@@ -51,7 +56,15 @@ def digest_of(tensors: Mapping[str, Tensor], meta: str = "") -> str:
 
 
 def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
-    """Writes an artifact file atomically. Returns the digest of tensors and metadata.
+    """Writes an artifact file atomically.
+
+    Args:
+        path: The file.
+        tensors: Tensors on any device.
+        meta: JSON values.
+
+    Returns:
+        The digest of tensors and metadata.
 
     Raises:
         DDBenchError: The disk is full or the file cannot be written.
@@ -66,6 +79,9 @@ def write_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> str:
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any], str] | None:
     """Reads an artifact file and verifies its digest.
+
+    Args:
+        path: The file.
 
     Returns:
         Memory-mapped tensors, metadata and digest; or None if the file is missing or damaged.
@@ -118,7 +134,14 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any], str]:
 
 
 def reason_unreadable(path: Path) -> str:
-    """Explains in words why a file that was just written cannot be read, with the version of safetensors."""
+    """Explains why a file that was just written cannot be read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The reason in words: that of the safetensors library with its version, or a digest that does not match.
+    """
     try:
         _read(path)
     except SafetensorError as error:
@@ -130,6 +153,9 @@ def reason_unreadable(path: Path) -> str:
 
 def is_intact(path: Path) -> bool:
     """Tests whether an artifact file exists and its digest is correct.
+
+    Args:
+        path: The file.
 
     Raises:
         DDBenchError: The file exists but cannot be opened.
@@ -154,12 +180,26 @@ class ArtifactHeader(NamedTuple):
 
 
 def read_header(path: Path) -> ArtifactHeader:
-    """Reads the header of an artifact file. A missing file has a damaged header."""
+    """Reads the header of an artifact file.
+
+    Args:
+        path: The file. A missing file has a damaged header.
+
+    Returns:
+        The header.
+    """
     return parse_header(_read_start(path))
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Reads the metadata that `write_tensors` wrote. They are not verified. A missing or damaged file has none."""
+    """Reads the metadata that `write_tensors` wrote. They are not verified.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The metadata; empty if the file is missing or its header is damaged.
+    """
     try:
         meta = json.loads(_header_fields(_read_start(path))["meta"])
         return meta if isinstance(meta, dict) else {}
@@ -183,7 +223,14 @@ _NOT_PARSED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def parse_header(start: bytes) -> ArtifactHeader:
-    """Parses the header of an artifact file: 8 bytes with its length, then at least the header."""
+    """Parses the header of an artifact file.
+
+    Args:
+        start: The first bytes of the file: 8 bytes with the length of the header, then at least the header.
+
+    Returns:
+        The header.
+    """
     try:
         header = _header_fields(start)
         meta = json.loads(header["meta"])["meta"]
@@ -199,9 +246,14 @@ def parse_header(start: bytes) -> ArtifactHeader:
 
 
 def quarantine(path: Path, fault: str = "damaged") -> Path:
-    """Renames an unusable file to `NAME.FAULT-TIME`, so that it is not read again. Nothing is deleted.
+    """Renames an unusable file so that it is not read again. Nothing is deleted.
 
-    If another process renamed it already, nothing happens. Returns the new path.
+    Args:
+        path: The file. If another process renamed it already, nothing happens.
+        fault: One word for the fault, which becomes part of the new name.
+
+    Returns:
+        The new path, `NAME.FAULT-TIME`.
 
     Raises:
         DDBenchError: The file cannot be renamed.

@@ -84,7 +84,12 @@ class Cache:
         return str(self.root)
 
     def path(self, stage: str, depends_on: Mapping[str, Any]) -> Path:
-        """Returns the path of an artifact, whether it exists or not."""
+        """Returns the path of an artifact, whether it exists or not.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on, as JSON values.
+        """
         return self.root / stage / f"{key_of({'stage': stage, **depends_on})}.safetensors"
 
     @property
@@ -93,13 +98,21 @@ class Cache:
         return self._force
 
     def force(self, stages: frozenset[str]) -> None:
-        """Sets the stages whose artifacts are rebuilt in this process even if they exist."""
+        """Sets the stages whose artifacts are rebuilt in this process even if they exist.
+
+        Args:
+            stages: Names of the stages.
+        """
         self._force = stages
 
     def adopt(self, name: str) -> bool:
-        """Accepts an artifact `STAGE/KEY` that a worker built for this process, also if its stage is forced.
+        """Accepts an artifact that a worker built for this process, also if its stage is forced.
 
-        Returns whether it exists.
+        Args:
+            name: `STAGE/KEY`.
+
+        Returns:
+            Whether the artifact exists.
         """
         path = self.root / f"{name}.safetensors"
         if path.exists():
@@ -107,12 +120,21 @@ class Cache:
         return path in self._fresh
 
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
-        """Tests whether an artifact exists and need not be built. Its content is not verified."""
+        """Tests whether an artifact exists and need not be built. Its content is not verified.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+        """
         path = self.path(stage, depends_on)
         return path.exists() and (stage not in self._force or path in self._fresh)
 
     def header(self, name: str) -> ArtifactHeader:
-        """Reads the header of an artifact `STAGE/KEY`, empty if there is none. Its content is not verified."""
+        """Reads the header of an artifact. It is empty if there is no artifact. Its content is not verified.
+
+        Args:
+            name: `STAGE/KEY`.
+        """
         path = self.root / f"{name}.safetensors"
         try:
             stat = path.stat()
@@ -124,11 +146,19 @@ class Cache:
         return self._headers[name][1]
 
     def find(self, stage: str, depends_on: Mapping[str, Any], accept: Accept = accept_all) -> Artifact | None:
-        """Reads and verifies an artifact. None: there is no usable one.
+        """Reads and verifies an artifact.
 
         An artifact is unusable if it is damaged, if its name does not match its settings, if an artifact that it was
         computed from (`made_from`) has been rebuilt with another content, or if `accept` refuses it. An unusable
         artifact is renamed, with a warning.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+            accept: Returns whether the artifact may be used.
+
+        Returns:
+            The artifact, or None if there is no usable one.
         """
         return self._find(stage, depends_on, self._quarantine, accept)
 
@@ -200,9 +230,17 @@ class Cache:
     ) -> Artifact:
         """Returns an artifact, and builds it if there is no usable one.
 
-        The argument of `build` is the checkpoint of this build, which may hold the state of a killed run. An artifact
-        that `accept` refuses is renamed. If a stop is requested during the build, it takes effect after the artifact is
-        stored.
+        If a stop is requested during the build, it takes effect after the artifact is stored.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on, as JSON values.
+            build: Computes tensors and metadata. Its argument is the checkpoint of this build, which may hold the state
+                of a killed run.
+            accept: Returns whether the artifact in the cache may be used. If not, it is renamed.
+
+        Returns:
+            The artifact.
 
         Raises:
             DDBenchError: The artifact cannot be written or read.
@@ -271,7 +309,15 @@ class Cache:
         return artifact
 
     def read(self, stage: str, key: str) -> Artifact | None:
-        """Reads and verifies an artifact by its key, e.g. from a record. None: there is no usable one."""
+        """Reads and verifies an artifact by its key, e.g. from a record.
+
+        Args:
+            stage: The stage.
+            key: The key.
+
+        Returns:
+            The artifact, or None if there is no usable one.
+        """
         if len(key) != 32 or not key.isalnum():  # a damaged record could hold a path instead of a key
             return None
         path = self.root / stage / f"{key}.safetensors"
@@ -279,9 +325,14 @@ class Cache:
         return self._read_verified(path, self._quarantine)
 
     def prune(self, stages: frozenset[str], older_than: float) -> tuple[int, int]:
-        """Deletes artifacts of stages (empty: all), their locks and the leftovers of killed writers.
+        """Deletes old artifacts, their locks and the leftovers of killed writers.
 
-        They are at least `older_than` seconds old. Returns the number of deleted files and their size in bytes.
+        Args:
+            stages: Stages whose artifacts are deleted. Empty: all.
+            older_than: Smallest age in seconds.
+
+        Returns:
+            Number of deleted files and their size in bytes.
         """
         now, count, size = time.time(), 0, 0
         for entry in self.entries():

@@ -39,9 +39,12 @@ class Checkpoint:
         quarantine(self.path, "outdated")
 
     def load(self) -> Built | None:
-        """Loads the tensors and the metadata of the last state. None: there is no usable checkpoint.
+        """Loads the last state.
 
         A damaged checkpoint, or one that was saved under another name, is renamed, with a warning.
+
+        Returns:
+            Tensors and metadata, or None if there is no usable checkpoint.
         """
         saved = read_tensors(self.path)
         if saved is None and not self.path.exists():
@@ -59,6 +62,10 @@ class Checkpoint:
     def save(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Replaces the checkpoint atomically. A requested stop does not interrupt the save.
 
+        Args:
+            tensors: The state by name.
+            meta: JSON values.
+
         Raises:
             DDBenchError: The disk is full or the file cannot be written.
         """
@@ -74,7 +81,8 @@ class Checkpoint:
     def clear_if_older(self, artifact: Path) -> None:
         """Deletes the checkpoint of a build that was killed after it stored the artifact.
 
-        A newer checkpoint belongs to a rebuild and stays.
+        Args:
+            artifact: The file of the artifact. A newer checkpoint belongs to a rebuild and stays.
         """
         with contextlib.suppress(OSError):
             if self.path.stat().st_mtime_ns <= artifact.stat().st_mtime_ns:

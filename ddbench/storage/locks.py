@@ -36,7 +36,9 @@ class Locks:
     def hold(self, name: str, description: str) -> Iterator[None]:
         """Context manager that holds a lock. It waits for another holder; a requested stop ends the wait.
 
-        The description is what the holder builds, for the message.
+        Args:
+            name: Name of the lock.
+            description: What the holder builds, for the message, e.g. `teacher artifact`.
 
         Raises:
             DDBenchError: The lock file cannot be written.
@@ -73,7 +75,12 @@ class Locks:
                 return
 
     def prune(self, stages: frozenset[str], older_than: float) -> None:
-        """Deletes the files of locks of some stages (empty: all) that nobody holds, from an age in seconds."""
+        """Deletes the files of old locks that nobody holds.
+
+        Args:
+            stages: Stages whose locks are deleted. Empty: all.
+            older_than: Smallest age in seconds.
+        """
         for path in (self._root / "locks").glob("*.lock"):
             stage = path.stem.rpartition("-")[0]
             if stages and stage not in stages:

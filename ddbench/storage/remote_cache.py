@@ -49,6 +49,11 @@ class RemoteCache(Cache):
 
     The first use of a local artifact compares its header with the header of the remote one. So a process makes one
     small request per artifact.
+
+    Args:
+        remote: The remote folder. Its local copy is the folder of this cache.
+        force: See Cache.
+        warn: See Cache.
     """
 
     def __init__(
@@ -72,7 +77,14 @@ class RemoteCache(Cache):
         return self.remote.url
 
     def adopt(self, name: str) -> bool:
-        """Accepts an artifact that a worker built for this process. See Cache.adopt."""
+        """Accepts an artifact that a worker built for this process. See Cache.adopt.
+
+        Args:
+            name: `STAGE/KEY`.
+
+        Returns:
+            Whether the remote artifact exists.
+        """
         path = self.root / f"{name}.safetensors"
         if path not in self._fresh:
             self._remote_headers.pop(_name(path), None)
@@ -82,21 +94,39 @@ class RemoteCache(Cache):
         return path in self._fresh
 
     def has(self, stage: str, depends_on: Mapping[str, Any]) -> bool:
-        """Tests whether an artifact exists, locally or remotely, and need not be built. See Cache.has."""
+        """Tests whether an artifact exists, locally or remotely, and need not be built. See Cache.has.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+        """
         if super().has(stage, depends_on):
             return True
         path = self.path(stage, depends_on)
         return (stage not in self._force or path in self._fresh) and self._remote_header(_name(path)) is not None
 
     def header(self, name: str) -> ArtifactHeader:
-        """Reads the header of an artifact: of the local file if there is one, else of the remote one."""
+        """Reads the header of an artifact: of the local file if there is one, else of the remote one.
+
+        Args:
+            name: `STAGE/KEY`.
+        """
         file = f"{name}.safetensors"
         if (self.root / file).exists() or not _ARTIFACT.fullmatch(file):
             return super().header(name)
         return self._remote_header(file) or ArtifactHeader()
 
     def find(self, stage: str, depends_on: Mapping[str, Any], accept: Accept = accept_all) -> Artifact | None:
-        """Reads and verifies an artifact. A damaged local copy is downloaded again. See Cache.find."""
+        """Reads and verifies an artifact. A damaged local copy is downloaded again. See Cache.find.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+            accept: Returns whether the artifact may be used.
+
+        Returns:
+            The artifact, or None if there is no usable one.
+        """
         artifact, path = super().find(stage, depends_on, accept), self.path(stage, depends_on)
         if artifact is None and path in self._damaged_copies:
             self._damaged_copies.remove(path)
@@ -113,6 +143,15 @@ class RemoteCache(Cache):
         """Returns an artifact, and builds it if there is no usable one. See Cache.get.
 
         The first call uploads the artifacts whose upload is pending since an earlier run.
+
+        Args:
+            stage: The stage.
+            depends_on: Everything that the artifact depends on.
+            build: Computes tensors and metadata.
+            accept: Returns whether the artifact in the cache may be used.
+
+        Returns:
+            The artifact.
         """
         if not self._retried_uploads:
             self._retried_uploads = True
@@ -267,6 +306,14 @@ def open_cache(
     warn: Callable[[str], None] | None = None,
 ) -> Cache:
     """Opens the cache in a folder or at a URL.
+
+    Args:
+        place: The folder or URL, e.g. `Cache.place` of another process.
+        force: See Cache.
+        warn: See Cache.
+
+    Returns:
+        The cache.
 
     Raises:
         DDBenchError: The URL is invalid.

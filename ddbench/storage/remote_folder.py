@@ -59,6 +59,9 @@ class ListedFile(NamedTuple):
 def is_url(location: str | Path) -> bool:
     """Tests whether a location is the URL of shared storage rather than a local folder.
 
+    Args:
+        location: The value of `--cache-dir` or `--results-dir`.
+
     Example:
         >>> is_url("s3://bucket/cache"), is_url("runs")
         (True, False)
@@ -72,7 +75,14 @@ def local_copies() -> Path:
 
 
 def local_copy(url: str, content: str) -> Path:
-    """Returns the folder of this machine for the copy of the `cache` or `results` at a URL, whatever its password."""
+    """Returns the folder of this machine for the local copy of a URL. It does not depend on the password in the URL.
+
+    A copy can be deleted if nothing runs and it has no pending uploads.
+
+    Args:
+        url: The URL.
+        content: `cache` or `results`.
+    """
     return local_copies() / hashlib.sha256(_without_user(url).encode()).hexdigest()[:16] / content
 
 
@@ -125,6 +135,9 @@ class RemoteFolder:
     def local_path(self, name: str) -> Path:
         """Returns the path of the local copy of a file, whether it exists or not.
 
+        Args:
+            name: Name of the file.
+
         Raises:
             DDBenchError: The name could lead out of the folder.
         """
@@ -133,9 +146,14 @@ class RemoteFolder:
         return self.copy / name
 
     def download(self, name: str, is_valid: Callable[[Path], bool] = Path.exists) -> bool:
-        """Replaces the local copy of a file by the remote file, atomically. Returns whether there is one.
+        """Replaces the local copy of a file by the remote file, atomically.
 
-        A file that is not valid is discarded, and counts as none.
+        Args:
+            name: Name of the file.
+            is_valid: Checks the downloaded file. An invalid one is discarded.
+
+        Returns:
+            Whether a valid file was downloaded. False also if there is no remote file.
         """
         try:
             with atomic_write(self.local_path(name)) as partial:
@@ -150,7 +168,11 @@ class RemoteFolder:
         return True
 
     def upload(self, name: str) -> None:
-        """Replaces the remote file by its local copy, atomically. If that fails, the upload is pending."""
+        """Replaces the remote file by its local copy, atomically. If that fails, the upload is pending.
+
+        Args:
+            name: Name of the file.
+        """
         path, target = self.local_path(name), self._remote_path(name)
         with self.pending_upload(name):
             try:
@@ -161,6 +183,9 @@ class RemoteFolder:
     @contextlib.contextmanager
     def pending_upload(self, name: str) -> Iterator[None]:
         """Context manager whose block uploads a file. If the block fails or is killed, the upload stays pending.
+
+        Args:
+            name: Name of the file.
 
         Raises:
             DDBenchError: The block raised a StorageError. The message explains how to repeat the upload.
@@ -182,11 +207,23 @@ class RemoteFolder:
         return [name for name in names if _SAFE_NAME.fullmatch(name)]
 
     def is_pending(self, name: str) -> bool:
-        """Tests whether the upload of a local copy is pending. The local copy then replaces the remote file."""
+        """Tests whether the upload of a local copy is pending. The local copy then replaces the remote file.
+
+        Args:
+            name: Name of the file.
+        """
         return self._pending_mark(name).exists() and self.local_path(name).exists()
 
     def read_start(self, name: str, size: int) -> bytes | None:
-        """Reads at most `size` bytes from the beginning of a remote file; None if there is no such file."""
+        """Reads the beginning of a remote file.
+
+        Args:
+            name: Name of the file.
+            size: Number of bytes.
+
+        Returns:
+            The bytes, fewer for a shorter file; None if there is no remote file.
+        """
 
         def read() -> bytes:
             try:
@@ -202,9 +239,13 @@ class RemoteFolder:
             return None
 
     def files(self, folder: str = "") -> list[ListedFile]:
-        """Lists the remote files of a folder (empty: the whole one) and its subfolders, sorted by name.
+        """Lists the remote files of a folder and its subfolders. Names that could lead out of the folder are left out.
 
-        Names that could lead out of the folder are left out.
+        Args:
+            folder: Name of the folder. Empty: the whole remote folder.
+
+        Returns:
+            The files, sorted by name.
         """
         try:
             entries = self._request(lambda: self._fs.find(self._remote_path(folder).rstrip("/"), detail=True))
@@ -218,7 +259,11 @@ class RemoteFolder:
         return files
 
     def remove(self, name: str) -> None:
-        """Deletes a remote file and its local copy."""
+        """Deletes a remote file and its local copy.
+
+        Args:
+            name: Name of the file.
+        """
         with contextlib.suppress(FileNotFoundError):
             self._request(lambda: self._fs.rm_file(self._remote_path(name)))
         with translate_os_errors(self.copy):
@@ -287,7 +332,11 @@ class RemoteFolder:
 
 
 def is_abandoned_upload(file: ListedFile) -> bool:
-    """Tests whether a remote file is the leftover of a writer that was killed during an upload."""
+    """Tests whether a remote file is the leftover of a writer that was killed during an upload.
+
+    Args:
+        file: The file.
+    """
     return file.name.endswith(".partial") and time.time() - file.modified > ABANDONED_AFTER
 
 

@@ -21,9 +21,15 @@ PARALLEL_DOWNLOADS = 16
 def open_results(url: str, warn: Callable[[str], None] | None = None) -> Path:
     """Updates the local copy of the results at a URL and uploads every file that is written below it from now on.
 
-    Returns the folder of the local copy. Pending uploads of earlier runs come first. A local file that was removed from
-    the remote folder is deleted. The content of the files is not verified here: records have a digest that is verified
-    when they are read.
+    Pending uploads of earlier runs come first. A local file that was removed from the remote folder is deleted. The
+    content of the files is not verified here: records have a digest that is verified when they are read.
+
+    Args:
+        url: URL of the results.
+        warn: Called with a message if the storage fails, and when it works again.
+
+    Returns:
+        The folder of the local copy.
 
     Raises:
         DDBenchError: The URL is invalid or the storage fails.

@@ -42,6 +42,10 @@ def cells(query: TableQuery) -> Iterable[Cell]:
 def with_bytes(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """Adds the bytes of images and labels to each row, and leaves out cells that were never run.
 
+    Args:
+        frame: The tidy frame.
+        records: All records, from `ddbench.results.frames.to_frame`.
+
     Returns:
         The frame with the columns `image_bytes`, `label_bytes` and `total_bytes`. A dataset without a measured cell
         keeps its rows "never run".

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def with_protocol_columns(spec: TableSpec, request: Request) -> TableSpec:
-    """Returns a table with one column for each protocol, if the options have several."""
+    """Returns a table with one column for each protocol, if the options have several.
+
+    Args:
+        spec: The table.
+        request: The options.
+    """
     if len(request.evaluators) < 2 or "evaluator" in spec.columns:
         return spec
     return replace(spec, columns=(*spec.columns, "evaluator"))
@@ -38,8 +43,13 @@ def cells_of(
 ) -> list[Cell]:
     """Returns the cells of a table for the requested datasets, methods and IPCs.
 
-    Default datasets: those of the paper's table and of all records. Default IPCs: those of the table, and with
-    `of_records` those of all records.
+    Args:
+        spec: The table.
+        request: The options. Default datasets: those of the paper's table and of all records. Default IPCs: those of
+            the table.
+        registry: The registered plugins.
+        stored: All records.
+        of_records: Whether the default IPCs include those of all records.
 
     Raises:
         DDBenchError: If a name is unknown, if two cells share a position, or if there is no cell.
@@ -116,7 +126,11 @@ def check_cells(cells: Iterable[Cell], request: Request, registry: PluginRegistr
 def cell_experiments(cell: Cell, request: Request, registry: PluginRegistry, known: list[Recipe]) -> list[Experiment]:
     """Returns the experiments of a cell: one per distilled set and student.
 
-    Student, evaluator and settings of the cell override the options.
+    Args:
+        cell: The cell.
+        request: The options. The student, evaluator and settings of the cell override them.
+        registry: The registered plugins.
+        known: The known recipes.
 
     Raises:
         DDBenchError: If a name or a setting is wrong.

@@ -62,7 +62,12 @@ def checked_cells(cells: Iterable[Any]) -> list[Cell]:
 
 
 def checked_frame(spec: TableSpec, frame: Any, source: str) -> pd.DataFrame:
-    """Returns the tidy frame that the function `source` of a table, "fill" or "finish", has returned.
+    """Returns the tidy frame of a table.
+
+    Args:
+        spec: The table.
+        frame: What the table's code returned.
+        source: The function that returned it: "fill" or "finish".
 
     Raises:
         TypeError: If it is not a DataFrame, or if a metric has values that are no numbers.

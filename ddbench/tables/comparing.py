@@ -74,6 +74,10 @@ def with_scores(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     See `ddbench.results.scores`. If a score is missing, the column `NAME_note` states the reason. A raw or normalised
     robust score that no cell of a column of the table has, because its references were not run, has no note.
 
+    Args:
+        frame: The tidy frame.
+        records: All records, from `ddbench.results.frames.to_frame`.
+
     Returns:
         The frame with the columns. All students of a cell have the same values.
     """

@@ -51,6 +51,11 @@ class TableContext:
     def check_duration(self, seconds: float, where: str = "on this device", detail: str = "") -> None:
         """Prints the estimated duration of long work, and refuses it without `yes`.
 
+        Args:
+            seconds: The estimate.
+            where: What computes in the estimate.
+            detail: `Estimate.detail`.
+
         Raises:
             DDBenchError: If it is above an hour and `yes` is not set.
         """
@@ -66,6 +71,10 @@ class TableContext:
 
     def report_failure(self, where: str, error: Exception) -> str:
         """Reports why a cell failed. A cause that several cells share is reported once; the table marks every cell.
+
+        Args:
+            where: The table and the cell.
+            error: The exception.
 
         Returns:
             The reason, in one line. It is the same for all cells with this cause.

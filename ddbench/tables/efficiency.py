@@ -58,6 +58,11 @@ def measure_costs(spec: TableSpec, cells: list[Cell], context: TableContext) -> 
 
     The numbers are stored in `results_dir/efficiency`. They apply to one device, number of threads and precision.
 
+    Args:
+        spec: The table.
+        cells: Its cells.
+        context: The objects that are needed to fill the table.
+
     Raises:
         DDBenchError: If no method makes images, if all cells are impossible for the same reason, or if the missing
             teachers, statistics and iterations take more than an hour and `context.yes` is not set.
@@ -259,7 +264,10 @@ class _EnoughIterations(interruption.RunInterrupt):
 
 
 def measure(pipeline: Pipeline) -> Numbers:
-    """Runs the first unit of a method and times its iterations. Its teacher and statistics must be in the cache.
+    """Runs the first unit of a method and times its iterations.
+
+    Args:
+        pipeline: The pipeline of the method. Its teacher and statistics must be in the cache.
 
     Returns:
         The values of COST_COLUMNS; empty if the method has no iterations.

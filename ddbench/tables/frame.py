@@ -52,6 +52,17 @@ def build_frame(
 ) -> pd.DataFrame:
     """Builds the tidy frame of a table. With a workspace, runs the experiments that have no record.
 
+    Args:
+        spec: The table.
+        request: The options.
+        registry: The registered plugins.
+        workspace: The cache, the datasets and the executor. None: use records only and compute nothing.
+        results_dir: Folder of the results.
+        warn: Called with messages for the user.
+        yes: Whether more than an hour of work may start.
+        strict: Whether runs with a possible data leak are refused.
+        stored: The records of the folder, if they have been read.
+
     Returns:
         One row per cell and student. A cell without a number has one row with the reason. docs/tables.md describes the
         columns.
@@ -102,6 +113,11 @@ def table_errors(spec: TableSpec, registry: PluginRegistry, results_dir: Path) -
 
     It is for the code of a table, and for code that reads what a table returned.
 
+    Args:
+        spec: The table.
+        registry: The registered plugins.
+        results_dir: Folder of the results.
+
     Raises:
         PluginError: If the block raises an exception other than a DDBenchError.
     """
@@ -134,6 +150,11 @@ def with_datasets(request: Request, registry: PluginRegistry, data_dir: Path | N
     """Adds the datasets of the data folder to a request that names none.
 
     Datasets that need no files (digits) are always present, so they are used only if the user requests them.
+
+    Args:
+        request: The options.
+        registry: The registered plugins.
+        data_dir: The data folder.
 
     Returns:
         The request. It has no datasets if there are none in the data folder.

@@ -40,6 +40,11 @@ def rows_from_records(spec: TableSpec, cells: list[Cell], context: TableContext)
 
     A cell without a record has a row "never run": in a setting that has other records, for the IPCs of the options, the
     records and the paper; and for datasets without records.
+
+    Args:
+        spec: The table.
+        cells: Its cells.
+        context: The options and the registered plugins.
     """
     known = load_recipes(context.request.recipes, context.registry)
     table = published.load(spec.name) if published_datasets(spec) else None

@@ -26,6 +26,11 @@ def methods_by_dataset(query: TableQuery) -> Iterable[Cell]:
 def recipe_settings(spec: TableSpec, cells: list[Cell], context: TableContext) -> pd.DataFrame:
     """Returns a row for each dataset and each setting of teacher, method and protocol, under the requested recipes.
 
+    Args:
+        spec: The table.
+        cells: Its cells.
+        context: The options and the registered plugins.
+
     Returns:
         The tidy frame with the columns `value` and `published_value`.
     """

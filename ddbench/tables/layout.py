@@ -67,7 +67,13 @@ class TextBlock:
 
 
 def format_table(spec: TableSpec, frame: pd.DataFrame, form: str) -> str:
-    """Formats a table: "text", "markdown", "latex" or "html" of its blocks, or "csv" or "json" of its tidy frame."""
+    """Formats a table.
+
+    Args:
+        spec: The table.
+        frame: Its tidy frame.
+        form: "text", "markdown", "latex" or "html": blocks. "csv" or "json": the tidy frame.
+    """
     if form in ("csv", "json"):
         return frame_text(frame, form)
     return "\n\n".join(_format_block(form, block) for block in text_blocks(spec, frame))
@@ -140,6 +146,10 @@ def text_blocks(spec: TableSpec, frame: pd.DataFrame) -> Iterator[TextBlock]:
 
     Recipes with equal settings of data and teacher share a block. Its heading has the recipe of most measured cells.
     Cells of the other recipes are in separate rows, such as `wmdd, quick+tuned`.
+
+    Args:
+        spec: The table.
+        frame: Its tidy frame.
     """
     published_numbers = published_rows(spec)
     for dataset in frame["dataset"].drop_duplicates():
@@ -249,7 +259,13 @@ def _column_title(spec: TableSpec, key: ColumnKey, metric: str) -> str:
 
 
 class _CellFormatter:
-    """Formats the cells of one block, and collects the notes that they refer to."""
+    """Formats the cells of one block, and collects the notes that they refer to.
+
+    Args:
+        spec: The table.
+        part: The rows of the block.
+        published_numbers: The published numbers of the table.
+    """
 
     def __init__(self, spec: TableSpec, part: pd.DataFrame, published_numbers: pd.DataFrame) -> None:
         self.spec, self.rows = spec, set(part["row"])

@@ -33,8 +33,15 @@ def plan(
 ) -> str:
     """Formats the plan of a table: for each cell its state and the time that it takes. Computes nothing.
 
-    An artifact that several cells need counts for the first of them, so the sum of the times is the total. A table with
-    `fill`, or without a workspace, has a plan without states and times.
+    An artifact that several cells need counts for the first of them, so the sum of the times is the total.
+
+    Args:
+        spec: The table. A table with `fill` gets a plan without states and times.
+        request: The options.
+        registry: The registered plugins.
+        workspace: The cache, the datasets and the executor. None: a plan without states and times.
+        results_dir: Folder of the results.
+        strict: Whether runs with a possible data leak are refused.
 
     Raises:
         DDBenchError: If a name is unknown, if the options are wrong for every cell, or if `strict` is set and there is

@@ -35,6 +35,10 @@ def published_rows(spec: TableSpec) -> pd.DataFrame:
 def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
     """Adds the published numbers of each metric.
 
+    Args:
+        spec: The table.
+        frame: Its tidy frame.
+
     Returns:
         The frame with the columns `published_METRIC`, `published_METRIC_error` and `published_METRIC_note`.
     """
@@ -62,7 +66,9 @@ def with_published(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
 def published_only(spec: TableSpec, frame: pd.DataFrame) -> pd.DataFrame:
     """Returns a row for each published cell of a method that ddbench does not have, or that is not installed.
 
-    Only those of the datasets and IPCs of the frame are returned.
+    Args:
+        spec: The table.
+        frame: Its tidy frame. Only published cells of its datasets and IPCs are returned.
     """
     rows = published_rows(spec)
     rows = rows.assign(row=rows["ours"].where(rows["ours"] != "", rows["method"]))

@@ -93,7 +93,10 @@ def measured_row(row: Row, record: Record) -> Row:
 def name_mixtures(spec: TableSpec, rows: list[Row], pools: Sequence[Pool]) -> list[Row]:
     """Returns the rows with the column `mixture`: the conditions in which the records of a cell differ.
 
-    `pools` are those of all records.
+    Args:
+        spec: The table.
+        rows: Its rows.
+        pools: The pools of all records.
     """
     by_name = {record.name: (record, pool) for pool in pools for record in pool.records}
     names = (*SETTING_COLUMNS, "row", *spec.columns)

@@ -90,7 +90,12 @@ def records_by_key(stored: Iterable[Record]) -> dict[str, Record]:
 
 
 def stored_record(pipeline: Pipeline, stored: Mapping[str, Record]) -> Record | None:
-    """Returns the record of an experiment, unless code that has since been edited made it."""
+    """Returns the record of an experiment, unless code that has since been edited made it.
+
+    Args:
+        pipeline: The pipeline of the experiment.
+        stored: Records by key.
+    """
     record = stored.get(pipeline.cache_key("evaluate"))
     builds = [(stage, build) for stage, builds in record.stages.items() for build in builds] if record else []
     current = all(pipeline.builder.accepts(stage, build) for stage, build in builds if "distribution" in build)
@@ -101,6 +106,11 @@ def run_cells(spec: TableSpec, cells: list[Cell], context: TableContext) -> list
     """Runs the experiments of all cells that have no record, and writes each record immediately.
 
     Ctrl-C keeps the records that are written.
+
+    Args:
+        spec: The table.
+        cells: Its cells.
+        context: The objects that are needed to fill the table, with a workspace.
 
     Returns:
         One row per cell and student. The row of a failed cell contains the reason.

@@ -298,6 +298,9 @@ def _cached_harness(kit: type[Conformance], folder: Path) -> Harness:
 def successful_run(harness: Harness) -> Run:
     """Returns the run that other runs are compared with.
 
+    Args:
+        harness: The harness of the subject.
+
     Returns:
         The run. The current test fails if the run ends in an error, or changes an object that cells share.
     """
@@ -316,7 +319,14 @@ def finished_run(harness: Harness) -> Run:
 
 
 def entry_modules(cls: type) -> tuple[str, ...]:
-    """Finds the modules that ddbench imports to load a class: the entry points in its top-level package."""
+    """Finds the modules that ddbench imports to load a class.
+
+    Args:
+        cls: A class of a plugin.
+
+    Returns:
+        Names of the entry points of ddbench in the top-level package of `cls`.
+    """
     package = cls.__module__.partition(".")[0]
     names = {point.module for point in metadata.entry_points(group=GROUP)}
     return tuple(sorted(name for name in names if name.partition(".")[0] == package))

@@ -26,6 +26,9 @@ IMAGE_SIZES = ("data.image_size=16", "data.stored_size=16")  # the sizes in the 
 def open_few_digits(data_dir: Path | None) -> Source:
     """Opens a part of scikit-learn's digits.
 
+    Args:
+        data_dir: Not used: the digits are part of scikit-learn.
+
     Returns:
         SMALLEST_CLASS training images of the first class, OTHER_CLASSES of each other class, and all validation images.
     """

@@ -131,7 +131,11 @@ class Harness:
     def new_cache(self, experiment: Experiment | None = None) -> Path:
         """Creates a cache that holds data, teacher and statistics of an experiment, and nothing else.
 
-        Returns its folder.
+        Args:
+            experiment: The experiment; default: the harness's.
+
+        Returns:
+            Folder of the cache.
         """
         pipeline = self.pipeline(self.shared, experiment)
         for stage in SHARED_STAGES:
@@ -175,6 +179,10 @@ class Harness:
 
     def run(self, experiment: Experiment | None = None, observer: Any = None) -> Run:
         """Runs all stages in a new cache.
+
+        Args:
+            experiment: The experiment; default: the harness's.
+            observer: Replaces the protocol; None: nothing does.
 
         Returns:
             The outcome, without `leaked`.
@@ -277,6 +285,9 @@ def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budg
         budget: Name of the recipe.
         ipc: Images per class.
 
+    Returns:
+        The harness.
+
     Raises:
         DDBenchError: If the subject cannot be registered or the experiment is not valid.
     """
@@ -307,7 +318,11 @@ def harness_for(subject: Distiller | Evaluator, folder: Path, dataset: str, budg
 def registry_with(cls: type[Distiller] | type[Evaluator]) -> PluginRegistry:
     """Creates a registry with the installed plugins, the dataset of the conformance tests and a class.
 
-    The class is registered unless it is already installed.
+    Args:
+        cls: The class under test. It is registered unless it is already installed.
+
+    Returns:
+        The registry.
 
     Raises:
         DDBenchError: If another plugin uses the name of `cls`.

@@ -24,6 +24,12 @@ def fail(requirement: str, observed: str, fix: str) -> NoReturn:
 def require(condition: bool, requirement: str, observed: str, fix: str) -> None:
     """Fails the current test if a condition is false.
 
+    Args:
+        condition: Whether the requirement is met.
+        requirement: The rule that is checked.
+        observed: The observation, with names and values.
+        fix: What the author can change to meet the requirement.
+
     Raises:
         pytest.fail.Exception: If `condition` is false.
     """

@@ -16,6 +16,9 @@ OTHER_SEED = 20_240_229
 def memory_in_use(device: torch.device) -> tuple[int, str]:
     """Measures the memory that tensors occupy on a device, after a garbage collection.
 
+    Args:
+        device: A CPU or a CUDA device.
+
     Returns:
         An amount and its unit: allocated "bytes" on CUDA, existing "tensors" of this process on a CPU.
     """

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 
 class DDPStrategy(Strategy):
-    """Training with all processes of a launched Fabric. Every process calls the same methods, in the same order."""
+    """Training with all processes of a launched Fabric. Every process calls the same methods, in the same order.
+
+    Args:
+        fabric: The Fabric, launched.
+    """
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric

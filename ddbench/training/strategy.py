@@ -37,6 +37,9 @@ class Strategy:
     def shard(self, batch: slice) -> slice:
         """Returns the positions of a batch that this process computes.
 
+        Args:
+            batch: The positions of the batch in the epoch.
+
         Returns:
             The shard; the whole batch if it holds fewer than `size` images.
 
@@ -47,11 +50,21 @@ class Strategy:
         return batch
 
     def checkpoint_io(self, checkpoint: CheckpointIO | None) -> CheckpointIO | None:
-        """Returns a checkpoint that loads the same state in every process and is saved by one process only."""
+        """Returns a checkpoint that loads the same state in every process and is saved by one process only.
+
+        Args:
+            checkpoint: The checkpoint of this process, if any.
+        """
         return checkpoint
 
     def gradient_step(self, network: nn.Module, device: torch.device, precision: str) -> GradientStep:
-        """Returns the object that computes the gradients of every step."""
+        """Returns the object that computes the gradients of every step.
+
+        Args:
+            network: The network, on `device`, with its initial or resumed weights.
+            device: The device.
+            precision: `fp32` or `bf16`, for autocast.
+        """
         return GradientStep(network, device, precision)
 
 
@@ -65,7 +78,14 @@ def current_strategy() -> Strategy:
 
 @contextlib.contextmanager
 def strategy_context(strategy: Strategy) -> Iterator[Strategy]:
-    """Makes a strategy the current one inside the block."""
+    """Makes a strategy the current one inside the block.
+
+    Args:
+        strategy: The strategy.
+
+    Yields:
+        The same strategy.
+    """
     global _strategy
     previous, _strategy = _strategy, strategy
     try:

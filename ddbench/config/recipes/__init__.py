@@ -55,6 +55,9 @@ class Block(BaseModel, frozen=True, extra="forbid"):
         Args:
             context: Names of the run by filter, e.g. `{"dataset": ["imagenette"], "method": ["wmdd"]}`.
 
+        Returns:
+            Whether every filter of the block contains one of the names.
+
         Example:
             >>> block = Block(source="a paper", applies={"dataset": ["digits"]}, settings={"teacher": {"epochs": 3}})
             >>> block.matches({"dataset": ["digits"], "method": ["random"]})
@@ -98,6 +101,12 @@ class _Loader(yaml.SafeLoader):
 
 def parse_plain_yaml(text: str) -> Any:
     """Parses YAML that consists of strings, numbers, booleans, null, lists and mappings.
+
+    Args:
+        text: The YAML text.
+
+    Returns:
+        The value.
 
     Raises:
         ValueError: The text is not YAML, or holds a tag, an alias, a date, an integer of more than 64 bits or values
@@ -144,6 +153,12 @@ def require_plain(value: object, depth: int = MAX_DEPTH) -> None:
 
 def load_file(path: Path) -> Recipe:
     """Reads a recipe file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The recipe.
 
     Raises:
         DDBenchError: The file cannot be read or is not a valid recipe. The message names the file and the location.

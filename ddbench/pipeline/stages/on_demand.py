@@ -32,7 +32,13 @@ class OnDemand(Stage["Pipeline"]):
 
     @abstractmethod
     def key_for(self, run: Pipeline, name: str, depends_on: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the key of a request."""
+        """Returns the key of a request.
+
+        Args:
+            run: The run.
+            name: The name that the plugin gives.
+            depends_on: The dependencies that the plugin gives.
+        """
 
     def cached(
         self,
@@ -44,7 +50,12 @@ class OnDemand(Stage["Pipeline"]):
     ) -> dict[str, Tensor]:
         """Returns the tensors of `build`, from the cache if they are there. They are memory-mapped.
 
-        `verify` raises an error if the plugin has changed a shared object; nothing is stored then.
+        Args:
+            run: The run.
+            verify: Raises an error if the plugin has changed a shared object. In this case nothing is stored.
+            name: The name that the plugin gives.
+            depends_on: The dependencies that the plugin gives.
+            build: Computes the tensors.
         """
 
         def verified_build(_: CheckpointIO) -> Built:
