@@ -46,6 +46,8 @@ COMPARED = {
     "| | ResNet-18 | ResNet-50 | ViT-Tiny |",
     "| | DC | DM | SRe2L | WMDD |",
     "| set | protocol | 20 | 50 | 100 | 200 | 300 | n |",
+    "| set at IPC 1 | protocol | top-1 | random | `fkd` | `soft` | `hard` |",
+    "| set at IPC 10 | protocol | top-1 | random | `fkd` | `soft` | `hard` |",
 }
 """Headings of the tables that a test compares with records."""
 NOT_RECORDED = {
