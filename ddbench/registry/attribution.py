@@ -50,7 +50,11 @@ def print_warning(text: str) -> None:
 
 
 def place_of(error: BaseException) -> str:
-    """Returns the position in the code at which an exception was raised: `blur.py, line 12`."""
+    """Returns the position in the code at which an exception was raised: `blur.py, line 12`.
+
+    Args:
+        error: The exception.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "no position"
 

@@ -12,9 +12,7 @@ from pydantic import ValidationError
 
 from ddbench.api.settings import TrainingSettings
 from ddbench.config.datasets import FINGERPRINTED, refers_to
-from ddbench.config.schema import (
-    TeacherConfig,
-)
+from ddbench.config.schema import TeacherConfig
 from ddbench.core.canonical import canonical_json
 from ddbench.core.errors import DDBenchError
 from ddbench.results.provenance import versions

@@ -50,7 +50,12 @@ def write_hub_folder(folder: Path, stored: StoredSet, readme: str) -> None:
     Class names that are not distinct get their numbers in front, as the format requires.
     `datasets.load_dataset(FOLDER)` reads the parquet files. Their columns are `image` (lossless PNG of the images as
     bytes), `label`, `weight`, and one for each of the extras; a learning rate and the factor of a decoder are repeated
-    in every row. `readme` is the text of the card, without metadata.
+    in every row.
+
+    Args:
+        folder: An empty folder.
+        stored: The set.
+        readme: The text of the card, without metadata.
 
     Raises:
         DDBenchError: A package is not installed.

@@ -106,7 +106,12 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_rows(groups: list[Pool], every: list[Pool]) -> list[dict[str, Any]]:
-    """Computes the rows of `scores`."""
+    """Computes the rows of `scores`.
+
+    Args:
+        groups: The students of each row.
+        every: All pools, in which references are searched.
+    """
     rows = [_score_row(pool, every) for pool in groups]
     _distinguish(rows, groups)
     return rows

@@ -24,6 +24,19 @@ def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, right[name]), name
 
 
+class Recorder(nn.Module):
+    """Keeps the images that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(10))
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.detach().clone())
+        return images.mean((1, 2, 3))[:, None] * self.scale
+
+
 @pytest.fixture(scope="module")
 def digits(digits_at: Callable[..., Dataset]) -> Dataset:
     return digits_at(8)
@@ -59,27 +72,17 @@ def test_teacher_learns_digits_and_is_reproducible(digits: Dataset) -> None:
 
 def test_real_images_reach_the_loss_as_cropped_views_with_their_own_labels(digits: Dataset) -> None:
     """What the network is given, against single crops computed one by one."""
-    seen: list[Tensor] = []
-
-    class Recorder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(10))
-
-        def forward(self, images: Tensor) -> Tensor:
-            seen.append(images.detach().clone())
-            return images.mean((1, 2, 3))[:, None] * self.scale
-
+    network = Recorder()
     settings = TrainingSettings(epochs=1, batch_size=500)
-    steps = teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
+    steps = teacher.train_on_real_images(network, digits, settings, 3, CPU, "fp32")
     count = len(digits.train)
-    assert steps == len(seen) == math.ceil(count / 500)
+    assert steps == len(network.seen) == math.ceil(count / 500)
     expected = views.epoch_views(count, digits.train.sizes, 3, 0, 500)
     decoded, _ = digits.train.read(expected.order[:5])
     for place in range(5):
         crop = crops.crop_resize(decoded[place : place + 1].float() / 255, expected.boxes[place], 8)
         crop = crop.flip(-1) if expected.flips[place] else crop
-        torch.testing.assert_close(seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)
+        torch.testing.assert_close(network.seen[0][place : place + 1], digits.normalise(crop), atol=1e-5, rtol=0)
 
 
 def test_cutmix_of_real_images_mixes_both_classes_by_area(digits: Dataset) -> None:
@@ -126,43 +129,23 @@ def test_cutmix_of_real_images_mixes_both_classes_by_area(digits: Dataset) -> No
 
 def test_images_grow_and_the_learning_rate_follows_one_cycle(digits_at: Callable[..., Dataset]) -> None:
     digits = digits_at(32)
-    sizes: list[int] = []
+    network = Recorder()
     reported: list[float] = []
-
-    class Recorder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(10))
-
-        def forward(self, images: Tensor) -> Tensor:
-            sizes.append(images.shape[-1])
-            assert images.shape[-2:] == (images.shape[-1],) * 2
-            return images.mean((1, 2, 3))[:, None] * self.scale
 
     def report(step: int, total: int, **metrics: float) -> None:
         reported.append(metrics["learning_rate"])
 
     settings = TrainingSettings(epochs=4, batch_size=2000, start_size=16, schedule="one-cycle", learning_rate=0.2)
-    teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32", None, report)
-    assert sizes == [16, 16, 16, 32]
+    teacher.train_on_real_images(network, digits, settings, 3, CPU, "fp32", None, report)
+    assert [images.shape[-2:] for images in network.seen] == [(16, 16), (16, 16), (16, 16), (32, 32)]
     assert reported == pytest.approx([0.2 * one_cycle(epoch, 4) for epoch in range(4)])
 
 
 def test_crops_of_real_images_cover_at_least_the_given_area(digits: Dataset) -> None:
-    seen: list[Tensor] = []
-
-    class Recorder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(10))
-
-        def forward(self, images: Tensor) -> Tensor:
-            seen.append(images.detach().clone())
-            return images.mean((1, 2, 3))[:, None] * self.scale
-
+    network = Recorder()
     settings = TrainingSettings(epochs=1, batch_size=5, crop_scale_min=0.9)
-    teacher.train_on_real_images(Recorder(), digits, settings, 3, CPU, "fp32")
+    teacher.train_on_real_images(network, digits, settings, 3, CPU, "fp32")
     drawn = views.epoch_views(len(digits.train), digits.train.sizes, 3, 0, 5, scale=(0.9, 1.0))
     pixels, _ = digits.train.read(drawn.order[:5])
     crop = crops.crop_resize(pixels.float() / 255, drawn.boxes[:5], 8, drawn.flips[:5])
-    torch.testing.assert_close(seen[0], digits.normalise(crop), atol=1e-5, rtol=0)
+    torch.testing.assert_close(network.seen[0], digits.normalise(crop), atol=1e-5, rtol=0)
