@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 COUNTS = (2, 8, 32, 128)
 """Images of the measured passes, up to the batch size. BatchNorm in training mode accepts no single image."""
 MOST_SECONDS = 1.2
-"""A larger batch is measured only if that is expected to take no longer."""
+"""The two smallest batches are measured, and a larger one only if that is expected to take no longer."""
 ROUNDS = 2
 """Passes of a measurement, without the first one, which is not measured."""
 LEARNING_RATE = 1e-6
@@ -112,7 +112,8 @@ class Probe:
             counts.append(batch_size)
         points = [(counts[0], measured(counts[0]))]
         for count in counts[1:]:
-            if count / points[-1][0] * points[-1][1] * (ROUNDS + 1) > MOST_SECONDS:
+            expected = count / points[-1][0] * points[-1][1] * (ROUNDS + 1)
+            if len(points) > 1 and expected > MOST_SECONDS:
                 break
             points.append((count, measured(count)))
         (fewer, before), (more, seconds) = points[-2:] if len(points) > 1 else [(0, 0.0), *points]

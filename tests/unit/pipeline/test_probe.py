@@ -42,6 +42,17 @@ def test_the_time_of_a_large_batch_follows_from_smaller_ones(monkeypatch: pytest
     assert sum(0.02 + 0.005 * count for count in measured) < probe.MOST_SECONDS
 
 
+def test_two_batches_are_measured_however_slow_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A step of two images on a busy machine. Most of it is waiting, which a batch of 100 does not do 50 times.
+    monkeypatch.setitem(
+        cast(dict[str, Callable[..., list[float]]], probe._LOOPS),
+        "training",
+        lambda _, __, count, *___: [2.0 + 0.01 * count],
+    )
+    seconds = Probe().seconds_per_image(PIPELINE, Passes(1, batch_size=100), "convnet-d1", "auto")
+    assert seconds * 100 == pytest.approx(3.0)
+
+
 def test_passes_with_a_precision_of_their_own_are_measured_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def loop(_: object, __: object, count: int, ___: object, precision: str, ____: object) -> list[float]:
         return [count * {"fp32": 2.0, "bf16": 1.0}[precision]]
