@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 IN_EVERY_RUN = (
     "test_a_network_is_trained_by_several_as_by_one[convnet-d3",
-    "test_a_search_on_ray_ends_as_inline",
+    "test_a_grid_that_loses_a_worker_its_driver_and_a_node_ends_as_inline",
 )
 FULL = os.environ.get("DDBENCH_FAULTS") == "full"
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
