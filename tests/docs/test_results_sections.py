@@ -108,8 +108,9 @@ def test_the_methods_at_32_pixels_are_those_of_their_records(results: Results, i
         assert (one.dataset, one.configuration["data"]["image_size"], one.recipes) == ("imagenette", 32, ["quick"])
         if one.ipc == ipc:
             name = f"`{one.method}`"
-            if "method.learning_rate" in one.configuration["changed"]:
-                name += f", rate {one.configuration['method_settings']['learning_rate']}"
+            for key, text in (("learning_rate", ", rate {}"), ("steps", ", {} steps")):
+                if f"method.{key}" in one.configuration["changed"]:
+                    name += text.format(one.configuration["method_settings"][key])
             assert (name, one.evaluator) not in top1
             top1[name, one.evaluator] = results.number(pool_top1(pool.students))
     shown = results.rows(f"| set at IPC {ipc} | protocol | top-1 | random | `fkd` | `soft` | `hard` |")
