@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -100,3 +101,28 @@ def test_the_comparison_with_dd_ranking_is_that_of_the_committed_result():
     assert len(rows) == 3 * (5 + 5 * 4 + 2)
     page = (BENCHMARKS.parent / "docs" / "evaluating-sets.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in module["table"](rows).splitlines() if line.startswith("|") and line not in page] == []
+
+
+def committed(name):
+    return json.loads((BENCHMARKS.parent / "results" / "benchmarks" / f"{name}.json").read_text())["rows"]
+
+
+def seconds(value):
+    return f"{value:.{0 if value >= 10 else 1 if value >= 1 else 2}f} s"
+
+
+def test_the_tables_of_the_performance_page_are_those_of_the_committed_measurements():
+    expected = []
+    for row in committed("end_to_end-cpu-2-threads"):
+        plain = f"{row['reference']:.0f} s | {row['reference'] / row['ours']:.1f}" if row["reference"] else " | "
+        expected.append(f"| {row['case']} | {row['ours']:.0f} s | {plain} |")
+    for first, again in zip(*[iter(committed("folders-cpu"))] * 2, strict=True):
+        cells = [f"{seconds(row['ours'])}, {row['agreement'].partition('+')[2]}" for row in (first, again)]
+        expected.append(f"| {first['case'].partition(' ')[0]} | {' | '.join(cells)} |")
+    for row in committed("estimates-cpu"):
+        actual, estimated = row["ours"], row["limit"]
+        memory, disk = re.search(r"memory (\S+ MB), disk (\S+ MB)", row["agreement"]).groups()
+        sizes = f"{memory} | {disk}".replace("/", " / ")
+        expected.append(f"| {actual:.1f} / {estimated:.1f} s = {actual / estimated:.2f} | {sizes} |")
+    page = (BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert [line for line in expected if line not in page] == []

@@ -48,6 +48,7 @@ COMPARED = {
     "| set | protocol | 20 | 50 | 100 | 200 | 300 | n |",
     "| set at IPC 1 | protocol | top-1 | random | `fkd` | `soft` | `hard` |",
     "| set at IPC 10 | protocol | top-1 | random | `fkd` | `soft` | `hard` |",
+    "| set | teacher of `fast-teacher` | given teacher |",
 }
 """Headings of the tables that a test compares with records."""
 NOT_RECORDED = {

@@ -121,3 +121,14 @@ def test_the_methods_at_32_pixels_are_those_of_their_records(results: Results, i
         expected[name] = [protocol, *beside, *(top1.get((name, label), "") for label in ("fkd", "soft", "hard"))]
     assert shown == expected
     assert {name for name, _ in top1} == shown.keys()
+
+
+def test_the_sets_with_the_fast_teacher_are_beside_those_with_the_given_teacher(results: Results) -> None:
+    given = results.rows("| method | `fkd` | IOR | `soft` | IOR | `hard` | IOR | HLR | W_2^2 |")
+    expected = {}
+    for pool in pools(results.collection("imagenette-64px-fast-teacher")):
+        one, pooled = pool.example, pool_top1(pool.students)
+        assert (one.ipc, one.evaluator, one.recipes) == (10, "fkd", ["quick", "fast-teacher"])
+        assert pooled.count_text == "3 sets"
+        expected[f"`{one.method}`"] = [results.number(pooled), given[one.method][0]]
+    assert results.rows("| set | teacher of `fast-teacher` | given teacher |") == expected
