@@ -101,6 +101,29 @@ class Ours:
         """Trains one epoch."""
         teacher_module.train_on_real_images(self.network, self.dataset, self.settings, 0, device(), self.precision)
 
+    def passes(self) -> None:
+        """Runs the bare passes of an epoch: the limit of `teacher`."""
+        images = self._random(self.settings.batch_size)
+        self.network.train()
+        for _ in range(len(self.dataset.train) // len(images)):
+            self.network.zero_grad()
+            with devices.autocast(device(), self.precision):
+                loss = self.network(images).square().mean()
+            loss.backward()
+
+    @torch.no_grad()
+    def forward_passes(self, precision: str) -> None:
+        """Runs the bare forward passes of all images: the limit of `features` (float32) and `validation`."""
+        images = self._random(BATCH)
+        self.network.eval()
+        for _ in range(len(self.dataset.train) // BATCH):
+            with devices.autocast(device(), precision):
+                self.network(images)
+
+    def _random(self, count: int) -> Tensor:
+        size = self.dataset.info.image_size
+        return torch.randn(count, 3, size, size, device=device()).contiguous(memory_format=torch.channels_last)
+
     def fast_teacher(self) -> None:
         """Trains `FAST_EPOCHS` epochs of the recipe `fast-teacher`."""
         settings = self.fast.model_copy(update={"epochs": FAST_EPOCHS})
@@ -206,6 +229,11 @@ def measure(repetitions: int) -> list[Row]:
             "plain student": student.reference,
             "validation": ours.validation,
             "plain validation": plain.validation,
+            "bare teacher": ours.passes,
+            "bare features": lambda: ours.forward_passes("fp32"),
+            "bare recover": matched.limit,
+            "bare student": student.limit,
+            "bare validation": lambda: ours.forward_passes(precision),
         }
         taken = interleaved(runs, repetitions, warm=1)
     train, val = len(dataset.train), len(dataset.val)
@@ -222,16 +250,28 @@ def measure(repetitions: int) -> list[Row]:
         ("validation", f"{VAL} images twice; plain: {looks + 1} times", 2 * VAL / val, (looks + 1) * VAL / val),
     ]
     rows = [
-        Row("end to end", f"{name}: {case}", taken[name] * count, taken.get(f"plain {name}", 0.0) * plain_count)
+        Row(
+            "end to end",
+            f"{name}: {case}",
+            taken[name] * count,
+            taken.get(f"plain {name}", 0.0) * plain_count,
+            taken[f"bare {name}"] * count if f"bare {name}" in taken else None,
+        )
         for name, case, count, plain_count in counts
     ]
-    total = Row("end to end", "all", sum(row.ours for row in rows), sum(row.reference or 0 for row in rows))
+    total = Row(
+        "end to end",
+        "all",
+        sum(row.ours for row in rows),
+        sum(row.reference or 0 for row in rows),
+        sum(row.limit or 0 for row in rows),
+    )
     (slow,) = (row for row in rows if row.case.startswith("teacher"))
     fast_epochs = ours.fast.epochs
     fast = taken["fast teacher"] * fast_epochs / FAST_EPOCHS * TRAIN / train
     case = f"teacher with fast-teacher: {fast_epochs} epochs of {TRAIN}"
-    all_fast = replace(total, case="all, with fast-teacher", ours=total.ours - slow.ours + fast)
-    return [*rows, replace(slow, case=case, ours=fast), replace(total, agreement=extent), all_fast]
+    all_fast = replace(total, case="all, with fast-teacher", ours=total.ours - slow.ours + fast, limit=None)
+    return [*rows, replace(slow, case=case, ours=fast, limit=None), replace(total, agreement=extent), all_fast]
 
 
 def whole_run() -> None:
