@@ -174,6 +174,22 @@ def _device(name: str) -> str:
     return name
 
 
+def device_kind(device: str) -> str:
+    """Returns the kind of a device without its number, which changes no result.
+
+    Args:
+        device: The name of a device.
+
+    Returns:
+        The kind.
+
+    Example:
+        >>> device_kind("cuda:1")
+        'cuda'
+    """
+    return device.partition(":")[0]
+
+
 class RuntimeConfig(Section):
     """Device, precision, compilation, threads. They are resolved before a run: no `auto` remains in its Experiment."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.api.measure import Measure
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import TeacherConfig, replace_paths
+from ddbench.config.schema import TeacherConfig, device_kind, replace_paths
 from ddbench.core import versions
 from ddbench.core.canonical import key_of
 from ddbench.core.files import file_digest, name_in_keys
@@ -53,7 +53,7 @@ class Keys:
     @property
     def _device(self) -> Depends:
         return {
-            "kind": self.experiment.runtime.device.partition(":")[0],
+            "kind": device_kind(self.experiment.runtime.device),
             "precision": self.experiment.runtime.precision,
         }
 

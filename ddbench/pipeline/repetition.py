@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ddbench.config.datasets import HUB_PREFIX
 from ddbench.config.experiment import Experiment
 from ddbench.config.given_sets import SPACES, SUFFIXES, digest_in
-from ddbench.config.schema import RuntimeConfig, replace_paths
+from ddbench.config.schema import RuntimeConfig, device_kind, replace_paths
 from ddbench.core.canonical import key_of
 from ddbench.core.errors import DDBenchError
 from ddbench.core.files import content_digest, translate_os_errors
@@ -121,7 +121,7 @@ def recorded_experiment(record: Record, registry: PluginRegistry, files: Files) 
 
 def _runtime(record: Record) -> dict[str, Any]:
     runtime = {"compile": "off", **record.configuration["runtime"], "threads": record.device["threads"]}
-    kind = runtime["device"].partition(":")[0]  # the number of a GPU changes no result
+    kind = device_kind(runtime["device"])
     try:
         devices.resolve(RuntimeConfig(device=kind))
     except DDBenchError:

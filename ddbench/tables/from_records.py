@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ddbench.api.table import Cell, TableSpec
 from ddbench.config.datasets import own_name
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import without_folders
+from ddbench.config.schema import device_kind, without_folders
 from ddbench.core.errors import DDBenchError
 from ddbench.pipeline.composition import load_recipes, recipe_names
 from ddbench.pipeline.request import Request, protocols
@@ -139,7 +139,7 @@ def _matches_options(setting: Setting, request: Request, experiment: Experiment)
     options = (
         (request.image_size, setting.data.image_size),
         (request.arch, setting.teacher.arch),
-        (None if request.device == "auto" else request.device.partition(":")[0], setting.runtime.device),
+        (None if request.device == "auto" else device_kind(request.device), setting.runtime.device),
         (None if request.precision == "auto" else request.precision, setting.runtime.precision),
     )
     if any(requested not in (None, actual) for requested, actual in options):

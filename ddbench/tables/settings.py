@@ -21,6 +21,7 @@ from ddbench.config.schema import (
     RuntimeConfig,
     StatisticsConfig,
     TeacherConfig,
+    device_kind,
     with_digests,
     without_folders,
 )
@@ -71,7 +72,7 @@ class Setting:
             data=_section(DataConfig, canonical_json(configuration["data"])),
             teacher=_section(TeacherConfig, canonical_json(configuration["teacher"])),
             # `compile` and `threads` are left out: they change numbers by rounding only.
-            runtime=RuntimeConfig(device=runtime["device"].partition(":")[0], precision=runtime["precision"]),
+            runtime=RuntimeConfig(device=device_kind(runtime["device"]), precision=runtime["precision"]),
             numerics=other_numerics(record),
         )
 
@@ -135,7 +136,7 @@ def setting_digest(experiment: Experiment, numerics: str, distinction: str) -> s
     sections = {name: getattr(experiment, name).model_dump(mode="json") for name in SETTING_SECTIONS}
     teacher = without_folders(experiment.teacher)
     sections["teacher"] = {**teacher.model_dump(mode="json"), "checkpoint": str(teacher.checkpoint or "")}
-    sections["runtime"]["device"] = sections["runtime"]["device"].partition(":")[0]
+    sections["runtime"]["device"] = device_kind(sections["runtime"]["device"])
     for rounding in ("compile", "threads"):
         sections["runtime"].pop(rounding, None)
     return key_of({**sections, "numerics": numerics, "apart": distinction})[:8]
