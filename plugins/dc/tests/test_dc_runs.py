@@ -15,7 +15,7 @@ DIGITS = ("--dataset", "digits", "--evaluator", "hard")
 CLASSES = 10
 
 
-@pytest.mark.parametrize("method", ["dc", "dsa"])
+@pytest.mark.parametrize("method", ["dc", pytest.param("dsa", marks=pytest.mark.slow)])
 def test_a_run_from_the_command_line(shell: Shell, method: str) -> None:
     outcome = shell.run(*DIGITS, "--method", method, "--ipc", "2")
     assert f"{method}-digits-ipc2" in outcome.out

@@ -32,6 +32,7 @@ def artifacts(cache: Path, stage: str) -> list[Path]:
     return sorted((cache / stage).glob("[!.]*.safetensors"))
 
 
+@pytest.mark.slow
 def test_experts_are_trained_once_for_two_ipcs_and_two_seeds_and_sets_hold_floats_and_a_rate(shell: Shell) -> None:
     plan = shell.run(*RUN, "--ipc", "1", "--dry-run")
     assert "experts" in plan.out

@@ -183,7 +183,7 @@ def test_recovered_images_are_recognised_and_nearer_to_the_statistics(tmp_path: 
 METHODS = ["sre2l", "cda"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["sre2l", pytest.param("cda", marks=pytest.mark.slow)])
 def test_a_run_from_the_command_line(shell: Shell, method: str) -> None:
     outcome = shell.run("--dataset", "digits", "--method", method, "--ipc", "2")
     assert f"{method}-digits-ipc2" in outcome.out

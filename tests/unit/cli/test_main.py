@@ -148,6 +148,7 @@ def test_an_interrupt_of_a_reading_command_promises_no_checkpoint_and_keeps_its_
     assert (shell.root / "report.html").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_130(tmp_path: Path, stop_at: Callable[..., dict[str, str]]) -> None:
     arguments = "run --method full --dataset digits --recipe smoke --device cpu --image-size 8 --student convnet-d1"
     arguments += " --set teacher.epochs=500"

@@ -141,6 +141,7 @@ def test_small_images_have_one_patch_in_quick(dataset: str) -> None:
     assert cell.method.model_dump()["factor"] == cell.evaluator.model_dump()["factor"] == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_evaluates_rded_and_random_by_it(shell: Shell) -> None:
     digits, factor = ("--dataset", "digits", "--ipc", "1"), ("--set", "evaluator.factor=2")
     (own,) = shell.run("--method", "rded", *digits, *factor, "--set", "method.candidates=40").rows

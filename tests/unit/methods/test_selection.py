@@ -90,6 +90,7 @@ def test_only_kmeans_depends_on_the_seed(make: Callable[..., Pipeline]) -> None:
         assert (first == other) == (name != "kmeans")
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_and_judges_all_three(shell: Any) -> None:
     grid = [argument for name in BY_NAME for argument in ("--method", name)]
     outcome = shell.run(*grid, "--dataset", "digits", "--ipc", "3")

@@ -20,13 +20,21 @@ OTHER_FAMILIES = [
     "googlenet",
     "vit_b_32",
 ]
+LARGE = ["vgg11_bn", "resnet101", "vit_b_32"]
+"""Networks that take more than about three seconds."""
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", [info.name for info in CATALOG] + OTHER_FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+        for name in [info.name for info in CATALOG] + OTHER_FAMILIES
+    ],
+)
 def test_taps_give_what_feeds_the_classifier_and_each_batchnorm_in_forward_order(name: str) -> None:
     network = build_network(name, 7, 32)
     tapped = TappedNetwork(network)

@@ -121,6 +121,7 @@ def test_an_artifact_that_cannot_be_read_back_names_the_cause(
     assert not list((tmp_path / "teacher").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_checkpoint_replaced_while_it_is_read_is_not_damaged(tmp_path: Path) -> None:
     """Where no lock holds, as between hosts: another process saves on at the same place."""
     messages: list[str] = []
