@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from torchvision.transforms import v2 as transforms
 
 from ddbench.api.dataset import DatasetSpec, Source, Split
 from ddbench.config.experiment import Experiment
-from ddbench.config.schema import RuntimeConfig
+from ddbench.config.schema import RuntimeConfig, TeacherConfig
 from ddbench.data.dataset import Dataset, load_dataset
 from ddbench.data.source import FileSplit
 from ddbench.nn import device as devices
@@ -86,8 +86,7 @@ class Ours:
     def __init__(self, spec: DatasetSpec, experiment: Experiment, dataset: Dataset, precision: str) -> None:
         self.spec, self.dataset, self.precision = spec, dataset, precision
         self.config = experiment.data
-        self.settings = experiment.teacher.model_copy(update={"epochs": 1})
-        self.fast = experiments(FAST, PluginRegistry())[0].teacher
+        self.settings = experiment.teacher
         self.network = network(dataset)
         self.tapped = TappedNetwork(network(dataset)).to(memory_format=torch.channels_last)
 
@@ -97,37 +96,34 @@ class Ours:
             dataset = load_dataset(self.spec, self.config, None, Cache(Path(folder)))
             assert min(len(dataset.train), len(dataset.val))
 
-    def teacher(self) -> None:
-        """Trains one epoch."""
-        teacher_module.train_on_real_images(self.network, self.dataset, self.settings, 0, device(), self.precision)
+    def teacher(self, settings: TeacherConfig, epochs: int) -> None:
+        """Trains some epochs."""
+        settings = settings.model_copy(update={"epochs": epochs})
+        teacher_module.train_on_real_images(self.network, self.dataset, settings, 0, device(), self.precision)
 
     def passes(self) -> None:
         """Runs the bare passes of an epoch: the limit of `teacher`."""
-        images = self._random(self.settings.batch_size)
         self.network.train()
-        for _ in range(len(self.dataset.train) // len(images)):
+        for images in self._random(len(self.dataset.train), self.settings.batch_size):
             self.network.zero_grad()
             with devices.autocast(device(), self.precision):
                 loss = self.network(images).square().mean()
             loss.backward()
 
     @torch.no_grad()
-    def forward_passes(self, precision: str) -> None:
-        """Runs the bare forward passes of all images: the limit of `features` (float32) and `validation`."""
-        images = self._random(BATCH)
+    def forward_passes(self, count: int, precision: str) -> None:
+        """Runs the bare forward passes of `count` images: the limit of `features` (float32) and `validation`."""
         self.network.eval()
-        for _ in range(len(self.dataset.train) // BATCH):
+        for images in self._random(count, BATCH):
             with devices.autocast(device(), precision):
                 self.network(images)
 
-    def _random(self, count: int) -> Tensor:
+    def _random(self, count: int, batch_size: int) -> Iterator[Tensor]:
+        """Yields `count` images in batches; each is a view of the same images."""
         size = self.dataset.info.image_size
-        return torch.randn(count, 3, size, size, device=device()).contiguous(memory_format=torch.channels_last)
-
-    def fast_teacher(self) -> None:
-        """Trains `FAST_EPOCHS` epochs of the recipe `fast-teacher`."""
-        settings = self.fast.model_copy(update={"epochs": FAST_EPOCHS})
-        teacher_module.train_on_real_images(self.network, self.dataset, settings, 0, device(), self.precision)
+        images = torch.randn(batch_size, 3, size, size, device=device()).contiguous(memory_format=torch.channels_last)
+        for start in range(0, count, batch_size):
+            yield images[: count - start]
 
     def features(self) -> None:
         """Computes features and moments of all images as one class, in the batches of an ImageNette class."""
@@ -211,15 +207,17 @@ def measure(repetitions: int) -> list[Row]:
     experiment = experiments(REQUEST, PluginRegistry())[0]
     precision = devices.resolve(RuntimeConfig(device=device().type)).precision
     spec, extent = images()
+    quick, fast = experiment.teacher, experiments(FAST, PluginRegistry())[0].teacher
     with tempfile.TemporaryDirectory() as folder:
         dataset = load_dataset(spec, experiment.data, None, Cache(Path(folder) / "part"))
+        train, val = len(dataset.train), len(dataset.val)
         ours, plain = Ours(spec, experiment, dataset, precision), Plain(spec, experiment, dataset)
         matched = recover.Case(BATCH, experiment.data.image_size, device())
         student = students.Student(students.digits(Path(folder) / "digits"), precision)
         runs: dict[str, Callable[[], object]] = {
             "decode": ours.decode,
-            "teacher": ours.teacher,
-            "fast teacher": ours.fast_teacher,
+            "teacher": lambda: ours.teacher(quick, 1),
+            "fast teacher": lambda: ours.teacher(fast, FAST_EPOCHS),
             "plain teacher": plain.teacher,
             "features": ours.features,
             "plain features": plain.features,
@@ -230,14 +228,13 @@ def measure(repetitions: int) -> list[Row]:
             "validation": ours.validation,
             "plain validation": plain.validation,
             "bare teacher": ours.passes,
-            "bare features": lambda: ours.forward_passes("fp32"),
+            "bare features": lambda: ours.forward_passes(train, "fp32"),
             "bare recover": matched.limit,
             "bare student": student.limit,
-            "bare validation": lambda: ours.forward_passes(precision),
+            "bare validation": lambda: ours.forward_passes(val, precision),
         }
         taken = interleaved(runs, repetitions, warm=1)
-    train, val = len(dataset.train), len(dataset.val)
-    epochs, steps = experiment.teacher.epochs, cast(Any, experiment.method).steps
+    epochs, steps = quick.epochs, cast(Any, experiment.method).steps
     student_steps = cast(Any, experiment.evaluator).epochs
     looks = student_steps // VALIDATES_EVERY
     counts: list[tuple[str, str, float, float]] = [
@@ -267,11 +264,11 @@ def measure(repetitions: int) -> list[Row]:
         sum(row.limit or 0 for row in rows),
     )
     (slow,) = (row for row in rows if row.case.startswith("teacher"))
-    fast_epochs = ours.fast.epochs
-    fast = taken["fast teacher"] * fast_epochs / FAST_EPOCHS * TRAIN / train
-    case = f"teacher with fast-teacher: {fast_epochs} epochs of {TRAIN}"
-    all_fast = replace(total, case="all, with fast-teacher", ours=total.ours - slow.ours + fast, limit=None)
-    return [*rows, replace(slow, case=case, ours=fast, limit=None), replace(total, agreement=extent), all_fast]
+    fast_seconds = taken["fast teacher"] * fast.epochs / FAST_EPOCHS * TRAIN / train
+    case = f"teacher with fast-teacher: {fast.epochs} epochs of {TRAIN}"
+    fast_row = replace(slow, case=case, ours=fast_seconds, limit=None)
+    fast_total = replace(total, case="all, with fast-teacher", ours=total.ours - slow.ours + fast_seconds, limit=None)
+    return [*rows, fast_row, replace(total, agreement=extent), fast_total]
 
 
 def whole_run() -> None:
